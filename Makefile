@@ -1,0 +1,44 @@
+# Thunderhead. `make` lists what there is to do.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test bench lint format tensorboard clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv and install everything into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/it")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: $(INSTALLED) ## train the default model on a built-in data set: make train ARGS="model=cnn data=mnist"
+	$(BIN)/python -m src.train $(ARGS)
+
+test: lint ## lint, check types, run the tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure the speed side by side with the usual ways (needs MNIST in the data folder)
+	$(BIN)/python -m tests.bench
+
+tensorboard: $(INSTALLED) ## look at the results in a browser
+	$(BIN)/tensorboard --logdir outputs
+
+clean: ## remove caches; results, data and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find src tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Thunderhead: neural-network experiments on PyTorch Lightning and Hydra."""

@@ -1,0 +1,126 @@
+"""The parts of a run, made from its config: the machine set up, data, model, callbacks, trainer."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from src import devices
+from src.checkpoints import AtomicCheckpointIO
+from src.cli import in_sweep
+from src.data.base import TensorDataModule
+from src.errors import InputError
+from src.settings import check
+
+
+def prepare(cfg: DictConfig) -> str:
+    """Check the settings and the machine, and set it up; returns the kind of device."""
+    check(cfg)
+    trainer = cfg.trainer
+    kind = devices.resolve(trainer.accelerator)
+    devices.check_count(kind, trainer.devices)
+    if trainer.strategy != "auto" and in_sweep():
+        raise InputError(
+            f"trainer.strategy={trainer.strategy} in a sweep (-m): each of its processes would start the whole sweep "
+            "again; sweep with trainer=auto, one device per job, or start such runs one by one without -m"
+        )
+    processes = trainer.devices if kind == devices.CPU and isinstance(trainer.devices, int) else 1
+    devices.prepare(kind, cfg.threads, processes, cfg.get("deterministic", False))
+    return kind
+
+
+def make(group: str, settings: Any, **given: Any) -> Any:
+    """Instantiate a config's part; a setting that its class does not take is told in one line."""
+    try:
+        return instantiate(settings, **given)
+    except InstantiationException as error:
+        if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
+            raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
+        raise
+
+
+def build_data(cfg: DictConfig) -> TensorDataModule:
+    return make("data", cfg.data)
+
+
+def build_model(cfg: DictConfig, data: TensorDataModule, kind: str) -> LightningModule:
+    """The config's model for the data's shape and task; all its settings are plain values."""
+    model: LightningModule = make(
+        "model",
+        OmegaConf.to_container(cfg.model, resolve=True),
+        in_shape=list(data.in_shape),
+        num_classes=data.num_classes,
+        task=data.task,
+        optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),
+        scheduler=OmegaConf.to_container(cfg.scheduler, resolve=True),
+        _recursive_=False,
+        _convert_="all",
+    )
+    devices.suit_memory(model, kind)
+    return model
+
+
+def monitored(cfg: DictConfig, data: TensorDataModule) -> tuple[str | None, str]:
+    """The metric that chooses the checkpoint and its direction; no metric without a validation set."""
+    name, mode = data.monitor
+    return (name if cfg.data.get("val_size", 1) else None), mode
+
+
+def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
+    """The config's callbacks; one whose ``monitor`` is null watches what the task is judged by."""
+    callbacks = []
+    for settings in cfg.callbacks.values():
+        if settings is not None and "monitor" in settings and settings.monitor is None:
+            name, mode = monitored(cfg, data)
+            if name is None:
+                raise InputError(f"{settings._target_.split('.')[-1]} needs a validation set: data.val_size is 0")
+            settings = OmegaConf.merge(settings, {"monitor": name, "mode": mode})
+        if settings is not None:
+            callbacks.append(make("callbacks", settings))
+    return callbacks
+
+
+def build_trainer(cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int = 0) -> Trainer:
+    """Lightning's Trainer as the config has it, working in ``folder``.
+
+    Args:
+        cfg: the run's config.
+        kind: the kind of device, from `prepare`.
+        folder: where everything is written.
+        callbacks: what to call, in order.
+        first_step: the step that a resumed run goes on from; logs after it are taken back.
+    """
+    loggers = []
+    for settings in cfg.logger.values():
+        takes_back = {"purge_step": first_step} if first_step and "TensorBoard" in settings._target_ else {}
+        loggers.append(make("logger", settings, save_dir=str(folder), **takes_back))
+    return plain_trainer(
+        cfg,
+        kind,
+        folder,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+    )
+
+
+def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> Trainer:
+    """The config's Trainer with further settings; without any it shows and keeps nothing."""
+    quiet = {} if settings else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    own = {**cfg.trainer, "accelerator": kind, "deterministic": cfg.get("deterministic", False)}
+    return make(
+        "trainer",
+        own,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module shares the batches out
+        enable_model_summary=False,  # told when a run begins
+        **quiet,
+        **settings,
+    )

@@ -1,0 +1,1 @@
+"""Callbacks: what is shown of a run, and what is kept."""

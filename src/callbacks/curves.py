@@ -1,0 +1,37 @@
+"""Loss and accuracy over the epochs."""
+
+from lightning import LightningModule, Trainer
+from matplotlib.figure import Figure
+
+from src.callbacks.figure import COLOURS, FigureCallback
+from src.callbacks.history import History, Row
+
+STAGES = {"train": COLOURS[0], "val": COLOURS[1]}
+
+
+class Curves(FigureCallback):
+    """Training and validation curves side by side, drawn when training ends."""
+
+    name = "curves"
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]
+        if history is not None and history.rows:
+            best = getattr(trainer.checkpoint_callback, "monitor", None)
+            mode = getattr(trainer.checkpoint_callback, "mode", "min")
+            self.show(trainer, (8.0, 3.4), history.rows, history.chosen(best, mode).get("epoch") if best else None)
+
+    def draw(self, figure: Figure, rows: list[Row], best_epoch: float | None) -> None:
+        measures = [m for m in ("loss", "acc") if any(f"{stage}/{m}" in row for row in rows for stage in STAGES)]
+        for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False).flat, measures, strict=True):
+            for stage, colour in STAGES.items():
+                points = [(row["epoch"], row[f"{stage}/{measure}"]) for row in rows if f"{stage}/{measure}" in row]
+                if points:
+                    few = "o" if len(points) < 20 else ""
+                    axis.plot(*zip(*points, strict=True), label=stage, color=colour, marker=few, markersize=4)
+            if best_epoch is not None:
+                axis.axvline(best_epoch, color="0.6", linestyle=":", label="kept")
+            axis.set(xlabel="epoch", title={"loss": "loss", "acc": "accuracy"}[measure])
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.grid(alpha=0.25)
+            axis.legend()

@@ -1,0 +1,92 @@
+"""What every picture has in common: how it looks and where it goes.
+
+Pictures are drawn for TensorBoard's size and for eyes that do not tell red from green: the
+colours are Okabe and Ito's (2008), the scales matplotlib's perceptually uniform ones.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from src.data.base import TensorDataModule
+from src.devices import is_main_process
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+STYLE: Any = {
+    "axes.prop_cycle": f"cycler('color', {COLOURS})",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+}
+
+
+class FigureCallback(Callback):
+    """A picture of a run, in TensorBoard and as ``figures/NAME.png`` in the run's folder.
+
+    A subclass draws on a figure in ``draw`` and calls ``show`` when there is something to see.
+    """
+
+    name: str
+
+    def draw(self, figure: Figure, *args: Any) -> None:
+        """Draw on an empty figure."""
+        raise AttributeError(f"{type(self).__name__} must define draw()")
+
+    def show(self, trainer: Trainer, size: tuple[float, float], *args: Any) -> None:
+        """Draw at a size in inches and keep the picture; only the first of several processes does."""
+        if not is_main_process():
+            return
+        with rc_context(STYLE):
+            figure = Figure(figsize=size)
+            FigureCanvasAgg(figure)
+            self.draw(figure, *args)
+            save(figure, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(self.name, figure, global_step=trainer.global_step)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png")
+    partial.replace(path)
+
+
+def data_of(trainer: Trainer) -> TensorDataModule:
+    """The data module in use."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def shows_images(trainer: Trainer) -> bool:
+    """Whether the inputs are images (1 or 3 channels) with class names."""
+    data = data_of(trainer)
+    return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and len(data.class_names) > 0
+
+
+def picture(image: Tensor) -> Tensor:
+    """A uint8 image (C, H, W) as matplotlib takes it: (H, W) or (H, W, 3)."""
+    return image[0].cpu() if len(image) == 1 else image.permute(1, 2, 0).cpu()
+
+
+def image_grid(figure: Figure, images: Tensor, titles: list[str], columns: int) -> None:
+    """Draw uint8 images (N, C, H, W) in rows, each under its title."""
+    rows = -(-len(images) // columns)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.axis("off")
+    for axis, image, title in zip(axes, images, titles, strict=False):
+        axis.imshow(picture(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=8, pad=2)

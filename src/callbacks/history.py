@@ -1,0 +1,76 @@
+"""The metrics of each epoch, and the time that training took; both go on where a run is resumed."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from src.devices import is_main_process
+
+log = logging.getLogger(__name__)
+Row = dict[str, float]
+SECONDS_BETWEEN_LINES = 1.0  # on the terminal; the log file has a line for each epoch
+
+
+class History(Callback):
+    """One row of metrics per epoch, kept in the checkpoints and told in the log.
+
+    `RunCheckpoint` calls ``record`` before it saves: Lightning calls checkpoint callbacks last,
+    when all of the epoch's metrics are there.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.seconds_before = 0.0  # of training, before this process
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.told = -float("inf")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, validation included, over all of the run's starts."""
+        if self.started is None:
+            return self.seconds_before
+        return self.seconds_before + (self.ended or time.monotonic()) - self.started
+
+    def chosen(self, monitor: str | None, mode: str) -> Row:
+        """The row with the best value of ``monitor``, of equals the last; without a monitor the last row.
+
+        ``{}`` before the first epoch has ended.
+        """
+        rows = [row for row in self.rows if monitor in row] if monitor else self.rows[-1:]
+        if not rows:
+            return {}
+        if monitor is None:
+            return rows[-1]
+        return (min if mode == "min" else max)(reversed(rows), key=lambda row: row[monitor])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def record(self, trainer: Trainer) -> None:
+        """Add the row of the epoch that ends."""
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
+        self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
+        if is_main_process():
+            self.tell(trainer, metrics)
+
+    def tell(self, trainer: Trainer, metrics: Row) -> None:
+        """A line for the log; also for the terminal where no progress bar shows the epochs."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or time.monotonic() - self.told > SECONDS_BETWEEN_LINES
+        level = logging.INFO if due and not sys.stderr.isatty() else logging.DEBUG
+        self.told = time.monotonic() if due else self.told
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+        log.log(level, "epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, numbers)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ended = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows], "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds_before = state_dict["rows"], state_dict["seconds"]

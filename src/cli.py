@@ -1,0 +1,200 @@
+"""The command line around Hydra's: folders, resuming, and errors told in one line."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.errors import InputError
+
+log = logging.getLogger(__name__)
+CONF = Path(__file__).parent.parent / "conf"
+INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
+
+
+def start(main: Callable[[], Any]) -> None:
+    """Run a Hydra application; what the user can put right ends in one line and status 1."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
+    register_resolvers()
+    try:
+        sys.argv[1:] = resumed_arguments(sys.argv[1:])
+        main()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        if full_error:
+            raise
+        sys.exit(f"error: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Write a job's error to its log: one line if the user can put it right, else with its traceback.
+
+    A single run then ends with status 1; in a sweep the error goes on to the launcher.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = input_error(error)
+        if cause is None:
+            log.debug("stopped by a fault of the program, or of a class of your own", exc_info=True)
+        elif os.environ.get("LOCAL_RANK", "0") == "0":
+            log.error("error: %s", cause)
+        if cause is not None and not in_sweep():
+            sys.exit(1)
+        raise (cause or error) from error
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """The `InputError` among an error and its causes."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
+
+
+def run_folder() -> Path:
+    """The folder of the job under way."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def in_sweep() -> bool:
+    """Whether the job under way is one of a multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+# Folders
+
+
+def register_resolvers() -> None:
+    """What the configs ask of the code: a run's name, and a job's name in a sweep."""
+    OmegaConf.register_new_resolver("name_or", lambda name, stamp: slug(str(name)) if name else stamp, replace=True)
+    OmegaConf.register_new_resolver("swept", swept_name, replace=True)
+
+
+def slug(text: str) -> str:
+    """Text with only letters, digits, dots, underscores and hyphens."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("[]{}() '\""))
+
+
+def swept_name(overrides: list[str]) -> str:
+    """``_key-value`` for each of a job's overrides whose key the command line sweeps over."""
+    parsed = OverridesParser.create().parse_overrides([arg for arg in sys.argv[1:] if not arg.startswith("-")])
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    pairs = [override.split("=", 1) for override in overrides]
+    return "".join(f"_{slug(key.split('.')[-1])}-{slug(value)}" for key, value in pairs if key in swept)[:150]
+
+
+class ClaimFolder(Callback):
+    """Makes a new run's folder before Hydra writes into it; refuses one that is another run's."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("resume") is None and "LOCAL_RANK" not in os.environ:
+            self.claim(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("resume") is not None:
+            sys.exit("error: resume= goes on with one run: leave out -m")
+        self.claim(Path(config.hydra.sweep.dir))
+
+    def claim(self, folder: Path) -> None:
+        # Hydra turns exceptions of callbacks into warnings, but lets an exit through.
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            sys.exit(f"error: {folder} is there already: choose another name=…, or go on with it: resume={folder}")
+        except OSError as error:
+            sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
+
+
+def resumed_arguments(arguments: list[str]) -> list[str]:
+    """``resume=FOLDER`` as Hydra's arguments: that run's own config, in that run's folder."""
+    given = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]
+    if not given or given[-1] in ("", "null") or any(arg.startswith("--config-path") for arg in arguments):
+        return arguments
+    folder = Path(given[-1].strip("'\"")).absolute()
+    config = folder / ".hydra" / "config.yaml"
+    if not config.is_file():
+        raise InputError(f"resume={given[-1]}: no run there ({config} is missing)")
+    quoted = "'" + str(folder).replace("'", "\\'") + "'"
+    return [
+        f"--config-path={config.parent}",
+        "--config-name=config",
+        *[arg for arg in arguments if not arg.startswith("resume=")],
+        f"hydra.searchpath=[{CONF}]",
+        "hydra/job_logging=thunderhead",
+        f"hydra.run.dir={quoted}",
+        "hydra.output_subdir=null",  # the run's config stays as it is; changes are added when it starts
+        f"resume={quoted}",
+    ]
+
+
+# Errors
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line; for names that do not exist, with the nearest that does."""
+    if found := input_error(error):
+        return str(found)
+    text = " ".join(str(error).replace("\n", " ").split())
+    if match := re.search(r"Could not find '([\w/]+)/([\w.-]+)'", text):
+        return unknown_choice(*match.groups())
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return unknown_setting(match.group(1))
+    if match := re.search(r"Key '([^']+)' is not in struct full_key: (\S+)", text):
+        return unknown_setting(match.group(2))
+    return text.replace(" Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.", "")
+
+
+def unknown_choice(group: str, choice: str) -> str:
+    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return (
+        f"{group}={choice}: there is no such choice{nearest(choice, choices)}; {group} is one of {', '.join(choices)}"
+    )
+
+
+def unknown_setting(key: str) -> str:
+    if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
+        return f"{key}=…: a resumed run keeps its {key}; single settings can be changed ({key}.NAME=VALUE)"
+    groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
+    return f"there is no setting {key}{nearest(key, [*known_settings(), *groups])}; --cfg job shows them all"
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """ ", did you mean …?" if a name is near."""
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f", did you mean {found[0]}?" if found else ""
+
+
+def known_settings() -> list[str]:
+    """All settings' names under the choices that the command line makes (those that exist)."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    parts = [arg.split("=", 1) for arg in sys.argv[1:] if "=" in arg]
+    choices = [f"{group}={value}" for group, value in parts if (CONF / group / f"{value}.yaml").is_file()]
+    GlobalHydra.instance().clear()
+    program = "eval" if "eval" in Path(sys.argv[0]).stem else "train"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return flat_names(OmegaConf.to_container(compose(program, choices), resolve=False))
+
+
+def flat_names(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    names = [f"{prefix}{key}" for key in node]
+    return names + [name for key, value in node.items() for name in flat_names(value, f"{prefix}{key}.")]

@@ -1,0 +1,1 @@
+"""Data sets: tensors in, batches out."""

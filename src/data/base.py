@@ -1,0 +1,223 @@
+"""The data module that every data set shares: split, batch, and what happens to a batch on the device.
+
+After loading, a set is a few tensors. A batch is one indexing of them, and what is done to a batch
+(normalising, augmenting) is done to the whole of it, on the device that trains.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from src.errors import InputError
+
+Task = Literal["multiclass", "binary", "regression"]
+EVAL_BATCH = 500  # samples; no gradients are kept, so evaluation takes larger batches than training
+
+
+class Samples(NamedTuple):
+    """Inputs (N, ...) and their targets (N,): int64 classes, or float32 values for regression."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def take(self, index: Tensor | slice) -> "Samples":
+        return Samples(self.inputs[index], self.targets[index])
+
+    @property
+    def size(self) -> int:
+        """How many samples: N."""
+        return len(self.targets)
+
+
+class Batches:
+    """An iterable over the batches of some samples; each batch is one indexing.
+
+    ``batch_size`` counts the samples of one optimiser step over all processes: of ``world_size``
+    processes, number ``rank`` gets every ``world_size``-th sample of each batch, so that the steps
+    are the same however many processes share them. A training batch that does not divide evenly
+    is filled up from its own start (the mean over processes weighs them alike); in evaluation
+    every sample counts exactly once.
+
+    Args:
+        samples: what to iterate over, N samples.
+        batch_size: samples per step, ≥ 1.
+        order: a function that returns this epoch's order, (N,) int64; ``None`` keeps the samples' own.
+        train: fill up uneven shares, and leave out the last batch if ``drop_last`` says so.
+        rank, world_size: this process's number and how many there are.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        order: Callable[[], Tensor] | None = None,
+        train: bool = False,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.samples, self.batch_size, self.order = samples, batch_size, order
+        self.train, self.drop_last = train, drop_last
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        batches = self.samples.size / self.batch_size
+        return math.floor(batches) if self.drop_last else math.ceil(batches)
+
+    def __iter__(self) -> Iterator[Samples]:
+        order = self.order() if self.order else None
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            if order is not None:
+                yield self.samples.take(self.share(order[batch]))
+            elif self.world_size == 1:
+                yield self.samples.take(batch)  # a view: nothing is copied
+            else:
+                yield self.samples.take(self.share(torch.arange(self.samples.size)[batch]))
+
+    def share(self, indices: Tensor) -> Tensor:
+        """This process's part of a batch's indices."""
+        missing = -len(indices) % self.world_size
+        if self.train and missing:
+            indices = torch.cat([indices, indices.repeat(missing)[:missing]])
+        return indices[self.rank :: self.world_size]
+
+
+def count_of(size: int | float, total: int, setting: str) -> int:
+    """``size`` as a number of samples: an int is one already, a float in [0, 1] a share of ``total``."""
+    count = round(size * total) if isinstance(size, float) and size <= 1 else int(size)
+    if count > total:
+        raise InputError(f"{setting}={size}: there are only {total} samples to take from")
+    return count
+
+
+def stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw ``count`` of N samples so that each class keeps its share to within one sample.
+
+    Returns:
+        The indices drawn (count,) and those left (N − count,), both shuffled.
+    """
+    total = len(targets)
+    shuffled = torch.randperm(total, generator=generator)
+    by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
+    # Taking every (total / count)-th of the samples sorted by class gives each class its share.
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
+    at = ((torch.arange(count, dtype=torch.float64) + offset) * (total / max(count, 1))).long().clamp(max=total - 1)
+    chosen = torch.zeros(total, dtype=torch.bool)
+    chosen[by_class[at]] = True
+    return shuffled[chosen[shuffled]], shuffled[~chosen[shuffled]]
+
+
+class TensorDataModule(LightningDataModule):
+    """What every data set shares; a set of its own says what it is and implements ``load``.
+
+    A subclass declares ``task``, ``in_shape`` (one input's shape, without the batch) and
+    ``class_names`` (empty for regression), and ``load`` returns the samples to train and validate
+    on, and those to test on.
+
+    Args:
+        batch_size: samples per optimiser step, over all processes together, ≥ 1.
+        val_size: validation samples: a count, or a share (float below 1). 0: train on all.
+        train_size: how many of the remaining samples to train on, a stratified part: a count or a
+            share; ``None``: all of them.
+        split_seed: seed of the train/validation split; apart from ``seed``, so that runs with
+            different seeds validate on the same samples.
+        seed: seed of the batches' order, which also depends on the epoch; ``None`` draws one.
+        shuffle: draw a new order each epoch.
+        drop_last: leave out a last training batch that is smaller than the others.
+    """
+
+    task: Task
+    in_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        batch_size: int,
+        val_size: int | float,
+        train_size: int | float | None = None,
+        split_seed: int = 0,
+        seed: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
+        self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
+        self.seed = torch.seed() % 2**32 if seed is None else seed
+        self.train_set: Samples | None = None
+        self.val_set: Samples | None = None
+        self.test_set: Samples | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; 0 for regression."""
+        return len(self.class_names)
+
+    @property
+    def monitor(self) -> tuple[str, str]:
+        """The validation metric that chooses, and its direction ("min" or "max")."""
+        return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
+
+    def load(self) -> tuple[Samples, Samples]:
+        """Read or make the samples: those to train and validate on, and those to test on."""
+        raise AttributeError(f"{type(self).__name__} must define load()")
+
+    def split(self, samples: Samples) -> tuple[Samples, Samples]:
+        """Part the samples into training and validation samples, class by class."""
+        generator = torch.Generator().manual_seed(self.split_seed)
+        classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
+        val_count = count_of(self.val_size, samples.size, "data.val_size")
+        val, train = stratified(classes, val_count, generator)
+        if self.train_size is not None:
+            train_count = count_of(self.train_size, len(train), "data.train_size")
+            train = train[stratified(classes[train], train_count, generator)[0]]
+        if not len(train):
+            raise InputError(f"data.val_size={self.val_size} leaves none of {samples.size} samples to train on")
+        return samples.take(train), samples.take(val)
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train_set is None:
+            samples, self.test_set = self.load()
+            self.train_set, self.val_set = self.split(samples)
+
+    def epoch_order(self) -> Tensor:
+        """The training samples' order in this epoch: a function of the seed and the epoch alone."""
+        assert self.train_set is not None
+        trainer = self.trainer
+        if getattr(trainer, "overfit_batches", 0):  # the same few batches, again and again
+            return torch.arange(self.train_set.size)
+        epoch = trainer.current_epoch if trainer is not None else 0
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.train_set.size, generator=generator)
+
+    def batches(self, samples: Samples | None, train: bool = False) -> Batches:
+        assert samples is not None, "call setup() first"
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        if self.batch_size % world:
+            raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
+        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH)
+        order = self.epoch_order if train and self.shuffle else None
+        return Batches(samples, size, order, train, train and self.drop_last, rank, world)
+
+    def train_dataloader(self) -> Batches:
+        return self.batches(self.train_set, train=True)
+
+    def val_dataloader(self) -> Batches | list[Batches]:
+        assert self.val_set is not None, "call setup() first"
+        return self.batches(self.val_set) if self.val_set.size else []
+
+    def test_dataloader(self) -> Batches:
+        return self.batches(self.test_set)
+
+    def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
+        """Turn a batch as it is kept into what a network takes; on the batch's device."""
+        return inputs
+
+    def on_after_batch_transfer(self, batch: Samples, dataloader_idx: int) -> Samples:
+        training = self.trainer is not None and bool(self.trainer.training)
+        return Samples(self.transform(batch.inputs, augment=training), batch.targets)

@@ -1,0 +1,81 @@
+"""The machine that a run trains on: which devices there are, and what suits them."""
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from src.errors import InputError
+
+CUDA, MPS, CPU = "cuda", "mps", "cpu"
+
+
+def available() -> str:
+    """The best kind of device here: CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return CUDA
+    return MPS if torch.backends.mps.is_available() else CPU
+
+
+def resolve(accelerator: str) -> str:
+    """The kind of device that ``trainer.accelerator`` asks for.
+
+    Raises:
+        InputError: if this machine has none of it.
+    """
+    best = available()
+    if accelerator == "auto":
+        return best
+    kind = {"gpu": best if best != CPU else CUDA}.get(accelerator, accelerator)
+    if kind == CUDA and not torch.cuda.is_available():
+        raise InputError(f"trainer.accelerator={accelerator}: this machine has no GPU; use trainer=auto or trainer=cpu")
+    if kind == MPS and best != MPS:
+        raise InputError("trainer.accelerator=mps: this machine has no Apple GPU; use trainer=auto or trainer=cpu")
+    return kind
+
+
+def check_count(kind: str, devices: Any) -> None:
+    """Refuse to train on more GPUs than there are."""
+    there = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
+    wanted = devices if isinstance(devices, int) else len(devices) if isinstance(devices, (list, tuple)) else 0
+    if there is not None and wanted > there:
+        raise InputError(f"trainer.devices={devices}: this machine has {there} GPU{'s'[: there != 1]}")
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(kind: str, threads: int | None, processes: int, deterministic: bool) -> None:
+    """Set the CPU threads and the arithmetic that suit the device.
+
+    Args:
+        kind: "cuda", "mps" or "cpu".
+        threads: CPU threads of this process; ``None``: its share of the cores.
+        processes: how many processes of this run share the machine.
+        deterministic: leave out the search for the fastest convolution.
+    """
+    torch.set_num_threads(threads or max(1, cores() // processes))
+    if kind == CUDA:
+        torch.set_float32_matmul_precision("high")  # TF32: float32's range, 10 bits of mantissa
+        torch.backends.cudnn.benchmark = not deterministic
+
+
+def suit_memory(module: torch.nn.Module, kind: str) -> None:
+    """Keep convolutions' weights channels-last where that is faster: 1.2 times on a CPU."""
+    if kind in (CUDA, CPU):
+        module.to(memory_format=torch.channels_last)
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that train together: the one that writes."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def describe(kind: str) -> str:
+    """The device in words."""
+    if kind == CUDA:
+        return f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
+    return "Apple MPS" if kind == MPS else f"CPU, {torch.get_num_threads()} threads"

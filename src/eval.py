@@ -1,0 +1,22 @@
+"""Evaluate a run from its own folder.
+
+python -m src.eval run=outputs/runs/NAME                   # on the validation set
+python -m src.eval run=outputs/runs/NAME split=test
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from src import cli
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="eval")
+def main(cfg: DictConfig) -> None:
+    with cli.told_in_one_line():
+        from src.job import evaluate
+
+        evaluate(cfg)
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,134 @@
+"""One job: config in, a folder and one number out."""
+
+import logging
+import warnings
+from pathlib import Path
+
+from lightning import LightningModule, seed_everything
+from lightning.pytorch.utilities.model_summary import summarize
+from omegaconf import DictConfig, OmegaConf
+
+from src import devices
+from src.build import build_callbacks, build_data, build_model, build_trainer, monitored, plain_trainer, prepare
+from src.callbacks.epoch_seed import EpochSeed
+from src.callbacks.history import History
+from src.checkpoints import RunCheckpoint, load_weights, read_checkpoint
+from src.cli import in_sweep
+from src.data.base import TensorDataModule
+from src.devices import is_main_process
+from src.errors import InputError
+from src.records import add_overrides, write_json, write_provenance
+from src.results import Results, spelled
+
+log = logging.getLogger(__name__)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `begin` says in two lines
+warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
+warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
+warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed run's checkpoints are its own
+warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
+
+
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Train, choose a checkpoint, test it once; everything is written to ``folder``.
+
+    Returns:
+        The monitored validation metric's best, or ``None`` without a validation set.
+    """
+    kind = prepare(cfg)
+    seed = seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build_data(cfg)
+    model = build_model(cfg, data, kind)
+    if cfg.ckpt_path and not cfg.resume:
+        load_weights(model, cfg.ckpt_path)
+
+    data.prepare_data()
+    data.setup()
+    monitor, mode = monitored(cfg, data)
+    history = History()
+    checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
+    last, step = unfinished(cfg, folder)
+    callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), history, checkpoint]
+    trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
+    begin(cfg, folder, kind, model, data)
+
+    results = Results(folder, model, history, monitor, mode)
+    with results.kept():
+        trainer.fit(model, datamodule=data, ckpt_path=last)
+        results.write("running")
+        load_weights(model, checkpoint.chosen)
+        trainer.test(model, datamodule=data, verbose=False)
+        results.add_test(trainer, data)
+    log.info(results.outcome() if in_sweep() else results.conclusion())
+    return results.best
+
+
+def unfinished(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
+    """The checkpoint that a resumed run goes on from and its step; nothing for a new run."""
+    path = folder / "checkpoints" / "last.ckpt"
+    if not cfg.resume or not path.is_file():  # stopped before its first epoch ended: it starts over
+        return None, 0
+    checkpoint = read_checkpoint(path)
+    done = (folder / "metrics.json").is_file() and '"test/loss"' in (folder / "metrics.json").read_text()
+    if done and checkpoint["epoch"] + 1 >= cfg.trainer.max_epochs:
+        raise InputError(
+            f"{folder} is finished, with {checkpoint['epoch'] + 1} epochs: give more to train on, "
+            f"trainer.max_epochs={2 * (checkpoint['epoch'] + 1)}"
+        )
+    return str(path), checkpoint["global_step"]
+
+
+def begin(cfg: DictConfig, folder: Path, kind: str, model: LightningModule, data: TensorDataModule) -> None:
+    """Write where the run comes from, and say what it is."""
+    if not is_main_process():
+        return
+    if cfg.resume:
+        add_overrides(cfg, folder)
+    write_provenance(folder, devices.describe(kind))
+    log.info("%s on %s, %s", type(model).__name__, type(data).__name__, devices.describe(kind))
+    log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summarize(model, max_depth=3))
+
+
+def evaluate(cfg: DictConfig) -> dict[str, float]:
+    """Evaluate a run on one split; the metrics are printed and written to its folder."""
+    folder = Path(cfg.run)
+    run = read_config(folder)
+    kind = prepare(cfg)
+    if cfg.paths.data:
+        run.paths.data = cfg.paths.data
+    data = build_data(run)
+    if cfg.split == "val" and monitored(run, data)[0] is None:
+        raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")
+    model = build_model(run, data, kind)
+    path = chosen_checkpoint(folder, cfg.checkpoint)
+    load_weights(model, path)
+    trainer = plain_trainer(cfg, kind, folder)
+    loop = trainer.validate if cfg.split == "val" else trainer.test
+    metrics = dict(loop(model, datamodule=data, verbose=False)[0])
+    epoch = read_checkpoint(path).get("epoch", -1) + 1
+    if trainer.is_global_zero:
+        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
+        log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
+    return metrics
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config of the run in a folder."""
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run={folder}: no run there ({path} is missing)")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def chosen_checkpoint(folder: Path, name: str | None) -> Path:
+    """The path of a run's checkpoint: best, last, a path, or by default the best that there is."""
+    if name not in (None, "best", "last"):
+        return Path(str(name))
+    names = [name] if name else ["best", "last"]
+    paths = [folder / "checkpoints" / f"{each}.ckpt" for each in names]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise InputError(f"checkpoint {paths[0]} does not exist: the run has not finished an epoch")
+    return found[0]

@@ -1,0 +1,216 @@
+"""The LightningModule that every model shares: loss, metrics, optimiser, the training step.
+
+The task decides the loss and what is measured; the network inside (``self.net``) knows nothing of
+training. Sums are kept on the device and read when they are logged, never at each step.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.errors import DivergedError, InputError
+
+Settings = dict[str, Any]
+
+
+class SupervisedModule(LightningModule):
+    """A network that learns targets from inputs; a model of its own builds ``self.net``.
+
+    Args:
+        in_shape: one input's shape, without the batch.
+        num_classes: how many classes there are; 0 for regression.
+        task: "multiclass", "binary" or "regression".
+        optimizer: ``{"_target_": "torch.optim.Adam", "lr": 0.001, …}``; ``None`` to predict only.
+        scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``; among its values,
+            "total_steps" stands for the run's number of optimiser steps and "lr" for the
+            optimiser's learning rates. ``None`` keeps the learning rate.
+        label_smoothing: share of the target's probability spread over all classes in training,
+            in [0, 1) (Szegedy et al., 2016).
+
+    Raises:
+        InputError: if the model takes images and ``in_shape`` is not (C, H, W).
+        DivergedError: while training, when the loss is NaN or infinite.
+    """
+
+    net: nn.Module
+    images_only = False
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        num_classes: int,
+        task: str,
+        optimizer: Settings | None = None,
+        scheduler: Settings | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if self.images_only and len(in_shape) != 3:
+            raise InputError(
+                f"{type(self).__name__} takes images of shape (C, H, W), these data have shape {tuple(in_shape)}: "
+                "model=mlp takes any shape"
+            )
+        self.in_shape, self.num_classes, self.task = tuple(in_shape), num_classes, task
+        self.out_features = num_classes if task == "multiclass" else 1
+        self.example_input_array = torch.zeros(1, *in_shape)  # gives the summary its sizes
+        self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
+        self.label_smoothing = label_smoothing
+        self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
+        self.eval_sums: Tensor | None = None  # (3,)
+        self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
+        self.recent_losses: list[Tensor] = []  # of the steps since the last look at them
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # (B, *in_shape) → (B, out_features)
+
+    # What the task decides
+
+    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
+        if self.task == "multiclass":
+            return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+        if self.task == "binary":
+            soft = targets.to(outputs.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            return F.binary_cross_entropy_with_logits(outputs.squeeze(1), soft)
+        return F.mse_loss(outputs.squeeze(1), targets)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Outputs (B, out_features) → predicted classes (B,), or values for regression."""
+        if self.task == "multiclass":
+            return outputs.argmax(dim=1)
+        return (outputs.squeeze(1) > 0).long() if self.task == "binary" else outputs.squeeze(1)
+
+    # Training
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.loss(outputs, targets, self.label_smoothing)
+        self.record(loss.detach(), outputs.detach(), targets)
+        every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
+        if (batch_idx + 1) % every == 0 or batch_idx + 1 == batches:
+            self.look_at_losses()
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.train_sums = None
+        self.recent_losses.clear()
+
+    def record(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Add a training batch to the epoch's sums; nothing is read from the device."""
+        self.recent_losses.append(loss)
+        sums = self.batch_sums(loss, outputs, targets)
+        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
+
+    def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss times n, number correct and n of one batch: (3,)."""
+        correct = torch.zeros_like(loss) if self.task == "regression" else (self.predict(outputs) == targets).sum()
+        count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
+        return torch.stack([loss * count, correct.to(loss.dtype), count])
+
+    def look_at_losses(self) -> None:
+        """Log the mean loss of the steps since the last look; stop if one of them is not finite."""
+        losses = torch.stack(self.recent_losses).float().cpu()
+        self.recent_losses.clear()
+        finite = losses.isfinite()
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            # global_step counts the steps before the one under way, which is the last of these.
+            self.diverged(float(losses[first]), self.trainer.global_step - len(losses) + 2 + first)
+        self.log("loss", losses.mean(), prog_bar=True, logger=False)
+        if self.logger is not None:
+            self.logger.log_metrics({"train/loss_step": losses.mean().item()}, step=self.trainer.global_step)
+
+    def diverged(self, loss: float, step: int) -> None:
+        raise DivergedError(
+            f"the loss became {loss} at step {step} (epoch {self.current_epoch + 1}): lower optimizer.lr or set "
+            "trainer.gradient_clip_val; the checkpoints of the epochs before are kept"
+        )
+
+    def on_train_epoch_end(self) -> None:
+        self.log_sums("train", self.train_sums)
+
+    def log_sums(self, stage: str, sums: Tensor | None) -> None:
+        """Log mean loss and accuracy of a stage from its sums over all processes."""
+        if sums is None:
+            return
+        loss, correct, count = self.over_processes(sums).tolist()
+        if not math.isfinite(loss) and self.trainer.state.fn == "fit":
+            self.diverged(loss / count, self.trainer.global_step)
+        metrics = {f"{stage}/loss": loss / count}
+        if self.task != "regression":
+            metrics[f"{stage}/acc"] = correct / count
+        self.log_dict(metrics, prog_bar=stage != "test")
+
+    def over_processes(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+
+    # Evaluation
+
+    def start_evaluation(self) -> None:
+        self.eval_sums, self.confusion = None, None
+
+    on_validation_epoch_start = on_test_epoch_start = start_evaluation
+
+    def evaluation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Add a batch to the sums of the evaluation; returns the outputs (B, out_features)."""
+        inputs, targets = batch
+        outputs = self(inputs).float()
+        if len(targets):  # a process's share of a last batch may be empty
+            sums = self.batch_sums(self.loss(outputs, targets), outputs, targets)
+            self.eval_sums = sums if self.eval_sums is None else self.eval_sums + sums
+            if self.task != "regression":
+                cell = targets * self.num_classes + self.predict(outputs)
+                counts = torch.bincount(cell, minlength=self.num_classes**2).view(self.num_classes, -1)
+                self.confusion = counts if self.confusion is None else self.confusion + counts
+        return outputs
+
+    validation_step = test_step = evaluation_step
+
+    def finish_evaluation(self, stage: str) -> None:
+        if self.eval_sums is None:
+            self.eval_sums = torch.zeros(3, device=self.device)
+        if self.confusion is None:
+            self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long, device=self.device)
+        self.confusion = self.over_processes(self.confusion)
+        self.log_sums(stage, self.eval_sums)
+
+    def on_validation_epoch_end(self) -> None:
+        self.finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.finish_evaluation("test")
+
+    # Optimisation
+
+    def parameter_groups(self, lr: float) -> list[Settings]:
+        """The parameters to optimise, in groups that may have learning rates of their own."""
+        return [{"params": list(self.parameters()), "lr": lr}]
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer_settings is None:
+            raise InputError(f"{type(self).__name__} was made without an optimizer: it cannot be trained")
+        settings = dict(self.optimizer_settings)
+        if "fused" in settings and settings["fused"] is None:
+            settings["fused"] = self.device.type in ("cpu", "cuda")
+        optimizer = get_class(settings.pop("_target_"))(self.parameter_groups(settings["lr"]), **settings)
+        if not self.scheduler_settings:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> Settings:
+        assert self.scheduler_settings is not None
+        settings = dict(self.scheduler_settings)
+        interval, target = settings.pop("interval"), settings.pop("_target_")
+        for key, value in settings.items():
+            if value == "total_steps":
+                settings[key] = int(self.trainer.estimated_stepping_batches)
+            elif value == "lr":
+                settings[key] = [group["lr"] for group in optimizer.param_groups]
+        return {"scheduler": get_class(target)(optimizer, **settings), "interval": interval}

@@ -1,0 +1,79 @@
+"""A small convolutional network: convolve, rectify, pool, a few times; then fully connected layers."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from src.errors import InputError
+from src.models.base import SupervisedModule
+from src.models.layers import ACTIVATIONS, classifier
+
+
+def block(in_channels: int, out_channels: int, activation: str, batch_norm: bool) -> nn.Sequential:
+    """3×3 convolution, batch norm, activation, 2×2 max pooling; (B, in, H, W) → (B, out, H/2, W/2)."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not batch_norm)]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(out_channels))
+    return nn.Sequential(*layers, ACTIVATIONS[activation](), nn.MaxPool2d(2))
+
+
+class CNNNet(nn.Module):
+    """Blocks of convolution and pooling, then fully connected layers; (B, C, H, W) → (B, out_features)."""
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_features: int,
+        channels: Sequence[int],
+        hidden_size: int | Sequence[int],
+        activation: str,
+        dropout: float,
+        batch_norm: bool,
+    ) -> None:
+        super().__init__()
+        in_channels, height, width = in_shape
+        shrink = 2 ** len(channels)
+        if min(height, width) < shrink:
+            raise InputError(
+                f"model.channels has {len(channels)} blocks, each halving the image: "
+                f"{height}×{width} pixels bear at most {min(height, width).bit_length() - 1}"
+            )
+        sizes = [in_channels, *channels]
+        self.features = nn.Sequential(*[block(a, b, activation, batch_norm) for a, b in itertools.pairwise(sizes)])
+        flat = sizes[-1] * (height // shrink) * (width // shrink)
+        self.classifier = classifier(flat, hidden_size, out_features, activation, dropout, batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)  # (B, C, H, W) → (B, channels[-1], H/2ⁿ, W/2ⁿ)
+        return self.classifier(x.flatten(1))  # (B, out_features)
+
+
+class CNN(SupervisedModule):
+    """A convolutional network, for image sets.
+
+    Args:
+        channels: output channels of each block of convolution and pooling.
+        hidden_size: width of the one hidden fully connected layer after the blocks, or a list of
+            widths; ``[]`` is none.
+        activation: a name in `src.models.layers.ACTIVATIONS`.
+        dropout: probability of dropping a fully connected hidden unit's output in training, in [0, 1).
+        batch_norm: normalise each hidden layer, convolutions too, before its activation.
+        settings: those of `SupervisedModule`.
+    """
+
+    images_only = True
+
+    def __init__(
+        self,
+        channels: list[int],
+        hidden_size: int | list[int],
+        activation: str,
+        dropout: float,
+        batch_norm: bool,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.save_hyperparameters(logger=False)
+        self.net = CNNNet(self.in_shape, self.out_features, channels, hidden_size, activation, dropout, batch_norm)

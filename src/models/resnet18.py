@@ -1,0 +1,139 @@
+"""ResNet18 (He et al., 2015, arXiv:1512.03385): from scratch, or fine-tuned from weights learned elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.errors import InputError
+from src.models.base import Settings, SupervisedModule
+
+
+class ResNet18Net(nn.Module):
+    """torchvision's ResNet18 with an output layer of the right width; (B, 1 or 3, H, W) → (B, out_features).
+
+    Grey images repeat to three channels. The original stem, a 7×7 convolution of stride 2 and a
+    pooling, leaves a 32-pixel image one pixel wide; the small one is a 3×3 convolution.
+
+    Args:
+        out_features: width of the output layer.
+        small_stem: the stem for images of about 32 pixels.
+        dropout: probability of dropping a feature before the output layer, in [0, 1).
+        resize: side in pixels to scale images to; ``None`` leaves them as they are.
+    """
+
+    def __init__(self, out_features: int, small_stem: bool, dropout: float, resize: int | None) -> None:
+        super().__init__()
+        self.resize = resize
+        self.backbone = torchvision.models.resnet18()
+        features = self.backbone.fc.in_features
+        self.backbone.fc = nn.Identity()
+        if small_stem:
+            self.backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            self.backbone.maxpool = nn.Identity()
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, 3, -1, -1)  # (B, 1 or 3, H, W) → (B, 3, H, W)
+        if self.resize:
+            x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear", antialias=True)
+        return self.head(self.backbone(x))  # (B, 512) → (B, out_features)
+
+
+class ResNet18(SupervisedModule):
+    """ResNet18, for image sets.
+
+    Args:
+        weights: ``None`` for random weights; the name of torchvision's published ones
+            ("IMAGENET1K_V1"); or the path of a checkpoint: one of a run here, or a state dict of
+            torchvision's resnet18. All but the output layer is taken from it, when a run starts.
+        freeze: "none" trains all; "backbone" the output layer only; an int n the output layer only
+            for the first n epochs, then all.
+        backbone_lr_factor: the backbone's learning rate as a share of the head's, when there are
+            ``weights``, > 0.
+        stem: "imagenet" (7×7, stride 2, pooling), "small" (3×3), or "auto": small unless
+            ``weights`` names published ones.
+        dropout: probability of dropping a feature before the output layer, in [0, 1).
+        resize: side in pixels to scale images to; ``None`` leaves them as they are.
+        settings: those of `SupervisedModule`.
+    """
+
+    images_only = True
+    net: ResNet18Net
+
+    def __init__(
+        self,
+        weights: str | None,
+        freeze: str | int,
+        backbone_lr_factor: float,
+        stem: str,
+        dropout: float,
+        resize: int | None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.save_hyperparameters(logger=False)
+        self.weights, self.frozen_epochs = weights, freeze
+        self.backbone_frozen = freeze not in ("none", 0)
+        self.backbone_lr_factor = backbone_lr_factor if weights else 1.0
+        small_stem = stem == "small" or (stem == "auto" and weights not in published_names())
+        self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.weights and not self.trainer.ckpt_path:
+            load_backbone(self.net.backbone, self.weights)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if isinstance(self.frozen_epochs, int) and self.current_epoch >= self.frozen_epochs:
+            self.backbone_frozen = False
+        self.net.backbone.requires_grad_(not self.backbone_frozen)
+        self.train()
+
+    def train(self, mode: bool = True) -> "ResNet18":
+        """A frozen backbone stays in evaluation mode: its batch norms keep their running statistics."""
+        super().train(mode)
+        if self.backbone_frozen:
+            self.net.backbone.eval()
+        return self
+
+    def parameter_groups(self, lr: float) -> list[Settings]:
+        return [
+            {"params": list(self.net.backbone.parameters()), "lr": lr * self.backbone_lr_factor},
+            {"params": list(self.net.head.parameters()), "lr": lr},
+        ]
+
+
+def published_names() -> list[str]:
+    return [weights.name for weights in torchvision.models.ResNet18_Weights]
+
+
+def load_backbone(backbone: nn.Module, weights: str) -> None:
+    """Load all but the output layer from published weights or from a checkpoint's path."""
+    if weights in published_names():
+        try:
+            state = torchvision.models.ResNet18_Weights[weights].get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            file = Path(torchvision.models.ResNet18_Weights[weights].url).name
+            raise InputError(
+                f"model.weights={weights} cannot be downloaded ({error}): put {file} into "
+                f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or use model.weights=null or a checkpoint's path"
+            ) from error
+    else:
+        from src.checkpoints import read_checkpoint
+
+        state = read_checkpoint(weights)
+        state = state.get("state_dict", state)
+    prefix = "net.backbone."
+    own = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(("fc.", "net.head."))}
+    expected = backbone.state_dict()
+    wrong = [key for key in expected if key not in own or own[key].shape != expected[key].shape]
+    if wrong:
+        raise InputError(
+            f"model.weights={weights} does not fit this backbone at {wrong[0]}: "
+            "choose model.stem=imagenet or small as it was trained with"
+        )
+    backbone.load_state_dict({key: own[key] for key in expected})

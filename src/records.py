@@ -1,0 +1,85 @@
+"""What a run leaves in its folder beside checkpoints and logs: JSON files, whole at every moment."""
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; NaN and infinities become ``null``."""
+    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def finite(content: Any) -> Any:
+    """The content with NaN and infinities as ``null``, which is all that JSON can say of them."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def git(*args: str) -> str | None:
+    """What a git command says of the project's checkout; ``None`` outside one."""
+    try:
+        done = subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Where a result comes from: command, commit, versions, device, time."""
+    changes = git("status", "--porcelain")
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes) if changes is not None else None},
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": device,
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+    }
+
+
+def write_provenance(folder: Path, device: str) -> None:
+    """Write ``provenance.json``; where a run is resumed, add this start to those before it."""
+    path = folder / "provenance.json"
+    now = provenance(device)
+    if path.exists():
+        before = json.loads(path.read_text())
+        before.setdefault("resumed", []).append(now)
+        now = before
+    write_json(path, now)
+
+
+def add_overrides(cfg: DictConfig, folder: Path) -> None:
+    """Keep the settings that a resumed run was given, so that the next start has them too."""
+    config = folder / ".hydra" / "config.yaml"
+    kept = OmegaConf.merge(cfg, {"resume": None})
+    write_text(config, OmegaConf.to_yaml(kept))

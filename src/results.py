@@ -1,0 +1,140 @@
+"""A run's results: what stands in its folder when it ends, however it ends, and its last words."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from src.callbacks.history import History
+from src.cli import INTERRUPTED, TERMINATED
+from src.data.base import TensorDataModule
+from src.devices import is_main_process
+from src.errors import DivergedError
+from src.records import write_json
+
+log = logging.getLogger(__name__)
+
+
+class Results:
+    """Keeps ``status.json`` and ``metrics.json`` of a run.
+
+    ``metrics.json`` has the metrics of the chosen epoch (the best by the monitored metric; the
+    last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
+    ``epochs`` trained, ``seconds`` of training, the number of ``parameters``, and after the test
+    its metrics and ``test/acc_per_class``.
+
+    Args:
+        folder: the run's folder.
+        model: the model in training.
+        history: its metrics, epoch by epoch.
+        monitor, mode: the metric that chooses and its direction; no metric: the last epoch counts.
+    """
+
+    def __init__(self, folder: Path, model: LightningModule, history: History, monitor: str | None, mode: str) -> None:
+        self.folder, self.model, self.history = folder, model, history
+        self.monitor, self.mode = monitor, mode
+        self.test_metrics: dict[str, Any] = {}
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The metrics of the epoch whose weights are kept."""
+        return self.history.chosen(self.monitor, self.mode)
+
+    @property
+    def best(self) -> float | None:
+        return self.chosen.get(self.monitor) if self.monitor else None
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        chosen = dict(self.chosen)
+        epoch = chosen.pop("epoch", None)
+        return {
+            **chosen,
+            **self.test_metrics,
+            "monitor": self.monitor,
+            "mode": self.mode if self.monitor else None,
+            "best": self.best,
+            "best_epoch": epoch,
+            "epochs": len(self.history.rows),
+            "seconds": round(self.history.seconds, 3),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+    def write(self, status: str, reason: str | None = None, message: str | None = None) -> None:
+        if is_main_process():
+            write_json(self.folder / "metrics.json", self.metrics())
+            write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+
+    def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
+        """Take over the test's metrics, and the accuracy of each class where the model counts them."""
+        self.test_metrics = {
+            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+        }
+        confusion = getattr(self.model, "confusion", None)
+        if confusion is not None and confusion.numel():
+            shares = confusion.diagonal() / confusion.sum(dim=1)
+            self.test_metrics["test/acc_per_class"] = dict(zip(data.class_names, shares.tolist(), strict=True))
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Write what there is when the run ends, be it by an error, Ctrl-C or a request to stop."""
+        self.write("running")
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+            self.write("interrupted", "killed", type(stop).__name__)
+            log.info("stopped after %d epochs; go on with: %s", len(self.history.rows), self.resume_command())
+            sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
+        except DivergedError as error:
+            self.write("failed", "diverged", str(error))
+            raise
+        except torch.OutOfMemoryError as error:
+            self.write("failed", "out of memory", str(error))
+            raise
+        except Exception as error:
+            self.write("failed", "error", f"{type(error).__name__}: {error}")
+            raise
+        self.write("finished")
+
+    def resume_command(self) -> str:
+        return f"python -m src.train resume={self.shown_folder()}"
+
+    def shown_folder(self) -> Path:
+        """The folder as one would type it."""
+        folder, here = self.folder.absolute(), Path.cwd()
+        return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+    def outcome(self) -> str:
+        """What came out, in one line."""
+        metrics = {name: value for name, value in self.metrics().items() if name.startswith(("val/", "test/"))}
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        which = "best" if self.monitor else "last"
+        return f"{which} epoch {self.chosen.get('epoch', 0):g}: {spelled(numbers)} ({self.history.seconds:.1f} s)"
+
+    def conclusion(self) -> str:
+        """What came out, where it is, what to do next."""
+        folder = self.shown_folder()
+        logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
+        return "\n".join(
+            [
+                "",
+                self.outcome(),
+                f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
+                f"  look at it:   tensorboard --logdir {logdir}",
+                f"  evaluate it:  python -m src.eval run={folder}",
+                f"  train longer: {self.resume_command()} trainer.max_epochs={2 * max(1, len(self.history.rows))}",
+            ]
+        )
+
+
+def spelled(metrics: dict[str, float]) -> str:
+    """Metrics in one line: accuracies in per cent, the rest with four digits."""
+    return ", ".join(
+        f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()
+    )

@@ -1,0 +1,124 @@
+"""The checks of settings, all in one place, made before any data is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.errors import InputError
+from src.models.layers import ACTIVATIONS
+
+Check = tuple[Callable[[Any], bool], str]  # whether a value will do, and in words what would
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole_from(low: int) -> Check:
+    return lambda value: whole(value) and value >= low, f"a whole number, {low} or more"
+
+
+def share(value: Any) -> bool:
+    return isinstance(value, float) and 0 <= value <= 1
+
+
+def sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(whole(item) and item >= 1 for item in value)
+
+
+def optional(check: Check) -> Check:
+    return lambda value: value is None or check[0](value), f"null or {check[1]}"
+
+
+ABOVE_ZERO: Check = (lambda value: number(value) and 0 < value < float("inf"), "a number above 0")
+FROM_ZERO: Check = (lambda value: number(value) and 0 <= value < float("inf"), "a number, 0 or more")
+PROBABILITY: Check = (lambda value: number(value) and 0 <= value < 1, "a number from 0 to below 1")
+SWITCH: Check = (lambda value: isinstance(value, bool), "true or false")
+AMOUNT: Check = (lambda value: (whole(value) and value >= 0) or share(value), "a count, or a share from 0.0 to 1.0")
+ACTIVATION: Check = (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+SPLIT: Check = (lambda value: value in ("val", "test"), "val or test")
+
+CHECKS: dict[str, Check] = {
+    "seed": optional((lambda value: whole(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")),
+    "deterministic": SWITCH,
+    "threads": optional(whole_from(1)),
+    "split": SPLIT,
+    "model.hidden_size": (
+        lambda value: (whole(value) and value >= 1) or sizes(value),
+        "a whole number above 0 or a list of them ('[512,512]'; [] for none)",
+    ),
+    "model.channels": (lambda value: sizes(value) and len(value) > 0, "a list of whole numbers above 0"),
+    "model.activation": ACTIVATION,
+    "model.dropout": PROBABILITY,
+    "model.batch_norm": SWITCH,
+    "model.label_smoothing": PROBABILITY,
+    "model.freeze": (
+        lambda value: value in ("none", "backbone") or (whole(value) and value >= 0),
+        "none, backbone or a number of epochs",
+    ),
+    "model.backbone_lr_factor": ABOVE_ZERO,
+    "model.stem": (lambda value: value in ("auto", "small", "imagenet"), "auto, small or imagenet"),
+    "model.resize": optional(whole_from(1)),
+    "optimizer.lr": ABOVE_ZERO,
+    "optimizer.weight_decay": FROM_ZERO,
+    "optimizer.momentum": PROBABILITY,
+    "scheduler.gamma": ABOVE_ZERO,
+    "scheduler.interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
+    "data.batch_size": whole_from(1),
+    "data.val_size": AMOUNT,
+    "data.train_size": optional((lambda value: AMOUNT[0](value) and value > 0, "a count or a share above 0")),
+    "data.test_size": whole_from(1),
+    "data.noise": FROM_ZERO,
+    "data.split_seed": whole_from(0),
+    "data.shuffle": SWITCH,
+    "data.drop_last": SWITCH,
+    "data.flip": SWITCH,
+    "data.crop": whole_from(0),
+    "data.cutout": whole_from(0),
+    "trainer.max_epochs": whole_from(1),
+    "trainer.gradient_clip_val": optional(ABOVE_ZERO),
+    "trainer.accumulate_grad_batches": whole_from(1),
+    "trainer.log_every_n_steps": whole_from(1),
+    "trainer.devices": (
+        lambda value: value == "auto" or (whole(value) and value >= 1) or isinstance(value, (list, str)),
+        "a whole number above 0, a list of device numbers, or auto",
+    ),
+    "trainer.accelerator": (
+        lambda value: value in ("auto", "cpu", "gpu", "cuda", "mps"),
+        "auto, cpu, gpu, cuda or mps",
+    ),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse settings of a wrong type or out of range.
+
+    Settings that a config does not have are passed over, and those of classes of one's own.
+
+    Raises:
+        InputError: naming each such setting, its value and what it must be.
+    """
+    absent = object()
+    wrong = []
+    for key, (will_do, words) in CHECKS.items():
+        target = OmegaConf.select(cfg, f"{key.split('.')[0]}._target_")
+        if target and not target.startswith(("src.", "torch.", "lightning.")):
+            continue
+        value = OmegaConf.select(cfg, key, default=absent)
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if value is not absent and not will_do(value):
+            wrong.append(f"{key}={value} must be {words}")
+    for key in ("ckpt_path", "model.weights"):
+        path = OmegaConf.select(cfg, key)
+        if path and ("/" in str(path) or "." in str(path)) and not Path(path).is_file():
+            wrong.append(f"{key}={path}: there is no such file")
+    if OmegaConf.select(cfg, "ckpt_path") and OmegaConf.select(cfg, "model.weights"):
+        wrong.append("ckpt_path and model.weights both give the first weights: use one of them")
+    if wrong:
+        raise InputError("; ".join(wrong))

@@ -1,0 +1,28 @@
+"""Train a model: compose a run on the command line.
+
+    python -m src.train                                        # an MLP on XOR, in seconds
+    python -m src.train model=cnn data=cifar10
+    python -m src.train -m model=mlp,cnn data=mnist optimizer.lr=1e-3,1e-2
+    python -m src.train resume=outputs/runs/NAME               # go on where it stopped
+    python -m src.train --help
+
+Nothing heavy is imported before there is a run to do: help, completion and ``--cfg`` answer at once.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from src import cli
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Run one job; returns the best validation score so far, for sweepers."""
+    with cli.told_in_one_line():
+        from src.job import train
+
+        return train(cfg, cli.run_folder())
+
+
+if __name__ == "__main__":
+    cli.start(main)
