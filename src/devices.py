@@ -53,11 +53,13 @@ def prepare(kind: str, threads: int | None, processes: int, deterministic: bool)
 
     Args:
         kind: "cuda", "mps" or "cpu".
-        threads: CPU threads of this process; ``None``: its share of the cores.
+        threads: CPU threads of this process; ``None``: what OMP_NUM_THREADS says, else its share of
+            the cores.
         processes: how many processes of this run share the machine.
         deterministic: leave out the search for the fastest convolution.
     """
-    torch.set_num_threads(threads or max(1, cores() // processes))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(threads or (int(asked) if asked.isdigit() else max(1, cores() // processes)))
     if kind == CUDA:
         torch.set_float32_matmul_precision("high")  # TF32: float32's range, 10 bits of mantissa
         torch.backends.cudnn.benchmark = not deterministic

@@ -17,6 +17,7 @@ from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
+from src.presets import check_presets
 from src.records import add_overrides, write_json, write_provenance
 from src.results import Results, spelled
 
@@ -35,6 +36,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     Returns:
         The monitored validation metric's best, or ``None`` without a validation set.
     """
+    check_presets()
     kind = prepare(cfg)
     seed = seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg)

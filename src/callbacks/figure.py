@@ -54,7 +54,7 @@ class FigureCallback(Callback):
             save(figure, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(self.name, figure, global_step=trainer.global_step)
+                    logger.experiment.add_figure(f"figures/{self.name}", figure, global_step=trainer.global_step)
 
 
 def save(figure: Figure, path: Path) -> None:
