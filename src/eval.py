@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from src import cli
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="eval")
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     with cli.told_in_one_line():
         from src.job import evaluate

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from src import cli
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the best validation score so far, for sweepers."""
     with cli.told_in_one_line():

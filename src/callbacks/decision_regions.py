@@ -52,7 +52,8 @@ class DecisionRegions(FigureCallback):
     ) -> None:
         axis = figure.subplots()
         pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in COLOURS[: len(names)]])
-        axis.pcolormesh(xs, ys, classes, cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, shading="auto", rasterized=True)
+        extent = (float(xs[0]), float(xs[-1]), float(ys[0]), float(ys[-1]))
+        axis.imshow(classes, cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, origin="lower", aspect="auto")
         for number, (name, marker) in enumerate(zip(names, "os^DvP*X" * len(names), strict=False)):
             points = inputs[targets == number]
             colour = COLOURS[number % len(COLOURS)]

@@ -7,11 +7,13 @@ colours are Okabe and Ito's (2008), the scales matplotlib's perceptually uniform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from src.data.base import TensorDataModule
@@ -49,19 +51,26 @@ class FigureCallback(Callback):
             return
         with rc_context(STYLE):
             figure = Figure(figsize=size)
-            FigureCanvasAgg(figure)
             self.draw(figure, *args)
-            save(figure, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"figures/{self.name}", figure, global_step=trainer.global_step)
+            pixels = rendered(figure)
+        save(pixels, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"figures/{self.name}", pixels, trainer.global_step, dataformats="HWC")
 
 
-def save(figure: Figure, path: Path) -> None:
+def rendered(figure: Figure) -> np.ndarray:
+    """A figure's pixels, uint8 (H, W, 3); drawn once, for the file and for TensorBoard."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def save(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
+    Image.fromarray(pixels).save(partial, format="png")
     partial.replace(path)
 
 

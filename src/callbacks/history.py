@@ -11,6 +11,7 @@ from src.devices import is_main_process
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]
+STAGES = ("train/", "val/")
 SECONDS_BETWEEN_LINES = 1.0  # on the terminal; the log file has a line for each epoch
 
 
@@ -52,7 +53,7 @@ class History(Callback):
 
     def record(self, trainer: Trainer) -> None:
         """Add the row of the epoch that ends."""
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(STAGES)}
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         if is_main_process():
             self.tell(trainer, metrics)

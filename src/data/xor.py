@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from src.data.base import Samples, TensorDataModule
+from src.errors import InputError
 
 
 class XOR(TensorDataModule):
@@ -18,7 +19,7 @@ class XOR(TensorDataModule):
     training points.
 
     Args:
-        train_size, val_size, test_size: how many points to draw.
+        train_size, val_size, test_size: how many points to draw; there is nothing to take a share of.
         noise: standard deviation of the normal noise added to each coordinate, ≥ 0.
         settings: those of `TensorDataModule`.
     """
@@ -29,13 +30,15 @@ class XOR(TensorDataModule):
 
     def __init__(self, train_size: int, val_size: int, test_size: int, noise: float, **settings: Any) -> None:
         super().__init__(train_size=train_size, val_size=val_size, **settings)
-        self.test_size, self.noise = test_size, noise
+        self.sizes, self.noise = (train_size, val_size, test_size), noise
+        for name, size in zip(("train_size", "val_size", "test_size"), self.sizes, strict=True):
+            if not isinstance(size, int):
+                raise InputError(f"data.{name}={size}: XOR's points are drawn, not taken from a set; give a count")
 
     def setup(self, stage: str | None = None) -> None:
         if self.train_set is None:
-            sizes = (self.train_size, self.val_size, self.test_size)
             self.train_set, self.val_set, self.test_set = [
-                self.draw(int(size or 0), seed=3 * self.split_seed + part) for part, size in enumerate(sizes)
+                self.draw(size, seed=3 * self.split_seed + part) for part, size in enumerate(self.sizes)
             ]
 
     def draw(self, count: int, seed: int) -> Samples:
