@@ -22,19 +22,19 @@ from src.errors import InputError
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).parent.parent / "conf"
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
 
 
 def start(main: Callable[[], Any]) -> None:
     """Run a Hydra application; what the user can put right ends in one line and status 1."""
-    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     try:
         sys.argv[1:] = resumed_arguments(sys.argv[1:])
         main()
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        if full_error:
+        if TRACEBACKS:
             raise
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
@@ -43,21 +43,20 @@ def start(main: Callable[[], Any]) -> None:
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """Write a job's error to its log: one line if the user can put it right, else with its traceback.
+    """Write a job's error to its log: one line if the user can put it right, always with its traceback.
 
     A single run then ends with status 1; in a sweep the error goes on to the launcher.
     """
     try:
         yield
     except Exception as error:
-        cause = input_error(error)
-        if cause is None:
-            log.debug("stopped by a fault of the program, or of a class of your own", exc_info=True)
-        elif os.environ.get("LOCAL_RANK", "0") == "0":
-            log.error("error: %s", cause)
-        if cause is not None and not in_sweep():
+        log.debug("the traceback of what stopped the run:", exc_info=True)
+        told = input_error(error) or isinstance(error, (HydraException, OmegaConfBaseException))
+        if told and os.environ.get("LOCAL_RANK", "0") == "0":
+            log.error("error: %s", one_line(error))
+        if told and not in_sweep() and not TRACEBACKS:
             sys.exit(1)
-        raise (cause or error) from error
+        raise
 
 
 def input_error(error: BaseException | None) -> InputError | None:

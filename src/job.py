@@ -18,12 +18,12 @@ from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
 from src.presets import check_presets
-from src.records import add_overrides, write_json, write_provenance
+from src.records import add_overrides, finished, write_json, write_provenance
 from src.results import Results, spelled
 
 log = logging.getLogger(__name__)
 for name in ("lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `begin` says in two lines
+    logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
 warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
 warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed run's checkpoints are its own
@@ -36,28 +36,29 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     Returns:
         The monitored validation metric's best, or ``None`` without a validation set.
     """
-    check_presets()
-    kind = prepare(cfg)
-    seed = seed_everything(cfg.seed, workers=True, verbose=False)
-    data = build_data(cfg)
-    model = build_model(cfg, data, kind)
-    if cfg.ckpt_path and not cfg.resume:
-        load_weights(model, cfg.ckpt_path)
-
-    data.prepare_data()
-    data.setup()
-    monitor, mode = monitored(cfg, data)
     history = History()
-    checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
-    last, step = unfinished(cfg, folder)
-    callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), history, checkpoint]
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
-    begin(cfg, folder, kind, model, data)
-
-    results = Results(folder, model, history, monitor, mode)
+    results = Results(folder, history)
     with results.kept():
+        check_presets()
+        kind = prepare(cfg)
+        seed = seed_everything(cfg.seed, workers=True, verbose=False)
+        data = build_data(cfg)
+        model = build_model(cfg, data, kind)
+        if cfg.ckpt_path and not cfg.resume:
+            load_weights(model, cfg.ckpt_path)
+        data.prepare_data()
+        data.setup()
+
+        last, step = unfinished(cfg, folder)
+        monitor, mode = monitored(cfg, data)
+        checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
+        callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
+        trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
+        introduce(cfg, folder, kind, model, data)
+        results.begin(model, monitor, mode)
+
         trainer.fit(model, datamodule=data, ckpt_path=last)
-        results.write("running")
+        results.write_metrics()
         load_weights(model, checkpoint.chosen)
         trainer.test(model, datamodule=data, verbose=False)
         results.add_test(trainer, data)
@@ -71,8 +72,7 @@ def unfinished(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
     if not cfg.resume or not path.is_file():  # stopped before its first epoch ended: it starts over
         return None, 0
     checkpoint = read_checkpoint(path)
-    done = (folder / "metrics.json").is_file() and '"test/loss"' in (folder / "metrics.json").read_text()
-    if done and checkpoint["epoch"] + 1 >= cfg.trainer.max_epochs:
+    if finished(folder) and checkpoint["epoch"] + 1 >= cfg.trainer.max_epochs:
         raise InputError(
             f"{folder} is finished, with {checkpoint['epoch'] + 1} epochs: give more to train on, "
             f"trainer.max_epochs={2 * (checkpoint['epoch'] + 1)}"
@@ -80,7 +80,7 @@ def unfinished(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
     return str(path), checkpoint["global_step"]
 
 
-def begin(cfg: DictConfig, folder: Path, kind: str, model: LightningModule, data: TensorDataModule) -> None:
+def introduce(cfg: DictConfig, folder: Path, kind: str, model: LightningModule, data: TensorDataModule) -> None:
     """Write where the run comes from, and say what it is."""
     if not is_main_process():
         return

@@ -22,6 +22,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
+def finished(folder: Path) -> bool:
+    """Whether the run in a folder has come to its end, test included."""
+    path = folder / "status.json"
+    return path.is_file() and json.loads(path.read_text())["status"] == "finished"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

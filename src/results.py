@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.errors import DivergedError
+from src.errors import DivergedError, InputError
 from src.records import write_json
 
 log = logging.getLogger(__name__)
 
 
-class Results:
-    """Keeps ``status.json`` and ``metrics.json`` of a run.
+class Results(Callback):
+    """Keeps ``status.json`` and ``metrics.json`` of a run, the latter current after every epoch.
 
     ``metrics.json`` has the metrics of the chosen epoch (the best by the monitored metric; the
     last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
@@ -31,15 +31,23 @@ class Results:
 
     Args:
         folder: the run's folder.
-        model: the model in training.
-        history: its metrics, epoch by epoch.
-        monitor, mode: the metric that chooses and its direction; no metric: the last epoch counts.
+        history: where its metrics come from, epoch by epoch.
     """
 
-    def __init__(self, folder: Path, model: LightningModule, history: History, monitor: str | None, mode: str) -> None:
-        self.folder, self.model, self.history = folder, model, history
-        self.monitor, self.mode = monitor, mode
+    def __init__(self, folder: Path, history: History) -> None:
+        self.folder, self.history = folder, history
+        self.begun = False
+        self.monitor: str | None = None
+        self.mode = "min"
+        self.parameters = 0
         self.test_metrics: dict[str, Any] = {}
+
+    def begin(self, model: LightningModule, monitor: str | None, mode: str) -> None:
+        """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
+        self.begun = True
+        self.monitor, self.mode = monitor, mode
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.write_status("running")
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -63,20 +71,26 @@ class Results:
             "best_epoch": epoch,
             "epochs": len(self.history.rows),
             "seconds": round(self.history.seconds, 3),
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": self.parameters,
         }
 
-    def write(self, status: str, reason: str | None = None, message: str | None = None) -> None:
-        if is_main_process():
+    def write_metrics(self) -> None:
+        if is_main_process() and self.history.rows:  # before the first epoch what an earlier start left stays
             write_json(self.folder / "metrics.json", self.metrics())
+
+    def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
+        if is_main_process():
             write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
 
     def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
         """Take over the test's metrics, and the accuracy of each class where the model counts them."""
         self.test_metrics = {
             name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
-        confusion = getattr(self.model, "confusion", None)
+        confusion = getattr(trainer.lightning_module, "confusion", None)
         if confusion is not None and confusion.numel():
             shares = confusion.diagonal() / confusion.sum(dim=1)
             self.test_metrics["test/acc_per_class"] = dict(zip(data.class_names, shares.tolist(), strict=True))
@@ -84,23 +98,30 @@ class Results:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Write what there is when the run ends, be it by an error, Ctrl-C or a request to stop."""
-        self.write("running")
         try:
             yield
+            self.write_metrics()
+            self.write_status("finished")
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-            self.write("interrupted", "killed", type(stop).__name__)
+            self.stopped("interrupted", "killed", type(stop).__name__)
             log.info("stopped after %d epochs; go on with: %s", len(self.history.rows), self.resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
-            self.write("failed", "diverged", str(error))
+            self.stopped("failed", "diverged", str(error))
             raise
         except torch.OutOfMemoryError as error:
-            self.write("failed", "out of memory", str(error))
+            self.stopped("failed", "out of memory", str(error))
             raise
         except Exception as error:
-            self.write("failed", "error", f"{type(error).__name__}: {error}")
+            known = isinstance(error, InputError)
+            self.stopped("failed", "error", str(error) if known else f"{type(error).__name__}: {error}")
             raise
-        self.write("finished")
+
+    def stopped(self, status: str, reason: str, message: str) -> None:
+        """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
+        if self.begun or not (self.folder / "status.json").exists():
+            self.write_metrics()
+            self.write_status(status, reason, message)
 
     def resume_command(self) -> str:
         return f"python -m src.train resume={self.shown_folder()}"
