@@ -30,7 +30,7 @@ def prepare(cfg: DictConfig) -> str:
             "again; sweep with trainer=auto, one device per job, or start such runs one by one without -m"
         )
     processes = trainer.devices if kind == devices.CPU and isinstance(trainer.devices, int) else 1
-    devices.prepare(kind, cfg.threads, processes, cfg.get("deterministic", False))
+    devices.prepare(kind, devices.asked_threads(cfg.threads), processes, cfg.get("deterministic", False))
     return kind
 
 

@@ -44,6 +44,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         seed = seed_everything(cfg.seed, workers=True, verbose=False)
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
+        if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
+            devices.match_threads(summarize(model).total_flops * data.batch_size)
         if cfg.ckpt_path and not cfg.resume:
             load_weights(model, cfg.ckpt_path)
         data.prepare_data()

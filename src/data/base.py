@@ -126,7 +126,7 @@ class TensorDataModule(LightningDataModule):
             share; ``None``: all of them.
         split_seed: seed of the train/validation split; apart from ``seed``, so that runs with
             different seeds validate on the same samples.
-        seed: seed of the batches' order, which also depends on the epoch; ``None`` draws one.
+        seed: seed of the batches' order, which also depends on the epoch; ``None``: the global one.
         shuffle: draw a new order each epoch.
         drop_last: leave out a last training batch that is smaller than the others.
     """
@@ -148,7 +148,7 @@ class TensorDataModule(LightningDataModule):
         super().__init__()
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
-        self.seed = torch.seed() % 2**32 if seed is None else seed
+        self.seed = torch.initial_seed() % 2**32 if seed is None else seed
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
         self.test_set: Samples | None = None
