@@ -68,7 +68,8 @@ def build_model(cfg: DictConfig, data: TensorDataModule, kind: str) -> Lightning
 def monitored(cfg: DictConfig, data: TensorDataModule) -> tuple[str | None, str]:
     """The metric that chooses the checkpoint and its direction; no metric without a validation set."""
     name, mode = data.monitor
-    return (name if cfg.data.get("val_size", 1) else None), mode
+    validates = cfg.data.get("val_size", 1) and cfg.trainer.get("limit_val_batches", 1)
+    return (name if validates else None), mode
 
 
 def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch.callbacks import Checkpoint
 
 from src.callbacks.history import History
 from src.errors import InputError
@@ -28,52 +27,46 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         partial.replace(path)
 
 
-class RunCheckpoint(ModelCheckpoint):
+class RunCheckpoint(Checkpoint):
     """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after every epoch.
 
-    Without a validation set nothing is selected: only ``last.ckpt`` is kept.
+    Not Lightning's ModelCheckpoint, which (2.6) writes its last checkpoint only when the best one
+    changes. Without a validation set nothing is selected: only ``last.ckpt`` is kept.
 
     Args:
-        dirpath: the folder to keep them in.
-        monitor, mode: the metric that chooses and its direction; ``None`` as a monitor keeps the last.
+        folder: the folder to keep them in.
+        monitor, mode: the metric that chooses and its direction ("min" or "max"); ``None`` as a
+            monitor keeps the last.
         history: where the epoch's metrics go before they are saved.
     """
 
-    def __init__(self, dirpath: str | Path, monitor: str | None, mode: str, history: History) -> None:
-        super().__init__(
-            dirpath=dirpath,
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            save_top_k=1 if monitor else 0,
-            save_last=True,
-            save_on_train_epoch_end=True,  # when all metrics of the epoch are there
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
+    def __init__(self, folder: Path, monitor: str | None, mode: str, history: History) -> None:
+        self.folder, self.monitor, self.mode, self.history = folder, monitor, mode, history
+        self.best_model_score: float | None = None
 
-        self.history = history
+    @property
+    def best_model_path(self) -> str:
+        """Where the weights are that the run is judged by: the best, or the last where nothing selects."""
+        return str(self.folder / ("best.ckpt" if self.monitor else "last.ckpt"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.record(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor and self.at_least_as_good(score := float(trainer.callback_metrics[self.monitor])):
+            self.best_model_score = score
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        trainer.save_checkpoint(self.folder / "last.ckpt")
 
-    @property
-    def chosen(self) -> str:
-        """The checkpoint that the run is judged by: the best, or the last where nothing selects."""
-        return self.best_model_path or self.last_model_path
+    def at_least_as_good(self, score: float) -> bool:
+        """Whether to keep the weights: also at the same score, since they have learned for longer."""
+        if self.best_model_score is None:
+            return True
+        return score >= self.best_model_score if self.mode == "max" else score <= self.best_model_score
 
-    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether to save: also at the same score, since the later weights have learned for longer."""
-        equal = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
-        return equal or super().check_monitor_top_k(trainer, current)
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_model_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score so far, also where the run's folder has been moved."""
-        old, new = str(state_dict["dirpath"]), str(self.dirpath)
-        moved = {key: value.replace(old, new) if isinstance(value, str) else value for key, value in state_dict.items()}
-        moved["best_k_models"] = {k.replace(old, new): v for k, v in state_dict["best_k_models"].items()}
-        super().load_state_dict(moved)
+        self.best_model_score = state_dict["best_model_score"]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -26,7 +26,6 @@ for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
 warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
-warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed run's checkpoints are its own
 warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
 
 
@@ -61,7 +60,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
         trainer.fit(model, datamodule=data, ckpt_path=last)
         results.write_metrics()
-        load_weights(model, checkpoint.chosen)
+        load_weights(model, checkpoint.best_model_path)
         trainer.test(model, datamodule=data, verbose=False)
         results.add_test(trainer, data)
     log.info(results.outcome() if in_sweep() else results.conclusion())

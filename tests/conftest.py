@@ -1,0 +1,29 @@
+"""What several tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from tests.small_data import trust_cifar10, write_cifar10, write_mnist
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with MNIST, FashionMNIST and CIFAR-10, each 200 training and 100 test images."""
+    root = tmp_path_factory.mktemp("data")
+    write_mnist(root)
+    write_mnist(root, "FashionMNIST", seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("train_list", "test_list", "meta"):  # restored when the session ends
+            patch.setattr(CIFAR10, name, getattr(CIFAR10, name))
+        trust_cifar10(write_cifar10(root))
+        yield root
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers for each test, whatever ran before it."""
+    torch.manual_seed(0)

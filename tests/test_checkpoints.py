@@ -1,0 +1,120 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src.callbacks.history import History
+from src.checkpoints import AtomicCheckpointIO, RunCheckpoint, load_weights, read_checkpoint
+from src.errors import InputError
+from src.models.base import SupervisedModule
+from tests.training import Given, points, quiet_trainer
+
+
+class Scripted(SupervisedModule):
+    """Learns nothing; its validation metric follows a script, one value an epoch."""
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__([2], 0, "regression", {"_target_": "torch.optim.SGD", "lr": 0.1})
+        self.net, self.scores = nn.Linear(2, 1), scores
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("score", self.scores[self.current_epoch])
+
+
+def fit(
+    folder: Path, scores: list[float], monitor: str | None = "score", mode: str = "max", ckpt_path: str | None = None
+) -> RunCheckpoint:
+    checkpoint = RunCheckpoint(folder, monitor, mode, History())
+    trainer = quiet_trainer(folder, callbacks=[checkpoint], max_epochs=len(scores))
+    trainer.fit(Scripted(scores), datamodule=Given(points(4), points(4), task="regression"), ckpt_path=ckpt_path)
+    return checkpoint
+
+
+def epoch_of(path: str | Path) -> int:
+    return int(read_checkpoint(path)["epoch"])
+
+
+def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
+    checkpoint = fit(tmp_path, [0.1, 0.9, 0.5])
+    assert Path(checkpoint.best_model_path) == tmp_path / "best.ckpt"
+    assert epoch_of(tmp_path / "best.ckpt") == 1
+    assert epoch_of(tmp_path / "last.ckpt") == 2
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_direction_is_the_metrics(tmp_path: Path) -> None:
+    fit(tmp_path, [0.5, 0.1, 0.9], mode="min")
+    assert epoch_of(tmp_path / "best.ckpt") == 1
+
+
+def test_of_equals_the_latest_is_kept(tmp_path: Path) -> None:
+    fit(tmp_path, [0.5, 0.9, 0.9, 0.7])
+    assert epoch_of(tmp_path / "best.ckpt") == 2
+
+
+def test_without_a_metric_only_the_last_is_kept(tmp_path: Path) -> None:
+    checkpoint = fit(tmp_path, [0.5, 0.9], monitor=None)
+    assert Path(checkpoint.best_model_path) == tmp_path / "last.ckpt"
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+def test_a_run_resumed_where_its_folder_has_moved_to_keeps_its_best(tmp_path: Path) -> None:
+    fit(tmp_path / "old", [0.5, 0.9])
+    (tmp_path / "old").rename(tmp_path / "new")
+    last = str(tmp_path / "new" / "last.ckpt")
+    checkpoint = fit(tmp_path / "new", [0.5, 0.9, 0.7], ckpt_path=last)
+    assert checkpoint.best_model_score == pytest.approx(0.9)
+    assert epoch_of(tmp_path / "new" / "best.ckpt") == 1
+    assert epoch_of(tmp_path / "new" / "last.ckpt") == 2
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def half(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert read_checkpoint(path) == {"step": 1}
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.ckpt does not exist"):
+        read_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "a.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match=r"a\.ckpt is truncated or not a checkpoint"):
+        read_checkpoint(path)
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": nn.Linear(2, 3).state_dict()}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"weight has shape \(3, 2\) there, \(4, 2\) here"):
+        load_weights(nn.Linear(2, 4), tmp_path / "a.ckpt")
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": nn.Linear(2, 3, bias=False).state_dict()}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"bias \(the checkpoint lacks it\)"):
+        load_weights(nn.Linear(2, 3), tmp_path / "a.ckpt")
+
+
+def test_weights_that_fit_are_loaded(tmp_path: Path) -> None:
+    source, target = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "a.ckpt")
+    load_weights(target, tmp_path / "a.ckpt")
+    assert torch.equal(source.weight, target.weight)
+    assert torch.equal(source.bias, target.bias)

@@ -1,0 +1,110 @@
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from src.errors import InputError
+from src.settings import CHECKS, check
+
+WRONG = [
+    ("seed", -1),
+    ("deterministic", "maybe"),
+    ("threads", 0),
+    ("split", "train"),
+    ("model.hidden_size", "abc"),
+    ("model.hidden_size", [64, 0]),
+    ("model.hidden_size", True),
+    ("model.channels", []),
+    ("model.activation", "swish2"),
+    ("model.dropout", 1.5),
+    ("model.dropout", 1),
+    ("model.batch_norm", "yes please"),
+    ("model.label_smoothing", -0.1),
+    ("model.freeze", "head"),
+    ("model.backbone_lr_factor", 0),
+    ("model.stem", "big"),
+    ("model.resize", 0),
+    ("optimizer.lr", -1),
+    ("optimizer.lr", 0),
+    ("optimizer.lr", float("nan")),
+    ("optimizer.weight_decay", -1e-4),
+    ("optimizer.momentum", 1.0),
+    ("scheduler.gamma", 0),
+    ("scheduler.interval", "batch"),
+    ("data.batch_size", 0),
+    ("data.batch_size", 2.5),
+    ("data.val_size", -1),
+    ("data.val_size", 1.5),
+    ("data.train_size", 0),
+    ("data.test_size", 0),
+    ("data.noise", -0.1),
+    ("data.split_seed", -1),
+    ("data.shuffle", 1),
+    ("data.drop_last", None),
+    ("data.flip", "left"),
+    ("data.crop", -1),
+    ("data.cutout", 0.5),
+    ("trainer.max_epochs", 0),
+    ("trainer.gradient_clip_val", 0),
+    ("trainer.accumulate_grad_batches", 0),
+    ("trainer.log_every_n_steps", 0),
+    ("trainer.devices", 0),
+    ("trainer.accelerator", "tpu9"),
+]
+RIGHT = [
+    ("seed", 0),
+    ("seed", None),
+    ("model.hidden_size", 1),
+    ("model.hidden_size", []),
+    ("model.hidden_size", [512, 512]),
+    ("model.dropout", 0),
+    ("model.freeze", 3),
+    ("optimizer.momentum", 0.9),
+    ("data.val_size", 0),
+    ("data.val_size", 0.25),
+    ("data.train_size", None),
+    ("trainer.gradient_clip_val", None),
+    ("trainer.devices", "auto"),
+    ("trainer.devices", [0, 1]),
+]
+
+
+def config(key: str, value: object, target: str = "src.some.Class") -> DictConfig:
+    made = OmegaConf.create({})
+    OmegaConf.update(made, key, value)
+    if "." in key:
+        OmegaConf.update(made, f"{key.split('.')[0]}._target_", target)
+    return made
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_wrong_value_is_named_with_what_it_must_be(key: str, value: object) -> None:
+    with pytest.raises(InputError) as caught:
+        check(config(key, value))
+    assert str(caught.value) == f"{key}={value} must be {CHECKS[key][1]}"
+
+
+def test_every_check_refuses_something() -> None:
+    assert {key for key, _ in WRONG} == set(CHECKS)
+
+
+@pytest.mark.parametrize(("key", "value"), RIGHT)
+def test_a_right_value_passes(key: str, value: object) -> None:
+    check(config(key, value))
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(InputError, match=r"model\.dropout=2 must be .*; optimizer\.lr=-1 must be"):
+        check(OmegaConf.create({"model": {"dropout": 2}, "optimizer": {"lr": -1}}))
+
+
+def test_classes_of_ones_own_take_what_they_like() -> None:
+    check(config("model.dropout", [0.1, 0.2], target="mypackage.MyModel"))
+
+
+def test_a_checkpoint_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"ckpt_path=no/such\.ckpt: there is no such file"):
+        check(OmegaConf.create({"ckpt_path": "no/such.ckpt"}))
+
+
+def test_two_sources_of_first_weights_are_refused() -> None:
+    with pytest.raises(InputError, match="use one of them"):
+        check(OmegaConf.create({"ckpt_path": __file__, "model": {"weights": "IMAGENET1K_V1"}}))
