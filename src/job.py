@@ -63,7 +63,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         load_weights(model, checkpoint.best_model_path)
         trainer.test(model, datamodule=data, verbose=False)
         results.add_test(trainer, data)
-    log.info(results.outcome() if in_sweep() else results.conclusion())
+    if is_main_process():
+        log.info(results.outcome() if in_sweep() else results.conclusion())
     return results.best
 
 

@@ -15,7 +15,7 @@ class ConfusionMatrix(FigureCallback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(data_of(trainer), "class_names", ())
         if counts is not None and len(names) > 1:
-            side = 2.6 + 0.42 * len(names)
+            side = 2.4 + 0.27 * len(names)
             self.show(trainer, (side, side * 0.92), counts.cpu(), names)
 
     def draw(self, figure: Figure, counts: Tensor, names: tuple[str, ...]) -> None:
