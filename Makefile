@@ -22,7 +22,7 @@ train: $(INSTALLED) ## train the default model on a built-in data set: make trai
 	$(BIN)/python -m src.train $(ARGS)
 
 test: lint ## lint, check types, run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -47,11 +47,12 @@ class RunCheckpoint(Checkpoint):
     @property
     def best_model_path(self) -> str:
         """Where the weights are that the run is judged by: the best, or the last where nothing selects."""
-        return str(self.folder / ("best.ckpt" if self.monitor else "last.ckpt"))
+        return str(self.folder / ("last.ckpt" if self.best_model_score is None else "best.ckpt"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.record(trainer)
-        if self.monitor and self.at_least_as_good(score := float(trainer.callback_metrics[self.monitor])):
+        score = self.history.rows[-1].get(self.monitor) if self.monitor else None  # None: not measured in this epoch
+        if score is not None and self.at_least_as_good(score):
             self.best_model_score = score
             trainer.save_checkpoint(self.folder / "best.ckpt")
         trainer.save_checkpoint(self.folder / "last.ckpt")

@@ -103,19 +103,18 @@ class ClaimFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("resume") is None and "LOCAL_RANK" not in os.environ:
-            self.claim(Path(config.hydra.run.dir))
+            folder = Path(config.hydra.run.dir)
+            self.claim(folder, f", or go on with it: resume={folder}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.get("resume") is not None:
-            sys.exit("error: resume= goes on with one run: leave out -m")
         self.claim(Path(config.hydra.sweep.dir))
 
-    def claim(self, folder: Path) -> None:
+    def claim(self, folder: Path, otherwise: str = "") -> None:
         # Hydra turns exceptions of callbacks into warnings, but lets an exit through.
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            sys.exit(f"error: {folder} is there already: choose another name=…, or go on with it: resume={folder}")
+            sys.exit(f"error: {folder} is there already: choose another name=…{otherwise}")
         except OSError as error:
             sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
 
@@ -125,6 +124,8 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     given = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]
     if not given or given[-1] in ("", "null") or any(arg.startswith("--config-path") for arg in arguments):
         return arguments
+    if {"-m", "--multirun"} & set(arguments):
+        raise InputError("resume= goes on with one run: leave out -m")
     folder = Path(given[-1].strip("'\"")).absolute()
     config = folder / ".hydra" / "config.yaml"
     if not config.is_file():
@@ -156,6 +157,8 @@ def one_line(error: Exception) -> str:
         return unknown_setting(match.group(1))
     if match := re.search(r"Key '([^']+)' is not in struct full_key: (\S+)", text):
         return unknown_setting(match.group(2))
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match.group(1)}=… is missing; --help shows what it is"
     return text.replace(" Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.", "")
 
 

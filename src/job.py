@@ -1,6 +1,8 @@
 """One job: config in, a folder and one number out."""
 
 import logging
+import os
+import secrets
 import warnings
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
 from src.presets import check_presets
-from src.records import add_overrides, finished, write_json, write_provenance
+from src.records import finished, keep_settings, write_json, write_provenance
 from src.results import Results, spelled
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     with results.kept():
         check_presets()
         kind = prepare(cfg)
+        settle_seed(cfg, folder)
         seed = seed_everything(cfg.seed, workers=True, verbose=False)
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
@@ -68,6 +71,18 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     return results.best
 
 
+def settle_seed(cfg: DictConfig, folder: Path) -> None:
+    """Draw a seed where none is given, and keep it with the run's settings.
+
+    Processes that a run starts beside its own take over its seed.
+    """
+    if cfg.seed is None:
+        first = os.environ.get("PL_GLOBAL_SEED") if "LOCAL_RANK" in os.environ else None
+        cfg.seed = int(first) if first else secrets.randbelow(2**32)
+        if is_main_process():
+            keep_settings(cfg, folder)
+
+
 def unfinished(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
     """The checkpoint that a resumed run goes on from and its step; nothing for a new run."""
     path = folder / "checkpoints" / "last.ckpt"
@@ -87,7 +102,7 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, model: LightningModule, 
     if not is_main_process():
         return
     if cfg.resume:
-        add_overrides(cfg, folder)
+        keep_settings(cfg, folder)
     write_provenance(folder, devices.describe(kind))
     log.info("%s on %s, %s", type(model).__name__, type(data).__name__, devices.describe(kind))
     log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summarize(model, max_depth=3))

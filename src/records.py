@@ -84,8 +84,8 @@ def write_provenance(folder: Path, device: str) -> None:
     write_json(path, now)
 
 
-def add_overrides(cfg: DictConfig, folder: Path) -> None:
-    """Keep the settings that a resumed run was given, so that the next start has them too."""
+def keep_settings(cfg: DictConfig, folder: Path) -> None:
+    """Keep a run's settings as they are now, so that its next start has them too."""
     config = folder / ".hydra" / "config.yaml"
     kept = OmegaConf.merge(cfg, {"resume": None})
     write_text(config, OmegaConf.to_yaml(kept))

@@ -12,10 +12,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
-from src.cli import INTERRUPTED, TERMINATED
+from src.cli import INTERRUPTED, TERMINATED, input_error
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.errors import DivergedError, InputError
+from src.errors import DivergedError
 from src.records import write_json
 
 log = logging.getLogger(__name__)
@@ -113,8 +113,7 @@ class Results(Callback):
             self.stopped("failed", "out of memory", str(error))
             raise
         except Exception as error:
-            known = isinstance(error, InputError)
-            self.stopped("failed", "error", str(error) if known else f"{type(error).__name__}: {error}")
+            self.stopped("failed", "error", str(input_error(error) or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:

@@ -41,7 +41,7 @@ FROM_ZERO: Check = (lambda value: number(value) and 0 <= value < float("inf"), "
 PROBABILITY: Check = (lambda value: number(value) and 0 <= value < 1, "a number from 0 to below 1")
 SWITCH: Check = (lambda value: isinstance(value, bool), "true or false")
 AMOUNT: Check = (lambda value: (whole(value) and value >= 0) or share(value), "a count, or a share from 0.0 to 1.0")
-ACTIVATION: Check = (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+ACTIVATION: Check = (lambda value: value in list(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}")
 SPLIT: Check = (lambda value: value in ("val", "test"), "val or test")
 
 CHECKS: dict[str, Check] = {

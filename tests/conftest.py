@@ -24,6 +24,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The same random numbers for each test, whatever ran before it."""
+def alike() -> None:
+    """For each test the same random numbers, and one thread: two on a busy machine wait for each other."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)

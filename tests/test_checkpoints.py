@@ -20,14 +20,19 @@ class Scripted(SupervisedModule):
         self.net, self.scores = nn.Linear(2, 1), scores
 
     def on_validation_epoch_end(self) -> None:
-        self.log("score", self.scores[self.current_epoch])
+        self.log("val/score", self.scores[self.current_epoch])
 
 
 def fit(
-    folder: Path, scores: list[float], monitor: str | None = "score", mode: str = "max", ckpt_path: str | None = None
+    folder: Path,
+    scores: list[float],
+    monitor: str | None = "val/score",
+    mode: str = "max",
+    ckpt_path: str | None = None,
+    **settings: Any,
 ) -> RunCheckpoint:
     checkpoint = RunCheckpoint(folder, monitor, mode, History())
-    trainer = quiet_trainer(folder, callbacks=[checkpoint], max_epochs=len(scores))
+    trainer = quiet_trainer(folder, callbacks=[checkpoint.history, checkpoint], max_epochs=len(scores), **settings)
     trainer.fit(Scripted(scores), datamodule=Given(points(4), points(4), task="regression"), ckpt_path=ckpt_path)
     return checkpoint
 
@@ -60,6 +65,18 @@ def test_without_a_metric_only_the_last_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
 
 
+def test_an_epoch_without_validation_is_not_judged_by_the_score_before_it(tmp_path: Path) -> None:
+    checkpoint = fit(tmp_path, [0.0, 0.9, 0.0, 0.5, 0.0], check_val_every_n_epoch=2)
+    assert [row.get("val/score") for row in checkpoint.history.rows] == [None, pytest.approx(0.9), None, 0.5, None]
+    assert epoch_of(tmp_path / "best.ckpt") == 1
+    assert epoch_of(tmp_path / "last.ckpt") == 4
+
+
+def test_where_no_epoch_was_validated_the_last_is_kept(tmp_path: Path) -> None:
+    checkpoint = fit(tmp_path, [0.5, 0.9], check_val_every_n_epoch=3)
+    assert Path(checkpoint.best_model_path) == tmp_path / "last.ckpt"
+
+
 def test_a_run_resumed_where_its_folder_has_moved_to_keeps_its_best(tmp_path: Path) -> None:
     fit(tmp_path / "old", [0.5, 0.9])
     (tmp_path / "old").rename(tmp_path / "new")
@@ -84,6 +101,15 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     with pytest.raises(OSError, match="No space"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert read_checkpoint(path) == {"step": 1}
+
+
+def test_who_is_reading_a_checkpoint_while_the_next_is_written_reads_it_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    with path.open("rb") as reader:
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+        assert torch.load(reader, weights_only=True) == {"step": 1}
+    assert read_checkpoint(path) == {"step": 2}
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:

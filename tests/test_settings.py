@@ -14,6 +14,7 @@ WRONG = [
     ("model.hidden_size", True),
     ("model.channels", []),
     ("model.activation", "swish2"),
+    ("model.activation", ["relu"]),
     ("model.dropout", 1.5),
     ("model.dropout", 1),
     ("model.batch_norm", "yes please"),
@@ -51,19 +52,52 @@ WRONG = [
 ]
 RIGHT = [
     ("seed", 0),
+    ("seed", 2**32 - 1),
     ("seed", None),
+    ("deterministic", True),
+    ("threads", 1),
+    ("threads", None),
+    ("split", "test"),
     ("model.hidden_size", 1),
     ("model.hidden_size", []),
     ("model.hidden_size", [512, 512]),
+    ("model.channels", [8]),
+    ("model.activation", "gelu"),
     ("model.dropout", 0),
+    ("model.batch_norm", False),
+    ("model.label_smoothing", 0.1),
+    ("model.freeze", "backbone"),
     ("model.freeze", 3),
+    ("model.backbone_lr_factor", 1),
+    ("model.stem", "imagenet"),
+    ("model.resize", 224),
+    ("model.resize", None),
+    ("optimizer.lr", 1e-3),
+    ("optimizer.weight_decay", 0),
     ("optimizer.momentum", 0.9),
+    ("scheduler.gamma", 0.5),
+    ("scheduler.interval", "epoch"),
+    ("data.batch_size", 1),
     ("data.val_size", 0),
     ("data.val_size", 0.25),
     ("data.train_size", None),
+    ("data.train_size", 1.0),
+    ("data.test_size", 1),
+    ("data.noise", 0),
+    ("data.split_seed", 0),
+    ("data.shuffle", False),
+    ("data.drop_last", True),
+    ("data.flip", True),
+    ("data.crop", 0),
+    ("data.cutout", 8),
+    ("trainer.max_epochs", 1),
     ("trainer.gradient_clip_val", None),
+    ("trainer.gradient_clip_val", 0.5),
+    ("trainer.accumulate_grad_batches", 4),
+    ("trainer.log_every_n_steps", 1),
     ("trainer.devices", "auto"),
     ("trainer.devices", [0, 1]),
+    ("trainer.accelerator", "cuda"),
 ]
 
 
@@ -82,8 +116,8 @@ def test_a_wrong_value_is_named_with_what_it_must_be(key: str, value: object) ->
     assert str(caught.value) == f"{key}={value} must be {CHECKS[key][1]}"
 
 
-def test_every_check_refuses_something() -> None:
-    assert {key for key, _ in WRONG} == set(CHECKS)
+def test_every_check_refuses_something_and_lets_something_pass() -> None:
+    assert {key for key, _ in WRONG} == {key for key, _ in RIGHT} == set(CHECKS)
 
 
 @pytest.mark.parametrize(("key", "value"), RIGHT)

@@ -1,5 +1,6 @@
 """Small data modules and trainers, to run Lightning's own loops in milliseconds."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from src.data.base import Samples, Task, TensorDataModule
 
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 FIXED = {"_target_": "torch.optim.SGD", "lr": 0.0}  # weights stay: what is measured can be calculated
 
@@ -91,3 +93,20 @@ def points(count: int, classes: int = 0, features: int = 2) -> Samples:
     """Normal inputs (N, features), and classes at random, or normal values where there are none."""
     targets = torch.randint(classes, (count,)) if classes else torch.randn(count)
     return Samples(torch.randn(count, features), targets)
+
+
+def reloaded(model: LightningModule, folder: Path) -> Any:
+    """The model as `load_from_checkpoint` gives it back from a checkpoint of tensors and plain values."""
+    trainer = quiet_trainer(folder)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(folder / "model.ckpt")
+    return type(model).load_from_checkpoint(folder / "model.ckpt", map_location="cpu", weights_only=True)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is made of nothing but Python's own numbers, strings, lists and dictionaries."""
+    if isinstance(value, dict):
+        return type(value) is dict and all(map(is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)

@@ -22,7 +22,7 @@ class ConfusionMatrix(FigureCallback):
         shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
         accuracy = float(counts.diagonal().sum() / counts.sum().clamp(min=1))
         axis, size = figure.subplots(), 7 if len(names) > 4 else 10
-        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
         for row in range(len(names)):
             for column in range(len(names)):
                 if count := int(counts[row, column]):

@@ -7,6 +7,12 @@ from src.callbacks.figure import COLOURS, FigureCallback
 from src.callbacks.history import History, Row
 
 STAGES = {"train": COLOURS[0], "val": COLOURS[1]}
+TITLES = {"loss": "loss", "acc": "accuracy"}
+
+
+def measured(rows: list[Row]) -> list[str]:
+    """Which of loss and accuracy were measured."""
+    return [measure for measure in TITLES if any(f"{stage}/{measure}" in row for row in rows for stage in STAGES)]
 
 
 class Curves(FigureCallback):
@@ -16,13 +22,13 @@ class Curves(FigureCallback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]
-        if history is not None and history.rows:
+        if history is not None and measured(history.rows):
             best = getattr(trainer.checkpoint_callback, "monitor", None)
             mode = getattr(trainer.checkpoint_callback, "mode", "min")
             self.show(trainer, (8.0, 3.4), history.rows, history.chosen(best, mode).get("epoch") if best else None)
 
     def draw(self, figure: Figure, rows: list[Row], best_epoch: float | None) -> None:
-        measures = [m for m in ("loss", "acc") if any(f"{stage}/{m}" in row for row in rows for stage in STAGES)]
+        measures = measured(rows)
         for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False).flat, measures, strict=True):
             for stage, colour in STAGES.items():
                 points = [(row["epoch"], row[f"{stage}/{measure}"]) for row in rows if f"{stage}/{measure}" in row]
@@ -31,7 +37,7 @@ class Curves(FigureCallback):
                     axis.plot(*zip(*points, strict=True), label=stage, color=colour, marker=few, markersize=4)
             if best_epoch is not None:
                 axis.axvline(best_epoch, color="0.6", linestyle=":", label="kept")
-            axis.set(xlabel="epoch", title={"loss": "loss", "acc": "accuracy"}[measure])
+            axis.set(xlabel="epoch", title=TITLES[measure])
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.25)
             axis.legend()

@@ -52,10 +52,10 @@ class DecisionRegions(FigureCallback):
     ) -> None:
         axis = figure.subplots()
         pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in COLOURS[: len(names)]])
-        extent = (float(xs[0]), float(xs[-1]), float(ys[0]), float(ys[-1]))
-        axis.imshow(classes, cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, origin="lower", aspect="auto")
+        plane, extent = classes.numpy(), (float(xs[0]), float(xs[-1]), float(ys[0]), float(ys[-1]))
+        axis.imshow(plane, cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, origin="lower", aspect="auto")
         for number, (name, marker) in enumerate(zip(names, "os^DvP*X" * len(names), strict=False)):
-            points = inputs[targets == number]
+            points = inputs[targets == number].numpy()
             colour = COLOURS[number % len(COLOURS)]
             axis.scatter(
                 points[:, 0], points[:, 1], c=colour, marker=marker, s=28, edgecolors="white", label=f"class {name}"

@@ -85,9 +85,9 @@ def shows_images(trainer: Trainer) -> bool:
     return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and len(data.class_names) > 0
 
 
-def picture(image: Tensor) -> Tensor:
+def picture(image: Tensor) -> np.ndarray:
     """A uint8 image (C, H, W) as matplotlib takes it: (H, W) or (H, W, 3)."""
-    return image[0].cpu() if len(image) == 1 else image.permute(1, 2, 0).cpu()
+    return (image[0] if len(image) == 1 else image.permute(1, 2, 0)).cpu().numpy()
 
 
 def image_grid(figure: Figure, images: Tensor, titles: list[str], columns: int) -> None:

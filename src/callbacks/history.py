@@ -28,6 +28,7 @@ class History(Callback):
         self.started: float | None = None
         self.ended: float | None = None
         self.told = -float("inf")
+        self.validated = False  # since the last row
 
     @property
     def seconds(self) -> float:
@@ -51,9 +52,14 @@ class History(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated = True
+
     def record(self, trainer: Trainer) -> None:
-        """Add the row of the epoch that ends."""
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(STAGES)}
+        """Add the row of the epoch that ends; after one without validation Lightning still has older metrics."""
+        stages = STAGES if self.validated else STAGES[:1]
+        self.validated = False
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(stages)}
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         if is_main_process():
             self.tell(trainer, metrics)

@@ -6,6 +6,7 @@ import torch
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from src.callbacks.figure import FigureCallback, data_of, image_grid, shows_images
 
@@ -38,7 +39,10 @@ class Misclassified(FigureCallback):
         test_set = getattr(data_of(trainer), "test_set", None)
         if not self.outputs or test_set is None:
             return
-        probabilities = torch.cat(self.outputs).softmax(dim=1).cpu()
+        outputs = torch.cat(self.outputs).cpu()
+        if outputs.shape[1] == 1:  # of two classes: the second's output against 0
+            outputs = pad(outputs, (1, 0))
+        probabilities = outputs.softmax(dim=1)
         names = data_of(trainer).class_names
         wrong = surest_mistakes(probabilities, test_set.targets[: len(probabilities)], self.count)
         sure, predicted = probabilities[wrong].max(dim=1)

@@ -64,7 +64,8 @@ class SupervisedModule(LightningModule):
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_sums: Tensor | None = None  # (3,)
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
-        self.recent_losses: list[Tensor] = []  # of the steps since the last look at them
+        self.recent_losses: list[Tensor] = []  # of the batches since the last look at them
+        self.batches = self.steps_before = 0  # batches of the epoch so far, optimiser steps before it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
@@ -94,16 +95,18 @@ class SupervisedModule(LightningModule):
         loss = self.loss(outputs, targets, self.label_smoothing)
         self.record(loss.detach(), outputs.detach(), targets)
         every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
-        if (batch_idx + 1) % every == 0 or batch_idx + 1 == batches:
+        if self.batches % every == 0 or self.batches == batches:
             self.look_at_losses()
         return loss
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
         self.recent_losses.clear()
+        self.batches, self.steps_before = 0, self.trainer.global_step
 
     def record(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Add a training batch to the epoch's sums; nothing is read from the device."""
+        self.batches += 1
         self.recent_losses.append(loss)
         sums = self.batch_sums(loss, outputs, targets)
         self.train_sums = sums if self.train_sums is None else self.train_sums + sums
@@ -115,14 +118,15 @@ class SupervisedModule(LightningModule):
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 
     def look_at_losses(self) -> None:
-        """Log the mean loss of the steps since the last look; stop if one of them is not finite."""
+        """Log the mean loss of the batches since the last look; stop if one of them is not finite."""
         losses = torch.stack(self.recent_losses).float().cpu()
         self.recent_losses.clear()
         finite = losses.isfinite()
         if not finite.all():
             first = int((~finite).nonzero()[0])
-            # global_step counts the steps before the one under way, which is the last of these.
-            self.diverged(float(losses[first]), self.trainer.global_step - len(losses) + 2 + first)
+            batch = self.batches - len(losses) + first
+            step = self.steps_before + batch // self.trainer.accumulate_grad_batches + 1
+            self.diverged(float(losses[first]), step)
         self.log("loss", losses.mean(), prog_bar=True, logger=False)
         if self.logger is not None:
             self.logger.log_metrics({"train/loss_step": losses.mean().item()}, step=self.trainer.global_step)
@@ -134,6 +138,8 @@ class SupervisedModule(LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
+        if self.recent_losses:  # trainer.max_steps ended the epoch before its last batch
+            self.look_at_losses()
         self.log_sums("train", self.train_sums)
 
     def log_sums(self, stage: str, sums: Tensor | None) -> None:
@@ -146,7 +152,7 @@ class SupervisedModule(LightningModule):
         metrics = {f"{stage}/loss": loss / count}
         if self.task != "regression":
             metrics[f"{stage}/acc"] = correct / count
-        self.log_dict(metrics, prog_bar=stage != "test")
+        self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)  # equal by now; else Lightning warns
 
     def over_processes(self, sums: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(sums, reduce_op="sum")

@@ -82,8 +82,8 @@ class ResNet18(SupervisedModule):
         small_stem = stem == "small" or (stem == "auto" and weights not in published_names())
         self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.weights and not self.trainer.ckpt_path:
+    def on_fit_start(self) -> None:
+        if self.weights and not self.trainer.ckpt_path:  # a resumed run has its own
             load_backbone(self.net.backbone, self.weights)
 
     def on_train_epoch_start(self) -> None:
@@ -116,10 +116,11 @@ def load_backbone(backbone: nn.Module, weights: str) -> None:
     if weights in published_names():
         try:
             state = torchvision.models.ResNet18_Weights[weights].get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # of the network, of the disk, or of a file that is not whole
             file = Path(torchvision.models.ResNet18_Weights[weights].url).name
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"model.weights={weights} cannot be downloaded ({error}): put {file} into "
+                f"model.weights={weights} cannot be downloaded or read ({reason}): put {file} into "
                 f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or use model.weights=null or a checkpoint's path"
             ) from error
     else:

@@ -133,7 +133,7 @@ def shown(tmp_path: Path) -> Path:
     model: LightningModule = linear([1.0, 1.0], 0.0)
     callback: Any = DecisionRegions(every_n_epochs=1)
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    trainer = quiet_trainer(tmp_path, callbacks=[callback], logger=logger, max_epochs=3)
+    trainer = quiet_trainer(tmp_path, callbacks=[callback], logger=logger, max_epochs=3, log_every_n_steps=1)
     data = Given(points(8, classes=2), task="binary", class_names=("a", "b"), batch_size=4)
     trainer.fit(model, datamodule=data)
     return tmp_path

@@ -1,7 +1,14 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 
 from src.callbacks.epoch_seed import EpochSeed
-from src.callbacks.history import History
+from src.callbacks.history import History, Row
+from src.checkpoints import RunCheckpoint
 from src.models.mlp import MLP
 from tests.training import SGD, Given, points, quiet_trainer
 
@@ -43,22 +50,77 @@ class Draws(EpochSeed):
         super().__init__(seed)
         self.numbers: list[float] = []
 
-    def on_train_epoch_start(self, *args: object) -> None:
-        super().on_train_epoch_start(*args)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
         self.numbers.append(torch.rand(()).item())
 
 
-def draws(tmp_path: object, seed: int) -> list[float]:
+def draws(tmp_path: Path, seed: int) -> list[float]:
     callback = Draws(seed)
-    model = MLP(hidden_size=2, activation="relu", dropout=0.0, batch_norm=False, in_shape=[2], num_classes=2,
-                task="multiclass", optimizer=SGD)  # fmt: skip
+    model = MLP(2, "relu", 0.0, False, in_shape=[2], num_classes=2, task="multiclass", optimizer=SGD)
     trainer = quiet_trainer(tmp_path, callbacks=[callback], max_epochs=3)
     trainer.fit(model, datamodule=Given(points(8, classes=2), class_names=("a", "b")))
     return callback.numbers
 
 
-def test_random_numbers_depend_on_the_seed_and_the_epoch_alone(tmp_path: object) -> None:
+def test_random_numbers_depend_on_the_seed_and_the_epoch_alone(tmp_path: Path) -> None:
     first = draws(tmp_path, seed=1)
     torch.rand(100)  # whatever was drawn in between
     assert draws(tmp_path, seed=1) == first
     assert len({*first, *draws(tmp_path, seed=2)}) == 6
+
+
+class OtherValue(Callback):
+    """Logs what is no metric of a stage, as Lightning's LearningRateMonitor does."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("lr-SGD/pg1", 0.1)
+
+
+def rows_of(epochs: int, folder: Path, **settings: Any) -> list[Row]:
+    """The history of a run."""
+    history = History()
+    callbacks = [OtherValue(), history, RunCheckpoint(folder / "checkpoints", None, "max", history)]
+    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=2, task="multiclass", optimizer=SGD)
+    data = Given(points(8, classes=2), points(4, classes=2), class_names=("a", "b"))
+    quiet_trainer(folder, callbacks=callbacks, max_epochs=epochs, **settings).fit(model, datamodule=data)
+    return history.rows
+
+
+def test_a_row_has_an_epochs_training_and_validation_metrics_and_no_others(tmp_path: Path) -> None:
+    rows = rows_of(2, tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {*rows[1]} == {"epoch", "train/loss", "train/acc", "val/loss", "val/acc"}
+
+
+def test_an_epoch_without_validation_has_no_validation_metrics(tmp_path: Path) -> None:
+    rows = rows_of(3, tmp_path, check_val_every_n_epoch=2)
+    assert ["val/loss" in row for row in rows] == [False, True, False]
+
+
+def test_seconds_are_those_of_training_in_all_of_the_runs_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 107.0, 130.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    history, trainer, module = History(), Trainer(logger=False, accelerator="cpu"), LightningModule()
+    history.load_state_dict({"rows": [], "seconds": 30.0})
+    assert history.seconds == 30.0
+    history.on_train_start(trainer, module)  # at 100
+    assert history.seconds == 37.0  # asked at 107
+    history.on_train_end(trainer, module)  # at 130
+    assert history.seconds == 60.0
+
+
+def test_the_terminal_gets_a_line_a_second_and_the_last_and_the_log_file_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    history, trainer = History(), Trainer(logger=False, accelerator="cpu", max_epochs=5)
+    caplog.set_level(logging.DEBUG, "src")
+    for epoch, seconds in enumerate([0.0, 0.5, 1.2, 1.9, 2.0]):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        now[0] = seconds
+        history.tell(trainer, {"train/loss": 0.123456, "train/acc": 0.5})
+    assert [record.levelname for record in caplog.records] == ["INFO", "DEBUG", "INFO", "DEBUG", "INFO"]
+    assert caplog.messages[1] == "epoch 2/5  train/acc 0.5  train/loss 0.1235"

@@ -1,0 +1,233 @@
+"""What the callbacks draw of a run of Lightning's, with the weights set by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from matplotlib.figure import Figure
+
+from src.callbacks import figure as figures
+from src.callbacks.confusion_matrix import ConfusionMatrix
+from src.callbacks.curves import Curves
+from src.callbacks.decision_regions import DecisionRegions
+from src.callbacks.history import History
+from src.callbacks.misclassified import Misclassified
+from src.callbacks.samples import Samples as SamplesShown
+from src.checkpoints import RunCheckpoint
+from src.data.base import Samples
+from src.models.mlp import MLP
+from tests.training import FIXED, Given, quiet_trainer
+
+NAMES = ("cat", "dog", "emu")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The pictures in the order in which they are drawn, while they are still figures."""
+    seen: list[Figure] = []
+    rendered = figures.rendered
+
+    def seen_and_rendered(figure: Figure) -> np.ndarray:
+        seen.append(figure)
+        return rendered(figure)
+
+    monkeypatch.setattr(figures, "rendered", seen_and_rendered)
+    return seen
+
+
+def by_brightness(task: str = "multiclass") -> MLP:
+    """On images of 1×1 pixel: outputs that grow with the brightness, the more the higher the class."""
+    classes = 3 if task == "multiclass" else 2
+    model = MLP([], "relu", 0.0, False, in_shape=[1, 1, 1], num_classes=classes, task=task, optimizer=FIXED)
+    layer: Any = list(model.net.modules())[-1]
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(3.0)[:, None] if classes == 3 else torch.ones(1, 1))
+        layer.bias.zero_()
+    return model
+
+
+class Pixels(Given):
+    """Images of one pixel, kept as bytes; the model sees the brightness minus 100, a tenth of it."""
+
+    def transform(self, inputs: torch.Tensor, augment: bool = False) -> torch.Tensor:
+        return (inputs.float() - 100) / 10
+
+
+def pixels(brightness: list[int], targets: list[int]) -> Samples:
+    return Samples(torch.tensor(brightness, dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor(targets))
+
+
+def shown(figure: Figure) -> list[tuple[int, str]]:
+    """The images of one pixel with their titles."""
+    images = [(axis.images[0].get_array(), axis.get_title()) for axis in figure.axes if axis.images]
+    return [(int(np.asarray(image)[0, 0]), title) for image, title in images]
+
+
+def test_the_mistakes_shown_are_the_surest_with_the_class_predicted_and_the_true_one(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    # Above 100 the model says emu, the surer the brighter; below it cat, the surer the darker.
+    test = pixels([150, 101, 60, 110, 90], [2, 0, 0, 1, 2])
+    trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
+    data = Pixels(test, test=test, class_names=NAMES)
+    trainer.test(by_brightness(), datamodule=data, verbose=False)
+    # exp(0), exp(±1), exp(±2) are the shares: the largest is 1 / (1 + e⁻¹ + e⁻²), 67 %.
+    (figure,) = drawn
+    assert shown(figure) == [(110, "emu 67%\nis dog"), (90, "cat 67%\nis emu")]
+
+
+def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
+    test = pixels([150, 60, 120, 80], [1, 0, 0, 1])
+    data = Pixels(test, test=test, task="binary", class_names=NAMES[:2])
+    quiet_trainer(tmp_path, callbacks=[Misclassified(count=9)]).test(
+        by_brightness("binary"), datamodule=data, verbose=False
+    )
+    (figure,) = drawn
+    assert shown(figure) == [(120, "dog 88%\nis cat"), (80, "cat 88%\nis dog")]  # 1 / (1 + e⁻²)
+
+
+def test_without_mistakes_none_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
+    test = pixels([150, 60], [2, 0])
+    trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
+    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    assert drawn == []
+
+
+def test_samples_are_training_images_as_they_are_kept_class_by_class(drawn: list[Figure], tmp_path: Path) -> None:
+    train = pixels([10, 20, 30, 40, 50], [2, 2, 0, 1, 0])
+    trainer = quiet_trainer(tmp_path, callbacks=[SamplesShown(count=4)])
+    trainer.fit(by_brightness(), datamodule=Pixels(train, class_names=NAMES))
+    (figure,) = drawn
+    assert shown(figure) == [(30, "cat"), (40, "dog"), (10, "emu"), (50, "cat")]
+
+
+def test_the_confusion_matrix_is_the_test_sets(drawn: list[Figure], tmp_path: Path) -> None:
+    test = pixels([150, 150, 50, 50, 50], [2, 1, 0, 0, 1])
+    trainer = quiet_trainer(tmp_path, callbacks=[ConfusionMatrix()])
+    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    (axis,) = drawn[0].axes
+    cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
+    assert cells == {(0, 0): "2", (1, 0): "1", (1, 2): "1", (2, 2): "1"}
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == list(NAMES)
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == list(NAMES)
+
+
+class Scored(MLP):
+    """Learns nothing; its validation accuracy follows a script."""
+
+    scores = (0.2, 0.8, 0.8, 0.5)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({"val/acc": self.scores[self.current_epoch], "val/loss": 1.0 - self.scores[self.current_epoch]})
+
+
+@pytest.mark.parametrize(("monitor", "kept"), [("val/acc", 3), (None, None)])
+def test_curves_are_the_historys_and_mark_the_epoch_kept(
+    monitor: str | None, kept: int | None, drawn: list[Figure], tmp_path: Path
+) -> None:
+    history = History()
+    callbacks = [Curves(), history, RunCheckpoint(tmp_path / "checkpoints", monitor, "max", history)]
+    model = Scored([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
+    samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
+    trainer = quiet_trainer(tmp_path, max_epochs=4, callbacks=callbacks)
+    trainer.fit(model, datamodule=Given(samples, samples, class_names=NAMES))
+    (figure,) = drawn
+    for axis, measure in zip(figure.axes, ("loss", "acc"), strict=True):
+        lines: dict[Any, Any] = {line.get_label(): line for line in axis.lines}
+        for stage in ("train", "val"):
+            assert list(lines[stage].get_xdata()) == [1, 2, 3, 4]
+            assert list(lines[stage].get_ydata()) == [row[f"{stage}/{measure}"] for row in history.rows]
+        assert ("kept" in lines) == (kept is not None)
+        if kept:
+            assert list(lines["kept"].get_xdata()) == [kept, kept]
+
+
+class OtherMetrics(LightningModule):
+    """A module of one's own, which logs by names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+
+    def training_step(self, batch: Samples, batch_idx: int) -> torch.Tensor:
+        loss = (batch.inputs @ self.weight).square().mean()
+        self.log("train/energy", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        return loss
+
+    def validation_step(self, batch: Samples, batch_idx: int) -> None:
+        self.log("val/energy", (batch.inputs @ self.weight).square().mean(), batch_size=len(batch.targets))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_where_neither_loss_nor_accuracy_is_logged_there_are_no_curves(drawn: list[Figure], tmp_path: Path) -> None:
+    history = History()
+    callbacks = [Curves(), history, RunCheckpoint(tmp_path / "checkpoints", None, "max", history)]
+    samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
+    trainer = quiet_trainer(tmp_path, callbacks=callbacks)
+    trainer.fit(OtherMetrics(), datamodule=Given(samples, samples, class_names=NAMES))
+    assert [set(row) for row in history.rows] == [{"epoch", "train/energy", "val/energy"}]
+    assert drawn == []
+
+
+@pytest.mark.parametrize(("every", "titles"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [1, 3, 5]), (10, [1])])
+def test_decision_regions_are_drawn_every_so_many_epochs(
+    every: int, titles: list[int], drawn: list[Figure], tmp_path: Path
+) -> None:
+    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
+    samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
+    data = Given(samples, test=samples, class_names=NAMES)
+    trainer = quiet_trainer(tmp_path, max_epochs=5, callbacks=[DecisionRegions(every)])
+    trainer.fit(model, datamodule=data)
+    assert [figure.axes[0].get_title() for figure in drawn] == [f"Decision regions, epoch {n}" for n in titles]
+    drawn.clear()
+    trainer.test(model, datamodule=data, verbose=False)
+    assert [figure.axes[0].get_title() for figure in drawn] == ["Decision regions, the weights kept"]
+
+
+def test_decision_regions_show_the_training_points_by_class_on_what_the_model_says(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
+    layer: Any = list(model.net.modules())[-1]
+    with torch.no_grad():  # cat left of the others; of those dog above emu
+        layer.weight.copy_(torch.tensor([[-9.0, 0], [0, 1], [0, -1]]))
+        layer.bias.zero_()
+    samples = Samples(torch.tensor([[-1.0, 0], [1, 1], [1, -1], [2, 1]]), torch.tensor([0, 1, 2, 1]))
+    data = Given(samples, test=samples, class_names=NAMES)
+    quiet_trainer(tmp_path, callbacks=[DecisionRegions(0)]).test(model, datamodule=data, verbose=False)
+    (axis,) = drawn[0].axes
+    left, right, bottom, top = axis.images[0].get_extent()
+    classes = np.asarray(axis.images[0].get_array())
+    for (x, y), target in zip(samples.inputs.tolist(), samples.targets.tolist(), strict=True):
+        row = round((y - bottom) / (top - bottom) * (len(classes) - 1))
+        column = round((x - left) / (right - left) * (len(classes[0]) - 1))
+        assert classes[row, column] == target
+    points = [np.asarray(group.get_offsets()).tolist() for group in axis.collections]
+    assert points == [[[-1, 0]], [[1, 1], [2, 1]], [[1, -1]]]
+    assert axis.get_xlabel() == "$x_1$"
+
+
+@pytest.mark.parametrize("callback", [SamplesShown(count=4), DecisionRegions(1), Misclassified(4)])
+def test_pictures_that_do_not_suit_the_data_are_left_out(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
+    samples = Samples(torch.randn(8, 3), torch.arange(8) % 3)  # neither images nor points of the plane
+    model = MLP([], "relu", 0.0, False, in_shape=[3], num_classes=3, task="multiclass", optimizer=FIXED)
+    data = Given(samples, test=samples, class_names=NAMES)
+    trainer = quiet_trainer(tmp_path, callbacks=[callback])
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+    assert drawn == []
+
+
+def test_only_the_first_of_several_processes_draws(
+    drawn: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "is_main_process", lambda: False)
+    trainer: Trainer = quiet_trainer(tmp_path)
+    Curves().show(trainer, (2, 2), [{"epoch": 1, "train/loss": 1.0}], None)
+    assert drawn == []
+    assert not (tmp_path / "figures").exists()

@@ -1,0 +1,259 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from src.data.base import EVAL_BATCH, Batches, Samples, TensorDataModule, count_of, stratified
+from src.errors import InputError
+from tests.training import Given, Recorder, quiet_trainer
+
+
+def numbered(count: int) -> Samples:
+    """Samples whose targets are their numbers."""
+    return Samples(torch.arange(count).float().unsqueeze(1), torch.arange(count))
+
+
+def numbers(batches: Batches) -> list[list[int]]:
+    return [batch.targets.tolist() for batch in batches]
+
+
+def joined(lists: list[list[int]]) -> list[int]:
+    return [number for numbers in lists for number in numbers]
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("count", "drop_last", "sizes"),
+    [(12, False, [4, 4, 4]), (13, False, [4, 4, 4, 1]), (13, True, [4, 4, 4]), (3, False, [3]), (3, True, [])],
+)
+def test_batches_have_the_size_asked_for_and_the_last_may_be_smaller_or_left_out(
+    count: int, drop_last: bool, sizes: list[int]
+) -> None:
+    batches = Batches(numbered(count), 4, drop_last=drop_last)
+    assert [len(batch) for batch in numbers(batches)] == sizes
+    assert len(batches) == len(sizes)
+    assert joined(numbers(batches)) == list(range(sum(sizes)))
+
+
+def test_inputs_stay_with_their_targets() -> None:
+    for batch in Batches(numbered(10), 3, order=lambda: torch.randperm(10)):
+        assert batch.inputs.flatten().tolist() == batch.targets.tolist()
+
+
+def test_the_order_is_asked_for_anew_each_time() -> None:
+    orders = iter([torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])])
+    batches = Batches(numbered(3), 2, order=lambda: next(orders))
+    assert [numbers(batches), numbers(batches)] == [[[2, 0], [1]], [[1, 2], [0]]]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("count", [12, 13, 17])
+def test_in_evaluation_every_sample_counts_once_over_all_processes(count: int, world: int) -> None:
+    shares = [numbers(Batches(numbered(count), 6, rank=rank, world_size=world)) for rank in range(world)]
+    whole = numbers(Batches(numbered(count), 6))
+    for step, batch in enumerate(whole):
+        assert sorted(joined([share[step] for share in shares])) == batch
+    assert all(len(share) == len(whole) for share in shares)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("count", [12, 13, 17])
+def test_in_training_the_processes_shares_are_equally_large_and_make_up_the_batch(count: int, world: int) -> None:
+    def order() -> Tensor:
+        return torch.arange(count).flip(0)
+
+    shares = [
+        numbers(Batches(numbered(count), 6, order, train=True, rank=rank, world_size=world)) for rank in range(world)
+    ]
+    for step, batch in enumerate(numbers(Batches(numbered(count), 6, order))):
+        assert len({len(share[step]) for share in shares}) == 1
+        assert set(joined([share[step] for share in shares])) == set(batch)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 0), (7, 7), (0.25, 50), (1.0, 200), (1, 1), (0.0, 0), (200, 200)])
+def test_a_size_is_a_count_or_a_share(size: int | float, count: int) -> None:
+    assert count_of(size, 200, "data.val_size") == count
+
+
+def test_more_samples_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.val_size=201: there are only 200 samples"):
+        count_of(201, 200, "data.val_size")
+
+
+# The split
+
+
+def uneven() -> Tensor:
+    """1000 targets, of four classes with 520, 300, 150 and 30 samples, mixed."""
+    targets = torch.repeat_interleave(torch.arange(4), torch.tensor([520, 300, 150, 30]))
+    return targets[torch.randperm(1000)]
+
+
+@pytest.mark.parametrize("count", [1, 10, 99, 500, 999])
+def test_each_class_keeps_its_share_to_within_one_sample(count: int) -> None:
+    targets = uneven()
+    for seed in range(20):
+        drawn, _ = stratified(targets, count, torch.Generator().manual_seed(seed))
+        counts = targets[drawn].bincount(minlength=4).numpy()
+        assert np.abs(counts - np.array([520, 300, 150, 30]) * count / 1000).max() < 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 250, 1000])
+def test_what_is_drawn_and_what_is_left_are_all_samples_once(count: int) -> None:
+    drawn, left = stratified(uneven(), count, torch.Generator().manual_seed(0))
+    assert len(drawn) == count
+    assert sorted(torch.cat([drawn, left]).tolist()) == list(range(1000))
+
+
+def test_samples_drawn_are_not_sorted_by_class() -> None:
+    targets = uneven()
+    for part in stratified(targets, 500, torch.Generator().manual_seed(0)):
+        assert (targets[part].diff() != 0).sum() > 100
+
+
+class Numbers(TensorDataModule):
+    """200 samples numbered from 0, of class number mod 4; 20 test samples."""
+
+    task = "multiclass"
+    in_shape = (1,)
+    class_names = tuple("abcd")
+
+    def load(self) -> tuple[Samples, Samples]:
+        inputs = torch.arange(200.0).unsqueeze(1)
+        return Samples(inputs, torch.arange(200) % 4), Samples(inputs[:20], torch.arange(20) % 4)
+
+
+def split(
+    val_size: int | float, train_size: int | float | None = None, split_seed: int = 0, seed: int = 0
+) -> tuple[list[int], list[int]]:
+    """The numbers of the training samples and of the validation samples."""
+    data = Numbers(batch_size=10, val_size=val_size, train_size=train_size, split_seed=split_seed, seed=seed)
+    data.setup()
+    assert data.train_set and data.val_set
+    return data.train_set.inputs.flatten().int().tolist(), data.val_set.inputs.flatten().int().tolist()
+
+
+def test_training_and_validation_samples_are_all_samples_without_overlap() -> None:
+    train, val = split(40)
+    assert (len(train), len(val)) == (160, 40)
+    assert sorted(train + val) == list(range(200))
+
+
+@pytest.mark.parametrize(("val_size", "train_size", "sizes"), [(0.25, None, (150, 50)), (0.25, 0.5, (75, 50))])
+def test_shares_are_of_all_samples_and_of_those_that_remain(
+    val_size: float, train_size: float | None, sizes: tuple[int, int]
+) -> None:
+    train, val = split(val_size, train_size)
+    assert (len(train), len(val)) == sizes
+
+
+def test_a_part_of_the_training_samples_has_all_classes_alike() -> None:
+    train, val = split(40, 20)
+    assert np.bincount(np.array(train) % 4).tolist() == [5, 5, 5, 5]
+    assert not set(train) & set(val)
+
+
+def test_validation_samples_depend_neither_on_the_seed_nor_on_the_training_size() -> None:
+    assert split(40, seed=0)[1] == split(40, seed=1)[1] == split(40, train_size=8)[1]
+
+
+def test_another_split_seed_gives_other_validation_samples() -> None:
+    assert set(split(40)[1]) != set(split(40, split_seed=1)[1])
+
+
+def test_without_validation_all_samples_are_trained_on() -> None:
+    data = Numbers(batch_size=10, val_size=0)
+    data.setup()
+    assert data.train_set is not None
+    assert data.train_set.size == 200
+    assert data.val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    ("val_size", "train_size", "message"),
+    [
+        (201, None, r"data\.val_size=201: there are only 200"),
+        (40, 161, r"data\.train_size=161: there are only 160"),
+        (200, None, r"data\.val_size=200 leaves none of 200"),
+        (1.0, None, r"data\.val_size=1\.0 leaves none of 200"),
+    ],
+)
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(
+    val_size: int | float, train_size: int | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        split(val_size, train_size)
+
+
+def test_regression_is_split_without_classes() -> None:
+    data = Numbers(batch_size=10, val_size=50)
+    data.task = "regression"  # type: ignore[assignment]
+    train, val = data.split(Samples(torch.zeros(200, 1), torch.rand(200)))
+    assert (train.size, val.size) == (150, 50)
+
+
+# What Lightning gets
+
+
+def order_of(data: TensorDataModule, folder: Path, epochs: int = 2, **settings: object) -> list[list[list[int]]]:
+    """The numbers of the training samples, by epoch and batch."""
+    recorder = Recorder()
+    quiet_trainer(folder, max_epochs=epochs, **settings).fit(recorder, datamodule=data)
+    return recorder.order
+
+
+def test_every_epoch_has_an_order_of_its_own_with_each_sample_once(tmp_path: Path) -> None:
+    first, second = order_of(Given(numbered(20), shuffle=True, seed=0), tmp_path)
+    assert sorted(joined(first)) == sorted(joined(second)) == list(range(20))
+    assert first != second
+
+
+def test_the_order_follows_from_the_seed_alone(tmp_path: Path) -> None:
+    orders: list[list[list[list[int]]]] = []
+    for seed in (0, 0, 1):
+        torch.rand(seed + len(orders))  # the global random numbers have no say
+        orders.append(order_of(Given(numbered(20), shuffle=True, seed=seed), tmp_path))
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_without_shuffling_the_order_is_the_samples_own(tmp_path: Path) -> None:
+    assert order_of(Given(numbered(15)), tmp_path) == [[list(range(10)), list(range(10, 15))]] * 2
+
+
+def test_an_incomplete_batch_can_be_left_out(tmp_path: Path) -> None:
+    assert order_of(Given(numbered(15), drop_last=True), tmp_path) == [[list(range(10))]] * 2
+
+
+def test_overfitting_takes_the_same_batches_in_each_epoch(tmp_path: Path) -> None:
+    epochs = order_of(Given(numbered(30), shuffle=True, seed=0), tmp_path, overfit_batches=2)
+    assert epochs == [[list(range(10)), list(range(10, 20))]] * 2
+
+
+def test_evaluation_takes_larger_batches_than_training() -> None:
+    data = Given(numbered(1), test=numbered(EVAL_BATCH + 1), batch_size=10)
+    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH, 1]
+    data.batch_size = EVAL_BATCH + 1
+    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH + 1]
+
+
+@pytest.mark.parametrize(("task", "monitor"), [("regression", ("val/loss", "min")), ("binary", ("val/acc", "max"))])
+def test_the_task_says_what_is_monitored(task: str, monitor: tuple[str, str]) -> None:
+    data = Given(numbered(1))
+    data.task = task  # type: ignore[assignment]
+    assert data.monitor == monitor
+
+
+def test_without_a_seed_processes_with_the_same_global_seed_agree() -> None:
+    torch.manual_seed(5)
+    seeds = [Given(numbered(1)).seed for _ in range(2)]
+    assert seeds[0] == seeds[1]
+    torch.manual_seed(6)
+    assert Given(numbered(1)).seed != seeds[0]

@@ -1,0 +1,110 @@
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.models.layers import ACTIVATIONS
+from src.models.mlp import MLP
+from tests.training import SGD, is_plain, reloaded
+
+
+def mlp(hidden_size: int | list[int], in_shape: tuple[int, ...] = (1, 4, 5), **settings: Any) -> MLP:
+    """A classifier of three classes."""
+    given = {"activation": "relu", "dropout": 0.0, "batch_norm": False, **settings}
+    return MLP(hidden_size, **given, in_shape=list(in_shape), num_classes=3, task="multiclass", optimizer=SGD)
+
+
+def kinds(model: MLP) -> list[str]:
+    """The names of the layers in order."""
+    return [type(layer).__name__ for layer in model.net.modules() if not list(layer.children())]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(("hidden_size", "widths"), [(7, [7]), ([7], [7]), ([8, 6], [8, 6]), ([], [])])
+def test_the_hidden_layers_have_the_widths_given(
+    hidden_size: int | list[int], widths: list[int], batch_norm: bool
+) -> None:
+    model = mlp(hidden_size, batch_norm=batch_norm)
+    sizes = [20, *widths, 3]
+    linear = [layer for layer in model.net.modules() if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(pairwise(sizes))
+    # A weight for each pair, a bias for each unit; batch norm has a shift in its place, and a scale.
+    expected = sum((a + 1) * b for a, b in pairwise(sizes)) + sum(widths) * batch_norm
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize("in_shape", [(2,), (1, 28, 28), (3, 32, 32), (5, 4)])
+def test_inputs_of_any_shape_are_flattened(in_shape: tuple[int, ...]) -> None:
+    assert mlp(4, in_shape)(torch.randn(6, *in_shape)).shape == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "layers"),
+    [
+        ({}, ["Linear", "ReLU", "Linear"]),
+        ({"batch_norm": True}, ["Linear", "BatchNorm1d", "ReLU", "Linear"]),
+        ({"dropout": 0.5}, ["Linear", "ReLU", "Dropout", "Linear"]),
+        ({"batch_norm": True, "dropout": 0.5}, ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]),
+    ],
+)
+def test_batch_norm_comes_before_the_activation_and_dropout_after_it(
+    settings: dict[str, Any], layers: list[str]
+) -> None:
+    assert kinds(mlp(4, **settings)) == layers
+    assert kinds(mlp([4, 4], **settings)) == layers[:-1] + layers
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [
+        ("relu", lambda x: x.clamp(min=0)),
+        ("leaky_relu", lambda x: torch.where(x > 0, x, 0.01 * x)),
+        ("gelu", lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2),
+        ("silu", lambda x: x / (1 + (-x).exp())),
+        ("elu", lambda x: torch.where(x > 0, x, x.exp() - 1)),
+        ("tanh", lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp())),
+        ("sigmoid", lambda x: 1 / (1 + (-x).exp())),
+    ],
+)
+def test_the_outputs_are_the_formulas(activation: str, formula: Any) -> None:
+    model = mlp(6, activation=activation)
+    first, _, second = (layer for layer in model.net.modules() if not list(layer.children()))
+    x = torch.randn(5, 20)
+    expected: Tensor = formula(x @ first.weight.T + first.bias) @ second.weight.T + second.bias  # type: ignore[operator]
+    torch.testing.assert_close(model(x.view(5, 1, 4, 5)), expected)
+
+
+def test_every_activation_is_tested_here() -> None:
+    assert set(ACTIVATIONS) == {"relu", "leaky_relu", "gelu", "silu", "elu", "tanh", "sigmoid"}
+
+
+def test_dropout_drops_in_training_only() -> None:
+    model, x = mlp(64, dropout=0.5), torch.randn(8, 1, 4, 5)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("hidden_size", [5, [5, 4], []])
+def test_a_checkpoint_gives_the_same_model_back(hidden_size: int | list[int], tmp_path: Path) -> None:
+    model, x = mlp(hidden_size, batch_norm=True, dropout=0.1).eval(), torch.randn(8, 1, 4, 5)
+    assert torch.equal(reloaded(model, tmp_path).eval()(x), model(x))
+
+
+def test_hyperparameters_are_all_settings_as_plain_values() -> None:
+    settings = dict(mlp([5, 4], label_smoothing=0.1).hparams)
+    assert is_plain(settings)
+    assert settings == {
+        "hidden_size": [5, 4],
+        "activation": "relu",
+        "dropout": 0.0,
+        "batch_norm": False,
+        "in_shape": [1, 4, 5],
+        "num_classes": 3,
+        "task": "multiclass",
+        "optimizer": SGD,
+        "label_smoothing": 0.1,
+    }

@@ -1,0 +1,257 @@
+"""What a user can put right is told in one line that names it and the remedy; with status 1, without a traceback."""
+
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import BARE, Outcome, history, load, quick, read_json, run, weights
+
+
+def told(error: str, *words: str) -> None:
+    """Fail unless the line has all the words."""
+    assert [word for word in words if word not in error] == [], error
+
+
+# Names, types, ranges: told before any data are loaded
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        # names that do not exist, with the nearest that does
+        ("modle=mlp", ["modle", "did you mean model?"]),
+        ("optimiser=adam", ["optimiser", "did you mean optimizer?"]),
+        ("model=mpl", ["model=mpl", "did you mean mlp?", "cnn, mlp, resnet18"]),
+        ("data=fashionmnist", ["data=fashionmnist", "did you mean fashion_mnist?"]),
+        ("scheduler=cosinus", ["scheduler=cosinus", "did you mean cosine?"]),
+        ("debug=overfitting", ["debug=overfitting", "did you mean overfit?", "one_batch, overfit, profiler"]),
+        ("optimizer.lrr=0.1", ["optimizer.lrr", "did you mean optimizer.lr?"]),
+        ("model.hiden_size=3", ["model.hiden_size", "did you mean model.hidden_size?"]),
+        ("trainer.max_epoch=3", ["trainer.max_epoch", "did you mean trainer.max_epochs?"]),
+        ("sead=1", ["sead", "did you mean seed?"]),
+        ("optimizer.learning_speed_of_my_net=1", ["optimizer.learning_speed_of_my_net", "--cfg job"]),
+        # out of range
+        ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
+        ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
+        ("optimizer.weight_decay=-0.1", ["optimizer.weight_decay=-0.1", "0 or more"]),
+        ("model.dropout=1.0", ["model.dropout=1.0", "below 1"]),
+        ("model.dropout=-0.5", ["model.dropout=-0.5", "from 0"]),
+        ("model.label_smoothing=1", ["model.label_smoothing=1", "below 1"]),
+        ("model.hidden_size=0", ["model.hidden_size=0", "whole number above 0", "[512,512]"]),
+        ("model.hidden_size=[4,-4]", ["model.hidden_size=[4, -4]", "[512,512]"]),
+        ("data.batch_size=0", ["data.batch_size=0", "1 or more"]),
+        ("data.val_size=-5", ["data.val_size=-5", "share"]),
+        ("data.train_size=0", ["data.train_size=0", "above 0"]),
+        ("data.noise=-1", ["data.noise=-1", "0 or more"]),
+        ("trainer.max_epochs=0", ["trainer.max_epochs=0", "1 or more"]),
+        ("trainer.devices=0", ["trainer.devices=0", "above 0"]),
+        ("trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val=-1", "above 0"]),
+        ("seed=-1", ["seed=-1", "from 0"]),
+        ("seed=4294967296", ["seed=4294967296", "2³²"]),
+        ("threads=0", ["threads=0", "1 or more"]),
+        # of a wrong type
+        ("optimizer.lr=fast", ["optimizer.lr=fast", "a number above 0"]),
+        ("optimizer.lr=true", ["optimizer.lr=True", "a number above 0"]),
+        ("trainer.max_epochs=2.5", ["trainer.max_epochs=2.5", "whole number"]),
+        ("model.hidden_size=big", ["model.hidden_size=big", "list"]),
+        ("model.batch_norm=1", ["model.batch_norm=1", "true or false"]),
+        ("model.activation=rely", ["model.activation=rely", "relu"]),
+        ("seed=abc", ["seed=abc", "whole number"]),
+        ("trainer.accelerator=cup", ["trainer.accelerator=cup", "cpu"]),
+        # what does not go together, or is not there
+        ("model=cnn", ["CNN", "(C, H, W)", "(2,)", "model=mlp"]),
+        ("model=resnet18", ["ResNet18", "(C, H, W)", "model=mlp"]),
+        ("trainer=gpu", ["trainer.accelerator=gpu", "no GPU", "trainer=cpu"]),
+        ("trainer=mps", ["trainer.accelerator=mps", "no Apple GPU", "trainer=cpu"]),
+        ("+trainer.nonsense=1", ["trainer.nonsense", "lightning.Trainer", "no such setting"]),
+        ("+model.nonsense=1", ["model.nonsense", "src.models.mlp.MLP", "no such setting"]),
+        ("+data.nonsense=1", ["data.nonsense", "src.data.xor.XOR", "no such setting"]),
+        ("ckpt_path=some/where.ckpt", ["ckpt_path=some/where.ckpt", "no such file"]),
+        ("ckpt_path=nowhere", ["nowhere", "does not exist"]),
+        ("resume=outputs/runs/none", ["resume=outputs/runs/none", "no run there"]),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line(setting: str, words: list[str], tmp_path: Path) -> None:
+    outcome = run("src.train", setting, cwd=tmp_path)
+    told(outcome.error, *words)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    for folder in outcome.folders:
+        status = read_json(folder / "status.json")
+        assert status["status"] == "failed"
+        assert outcome.error == f"error: {status['message']}"
+
+
+def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+    error = run("src.train", "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0", cwd=tmp_path).error
+    told(error, "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0")
+
+
+def test_a_class_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    outcome = run("src.train", "model._target_=no_such_package.Model", cwd=tmp_path)
+    told(outcome.error, "no_such_package.Model")
+    assert "no_such_package.Model" in read_json(outcome.folder / "status.json")["message"]
+
+
+def test_an_argument_that_is_no_setting_is_told_in_one_line(tmp_path: Path) -> None:
+    told(run("src.train", "mlp", cwd=tmp_path).error, "mlp")
+
+
+# Data
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10"])
+def test_a_data_folder_that_cannot_be_written_is_told(data: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = run("src.train", f"data={data}", "paths.data=file/data", cwd=tmp_path).error
+    told(error, "file/data", "cannot be written", "paths.data=", "DATA_DIR")
+
+
+@pytest.mark.parametrize(
+    ("data", "files"),
+    [
+        ("mnist", ["t10k-images-idx3-ubyte", "train-labels-idx1-ubyte", "MNIST/raw"]),
+        ("fashion_mnist", ["train-images-idx3-ubyte", "FashionMNIST/raw"]),
+        ("cifar10", ["data_batch_1", "test_batch", "cifar-10-batches-py"]),
+    ],
+)
+def test_without_network_the_missing_files_are_named(
+    data: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("Network is unreachable")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    error = run("src.train", f"data={data}", "paths.data=empty", cwd=tmp_path).error
+    told(error, "cannot be downloaded", *files, "paths.data=", "DATA_DIR")
+
+
+@pytest.mark.parametrize(
+    ("data", "file"),
+    [
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
+        ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte"),
+        ("fashion_mnist", "FashionMNIST/raw/train-labels-idx1-ubyte"),
+        ("cifar10", "cifar-10-batches-py/data_batch_3"),
+        ("cifar10", "cifar-10-batches-py/test_batch"),
+    ],
+)
+def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(data_dir, tmp_path / "data"))
+    content = (root / file).read_bytes()
+    (root / file).write_bytes(content[: len(content) // 2])
+    outcome = run("src.train", f"data={data}", f"paths.data={root}", "data.val_size=40", cwd=tmp_path)
+    told(outcome.error, str(root / file), "delete it")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("data.val_size=500", ["data.val_size=500", "200"]),
+        ("data.val_size=200", ["data.val_size=200", "none of 200"]),
+        ("data.val_size=1.0", ["data.val_size=1.0", "none of 200"]),
+        ("data.train_size=199", ["data.train_size=199", "160"]),
+    ],
+)
+def test_more_samples_than_there_are_is_told(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
+    settings = ["data=mnist", f"paths.data={data_dir}", "data.val_size=40", setting]
+    told(run("src.train", *settings, cwd=tmp_path).error, *words)
+
+
+def test_early_stopping_needs_a_validation_set(tmp_path: Path) -> None:
+    error = run("src.train", "callbacks=early_stopping", "data.val_size=0", cwd=tmp_path).error
+    told(error, "EarlyStopping", "data.val_size")
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return quick("trainer.max_epochs=2", "name=trained", cwd=tmp_path_factory.mktemp("trained"))
+
+
+def test_a_truncated_checkpoint_is_told(trained: Outcome, tmp_path: Path) -> None:
+    content = (trained.folder / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.ckpt").touch()
+    for name in ("half.ckpt", "empty.ckpt"):
+        told(run("src.train", f"ckpt_path={name}", cwd=tmp_path).error, name, "truncated")
+
+
+def test_a_truncated_checkpoint_of_a_resumed_run_is_told(trained: Outcome, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "outputs" / "runs" / "half"))
+    last = folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    error = run("src.train", f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path).error
+    told(error, str(last), "truncated")
+    assert last.stat().st_size == 1000
+
+
+def test_a_checkpoint_of_another_shape_is_told(trained: Outcome, tmp_path: Path) -> None:
+    path = trained.folder / "checkpoints" / "best.ckpt"
+    error = run("src.train", f"ckpt_path={path}", "model.hidden_size=50", cwd=tmp_path).error
+    told(error, str(path), "does not fit", "net.layers.0.0.weight", "(100, 2)", "(50, 2)")
+    deeper = run("src.train", f"ckpt_path={path}", "model.hidden_size=[100,7]", cwd=tmp_path).error
+    told(deeper, str(path), "does not fit", "net.layers.1.0.weight")
+
+
+# Folders
+
+
+def test_a_name_that_is_taken_is_refused_and_the_earlier_run_stays_as_it_is(trained: Outcome, tmp_path: Path) -> None:
+    cwd = trained.folder.parents[2]
+    before = {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
+    error = run("src.train", "name=trained", *BARE, "seed=1", cwd=cwd).error
+    told(error, "outputs/runs/trained is there already", "name=", "resume=outputs/runs/trained")
+    assert {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)])
+def test_outputs_that_cannot_be_written_are_told(mode: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = run("src.train", *mode, "paths.outputs=file/outputs", cwd=tmp_path).error
+    told(error, "file/outputs", "cannot be made", "paths.outputs=")
+
+
+# Training that goes wrong
+
+FLAWED = """
+from src.models.mlp import MLP
+
+class Flawed(MLP):
+    def training_step(self, batch, batch_idx):
+        bad = self.trainer.global_step == 15
+        return super().training_step((batch[0] * (float("nan") if bad else 1), batch[1]), batch_idx)
+"""
+
+
+def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_path: Path) -> None:
+    (tmp_path / "flawed.py").write_text(FLAWED)
+    settings = [*BARE, "model._target_=flawed.Flawed", "trainer.max_epochs=5"]
+    outcome = run("src.train", *settings, cwd=tmp_path)
+    told(outcome.error, "the loss became nan at step 16 (epoch 2)", "optimizer.lr", "trainer.gradient_clip_val")
+    status = read_json(outcome.folder / "status.json")
+    assert (status["status"], status["reason"]) == ("failed", "diverged")
+    assert len(history(outcome.folder)) == outcome.metrics["epochs"] == 1
+    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 10
+    assert all(value.isfinite().all() for value in weights(outcome.folder, "best").values())
+
+
+def test_a_rate_that_is_far_too_high_is_told(tmp_path: Path) -> None:
+    outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
+    told(outcome.error, "the loss became", "epoch 1", "optimizer.lr")
+    assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
+
+
+def test_a_fault_of_ones_own_class_is_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(FLAWED.replace('float("nan") if bad', "1 / 0 if bad"))
+    with pytest.raises(ZeroDivisionError):
+        run("src.train", *BARE, "model._target_=faulty.Flawed", "name=faulty", "trainer.max_epochs=5", cwd=tmp_path)
+    folder = tmp_path / "outputs" / "runs" / "faulty"
+    status = read_json(folder / "status.json")
+    assert (status["status"], status["message"]) == ("failed", "ZeroDivisionError: division by zero")
+    assert "in training_step" in (folder / "train.log").read_text()
+    assert read_json(folder / "metrics.json")["epochs"] == 1

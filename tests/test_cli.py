@@ -1,0 +1,155 @@
+"""The command line: help, sweeps, names, exit statuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import BARE, CONF, Outcome, process, quick, read_json, run
+
+EXAMPLE = re.compile(r"^\s+python -m src\.train\b", re.MULTILINE)
+
+# Runs a module of the command line and then tells which of the heavy packages it has imported.
+IMPORTED = """
+import runpy, sys
+sys.argv = ["-m", *sys.argv[1:]]
+try:
+    runpy.run_module("src.train", run_name="__main__", alter_sys=True)
+finally:
+    print("imported:", sorted({"torch", "torchvision", "lightning", "matplotlib", "tensorboard"} & set(sys.modules)))
+"""
+
+
+def test_help_shows_groups_settings_and_five_commands(tmp_path: Path) -> None:
+    text = run("src.train", "--help", cwd=tmp_path).out
+    groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
+    assert {"model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"} <= groups
+    for group in groups:
+        choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        assert f"{group}: {choices}" in text
+    assert len(EXAMPLE.findall(text.split("Settings, as")[0].split("Examples")[1])) == 5
+    assert "hidden_size: 100" in text
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_examples_of_the_help_compose(tmp_path: Path) -> None:
+    text = run("src.train", "--help", cwd=tmp_path).out.split("Examples")[1].split("Settings, as")[0]
+    examples = [
+        line.split("src.train", 1)[1].replace("'", "").split() for line in text.splitlines() if "src.train" in line
+    ]
+    assert len(examples) == 5
+    for arguments in examples:
+        if not any(argument.startswith(("-m", "resume=")) for argument in arguments):
+            outcome = run("src.train", *arguments, "--cfg", "job", cwd=tmp_path)
+            assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_cfg_job_shows_the_settings_without_a_run(tmp_path: Path) -> None:
+    outcome = run("src.train", "model=mlp", "optimizer=sgd", "--cfg", "job", cwd=tmp_path)
+    assert outcome.code == 0
+    assert "_target_: src.models.mlp.MLP" in outcome.out
+    assert "_target_: torch.optim.SGD" in outcome.out
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(("--help",), 0), (("--cfg", "job"), 0), (("model=nope",), 1), (("resume=nope",), 1)]
+)
+def test_nothing_heavy_is_imported_without_a_run(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    script = tmp_path / "imported.py"
+    script.write_text(IMPORTED)
+    outcome = process("imported", *arguments, cwd=tmp_path)
+    assert outcome.out.rstrip().endswith("imported: []")
+    assert outcome.code == status
+
+
+def test_a_full_traceback_is_to_be_had(tmp_path: Path) -> None:
+    outcome = process("src.train", "optimizer.lrr=1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "lrr" in outcome.err
+
+
+def test_the_log_of_a_failed_run_has_the_traceback(tmp_path: Path) -> None:
+    outcome = run("src.train", "model=cnn", "name=failed", cwd=tmp_path)
+    assert "takes images" in outcome.error
+    assert "Traceback" in (outcome.folder / "train.log").read_text()
+
+
+# Sweeps
+
+
+def sweep(*arguments: str, cwd: Path) -> Outcome:
+    return run("src.train", "-m", *BARE, "trainer.max_epochs=1", *arguments, cwd=cwd)
+
+
+def test_a_sweep_names_its_folders_by_what_varies(tmp_path: Path) -> None:
+    outcome = sweep("optimizer.lr=1e-2,1e-3", "model.hidden_size=[4,4],3", "model.dropout=0.1", cwd=tmp_path)
+    assert outcome.code == 0
+    names = [folder.name for folder in outcome.folders]
+    assert names == [
+        "0_lr-0.01_hidden_size-4-4",
+        "1_lr-0.01_hidden_size-3",
+        "2_lr-0.001_hidden_size-4-4",
+        "3_lr-0.001_hidden_size-3",
+    ]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+    sizes = [read_json(folder / "metrics.json")["parameters"] for folder in outcome.folders]
+    assert sizes == [2 * 4 + 4 + 4 * 4 + 4 + 4 + 1, 2 * 3 + 3 + 3 + 1] * 2
+    assert [read_json(folder / "status.json")["status"] for folder in outcome.folders] == ["finished"] * 4
+
+
+def test_a_sweep_over_choices_is_named_by_them(tmp_path: Path) -> None:
+    outcome = sweep("optimizer=adam,sgd", "seed=range(2)", "name=both", cwd=tmp_path)
+    assert [folder.name for folder in outcome.folders] == [
+        "0_optimizer-adam_seed-0",
+        "1_optimizer-adam_seed-1",
+        "2_optimizer-sgd_seed-0",
+        "3_optimizer-sgd_seed-1",
+    ]
+    assert {folder.parent for folder in outcome.folders} == {tmp_path / "outputs" / "sweeps" / "both"}
+    losses = [read_json(folder / "metrics.json")["train/loss"] for folder in outcome.folders]
+    assert len(set(losses)) == 4
+
+
+def test_a_job_of_a_sweep_is_the_same_as_the_run_alone(tmp_path: Path) -> None:
+    jobs = sweep("seed=5,6", "model.dropout=0.2", "name=jobs", cwd=tmp_path).folders
+    alone = quick("seed=6", "model.dropout=0.2", "trainer.max_epochs=1", cwd=tmp_path)
+    names = ("train/loss", "val/loss", "test/loss")
+    job = read_json(jobs[1] / "metrics.json")
+    assert [job[name] for name in names] == [alone.metrics[name] for name in names]
+
+
+def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
+    outcome = sweep("optimizer.lr=1e-2,-1,1e-3", "name=bad", cwd=tmp_path)
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.text
+    assert "error: optimizer.lr=-1 must be a number above 0" in outcome.text
+    statuses = [read_json(folder / "status.json")["status"] for folder in outcome.folders]
+    assert statuses == ["finished", "failed", "finished"]
+    assert not (outcome.folders[1] / "metrics.json").exists()
+
+
+def test_several_processes_are_refused_in_a_sweep(tmp_path: Path) -> None:
+    outcome = sweep("trainer=ddp", "trainer.accelerator=cpu", "seed=1,2", cwd=tmp_path)
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.text
+    errors = {line for line in outcome.text.splitlines() if line.startswith("error:")}
+    assert len(errors) == 1
+    assert "trainer.strategy=ddp in a sweep (-m)" in errors.pop()
+
+
+def test_a_sweeps_name_is_taken_once(tmp_path: Path) -> None:
+    sweep("seed=1", "name=once", cwd=tmp_path)
+    error = sweep("seed=2", "name=once", cwd=tmp_path).error
+    assert "outputs/sweeps/once is there already" in error
+    assert "name=" in error
+    assert "resume=" not in error  # a sweep cannot be gone on with as one
+
+
+def test_a_resumed_run_is_no_sweep(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = run("src.train", "-m", f"resume={folder}", "seed=1,2", cwd=tmp_path)
+    assert "leave out -m" in outcome.error
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before

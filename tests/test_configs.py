@@ -1,0 +1,131 @@
+"""conf/ mirrors src/: every file composes, and names a class that is there."""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from src.cli import register_resolvers
+from src.settings import check
+from tests.command_line import CONF
+
+MAIN = [CONF / "train.yaml", CONF / "eval.yaml"]
+OURS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "hydra"]
+CHOICES = [(path.parent.name, path.stem) for path in OURS]
+
+
+@pytest.fixture(autouse=True)
+def _composing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def targets(node: Any) -> Iterator[str]:
+    """All classes that a config names."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets(value)
+
+
+def composed(*choices: str) -> tuple[DictConfig, dict[str, Any]]:
+    """A config, and as plain values with all interpolations resolved."""
+    config = compose("train", list(choices))
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return config, {str(key): value for key, value in resolved.items()}
+
+
+def test_there_is_a_choice_in_each_group() -> None:
+    groups = {group for group, _ in CHOICES}
+    assert {"model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"} <= groups
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_each_choice_composes_and_its_settings_are_accepted(group: str, choice: str) -> None:
+    config, plain = composed(f"{group}={choice}")
+    check(config)
+    assert all(inspect.isclass(get_class(name)) for name in targets(plain))
+    assert len(list(targets(plain))) >= 4  # model, data, optimizer, trainer
+
+
+@pytest.mark.parametrize(("one", "other"), [("model", "data"), ("optimizer", "scheduler"), ("data", "optimizer")])
+def test_choices_compose_with_each_other(one: str, other: str) -> None:
+    names = {group: [name for within, name in CHOICES if within == group] for group in (one, other)}
+    for first in names[one]:
+        for second in names[other]:
+            config, plain = composed(f"{one}={first}", f"{other}={second}")
+            check(config)
+            assert plain["optimizer"]["lr"] > 0
+            assert plain["trainer"]["max_epochs"] >= 1
+
+
+@pytest.mark.parametrize("path", [path for path in OURS if path.parent.name in ("model", "data")], ids=lambda p: p.stem)
+def test_models_and_data_sets_lie_where_their_configs_do(path: Path) -> None:
+    group, name = path.parent.name, path.stem
+    target = composed(f"{group}={name}")[1][group]["_target_"]
+    module, _, class_name = target.rpartition(".")
+    assert module == f"src.{ {'model': 'models', 'data': 'data'}[group] }.{name}"
+    assert class_name.lower() == name.replace("_", "")
+
+
+@pytest.mark.parametrize("path", [path for path in OURS if path.parent.name in ("model", "data")], ids=lambda p: p.stem)
+def test_each_setting_of_a_class_is_in_its_config(path: Path) -> None:
+    """So that --help shows all there is to set, and none that is not there."""
+    group, name = path.parent.name, path.stem
+    settings = dict(composed(f"{group}={name}")[1][group])
+    known: set[str] = set()
+    for base in get_class(settings.pop("_target_")).__mro__:
+        if base.__module__.startswith("src."):
+            known |= set(inspect.signature(base).parameters)
+    given = {"self", "settings", "in_shape", "num_classes", "task", "optimizer", "scheduler"}
+    assert set(settings) == known - given
+
+
+@pytest.mark.parametrize(
+    "path", [*OURS, CONF / "train.yaml", CONF / "eval.yaml"], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_each_file_begins_with_what_it_is(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.match(r"# [A-Z]", lines[0])
+
+
+def test_eval_composes() -> None:
+    config = compose("eval", ["run=somewhere"])
+    check(config)
+    assert (config.run, config.split, config.checkpoint) == ("somewhere", "val", None)
+
+
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "mps", "ddp"])
+def test_trainers_differ_in_devices_only(trainer: str) -> None:
+    plain, other = composed(f"trainer={trainer}")[1]["trainer"], composed()[1]["trainer"]
+    different = {key for key in {*plain, *other} if plain.get(key) != other.get(key)}
+    assert different <= {"accelerator", "devices", "strategy", "num_nodes"}
+
+
+def test_a_data_set_brings_its_recipe_along() -> None:
+    assert composed()[1]["trainer"]["max_epochs"] == 50
+    assert composed("data=mnist")[1]["trainer"]["max_epochs"] == 10
+    assert composed("data=mnist")[1]["optimizer"]["lr"] == 0.001
+    assert composed("data=xor", "optimizer=sgd")[1]["optimizer"]["lr"] == 0.1
+    assert composed("data=mnist", "optimizer=sgd")[1]["optimizer"]["lr"] == 0.05
+
+
+@pytest.mark.parametrize(("variable", "folder"), [(None, "data"), ("/somewhere/else", "/somewhere/else")])
+def test_the_data_folder_is_the_environments(
+    variable: str | None, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    if variable:
+        monkeypatch.setenv("DATA_DIR", variable)
+    assert composed("data=mnist")[1]["data"]["root"] == folder

@@ -1,0 +1,114 @@
+"""python -m src.eval: a run's metrics again, from its own folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Outcome, Seen, Spoil, evaluate, quick, read_json, run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run whose metrics are far from round numbers, and whose best and last epochs differ."""
+    settings = ["data.noise=0.3", "trainer.max_epochs=6", Spoil.setting(epoch=5), "name=trained"]
+    return quick(*settings, cwd=tmp_path_factory.mktemp("eval"))
+
+
+@pytest.fixture
+def folder(trained: Outcome, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained.folder, tmp_path / "outputs" / "runs" / "trained"))
+
+
+def test_the_validation_set_is_the_default_and_gives_the_runs_own_metrics(folder: Path, tmp_path: Path) -> None:
+    outcome = evaluate("run=outputs/runs/trained", cwd=tmp_path)
+    result, metrics = read_json(folder / "eval_val.json"), read_json(folder / "metrics.json")
+    assert result == {
+        "val/loss": pytest.approx(metrics["val/loss"], rel=1e-6),
+        "val/acc": metrics["val/acc"],
+        "checkpoint": "best.ckpt",
+        "epoch": metrics["best_epoch"],
+    }
+    assert f"val/acc {metrics['val/acc']:.2%}" in outcome.out
+    assert outcome.err == ""
+
+
+def test_split_test_gives_the_runs_test_metrics(folder: Path, tmp_path: Path) -> None:
+    evaluate(f"run={folder}", "split=test", cwd=tmp_path)
+    result, metrics = read_json(folder / "eval_test.json"), read_json(folder / "metrics.json")
+    assert result["test/acc"] == metrics["test/acc"]
+    assert result["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)
+    assert not (folder / "eval_val.json").exists()
+
+
+def test_the_last_checkpoint_is_another_one(folder: Path, tmp_path: Path) -> None:
+    evaluate(f"run={folder}", "checkpoint=last", cwd=tmp_path)
+    result, metrics = read_json(folder / "eval_val.json"), read_json(folder / "metrics.json")
+    assert (result["checkpoint"], result["epoch"]) == ("last.ckpt", 6)
+    assert metrics["best_epoch"] <= 4
+    assert result["val/loss"] == pytest.approx(0.6931, abs=1e-4)  # ln 2: all weights are zero by then
+    assert metrics["val/loss"] < 0.6
+
+
+def test_all_else_in_the_folder_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    evaluate(f"run={folder}", cwd=tmp_path)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path in before} == before
+    assert set(after) - set(before) == {folder / "eval_val.json"}
+
+
+def test_a_run_without_a_validation_set_is_evaluated_on_the_test_set_only(tmp_path: Path) -> None:
+    outcome = quick("data.val_size=0", "trainer.max_epochs=1", cwd=tmp_path)
+    error = run("src.eval", f"run={outcome.folder}", cwd=tmp_path).error
+    assert "data.val_size=0" in error
+    assert "split=test" in error
+    evaluate(f"run={outcome.folder}", "split=test", cwd=tmp_path)
+    result = read_json(outcome.folder / "eval_test.json")
+    assert (result["test/acc"], result["checkpoint"]) == (outcome.metrics["test/acc"], "last.ckpt")
+
+
+def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
+    settings = ["data=mnist", "data.val_size=40", "trainer.max_epochs=1", f"paths.data={data_dir}"]
+    outcome = quick(*settings, cwd=tmp_path)
+    config = outcome.folder / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace(str(data_dir), str(tmp_path / "no-longer-here")))
+    evaluate(f"run={outcome.folder}", f"paths.data={data_dir}", cwd=tmp_path)
+    assert read_json(outcome.folder / "eval_val.json")["val/acc"] == outcome.metrics["val/acc"]
+
+
+def test_evaluation_validates_on_the_split_of_the_runs_settings(data_dir: Path, tmp_path: Path) -> None:
+    settings = ["data=mnist", "data.val_size=0.25", "data.split_seed=7", "seed=3", f"paths.data={data_dir}"]
+    outcome = quick(*settings, Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
+    assert Seen.last.data.val_set.size == 50
+    evaluate(f"run={outcome.folder}", cwd=tmp_path)
+    result = read_json(outcome.folder / "eval_val.json")
+    assert result["val/acc"] == outcome.metrics["val/acc"]
+    assert result["val/loss"] == pytest.approx(outcome.metrics["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), ["run=", "missing", "--help"]),
+        (("run=outputs/runs/nope",), ["run=outputs/runs/nope", "no run there"]),
+        (("run=.",), ["run=.", "no run there"]),
+        (("run=outputs/runs/trained", "split=foo"), ["split=foo", "val or test"]),
+        (("run=outputs/runs/trained", "split=train"), ["split=train", "val or test"]),
+        (("run=outputs/runs/trained", "checkpoint=outputs/other.ckpt"), ["outputs/other.ckpt", "does not exist"]),
+        (("runs=outputs/runs/trained",), ["runs", "did you mean run?"]),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_in_one_line(
+    arguments: tuple[str, ...], told: list[str], folder: Path, tmp_path: Path
+) -> None:
+    error = run("src.eval", *arguments, cwd=tmp_path).error
+    assert [words for words in told if words not in error] == []
+    assert not list(folder.glob("eval_*.json"))
+
+
+def test_a_run_that_has_not_finished_an_epoch_has_nothing_to_evaluate(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "checkpoints")
+    error = run("src.eval", f"run={folder}", cwd=tmp_path).error
+    assert "best.ckpt" in error
+    assert "has not finished an epoch" in error

@@ -1,0 +1,212 @@
+"""Models, data sets, callbacks and configs of one's own, in a project outside the checkout."""
+
+import os
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from src.models.mlp import MLP
+from tests.command_line import Outcome, evaluate, history, load, quick, read_json, run, train, weights
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dedent(content))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a package and configs: a model, a data set, a callback, presets."""
+    write(tmp_path / "mine" / "__init__.py", "")
+    write(
+        tmp_path / "mine" / "model.py",
+        """
+        import math
+        import torch
+        from src.models.base import SupervisedModule
+
+        class Centres(torch.nn.Module):
+            def __init__(self, in_features, count, out_features):
+                super().__init__()
+                self.centres = torch.nn.Parameter(torch.randn(count, in_features))
+                self.output = torch.nn.Linear(count, out_features)
+
+            def forward(self, x):
+                return self.output(torch.exp(-torch.cdist(x.flatten(1), self.centres).square()))
+
+        class MyModel(SupervisedModule):
+            def __init__(self, hidden_size, **settings):
+                super().__init__(**settings)
+                self.save_hyperparameters(logger=False)
+                self.net = Centres(math.prod(self.in_shape), hidden_size, self.out_features)
+
+        class Doubled(MyModel):
+            def __init__(self, hidden_size, activation, dropout, batch_norm, **settings):
+                super().__init__(2 * hidden_size, **settings)
+        """,
+    )
+    write(
+        tmp_path / "mine" / "data.py",
+        """
+        import torch
+        from src.data.base import Samples, TensorDataModule
+
+        class Rings(TensorDataModule):
+            task = "multiclass"
+            in_shape = (2,)
+            class_names = ("inner", "middle", "outer")
+
+            def __init__(self, points, **settings):
+                super().__init__(**settings)
+                self.points = points
+
+            def load(self):
+                return self.draw(0), self.draw(1)
+
+            def draw(self, seed):
+                generator = torch.Generator().manual_seed(seed)
+                targets = torch.arange(self.points) % 3
+                angle = 6.2832 * torch.rand(self.points, generator=generator)
+                return Samples((1 + targets)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1), targets)
+        """,
+    )
+    write(tmp_path / "conf" / "model" / "centres.yaml", "_target_: mine.model.MyModel\nhidden_size: 20\n")
+    write(
+        tmp_path / "conf" / "data" / "rings.yaml",
+        "_target_: mine.data.Rings\npoints: 300\nbatch_size: 20\nval_size: 0.2\nseed: ${seed}\n",
+    )
+    write(
+        tmp_path / "conf" / "experiment" / "tuned.yaml",
+        """
+        # @package _global_
+        defaults:
+          - override /optimizer: sgd
+        recipe:
+          sgd: {lr: 0.25, momentum: 0.5}
+          max_epochs: 2
+        """,
+    )
+    write(
+        tmp_path / "conf" / "experiment" / "direct.yaml",
+        """
+        # @package _global_
+        defaults:
+          - override /optimizer: sgd
+        optimizer:
+          lr: 0.25
+        trainer:
+          max_epochs: 2
+        """,
+    )
+    return tmp_path
+
+
+def searchpath(project: Path) -> str:
+    return f"hydra.searchpath=[file://{project / 'conf'}]"
+
+
+def test_an_own_model_and_data_set_train_with_their_own_configs(project: Path) -> None:
+    settings = [searchpath(project), "model=centres", "data=rings", "optimizer.lr=0.1", "trainer.max_epochs=10"]
+    outcome = train(*settings, cwd=project)
+    metrics = outcome.metrics
+    assert metrics["parameters"] == 20 * 2 + 20 * 3 + 3
+    assert metrics["test/acc"] > 0.95
+    assert list(metrics["test/acc_per_class"]) == ["inner", "middle", "outer"]
+    assert history(outcome.folder)[-1]["train/loss"] < history(outcome.folder)[0]["train/loss"] / 2
+    assert {path.stem for path in (outcome.folder / "figures").glob("*.png")} == {
+        "curves",
+        "decision_regions",
+        "confusion_matrix",
+    }
+
+
+def test_an_own_model_resumes_and_is_evaluated_like_any_other(project: Path) -> None:
+    settings = [searchpath(project), "model=centres", "data=rings"]
+    folder = quick(*settings, "trainer.max_epochs=2", cwd=project).folder
+    longer = quick(*settings, "trainer.max_epochs=4", cwd=project).folder
+    train(f"resume={folder}", "trainer.max_epochs=4", cwd=project)
+    assert history(folder) == history(longer)
+    evaluate(f"run={folder}", "split=test", cwd=project)
+    assert read_json(folder / "eval_test.json")["test/acc"] == read_json(folder / "metrics.json")["test/acc"]
+
+
+def test_an_own_class_takes_another_choices_settings(project: Path) -> None:
+    outcome = quick("model=mlp", "model._target_=mine.model.Doubled", "trainer.max_epochs=2", cwd=project)
+    assert outcome.metrics["parameters"] == 200 * 2 + 200 + 1
+    assert weights(outcome.folder)["net.centres"].shape == (200, 2)
+
+
+def test_a_setting_that_an_own_class_does_not_take_is_told_in_one_line(project: Path) -> None:
+    settings = [searchpath(project), "model=centres", "+model.width=3"]
+    error = run("src.train", *settings, cwd=project).error
+    assert "model.width" in error
+    assert "mine.model.MyModel takes no such setting" in error
+
+
+def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
+    error = run("src.train", searchpath(project), "model=centers", cwd=project).error
+    assert "model=centers" in error
+
+
+def test_an_own_checkpoint_is_loaded_in_python(project: Path) -> None:
+    outcome = quick("model.hidden_size=[5,4]", "trainer.max_epochs=1", cwd=project)
+    model = MLP.load_from_checkpoint(outcome.folder / "checkpoints" / "best.ckpt")
+    assert sum(parameter.numel() for parameter in model.parameters()) == outcome.metrics["parameters"] == 44
+    assert (model.in_shape, model.task) == ((2,), "binary")
+
+
+# Values that belong together
+
+
+def optimizer(outcome: Outcome) -> dict[str, float]:
+    """The settings that the optimizer had in the end."""
+    states = load(outcome.folder / "checkpoints" / "last.ckpt")["optimizer_states"]
+    group: dict[str, float] = states[0]["param_groups"][0]
+    return group
+
+
+def test_a_presets_optimizer_has_the_presets_values(project: Path) -> None:
+    outcome = quick(searchpath(project), "experiment=tuned", cwd=project)
+    assert (optimizer(outcome)["lr"], optimizer(outcome)["momentum"]) == (0.25, 0.5)
+    assert outcome.metrics["epochs"] == 2
+
+
+def test_another_optimizer_over_a_preset_has_its_own_values(project: Path) -> None:
+    outcome = quick(searchpath(project), "experiment=tuned", "optimizer=adam", cwd=project)
+    assert optimizer(outcome)["lr"] == 0.01  # XOR's own for Adam
+    assert "momentum" not in optimizer(outcome)
+    assert outcome.metrics["epochs"] == 2
+
+
+def test_the_command_line_has_the_last_word_over_a_preset(project: Path) -> None:
+    outcome = quick(searchpath(project), "experiment=tuned", "optimizer.lr=0.125", "trainer.max_epochs=1", cwd=project)
+    assert (optimizer(outcome)["lr"], optimizer(outcome)["momentum"]) == (0.125, 0.5)
+    assert outcome.metrics["epochs"] == 1
+
+
+def test_a_value_that_a_preset_gave_another_optimizer_is_refused(project: Path) -> None:
+    error = run("src.train", searchpath(project), "experiment=direct", "optimizer=adam", cwd=project).error
+    for words in ("experiment=direct", "optimizer.lr", "optimizer=sgd", "optimizer=adam", "recipe.sgd"):
+        assert words in error
+    given = quick(searchpath(project), "experiment=direct", "optimizer=adam", "optimizer.lr=0.005", cwd=project)
+    assert optimizer(given)["lr"] == 0.005
+    kept = quick(searchpath(project), "experiment=direct", cwd=project)
+    assert optimizer(kept)["lr"] == 0.25
+
+
+def test_the_data_sets_values_go_with_the_optimizer(tmp_path: Path) -> None:
+    rates = {}
+    for name in ("adam", "adamw", "sgd"):
+        rates[name] = optimizer(quick(f"optimizer={name}", "trainer.max_epochs=1", cwd=tmp_path))["lr"]
+    assert rates == {"adam": 0.01, "adamw": 0.01, "sgd": 0.1}
+
+
+def test_the_project_may_lie_in_a_folder_with_spaces(project: Path) -> None:
+    spaced = project / "a folder, and more"
+    spaced.mkdir()
+    outcome = quick("trainer.max_epochs=1", "name=here", cwd=spaced)
+    assert outcome.folder == spaced / "outputs" / "runs" / "here"
+    train(f"resume='{outcome.folder}'", "trainer.max_epochs=2", cwd=spaced)
+    assert outcome.metrics["epochs"] == 2
+    assert os.listdir(spaced) == ["outputs"]

@@ -1,0 +1,58 @@
+"""The README's own examples: a data set and a model, added as it shows, in a copy of the project."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import ROOT, process, read_json
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the files that the README shows whole."""
+    copy = tmp_path_factory.mktemp("project")
+    for folder in ("src", "conf", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    blocks = re.findall(
+        r"```(?:python|yaml)\n(# ((?:src|conf|tests)/\S+)\n.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    for content, path in blocks:
+        (copy / path).write_text(content)
+    assert sorted(path for _, path in blocks) == [
+        "conf/data/rings.yaml",
+        "conf/model/rbf.yaml",
+        "src/data/rings.py",
+        "src/models/rbf.py",
+        "tests/data/test_rings.py",
+    ]
+    return copy
+
+
+def test_the_data_set_and_the_model_that_the_readme_adds_are_learned(project: Path) -> None:
+    outcome = process("src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, PYTHONPATH=str(project))
+    assert outcome.code == 0, outcome.text
+    metrics = read_json(outcome.folder / "metrics.json")
+    assert metrics["test/acc"] > 0.95
+    assert metrics["parameters"] == 20 * 2 + 20 + 1
+    assert (outcome.folder / "figures" / "decision_regions.png").is_file()
+
+
+def test_the_test_that_the_readme_adds_passes(project: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/data/test_rings.py"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_readme_names_every_choice() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| group | choices |") : text.index("    python -m src.train model=mlp data=mnist 'model")]
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "debug"):
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{group}`"))
+        choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"default"}
+        named = set(re.findall(r"`([a-z0-9_]+)`", row)) - {group}
+        assert named == choices | ({"default"} if group == "callbacks" else set()), group

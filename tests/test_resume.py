@@ -1,0 +1,257 @@
+"""Going on with a run: exactly as if nothing had stopped it, in its own folder, with its own settings."""
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.command_line import (
+    BARE,
+    PATIENCE,
+    Outcome,
+    StopIn,
+    history,
+    load,
+    quick,
+    read_json,
+    run,
+    same,
+    spawn,
+    timeless,
+    train,
+)
+
+# All that remembers something from step to step: momentum, dropout, running statistics, a schedule.
+RESTLESS = (
+    "model.hidden_size=[8,8]",
+    "model.dropout=0.2",
+    "model.batch_norm=true",
+    "optimizer=sgd",
+    "scheduler=cosine",
+    "data.noise=0.3",
+)
+
+
+def assert_the_same_run(first: Path, second: Path) -> None:
+    """Weights, optimizer, schedule, metrics of each epoch, kept and tested ones: all equal bit for bit."""
+    for name in ("best", "last"):
+        one, two = [load(folder / "checkpoints" / f"{name}.ckpt") for folder in (first, second)]
+        assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
+        for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+            assert same(one[part], two[part]), f"{part} of {name}.ckpt"
+    assert history(first) == history(second)
+    assert timeless(read_json(first / "metrics.json")) == timeless(read_json(second / "metrics.json"))
+
+
+# Runs that were stopped from outside
+
+
+class Stopped(NamedTuple):
+    """How a run of its own process ended in its third epoch."""
+
+    status: int
+    out: str
+    err: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stopped]:
+    """The same run stopped in the middle of its third epoch, by each signal; they run side by side."""
+    cwd = tmp_path_factory.mktemp("stopped")
+    settings = [*BARE, *RESTLESS, "trainer=cpu", "trainer.max_epochs=6"]
+    started = {
+        name: spawn("src.train", *settings, f"name={name}", StopIn.setting(name, epoch=3), cwd=cwd)
+        for name in ("SIGINT", "SIGTERM", "SIGKILL")
+    }
+    try:
+        return {name: ended(process, cwd / "outputs" / "runs" / name) for name, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+
+
+def ended(process: "subprocess.Popen[str]", folder: Path) -> Stopped:
+    out, err = process.communicate(timeout=PATIENCE)
+    return Stopped(process.returncode, out, err, folder)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The run that nothing stopped."""
+    cwd = tmp_path_factory.mktemp("straight")
+    return quick(*RESTLESS, "trainer=cpu", "trainer.max_epochs=6", cwd=cwd)
+
+
+@pytest.fixture
+def copy(stopped: dict[str, Stopped], tmp_path: Path) -> Path:
+    """The killed run's folder, moved to another place."""
+    return Path(shutil.copytree(stopped["SIGKILL"].folder, tmp_path / "outputs" / "runs" / "moved"))
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_run_that_is_asked_to_stop_ends_in_good_order(name: str, status: int, stopped: dict[str, Stopped]) -> None:
+    run = stopped[name]
+    assert run.status == status
+    assert "Traceback" not in run.out + run.err
+    assert f"stopped after 2 epochs; go on with: python -m src.train resume=outputs/runs/{name}" in run.out
+    written = read_json(run.folder / "status.json")
+    assert (written["status"], written["reason"]) == ("interrupted", "killed")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_finished_epochs_of_a_stopped_run_are_there(
+    name: str, stopped: dict[str, Stopped], straight: Outcome
+) -> None:
+    folder = stopped[name].folder
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["epochs"] == 2
+    assert history(folder) == history(straight.folder)[:2]
+    assert metrics["best"] == max(row["val/acc"] for row in history(folder))
+    assert "test/acc" not in metrics
+    assert load(folder / "checkpoints" / "last.ckpt")["epoch"] == 1
+
+
+def test_a_killed_run_leaves_whole_files(stopped: dict[str, Stopped], straight: Outcome) -> None:
+    run = stopped["SIGKILL"]
+    assert run.status == -signal.SIGKILL
+    assert history(run.folder) == history(straight.folder)[:2]
+    assert read_json(run.folder / "metrics.json")["epochs"] == 2
+    assert read_json(run.folder / "status.json")["status"] == "running"
+    assert not [path for path in run.folder.rglob("*") if path.name.endswith(".partial")]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    name: str, stopped: dict[str, Stopped], straight: Outcome, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(stopped[name].folder, tmp_path / name))
+    train(f"resume={folder}", cwd=tmp_path)
+    assert_the_same_run(folder, straight.folder)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened_also_elsewhere(
+    copy: Path, straight: Outcome, stopped: dict[str, Stopped], tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in stopped["SIGKILL"].folder.rglob("*") if path.is_file()}
+    outcome = train("resume=outputs/runs/moved", cwd=tmp_path)
+    assert outcome.folders == []  # none but its own
+    assert_the_same_run(copy, straight.folder)
+    assert read_json(copy / "status.json")["status"] == "finished"
+    assert {path: path.read_bytes() for path in stopped["SIGKILL"].folder.rglob("*") if path.is_file()} == before
+
+
+def test_provenance_keeps_both_starts(copy: Path, tmp_path: Path) -> None:
+    first = read_json(copy / "provenance.json")
+    train(f"resume={copy}", cwd=tmp_path)
+    both = read_json(copy / "provenance.json")
+    resumed = both.pop("resumed")
+    assert both == first
+    assert [start["command"] for start in resumed] == [f"python -m src.train resume={copy}"]
+
+
+def test_the_log_goes_on(copy: Path, tmp_path: Path) -> None:
+    train(f"resume={copy}", cwd=tmp_path)
+    log = (copy / "train.log").read_text()
+    assert [log.count(f"epoch {epoch}/6 ") for epoch in range(1, 7)] == [1] * 6
+
+
+# Runs that came to their end and go on for longer
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(optimizer: str, tmp_path: Path) -> None:
+    settings = [f"optimizer={optimizer}", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3"]
+    longer = quick(*settings, "trainer.max_epochs=6", cwd=tmp_path).folder
+    folder = quick(*settings, "trainer.max_epochs=3", cwd=tmp_path).folder
+    assert len(history(folder)) == 3
+    outcome = train(f"resume={folder}", "trainer.max_epochs=6", cwd=tmp_path)
+    assert outcome.folders == []
+    assert_the_same_run(folder, longer)
+
+
+def test_what_is_given_on_resuming_is_kept_with_the_runs_settings(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", "model.hidden_size=7", "seed=4", cwd=tmp_path).folder
+    before = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    train(f"resume={folder}", "trainer.max_epochs=2", "+trainer.gradient_clip_algorithm=norm", cwd=tmp_path)
+    after = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    changes = {"trainer": {"max_epochs": 2, "gradient_clip_algorithm": "norm"}}
+    assert after == OmegaConf.merge(before, changes)
+    # So the next start has them, and says how to go on.
+    error = run("src.train", f"resume={folder}", cwd=tmp_path).error
+    assert "2 epochs" in error
+
+
+def test_a_finished_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=2", "name=done", cwd=tmp_path).folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
+    error = run("src.train", "resume=outputs/runs/done", cwd=tmp_path).error
+    assert "is finished, with 2 epochs" in error
+    assert "trainer.max_epochs=4" in error
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
+    settings = ["trainer.max_epochs=2", "model.dropout=0.2"]
+    straight, folder = [quick(*settings, f"name={name}", cwd=tmp_path).folder for name in ("straight", "stopped")]
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json"):
+        (folder / name).unlink()
+    (folder / "status.json").write_text('{"status": "running", "reason": null, "message": null}')
+    train(f"resume={folder}", cwd=tmp_path)
+    assert_the_same_run(folder, straight)
+
+
+@pytest.mark.parametrize(("choice", "group"), [("optimizer=sgd", "optimizer"), ("model=cnn", "model")])
+def test_another_choice_on_resuming_is_refused(choice: str, group: str, tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    error = run("src.train", f"resume={folder}", "trainer.max_epochs=2", choice, cwd=tmp_path).error
+    assert f"a resumed run keeps its {group}" in error
+    assert f"{group}.NAME=VALUE" in error
+    assert read_json(folder / "metrics.json")["epochs"] == 1
+
+
+def test_a_setting_that_is_not_there_is_refused_on_resuming(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    error = run("src.train", f"resume={folder}", "trainer.max_epoch=2", cwd=tmp_path).error
+    assert "trainer.max_epoch" in error
+    assert "did you mean trainer.max_epochs?" in error
+
+
+def test_a_job_of_a_sweep_can_go_on_alone(tmp_path: Path) -> None:
+    outcome = run("src.train", "-m", *BARE, "trainer.max_epochs=1", "seed=1,2", cwd=tmp_path)
+    longer = quick("trainer.max_epochs=3", "seed=2", cwd=tmp_path).folder
+    train(f"resume={outcome.folders[1]}", "trainer.max_epochs=3", cwd=tmp_path)
+    assert_the_same_run(outcome.folders[1], longer)
+
+
+def test_the_seconds_of_all_starts_add_up(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    before = read_json(folder / "metrics.json")["seconds"]
+    train(f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert read_json(folder / "metrics.json")["seconds"] > before > 0
+
+
+def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
+
+    folder = train("trainer.max_epochs=2", cwd=tmp_path).folder
+    train(f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path)
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    for stage in ("train", "val"):
+        points = events.Scalars(f"{stage}/loss")
+        assert [point.step for point in points] == [9, 19, 29, 39]
+        assert [point.value for point in points] == pytest.approx([row[f"{stage}/loss"] for row in history(folder)])
+
+
+def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
+    settings = ["callbacks=early_stopping", "callbacks.early_stopping.patience=3", "optimizer.lr=0.05"]
+    straight = train(*settings, "trainer.max_epochs=30", cwd=tmp_path).folder
+    folder = train(*settings, "trainer.max_epochs=2", cwd=tmp_path).folder
+    train(f"resume={folder}", "trainer.max_epochs=30", cwd=tmp_path)
+    assert 2 < len(history(straight)) < 30
+    assert history(folder) == history(straight)

@@ -1,0 +1,426 @@
+"""python -m src.train: what a run does, and what it leaves."""
+
+import json
+import math
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.data.mnist import MNIST
+from tests.command_line import (
+    Outcome,
+    Returned,
+    Seen,
+    Spoil,
+    history,
+    load,
+    quick,
+    read_json,
+    run,
+    same,
+    timeless,
+    train,
+    weights,
+)
+
+STEPS = 10  # of an epoch on XOR: 100 points in batches of 10
+LEARNABLE = {"mlp": 79510, "cnn": 241898, "resnet18": 11181642}  # parameters for images (1, 28, 28), by hand
+LEARNABLE_COLOUR = {"mlp": 308310, "cnn": 357162, "resnet18": 11181642}  # for (3, 32, 32)
+
+
+def images(name: str, data_dir: Path) -> list[str]:
+    """An image set of the small ones, which hold 200 + 100 images."""
+    return [f"data={name}", f"paths.data={data_dir}", "data.val_size=40", "data.batch_size=16"]
+
+
+# The default run
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return train(cwd=tmp_path_factory.mktemp("default"))
+
+
+@pytest.fixture(scope="module")
+def events(default: Outcome) -> EventAccumulator:
+    accumulator = EventAccumulator(str(default.folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_the_default_run_solves_xor(default: Outcome) -> None:
+    assert default.metrics["test/acc"] == 1.0
+    assert default.metrics["test/acc_per_class"] == {"0": 1.0, "1": 1.0}
+    assert default.metrics["test/loss"] < 0.01
+
+
+def test_metrics_json_has_the_kept_epoch_and_the_test(default: Outcome) -> None:
+    metrics, rows = default.metrics, history(default.folder)
+    best = max(row["val/acc"] for row in rows)
+    kept = [row for row in rows if row["val/acc"] == best][-1]  # of equals the latest
+    stages = {f"{stage}/{measure}" for stage in ("train", "val", "test") for measure in ("loss", "acc")}
+    about = {"test/acc_per_class", "monitor", "mode", "best", "best_epoch", "epochs", "seconds", "parameters"}
+    assert set(metrics) == stages | about
+    assert {name: metrics[name] for name in kept if name != "epoch"} == {k: v for k, v in kept.items() if k != "epoch"}
+    assert (metrics["monitor"], metrics["mode"], metrics["best"]) == ("val/acc", "max", best)
+    assert (metrics["best_epoch"], metrics["epochs"]) == (kept["epoch"], 50)
+    assert metrics["parameters"] == 2 * 100 + 100 + 100 + 1
+    assert metrics["seconds"] > 0
+
+
+def test_a_run_lies_in_one_folder_below_outputs_runs(default: Outcome) -> None:
+    assert default.folder.parent.name == "runs"
+    assert default.folder.parent.parent.name == "outputs"
+    names = {path.name for path in default.folder.iterdir()}
+    assert {".hydra", "checkpoints", "figures", "metrics.json", "status.json", "provenance.json", "train.log"} <= names
+    assert {path.name for path in (default.folder / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
+    assert not [path for path in default.folder.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_the_status_of_a_run_that_came_to_its_end_is_finished(default: Outcome) -> None:
+    assert read_json(default.folder / "status.json") == {"status": "finished", "reason": None, "message": None}
+
+
+def test_provenance_has_command_versions_and_device(default: Outcome) -> None:
+    provenance = read_json(default.folder / "provenance.json")
+    assert provenance["command"] == "python -m src.train"
+    assert provenance["device"] == "CPU, 1 thread"
+    assert {"torch", "lightning", "hydra-core", "numpy"} <= set(provenance["packages"])
+    assert all(version(name) == number for name, number in provenance["packages"].items())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", provenance["started"])
+
+
+def test_the_checkpoints_are_tensors_and_plain_values(default: Outcome) -> None:
+    assert {path.name for path in (default.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert load(default.folder / "checkpoints" / "last.ckpt")["epoch"] == 49
+    assert load(default.folder / "checkpoints" / "best.ckpt")["epoch"] == default.metrics["best_epoch"] - 1
+    assert sum(tensor.numel() for tensor in weights(default.folder, "best").values()) == 401
+
+
+def test_tensorboard_finds_each_metric_of_each_epoch_and_one_point_of_the_test(
+    default: Outcome, events: EventAccumulator
+) -> None:
+    assert list(default.folder.glob("events.out.tfevents.*"))  # flat: no folder of versions between
+    for stage in ("train", "val"):
+        for measure in ("loss", "acc"):
+            points = events.Scalars(f"{stage}/{measure}")
+            assert [point.step for point in points] == [STEPS * (epoch + 1) - 1 for epoch in range(50)]
+            expected = [row[f"{stage}/{measure}"] for row in history(default.folder)]
+            assert [point.value for point in points] == pytest.approx(expected)
+    for measure in ("test/loss", "test/acc"):
+        assert [point.value for point in events.Scalars(measure)] == pytest.approx([default.metrics[measure]])
+
+
+def test_the_pictures_are_files_and_in_tensorboard(default: Outcome, events: EventAccumulator) -> None:
+    names = {"curves", "decision_regions", "confusion_matrix"}
+    assert {path.stem for path in (default.folder / "figures").glob("*.png")} == names
+    assert set(events.Tags()["images"]) == {f"figures/{name}" for name in names}
+    for name in names:
+        picture = Image.open(default.folder / "figures" / f"{name}.png")
+        assert min(picture.size) > 200
+        assert len(picture.convert("RGB").getcolors(2**24) or []) > 10
+
+
+def test_the_log_has_a_line_for_each_epoch(default: Outcome) -> None:
+    lines = re.findall(r"epoch (\d+)/50  train/acc .* val/loss", (default.folder / "train.log").read_text())
+    assert lines == [str(epoch) for epoch in range(1, 51)]
+
+
+def test_the_last_words_say_where_it_is_and_what_to_do_next(default: Outcome) -> None:
+    shown = f"outputs/runs/{default.folder.name}"
+    assert f"python -m src.eval run={shown}" in default.out
+    assert f"python -m src.train resume={shown} trainer.max_epochs=100" in default.out
+    assert "test/acc 100.00%" in default.out
+    assert default.err == ""
+
+
+def test_the_run_keeps_all_its_settings(default: Outcome, tmp_path: Path) -> None:
+    config = (default.folder / ".hydra" / "config.yaml").read_text()
+    for setting in ("hidden_size: 100", "batch_size: 10", "seed: 0", "_target_: torch.optim.Adam"):
+        assert setting in config
+
+
+# What a sweeper is told
+
+
+def test_the_best_validation_metric_is_returned_to_hydra(tmp_path: Path) -> None:
+    Returned.values.clear()
+    # Hardly any learning: the accuracy goes up and down, so that best and last differ.
+    outcome = quick(
+        Returned.SETTING, "trainer.max_epochs=8", "optimizer=sgd", "optimizer.lr=0.02", "seed=3", cwd=tmp_path
+    )
+    rows = history(outcome.folder)
+    assert Returned.values == [outcome.metrics["best"]] == [max(row["val/acc"] for row in rows)]
+    assert len({row["val/acc"] for row in rows}) > 1
+
+
+def test_a_loss_is_the_best_where_it_is_smallest(tmp_path: Path) -> None:
+    (tmp_path / "line.py").write_text(
+        "import torch\n"
+        "from src.data.base import Samples, TensorDataModule\n"
+        "class Line(TensorDataModule):\n"
+        "    task, in_shape = 'regression', (1,)\n"
+        "    def load(self):\n"
+        "        x = torch.linspace(-1, 1, 60)[:, None]\n"
+        "        return Samples(x, 3 * x[:, 0]), Samples(x, 3 * x[:, 0])\n"
+    )
+    Returned.values.clear()
+    settings = ["data._target_=line.Line", *[f"~data.{name}" for name in ("test_size", "noise")], "data.val_size=20"]
+    outcome = quick(Returned.SETTING, *settings, "data.train_size=null", "trainer.max_epochs=3", cwd=tmp_path)
+    losses = [row["val/loss"] for row in history(outcome.folder)]
+    assert (outcome.metrics["monitor"], outcome.metrics["mode"]) == ("val/loss", "min")
+    assert Returned.values == [outcome.metrics["best"]] == [min(losses)]
+    assert losses[-1] < losses[0]
+
+
+def test_without_a_validation_set_the_last_epoch_counts(tmp_path: Path) -> None:
+    Returned.values.clear()
+    outcome = quick(Returned.SETTING, "data.val_size=0", "trainer.max_epochs=3", cwd=tmp_path)
+    assert Returned.values == [None]
+    assert {path.name for path in (outcome.folder / "checkpoints").iterdir()} == {"last.ckpt"}
+    metrics = outcome.metrics
+    assert (metrics["monitor"], metrics["mode"], metrics["best"]) == (None, None, None)
+    assert (metrics["best_epoch"], metrics["epochs"]) == (3, 3)
+    assert not [name for name in metrics if name.startswith("val/")]
+    assert metrics["train/loss"] == history(outcome.folder)[-1]["train/loss"]
+    assert 0 <= metrics["test/acc"] <= 1
+
+
+def test_best_and_last_are_different_epochs_where_the_score_falls(tmp_path: Path) -> None:
+    outcome = quick(Spoil.setting(epoch=3), "trainer.max_epochs=4", cwd=tmp_path)
+    assert [row["val/acc"] for row in history(outcome.folder)] == [1.0, 1.0, 0.5, 0.5]
+    assert load(outcome.folder / "checkpoints" / "best.ckpt")["epoch"] == 1
+    assert load(outcome.folder / "checkpoints" / "last.ckpt")["epoch"] == 3
+    assert (outcome.metrics["best_epoch"], outcome.metrics["epochs"]) == (2, 4)
+    assert outcome.metrics["test/acc"] == 1.0  # of the kept weights, not of the last
+    assert not any(weights(outcome.folder, "last")[name].any() for name in weights(outcome.folder))
+
+
+# Every model, data set, optimizer, scheduler, debug preset
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_model_learns_small_grey_images(model: str, data: str, data_dir: Path, tmp_path: Path) -> None:
+    outcome = quick(f"model={model}", *images(data, data_dir), "trainer.max_epochs=3", cwd=tmp_path)
+    assert outcome.metrics["parameters"] == LEARNABLE[model]
+    assert outcome.metrics["test/acc"] > 0.9
+    assert len(outcome.metrics["test/acc_per_class"]) == 10
+    assert outcome.metrics["test/acc"] == pytest.approx(sum(outcome.metrics["test/acc_per_class"].values()) / 10)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_model_learns_small_colour_images(model: str, data_dir: Path, tmp_path: Path) -> None:
+    outcome = quick(f"model={model}", *images("cifar10", data_dir), "trainer.max_epochs=3", cwd=tmp_path)
+    assert outcome.metrics["parameters"] == LEARNABLE_COLOUR[model]
+    assert outcome.metrics["test/acc"] > 0.5
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10"])
+def test_resnet18_trains_on_each_image_set(data: str, data_dir: Path, tmp_path: Path) -> None:
+    few = ["data.train_size=32", "data.val_size=10", "trainer.max_epochs=1", "model.stem=imagenet"]
+    outcome = quick("model=resnet18", *images(data, data_dir), *few, cwd=tmp_path)
+    assert outcome.metrics["parameters"] == LEARNABLE["resnet18"]
+    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert 0 < outcome.metrics["train/loss"] < 5
+    assert sum(outcome.metrics["test/acc_per_class"].values()) / 10 == pytest.approx(outcome.metrics["test/acc"])
+
+
+def test_a_run_on_images_draws_samples_and_mistakes(data_dir: Path, tmp_path: Path) -> None:
+    outcome = train(*images("fashion_mnist", data_dir), "trainer.max_epochs=1", "optimizer.lr=1e-5", cwd=tmp_path)
+    assert {path.stem for path in (outcome.folder / "figures").glob("*.png")} == {
+        "curves",
+        "samples",
+        "confusion_matrix",
+        "misclassified",
+    }
+
+
+EPOCHS = 3
+TOTAL = EPOCHS * STEPS
+RATES = {
+    "none": [1.0] * TOTAL,
+    "cosine": [(1 + math.cos(math.pi * step / TOTAL)) / 2 for step in range(TOTAL)],
+    "exponential": [0.9 ** (step // STEPS) for step in range(TOTAL)],
+}
+
+
+@pytest.mark.parametrize("scheduler", ["none", "cosine", "exponential", "one_cycle"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_each_scheduler_leads_each_optimizers_rate(optimizer: str, scheduler: str, tmp_path: Path) -> None:
+    choices = [f"optimizer={optimizer}", f"scheduler={scheduler}", "optimizer.lr=0.1"]
+    outcome = quick(Seen.SETTING, *choices, f"trainer.max_epochs={EPOCHS}", cwd=tmp_path)
+    rates = [rate / 0.1 for rate in Seen.last.rates]
+    assert len(rates) == TOTAL
+    if scheduler == "one_cycle":
+        top = 0.3 * TOTAL - 1  # the step at which the rate is optimizer.lr
+        assert rates[0] == pytest.approx(1 / 25)
+        assert rates[int(top)] == pytest.approx(1)
+        assert rates[-1] == pytest.approx(1 / 25 / 1e4)
+        assert rates == sorted(rates[: int(top)]) + sorted(rates[int(top) :], reverse=True)
+    else:
+        assert rates == pytest.approx(RATES[scheduler])
+    assert outcome.metrics["train/loss"] < history(outcome.folder)[0]["train/loss"]
+
+
+def test_overfit_learns_one_batch_by_heart(tmp_path: Path) -> None:
+    outcome = quick("debug=overfit", Seen.SETTING, cwd=tmp_path)
+    assert outcome.metrics["epochs"] == 100
+    losses = [row["train/loss"] for row in history(outcome.folder)]
+    assert losses[-1] < losses[0] / 50
+    assert len(Seen.last.trained) == 100
+    assert all(same(batch, Seen.last.trained[0]) for batch in Seen.last.trained)
+
+
+def test_one_batch_goes_through_everything_once(data_dir: Path, tmp_path: Path) -> None:
+    outcome = train("debug=one_batch", *images("mnist", data_dir), Seen.SETTING, cwd=tmp_path)
+    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 1
+    assert [len(batch.targets) for batch in Seen.last.trained] == [16]
+    assert len(Seen.last.tested) == 1
+    assert outcome.metrics["epochs"] == 1
+    assert {"val/acc", "test/acc"} <= set(outcome.metrics)
+    assert (outcome.folder / "figures" / "confusion_matrix.png").is_file()
+
+
+def test_the_profiler_leaves_its_report_in_the_folder(tmp_path: Path) -> None:
+    outcome = quick("debug=profiler", cwd=tmp_path)
+    assert outcome.metrics["epochs"] == 1
+    report = (outcome.folder / "fit-profile.txt").read_text()
+    steps = re.search(r"optimizer_step\S*\s*\|\s*[\d.e-]+\s*\|\s*(\d+)", report)
+    assert steps is not None
+    assert int(steps[1]) == STEPS
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
+    outcome = train(
+        "callbacks=early_stopping", "callbacks.early_stopping.patience=2", "trainer.max_epochs=40", cwd=tmp_path
+    )
+    scores = [row["val/acc"] for row in history(outcome.folder)]
+    assert len(scores) == scores.index(max(scores)) + 1 + 2
+    assert outcome.metrics["epochs"] == len(scores)
+
+
+# Randomness
+
+NOISY = ("trainer.max_epochs=3", "model.dropout=0.3", "model.hidden_size=[8,8]", "optimizer=sgd")
+
+
+@pytest.fixture(scope="module")
+def of_seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """The same run four times: with the default seed, twice with seed 0, and with seed 1."""
+    seeds = {"default": (), "zero": ("seed=0",), "zero again": ("seed=0",), "one": ("seed=1",)}
+    cwd = tmp_path_factory.mktemp("seeds")
+    return {name: quick(*NOISY, *setting, cwd=cwd) for name, setting in seeds.items()}
+
+
+@pytest.mark.parametrize("other", ["default", "zero again"])
+def test_the_same_seed_gives_the_same_run_bit_for_bit(other: str, of_seeds: dict[str, Outcome]) -> None:
+    first, second = of_seeds["zero"], of_seeds[other]
+    assert timeless(first.metrics) == timeless(second.metrics)
+    for name in ("best", "last"):
+        assert same(weights(first.folder, name), weights(second.folder, name))
+    assert history(first.folder) == history(second.folder)
+
+
+def test_another_seed_gives_another_run(of_seeds: dict[str, Outcome]) -> None:
+    zero, one = of_seeds["zero"], of_seeds["one"]
+    assert not same(weights(zero.folder), weights(one.folder))
+    assert zero.metrics["train/loss"] != one.metrics["train/loss"]
+
+
+def test_no_seed_is_a_new_one_each_time(tmp_path: Path) -> None:
+    first, second = [quick(*NOISY, "seed=null", cwd=tmp_path) for _ in range(2)]
+    assert not same(weights(first.folder), weights(second.folder))
+
+
+def test_the_validation_split_is_the_same_for_each_seed(data_dir: Path, tmp_path: Path) -> None:
+    splits = {}
+    for settings in (("seed=1",), ("seed=2",), ("seed=1", "data.split_seed=5")):
+        quick(Seen.SETTING, *images("mnist", data_dir), "debug=one_batch", *settings, cwd=tmp_path)
+        splits[settings] = (Seen.last.data.val_set, Seen.last.trained[0])
+    one, two, other = splits.values()
+    assert same(one[0], two[0])
+    assert not same(one[1], two[1])  # the batches' order does depend on the seed
+    assert not same(one[0], other[0])
+
+
+# The test set
+
+
+def test_the_test_set_is_touched_once_after_training(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    original = MNIST.test_dataloader
+
+    def test_dataloader(self: MNIST) -> object:
+        calls.append((self.trainer.state.fn.value, self.trainer.current_epoch))
+        return original(self)
+
+    monkeypatch.setattr(MNIST, "test_dataloader", test_dataloader)
+    quick(Seen.SETTING, *images("mnist", data_dir), "trainer.max_epochs=2", cwd=tmp_path)
+    assert calls == [("test", 2)]
+    assert same(torch.cat([batch.targets for batch in Seen.last.tested]), Seen.last.data.test_set.targets)
+
+
+def test_training_sees_each_training_point_once_an_epoch_and_no_test_point(tmp_path: Path) -> None:
+    quick(Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
+    seen, data = Seen.last, Seen.last.data
+    for epoch in range(2):
+        batches = seen.trained[STEPS * epoch : STEPS * (epoch + 1)]
+        points = sorted(point for batch in batches for point in batch.inputs.tolist())
+        assert points == sorted(data.train_set.inputs.tolist())
+    tested = [tuple(point) for batch in seen.tested for point in batch.inputs.tolist()]
+    assert tested == [tuple(point) for point in data.test_set.inputs.tolist()]
+    others = {tuple(point) for part in (data.train_set, data.val_set) for point in part.inputs.tolist()}
+    assert len(others) == 200
+    assert not others & set(tested)
+
+
+# A run from a checkpoint's weights
+
+
+def test_ckpt_path_starts_a_new_run_from_a_checkpoints_weights(tmp_path: Path) -> None:
+    old = quick("trainer.max_epochs=10", cwd=tmp_path)
+    path = old.folder / "checkpoints" / "last.ckpt"
+    new = quick(f"ckpt_path={path}", "trainer.max_epochs=1", "optimizer.lr=1e-12", cwd=tmp_path)
+    assert new.folder != old.folder
+    assert new.metrics["epochs"] == 1
+    assert new.metrics["val/loss"] == pytest.approx(history(old.folder)[-1]["val/loss"], rel=1e-5)
+    assert new.metrics["val/loss"] < history(old.folder)[0]["val/loss"] / 5
+
+
+def test_json_files_are_plain_json_also_of_a_failed_run(tmp_path: Path) -> None:
+    outcome = run("src.train", "optimizer.lr=-1", "name=failed", cwd=tmp_path)
+    status = json.loads((outcome.folder / "status.json").read_text(), parse_constant=pytest.fail)
+    assert status["status"] == "failed"
+    assert "optimizer.lr=-1" in status["message"]
+    assert not (outcome.folder / "metrics.json").exists()
+
+
+def test_name_names_the_folder_with_plain_characters(tmp_path: Path) -> None:
+    assert quick("name='my run: 2/3'", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "my-run-2-3"
+
+
+def test_gradients_accumulate_over_batches(tmp_path: Path) -> None:
+    whole = quick("data.batch_size=20", "optimizer=sgd", "trainer.max_epochs=2", "data.shuffle=false", cwd=tmp_path)
+    halves = quick(
+        "data.batch_size=10",
+        "trainer.accumulate_grad_batches=2",
+        "optimizer=sgd",
+        "trainer.max_epochs=2",
+        "data.shuffle=false",
+        cwd=tmp_path,
+    )
+    assert load(halves.folder / "checkpoints" / "last.ckpt")["global_step"] == STEPS
+    for name, value in weights(whole.folder).items():
+        assert torch.allclose(value, weights(halves.folder)[name], atol=1e-5)
