@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from src import devices
 from src.checkpoints import AtomicCheckpointIO
@@ -17,20 +18,26 @@ from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.settings import check
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def prepare(cfg: DictConfig) -> str:
     """Check the settings and the machine, and set it up; returns the kind of device."""
     check(cfg)
     trainer = cfg.trainer
     kind = devices.resolve(trainer.accelerator)
-    devices.check_count(kind, trainer.devices)
-    if trainer.strategy != "auto" and in_sweep():
+    processes = devices.check_count(kind, trainer.devices)
+    if in_sweep() and (trainer.strategy != "auto" or processes > 1):
+        what = f"strategy={trainer.strategy}" if trainer.strategy != "auto" else f"devices={trainer.devices}"
         raise InputError(
-            f"trainer.strategy={trainer.strategy} in a sweep (-m): each of its processes would start the whole sweep "
+            f"trainer.{what} in a sweep (-m): each of its processes would start the whole sweep "
             "again; sweep with trainer=auto, one device per job, or start such runs one by one without -m"
         )
-    processes = trainer.devices if kind == devices.CPU and isinstance(trainer.devices, int) else 1
-    devices.prepare(kind, devices.asked_threads(cfg.threads), processes, cfg.get("deterministic", False))
+    size, world = OmegaConf.select(cfg, "data.batch_size"), processes * trainer.get("num_nodes", 1)
+    if size is not None and size % world:
+        raise InputError(f"data.batch_size={size} does not divide over {world} processes")
+    sharing = processes if kind == devices.CPU else 1
+    devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind
 
 
@@ -76,13 +83,14 @@ def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
     """The config's callbacks; one whose ``monitor`` is null watches what the task is judged by."""
     callbacks = []
     for settings in cfg.callbacks.values():
-        if settings is not None and "monitor" in settings and settings.monitor is None:
+        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not cfg.logger):
+            continue  # with nowhere to log the rates Lightning refuses to start
+        if "monitor" in settings and settings.monitor is None:
             name, mode = monitored(cfg, data)
             if name is None:
                 raise InputError(f"{settings._target_.split('.')[-1]} needs a validation set: data.val_size is 0")
             settings = OmegaConf.merge(settings, {"monitor": name, "mode": mode})
-        if settings is not None:
-            callbacks.append(make("callbacks", settings))
+        callbacks.append(make("callbacks", settings))
     return callbacks
 
 
@@ -125,3 +133,21 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
         **quiet,
         **settings,
     )
+
+
+def check_batches(cfg: DictConfig, model: LightningModule, data: TensorDataModule) -> None:
+    """Refuse a training set that gives no batches, or a batch that batch norm cannot take."""
+    if data.train_set is None:
+        return
+    samples, size = data.train_set.size, data.batch_size
+    if cfg.trainer.limit_train_batches == 0 or (data.drop_last and samples < size):
+        raise InputError(
+            f"there is no batch to train on: {samples} samples, data.batch_size={size}, "
+            f"data.drop_last={data.drop_last}, trainer.limit_train_batches={cfg.trainer.limit_train_batches}"
+        )
+    normalises = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+    if normalises and (size == 1 or (samples % size == 1 and not data.drop_last)):
+        raise InputError(
+            f"batch norm needs two samples: of {samples} with data.batch_size={size} the last batch has one; "
+            "choose another data.batch_size (2 or more), or data.drop_last=true"
+        )

@@ -1,6 +1,5 @@
 """Checkpoints that are whole at every moment, and reading them with one clear line when they are not."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,15 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from src.callbacks.history import History
 from src.errors import InputError
+from src.records import whole_or_not
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, forces it to the disk, then moves it there in one step."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
+        with whole_or_not(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
 
 
 class RunCheckpoint(Checkpoint):

@@ -23,6 +23,7 @@ from src.errors import InputError
 log = logging.getLogger(__name__)
 CONF = Path(__file__).parent.parent / "conf"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
+PATHS = ("run", "resume", "name", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
 
 
@@ -31,7 +32,7 @@ def start(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     try:
-        sys.argv[1:] = resumed_arguments(sys.argv[1:])
+        sys.argv[1:] = resumed_arguments([quoted(arg) for arg in sys.argv[1:]])
         main()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACKS:
@@ -52,8 +53,9 @@ def told_in_one_line() -> Iterator[None]:
     except Exception as error:
         log.debug("the traceback of what stopped the run:", exc_info=True)
         told = input_error(error) or isinstance(error, (HydraException, OmegaConfBaseException))
-        if told and os.environ.get("LOCAL_RANK", "0") == "0":
-            log.error("error: %s", one_line(error))
+        rank = os.environ.get("LOCAL_RANK", "0")
+        if told or rank != "0":  # of several processes only the first one's traceback would be seen
+            log.error("error: %s%s", "" if rank == "0" else f"in process {rank}: ", one_line(error))
         if told and not in_sweep() and not TRACEBACKS:
             sys.exit(1)
         raise
@@ -81,8 +83,17 @@ def in_sweep() -> bool:
 
 def register_resolvers() -> None:
     """What the configs ask of the code: a run's name, and a job's name in a sweep."""
-    OmegaConf.register_new_resolver("name_or", lambda name, stamp: slug(str(name)) if name else stamp, replace=True)
+    OmegaConf.register_new_resolver("name_or", run_name, replace=True)
     OmegaConf.register_new_resolver("swept", swept_name, replace=True)
+
+
+def run_name(name: Any, stamp: str) -> str:
+    """A run's name as a folder's; the stamp where none is given."""
+    if name is None:
+        return stamp
+    if not slug(str(name)).strip(".-"):
+        raise InputError(f"name={name}: give it letters or digits, it names a folder")
+    return slug(str(name))
 
 
 def slug(text: str) -> str:
@@ -90,11 +101,15 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("[]{}() '\""))
 
 
+def swept_keys() -> set[str]:
+    """The settings that the command line sweeps over."""
+    parsed = OverridesParser.create().parse_overrides([arg for arg in sys.argv[1:] if not arg.startswith("-")])
+    return {override.get_key_element() for override in parsed if override.is_sweep_override()}
+
+
 def swept_name(overrides: list[str]) -> str:
     """``_key-value`` for each of a job's overrides whose key the command line sweeps over."""
-    parsed = OverridesParser.create().parse_overrides([arg for arg in sys.argv[1:] if not arg.startswith("-")])
-    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-    pairs = [override.split("=", 1) for override in overrides]
+    pairs, swept = [override.split("=", 1) for override in overrides], swept_keys()
     return "".join(f"_{slug(key.split('.')[-1])}-{slug(value)}" for key, value in pairs if key in swept)[:150]
 
 
@@ -107,6 +122,8 @@ class ClaimFolder(Callback):
             self.claim(folder, f", or go on with it: resume={folder}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if "name" in swept_keys():
+            sys.exit("error: name=… names the sweep: give it one value")
         self.claim(Path(config.hydra.sweep.dir))
 
     def claim(self, folder: Path, otherwise: str = "") -> None:
@@ -117,6 +134,14 @@ class ClaimFolder(Callback):
             sys.exit(f"error: {folder} is there already: choose another name=…{otherwise}")
         except OSError as error:
             sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
+
+
+def quoted(argument: str) -> str:
+    """``run=a folder, 1`` as Hydra reads a path with spaces or commas; other arguments as they are."""
+    key, _, value = argument.partition("=")
+    if key not in PATHS or re.fullmatch(r"[\w./~-]*", value, re.ASCII) or value[:1] in "'\"" or "-m" in sys.argv:
+        return argument
+    return key + "='" + value.replace("'", "\\'") + "'"
 
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
@@ -157,6 +182,10 @@ def one_line(error: Exception) -> str:
         return unknown_setting(match.group(1))
     if match := re.search(r"Key '([^']+)' is not in struct full_key: (\S+)", text):
         return unknown_setting(match.group(2))
+    if re.search("LexerNoViableAlt|no viable alternative|mismatched input|extraneous input", text):
+        return (
+            f"{text.split(' See https')[0]} (put values with brackets, commas or other signs into quotes: 'key=[1,2]')"
+        )
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match.group(1)}=… is missing; --help shows what it is"
     return text.replace(" Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.", "")
@@ -171,7 +200,7 @@ def unknown_choice(group: str, choice: str) -> str:
 
 def unknown_setting(key: str) -> str:
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
-        return f"{key}=…: a resumed run keeps its {key}; single settings can be changed ({key}.NAME=VALUE)"
+        return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
     return f"there is no setting {key}{nearest(key, [*known_settings(), *groups])}; --cfg job shows them all"
 

@@ -36,12 +36,19 @@ def resolve(accelerator: str) -> str:
     return kind
 
 
-def check_count(kind: str, devices: Any) -> None:
-    """Refuse to train on more GPUs than there are."""
+def check_count(kind: str, devices: Any) -> int:
+    """How many devices ``trainer.devices`` asks for; each has a process of its own.
+
+    Raises:
+        InputError: if there are fewer GPUs.
+    """
     there = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
-    wanted = devices if isinstance(devices, int) else len(devices) if isinstance(devices, (list, tuple)) else 0
+    if isinstance(devices, str):  # auto: all that there are
+        devices = there or 1
+    wanted = devices if isinstance(devices, int) else len(devices)
     if there is not None and wanted > there:
         raise InputError(f"trainer.devices={devices}: this machine has {there} GPU{'s'[: there != 1]}")
+    return wanted
 
 
 def cores() -> int:

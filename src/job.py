@@ -8,10 +8,19 @@ from pathlib import Path
 
 from lightning import LightningModule, seed_everything
 from lightning.pytorch.utilities.model_summary import summarize
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from src import devices
-from src.build import build_callbacks, build_data, build_model, build_trainer, monitored, plain_trainer, prepare
+from src.build import (
+    build_callbacks,
+    build_data,
+    build_model,
+    build_trainer,
+    check_batches,
+    monitored,
+    plain_trainer,
+    prepare,
+)
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, load_weights, read_checkpoint
@@ -20,8 +29,9 @@ from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
 from src.presets import check_presets
-from src.records import finished, keep_settings, write_json, write_provenance
+from src.records import keep_settings, write_json, write_provenance
 from src.results import Results, spelled
+from src.resume import alone, longer, read_config, where_to_go_on
 
 log = logging.getLogger(__name__)
 for name in ("lightning.pytorch", "lightning.fabric"):
@@ -39,21 +49,22 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     history = History()
     results = Results(folder, history)
-    with results.kept():
+    with results.kept(), alone(folder):
         check_presets()
         kind = prepare(cfg)
+        last, step = where_to_go_on(cfg, folder)
         settle_seed(cfg, folder)
         seed = seed_everything(cfg.seed, workers=True, verbose=False)
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
         if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
             devices.match_threads(summarize(model).total_flops * data.batch_size)
-        if cfg.ckpt_path and not cfg.resume:
+        if cfg.ckpt_path and last is None:
             load_weights(model, cfg.ckpt_path)
         data.prepare_data()
         data.setup()
+        check_batches(cfg, model, data)
 
-        last, step = unfinished(cfg, folder)
         monitor, mode = monitored(cfg, data)
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
         callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
@@ -67,7 +78,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         trainer.test(model, datamodule=data, verbose=False)
         results.add_test(trainer, data)
     if is_main_process():
-        log.info(results.outcome() if in_sweep() else results.conclusion())
+        log.info(results.outcome() if in_sweep() else results.conclusion(longer(cfg, len(history.rows))))
     return results.best
 
 
@@ -81,20 +92,6 @@ def settle_seed(cfg: DictConfig, folder: Path) -> None:
         cfg.seed = int(first) if first else secrets.randbelow(2**32)
         if is_main_process():
             keep_settings(cfg, folder)
-
-
-def unfinished(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
-    """The checkpoint that a resumed run goes on from and its step; nothing for a new run."""
-    path = folder / "checkpoints" / "last.ckpt"
-    if not cfg.resume or not path.is_file():  # stopped before its first epoch ended: it starts over
-        return None, 0
-    checkpoint = read_checkpoint(path)
-    if finished(folder) and checkpoint["epoch"] + 1 >= cfg.trainer.max_epochs:
-        raise InputError(
-            f"{folder} is finished, with {checkpoint['epoch'] + 1} epochs: give more to train on, "
-            f"trainer.max_epochs={2 * (checkpoint['epoch'] + 1)}"
-        )
-    return str(path), checkpoint["global_step"]
 
 
 def introduce(cfg: DictConfig, folder: Path, kind: str, model: LightningModule, data: TensorDataModule) -> None:
@@ -129,16 +126,6 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
     return metrics
-
-
-def read_config(folder: Path) -> DictConfig:
-    """The config of the run in a folder."""
-    path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"run={folder}: no run there ({path} is missing)")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return config
 
 
 def chosen_checkpoint(folder: Path, name: str | None) -> Path:

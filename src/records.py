@@ -7,10 +7,12 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,19 +26,38 @@ def write_json(path: Path, content: Any) -> None:
 
 def finished(folder: Path) -> bool:
     """Whether the run in a folder has come to its end, test included."""
-    path = folder / "status.json"
-    return path.is_file() and json.loads(path.read_text())["status"] == "finished"
+    return (read_json(folder / "status.json") or {}).get("status") == "finished"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content; ``None`` if there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part."""
+    with whole_or_not(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its place in one step, forced to the disk; after an error it leaves no trace."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def finite(content: Any) -> Any:
@@ -77,8 +98,7 @@ def write_provenance(folder: Path, device: str) -> None:
     """Write ``provenance.json``; where a run is resumed, add this start to those before it."""
     path = folder / "provenance.json"
     now = provenance(device)
-    if path.exists():
-        before = json.loads(path.read_text())
+    if before := read_json(path):
         before.setdefault("resumed", []).append(now)
         now = before
     write_json(path, now)

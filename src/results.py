@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class Results(Callback):
             name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
         confusion = getattr(trainer.lightning_module, "confusion", None)
-        if confusion is not None and confusion.numel():
+        if self.test_metrics and confusion is not None and confusion.numel():
             shares = confusion.diagonal() / confusion.sum(dim=1)
             self.test_metrics["test/acc_per_class"] = dict(zip(data.class_names, shares.tolist(), strict=True))
 
@@ -103,7 +104,8 @@ class Results(Callback):
             self.write_metrics()
             self.write_status("finished")
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-            self.stopped("interrupted", "killed", type(stop).__name__)
+            how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
+            self.stopped("interrupted", "killed", f"{how} after {len(self.history.rows)} epochs")
             log.info("stopped after %d epochs; go on with: %s", len(self.history.rows), self.resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
@@ -119,11 +121,14 @@ class Results(Callback):
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
         if self.begun or not (self.folder / "status.json").exists():
-            self.write_metrics()
-            self.write_status(status, reason, message)
+            try:
+                self.write_metrics()
+                self.write_status(status, reason, message)
+            except OSError as error:  # a full disk must not hide what stopped the run
+                log.error("%s could not be written: %s", self.folder, error)
 
     def resume_command(self) -> str:
-        return f"python -m src.train resume={self.shown_folder()}"
+        return f"python -m src.train resume={quote(str(self.shown_folder()))}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -134,23 +139,21 @@ class Results(Callback):
         """What came out, in one line."""
         metrics = {name: value for name, value in self.metrics().items() if name.startswith(("val/", "test/"))}
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        which = "best" if self.monitor else "last"
+        which = "best" if self.best is not None else "last"
         return f"{which} epoch {self.chosen.get('epoch', 0):g}: {spelled(numbers)} ({self.history.seconds:.1f} s)"
 
-    def conclusion(self) -> str:
-        """What came out, where it is, what to do next."""
+    def conclusion(self, longer: str | None) -> str:
+        """What came out, where it is, what to do next; ``longer`` is the setting that trains on."""
         folder = self.shown_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
-        return "\n".join(
-            [
-                "",
-                self.outcome(),
-                f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
-                f"  look at it:   tensorboard --logdir {logdir}",
-                f"  evaluate it:  python -m src.eval run={folder}",
-                f"  train longer: {self.resume_command()} trainer.max_epochs={2 * max(1, len(self.history.rows))}",
-            ]
-        )
+        lines = [
+            "",
+            self.outcome(),
+            f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
+            f"  look at it:   tensorboard --logdir {quote(str(logdir))}",
+            f"  evaluate it:  python -m src.eval run={quote(str(folder))}",
+        ]
+        return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 
 
 def spelled(metrics: dict[str, float]) -> str:

@@ -81,7 +81,11 @@ CHECKS: dict[str, Check] = {
     "data.flip": SWITCH,
     "data.crop": whole_from(0),
     "data.cutout": whole_from(0),
+    "callbacks.early_stopping.patience": whole_from(0),
+    "callbacks.samples.count": whole_from(1),
+    "callbacks.misclassified.count": whole_from(1),
     "trainer.max_epochs": whole_from(1),
+    "trainer.max_steps": (lambda value: value == -1 or (whole(value) and value >= 1), "a whole number above 0, or -1"),
     "trainer.gradient_clip_val": optional(ABOVE_ZERO),
     "trainer.accumulate_grad_batches": whole_from(1),
     "trainer.log_every_n_steps": whole_from(1),
@@ -114,11 +118,22 @@ def check(cfg: DictConfig) -> None:
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if value is not absent and not will_do(value):
             wrong.append(f"{key}={value} must be {words}")
-    for key in ("ckpt_path", "model.weights"):
-        path = OmegaConf.select(cfg, key)
-        if path and ("/" in str(path) or "." in str(path)) and not Path(path).is_file():
-            wrong.append(f"{key}={path}: there is no such file")
+    if not cfg.get("resume"):  # a resumed run needs them no more
+        wrong += missing_files(cfg)
     if OmegaConf.select(cfg, "ckpt_path") and OmegaConf.select(cfg, "model.weights"):
         wrong.append("ckpt_path and model.weights both give the first weights: use one of them")
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def missing_files(cfg: DictConfig) -> list[str]:
+    """What is wrong with the checkpoints that a new run is to start from."""
+    path, weights = cfg.get("ckpt_path"), OmegaConf.select(cfg, "model.weights")
+    wrong = [] if not path or Path(path).is_file() else [f"ckpt_path={path}: there is no such file"]
+    if weights and OmegaConf.select(cfg, "model._target_") == "src.models.resnet18.ResNet18":
+        from src.models.resnet18 import published_names  # torchvision's models take a while to import
+
+        if weights not in published_names() and not Path(weights).is_file():
+            names = ", ".join(published_names())
+            wrong.append(f"model.weights={weights}: there is no such file, and published weights are {names}")
+    return wrong

@@ -70,7 +70,7 @@ def told(error: str, *words: str) -> None:
         ("+model.nonsense=1", ["model.nonsense", "src.models.mlp.MLP", "no such setting"]),
         ("+data.nonsense=1", ["data.nonsense", "src.data.xor.XOR", "no such setting"]),
         ("ckpt_path=some/where.ckpt", ["ckpt_path=some/where.ckpt", "no such file"]),
-        ("ckpt_path=nowhere", ["nowhere", "does not exist"]),
+        ("ckpt_path=nowhere", ["ckpt_path=nowhere", "no such file"]),
         ("resume=outputs/runs/none", ["resume=outputs/runs/none", "no run there"]),
     ],
 )

@@ -130,13 +130,21 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
     assert not (outcome.folders[1] / "metrics.json").exists()
 
 
-def test_several_processes_are_refused_in_a_sweep(tmp_path: Path) -> None:
-    outcome = sweep("trainer=ddp", "trainer.accelerator=cpu", "seed=1,2", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("trainer=ddp",), "trainer.strategy=ddp in a sweep (-m)"),
+        (("trainer.devices=2",), "trainer.devices=2 in a sweep (-m)"),
+        (("trainer.devices=[0,1]",), "trainer.devices=[0, 1] in a sweep (-m)"),
+    ],
+)
+def test_several_processes_are_refused_in_a_sweep(settings: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    outcome = sweep(*settings, "trainer.accelerator=cpu", "seed=1,2", cwd=tmp_path)
     assert outcome.code == 1
     assert "Traceback" not in outcome.text
     errors = {line for line in outcome.text.splitlines() if line.startswith("error:")}
     assert len(errors) == 1
-    assert "trainer.strategy=ddp in a sweep (-m)" in errors.pop()
+    assert told in errors.pop()
 
 
 def test_a_sweeps_name_is_taken_once(tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ from src.errors import InputError
 from src.settings import CHECKS, check
 
 WRONG = [
+    ("callbacks.early_stopping.patience", -1),
+    ("callbacks.samples.count", 0),
+    ("callbacks.misclassified.count", 0),
+    ("trainer.max_steps", 0),
     ("seed", -1),
     ("deterministic", "maybe"),
     ("threads", 0),
@@ -51,6 +55,10 @@ WRONG = [
     ("trainer.accelerator", "tpu9"),
 ]
 RIGHT = [
+    ("callbacks.early_stopping.patience", 0),
+    ("callbacks.samples.count", 1),
+    ("callbacks.misclassified.count", 1),
+    ("trainer.max_steps", -1),
     ("seed", 0),
     ("seed", 2**32 - 1),
     ("seed", None),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -309,6 +310,23 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> No
     assert outcome.metrics["epochs"] == len(scores)
 
 
+@pytest.mark.parametrize("callbacks", ["default", "early_stopping"])
+def test_without_a_logger_the_pictures_are_files_only(callbacks: str, tmp_path: Path) -> None:
+    outcome = train(f"callbacks={callbacks}", "logger=none", "trainer.max_epochs=2", cwd=tmp_path)
+    assert outcome.metrics["epochs"] == 2
+    assert not list(outcome.folder.glob("events.out.tfevents.*"))
+    assert (outcome.folder / "figures" / "curves.png").is_file()
+
+
+def test_the_learning_rate_is_in_tensorboard(tmp_path: Path) -> None:
+    settings = ["scheduler=exponential", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"]
+    accumulator = EventAccumulator(str(train(*settings, cwd=tmp_path).folder))
+    accumulator.Reload()
+    (tag,) = [tag for tag in accumulator.Tags()["scalars"] if tag.startswith("lr-")]
+    rates = [point.value for point in accumulator.Scalars(tag)]
+    assert rates == pytest.approx([0.01, 0.009, 0.0081])
+
+
 # Randomness
 
 NOISY = ("trainer.max_epochs=3", "model.dropout=0.3", "model.hidden_size=[8,8]", "optimizer=sgd")
@@ -340,6 +358,17 @@ def test_another_seed_gives_another_run(of_seeds: dict[str, Outcome]) -> None:
 def test_no_seed_is_a_new_one_each_time(tmp_path: Path) -> None:
     first, second = [quick(*NOISY, "seed=null", cwd=tmp_path) for _ in range(2)]
     assert not same(weights(first.folder), weights(second.folder))
+    assert "seed: null" not in (first.folder / ".hydra" / "config.yaml").read_text()
+
+
+def test_a_run_without_a_seed_keeps_the_one_it_drew(tmp_path: Path) -> None:
+    drawn = quick(*NOISY, "seed=null", cwd=tmp_path)
+    seed = OmegaConf.load(drawn.folder / ".hydra" / "config.yaml").seed
+    again = quick(*NOISY, f"seed={seed}", cwd=tmp_path)
+    assert timeless(drawn.metrics) == timeless(again.metrics)
+    longer = quick(*NOISY, f"seed={seed}", "trainer.max_epochs=5", cwd=tmp_path)
+    train(f"resume={drawn.folder}", "trainer.max_epochs=5", cwd=tmp_path)
+    assert history(drawn.folder) == history(longer.folder)
 
 
 def test_the_validation_split_is_the_same_for_each_seed(data_dir: Path, tmp_path: Path) -> None:
@@ -370,6 +399,11 @@ def test_the_test_set_is_touched_once_after_training(
     quick(Seen.SETTING, *images("mnist", data_dir), "trainer.max_epochs=2", cwd=tmp_path)
     assert calls == [("test", 2)]
     assert same(torch.cat([batch.targets for batch in Seen.last.tested]), Seen.last.data.test_set.targets)
+
+
+def test_without_a_test_there_are_no_test_metrics(tmp_path: Path) -> None:
+    outcome = quick("trainer.limit_test_batches=0", "trainer.max_epochs=1", cwd=tmp_path)
+    assert not [name for name in outcome.metrics if name.startswith("test/")]
 
 
 def test_training_sees_each_training_point_once_an_epoch_and_no_test_point(tmp_path: Path) -> None:

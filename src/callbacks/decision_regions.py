@@ -74,9 +74,10 @@ def regions(model: LightningModule, inputs: Tensor) -> tuple[Tensor, Tensor, Ten
     margin = 0.15 * (inputs.amax(dim=0) - inputs.amin(dim=0))
     low, high = inputs.amin(dim=0) - margin, inputs.amax(dim=0) + margin
     xs, ys = [torch.linspace(float(low[i]), float(high[i]), POINTS) for i in (0, 1)]
-    grid = torch.cartesian_prod(ys, xs).flip(1)  # (H·W, 2), x first
+    like = next(model.parameters())  # its device and precision
+    grid = torch.cartesian_prod(ys, xs).flip(1).to(like)  # (H·W, 2), x first
     training = model.training
     model.eval()
-    classes: Tensor = model.predict(model(grid.to(model.device)))  # type: ignore[operator]
+    classes: Tensor = model.predict(model(grid))  # type: ignore[operator]
     model.train(training)
     return xs, ys, classes.view(POINTS, POINTS).cpu()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
+from src.records import whole_or_not
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
 STYLE: Any = {
@@ -68,10 +69,8 @@ def rendered(figure: Figure) -> np.ndarray:
 
 def save(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(pixels).save(partial, format="png")
-    partial.replace(path)
+    with whole_or_not(path) as file:
+        Image.fromarray(pixels).save(file, format="png")
 
 
 def data_of(trainer: Trainer) -> TensorDataModule:

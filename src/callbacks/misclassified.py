@@ -14,7 +14,7 @@ COLUMNS = 5
 
 
 class Misclassified(FigureCallback):
-    """The misclassified test images that the model is surest of.
+    """The misclassified test images that the model is surest of; drawn where one process does the test.
 
     Args:
         count: how many images at most, ≥ 1.

@@ -220,4 +220,7 @@ class TensorDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Samples, dataloader_idx: int) -> Samples:
         training = self.trainer is not None and bool(self.trainer.training)
-        return Samples(self.transform(batch.inputs, augment=training), batch.targets)
+        inputs = self.transform(batch.inputs, augment=training)
+        if self.trainer is not None:  # what trainer.precision asks for
+            inputs = inputs.to(self.trainer.lightning_module.dtype)
+        return Samples(inputs, batch.targets)

@@ -79,7 +79,7 @@ class SupervisedModule(LightningModule):
         if self.task == "binary":
             soft = targets.to(outputs.dtype) * (1 - label_smoothing) + label_smoothing / 2
             return F.binary_cross_entropy_with_logits(outputs.squeeze(1), soft)
-        return F.mse_loss(outputs.squeeze(1), targets)
+        return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype))
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Outputs (B, out_features) → predicted classes (B,), or values for regression."""
@@ -205,7 +205,7 @@ class SupervisedModule(LightningModule):
         settings = dict(self.optimizer_settings)
         if "fused" in settings and settings["fused"] is None:
             settings["fused"] = self.device.type in ("cpu", "cuda")
-        optimizer = get_class(settings.pop("_target_"))(self.parameter_groups(settings["lr"]), **settings)
+        optimizer = made("optimizer", settings.pop("_target_"), self.parameter_groups(settings["lr"]), **settings)
         if not self.scheduler_settings:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
@@ -213,10 +213,20 @@ class SupervisedModule(LightningModule):
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Settings:
         assert self.scheduler_settings is not None
         settings = dict(self.scheduler_settings)
-        interval, target = settings.pop("interval"), settings.pop("_target_")
+        if "_target_" not in settings:
+            raise InputError(f"scheduler.{next(iter(settings))}: there is no scheduler to take it; choose scheduler=…")
+        interval, target = settings.pop("interval", "epoch"), settings.pop("_target_")
         for key, value in settings.items():
             if value == "total_steps":
                 settings[key] = int(self.trainer.estimated_stepping_batches)
             elif value == "lr":
                 settings[key] = [group["lr"] for group in optimizer.param_groups]
-        return {"scheduler": get_class(target)(optimizer, **settings), "interval": interval}
+        return {"scheduler": made("scheduler", target, optimizer, **settings), "interval": interval}
+
+
+def made(part: str, target: str, *given: Any, **settings: Any) -> Any:
+    """An optimiser or a scheduler; what its class refuses is told in one line."""
+    try:
+        return get_class(target)(*given, **settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{part}: {target} does not take these settings: {error}") from error

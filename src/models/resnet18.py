@@ -81,8 +81,14 @@ class ResNet18(SupervisedModule):
         self.backbone_lr_factor = backbone_lr_factor if weights else 1.0
         small_stem = stem == "small" or (stem == "auto" and weights not in published_names())
         self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
+        self.net.backbone.requires_grad_(not self.backbone_frozen)  # before processes agree on what they share
 
     def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1 and self.backbone_frozen and self.frozen_epochs != "backbone":
+            raise InputError(
+                f"model.freeze={self.frozen_epochs} cannot unfreeze under trainer=ddp, whose processes agree on the "
+                "weights that they share when they start: use model.freeze=none or backbone"
+            )
         if self.weights and not self.trainer.ckpt_path:  # a resumed run has its own
             load_backbone(self.net.backbone, self.weights)
 
@@ -131,6 +137,8 @@ def load_backbone(backbone: nn.Module, weights: str) -> None:
     prefix = "net.backbone."
     own = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(("fc.", "net.head."))}
     expected = backbone.state_dict()
+    if not any(key in own for key in expected):
+        raise InputError(f"model.weights={weights} holds no ResNet18")
     wrong = [key for key in expected if key not in own or own[key].shape != expected[key].shape]
     if wrong:
         raise InputError(

@@ -1,0 +1,155 @@
+"""Settings at the edge of what makes sense, through the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import BARE, load, process, quick, read_json, run, run_folders
+
+
+@pytest.mark.parametrize("settings", [("data.batch_size=1",), ("data.batch_size=33",)])
+def test_a_batch_of_one_sample_under_batch_norm_is_refused(settings: tuple[str, ...], tmp_path: Path) -> None:
+    error = run("src.train", "model.batch_norm=true", *settings, *BARE, cwd=tmp_path).error
+    assert "batch norm needs two samples" in error
+    assert "data.drop_last=true" in error
+
+
+def test_a_last_batch_of_one_sample_may_be_dropped(tmp_path: Path) -> None:
+    settings = ("model.batch_norm=true", "data.batch_size=33", "data.drop_last=true", "trainer.max_epochs=2")
+    folder = quick(*settings, cwd=tmp_path).folder
+    assert load(folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 3
+
+
+@pytest.mark.parametrize(
+    "settings", [("data.batch_size=1000", "data.drop_last=true"), ("trainer.limit_train_batches=0",)]
+)
+def test_a_run_without_a_batch_is_refused(settings: tuple[str, ...], tmp_path: Path) -> None:
+    assert "there is no batch to train on: 100 samples" in run("src.train", *settings, *BARE, cwd=tmp_path).error
+
+
+@pytest.mark.parametrize("settings", [("data=xor",), ("data=mnist", "data.val_size=40")])
+def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: Path, tmp_path: Path) -> None:
+    more = ("trainer.precision=64-true", "trainer.max_epochs=1", f"paths.data={data_dir}")
+    outcome = run("src.train", *settings, *more, cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    state = load(outcome.folder / "checkpoints" / "last.ckpt")["state_dict"]
+    assert {str(value.dtype) for value in state.values()} == {"torch.float64"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("optimizer.betas=[2,3]", "optimizer: torch.optim.Adam does not take these settings"),
+        ("+optimizer.nonsense=1", "nonsense"),
+        ("+scheduler.nonsense=1", "scheduler.nonsense: there is no scheduler to take it"),
+    ],
+)
+def test_what_an_optimizer_or_a_scheduler_refuses_is_one_line(setting: str, words: str, tmp_path: Path) -> None:
+    assert words in run("src.train", setting, *BARE, cwd=tmp_path).error
+
+
+def test_a_name_with_spaces_and_commas_becomes_a_plain_folder(tmp_path: Path) -> None:
+    outcome = quick("name=my run, no. 1", "trainer.max_epochs=1", cwd=tmp_path)
+    assert outcome.folder.name == "my-run-no.-1"
+
+
+def test_the_name_nought_is_a_name(tmp_path: Path) -> None:
+    assert quick("name=0", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "0"
+
+
+@pytest.mark.parametrize("name", [".", "..", "{}"])
+def test_a_name_that_names_no_folder_is_refused(name: str, tmp_path: Path) -> None:
+    outcome = run("src.train", f"name='{name}'", *BARE, cwd=tmp_path)
+    assert "it names a folder" in outcome.error
+    assert not run_folders(tmp_path)
+
+
+def test_a_run_in_a_folder_with_spaces_and_commas_can_be_resumed_and_evaluated(tmp_path: Path) -> None:
+    folder = quick("name=a", "trainer.max_epochs=1", cwd=tmp_path).folder
+    odd = folder.with_name("moved, and renamed")
+    folder.rename(odd)
+    assert run("src.train", f"resume={odd}", "trainer.max_epochs=2", cwd=tmp_path).code == 0
+    assert run("src.eval", f"run={odd}", cwd=tmp_path).code == 0
+    assert read_json(odd / "eval_val.json")["val/acc"] == read_json(odd / "metrics.json")["val/acc"]
+
+
+def test_a_sweep_over_names_is_refused(tmp_path: Path) -> None:
+    outcome = run("src.train", "-m", "name=x,y", *BARE, cwd=tmp_path)
+    assert outcome.error.startswith("error: name=… names the sweep")
+    assert not run_folders(tmp_path)
+
+
+def test_a_run_whose_last_checkpoint_is_missing_does_not_overwrite_its_best(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    best = (folder / "checkpoints" / "best.ckpt").read_bytes()
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    error = run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
+    assert "last.ckpt is missing" in error
+    assert (folder / "checkpoints" / "best.ckpt").read_bytes() == best
+
+
+def test_a_run_stopped_within_an_epoch_is_not_resumed_inexactly(tmp_path: Path) -> None:
+    folder = quick("trainer.max_steps=15", cwd=tmp_path).folder
+    assert "stopped within an epoch" in run("src.train", f"resume={folder}", "trainer.max_steps=30", cwd=tmp_path).error
+
+
+def test_fewer_epochs_than_there_are_already_are_refused(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=3", cwd=tmp_path).folder
+    assert "has 3 epochs already" in run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
+
+
+def test_a_run_that_stopped_early_is_not_told_to_take_fewer_epochs(tmp_path: Path) -> None:
+    settings = ("callbacks=early_stopping", "~callbacks.curves", "~callbacks.decision_regions", "logger=none")
+    outcome = run("src.train", *settings, "callbacks.early_stopping.patience=1", "optimizer.lr=1e-6", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert "callbacks.early_stopping.patience=3" in outcome.out
+    error = run("src.train", f"resume={outcome.folder}", cwd=tmp_path).error
+    assert "is finished" in error
+    assert "callbacks.early_stopping.patience=3" in error
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]"])
+def test_damaged_records_do_not_stop_a_resume(damage: str, tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    for name in ("status.json", "provenance.json", "metrics.json"):
+        (folder / name).write_text(damage)
+    assert run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).code == 0
+    assert read_json(folder / "status.json")["status"] == "finished"
+    assert read_json(folder / "metrics.json")["epochs"] == 2
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    config = folder / ".hydra" / "config.yaml"
+    config.write_text("model: [")
+    assert f"{config} is damaged" in run("src.eval", f"run={folder}", cwd=tmp_path).error
+    config.write_text("")
+    assert f"{config} is damaged" in run("src.eval", f"run={folder}", cwd=tmp_path).error
+
+
+def test_a_resumed_run_no_longer_needs_the_weights_that_it_started_from(tmp_path: Path) -> None:
+    first = quick("trainer.max_epochs=1", cwd=tmp_path).folder / "checkpoints" / "last.ckpt"
+    folder = quick("trainer.max_epochs=1", f"ckpt_path={first}", cwd=tmp_path).folder
+    first.unlink()
+    assert run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).code == 0
+
+
+def test_the_config_can_be_shown_resolved(tmp_path: Path) -> None:
+    outcome = run("src.train", "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert "lr: 0.01" in outcome.out
+    assert "max_epochs: 50" in outcome.out
+
+
+def test_an_error_in_a_second_process_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "ill.py").write_text(
+        "from lightning import Callback\n"
+        "class Ill(Callback):\n"
+        "    def on_train_epoch_end(self, trainer, pl_module):\n"
+        "        if trainer.global_rank == 1:\n"
+        "            raise ValueError('process one is ill')\n"
+    )
+    settings = ("trainer=ddp", "trainer.accelerator=cpu", "+callbacks.ill._target_=ill.Ill", "trainer.max_epochs=2")
+    outcome = process("src.train", *settings, *BARE, cwd=tmp_path)
+    assert outcome.code != 0
+    assert "error: in process 1: process one is ill" in outcome.text
