@@ -32,7 +32,7 @@ def start(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     try:
-        sys.argv[1:] = resumed_arguments([quoted(arg) for arg in sys.argv[1:]])
+        sys.argv[1:] = resumed_arguments([quoted(arg) for arg in flags_first(sys.argv[1:])])
         main()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACKS:
@@ -136,6 +136,11 @@ class ClaimFolder(Callback):
             sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """``-m`` before the settings, wherever it was typed: Hydra takes no flag between them."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
 def quoted(argument: str) -> str:
     """``run=a folder, 1`` as Hydra reads a path with spaces or commas; other arguments as they are."""
     key, _, value = argument.partition("=")
@@ -201,6 +206,8 @@ def unknown_choice(group: str, choice: str) -> str:
 def unknown_setting(key: str) -> str:
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
+    if f"~{key}" in sys.argv:
+        return f"{key} is missing: it was deleted (~{key}), and nothing runs without it"
     groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
     return f"there is no setting {key}{nearest(key, [*known_settings(), *groups])}; --cfg job shows them all"
 

@@ -42,6 +42,10 @@ PROBABILITY: Check = (lambda value: number(value) and 0 <= value < 1, "a number 
 SWITCH: Check = (lambda value: isinstance(value, bool), "true or false")
 AMOUNT: Check = (lambda value: (whole(value) and value >= 0) or share(value), "a count, or a share from 0.0 to 1.0")
 ACTIVATION: Check = (lambda value: value in list(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}")
+STEPS: Check = (
+    lambda value: value == "total_steps" or (whole(value) and value >= 1),
+    "a whole number above 0, or total_steps",
+)
 SPLIT: Check = (lambda value: value in ("val", "test"), "val or test")
 
 CHECKS: dict[str, Check] = {
@@ -69,6 +73,9 @@ CHECKS: dict[str, Check] = {
     "optimizer.weight_decay": FROM_ZERO,
     "optimizer.momentum": PROBABILITY,
     "scheduler.gamma": ABOVE_ZERO,
+    "scheduler.T_max": STEPS,
+    "scheduler.total_steps": STEPS,
+    "scheduler.pct_start": (lambda value: number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "scheduler.interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
     "data.batch_size": whole_from(1),
     "data.val_size": AMOUNT,

@@ -37,15 +37,29 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("settings", "words"),
     [
         ("optimizer.betas=[2,3]", "optimizer: torch.optim.Adam does not take these settings"),
         ("+optimizer.nonsense=1", "nonsense"),
+        (
+            "scheduler=cosine +scheduler.nonsense=1",
+            "scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take",
+        ),
         ("+scheduler.nonsense=1", "scheduler.nonsense: there is no scheduler to take it"),
     ],
 )
-def test_what_an_optimizer_or_a_scheduler_refuses_is_one_line(setting: str, words: str, tmp_path: Path) -> None:
-    assert words in run("src.train", setting, *BARE, cwd=tmp_path).error
+def test_what_an_optimizer_or_a_scheduler_refuses_is_one_line(settings: str, words: str, tmp_path: Path) -> None:
+    assert words in run("src.train", *settings.split(), *BARE, cwd=tmp_path).error
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
+    outcome = run("src.train", *BARE, "trainer.max_epochs=1", "-m", "seed=1,2", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert [folder.name for folder in outcome.folders] == ["0_seed-1", "1_seed-2"]
+
+
+def test_a_part_that_is_deleted_is_named(tmp_path: Path) -> None:
+    assert "model is missing: it was deleted" in run("src.train", "~model", *BARE, cwd=tmp_path).error
 
 
 def test_a_name_with_spaces_and_commas_becomes_a_plain_folder(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from src.errors import InputError
 from src.settings import CHECKS, check
 
 WRONG = [
+    ("scheduler.T_max", 0),
+    ("scheduler.total_steps", "all"),
+    ("scheduler.pct_start", 3),
     ("callbacks.early_stopping.patience", -1),
     ("callbacks.samples.count", 0),
     ("callbacks.misclassified.count", 0),
@@ -55,6 +58,9 @@ WRONG = [
     ("trainer.accelerator", "tpu9"),
 ]
 RIGHT = [
+    ("scheduler.T_max", "total_steps"),
+    ("scheduler.total_steps", 100),
+    ("scheduler.pct_start", 0.3),
     ("callbacks.early_stopping.patience", 0),
     ("callbacks.samples.count", 1),
     ("callbacks.misclassified.count", 1),
