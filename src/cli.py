@@ -144,7 +144,8 @@ def flags_first(arguments: list[str]) -> list[str]:
 def quoted(argument: str) -> str:
     """``run=a folder, 1`` as Hydra reads a path with spaces or commas; other arguments as they are."""
     key, _, value = argument.partition("=")
-    if key not in PATHS or re.fullmatch(r"[\w./~-]*", value, re.ASCII) or value[:1] in "'\"" or "-m" in sys.argv:
+    sweeping = {"-m", "--multirun"} & set(sys.argv)  # there a comma parts two values
+    if key not in PATHS or sweeping or re.fullmatch(r"[\w./~-]*", value, re.ASCII) or value[:1] in "'\"":
         return argument
     return key + "='" + value.replace("'", "\\'") + "'"
 
