@@ -147,7 +147,12 @@ def quoted(argument: str) -> str:
     sweeping = {"-m", "--multirun"} & set(sys.argv)  # there a comma parts two values
     if key not in PATHS or sweeping or re.fullmatch(r"[\w./~-]*", value, re.ASCII) or value[:1] in "'\"":
         return argument
-    return key + "='" + value.replace("'", "\\'") + "'"
+    return f"{key}={in_quotes(value)}"
+
+
+def in_quotes(value: str) -> str:
+    """A value that Hydra takes as it stands."""
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
@@ -161,16 +166,15 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     config = folder / ".hydra" / "config.yaml"
     if not config.is_file():
         raise InputError(f"resume={given[-1]}: no run there ({config} is missing)")
-    quoted = "'" + str(folder).replace("'", "\\'") + "'"
     return [
         f"--config-path={config.parent}",
         "--config-name=config",
         *[arg for arg in arguments if not arg.startswith("resume=")],
         f"hydra.searchpath=[{CONF}]",
         "hydra/job_logging=thunderhead",
-        f"hydra.run.dir={quoted}",
+        f"hydra.run.dir={in_quotes(str(folder))}",
         "hydra.output_subdir=null",  # the run's config stays as it is; changes are added when it starts
-        f"resume={quoted}",
+        f"resume={in_quotes(str(folder))}",
     ]
 
 

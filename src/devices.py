@@ -92,7 +92,10 @@ def match_threads(operations: int) -> None:
 
 
 def suit_memory(module: torch.nn.Module, kind: str) -> None:
-    """Keep convolutions' weights channels-last where that is faster: 1.2 times on a CPU."""
+    """Keep convolutions' weights channels-last where that is faster.
+
+    A step of the default CNN on 128 CIFAR-10 images: 1.5 times on two CPU threads.
+    """
     if kind in (CUDA, CPU):
         module.to(memory_format=torch.channels_last)
 

@@ -6,8 +6,8 @@ import secrets
 import warnings
 from pathlib import Path
 
-from lightning import LightningModule, seed_everything
-from lightning.pytorch.utilities.model_summary import summarize
+from lightning import seed_everything
+from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig
 
 from src import devices
@@ -25,7 +25,6 @@ from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, load_weights, read_checkpoint
 from src.cli import in_sweep
-from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
 from src.presets import check_presets
@@ -57,8 +56,9 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         seed = seed_everything(cfg.seed, workers=True, verbose=False)
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
+        summary = summarize(model, max_depth=3)
         if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
-            devices.match_threads(summarize(model).total_flops * data.batch_size)
+            devices.match_threads(summary.total_flops * data.batch_size)
         if cfg.ckpt_path and last is None:
             load_weights(model, cfg.ckpt_path)
         data.prepare_data()
@@ -69,7 +69,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
         callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
-        introduce(cfg, folder, kind, model, data)
+        introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", summary)
         results.begin(model, monitor, mode)
 
         trainer.fit(model, datamodule=data, ckpt_path=last)
@@ -94,15 +94,15 @@ def settle_seed(cfg: DictConfig, folder: Path) -> None:
             keep_settings(cfg, folder)
 
 
-def introduce(cfg: DictConfig, folder: Path, kind: str, model: LightningModule, data: TensorDataModule) -> None:
+def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, summary: ModelSummary) -> None:
     """Write where the run comes from, and say what it is."""
     if not is_main_process():
         return
     if cfg.resume:
         keep_settings(cfg, folder)
     write_provenance(folder, devices.describe(kind))
-    log.info("%s on %s, %s", type(model).__name__, type(data).__name__, devices.describe(kind))
-    log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summarize(model, max_depth=3))
+    log.info("%s, %s", what, devices.describe(kind))
+    log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summary)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:

@@ -17,17 +17,19 @@ from src.records import finished
 # What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
 # comes from the checkpoint, so another learning rate would be written down and not used.
 MAY_CHANGE = (
-    *("trainer.max_", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
-    *(
-        "trainer.log_every_n_steps",
-        "trainer.profiler",
-        "threads",
-        "paths.",
-        "data.root",
-        "callbacks.",
-        "logger.",
-        "resume",
-    ),
+    "callbacks.",
+    "data.root",
+    "logger.",
+    "paths.",
+    "resume",
+    "threads",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.max_",
+    "trainer.num_nodes",
+    "trainer.profiler",
+    "trainer.strategy",
 )
 
 

@@ -89,6 +89,11 @@ def quick(*overrides: str, cwd: Path) -> Outcome:
     return train(*BARE, *overrides, cwd=cwd)
 
 
+def images(name: str, data_dir: Path) -> list[str]:
+    """An image set of the small ones, which hold 200 + 100 images."""
+    return [f"data={name}", f"paths.data={data_dir}", "data.val_size=40", "data.batch_size=16"]
+
+
 def evaluate(*overrides: str, cwd: Path) -> Outcome:
     """``python -m src.eval OVERRIDES`` in this process; fails unless it ends well."""
     outcome = run("src.eval", *overrides, cwd=cwd)

@@ -15,90 +15,82 @@ def write(path: Path, content: str) -> None:
     path.write_text(dedent(content))
 
 
+# A package and configs: models, a data set, presets.
+FILES = {
+    "mine/__init__.py": "",
+    "mine/model.py": """
+import math
+import torch
+from src.models.base import SupervisedModule
+
+class Centres(torch.nn.Module):
+    def __init__(self, in_features, count, out_features):
+        super().__init__()
+        self.centres = torch.nn.Parameter(torch.randn(count, in_features))
+        self.output = torch.nn.Linear(count, out_features)
+
+    def forward(self, x):
+        return self.output(torch.exp(-torch.cdist(x.flatten(1), self.centres).square()))
+
+class MyModel(SupervisedModule):
+    def __init__(self, hidden_size, **settings):
+        super().__init__(**settings)
+        self.save_hyperparameters(logger=False)
+        self.net = Centres(math.prod(self.in_shape), hidden_size, self.out_features)
+
+class Doubled(MyModel):
+    def __init__(self, hidden_size, activation, dropout, batch_norm, **settings):
+        super().__init__(2 * hidden_size, **settings)
+""",
+    "mine/data.py": """
+import torch
+from src.data.base import Samples, TensorDataModule
+
+class Rings(TensorDataModule):
+    task = "multiclass"
+    in_shape = (2,)
+    class_names = ("inner", "middle", "outer")
+
+    def __init__(self, points, **settings):
+        super().__init__(**settings)
+        self.points = points
+
+    def load(self):
+        return self.draw(0), self.draw(1)
+
+    def draw(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        targets = torch.arange(self.points) % 3
+        angle = 6.2832 * torch.rand(self.points, generator=generator)
+        return Samples((1 + targets)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1), targets)
+""",
+    "conf/model/centres.yaml": "_target_: mine.model.MyModel\nhidden_size: 20\n",
+    "conf/data/rings.yaml": "_target_: mine.data.Rings\npoints: 300\nbatch_size: 20\nval_size: 0.2\nseed: ${seed}\n",
+    "conf/experiment/tuned.yaml": """
+# @package _global_
+defaults:
+  - override /optimizer: sgd
+recipe:
+  sgd: {lr: 0.25, momentum: 0.5}
+  max_epochs: 2
+""",
+    "conf/experiment/direct.yaml": """
+# @package _global_
+defaults:
+  - override /optimizer: sgd
+optimizer:
+  lr: 0.25
+trainer:
+  max_epochs: 2
+""",
+}
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with a package and configs: a model, a data set, a callback, presets."""
-    write(tmp_path / "mine" / "__init__.py", "")
-    write(
-        tmp_path / "mine" / "model.py",
-        """
-        import math
-        import torch
-        from src.models.base import SupervisedModule
-
-        class Centres(torch.nn.Module):
-            def __init__(self, in_features, count, out_features):
-                super().__init__()
-                self.centres = torch.nn.Parameter(torch.randn(count, in_features))
-                self.output = torch.nn.Linear(count, out_features)
-
-            def forward(self, x):
-                return self.output(torch.exp(-torch.cdist(x.flatten(1), self.centres).square()))
-
-        class MyModel(SupervisedModule):
-            def __init__(self, hidden_size, **settings):
-                super().__init__(**settings)
-                self.save_hyperparameters(logger=False)
-                self.net = Centres(math.prod(self.in_shape), hidden_size, self.out_features)
-
-        class Doubled(MyModel):
-            def __init__(self, hidden_size, activation, dropout, batch_norm, **settings):
-                super().__init__(2 * hidden_size, **settings)
-        """,
-    )
-    write(
-        tmp_path / "mine" / "data.py",
-        """
-        import torch
-        from src.data.base import Samples, TensorDataModule
-
-        class Rings(TensorDataModule):
-            task = "multiclass"
-            in_shape = (2,)
-            class_names = ("inner", "middle", "outer")
-
-            def __init__(self, points, **settings):
-                super().__init__(**settings)
-                self.points = points
-
-            def load(self):
-                return self.draw(0), self.draw(1)
-
-            def draw(self, seed):
-                generator = torch.Generator().manual_seed(seed)
-                targets = torch.arange(self.points) % 3
-                angle = 6.2832 * torch.rand(self.points, generator=generator)
-                return Samples((1 + targets)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1), targets)
-        """,
-    )
-    write(tmp_path / "conf" / "model" / "centres.yaml", "_target_: mine.model.MyModel\nhidden_size: 20\n")
-    write(
-        tmp_path / "conf" / "data" / "rings.yaml",
-        "_target_: mine.data.Rings\npoints: 300\nbatch_size: 20\nval_size: 0.2\nseed: ${seed}\n",
-    )
-    write(
-        tmp_path / "conf" / "experiment" / "tuned.yaml",
-        """
-        # @package _global_
-        defaults:
-          - override /optimizer: sgd
-        recipe:
-          sgd: {lr: 0.25, momentum: 0.5}
-          max_epochs: 2
-        """,
-    )
-    write(
-        tmp_path / "conf" / "experiment" / "direct.yaml",
-        """
-        # @package _global_
-        defaults:
-          - override /optimizer: sgd
-        optimizer:
-          lr: 0.25
-        trainer:
-          max_epochs: 2
-        """,
-    )
+    """A folder with them."""
+    for name, content in FILES.items():
+        write(tmp_path / name, content)
     return tmp_path
 
 

@@ -8,23 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.data.mnist import MNIST
 from tests.command_line import (
     Outcome,
     Returned,
     Seen,
     Spoil,
     history,
+    images,
     load,
     quick,
     read_json,
     run,
     same,
-    timeless,
     train,
     weights,
 )
@@ -32,11 +30,6 @@ from tests.command_line import (
 STEPS = 10  # of an epoch on XOR: 100 points in batches of 10
 LEARNABLE = {"mlp": 79510, "cnn": 241898, "resnet18": 11181642}  # parameters for images (1, 28, 28), by hand
 LEARNABLE_COLOUR = {"mlp": 308310, "cnn": 357162, "resnet18": 11181642}  # for (3, 32, 32)
-
-
-def images(name: str, data_dir: Path) -> list[str]:
-    """An image set of the small ones, which hold 200 + 100 images."""
-    return [f"data={name}", f"paths.data={data_dir}", "data.val_size=40", "data.batch_size=16"]
 
 
 # The default run
@@ -325,99 +318,6 @@ def test_the_learning_rate_is_in_tensorboard(tmp_path: Path) -> None:
     (tag,) = [tag for tag in accumulator.Tags()["scalars"] if tag.startswith("lr-")]
     rates = [point.value for point in accumulator.Scalars(tag)]
     assert rates == pytest.approx([0.01, 0.009, 0.0081])
-
-
-# Randomness
-
-NOISY = ("trainer.max_epochs=3", "model.dropout=0.3", "model.hidden_size=[8,8]", "optimizer=sgd")
-
-
-@pytest.fixture(scope="module")
-def of_seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """The same run four times: with the default seed, twice with seed 0, and with seed 1."""
-    seeds = {"default": (), "zero": ("seed=0",), "zero again": ("seed=0",), "one": ("seed=1",)}
-    cwd = tmp_path_factory.mktemp("seeds")
-    return {name: quick(*NOISY, *setting, cwd=cwd) for name, setting in seeds.items()}
-
-
-@pytest.mark.parametrize("other", ["default", "zero again"])
-def test_the_same_seed_gives_the_same_run_bit_for_bit(other: str, of_seeds: dict[str, Outcome]) -> None:
-    first, second = of_seeds["zero"], of_seeds[other]
-    assert timeless(first.metrics) == timeless(second.metrics)
-    for name in ("best", "last"):
-        assert same(weights(first.folder, name), weights(second.folder, name))
-    assert history(first.folder) == history(second.folder)
-
-
-def test_another_seed_gives_another_run(of_seeds: dict[str, Outcome]) -> None:
-    zero, one = of_seeds["zero"], of_seeds["one"]
-    assert not same(weights(zero.folder), weights(one.folder))
-    assert zero.metrics["train/loss"] != one.metrics["train/loss"]
-
-
-def test_no_seed_is_a_new_one_each_time(tmp_path: Path) -> None:
-    first, second = [quick(*NOISY, "seed=null", cwd=tmp_path) for _ in range(2)]
-    assert not same(weights(first.folder), weights(second.folder))
-    assert "seed: null" not in (first.folder / ".hydra" / "config.yaml").read_text()
-
-
-def test_a_run_without_a_seed_keeps_the_one_it_drew(tmp_path: Path) -> None:
-    drawn = quick(*NOISY, "seed=null", cwd=tmp_path)
-    seed = OmegaConf.load(drawn.folder / ".hydra" / "config.yaml").seed
-    again = quick(*NOISY, f"seed={seed}", cwd=tmp_path)
-    assert timeless(drawn.metrics) == timeless(again.metrics)
-    longer = quick(*NOISY, f"seed={seed}", "trainer.max_epochs=5", cwd=tmp_path)
-    train(f"resume={drawn.folder}", "trainer.max_epochs=5", cwd=tmp_path)
-    assert history(drawn.folder) == history(longer.folder)
-
-
-def test_the_validation_split_is_the_same_for_each_seed(data_dir: Path, tmp_path: Path) -> None:
-    splits = {}
-    for settings in (("seed=1",), ("seed=2",), ("seed=1", "data.split_seed=5")):
-        quick(Seen.SETTING, *images("mnist", data_dir), "debug=one_batch", *settings, cwd=tmp_path)
-        splits[settings] = (Seen.last.data.val_set, Seen.last.trained[0])
-    one, two, other = splits.values()
-    assert same(one[0], two[0])
-    assert not same(one[1], two[1])  # the batches' order does depend on the seed
-    assert not same(one[0], other[0])
-
-
-# The test set
-
-
-def test_the_test_set_is_touched_once_after_training(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, int]] = []
-    original = MNIST.test_dataloader
-
-    def test_dataloader(self: MNIST) -> object:
-        calls.append((self.trainer.state.fn.value, self.trainer.current_epoch))
-        return original(self)
-
-    monkeypatch.setattr(MNIST, "test_dataloader", test_dataloader)
-    quick(Seen.SETTING, *images("mnist", data_dir), "trainer.max_epochs=2", cwd=tmp_path)
-    assert calls == [("test", 2)]
-    assert same(torch.cat([batch.targets for batch in Seen.last.tested]), Seen.last.data.test_set.targets)
-
-
-def test_without_a_test_there_are_no_test_metrics(tmp_path: Path) -> None:
-    outcome = quick("trainer.limit_test_batches=0", "trainer.max_epochs=1", cwd=tmp_path)
-    assert not [name for name in outcome.metrics if name.startswith("test/")]
-
-
-def test_training_sees_each_training_point_once_an_epoch_and_no_test_point(tmp_path: Path) -> None:
-    quick(Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
-    seen, data = Seen.last, Seen.last.data
-    for epoch in range(2):
-        batches = seen.trained[STEPS * epoch : STEPS * (epoch + 1)]
-        points = sorted(point for batch in batches for point in batch.inputs.tolist())
-        assert points == sorted(data.train_set.inputs.tolist())
-    tested = [tuple(point) for batch in seen.tested for point in batch.inputs.tolist()]
-    assert tested == [tuple(point) for point in data.test_set.inputs.tolist()]
-    others = {tuple(point) for part in (data.train_set, data.val_set) for point in part.inputs.tolist()}
-    assert len(others) == 200
-    assert not others & set(tested)
 
 
 # A run from a checkpoint's weights

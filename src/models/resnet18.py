@@ -8,6 +8,7 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.checkpoints import read_checkpoint
 from src.errors import InputError
 from src.models.base import Settings, SupervisedModule
 
@@ -130,8 +131,6 @@ def load_backbone(backbone: nn.Module, weights: str) -> None:
                 f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or use model.weights=null or a checkpoint's path"
             ) from error
     else:
-        from src.checkpoints import read_checkpoint
-
         state = read_checkpoint(weights)
         state = state.get("state_dict", state)
     prefix = "net.backbone."
