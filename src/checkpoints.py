@@ -22,7 +22,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after every epoch.
+    """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after each validation.
+
+    That is every epoch, or every ``check_val_every_n_epoch``-th and the last.
 
     Not Lightning's ModelCheckpoint, which (2.6) writes its last checkpoint only when the best one
     changes. Without a validation set nothing is selected: only ``last.ckpt`` is kept.
@@ -45,6 +47,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.record(trainer)
+        if not due(trainer):
+            return
         score = self.history.rows[-1].get(self.monitor) if self.monitor else None  # None: not measured in this epoch
         if score is not None and self.at_least_as_good(score):
             self.best_model_score = score
@@ -62,6 +66,13 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_model_score = state_dict["best_model_score"]
+
+
+def due(trainer: Trainer) -> bool:
+    """Whether the epoch that ends is one to keep: one with a validation, or the last."""
+    epochs = trainer.current_epoch + 1
+    ends = trainer.should_stop or epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
+    return ends or epochs % (trainer.check_val_every_n_epoch or 1) == 0
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -95,7 +106,7 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
         if key not in state or key not in own:
             where = "the checkpoint lacks it" if key not in state else "the model lacks it"
             raise InputError(f"checkpoint {path} does not fit the model: {key} ({where})")
-        if state[key].shape != own[key].shape:
+        if not key.endswith("_extra_state") and state[key].shape != own[key].shape:  # of extra state any size fits
             raise InputError(
                 f"checkpoint {path} does not fit the model: {key} has shape {tuple(state[key].shape)} "
                 f"there, {tuple(own[key].shape)} here"

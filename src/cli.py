@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,15 +101,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("[]{}() '\""))
 
 
-def swept_keys() -> set[str]:
-    """The settings that the command line sweeps over."""
-    parsed = OverridesParser.create().parse_overrides([arg for arg in sys.argv[1:] if not arg.startswith("-")])
+def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
+    """The settings that the command line sweeps over, and a preset (``hydra.sweeper.params``)."""
+    given = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
+    given += [f"{key}={value}" for key, value in (preset or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(given)
     return {override.get_key_element() for override in parsed if override.is_sweep_override()}
 
 
-def swept_name(overrides: list[str]) -> str:
-    """``_key-value`` for each of a job's overrides whose key the command line sweeps over."""
-    pairs, swept = [override.split("=", 1) for override in overrides], swept_keys()
+def swept_name(overrides: list[str], preset: Mapping[str, Any] | None = None) -> str:
+    """``_key-value`` for each of a job's overrides whose key is swept over."""
+    pairs, swept = [override.split("=", 1) for override in overrides], swept_keys(preset)
     return "".join(f"_{slug(key.split('.')[-1])}-{slug(value)}" for key, value in pairs if key in swept)[:150]
 
 
@@ -122,7 +124,7 @@ class ClaimFolder(Callback):
             self.claim(folder, f", or go on with it: resume={folder}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if "name" in swept_keys():
+        if "name" in swept_keys(config.hydra.sweeper.get("params")):
             sys.exit("error: name=… names the sweep: give it one value")
         self.claim(Path(config.hydra.sweep.dir))
 

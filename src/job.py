@@ -69,7 +69,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
         callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
-        introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", summary)
+        introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
         results.begin(model, monitor, mode)
 
         trainer.fit(model, datamodule=data, ckpt_path=last)
@@ -94,7 +94,7 @@ def settle_seed(cfg: DictConfig, folder: Path) -> None:
             keep_settings(cfg, folder)
 
 
-def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, summary: ModelSummary) -> None:
+def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, summary: ModelSummary) -> None:
     """Write where the run comes from, and say what it is."""
     if not is_main_process():
         return
@@ -102,6 +102,8 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, summary: Mode
         keep_settings(cfg, folder)
     write_provenance(folder, devices.describe(kind))
     log.info("%s, %s", what, devices.describe(kind))
+    if note:
+        log.info("note: %s", note)
     log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summary)
 
 

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.errors import InputError
 
-PRESETS = ("experiment", "debug")  # the groups whose files set values of other groups
+PRESETS = ("experiment", "sweep", "debug")  # the groups whose files set values of other groups
 
 
 def check_presets() -> None:

@@ -1,5 +1,7 @@
-"""What a run leaves in its folder beside checkpoints and logs: JSON files, whole at every moment."""
+"""What a run leaves in its folder beside checkpoints and logs: JSON files and tables, whole at every moment."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -36,6 +38,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def write_table(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write rows as CSV, whole or not at all; the columns are all the keys there are."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,18 +17,18 @@ from src.cli import INTERRUPTED, TERMINATED, input_error
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
-from src.records import write_json
+from src.records import write_json, write_table
 
 log = logging.getLogger(__name__)
 
 
 class Results(Callback):
-    """Keeps ``status.json`` and ``metrics.json`` of a run, the latter current after every epoch.
+    """Keeps ``status.json``, ``metrics.json`` and ``history.csv`` of a run, current after each validation.
 
     ``metrics.json`` has the metrics of the chosen epoch (the best by the monitored metric; the
     last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
     ``epochs`` trained, ``seconds`` of training, the number of ``parameters``, and after the test
-    its metrics and ``test/acc_per_class``.
+    its metrics and ``test/acc_per_class``. ``history.csv`` has a row of metrics per epoch.
 
     Args:
         folder: the run's folder.
@@ -78,13 +78,15 @@ class Results(Callback):
     def write_metrics(self) -> None:
         if is_main_process() and self.history.rows:  # before the first epoch what an earlier start left stays
             write_json(self.folder / "metrics.json", self.metrics())
+            write_table(self.folder / "history.csv", self.history.rows)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
             write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
+        if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
+            self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
 
     def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
         """Take over the test's metrics, and the accuracy of each class where the model counts them."""

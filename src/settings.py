@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import InputError
-from src.models.layers import ACTIVATIONS
+from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
+from src.models.losses import LOSSES
 
 Check = tuple[Callable[[Any], bool], str]  # whether a value will do, and in words what would
 
@@ -32,6 +33,15 @@ def sizes(value: Any) -> bool:
     return isinstance(value, list) and all(whole(item) and item >= 1 for item in value)
 
 
+def one_of(*choices: Any) -> Check:
+    """One of the choices, of the same type (1 is not true)."""
+    names = [str(choice).lower() for choice in choices]
+    return (
+        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
+        f"{', '.join(names[:-1])} or {names[-1]}",
+    )
+
+
 def optional(check: Check) -> Check:
     return lambda value: value is None or check[0](value), f"null or {check[1]}"
 
@@ -41,7 +51,6 @@ FROM_ZERO: Check = (lambda value: number(value) and 0 <= value < float("inf"), "
 PROBABILITY: Check = (lambda value: number(value) and 0 <= value < 1, "a number from 0 to below 1")
 SWITCH: Check = (lambda value: isinstance(value, bool), "true or false")
 AMOUNT: Check = (lambda value: (whole(value) and value >= 0) or share(value), "a count, or a share from 0.0 to 1.0")
-ACTIVATION: Check = (lambda value: value in list(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}")
 STEPS: Check = (
     lambda value: value == "total_steps" or (whole(value) and value >= 1),
     "a whole number above 0, or total_steps",
@@ -58,9 +67,17 @@ CHECKS: dict[str, Check] = {
         "a whole number above 0 or a list of them ('[512,512]'; [] for none)",
     ),
     "model.channels": (lambda value: sizes(value) and len(value) > 0, "a list of whole numbers above 0"),
-    "model.activation": ACTIVATION,
+    "model.activation": one_of(*ACTIVATIONS),
     "model.dropout": PROBABILITY,
-    "model.batch_norm": SWITCH,
+    "model.batch_norm": one_of(*BATCH_NORMS),
+    "model.output_bias": SWITCH,
+    "model.products": SWITCH,
+    "model.init": one_of(*INITIALISATIONS),
+    "model.init_std": ABOVE_ZERO,
+    "model.loss": optional(one_of(*LOSSES)),
+    "model.reduction": one_of("mean", "sum"),
+    "model.l1": FROM_ZERO,
+    "model.l2": FROM_ZERO,
     "model.label_smoothing": PROBABILITY,
     "model.freeze": (
         lambda value: value in ("none", "backbone") or (whole(value) and value >= 0),
@@ -85,6 +102,8 @@ CHECKS: dict[str, Check] = {
     "data.split_seed": whole_from(0),
     "data.shuffle": SWITCH,
     "data.drop_last": SWITCH,
+    "data.gate": one_of("and", "or", "nand", "xor"),
+    "data.standardize": SWITCH,
     "data.flip": SWITCH,
     "data.crop": whole_from(0),
     "data.cutout": whole_from(0),
@@ -92,6 +111,7 @@ CHECKS: dict[str, Check] = {
     "callbacks.samples.count": whole_from(1),
     "callbacks.misclassified.count": whole_from(1),
     "trainer.max_epochs": whole_from(1),
+    "trainer.check_val_every_n_epoch": whole_from(1),
     "trainer.max_steps": (lambda value: value == -1 or (whole(value) and value >= 1), "a whole number above 0, or -1"),
     "trainer.gradient_clip_val": optional(ABOVE_ZERO),
     "trainer.accumulate_grad_batches": whole_from(1),

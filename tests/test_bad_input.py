@@ -68,7 +68,7 @@ def told(error: str, *words: str) -> None:
         ("trainer=mps", ["trainer.accelerator=mps", "no Apple GPU", "trainer=cpu"]),
         ("+trainer.nonsense=1", ["trainer.nonsense", "lightning.Trainer", "no such setting"]),
         ("+model.nonsense=1", ["model.nonsense", "src.models.mlp.MLP", "no such setting"]),
-        ("+data.nonsense=1", ["data.nonsense", "src.data.xor.XOR", "no such setting"]),
+        ("+data.nonsense=1", ["data.nonsense", "src.data.toy.XOR", "no such setting"]),
         ("ckpt_path=some/where.ckpt", ["ckpt_path=some/where.ckpt", "no such file"]),
         ("ckpt_path=nowhere", ["ckpt_path=nowhere", "no such file"]),
         ("resume=outputs/runs/none", ["resume=outputs/runs/none", "no run there"]),

@@ -38,16 +38,14 @@ class History(Callback):
         return self.seconds_before + (self.ended or time.monotonic()) - self.started
 
     def chosen(self, monitor: str | None, mode: str) -> Row:
-        """The row with the best value of ``monitor``, of equals the last; without a monitor the last row.
+        """The row with the best value of ``monitor``, of equals the last; the last row where it was not measured.
 
         ``{}`` before the first epoch has ended.
         """
-        rows = [row for row in self.rows if monitor in row] if monitor else self.rows[-1:]
-        if not rows:
-            return {}
-        if monitor is None:
-            return rows[-1]
-        return (min if mode == "min" else max)(reversed(rows), key=lambda row: row[monitor])
+        measured = [row for row in self.rows if monitor in row]
+        if monitor is None or not measured:
+            return self.rows[-1] if self.rows else {}
+        return (min if mode == "min" else max)(reversed(measured), key=lambda row: row[monitor])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()

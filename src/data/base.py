@@ -163,6 +163,11 @@ class TensorDataModule(LightningDataModule):
         """The validation metric that chooses, and its direction ("min" or "max")."""
         return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
 
+    @property
+    def note(self) -> str:
+        """What whoever reads the results must know about these data; told when a run begins."""
+        return ""
+
     def load(self) -> tuple[Samples, Samples]:
         """Read or make the samples: those to train and validate on, and those to test on."""
         raise AttributeError(f"{type(self).__name__} must define load()")

@@ -20,23 +20,33 @@ class ImageDataModule(TensorDataModule):
     """Images as uint8 (N, C, H, W) and classes (N,); normalised and augmented on the device.
 
     Pixels are standardised per channel with the mean and standard deviation of the training
-    split alone.
+    split alone, or else divided by 255.
 
     Args:
         root: the folder that holds all data sets, laid out as torchvision does.
         flip: mirror training images left to right, each with probability one half.
         crop: shift training images by up to so many pixels, ≥ 0.
         cutout: black out a square of so many pixels in training images, ≥ 0.
+        standardize: subtract each channel's mean and divide by its standard deviation; if not, pixels
+            lie in [0, 1].
         settings: those of `TensorDataModule`.
     """
 
     task = "multiclass"
     folder: str  # below the root: where torchvision keeps the files
 
-    def __init__(self, root: str, flip: bool = False, crop: int = 0, cutout: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        flip: bool = False,
+        crop: int = 0,
+        cutout: int = 0,
+        standardize: bool = True,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         self.root = Path(root)
-        self.flip, self.crop, self.cutout = flip, crop, cutout
+        self.flip, self.crop, self.cutout, self.standardize = flip, crop, cutout, standardize
         self.mean = self.std = torch.empty(0)
 
     def files(self) -> list[str]:
@@ -103,7 +113,15 @@ class ImageDataModule(TensorDataModule):
         if self.train_set is None:
             super().setup(stage)
             assert self.train_set is not None
-            self.mean, self.std = channel_statistics(self.train_set.inputs)
+            if self.standardize:
+                self.mean, self.std = channel_statistics(self.train_set.inputs)
+            else:
+                self.mean, self.std = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 255.0)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are changed at random."""
+        return bool(self.flip or self.crop or self.cutout)
 
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Augment and standardise uint8 images (B, C, H, W); gives float32 of the same shape."""

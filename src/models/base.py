@@ -1,6 +1,6 @@
 """The LightningModule that every model shares: loss, metrics, optimiser, the training step.
 
-The task decides the loss and what is measured; the network inside (``self.net``) knows nothing of
+The task decides what is measured and which losses there are; the network inside (``self.net``) knows nothing of
 training. Sums are kept on the device and read when they are logged, never at each step.
 """
 
@@ -12,9 +12,9 @@ import torch
 from hydra.utils import get_class
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from src.errors import DivergedError, InputError
+from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
 
 Settings = dict[str, Any]
 
@@ -32,9 +32,15 @@ class SupervisedModule(LightningModule):
             optimiser's learning rates. ``None`` keeps the learning rate.
         label_smoothing: share of the target's probability spread over all classes in training,
             in [0, 1) (Szegedy et al., 2016).
+        loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
+            classes, squared error for regression.
+        reduction: what a step descends on, the "mean" or the "sum" of its samples' losses.
+        l1, l2: penalties l1·Σ|w| and l2·Σw² over the weights, biases left free; they are part of
+            what a step descends on, not of the losses that are logged.
 
     Raises:
-        InputError: if the model takes images and ``in_shape`` is not (C, H, W).
+        InputError: if the model takes images and ``in_shape`` is not (C, H, W), or if the loss does
+            not suit the task.
         DivergedError: while training, when the loss is NaN or infinite.
     """
 
@@ -49,6 +55,10 @@ class SupervisedModule(LightningModule):
         optimizer: Settings | None = None,
         scheduler: Settings | None = None,
         label_smoothing: float = 0.0,
+        loss: str | None = None,
+        reduction: str = "mean",
+        l1: float = 0.0,
+        l2: float = 0.0,
     ) -> None:
         super().__init__()
         if self.images_only and len(in_shape) != 3:
@@ -60,7 +70,8 @@ class SupervisedModule(LightningModule):
         self.out_features = num_classes if task == "multiclass" else 1
         self.example_input_array = torch.zeros(1, *in_shape)  # gives the summary its sizes
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
+        self.loss_name = self.suitable_loss(loss)
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_sums: Tensor | None = None  # (3,)
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
@@ -72,14 +83,27 @@ class SupervisedModule(LightningModule):
 
     # What the task decides
 
+    def suitable_loss(self, name: str | None) -> str:
+        """The loss to train with, by its name."""
+        suitable = BY_TASK[self.task]
+        if name not in (None, *suitable):
+            raise InputError(f"model.loss={name} does not suit {self.task} targets: choose {' or '.join(suitable)}")
+        chosen = name or suitable[0]
+        if self.label_smoothing and chosen not in SMOOTHABLE:
+            raise InputError(f"model.label_smoothing={self.label_smoothing} has no meaning for the loss {chosen}")
+        return chosen
+
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
-        if self.task == "multiclass":
-            return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
-        if self.task == "binary":
-            soft = targets.to(outputs.dtype) * (1 - label_smoothing) + label_smoothing / 2
-            return F.binary_cross_entropy_with_logits(outputs.squeeze(1), soft)
-        return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype))
+        return LOSSES[self.loss_name](outputs, targets, label_smoothing)
+
+    def objective(self, loss: Tensor, samples: int) -> Tensor:
+        """What a step descends on, from the mean loss of so many samples."""
+        if self.reduction == "sum":
+            loss = loss * samples
+        if self.l1 or self.l2:
+            loss = loss + penalty([weight for weight in self.parameters() if weight.ndim > 1], self.l1, self.l2)
+        return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Outputs (B, out_features) → predicted classes (B,), or values for regression."""
@@ -97,7 +121,7 @@ class SupervisedModule(LightningModule):
         every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
         if self.batches % every == 0 or self.batches == batches:
             self.look_at_losses()
-        return loss
+        return self.objective(loss, len(targets))
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None

@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from src.errors import InputError
 from src.models.base import SupervisedModule
-from src.models.layers import ACTIVATIONS, classifier
+from src.models.layers import ACTIVATIONS, BatchNorm, classifier, initialise, needs_bias, normalised
 
 
-def block(in_channels: int, out_channels: int, activation: str, batch_norm: bool) -> nn.Sequential:
+def block(in_channels: int, out_channels: int, activation: str, batch_norm: BatchNorm) -> nn.Sequential:
     """3×3 convolution, batch norm, activation, 2×2 max pooling; (B, in, H, W) → (B, out, H/2, W/2)."""
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not batch_norm)]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(out_channels))
-    return nn.Sequential(*layers, ACTIVATIONS[activation](), nn.MaxPool2d(2))
+    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=needs_bias(batch_norm))
+    layers = normalised(convolution, nn.BatchNorm2d(out_channels), ACTIVATIONS[activation](), batch_norm)
+    return nn.Sequential(*layers, nn.MaxPool2d(2))
 
 
 class CNNNet(nn.Module):
@@ -30,7 +29,7 @@ class CNNNet(nn.Module):
         hidden_size: int | Sequence[int],
         activation: str,
         dropout: float,
-        batch_norm: bool,
+        batch_norm: BatchNorm,
     ) -> None:
         super().__init__()
         in_channels, height, width = in_shape
@@ -59,7 +58,10 @@ class CNN(SupervisedModule):
             widths; ``[]`` is none.
         activation: a name in `src.models.layers.ACTIVATIONS`.
         dropout: probability of dropping a fully connected hidden unit's output in training, in [0, 1).
-        batch_norm: normalise each hidden layer, convolutions too, before its activation.
+        batch_norm: normalise each hidden layer, convolutions too, "before" or "after" its activation;
+            ``True`` is before.
+        init: how the weights begin, see `src.models.layers.initialise`.
+        init_std: standard deviation of ``init="normal"``, > 0.
         settings: those of `SupervisedModule`.
     """
 
@@ -71,9 +73,12 @@ class CNN(SupervisedModule):
         hidden_size: int | list[int],
         activation: str,
         dropout: float,
-        batch_norm: bool,
+        batch_norm: BatchNorm,
+        init: str = "default",
+        init_std: float = 0.1,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.save_hyperparameters(logger=False)
         self.net = CNNNet(self.in_shape, self.out_features, channels, hidden_size, activation, dropout, batch_norm)
+        initialise(self.net, init, init_std)

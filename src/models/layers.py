@@ -1,9 +1,12 @@
-"""Layers that several networks are built from."""
+"""Layers that several networks are built from, and how their weights begin."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.init import kaiming_normal_, normal_, xavier_uniform_, zeros_
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -14,6 +17,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+INITIALISATIONS = ("default", "xavier", "he", "normal", "zeros")
+BATCH_NORMS = (False, True, "before", "after")  # where it stands to the activation; True: before
+
+BatchNorm = bool | str
 
 
 def widths(hidden_size: int | Sequence[int]) -> list[int]:
@@ -21,15 +28,23 @@ def widths(hidden_size: int | Sequence[int]) -> list[int]:
     return [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
 
 
-def dense(in_features: int, out_features: int, activation: str, dropout: float, batch_norm: bool) -> nn.Sequential:
+def normalised(linear: nn.Module, norm: nn.Module, activation: nn.Module, batch_norm: BatchNorm) -> list[nn.Module]:
+    """A linear layer or convolution, batch norm if wanted, and the activation, in order."""
+    if not batch_norm:
+        return [linear, activation]
+    return [linear, activation, norm] if batch_norm == "after" else [linear, norm, activation]
+
+
+def needs_bias(batch_norm: BatchNorm) -> bool:
+    """Whether a layer has a bias: not if a batch norm follows at once, which has one and takes away the layer's."""
+    return batch_norm in (False, "after")
+
+
+def dense(in_features: int, out_features: int, activation: str, dropout: float, batch_norm: BatchNorm) -> nn.Sequential:
     """One hidden layer: linear, batch norm, activation, dropout; (B, in_features) → (B, out_features)."""
-    layers: list[nn.Module] = [nn.Linear(in_features, out_features, bias=not batch_norm)]
-    if batch_norm:
-        layers.append(nn.BatchNorm1d(out_features))
-    layers.append(ACTIVATIONS[activation]())
-    if dropout:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers)
+    linear = nn.Linear(in_features, out_features, bias=needs_bias(batch_norm))
+    layers = normalised(linear, nn.BatchNorm1d(out_features), ACTIVATIONS[activation](), batch_norm)
+    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
 
 
 def classifier(
@@ -38,9 +53,48 @@ def classifier(
     out_features: int,
     activation: str,
     dropout: float,
-    batch_norm: bool,
+    batch_norm: BatchNorm,
+    output_bias: bool = True,
 ) -> nn.Sequential:
     """Hidden layers and a linear output layer; (B, in_features) → (B, out_features)."""
     sizes = [in_features, *widths(hidden_size)]
     hidden = [dense(a, b, activation, dropout, batch_norm) for a, b in itertools.pairwise(sizes)]
-    return nn.Sequential(*hidden, nn.Linear(sizes[-1], out_features))
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], out_features, bias=output_bias))
+
+
+class Products(nn.Module):
+    """A fixed feature map: the inputs and the products of each two of them; (B, D) → (B, D + D(D−1)/2)."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        first, second = torch.triu_indices(in_features, in_features, offset=1)
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
+        self.out_features = in_features + len(first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x[:, self.first] * x[:, self.second]], dim=1)  # type: ignore[index]
+
+
+def initialise(net: nn.Module, scheme: str, std: float) -> None:
+    """Draw the weights of all linear layers and convolutions; their biases begin at 0.
+
+    Args:
+        net: the network.
+        scheme: "default" leaves torch's own draws, biases too; "xavier": uniform (Glorot & Bengio,
+            2010); "he": normal, for ReLU (He et al., 2015); "normal": N(0, std²); "zeros".
+        std: standard deviation for "normal".
+    """
+    if scheme == "default":
+        return
+    schemes: dict[str, Callable[[Tensor], Tensor]] = {
+        "xavier": xavier_uniform_,
+        "he": partial(kaiming_normal_, nonlinearity="relu"),
+        "normal": partial(normal_, std=std),
+        "zeros": zeros_,
+    }
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            schemes[scheme](module.weight)
+            if module.bias is not None:
+                zeros_(module.bias)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from src.models.base import SupervisedModule
-from src.models.layers import classifier
+from src.models.layers import BatchNorm, Products, classifier, initialise
 
 
 class MLPNet(nn.Module):
@@ -20,13 +20,20 @@ class MLPNet(nn.Module):
         hidden_size: int | Sequence[int],
         activation: str,
         dropout: float,
-        batch_norm: bool,
+        batch_norm: BatchNorm,
+        output_bias: bool = True,
+        products: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = classifier(math.prod(in_shape), hidden_size, out_features, activation, dropout, batch_norm)
+        width = math.prod(in_shape)
+        self.products = Products(width) if products else None
+        width = self.products.out_features if self.products else width
+        self.layers = classifier(width, hidden_size, out_features, activation, dropout, batch_norm, output_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)  # (B, *in_shape) → (B, D)
+        if self.products is not None:
+            x = self.products(x)  # (B, D + D(D−1)/2)
         return self.layers(x)  # (B, out_features)
 
 
@@ -35,16 +42,33 @@ class MLP(SupervisedModule):
 
     Args:
         hidden_size: width of the one hidden layer, or a list of widths; ``[]`` is none, which makes
-            it a logistic (or linear) regression.
+            it a logistic (or linear) regression, or with ``loss="perceptron"`` Rosenblatt's perceptron.
         activation: a name in `src.models.layers.ACTIVATIONS`.
         dropout: probability of dropping a hidden unit's output in training, in [0, 1).
-        batch_norm: normalise each hidden layer before its activation (Ioffe & Szegedy, 2015).
+        batch_norm: normalise each hidden layer (Ioffe & Szegedy, 2015): "before" or "after" its
+            activation; ``True`` is before.
+        output_bias: whether the output layer has a bias.
+        products: add to the inputs the products of each two of them (a fixed feature map).
+        init: how the weights begin, see `src.models.layers.initialise`.
+        init_std: standard deviation of ``init="normal"``, > 0.
         settings: those of `SupervisedModule`.
     """
 
     def __init__(
-        self, hidden_size: int | list[int], activation: str, dropout: float, batch_norm: bool, **settings: Any
+        self,
+        hidden_size: int | list[int],
+        activation: str,
+        dropout: float,
+        batch_norm: BatchNorm,
+        output_bias: bool = True,
+        products: bool = False,
+        init: str = "default",
+        init_std: float = 0.1,
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.save_hyperparameters(logger=False)
-        self.net = MLPNet(self.in_shape, self.out_features, hidden_size, activation, dropout, batch_norm)
+        self.net = MLPNet(
+            self.in_shape, self.out_features, hidden_size, activation, dropout, batch_norm, output_bias, products
+        )
+        initialise(self.net, init, init_std)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.models.layers import ACTIVATIONS
+from src.models.layers import ACTIVATIONS, Products
 from src.models.mlp import MLP
 from tests.training import SGD, is_plain, reloaded
 
@@ -48,9 +48,11 @@ def test_inputs_of_any_shape_are_flattened(in_shape: tuple[int, ...]) -> None:
         ({"batch_norm": True}, ["Linear", "BatchNorm1d", "ReLU", "Linear"]),
         ({"dropout": 0.5}, ["Linear", "ReLU", "Dropout", "Linear"]),
         ({"batch_norm": True, "dropout": 0.5}, ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]),
+        ({"batch_norm": "before"}, ["Linear", "BatchNorm1d", "ReLU", "Linear"]),
+        ({"batch_norm": "after", "dropout": 0.5}, ["Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]),
     ],
 )
-def test_batch_norm_comes_before_the_activation_and_dropout_after_it(
+def test_batch_norm_stands_where_it_is_asked_for_and_dropout_after_the_activation(
     settings: dict[str, Any], layers: list[str]
 ) -> None:
     assert kinds(mlp(4, **settings)) == layers
@@ -102,9 +104,44 @@ def test_hyperparameters_are_all_settings_as_plain_values() -> None:
         "activation": "relu",
         "dropout": 0.0,
         "batch_norm": False,
+        "output_bias": True,
+        "products": False,
+        "init": "default",
+        "init_std": 0.1,
         "in_shape": [1, 4, 5],
         "num_classes": 3,
         "task": "multiclass",
         "optimizer": SGD,
         "label_smoothing": 0.1,
     }
+
+
+def test_a_layer_has_no_bias_if_a_batch_norm_follows_at_once_which_would_take_it_away() -> None:
+    for batch_norm, bias in ((False, True), (True, False), ("before", False), ("after", True)):
+        first = next(layer for layer in mlp(4, batch_norm=batch_norm).net.modules() if isinstance(layer, nn.Linear))
+        assert (first.bias is not None) == bias
+
+
+def test_the_output_bias_can_be_left_out() -> None:
+    with_bias, without = [list(mlp(4, output_bias=bias).net.modules())[-1] for bias in (True, False)]
+    assert isinstance(with_bias, nn.Linear) and with_bias.bias is not None
+    assert isinstance(without, nn.Linear) and without.bias is None
+
+
+def test_the_feature_map_adds_the_product_of_each_two_inputs() -> None:
+    model = mlp([], in_shape=(3,), products=True)
+    assert isinstance(model.net.products, Products)
+    assert model.net.products(torch.tensor([[2.0, 3, 5]])).tolist() == [[2, 3, 5, 6, 10, 15]]
+    assert model(torch.randn(4, 3)).shape == (4, 3)
+    assert set(model.state_dict()) == {"net.layers.0.weight", "net.layers.0.bias"}
+
+
+@pytest.mark.parametrize(
+    ("init", "deviation"),
+    [("xavier", (2 / (400 + 300)) ** 0.5), ("he", (2 / 400) ** 0.5), ("normal", 0.25), ("zeros", 0.0)],
+)
+def test_weights_begin_with_the_spread_asked_for_and_biases_at_0(init: str, deviation: float) -> None:
+    first = next(m for m in mlp(300, (400,), init=init, init_std=0.25).net.modules() if isinstance(m, nn.Linear))
+    assert first.weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert first.weight.mean().item() == pytest.approx(0, abs=deviation / 50)
+    assert not first.bias.any()

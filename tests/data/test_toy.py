@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.data.base import Samples
-from src.data.xor import XOR
+from src.data.toy import XOR
 from src.errors import InputError
 
 

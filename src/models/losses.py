@@ -1,0 +1,72 @@
+"""Costs of a batch: outputs (B, K) and targets (B,) in, their mean over the samples out.
+
+Outputs are what the last linear layer gives, without an activation: a cost that is written for
+sigmoid or softmax outputs applies it itself.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """What each output should be: one-hot rows (B, K), or the class 0 or 1 itself (B, 1).
+
+    ``smoothing`` is the share of a target's weight that is spread over all classes.
+    """
+    width = outputs.shape[1]
+    hot = targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)
+    return hot.to(outputs.dtype) * (1 - smoothing) + smoothing / max(width, 2)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
+    if outputs.shape[1] == 1:
+        return one_vs_rest(outputs, targets, smoothing)
+    return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+
+def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """The logistic losses of each class against the rest, summed over the outputs."""
+    each = F.binary_cross_entropy_with_logits(outputs, expected(outputs, targets, smoothing))
+    return each * outputs.shape[1]
+
+
+def quadratic(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """½ Σ (σ(z) − y)² over the outputs z, with one-hot y (the course's first cost; Nielsen, 2015)."""
+    return (outputs.sigmoid() - expected(outputs, targets, smoothing)).square().sum(dim=1).mean() / 2
+
+
+def perceptron(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Σ (ŷ − y)·z, where ŷ is 1 if z > 0, else 0: zero for what is right.
+
+    Its gradient in the weights is (ŷ − y)·x, so that a step of plain gradient descent on one
+    sample is Rosenblatt's rule, w ← w + η (y − ŷ)·x (1958).
+    """
+    return (((outputs > 0).to(outputs.dtype) - expected(outputs, targets, smoothing)) * outputs).sum(dim=1).mean()
+
+
+def squared_error(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Mean squared error of one output."""
+    return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype))
+
+
+LOSSES: dict[str, Loss] = {
+    loss.__name__: loss for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error)
+}
+BY_TASK: dict[str, tuple[str, ...]] = {  # the first of each is the default
+    "multiclass": ("cross_entropy", "one_vs_rest", "quadratic", "perceptron"),
+    "binary": ("cross_entropy", "quadratic", "perceptron"),
+    "regression": ("squared_error",),
+}
+SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
+
+
+def penalty(weights: list[Tensor], l1: float, l2: float) -> Tensor:
+    """l1·Σ|w| + l2·Σw² over all the weights."""
+    flat = torch.cat([weight.flatten() for weight in weights])
+    return l1 * flat.abs().sum() + l2 * flat.square().sum()
