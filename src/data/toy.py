@@ -197,11 +197,36 @@ class Gate(TableDataModule):
 
 
 class TenPoints(TableDataModule):
-    """The ten points of the course's overfitting example: x from −4.5 to 4.5, regression."""
+    """The ten points of the course's overfitting example: x from −4.5 to 4.5, regression.
+
+    Args:
+        held_out: how many of the points to validate on and not to train on, from 0 (on all ten, as
+            they are trained on) to 8; they lie evenly among the inner ones. The test is on all ten.
+        settings: those of `TableDataModule`.
+    """
 
     task = "regression"
     in_shape = (1,)
     TARGETS = (0.9819, 0.7973, 1.9737, 0.1838, 1.3180, -0.8361, -0.6591, -2.4701, -2.8122, -6.2512)
+
+    def __init__(self, held_out: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        if held_out > 8:
+            raise InputError(f"data.held_out={held_out}: at most 8 of the ten points can be held out, the ends stay")
+        self.held_out = held_out
+
+    @property
+    def note(self) -> str:
+        if not self.held_out:
+            return super().note
+        return f"trains on {10 - self.held_out} of ten points, validates on the other {self.held_out}, tests on all ten"
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        if self.held_out:
+            held_out = torch.zeros(10, dtype=torch.bool)
+            held_out[torch.linspace(0, 9, self.held_out + 2)[1:-1].round().long()] = True
+            self.train_set, self.val_set = self.points().take(~held_out), self.points().take(held_out)
 
     def points(self) -> Samples:
         return Samples(torch.linspace(-4.5, 4.5, 10).unsqueeze(1), torch.tensor(self.TARGETS))

@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.callbacks.confusion_matrix import ConfusionMatrix
 from src.callbacks.curves import Curves
-from src.callbacks.decision_regions import DecisionRegions, regions
+from src.callbacks.decision_regions import DecisionRegions, Plane, regions
 from src.callbacks.figure import image_grid
 from src.callbacks.misclassified import surest_mistakes
 from src.callbacks.samples import class_by_class
+from src.data.base import Samples
 from src.models.mlp import MLP
 from tests.training import FIXED, Given, points, quiet_trainer
 
@@ -83,11 +84,9 @@ def test_regions_leave_the_model_in_training_as_it_was() -> None:
 
 
 def test_the_drawn_plane_has_its_origin_below_left() -> None:
-    xs, ys = torch.linspace(0, 4, 5), torch.linspace(-1, 1, 3)
-    classes = torch.zeros(3, 5, dtype=torch.long)
+    plane = Plane(torch.linspace(0, 4, 5), torch.linspace(-1, 1, 3), torch.zeros(3, 5, dtype=torch.long))
     figure = Figure()
-    names = ("a", "b")
-    DecisionRegions(0).draw(figure, xs, ys, classes, torch.zeros(2, 2), torch.tensor([0, 1]), names, "t")
+    DecisionRegions(0).draw(figure, plane, Samples(torch.zeros(2, 2), torch.tensor([0, 1])), ("a", "b"), "t")
     image = figure.axes[0].images[0]
     assert image.get_extent() == [0, 4, -1, 1]
     assert image.origin == "lower"

@@ -1,0 +1,260 @@
+"""Gradients layer by layer, and the path of two weights: numbers that can be calculated by hand."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from src.callbacks.descent import Descent, arrows, losses, names_of, some_steps, surface_around
+from src.callbacks.gradient_norms import GradientNorms, gradient_norms, loss_scale
+from src.data.base import Samples
+from src.errors import DivergedError
+from src.models.base import SupervisedModule
+from tests.training import SGD, Given, points, quiet_trainer
+
+
+class Made(SupervisedModule):
+    """A regression around a network made by hand."""
+
+    def __init__(self, *layers: nn.Module, lr: float = 0.1, inputs: int = 2) -> None:
+        super().__init__((inputs,), 0, "regression", optimizer={**SGD, "lr": lr})
+        self.net = nn.Sequential(*layers)
+
+
+def linear(weight: list[list[float]], bias: list[float] | None = None) -> nn.Linear:
+    layer = nn.Linear(len(weight[0]), len(weight), bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+        if bias is not None:
+            layer.bias.copy_(torch.tensor(bias))
+    return layer
+
+
+def fitted(callback: Callback, model: SupervisedModule, samples: Samples, folder: Path, **settings: Any) -> None:
+    batch_size = settings.pop("batch_size", samples.size)
+    trainer = quiet_trainer(folder, callbacks=[callback], log_every_n_steps=1, **settings)
+    trainer.fit(model, datamodule=Given(samples, task="regression", batch_size=batch_size))
+
+
+# Gradients
+
+
+def test_gradient_norms_are_the_layers_weights_in_order() -> None:
+    # y = 2·(3x) at x = (1, 0): dy/dW1 = 2·x, dy/dW2 = 3; biases are left out.
+    model = nn.Sequential(linear([[3, 4]], [0.0]), nn.Identity(), linear([[2]], [1.0]))
+    model(torch.tensor([[1.0, 0.0]])).sum().backward()
+    assert gradient_norms(model).tolist() == [2, 3]
+
+
+def test_convolutions_count_and_layers_without_a_gradient_are_not_a_number() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    model(torch.randn(3, 1, 2, 2)).sum().backward()
+    first, second = gradient_norms(model).tolist()
+    assert np.isnan(first) and second > 0
+    assert gradient_norms(nn.Tanh()).shape == (0,)
+
+
+ONE = Samples(torch.tensor([[3.0, 4.0]]), torch.tensor([0.0]))  # one sample: the gradient is 2·(w·x − t)·x
+
+
+def test_norms_are_measured_every_so_many_steps_and_before_clipping(tmp_path: Path) -> None:
+    callback = GradientNorms(every_n_steps=2)
+    model = Made(linear([[1, 0]]), lr=0.01)
+    fitted(callback, model, ONE, tmp_path, max_epochs=4, gradient_clip_val=0.5)
+    # y = 3 at first: the gradient's norm is 2·3·5. Clipped to 0.5 a step of 0.01 lessens y by 0.01·0.5·5.
+    assert callback.steps == [0, 2]
+    assert [norm for (norm,) in callback.norms] == pytest.approx([30, 2 * (3 - 2 * 0.025) * 5], rel=1e-5)
+
+
+def test_gradients_that_are_added_up_are_measured_once_a_step(tmp_path: Path) -> None:
+    callback = GradientNorms(every_n_steps=1)
+    fitted(callback, Made(linear([[1, 0]])), points(12), tmp_path, batch_size=2, accumulate_grad_batches=3)
+    assert callback.steps == [0, 1]
+
+
+def test_looking_at_gradients_does_not_change_training(tmp_path: Path) -> None:
+    samples = points(20)
+
+    def trained(*callbacks: Any) -> Tensor:
+        torch.manual_seed(1)
+        model = Made(nn.Linear(2, 4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 1))
+        trainer = quiet_trainer(tmp_path, callbacks=list(callbacks), max_epochs=3)
+        trainer.fit(model, datamodule=Given(samples, task="regression", batch_size=5))
+        return torch.cat([weights.detach().flatten() for weights in model.parameters()])
+
+    assert torch.equal(trained(GradientNorms(1)), trained())
+
+
+def test_norms_are_scalars_of_one_group_and_one_chart_without_runs_of_their_own(tmp_path: Path) -> None:
+    callback = GradientNorms(every_n_steps=1)
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fitted(callback, Made(nn.Linear(2, 3), nn.Linear(3, 1)), points(4), tmp_path, max_epochs=2, logger=logger)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for layer in (1, 2):
+        scalars = events.Scalars(f"gradient_norm/layer_{layer}")
+        assert [scalar.step for scalar in scalars] == [0, 1]
+        assert [scalar.value for scalar in scalars] == pytest.approx([row[layer - 1] for row in callback.norms])
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} <= {"figures", "checkpoints"}
+
+
+def test_the_picture_has_a_line_per_layer_on_a_logarithmic_scale(drawn: list[Figure], tmp_path: Path) -> None:
+    callback = GradientNorms(every_n_steps=1)
+    fitted(callback, Made(nn.Linear(2, 3), nn.Linear(3, 1)), points(4), tmp_path, max_epochs=3)
+    (axis,) = drawn[0].axes
+    assert axis.get_yscale() == "log"
+    assert [line.get_label() for line in axis.lines] == ["layer 1", "layer 2"]
+    for line, norms in zip(axis.lines, zip(*callback.norms, strict=True), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), list(zip([0, 1, 2], norms, strict=True)), rtol=1e-6)
+
+
+def test_what_was_measured_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
+    callback = GradientNorms(1)
+    fitted(callback, Made(linear([[1, 0]])), ONE, tmp_path, max_epochs=2)
+    resumed = GradientNorms(1)
+    resumed.load_state_dict(callback.state_dict())
+    assert (resumed.steps, resumed.norms) == (callback.steps, callback.norms)
+
+
+def test_a_loss_that_is_not_finite_leaves_a_picture_of_the_gradients_before_it(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    callback = GradientNorms(1)
+    with pytest.raises(DivergedError):
+        fitted(callback, Made(linear([[1, 0]]), lr=10.0), ONE, tmp_path, max_epochs=100)
+    (axis,) = drawn[0].axes
+    first, second, *_ = np.asarray(axis.lines[0].get_ydata(), dtype=float)
+    assert second / first == pytest.approx(2 * 10 * 25 - 1, rel=1e-3)
+
+
+def test_only_gradients_that_the_optimiser_itself_unscales_are_divided() -> None:
+    trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: 8.0)))
+    weights = [nn.Parameter(torch.zeros(1))]
+    assert loss_scale(trainer, torch.optim.SGD(weights, fused=True)) == 8
+    assert loss_scale(trainer, torch.optim.SGD(weights)) == 1
+    assert loss_scale(quiet_trainer(Path()), torch.optim.SGD(weights, fused=True)) == 1
+
+
+# Descent
+
+TWO = Samples(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 2.0]))  # loss ((w1 − 1)² + 4(w2 − 1)²) / 2
+
+
+def steps_by_hand(lr: float, count: int) -> list[tuple[float, float]]:
+    """Gradient descent on the loss above from (0, 0)."""
+    w1, w2 = 0.0, 0.0
+    path = [(w1, w2)]
+    for _ in range(count):
+        w1, w2 = w1 - lr * (w1 - 1), w2 - lr * 4 * (w2 - 1)
+        path.append((w1, w2))
+    return path
+
+
+def test_the_path_is_that_of_gradient_descent(drawn: list[Figure], tmp_path: Path) -> None:
+    callback = Descent()
+    fitted(callback, Made(linear([[0, 0]])), TWO, tmp_path, max_epochs=5)
+    path = torch.stack(callback.path).numpy()
+    np.testing.assert_allclose(path, steps_by_hand(0.1, 5), rtol=1e-5)
+    axis = drawn[0].axes[0]
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), path)
+    w1, w2 = path[-1]
+    final = ((w1 - 1) ** 2 + 4 * (w2 - 1) ** 2) / 2
+    assert axis.get_title() == f"Descent in 5 steps: loss 2.5 → {final:.3g}"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("$w_1$", "$w_2$")
+    assert [text.get_text() for text in axis.get_legend().texts] == ["start", "end"]
+
+
+def test_the_path_has_a_point_for_each_optimiser_step(tmp_path: Path) -> None:
+    callback = Descent()
+    fitted(callback, Made(linear([[0, 0]])), points(12), tmp_path, batch_size=2, accumulate_grad_batches=3)
+    assert len(callback.path) == 1 + 2
+
+
+def test_the_surface_is_the_loss_of_all_samples_and_the_weights_stay() -> None:
+    model = Made(linear([[0.5, 0.25]]))
+    surface = surface_around(model, *TWO, torch.tensor([[0.0, 0.0], [2.0, 0.5]]))
+    w1, w2 = surface.xs, surface.ys[:, None]
+    torch.testing.assert_close(surface.losses, ((w1 - 1).square() + 4 * (w2 - 1).square()) / 2)
+    assert (surface.xs[0].item(), surface.xs[-1].item()) == pytest.approx((-0.5, 2.5))
+    assert (surface.ys[0].item(), surface.ys[-1].item()) == pytest.approx((-0.75, 1.25))  # half as wide as long
+    assert model.net.state_dict()["0.weight"].tolist() == [[0.5, 0.25]]
+
+
+def test_a_weight_and_a_bias_are_two_numbers_too() -> None:
+    model = Made(linear([[0]], [0]), inputs=1)
+    inputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 2.0])
+    found = losses(model, inputs, targets, torch.tensor([[0.0, 2.0], [1.0, 0.0], [1.0, 1.0]]))
+    assert found.tolist() == [0, 1, 2]  # of the errors (0, 0), (−1, 1), (0, 2)
+    assert names_of(model) == ("$w$", "$b$")
+
+
+class Halved(Given):
+    def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
+        return inputs / 2
+
+
+def test_the_surface_is_that_of_the_inputs_as_the_model_sees_them(drawn: list[Figure], tmp_path: Path) -> None:
+    doubled = Samples(2 * TWO.inputs, TWO.targets)
+    trainer = quiet_trainer(tmp_path, callbacks=[Descent()], max_epochs=5)
+    trainer.fit(Made(linear([[0, 0]])), datamodule=Halved(doubled, task="regression"))
+    assert drawn[0].axes[0].get_title().startswith("Descent in 5 steps: loss 2.5 →")
+
+
+@pytest.mark.parametrize("layer", [linear([[0, 0]], [0]), linear([[0]])])
+def test_models_of_more_or_fewer_numbers_have_no_path(layer: nn.Linear, drawn: list[Figure], tmp_path: Path) -> None:
+    callback = Descent()
+    inputs = layer.in_features
+    fitted(callback, Made(layer, inputs=inputs), points(4, features=inputs), tmp_path)
+    assert callback.path == [] and drawn == []
+
+
+def test_a_path_that_explodes_is_shown_up_to_where_it_leaves(drawn: list[Figure], tmp_path: Path) -> None:
+    callback = Descent()
+    with pytest.raises(DivergedError):
+        fitted(callback, Made(linear([[0, 0]]), lr=1.0), TWO, tmp_path, max_epochs=200)  # w2 − 1 is tripled, in turn
+    axis = drawn[0].axes[0]
+    path = np.asarray(axis.lines[0].get_xydata())
+    # From 2.5 the loss grows to 18 and to 162: the first step stays below 20 times it, the second leaves.
+    np.testing.assert_allclose(path, steps_by_hand(1.0, 2), rtol=1e-5)
+    assert path[2, 1] == pytest.approx(-8)
+    assert axis.get_ylim() == pytest.approx((-1, 5))
+    assert [text.get_text() for text in axis.get_legend().texts] == ["start"]
+    assert axis.get_title().endswith("loss 2.5 → inf")
+
+
+def test_the_path_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
+    first, second = Descent(), Descent()
+    model = Made(linear([[0, 0]]))
+    trainer = quiet_trainer(tmp_path, callbacks=[first], max_epochs=2)
+    trainer.fit(model, datamodule=Given(TWO, task="regression"))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    trainer = quiet_trainer(tmp_path, callbacks=[second], max_epochs=5)
+    data = Given(TWO, task="regression")
+    trainer.fit(Made(linear([[9, 9]])), datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
+    np.testing.assert_allclose(torch.stack(second.path).numpy(), steps_by_hand(0.1, 5), rtol=1e-5)
+
+
+def test_arrows_are_spaced_along_the_paths_length() -> None:
+    still = torch.zeros(3, 2)
+    assert arrows(still) == []
+    one_long_step = torch.tensor([[0.0, 0], [0.01, 0], [10, 0], [10.01, 0]])
+    assert arrows(one_long_step) == [2]
+    even = torch.stack([torch.arange(17.0), torch.zeros(17)], dim=1)
+    assert arrows(even) == [1, 3, 5, 7, 9, 11, 13, 15]
+
+
+def test_a_long_path_is_looked_at_here_and_there() -> None:
+    assert some_steps(4).tolist() == [0, 1, 2, 3]
+    looked_at = some_steps(100_001)
+    assert len(looked_at) == 500
+    assert (looked_at[0], looked_at[-1]) == (0, 100_000)
+    assert (looked_at.diff() > 0).all()

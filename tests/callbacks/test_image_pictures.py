@@ -1,0 +1,208 @@
+"""What is drawn of an image classifier's answers and of its training images."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import seed_everything
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from src.callbacks import figure as figures
+from src.callbacks.augmented_batch import AugmentedBatch, displayed
+from src.callbacks.class_accuracy import ClassAccuracy, class_accuracies
+from src.callbacks.class_probabilities import (
+    MISTAKEN,
+    OTHER,
+    TRUE,
+    ClassProbabilities,
+    class_probabilities,
+    likeliest,
+)
+from src.callbacks.figure import picture
+from src.data.augment import random_flip
+from src.data.base import Samples
+from src.data.mnist import MNIST
+from src.models.mlp import MLP
+from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, by_brightness, pixels
+from tests.training import FIXED, SGD, Given, quiet_trainer
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The pictures in the order in which they are drawn, while they are still figures."""
+    seen: list[Figure] = []
+    rendered = figures.rendered
+
+    def seen_and_rendered(figure: Figure) -> np.ndarray:
+        seen.append(figure)
+        return rendered(figure)
+
+    monkeypatch.setattr(figures, "rendered", seen_and_rendered)
+    return seen
+
+
+def bars(axis: Any) -> list[tuple[str, float, str]]:
+    """Each bar's label, length and colour, from the top."""
+    labels = [tick.get_text() for tick in axis.get_yticklabels()]
+    return [
+        (name, bar.get_width(), to_hex(bar.get_facecolor())) for name, bar in zip(labels, axis.patches, strict=True)
+    ]
+
+
+# Class probabilities
+
+
+def test_probabilities_are_the_softmax_and_one_output_stands_against_0() -> None:
+    expected = torch.tensor([[0.25, 0.75]])
+    torch.testing.assert_close(class_probabilities(torch.tensor([[0.0, math.log(3)]])), expected)
+    torch.testing.assert_close(class_probabilities(torch.tensor([[math.log(3)]])), expected)
+
+
+def test_the_true_class_is_always_among_those_shown() -> None:
+    shares = torch.tensor([0.1, 0.4, 0.3, 0.2])
+    assert likeliest(shares, true=2, count=3) == [1, 2, 3]
+    assert likeliest(shares, true=0, count=3) == [1, 2, 0]
+    assert likeliest(shares, true=0, count=9) == [1, 2, 3, 0]
+
+
+def test_each_test_image_stands_beside_its_bars_with_the_true_and_the_mistaken_class_marked(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    test = pixels([150, 110, 100, 60], [2, 0, 2, 1])
+    trainer = quiet_trainer(tmp_path, callbacks=[ClassProbabilities(count=3)])
+    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    axes = drawn[0].axes
+    shown = [(int(np.asarray(axis.images[0].get_array())[0, 0]), axis.get_title()) for axis in axes if axis.images]
+    assert shown == [(110, "cat"), (60, "dog"), (150, "emu")]  # one of each class
+    true, mistaken, other = to_hex(TRUE), to_hex(MISTAKEN), to_hex(OTHER)
+    first, second, third = [axis for axis in axes if axis.patches]
+    total = 1 + math.e + math.e**2  # outputs of 110: 0, 1, 2
+    lengths = [math.e**2 / total, math.e / total, 1 / total]
+    assert [(name, colour) for name, _, colour in bars(first)] == [("emu", mistaken), ("dog", other), ("cat", true)]
+    assert [length for _, length, _ in bars(first)] == pytest.approx(lengths)
+    assert [text.get_text() for text in first.texts] == ["67%", "24%", "9%"]
+    assert [(name, colour) for name, _, colour in bars(second)] == [("cat", mistaken), ("dog", true), ("emu", other)]
+    assert [(name, colour) for name, _, colour in bars(third)] == [("emu", true), ("dog", other), ("cat", other)]
+
+
+def test_the_probabilities_are_those_of_the_test_without_dropout(drawn: list[Figure], tmp_path: Path) -> None:
+    model = MLP([50], "relu", 0.9, False, in_shape=[1, 1, 1], num_classes=3, task="multiclass", optimizer=FIXED)
+    test = pixels([150], [1])
+    data = Pixels(test, test=test, class_names=NAMES)
+    quiet_trainer(tmp_path, callbacks=[ClassProbabilities(1)]).test(model, datamodule=data, verbose=False)
+    expected = model.eval()(data.transform(test.inputs)).softmax(dim=1)[0].sort(descending=True).values
+    (axis,) = [axis for axis in drawn[0].axes if axis.patches]
+    assert [length for _, length, _ in bars(axis)] == pytest.approx(expected.tolist())
+
+
+# Accuracy by class
+
+
+def test_accuracies_come_best_first_and_classes_without_samples_are_left_out() -> None:
+    counts = torch.tensor([[1, 1, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0], [0, 0, 0, 5]])
+    assert class_accuracies(counts, ("a", "b", "c", "d")) == [("d", 1.0), ("b", 0.75), ("a", 0.5)]
+
+
+def test_the_bars_are_the_test_sets_accuracies_with_their_mean_as_a_line(drawn: list[Figure], tmp_path: Path) -> None:
+    test = pixels([150, 150, 50, 150, 50], [2, 1, 0, 2, 2])  # cat 1/1, dog 0/1, emu 2/3
+    trainer = quiet_trainer(tmp_path, callbacks=[ClassAccuracy()])
+    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    (axis,) = drawn[0].axes
+    names, lengths, _ = zip(*bars(axis), strict=True)
+    assert names == ("cat", "emu", "dog")
+    assert lengths == pytest.approx((1, 2 / 3, 0))
+    assert [text.get_text() for text in axis.texts] == ["100.0%", "66.7%", "0.0%"]
+    (line,) = axis.lines
+    assert list(line.get_xdata()) == pytest.approx([5 / 9, 5 / 9])  # (1 + 2/3 + 0) / 3
+    assert line.get_label() == "mean of the classes 55.6%"
+    assert axis.yaxis_inverted()  # the first bar on top
+
+
+# The augmented batch
+
+
+def test_standardising_is_undone_and_without_mean_and_deviation_each_channel_is_stretched() -> None:
+    outputs = torch.tensor([[[[-1.0, 0.0]], [[0.0, 2.0]]], [[[3.0, 3.0]], [[1.0, 1.0]]]])  # (2, 2, 1, 2)
+    mean, std = torch.tensor([100.0, 0.0]).view(2, 1, 1), torch.tensor([10.0, 200.0]).view(2, 1, 1)
+    expected = [[[[90, 100]], [[0, 255]]], [[[130, 130]], [[200, 200]]]]  # 2·200 is cut off at 255
+    assert displayed(outputs, mean, std).tolist() == expected
+    stretched = [[[[0, 64]], [[0, 255]]], [[[255, 255]], [[128, 128]]]]
+    assert displayed(outputs, None, None).tolist() == stretched
+    assert displayed(outputs, torch.empty(0), torch.empty(0)).tolist() == stretched  # before they are known
+
+
+def mnist(folder: Path, **settings: Any) -> MNIST:
+    return MNIST(str(folder), batch_size=50, val_size=0, train_size=60, **settings)
+
+
+def on_mnist() -> MLP:
+    return MLP([], "relu", 0.0, False, in_shape=[1, 28, 28], num_classes=10, task="multiclass", optimizer=FIXED)
+
+
+def test_below_each_training_image_stands_what_the_network_gets(
+    drawn: list[Figure], tmp_path: Path, data_dir: Path
+) -> None:
+    trainer = quiet_trainer(tmp_path, callbacks=[AugmentedBatch(count=10)], max_epochs=2)
+    data = mnist(data_dir, flip=True)
+    trainer.fit(on_mnist(), datamodule=data)
+    (figure,) = drawn  # once
+    rows = np.array(figure.axes).reshape(4, 8)
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["as kept", "augmented"] * 2
+    pairs = [*zip(rows[0], rows[1], strict=True), *zip(rows[2], rows[3], strict=True)]
+    assert [len(axis.images) for pair in pairs for axis in pair] == [1] * 20 + [0] * 12
+    mirrored = []
+    for number, (above, below) in enumerate(pairs[:10]):
+        kept, seen = [np.asarray(axis.images[0].get_array()) for axis in (above, below)]
+        first = int((data.train_set.targets == number).nonzero()[0])  # of class 0, of class 1 …
+        np.testing.assert_array_equal(kept, picture(data.train_set.inputs[first]))
+        mirrored.append(not np.array_equal(seen, kept))
+        np.testing.assert_array_equal(seen, np.fliplr(kept) if mirrored[-1] else kept)
+    assert 0 < sum(mirrored) < 10
+
+
+def test_data_without_augmentation_have_no_picture_of_it(drawn: list[Figure], tmp_path: Path, data_dir: Path) -> None:
+    quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(on_mnist(), datamodule=mnist(data_dir))
+    samples = pixels([1, 2], [0, 1])
+    quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(by_brightness(), datamodule=Pixels(samples))
+    assert drawn == []
+
+
+class Flipped(Given):
+    """Small images that are mirrored at random."""
+
+    augments = True
+
+    def transform(self, inputs: torch.Tensor, augment: bool = False) -> torch.Tensor:
+        return (random_flip(inputs) if augment else inputs).float() / 255
+
+
+def learned(folder: Path, callbacks: list[Any]) -> torch.Tensor:
+    """The weights after two epochs with dropout and flips, from seed 7."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    data = Flipped(Samples(images, torch.arange(30) % 3), class_names=NAMES, shuffle=True, seed=0)
+    seed_everything(7, verbose=False)
+    model = MLP([8], "relu", 0.5, False, in_shape=[1, 4, 4], num_classes=3, task="multiclass", optimizer=SGD)
+    quiet_trainer(folder, max_epochs=2, callbacks=callbacks).fit(model, datamodule=data)
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def test_the_picture_of_augmentation_changes_no_result(drawn: list[Figure], tmp_path: Path) -> None:
+    without = learned(tmp_path, [])
+    assert torch.equal(learned(tmp_path, [AugmentedBatch(6)]), without)
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("callback", [ClassProbabilities(4), ClassAccuracy(), AugmentedBatch(4)])
+def test_a_regression_has_none_of_these_pictures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
+    samples = Samples(torch.randn(6, 1, 4, 4), torch.randn(6))
+    data = Flipped(samples, test=samples, task="regression")
+    model = MLP([], "relu", 0.0, False, in_shape=[1, 4, 4], num_classes=0, task="regression", optimizer=FIXED)
+    trainer = quiet_trainer(tmp_path, callbacks=[callback])
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+    assert drawn == []

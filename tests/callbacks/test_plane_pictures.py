@@ -1,0 +1,274 @@
+"""Pictures of the plane, of the inputs or of two hidden units, with weights set by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import AxLine
+from torch import Tensor, nn
+
+from src.callbacks.decision_regions import DecisionRegions, lines, regions
+from src.callbacks.figure import COLOURS
+from src.callbacks.hidden_space import HiddenSpace, hidden_regions, hidden_values, line_of, some
+from src.callbacks.snapshot import evaluating
+from src.data.base import Samples
+from src.models.base import SupervisedModule
+from tests.training import FIXED, Given, quiet_trainer
+
+SQUARE = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+CORNERS = Samples(SQUARE, torch.tensor([0, 1, 1, 0]))
+
+
+class Made(SupervisedModule):
+    """A model around a network made by hand, for two classes unless it says otherwise."""
+
+    net: nn.Sequential
+
+    def __init__(self, *layers: nn.Module, classes: int = 2, shape: tuple[int, ...] = (2,), task: str = "") -> None:
+        task = task or ("binary" if classes == 2 else "multiclass")
+        super().__init__(shape, classes, task, optimizer=FIXED)
+        self.net = nn.Sequential(*layers)
+
+
+def linear(weights: list[list[float]], bias: list[float] | None) -> nn.Linear:
+    layer = nn.Linear(len(weights[0]), len(weights), bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weights))
+        if bias is not None:
+            layer.bias.copy_(torch.tensor(bias))
+    return layer
+
+
+class Given2(Given):
+    """Corners of the square, classes a and b."""
+
+    def __init__(self, samples: Samples = CORNERS, names: tuple[str, ...] = ("a", "b"), **settings: Any) -> None:
+        task = "binary" if len(names) == 2 else "multiclass"
+        super().__init__(samples, test=samples, **{"task": task, "class_names": names, **settings})
+
+
+def after_test(callback: Any, model: SupervisedModule, data: Given, folder: Path) -> None:
+    """Lightning's test with a callback."""
+    quiet_trainer(folder, callbacks=[callback]).test(model, datamodule=data, verbose=False)
+
+
+def drawn_lines(figure: Figure) -> list[Any]:
+    return [line for line in figure.axes[0].lines if isinstance(line, AxLine)]
+
+
+# The first layer's lines
+
+
+def test_lines_are_the_first_layers_weights_and_biases() -> None:
+    model = Made(nn.Flatten(), linear([[1, 2], [3, -4]], [0.5, -1]), nn.Sigmoid(), linear([[1, 1]], [0]))
+    assert lines(model).tolist() == [[1, 2, 0.5], [3, -4, -1]]
+
+
+def test_a_layer_without_a_bias_has_lines_through_the_origin() -> None:
+    assert lines(Made(linear([[1, 2]], None))).tolist() == [[1, 2, 0]]
+
+
+class Squares(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+class Product(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.prod(dim=1, keepdim=True)], dim=1)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Product(), linear([[1, 1, -2]], [0])],  # of three inputs
+        [Squares(), linear([[1, 1]], [0])],  # of two, but others
+        [linear([[1, 1], [1, 2]], None), nn.BatchNorm1d(2), nn.ReLU(), linear([[1, 1]], [0])],
+        [Squares()],
+    ],
+)
+def test_there_are_no_lines_where_the_first_layer_does_not_part_the_plane(layers: list[nn.Module]) -> None:
+    assert lines(Made(*layers)).shape == (0, 3)
+
+
+def test_lines_satisfy_their_equation_and_stay_in_the_picture(drawn: list[Figure], tmp_path: Path) -> None:
+    model = Made(linear([[1, 1], [2, 0], [0, 0]], [-0.5, -1, 3]), nn.Tanh(), linear([[1, 1, 1]], [0]))
+    after_test(DecisionRegions(0), model, Given2(), tmp_path)
+    found = drawn_lines(drawn[0])
+    assert [line.get_label() for line in found] == ["unit 1", "unit 2"]  # the third has no line
+    for line, (w1, w2, b) in zip(found, [(1, 1, -0.5), (2, 0, -1)], strict=True):
+        for x, y in (line.get_xy1(), line.get_xy2()):
+            assert w1 * x + w2 * y + b == pytest.approx(0)
+        assert line.get_xy1() != line.get_xy2()
+    (axis,) = drawn[0].axes
+    assert (*axis.get_xlim(), *axis.get_ylim()) == pytest.approx([-0.15, 1.15, -0.15, 1.15])
+
+
+def test_each_line_has_a_colour_of_its_own_that_no_class_has(drawn: list[Figure], tmp_path: Path) -> None:
+    model = Made(linear([[1.0, n] for n in range(8)], [0.0] * 8), nn.Tanh(), linear([[1.0] * 8], [0]))
+    after_test(DecisionRegions(0), model, Given2(), tmp_path)
+    colours = {to_hex(line.get_color()).upper() for line in drawn_lines(drawn[0])}
+    assert len(colours) == 8
+    assert not colours & set(COLOURS)
+
+
+def test_more_than_eight_units_are_too_many_to_draw(drawn: list[Figure], tmp_path: Path) -> None:
+    model = Made(linear([[1.0, n] for n in range(9)], [0.0] * 9), nn.Tanh(), linear([[1.0] * 9], [0]))
+    after_test(DecisionRegions(0), model, Given2(), tmp_path)
+    assert drawn_lines(drawn[0]) == []
+
+
+def test_without_a_hidden_layer_the_line_parts_the_regions() -> None:
+    model = Made(linear([[1, -2]], [0.25]))
+    ((w1, w2, b),) = lines(model).tolist()
+    xs, ys, classes = regions(model, SQUARE)
+    assert torch.equal(classes, (w1 * xs + w2 * ys[:, None] + b > 0).long())
+
+
+# What else the plane's picture asks for
+
+
+class Bounded(Given2):
+    def boundary(self, x1: Tensor) -> Tensor:
+        return x1.square()
+
+
+def test_the_true_boundary_is_dashed_where_the_data_have_one(drawn: list[Figure], tmp_path: Path) -> None:
+    for data in (Bounded(), Given2()):
+        after_test(DecisionRegions(0), Made(linear([[1, 1]], [0])), data, tmp_path)
+    with_truth, without = [{line.get_label(): line for line in figure.axes[0].lines} for figure in drawn]
+    truth = with_truth["truth"]
+    np.testing.assert_allclose(truth.get_ydata(), np.square(truth.get_xdata()))
+    assert truth.get_linestyle() == "--"
+    assert set(without) == {"learned line"}
+
+
+class Nearest(SupervisedModule):
+    """Says the class of the nearest corner; there is nothing to learn."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        nearest = torch.cdist(x, SQUARE.to(x)).argmin(dim=1)
+        return CORNERS.targets[nearest].to(x.dtype)[:, None] - 0.5
+
+
+def test_a_model_without_parameters_is_drawn_too(drawn: list[Figure], tmp_path: Path) -> None:
+    after_test(DecisionRegions(0), Nearest((2,), 2, "binary"), Given2(), tmp_path)
+    plane = np.asarray(drawn[0].axes[0].images[0].get_array())
+    assert [plane[0, 0], plane[-1, 0], plane[0, -1], plane[-1, -1]] == [0, 1, 1, 0]
+
+
+class Scaled(Given2):
+    def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
+        return (inputs - 0.5) * 10
+
+
+def test_the_plane_shows_inputs_as_they_are_kept_and_the_model_sees_them_transformed(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    after_test(DecisionRegions(0), Made(linear([[1, 0]], [0])), Scaled(), tmp_path)  # class 1 where x1 > 0.5
+    plane = np.asarray(drawn[0].axes[0].images[0].get_array())
+    assert plane[:, :100].max() == 0 and plane[:, 100:].min() == 1
+    assert drawn_lines(drawn[0]) == []  # the layer's line is not one of these coordinates
+
+
+def test_a_look_leaves_each_part_in_the_mode_it_was_in() -> None:
+    model = Made(linear([[1, 1]], [0]), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)))
+    model.net[1].eval()
+    modes = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+
+
+# The space of two hidden units
+
+
+def two_hidden(*output: nn.Module, classes: int = 2) -> Made:
+    """Hidden units x1 + x2 and x1 + x2 − 1, rectified: XOR's classes are parted by a line there."""
+    output = output or (linear([[1, -2]], [-0.5]),)
+    return Made(linear([[1, 1], [1, 1]], [0, -1]), nn.ReLU(), *output, classes=classes)
+
+
+def test_hidden_values_are_those_after_the_activation() -> None:
+    found = hidden_values(two_hidden(), SQUARE)
+    assert found is not None
+    assert found[1].tolist() == [[0, 0], [1, 0], [1, 0], [2, 1]]
+
+
+def test_hidden_space_shows_each_class_on_its_side_of_the_output_units_line(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    after_test(HiddenSpace(0), two_hidden(), Given2(), tmp_path)
+    (axis,) = drawn[0].axes
+    assert [np.asarray(group.get_offsets()).tolist() for group in axis.collections] == [[[0, 0], [2, 1]], [[1, 0]] * 2]
+    (line,) = drawn_lines(drawn[0])
+    for z1, z2 in (line.get_xy1(), line.get_xy2()):
+        assert z1 - 2 * z2 - 0.5 == pytest.approx(0)
+
+
+def test_the_half_planes_are_those_of_the_line() -> None:
+    model = two_hidden()
+    layer = model.net[-1]
+    assert isinstance(layer, nn.Linear)
+    w1, w2, b = line_of(layer)[0].tolist()
+    xs, ys, classes = hidden_regions(model, layer, SQUARE)
+    assert (w1, w2, b) == (1, -2, -0.5)
+    assert torch.equal(classes, (w1 * xs + w2 * ys[:, None] + b > 0).long())
+
+
+def test_of_several_classes_the_plane_is_coloured_and_has_no_line(drawn: list[Figure], tmp_path: Path) -> None:
+    model = two_hidden(linear([[-1, 0], [1, -2], [0, 2]], [0.5, 0, -1.5]), classes=3)
+    data = Given2(Samples(SQUARE, torch.tensor([0, 1, 1, 2])), ("a", "b", "c"))
+    after_test(HiddenSpace(0), model, data, tmp_path)
+    (axis,) = drawn[0].axes
+    assert drawn_lines(drawn[0]) == []
+    assert set(np.unique(np.asarray(axis.images[0].get_array()))) == {0, 1, 2}
+    assert [text.get_text() for text in axis.get_legend().texts] == ["class a", "class b", "class c"]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [linear([[1, 1]], [0])],  # no hidden layer
+        [linear([[1, 1]] * 3, [0, 0, 0]), nn.ReLU(), linear([[1, 1, 1]], [0])],  # three units
+        [linear([[1, 1]] * 2, [0, 0]), nn.ReLU(), linear([[1, 1]], [0]), nn.Tanh()],  # something after the output
+        [Squares(), nn.Flatten(), nn.AvgPool1d(2)],  # nothing linear
+    ],
+)
+def test_hidden_space_is_left_out_where_there_are_not_two_hidden_units(
+    layers: list[nn.Module], drawn: list[Figure], tmp_path: Path
+) -> None:
+    after_test(HiddenSpace(0), Made(*layers), Given2(), tmp_path)
+    assert drawn == []
+
+
+def test_inputs_of_any_shape_have_a_hidden_space(drawn: list[Figure], tmp_path: Path) -> None:
+    images = Samples(SQUARE.view(4, 1, 2, 1), CORNERS.targets)
+    hidden = linear([[1, 1], [1, 1]], [0, -1])
+    model = Made(nn.Flatten(), hidden, nn.ReLU(), linear([[1, -2]], [-0.5]), shape=(1, 2, 1))
+    after_test(HiddenSpace(0), model, Given2(images), tmp_path)
+    assert np.asarray(drawn[0].axes[0].collections[1].get_offsets()).tolist() == [[1, 0]] * 2
+
+
+def test_of_many_samples_some_are_shown_always_the_same_and_of_all_classes() -> None:
+    many = Samples(torch.arange(8000.0), torch.arange(8000) % 4)
+    chosen = some(many)
+    assert chosen.size == 2000 and torch.equal(chosen.inputs, some(many).inputs)
+    assert len(chosen.inputs.unique()) == 2000
+    assert torch.bincount(chosen.targets).min() > 400
+    assert some(CORNERS) is CORNERS
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(0, []), (2, [1, 3])])
+def test_hidden_space_is_drawn_every_so_many_epochs_and_of_the_weights_kept(
+    every: int, epochs: list[int], drawn: list[Figure], tmp_path: Path
+) -> None:
+    model, data, callback = two_hidden(), Given2(), HiddenSpace(every)
+    quiet_trainer(tmp_path, max_epochs=3, callbacks=[callback]).fit(model, datamodule=data)
+    after_test(callback, model, data, tmp_path)
+    titles = [f"Hidden space, epoch {epoch}" for epoch in epochs]
+    assert [figure.axes[0].get_title() for figure in drawn] == [*titles, "Hidden space, the weights kept"]

@@ -1,0 +1,289 @@
+import hashlib
+import http.client
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from src.data.wheat import Wheat, canonical, rows_of
+from src.errors import InputError
+from tests.command_line import BARE, quick, read_json, run
+
+PER_CLASS = 20
+COUNT = 3 * PER_CLASS
+CENTRES = np.array([14.3, 14.3, 0.88, 5.5, 3.2, 2.7, 5.1]) + np.array([[0.0], [4.0], [-2.5]])
+
+
+def lines(count: int = COUNT) -> list[str]:
+    """Kernels of three varieties in turn, far apart, in the published file's format."""
+    rng = np.random.default_rng(0)
+    kernels = np.repeat(CENTRES, count // 3, axis=0) + rng.normal(0, 0.3, (count, 7))
+    classes = np.repeat([1, 2, 3], count // 3)
+    return ["\t".join([f"{x:.4g}" for x in row] + [str(k)]) for row, k in zip(kernels, classes, strict=True)]
+
+
+def trusted(monkeypatch: pytest.MonkeyPatch, text: str) -> str:
+    """The text, which from now on is the published one."""
+    monkeypatch.setattr(Wheat, "sha256", hashlib.sha256(canonical(rows_of(text.encode()))).hexdigest())
+    return text
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with 60 kernels, 20 of each variety."""
+    folder = tmp_path / "data"
+    (folder / "wheat").mkdir(parents=True)
+    (folder / "wheat" / "seeds_dataset.txt").write_text(trusted(monkeypatch, "\n".join(lines())))
+    return folder
+
+
+def wheat(root: Path, fold: int = 0, folds: int = 5, **settings: Any) -> Wheat:
+    return Wheat(root=str(root), folds=folds, fold=fold, **{"batch_size": 10, "val_size": 0.25, "seed": 0, **settings})
+
+
+def ready(root: Path, fold: int = 0, **settings: Any) -> Any:
+    data = wheat(root, fold, **settings)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def complaint(root: Path, **settings: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        ready(root, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def kernels(samples: Any) -> set[tuple[float, ...]]:
+    return set(map(tuple, samples.inputs.tolist()))
+
+
+# What is read
+
+
+def test_the_published_file_s_checksum_is_taken_over_its_numbers_however_they_are_written() -> None:
+    published = b"15.26\t14.84\t\t0.871\t1\r\n14.88\t5\t\t2.700\t3\n\n"
+    other = b"15.26 14.840 .871 1\n14.88\t5.000\t2.7\t3"
+    assert (
+        canonical(rows_of(published))
+        == canonical(rows_of(other))
+        == b"15.26\t14.84\t0.871\t1.0\n14.88\t5.0\t2.7\t3.0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("\t", "\t\t"), ("\n", "\r\n"), ("\n", "\n\n"), ("\t1\n", "\t1\t\n"), ("\t", "   ")]
+)
+def test_any_white_space_parts_numbers_and_lines(old: str, new: str, root: Path) -> None:
+    first, _ = wheat(root).load()
+    path = root / "wheat/seeds_dataset.txt"
+    path.write_bytes(path.read_text().replace(old, new).encode())
+    again, _ = wheat(root).load()
+    assert torch.equal(first.inputs, again.inputs) and torch.equal(first.targets, again.targets)
+
+
+def test_the_kernels_are_the_file_s_with_classes_from_0(root: Path) -> None:
+    rest, tested = wheat(root).load()
+    numbers = [torch.hstack([part.inputs, part.targets[:, None] + 1.0]).tolist() for part in (rest, tested)]
+    read = {tuple(row) for rows in numbers for row in rows}
+    assert read == {tuple(map(float, line.split("\t"))) for line in lines()}
+    assert rest.targets.dtype == torch.int64
+
+
+# Folds
+
+
+@pytest.mark.parametrize("folds", [2, 4, 5, 7, COUNT])
+def test_each_sample_is_in_the_test_set_of_just_one_fold(folds: int, root: Path) -> None:
+    tested = [kernels(wheat(root, fold, folds).load()[1]) for fold in range(folds)]
+    assert sum(map(len, tested)) == COUNT
+    assert len(set.union(*tested)) == COUNT
+    assert {len(part) for part in tested} <= {COUNT // folds, COUNT // folds + 1}
+
+
+@pytest.mark.parametrize("folds", [2, 4, 5, 7])
+@pytest.mark.parametrize("split_seed", [0, 1])
+def test_each_fold_has_its_share_of_every_class_to_within_one_sample(folds: int, split_seed: int, root: Path) -> None:
+    share = PER_CLASS / folds
+    for fold in range(folds):
+        counts = wheat(root, fold, folds, split_seed=split_seed).load()[1].targets.bincount(minlength=3)
+        assert all(abs(count - share) < 1 for count in counts.tolist())
+
+
+def test_train_validation_and_test_samples_are_all_of_them_and_share_none(root: Path) -> None:
+    rest, tested = wheat(root, fold=2).load()
+    train, val = wheat(root, fold=2).split(rest)
+    assert [part.size for part in (train, val, tested)] == [36, 12, 12]
+    assert len(kernels(train) | kernels(val) | kernels(tested)) == COUNT
+    assert val.targets.bincount().tolist() == tested.targets.bincount().tolist() == [4, 4, 4]
+
+
+def test_the_folds_depend_on_split_seed_alone(root: Path) -> None:
+    folds = kernels(wheat(root).load()[1])
+    assert kernels(wheat(root, seed=7, batch_size=3, val_size=0, train_size=0.5).load()[1]) == folds
+    assert kernels(wheat(root, split_seed=1).load()[1]) != folds
+
+
+def test_a_fold_that_there_is_not_is_refused() -> None:
+    for fold in (5, -1):
+        with pytest.raises(InputError, match=rf"^data.fold={fold}: with data.folds=5 they are 0 to 4$"):
+            wheat(Path(), fold=fold)
+
+
+def test_more_folds_than_samples_are_refused(root: Path) -> None:
+    assert complaint(root, folds=61) == "data.folds=61: there are only 60 samples"
+
+
+# Standardising
+
+
+@pytest.mark.parametrize("settings", [{}, {"train_size": 12}, {"val_size": 0}])
+def test_the_features_are_standardised_by_the_training_samples_alone(settings: dict[str, Any], root: Path) -> None:
+    data, raw = ready(root, **settings), wheat(root, **settings)
+    rest, tested = raw.load()
+    train, val = raw.split(rest)
+    mean, std = train.inputs.mean(dim=0), train.inputs.std(dim=0, correction=0)
+    for part, unscaled in ((data.train_set, train), (data.val_set, val), (data.test_set, tested)):
+        assert part.inputs.dtype == torch.float32
+        torch.testing.assert_close(part.inputs.double(), (unscaled.inputs - mean) / std, rtol=0, atol=1e-5)
+        assert torch.equal(part.targets, unscaled.targets)
+    everything = torch.cat([rest.inputs, tested.inputs])
+    assert (mean - everything.mean(dim=0)).abs().max() > 0.01
+
+
+def test_features_that_are_equal_in_all_training_samples_stay_finite(root: Path) -> None:
+    data = ready(root, train_size=1)
+    assert data.train_set.inputs.tolist() == [[0.0] * 7]
+    assert data.std.tolist() == [1.0] * 7
+    assert data.test_set.inputs.isfinite().all()
+
+
+def test_the_loss_of_the_validation_samples_chooses(root: Path) -> None:
+    assert wheat(root).monitor == ("val/loss", "min")
+
+
+# Missing and damaged files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("14.", "14.1", "its numbers are not those of the published data set"),
+        ("\t2\n", "\t3\n", "its numbers are not those of the published data set"),
+        ("\t1\n", "\n", "its numbers are not those of the published data set"),
+        (lines()[0] + "\n", "", "its numbers are not those of the published data set"),
+        (lines()[1], "area\tperimeter", "line 2 is not all numbers"),
+        (lines()[2], "\ufeff", "line 3 is not all numbers"),
+        ("\n".join(lines()), "", "its numbers are not those of the published data set"),
+    ],
+)
+def test_a_changed_file_is_named_with_what_is_wrong(old: str, new: str, reason: str, root: Path) -> None:
+    path = root / "wheat/seeds_dataset.txt"
+    path.write_text(path.read_text().replace(old, new, 1), encoding="utf-8")
+    assert complaint(root) == f"{path}: {reason}; delete it and start again to download it anew"
+
+
+def test_loading_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"wheat lacks seeds_dataset.txt$"):
+        wheat(tmp_path).load()
+
+
+def test_nothing_but_the_published_numbers_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "wheat").mkdir()
+    (tmp_path / "wheat/seeds_dataset.txt").write_text("\n".join(lines(210)))  # well-formed, but made up
+    assert "its numbers are not those of the published data set" in complaint(tmp_path)
+
+
+# Downloading
+
+
+def publish(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a text be what a download gives."""
+    (folder / "published.txt").write_text(text)
+    monkeypatch.setattr(Wheat, "url", (folder / "published.txt").as_uri())
+
+
+def test_a_missing_file_is_downloaded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = trusted(monkeypatch, "\n".join(lines()).replace("\t", "\t\t", 9))
+    publish(tmp_path, text, monkeypatch)
+    assert ready(tmp_path / "data").test_set.size == 12
+    assert (tmp_path / "data/wheat/seeds_dataset.txt").read_text() == text
+    assert [path.name for path in (tmp_path / "data/wheat").iterdir()] == ["seeds_dataset.txt"]
+
+
+def test_a_download_that_is_not_the_set_is_refused_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, "<html>log in first</html>", monkeypatch)
+    assert "cannot be downloaded (line 1 is not all numbers): put seeds_dataset.txt of file:" in complaint(tmp_path)
+    assert list((tmp_path / "wheat").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), TimeoutError("timed out"), http.client.IncompleteRead(b"")])
+def test_without_a_network_the_file_its_home_and_its_place_are_named(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    assert complaint(tmp_path) == (
+        f"Wheat is not in {tmp_path} and cannot be downloaded ({error}): put seeds_dataset.txt of {Wheat.url} into "
+        f"{tmp_path / 'wheat'}, or set paths.data=FOLDER (or DATA_DIR) to where wheat/ is"
+    )
+
+
+def test_where_the_file_is_there_the_folder_is_left_alone(root: Path) -> None:
+    ready(root)
+    assert [path.name for path in root.iterdir()] == ["wheat"]
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert complaint(tmp_path / "file/data").startswith(f"data folder {tmp_path / 'file/data'} cannot be written (")
+
+
+def test_of_several_that_start_at_once_one_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, trusted(monkeypatch, "\n".join(lines())), monkeypatch)
+    count, download, downloads = 4, Wheat.download, []
+    all_see_it_missing = threading.Barrier(count)
+
+    def lock(path: Path) -> FileLock:
+        all_see_it_missing.wait()
+        return FileLock(path)
+
+    def downloading(self: Wheat) -> bytes:
+        downloads.append(self.url)
+        return download(self)
+
+    monkeypatch.setattr("src.data.wheat.FileLock", lock)
+    monkeypatch.setattr(Wheat, "download", downloading)
+    threads = [threading.Thread(target=wheat(tmp_path / "data").prepare_data) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert downloads == [Wheat.url]
+    assert len(rows_of((tmp_path / "data/wheat/seeds_dataset.txt").read_bytes())) == COUNT
+
+
+# On the command line
+
+
+def test_a_sweep_over_the_folds_learns_kernels_that_lie_far_apart(root: Path, tmp_path: Path) -> None:
+    folds = ("data.folds=3", "data.fold=0,1,2", "trainer.max_epochs=10", "optimizer.lr=0.05")
+    outcome = quick("-m", "data=wheat", f"paths.data={root}", "model.hidden_size=10", *folds, cwd=tmp_path)
+    metrics = [read_json(folder / "metrics.json") for folder in outcome.folders]
+    assert [each["test/acc"] for each in metrics] == [1.0] * 3
+    assert len({each["test/loss"] for each in metrics}) == 3
+
+
+def test_a_wrong_fold_is_told_in_one_line(root: Path, tmp_path: Path) -> None:
+    outcome = run("src.train", *BARE, "data=wheat", f"paths.data={root}", "data.fold=5", cwd=tmp_path)
+    assert outcome.error.endswith("data.fold=5: with data.folds=5 they are 0 to 4")

@@ -1,0 +1,282 @@
+"""The project's MLP, its gradients and its steps, against the same in NumPy; all in double precision."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.data.base import Samples
+from src.models.mlp import MLP
+from tests.models.numpy_network import COSTS, Adam, Array, Arrays, Momentum, Network, one_vs_rest, sigmoid
+from tests.training import Given, quiet_trainer
+
+INPUTS, HIDDEN, CLASSES, COUNT = 5, 7, 3, 12
+CLOSE = 1e-10
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.0, "fused": None}
+ADAM = {"_target_": "torch.optim.Adam", "lr": 0.02, "betas": [0.9, 0.999], "fused": None}
+
+
+def mlp(**settings: Any) -> MLP:
+    """A net of two layers in double precision; what torch begins batch norm with is made general."""
+    given = {"activation": "sigmoid", "dropout": 0.0, "batch_norm": False, "optimizer": SGD, **settings}
+    model = MLP(HIDDEN, **given, in_shape=[INPUTS], num_classes=CLASSES, task="multiclass").double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+    return model
+
+
+def samples(count: int = COUNT) -> Samples:
+    return Samples(torch.randn(count, INPUTS, dtype=torch.float64), torch.randint(CLASSES, (count,)))
+
+
+def hot(targets: Tensor) -> Array:
+    return np.eye(CLASSES)[targets.numpy()]
+
+
+def parameters(model: MLP) -> dict[str, Tensor]:
+    """The model's parameters by the reference's names."""
+    first, last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    named: dict[str, Tensor] = {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            named |= {"gamma": norm.weight, "beta": norm.bias}
+    return {name: parameter for name, parameter in named.items() if parameter is not None}
+
+
+def values(model: MLP) -> Arrays:
+    return {name: parameter.detach().numpy().copy() for name, parameter in parameters(model).items()}
+
+
+def objective(model: MLP, batch: Samples) -> Tensor:
+    """What the model's training step descends on."""
+    return model.objective(model.loss(model(batch.inputs), batch.targets), batch.size)
+
+
+def by_autograd(model: MLP, batch: Samples) -> tuple[float, Arrays]:
+    model.zero_grad()
+    cost = objective(model, batch)
+    cost.backward()
+    return cost.item(), {name: parameter.grad.numpy() for name, parameter in parameters(model).items()}
+
+
+def agree(ours: Arrays, reference: Arrays) -> None:
+    assert set(ours) == set(reference)
+    for name, value in reference.items():
+        assert ours[name].shape == value.shape, name
+        np.testing.assert_allclose(ours[name], value, rtol=0, atol=CLOSE, err_msg=name)
+        assert np.abs(value).max() > 1e-6, f"{name} tells nothing: it is 0"
+
+
+# Back-propagation
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", "tanh"])
+def test_autograd_and_back_propagation_by_hand_give_the_same_cost_and_gradients(activation: str, cost: str) -> None:
+    model, batch = mlp(activation=activation, loss=cost), samples()
+    expected, gradients = Network(values(model), activation).gradients(
+        batch.inputs.numpy(), hot(batch.targets), COSTS[cost]
+    )
+    found, ours = by_autograd(model, batch)
+    assert found == pytest.approx(expected, abs=CLOSE)
+    agree(ours, gradients)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_the_gradients_by_hand_are_the_slopes_of_the_cost(cost: str) -> None:
+    p, batch, step = values(mlp()), samples(), 1e-5
+    x, y = batch.inputs.numpy(), hot(batch.targets)
+    gradients = Network(p, "sigmoid").gradients(x, y, COSTS[cost])[1]
+    for name, place in (("w1", (2, 3)), ("b1", (4,)), ("w2", (1, 5)), ("b2", (0,))):
+        costs = []
+        for shift in (step, -step):
+            moved = {**p, name: p[name].copy()}
+            moved[name][place] += shift
+            costs.append(COSTS[cost](Network(moved, "sigmoid").forward(x), y)[0])
+        assert gradients[name][place] == pytest.approx((costs[0] - costs[1]) / (2 * step), abs=1e-8)
+
+
+def test_penalties_add_to_the_gradients_of_the_weights_and_leave_biases_free() -> None:
+    model, batch = mlp(l1=0.03, l2=0.2), samples()
+    p = values(model)
+    cost, gradients = Network(p, "sigmoid").gradients(batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"])
+    for name in ("w1", "w2"):
+        cost += 0.03 * np.abs(p[name]).sum() + 0.2 * (p[name] ** 2).sum()
+        gradients[name] = gradients[name] + 0.03 * np.sign(p[name]) + 2 * 0.2 * p[name]
+    found, ours = by_autograd(model, batch)
+    assert found == pytest.approx(cost, abs=CLOSE)
+    agree(ours, gradients)
+
+
+# Optimisers
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ({**SGD, "momentum": 0.0}, lambda: Momentum(0.5, 0.0)),
+        ({**SGD, "momentum": 0.9}, lambda: Momentum(0.5, 0.9)),
+        (ADAM, lambda: Adam(0.02, (0.9, 0.999))),
+        ({**ADAM, "betas": [0.5, 0.6]}, lambda: Adam(0.02, (0.5, 0.6))),
+    ],
+    ids=["plain", "momentum", "adam", "adam, quick means"],
+)
+def test_four_steps_of_an_optimiser_are_those_by_hand(
+    settings: dict[str, Any], reference: Callable[[], Momentum | Adam]
+) -> None:
+    model, by_hand = mlp(optimizer=settings), reference()
+    optimizer, p = model.configure_optimizers(), values(model)
+    for _ in range(4):
+        batch = samples()
+        gradients = Network(p, "sigmoid").gradients(batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"])[1]
+        p = by_hand.step(p, gradients)
+        by_autograd(model, batch)
+        optimizer.step()
+        agree(values(model), p)
+
+
+def test_adams_first_step_has_the_length_of_the_learning_rate_whatever_the_gradient_s() -> None:
+    model = mlp(optimizer=ADAM)
+    before = values(model)
+    gradients = by_autograd(model, samples())[1]
+    model.configure_optimizers().step()
+    for name, value in values(model).items():
+        gradient = gradients[name]
+        np.testing.assert_allclose(before[name] - value, 0.02 * gradient / (np.abs(gradient) + 1e-8), rtol=1e-9)
+
+
+# Dropout
+
+
+def factors_drawn(model: MLP, batch: Samples) -> tuple[Array, tuple[float, Arrays]]:
+    """What dropout multiplied each hidden unit by, (N, H), and the cost and gradients of that pass."""
+    drawn: list[Array] = []
+    (layer,) = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    hook = layer.register_forward_hook(lambda _, inputs, outputs: drawn.append((outputs / inputs[0]).detach().numpy()))
+    result = by_autograd(model, batch)
+    hook.remove()
+    return drawn[0], result
+
+
+@pytest.mark.parametrize("p", [0.2, 0.75])
+def test_dropout_keeps_a_share_of_the_units_and_scales_them_up(p: float) -> None:
+    model = mlp(dropout=p).train()
+    factors, _ = factors_drawn(model, samples(2000))
+    kept = factors > 0
+    np.testing.assert_allclose(factors[kept], 1 / (1 - p), rtol=1e-12)
+    assert kept.mean() == pytest.approx(1 - p, abs=0.02)
+    assert factors.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_gradients_under_dropout_are_those_by_hand_with_the_units_drawn() -> None:
+    model, batch = mlp(dropout=0.4).train(), samples()
+    factors, (found, ours) = factors_drawn(model, batch)
+    assert 0 < (factors == 0).sum() < factors.size
+    cost, gradients = Network(values(model), "sigmoid", factors=factors).gradients(
+        batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"]
+    )
+    assert found == pytest.approx(cost, abs=CLOSE)
+    agree(ours, gradients)
+
+
+def test_in_evaluation_dropout_does_nothing() -> None:
+    model, batch = mlp(dropout=0.4).eval(), samples()
+    factors, (_, ours) = factors_drawn(model, batch)
+    assert (factors == 1).all()
+    agree(
+        ours,
+        Network(values(model), "sigmoid").gradients(batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"])[
+            1
+        ],
+    )
+
+
+# Batch norm
+
+
+def running(model: MLP) -> tuple[Array, Array]:
+    (norm,) = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    return norm.running_mean.numpy().copy(), norm.running_var.numpy().copy()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+def test_gradients_through_batch_norm_are_those_by_hand(activation: str, place: str, training: bool) -> None:
+    model, batch = mlp(activation=activation, batch_norm=place).train(training), samples()
+    network = Network(values(model), activation, norm=place, running=None if training else running(model))
+    cost, gradients = network.gradients(batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"])
+    if training and place == "before":
+        assert "b1" not in gradients  # the norm would take a bias away again
+    found, ours = by_autograd(model, batch)
+    assert found == pytest.approx(cost, abs=CLOSE)
+    if training and place == "after":  # this bias has a gradient only through the activation's bend
+        assert np.abs(gradients["b1"]).max() > 1e-6
+    agree(ours, gradients)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_running_statistics_move_a_tenth_of_the_way_to_the_batch_s_unbiased_ones(place: str) -> None:
+    model = mlp(batch_norm=place).train()
+    p, (mean, variance) = values(model), running(model)
+    for _ in range(3):
+        batch = samples()
+        into = batch.inputs.numpy() @ p["w1"].T + p.get("b1", 0.0)
+        into = into if place == "before" else sigmoid(into)
+        mean = 0.9 * mean + 0.1 * into.mean(axis=0)
+        variance = 0.9 * variance + 0.1 * into.var(axis=0, ddof=1)
+        model(batch.inputs)
+    agree(dict(zip("mv", running(model), strict=True)), {"m": mean, "v": variance})
+
+
+def test_in_evaluation_the_running_statistics_stay() -> None:
+    model = mlp(batch_norm=True).eval()
+    before = running(model)
+    model(samples().inputs)
+    assert np.array_equal(before, running(model))
+
+
+# The course's network in NumPy
+
+
+def listing_step(p: Arrays, x: Array, y: Array, lr: float, l2: float) -> Arrays:
+    """One step as the listing takes it: costs summed over outputs and samples, l2·w added to the weights' gradients."""
+    hidden = sigmoid(x @ p["w1"].T + p["b1"])
+    delta = sigmoid(hidden @ p["w2"].T + p["b2"]) - y
+    delta_hidden = (delta @ p["w2"]) * hidden * (1 - hidden)
+    return {
+        "w1": p["w1"] - lr * (delta_hidden.T @ x + l2 * p["w1"]),
+        "b1": p["b1"] - lr * delta_hidden.sum(axis=0),
+        "w2": p["w2"] - lr * (delta.T @ hidden + l2 * p["w2"]),
+        "b2": p["b2"] - lr * delta.sum(axis=0),
+    }
+
+
+def test_the_trainer_takes_the_steps_of_the_course_s_numpy_network(tmp_path: Path) -> None:
+    lr, l2, size = 0.05, 0.1, 4
+    model = mlp(
+        loss="one_vs_rest", reduction="sum", l2=l2 / 2, init="normal", init_std=0.1, optimizer={**SGD, "lr": lr}
+    )
+    p, train = values(model), samples()
+    assert not p["b1"].any() and not p["b2"].any()
+    data = Given(train, class_names=("a", "b", "c"), batch_size=size)
+    quiet_trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(model, datamodule=data)
+    for _ in range(3):
+        for start in range(0, COUNT, size):
+            batch = train.take(slice(start, start + size))
+            p = listing_step(p, batch.inputs.numpy(), hot(batch.targets), lr, l2)
+    agree(values(model), p)
+
+
+def test_the_listing_s_step_is_that_of_the_summed_one_vs_rest_cost_and_penalty() -> None:
+    p, batch, lr, l2 = values(mlp()), samples(), 0.05, 0.1
+    x, y = batch.inputs.numpy(), hot(batch.targets)
+    gradients = Network(p, "sigmoid").gradients(x, y, one_vs_rest)[1]
+    expected = {name: p[name] - lr * (COUNT * gradients[name] + l2 * p[name] * (p[name].ndim > 1)) for name in p}
+    agree(listing_step(p, x, y, lr, l2), expected)
