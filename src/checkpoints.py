@@ -75,6 +75,18 @@ def due(trainer: Trainer) -> bool:
     return ends or epochs % (trainer.check_val_every_n_epoch or 1) == 0
 
 
+def chosen_checkpoint(folder: Path, name: str | None) -> Path:
+    """The path of a run's checkpoint: best, last, a path, or by default the best that there is."""
+    if name not in (None, "best", "last"):
+        return Path(str(name))
+    names = [name] if name else ["best", "last"]
+    paths = [folder / "checkpoints" / f"{each}.ckpt" for each in names]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise InputError(f"checkpoint {paths[0]} does not exist: the run has not finished an epoch")
+    return found[0]
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint's tensors and plain values.
 

@@ -6,7 +6,7 @@ import secrets
 import warnings
 from pathlib import Path
 
-from lightning import seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig
 
@@ -23,10 +23,13 @@ from src.build import (
 )
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
-from src.checkpoints import RunCheckpoint, load_weights, read_checkpoint
+from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.cli import in_sweep
+from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
+from src.models.base import SupervisedModule
+from src.models.steps import why_one_by_one
 from src.presets import check_presets
 from src.records import keep_settings, write_json, write_provenance
 from src.results import Results, spelled
@@ -69,6 +72,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
         callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
+        take_many_steps(trainer, model, data)
         introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
         results.begin(model, monitor, mode)
 
@@ -80,6 +84,16 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     if is_main_process():
         log.info(results.outcome() if in_sweep() else results.conclusion(longer(cfg, len(history.rows))))
     return results.best
+
+
+def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataModule) -> None:
+    """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
+    if not isinstance(model, SupervisedModule) or type(model).training_step is not SupervisedModule.training_step:
+        return
+    reason = why_one_by_one(trainer, model, model.scheduler_settings)
+    log.debug("steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
+    if reason is None:
+        model.automatic_optimization, data.chunk = False, trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
 def settle_seed(cfg: DictConfig, folder: Path) -> None:
@@ -128,15 +142,3 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
     return metrics
-
-
-def chosen_checkpoint(folder: Path, name: str | None) -> Path:
-    """The path of a run's checkpoint: best, last, a path, or by default the best that there is."""
-    if name not in (None, "best", "last"):
-        return Path(str(name))
-    names = [name] if name else ["best", "last"]
-    paths = [folder / "checkpoints" / f"{each}.ckpt" for each in names]
-    found = [path for path in paths if path.is_file()]
-    if not found:
-        raise InputError(f"checkpoint {paths[0]} does not exist: the run has not finished an epoch")
-    return found[0]

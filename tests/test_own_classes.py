@@ -39,7 +39,9 @@ class MyModel(SupervisedModule):
         self.net = Centres(math.prod(self.in_shape), hidden_size, self.out_features)
 
 class Doubled(MyModel):
-    def __init__(self, hidden_size, activation, dropout, batch_norm, **settings):
+    def __init__(
+        self, hidden_size, activation, dropout, batch_norm, output_bias, products, init, init_std, **settings
+    ):
         super().__init__(2 * hidden_size, **settings)
 """,
     "mine/data.py": """

@@ -51,8 +51,17 @@ def test_the_test_that_the_readme_adds_passes(project: Path) -> None:
 def test_the_readme_names_every_choice() -> None:
     text = (ROOT / "README.md").read_text()
     table = text[text.index("| group | choices |") : text.index("    python -m src.train model=mlp data=mnist 'model")]
-    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "experiment", "debug"):
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "debug"):
         row = next(line for line in table.splitlines() if line.startswith(f"| `{group}`"))
         choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"default"}
         named = set(re.findall(r"`([a-z0-9_]+)`", row)) - {group}
         assert named == choices | ({"default"} if group == "callbacks" else set()), group
+
+
+def test_the_readme_names_every_experiment_and_every_sweep() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| about | `experiment=` | `sweep=` |") : text.index("A `sweep=` needs no `-m`")]
+    rows = [line.split("|") for line in table.splitlines()[2:] if line.startswith("|")]
+    for column, group in ((2, "experiment"), (3, "sweep")):
+        named = [name for row in rows for name in re.findall(r"`(\w+)`", row[column])]
+        assert sorted(named) == sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))

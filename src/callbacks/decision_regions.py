@@ -85,7 +85,7 @@ def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, .
         classes.numpy(), cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, origin="lower", aspect="auto"
     )
     axis.set(xlim=extent[:2], ylim=extent[2:])
-    size, edge = (28, 0.8) if samples.size <= 300 else (12, 0.3)
+    size, edge = (70, 1.0) if samples.size <= 20 else (28, 0.8) if samples.size <= 300 else (12, 0.3)
     for number, (name, marker) in enumerate(zip(names, "os^DvP*X" * len(names), strict=False)):
         points, colour = samples.inputs[samples.targets == number].numpy(), COLOURS[number % len(COLOURS)]
         axis.scatter(

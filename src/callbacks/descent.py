@@ -89,6 +89,7 @@ class Descent(FigureCallback):
         axis = figure.subplots()
         draw_surface(figure, axis, surface)
         axis.set(xlim=surface.xs[[0, -1]].tolist(), ylim=surface.ys[[0, -1]].tolist())
+        axis.locator_params(nbins=6)
         draw_path(axis, path, whole)
         axis.set(xlabel=names[0], ylabel=names[1], title=title)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)

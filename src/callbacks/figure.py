@@ -4,6 +4,7 @@ Pictures are drawn for TensorBoard's size and for eyes that do not tell red from
 colours are Okabe and Ito's (2008), the scales matplotlib's perceptually uniform ones.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,19 @@ class FigureCallback(Callback):
         """Draw at a size in inches and keep the picture; only the first of several processes does."""
         if not is_main_process():
             return
-        with rc_context(STYLE):
-            figure = Figure(figsize=size)
-            self.draw(figure, *args)
-            pixels = rendered(figure)
+        pixels = drawn(size, self.draw, *args)
         save(pixels, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"figures/{self.name}", pixels, trainer.global_step, dataformats="HWC")
+
+
+def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:
+    """The pixels, uint8 (H, W, 3), of what ``draw(figure, *args)`` draws on a figure of so many inches."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=size)
+        draw(figure, *args)
+        return rendered(figure)
 
 
 def rendered(figure: Figure) -> np.ndarray:

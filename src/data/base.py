@@ -6,7 +6,7 @@ After loading, a set is a few tensors. A batch is one indexing of them, and what
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -87,6 +87,37 @@ class Batches:
         return indices[self.rank :: self.world_size]
 
 
+class Chunk:
+    """The samples of several batches in a row; iterating over it gives the batches."""
+
+    def __init__(self, samples: Samples, batch_size: int) -> None:
+        self.samples, self.batch_size = samples, batch_size
+
+    def to(self, device: torch.device) -> "Chunk":
+        return Chunk(Samples(*(part.to(device) for part in self.samples)), self.batch_size)
+
+    def __iter__(self) -> Iterator[Samples]:
+        parts = [part.split(self.batch_size) for part in self.samples]
+        return (Samples(*batch) for batch in zip(*parts, strict=True))
+
+
+class Chunks:
+    """The same batches in chunks of ``length``; for one process."""
+
+    def __init__(self, batches: Batches, length: int) -> None:
+        self.batches, self.length = batches, length
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.length)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        samples, size, order = self.batches.samples, self.batches.batch_size, self.batches.order
+        count = min(len(self.batches) * size, samples.size)
+        index = order() if order else torch.arange(samples.size)
+        for start in range(0, count, self.length * size):
+            yield Chunk(samples.take(index[start : min(start + self.length * size, count)]), size)
+
+
 def count_of(size: int | float, total: int, setting: str) -> int:
     """``size`` as a number of samples: an int is one already, a float in [0, 1] a share of ``total``."""
     count = round(size * total) if isinstance(size, float) and size <= 1 else int(size)
@@ -149,6 +180,7 @@ class TensorDataModule(LightningDataModule):
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.seed = torch.initial_seed() % 2**32 if seed is None else seed
+        self.chunk = 1  # training batches handed over at a time, see src/models/steps.py
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
         self.test_set: Samples | None = None
@@ -209,8 +241,9 @@ class TensorDataModule(LightningDataModule):
         order = self.epoch_order if train and self.shuffle else None
         return Batches(samples, size, order, train, train and self.drop_last, rank, world)
 
-    def train_dataloader(self) -> Batches:
-        return self.batches(self.train_set, train=True)
+    def train_dataloader(self) -> Batches | Chunks:
+        batches = self.batches(self.train_set, train=True)
+        return batches if self.chunk == 1 else Chunks(batches, self.chunk)
 
     def val_dataloader(self) -> Batches | list[Batches]:
         assert self.val_set is not None, "call setup() first"
@@ -223,7 +256,12 @@ class TensorDataModule(LightningDataModule):
         """Turn a batch as it is kept into what a network takes; on the batch's device."""
         return inputs
 
-    def on_after_batch_transfer(self, batch: Samples, dataloader_idx: int) -> Samples:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device) if isinstance(batch, Chunk) else super().transfer_batch_to_device(batch, device, 0)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(batch, Chunk):  # its batches come here one by one
+            return batch
         training = self.trainer is not None and bool(self.trainer.training)
         inputs = self.transform(batch.inputs, augment=training)
         if self.trainer is not None:  # what trainer.precision asks for

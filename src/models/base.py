@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from src.errors import DivergedError, InputError
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
+from src.models.steps import same_count, take_steps
 
 Settings = dict[str, Any]
 
@@ -75,7 +76,7 @@ class SupervisedModule(LightningModule):
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_sums: Tensor | None = None  # (3,)
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
-        self.recent_losses: list[Tensor] = []  # of the batches since the last look at them
+        self.recent: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
         self.batches = self.steps_before = 0  # batches of the epoch so far, optimiser steps before it
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,27 +114,31 @@ class SupervisedModule(LightningModule):
 
     # Training
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs, targets = batch
-        outputs = self(inputs)
-        loss = self.loss(outputs, targets, self.label_smoothing)
-        self.record(loss.detach(), outputs.detach(), targets)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        if not self.automatic_optimization:
+            return take_steps(self, batch)
+        objective = self.step_loss(batch)
         every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
         if self.batches % every == 0 or self.batches == batches:
             self.look_at_losses()
+        return objective
+
+    def step_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """What a step on a batch descends on; the batch is noted, nothing is read from the device."""
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.loss(outputs, targets, self.label_smoothing)
+        self.batches += 1
+        self.recent.append((loss.detach(), outputs.detach(), targets))
         return self.objective(loss, len(targets))
+
+    def on_train_start(self) -> None:
+        same_count(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
-        self.recent_losses.clear()
+        self.recent.clear()
         self.batches, self.steps_before = 0, self.trainer.global_step
-
-    def record(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Add a training batch to the epoch's sums; nothing is read from the device."""
-        self.batches += 1
-        self.recent_losses.append(loss)
-        sums = self.batch_sums(loss, outputs, targets)
-        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
 
     def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss times n, number correct and n of one batch: (3,)."""
@@ -142,18 +147,25 @@ class SupervisedModule(LightningModule):
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 
     def look_at_losses(self) -> None:
-        """Log the mean loss of the batches since the last look; stop if one of them is not finite."""
-        losses = torch.stack(self.recent_losses).float().cpu()
-        self.recent_losses.clear()
+        """Add the batches since the last look to the epoch's sums, log their mean loss; stop if one is not finite."""
+        each, outputs, targets = zip(*self.recent, strict=True)
+        self.recent.clear()
+        losses = torch.stack(each).float()
+        counts = losses.new_tensor([len(part) for part in targets])
+        sums = self.batch_sums((losses * counts).sum() / counts.sum(), torch.cat(outputs), torch.cat(targets))
+        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
         finite = losses.isfinite()
         if not finite.all():
             first = int((~finite).nonzero()[0])
-            batch = self.batches - len(losses) + first
-            step = self.steps_before + batch // self.trainer.accumulate_grad_batches + 1
-            self.diverged(float(losses[first]), step)
-        self.log("loss", losses.mean(), prog_bar=True, logger=False)
+            self.diverged(float(losses[first]), self.step_of(self.batches - len(losses) + first) + 1)
+        mean = losses.mean().cpu()
+        self.log("loss", mean, prog_bar=True, logger=False)
         if self.logger is not None:
-            self.logger.log_metrics({"train/loss_step": losses.mean().item()}, step=self.trainer.global_step)
+            self.logger.log_metrics({"train/loss_step": mean.item()}, step=self.step_of(self.batches - 1))
+
+    def step_of(self, batch: int) -> int:
+        """The number of optimiser steps before a batch of this epoch."""
+        return self.steps_before + batch // self.trainer.accumulate_grad_batches
 
     def diverged(self, loss: float, step: int) -> None:
         raise DivergedError(
@@ -162,7 +174,7 @@ class SupervisedModule(LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        if self.recent_losses:  # trainer.max_steps ended the epoch before its last batch
+        if self.recent:  # trainer.max_steps ended the epoch before its last batch
             self.look_at_losses()
         self.log_sums("train", self.train_sums)
 

@@ -19,8 +19,8 @@ def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor
     ``smoothing`` is the share of a target's weight that is spread over all classes.
     """
     width = outputs.shape[1]
-    hot = targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)
-    return hot.to(outputs.dtype) * (1 - smoothing) + smoothing / max(width, 2)
+    hot = (targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)).to(outputs.dtype)
+    return hot * (1 - smoothing) + smoothing / max(width, 2) if smoothing else hot
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -32,8 +32,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 
 def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """The logistic losses of each class against the rest, summed over the outputs."""
-    each = F.binary_cross_entropy_with_logits(outputs, expected(outputs, targets, smoothing))
-    return each * outputs.shape[1]
+    mean = F.binary_cross_entropy_with_logits(outputs, expected(outputs, targets, smoothing))
+    return mean * outputs.shape[1] if outputs.shape[1] > 1 else mean
 
 
 def quadratic(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
