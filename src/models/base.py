@@ -76,7 +76,7 @@ class SupervisedModule(LightningModule):
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_sums: Tensor | None = None  # (3,)
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
-        self.recent: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
+        self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
         self.batches = self.steps_before = 0  # batches of the epoch so far, optimiser steps before it
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class SupervisedModule(LightningModule):
         outputs = self(inputs)
         loss = self.loss(outputs, targets, self.label_smoothing)
         self.batches += 1
-        self.recent.append((loss.detach(), outputs.detach(), targets))
+        self.unread.append((loss.detach(), outputs.detach(), targets))
         return self.objective(loss, len(targets))
 
     def on_train_start(self) -> None:
@@ -137,7 +137,7 @@ class SupervisedModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
-        self.recent.clear()
+        self.unread.clear()
         self.batches, self.steps_before = 0, self.trainer.global_step
 
     def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -148,8 +148,8 @@ class SupervisedModule(LightningModule):
 
     def look_at_losses(self) -> None:
         """Add the batches since the last look to the epoch's sums, log their mean loss; stop if one is not finite."""
-        each, outputs, targets = zip(*self.recent, strict=True)
-        self.recent.clear()
+        each, outputs, targets = zip(*self.unread, strict=True)
+        self.unread.clear()
         losses = torch.stack(each).float()
         counts = losses.new_tensor([len(part) for part in targets])
         sums = self.batch_sums((losses * counts).sum() / counts.sum(), torch.cat(outputs), torch.cat(targets))
@@ -174,7 +174,7 @@ class SupervisedModule(LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        if self.recent:  # trainer.max_steps ended the epoch before its last batch
+        if self.unread:  # trainer.max_steps ended the epoch before its last batch
             self.look_at_losses()
         self.log_sums("train", self.train_sums)
 

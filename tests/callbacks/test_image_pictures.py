@@ -11,7 +11,6 @@ from lightning import seed_everything
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from src.callbacks import figure as figures
 from src.callbacks.augmented_batch import AugmentedBatch, displayed
 from src.callbacks.class_accuracy import ClassAccuracy, class_accuracies
 from src.callbacks.class_probabilities import (
@@ -29,20 +28,6 @@ from src.data.mnist import MNIST
 from src.models.mlp import MLP
 from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, by_brightness, pixels
 from tests.training import FIXED, SGD, Given, quiet_trainer
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The pictures in the order in which they are drawn, while they are still figures."""
-    seen: list[Figure] = []
-    rendered = figures.rendered
-
-    def seen_and_rendered(figure: Figure) -> np.ndarray:
-        seen.append(figure)
-        return rendered(figure)
-
-    monkeypatch.setattr(figures, "rendered", seen_and_rendered)
-    return seen
 
 
 def bars(axis: Any) -> list[tuple[str, float, str]]:

@@ -9,7 +9,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.callbacks import figure as figures
 from src.callbacks.feature_maps import FeatureMaps, first_block, kirsch_stages
 from src.callbacks.first_layer import FirstLayer, columns_for, draw_signed, image_weights, signed_colours, strongest
 from src.data.base import Samples
@@ -19,20 +18,6 @@ from src.models.resnet18 import ResNet18Net
 from tests.training import FIXED, Given, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The pictures in the order in which they are drawn, while they are still figures."""
-    seen: list[Figure] = []
-    rendered = figures.rendered
-
-    def seen_and_rendered(figure: Figure) -> np.ndarray:
-        seen.append(figure)
-        return rendered(figure)
-
-    monkeypatch.setattr(figures, "rendered", seen_and_rendered)
-    return seen
 
 
 def mlp(in_shape: list[int], hidden: list[int]) -> MLP:

@@ -24,20 +24,6 @@ from tests.training import FIXED, Given, quiet_trainer
 NAMES = ("cat", "dog", "emu")
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The pictures in the order in which they are drawn, while they are still figures."""
-    seen: list[Figure] = []
-    rendered = figures.rendered
-
-    def seen_and_rendered(figure: Figure) -> np.ndarray:
-        seen.append(figure)
-        return rendered(figure)
-
-    monkeypatch.setattr(figures, "rendered", seen_and_rendered)
-    return seen
-
-
 def by_brightness(task: str = "multiclass") -> MLP:
     """On images of 1×1 pixel: outputs that grow with the brightness, the more the higher the class."""
     classes = 3 if task == "multiclass" else 2

@@ -1,0 +1,236 @@
+"""Pictures over the runs of a sweep: drawn from their folders, when it ends or at any later time."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
+
+from src.callbacks.figure import COLOURS
+from src.errors import InputError
+from src.sweeps.runs import Run, folded
+
+Z = 1.96  # standard deviations to both sides that hold 95% of a normal distribution
+ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 right are 0.94999999
+DASHES = ["-", "--", "-.", ":"]
+
+
+class SweepPicture:
+    """A picture over several runs; a subclass says how large it is and draws it.
+
+    Args:
+        name: of the file, ``figures/NAME.png`` in the sweep's folder.
+        title: what stands over it.
+    """
+
+    def __init__(self, name: str, title: str = "") -> None:
+        self.name, self.title = name, title
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        """Width and height in inches, by default for a row with each label."""
+        groups = folded(runs)
+        return (4.9 + 0.072 * max(map(len, groups)), 1.3 + 0.34 * len(groups))
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        raise AttributeError(f"{type(self).__name__} must define draw()")
+
+
+class MetricPicture(SweepPicture):
+    """A picture of one metric.
+
+    Args:
+        metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc".
+        settings: those of `SweepPicture`.
+    """
+
+    def __init__(self, metric: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.metric = metric
+
+    @property
+    def share(self) -> bool:
+        """Whether the metric is a share, told in per cent."""
+        return "acc" in self.metric
+
+    @property
+    def words(self) -> str:
+        """The metric as an axis is labelled: "test accuracy"."""
+        words = {"val": "validation", "train": "training", "acc": "accuracy"}
+        return " ".join(words.get(part, part) for part in self.metric.split("/"))
+
+    def values(self, runs: list[Run]) -> dict[str, np.ndarray]:
+        """The metric's values by the runs' labels; runs that lack it are left out.
+
+        Raises:
+            InputError: if all do.
+        """
+        groups = {
+            label: np.array([run.metrics[self.metric] for run in group if run.metrics.get(self.metric) is not None])
+            for label, group in folded(runs).items()
+        }
+        if not any(len(values) for values in groups.values()):
+            raise InputError(f"none of the {len(runs)} runs has the metric {self.metric}")
+        return {label: values for label, values in groups.items() if len(values)}
+
+
+class Scores(MetricPicture):
+    """Each run's metric as a dot, and for each label the mean with its standard deviation."""
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        axis, groups = figure.subplots(), self.values(runs)
+        for row, values in enumerate(groups.values()):
+            axis.scatter(values, np.full(len(values), row), color=COLOURS[0], alpha=0.5, s=30, linewidths=0)
+            if len(values) > 1:
+                axis.errorbar(values.mean(), row, xerr=values.std(ddof=1), color=COLOURS[1], marker="D", capsize=4)
+            beside(axis, row, described(values, self.share))
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.set(xlabel=self.words, ylim=(len(groups) - 0.5, -0.5))
+        if self.share:
+            axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+            axis.locator_params(axis="x", nbins=5)
+        elif spread_over_decades(np.concatenate(list(groups.values()))):
+            axis.set_xscale("log")
+        axis.grid(alpha=0.25)
+        figure.suptitle(self.title, fontsize=11)
+
+
+class Share(MetricPicture):
+    """For each label the share of runs whose metric is good enough, with its 95% interval (Wilson, 1927).
+
+    Args:
+        at_least: what is good enough.
+        settings: those of `MetricPicture`.
+    """
+
+    def __init__(self, at_least: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.at_least = at_least
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        axis, groups = figure.subplots(), self.values(runs)
+        for row, values in enumerate(groups.values()):
+            solved, count = int((values >= self.at_least - ROUNDING).sum()), len(values)
+            low, high = wilson(solved, count)
+            axis.barh(row, solved / count, height=0.55, color=COLOURS[0])
+            axis.plot([low, high], [row, row], color="black", linewidth=1.2, marker="|", markersize=8)
+            beside(axis, row, f"{solved} of {count}")
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
+        enough = f"{self.at_least:.4g}" if not self.share else f"{100 * self.at_least:.4g}%"
+        axis.set_xlabel(f"share of runs with {self.words} ≥ {enough}\n(line: 95% interval)")
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+        figure.suptitle(self.title, fontsize=11)
+
+
+class Curves(MetricPicture):
+    """The metric over the epochs: a line for each label, the mean of its runs, and each run faintly."""
+
+    def columns(self, labels: Iterable[str]) -> int:
+        """How many of the labels fit side by side."""
+        return max(1, int(7.4 // (0.65 + 0.066 * max(map(len, labels)))))
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        labels = folded(runs)
+        return (7.6, 4.0 + 0.2 * math.ceil(len(labels) / self.columns(labels)))
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        axis, groups = figure.subplots(), folded(runs)
+        for number, (label, group) in enumerate(groups.items()):
+            style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % 4]}
+            curves = [curve for run in group if len(curve := points(run, self.metric))]
+            for curve in curves if len(curves) > 1 else []:
+                axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
+            if curves:
+                shortest = min(map(len, curves))  # over the epochs that all of them have
+                mean = np.mean([curve[:shortest] for curve in curves], axis=0)
+                axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
+        if not axis.lines:
+            raise InputError(f"none of the {len(runs)} runs has the metric {self.metric} in its history.csv")
+        axis.set(xlabel="epoch", ylabel=self.words)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+        if self.share:
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axis.grid(alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=self.columns(groups), fontsize=9)
+        figure.suptitle(self.title, fontsize=11)
+
+
+class Gallery(SweepPicture):
+    """A picture that each run has drawn, side by side.
+
+    Args:
+        picture: its name, such as "descent".
+        columns: how many in a row.
+        settings: those of `SweepPicture`.
+    """
+
+    def __init__(self, picture: str, columns: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.picture, self.columns = picture, columns
+
+    def found(self, runs: list[Run]) -> list[tuple[str, Path]]:
+        """The titles and the files of the runs that have drawn it.
+
+        Raises:
+            InputError: if none has.
+        """
+        files = [(run.title, run.folder / "figures" / f"{self.picture}.png") for run in runs]
+        there = [(title, path) for title, path in files if path.is_file()]
+        if not there:
+            raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
+        return there
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        files = self.found(runs)
+        with Image.open(files[0][1]) as first:
+            width, height = first.size
+        columns = min(self.columns, len(files))
+        return (columns * 4.4, math.ceil(len(files) / columns) * (4.4 * height / width + 0.3) + 0.3)
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        files = self.found(runs)
+        columns = min(self.columns, len(files))
+        axes = list(figure.subplots(math.ceil(len(files) / columns), columns, squeeze=False).flat)
+        for axis in axes:
+            axis.axis("off")
+        for axis, (title, path) in zip(axes, files, strict=False):
+            with Image.open(path) as image:
+                axis.imshow(np.asarray(image.convert("RGB")))
+            axis.set_title(title, fontsize=10)
+        figure.suptitle(self.title, fontsize=11)
+
+
+def points(run: Run, metric: str) -> np.ndarray:
+    """A run's metric over the epochs in which it was measured: (N, 2), epoch and value."""
+    measured = [(row["epoch"], row[metric]) for row in run.history if {"epoch", metric} <= row.keys()]
+    return np.array(measured).reshape(-1, 2)
+
+
+def beside(axis: Axes, row: int, text: str) -> None:
+    """A text to the right of a row."""
+    axis.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+
+
+def spread_over_decades(values: np.ndarray) -> bool:
+    """Whether values lie so far apart that they show on a logarithmic axis only."""
+    return bool(values.min() > 0 and values.max() > 10 * values.min())
+
+
+def described(values: np.ndarray, share: bool) -> str:
+    """Mean ± standard deviation and how many: "97.43 ± 0.21% (n=5)"."""
+    factor, form, unit = (100, ".2f", "%") if share else (1, ".3g", "")
+    spread = f" ± {factor * values.std(ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{factor * values.mean():{form}}{spread}{unit} (n={len(values)})"
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% interval of a share, from its successes in so many trials ≥ 1 (Wilson, 1927)."""
+    share, spread = successes / trials, Z**2 / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
