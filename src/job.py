@@ -29,13 +29,14 @@ from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
 from src.models.base import SupervisedModule
-from src.models.steps import why_one_by_one
+from src.models.steps import overrides, why_one_by_one
 from src.presets import check_presets
 from src.records import keep_settings, write_json, write_provenance
 from src.results import Results, spelled
 from src.resume import alone, longer, read_config, where_to_go_on
 
 log = logging.getLogger(__name__)
+LOADING = ("train_dataloader", "transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer")
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
@@ -88,9 +89,10 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
 def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataModule) -> None:
     """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
-    if not isinstance(model, SupervisedModule) or type(model).training_step is not SupervisedModule.training_step:
+    ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
+    if not ours or overrides(model, SupervisedModule, ["training_step"]) or overrides(data, TensorDataModule, LOADING):
         return
-    reason = why_one_by_one(trainer, model, model.scheduler_settings)
+    reason = why_one_by_one(trainer, model, model.scheduler_settings)  # type: ignore[arg-type]
     log.debug("steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
         model.automatic_optimization, data.chunk = False, trainer.log_every_n_steps  # type: ignore[attr-defined]

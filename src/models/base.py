@@ -116,7 +116,8 @@ class SupervisedModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         if not self.automatic_optimization:
-            return take_steps(self, batch)
+            take_steps(self, batch)
+            return None
         objective = self.step_loss(batch)
         every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
         if self.batches % every == 0 or self.batches == batches:

@@ -111,7 +111,7 @@ class NearestNeighbor(SupervisedModule):
         self.recent.clear()
         self.inputs, self.targets = self.inputs[:0], self.targets[:0]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, targets = batch
         self.recent.append((packed(inputs.flatten(1).float()), targets))
 

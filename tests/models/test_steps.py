@@ -1,0 +1,106 @@
+"""Steps taken in chunks are those taken one by one, bit for bit, counted and logged alike."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.command_line import Outcome, Seen, history, images, load, quick, read_json, run, same, timeless, train
+
+IN_CHUNKS = "steps: in chunks"
+LIVELY = ("model.hidden_size=[8,8]", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3", "seed=3")
+
+
+def said(folder: Path) -> str:
+    """How a run took its steps, from its log."""
+    return next(line for line in (folder / "train.log").read_text().splitlines() if "steps: " in line)
+
+
+def both_ways(*overrides: str, cwd: Path) -> tuple[Outcome, Outcome]:
+    """A run in chunks, and the same with a callback that must see each step."""
+    chunks, single = quick(*overrides, cwd=cwd), quick(*overrides, Seen.SETTING, cwd=cwd)
+    assert IN_CHUNKS in said(chunks.folder) and "one by one, because of Seen" in said(single.folder)
+    return chunks, single
+
+
+def assert_the_same(first: Path, second: Path) -> None:
+    """All that training leaves; losses are summed in the same groups, so that they agree to the bit as well."""
+    one, two = [load(folder / "checkpoints" / "last.ckpt") for folder in (first, second)]
+    assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(one[part], two[part]), part
+    assert history(first) == history(second)
+    assert timeless(read_json(first / "metrics.json")) == timeless(read_json(second / "metrics.json"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("optimizer=sgd", "data.batch_size=1"),
+        ("optimizer=adam", "data.batch_size=7"),
+        ("optimizer=adamw", "scheduler=exponential"),
+        ("data.batch_size=8", "data.drop_last=true", "data.shuffle=false"),
+        ("data.batch_size=2", "trainer.log_every_n_steps=7"),
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_chunks_and_single_steps_give_the_same_run(settings: tuple[str, ...], tmp_path: Path) -> None:
+    lively = [item for item in LIVELY if not ("batch_size=1" in settings[-1] and "batch_norm" in item)]
+    chunks, single = both_ways(*lively, *settings, "trainer.max_epochs=3", cwd=tmp_path)
+    assert_the_same(chunks.folder, single.folder)
+
+
+def test_augmented_images_are_the_same_in_chunks(data_dir: Path, tmp_path: Path) -> None:
+    lively = ("model=cnn", "model.channels=[4]", "data.flip=true", "data.crop=3", "data.cutout=4")
+    chunks, single = both_ways(*images("cifar10", data_dir), *lively, "trainer.max_epochs=2", cwd=tmp_path)
+    assert_the_same(chunks.folder, single.folder)
+
+
+def test_a_run_in_chunks_goes_on_exactly_also_one_by_one(tmp_path: Path) -> None:
+    settings = (*LIVELY, "scheduler=exponential", "optimizer=sgd")
+    straight = quick(*settings, "trainer.max_epochs=4", cwd=tmp_path)
+    for how in ((), (Seen.SETTING,)):
+        parted = quick(*settings, "trainer.max_epochs=2", cwd=tmp_path)
+        resumed = run("src.train", f"resume={parted.folder}", "trainer.max_epochs=4", *how, cwd=tmp_path)
+        assert resumed.code == 0, resumed.text
+        assert_the_same(straight.folder, parted.folder)
+
+
+def test_logged_values_stand_at_the_same_steps(tmp_path: Path) -> None:
+    settings = ("data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=10", "callbacks=none")
+    logged = []
+    for how in ((), (Seen.SETTING,)):
+        folder = train(*settings, *how, cwd=tmp_path).folder
+        events = EventAccumulator(str(folder)).Reload()
+        logged.append({tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]})
+    assert logged[0] == logged[1]
+    assert [step for step, _ in logged[0]["train/loss"]] == [24, 49, 74]
+    assert [step for step, _ in logged[0]["train/loss_step"]] == [9, 19, 24, 34, 44, 49, 59, 69, 74]
+
+
+def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> None:
+    settings = ("optimizer=sgd", "optimizer.lr=1e38", "data.batch_size=2", "callbacks=none", "logger=none")
+    chunks = run("src.train", *settings, cwd=tmp_path).error
+    assert chunks == run("src.train", *settings, Seen.SETTING, cwd=tmp_path).error
+    assert "at step" in chunks
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("trainer.accumulate_grad_batches=2", "gradient accumulation"),
+        ("trainer.gradient_clip_val=1.0", "gradient clipping"),
+        ("trainer.max_steps=7", "a number of steps or batches"),
+        ("trainer.limit_train_batches=3", "a number of steps or batches"),
+        ("trainer.overfit_batches=1", "a number of steps or batches"),
+        ("trainer.precision=bf16-mixed", "precision bf16-mixed"),
+        ("trainer.log_every_n_steps=1", "the loss of each step"),
+        ("trainer.profiler=simple", "a profiler"),
+        ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
+        ("callbacks=descent", "Descent"),
+        ("callbacks=gradients", "GradientNorms"),
+    ],
+)
+def test_what_must_see_each_step_gets_each_step(setting: str, reason: str, tmp_path: Path) -> None:
+    folder = train("logger=none", "callbacks=none", setting, "trainer.max_epochs=1", cwd=tmp_path).folder
+    assert said(folder).endswith(f"steps: one by one, because of {reason}")
