@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from src.data.augment import cutout, random_crop, random_flip
 from src.data.base import Samples, TensorDataModule
+from src.data.download import download_once
 from src.errors import InputError
 
 
@@ -66,17 +66,7 @@ class ImageDataModule(TensorDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing; of several processes that start at once, one does it."""
-        if not self.missing():
-            return
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / f".{self.folder.split('/')[0]}.lock"):
-                if self.missing():
-                    self.download()
-        except (OSError, NotImplementedError) as error:  # the latter is FileLock's, where there are no locks
-            raise InputError(
-                f"data folder {self.root} cannot be written ({error}): set paths.data=FOLDER or DATA_DIR"
-            ) from error
+        download_once(self.root, self.folder.split("/")[0], self.missing, self.download)
 
     def download(self) -> None:
         try:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from src.data.base import Samples, TensorDataModule
+from src.data.download import download_once
 from src.errors import InputError
 from src.records import whole_or_not
 
@@ -56,22 +56,10 @@ class Wheat(TensorDataModule):
 
     def prepare_data(self) -> None:
         """Download the file if it is missing; of several processes that start at once, one does it."""
-        if self.path.is_file():
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / ".wheat.lock"):
-                if not self.path.is_file():
-                    content = self.download()
-                    with whole_or_not(self.path) as file:
-                        file.write(content)
-        except (OSError, NotImplementedError) as error:  # the latter is FileLock's, where there are no locks
-            raise InputError(
-                f"data folder {self.root} cannot be written ({error}): set paths.data=FOLDER or DATA_DIR"
-            ) from error
+        download_once(self.root, "wheat", lambda: not self.path.is_file(), self.download)
 
-    def download(self) -> bytes:
-        """The published file's content, verified."""
+    def download(self) -> None:
+        """Fetch the published file, verify it and put it in its place."""
         try:
             with urllib.request.urlopen(self.url, timeout=PATIENCE) as answer:
                 content: bytes = answer.read()
@@ -81,7 +69,8 @@ class Wheat(TensorDataModule):
                 f"Wheat is not in {self.root} and cannot be downloaded ({error}): put {self.path.name} of {self.url} "
                 f"into {self.path.parent}, or set paths.data=FOLDER (or DATA_DIR) to where wheat/ is"
             ) from error
-        return content
+        with whole_or_not(self.path) as file:
+            file.write(content)
 
     def verified(self, content: bytes) -> Tensor:
         """A file's content as numbers (N, 8) float64: seven features and the class, 1 to 3.

@@ -1,10 +1,11 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from src.data.base import Samples
-from src.data.toy import XOR
+from src.data.base import Samples, TensorDataModule
+from src.data.toy import XOR, Cubic, DrawnDataModule, Gate, Linear, Parabola, Pulse, TenPoints
 from src.errors import InputError
 
 
@@ -15,7 +16,20 @@ def xor(noise: float = 0.01, split_seed: int = 0, **sizes: Any) -> XOR:
     return data
 
 
-def sets(data: XOR) -> list[Samples]:
+def drawn(kind: type[DrawnDataModule], split_seed: int = 0, **sizes: int) -> list[Samples]:
+    """The training, validation and test points of a set drawn from a rule."""
+    given = {"train_size": 4000, "val_size": 60, "test_size": 40, **sizes}
+    data = kind(**given, batch_size=10, split_seed=split_seed)
+    data.setup()
+    return sets(data)
+
+
+def ready(data: TensorDataModule) -> TensorDataModule:
+    data.setup()
+    return data
+
+
+def sets(data: TensorDataModule) -> list[Samples]:
     assert data.train_set and data.val_set and data.test_set
     return [data.train_set, data.val_set, data.test_set]
 
@@ -73,3 +87,149 @@ def test_no_validation_points_are_an_empty_set() -> None:
 def test_only_counts_are_taken_since_there_is_no_set_to_take_a_share_of(setting: str, size: float | None) -> None:
     with pytest.raises(InputError, match=rf"data\.{setting}={size}: .* give a count"):
         xor(**{setting: size})
+
+
+# Points drawn from a rule
+
+
+DRAWN = [Pulse, Linear, Parabola, Cubic]
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_each_set_is_a_draw_of_its_own_size_that_the_split_seed_alone_decides(kind: type[DrawnDataModule]) -> None:
+    first, again, other = drawn(kind), drawn(kind), drawn(kind, split_seed=1)
+    assert [samples.size for samples in first] == [4000, 60, 40]
+    points = torch.cat([samples.inputs for samples in [*first, *other]])
+    assert len(points.unique(dim=0)) > 0.99 * len(points)  # in float32 two points may fall together
+    assert all(torch.equal(one.inputs, two.inputs) for one, two in zip(first, again, strict=True))
+    assert torch.equal(drawn(kind, train_size=8)[1].inputs, first[1].inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        (Pulse, [-3.0], [3.0]),
+        (Linear, [0.0, -4.0], [8.0, 3.0]),
+        (Parabola, [-5.0, -4.0], [5.0, 4.0]),
+        (Cubic, [-1.5], [1.5]),
+    ],
+)
+def test_the_points_are_spread_evenly_over_the_whole_range(
+    kind: type[DrawnDataModule], low: list[float], high: list[float]
+) -> None:
+    inputs = drawn(kind)[0].inputs
+    ends = torch.tensor([low, high])
+    share = (inputs - ends[0]) / (ends[1] - ends[0])
+    assert inputs.shape[1:] == (len(low),)
+    assert share.min() >= 0 and share.max() <= 1
+    quarters = torch.stack([((share * 4).long() == quarter).float().mean(dim=0) for quarter in range(4)])
+    assert torch.allclose(quarters, torch.tensor(0.25), atol=0.03)
+
+
+def test_the_pulse_is_high_from_minus_1_to_1() -> None:
+    points = torch.tensor([[-3.0], [-1.001], [-1.0], [0.0], [1.0], [1.001], [3.0]])
+    data = Pulse(train_size=1, val_size=1, test_size=1, batch_size=1)
+    assert data.truth(points).tolist() == [0, 0, 1, 1, 1, 0, 0]
+    inputs, targets = drawn(Pulse)[0]
+    assert targets.tolist() == [int(-1 <= x <= 1) for x in inputs.squeeze(1).tolist()]
+    assert targets.dtype == torch.int64
+
+
+def test_the_classes_of_the_plane_lie_on_either_side_of_the_line() -> None:
+    (x1, x2), targets = drawn(Linear)[0].inputs.double().T, drawn(Linear)[0].targets
+    value = 0.8 * x1 + x2 - 3
+    assert torch.equal((value >= 0)[value.abs() > 1e-5], (targets == 1)[value.abs() > 1e-5])
+    # Above the line from (0, 3) to (8, −3.4) lies a triangle of 8 × 6.4, in a rectangle of 8 × 7.
+    assert targets.float().mean().item() == pytest.approx(8 * 6.4 / 2 / (8 * 7), abs=0.03)
+
+
+def test_the_classes_of_the_parabola_lie_above_and_below_it() -> None:
+    (x1, x2), targets = drawn(Parabola)[0].inputs.double().T, drawn(Parabola)[0].targets
+    value = -0.5 * (x1 - 1) ** 2 + 2 * x2 + 5
+    assert torch.equal((value >= 0)[value.abs() > 1e-5], (targets == 1)[value.abs() > 1e-5])
+    data = Parabola(train_size=1, val_size=1, test_size=1, batch_size=1)
+    assert data.boundary(torch.tensor([1.0, 3.0, -5.0])).tolist() == [-2.5, -1.5, 6.5]
+
+
+def test_the_cubic_has_the_values_of_its_formula_and_no_noise() -> None:
+    data = Cubic(train_size=1, val_size=1, test_size=1, batch_size=1)
+    points = torch.tensor([[-1.0], [0.0], [1.0], [1.5]])
+    assert data.truth(points).tolist() == pytest.approx([0.2, 0.1, 0.2, 2.2])
+    for inputs, targets in drawn(Cubic):
+        assert torch.equal(targets, data.truth(inputs))
+    assert data.num_classes == 0 and data.monitor == ("val/loss", "min")
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_share_is_refused_naming_the_set(kind: type[DrawnDataModule]) -> None:
+    with pytest.raises(InputError) as caught:
+        kind(train_size=100, val_size=0.5, test_size=100, batch_size=10)
+    name = kind.__name__
+    assert str(caught.value) == f"data.val_size=0.5: {name}'s points are drawn, not taken from a set; give a count"
+
+
+def test_sets_that_are_drawn_have_nothing_to_note() -> None:
+    assert [kind(train_size=1, val_size=1, test_size=1, batch_size=1).note for kind in DRAWN] == [""] * 4
+    assert xor().note == ""
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("gate", "rule"),
+    [
+        ("and", lambda a, b: a and b),
+        ("or", lambda a, b: a or b),
+        ("nand", lambda a, b: not (a and b)),
+        ("xor", lambda a, b: a != b),
+    ],
+)
+def test_a_gate_is_its_truth_table(gate: str, rule: Callable[[float, float], bool]) -> None:
+    inputs, targets = sets(ready(Gate(gate=gate, batch_size=4)))[0]
+    assert inputs.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert targets.tolist() == [int(rule(a, b)) for a, b in inputs.tolist()]
+    assert targets.dtype == torch.int64
+
+
+def test_the_ten_points_are_the_course_s() -> None:
+    inputs, targets = sets(ready(TenPoints(held_out=0, batch_size=10)))[0]
+    assert inputs.squeeze(1).tolist() == [-4.5, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
+    printed = [0.9819, 0.7973, 1.9737, 0.1838, 1.3180, -0.8361, -0.6591, -2.4701, -2.8122, -6.2512]
+    assert targets.tolist() == pytest.approx(printed)
+
+
+@pytest.mark.parametrize("data", [Gate(gate="or", batch_size=4), TenPoints(held_out=0, batch_size=10)], ids=str)
+def test_a_table_is_trained_validated_and_tested_on_alike_and_says_so(data: TensorDataModule) -> None:
+    train, val, test = sets(ready(data))
+    assert torch.equal(train.inputs, val.inputs) and torch.equal(train.inputs, test.inputs)
+    assert torch.equal(train.targets, val.targets) and torch.equal(train.targets, test.targets)
+    words = f"trains, validates and tests on the same {train.size} points: it tells what was learned by heart"
+    assert data.note == words
+
+
+@pytest.mark.parametrize(("held_out", "where"), [(1, [4]), (2, [3, 6]), (3, [2, 4, 7]), (8, [1, 2, 3, 4, 5, 6, 7, 8])])
+def test_points_held_out_lie_among_the_inner_ones_and_are_not_trained_on(held_out: int, where: list[int]) -> None:
+    data = TenPoints(held_out=held_out, batch_size=10)
+    train, val, test = sets(ready(data))
+    x = torch.linspace(-4.5, 4.5, 10)
+    assert torch.equal(val.inputs.squeeze(1), x[where])
+    assert sorted(train.inputs.flatten().tolist() + val.inputs.flatten().tolist()) == x.tolist()
+    assert test.size == 10
+    left = 10 - held_out
+    assert data.note == f"trains on {left} of ten points, validates on the other {held_out}, tests on all ten"
+
+
+@pytest.mark.parametrize("held_out", range(1, 9))
+def test_as_many_points_are_held_out_as_asked_for_and_never_the_ends(held_out: int) -> None:
+    train, val, _ = sets(ready(TenPoints(held_out=held_out, batch_size=10)))
+    assert (train.size, val.size) == (10 - held_out, held_out)
+    assert {-4.5, 4.5} <= set(train.inputs.flatten().tolist())
+
+
+@pytest.mark.parametrize("held_out", [9, 10])
+def test_the_ends_cannot_be_held_out(held_out: int) -> None:
+    with pytest.raises(InputError) as caught:
+        TenPoints(held_out=held_out, batch_size=10)
+    words = "at most 8 of the ten points can be held out, the ends stay"
+    assert str(caught.value) == f"data.held_out={held_out}: {words}"

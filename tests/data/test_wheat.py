@@ -222,7 +222,7 @@ def test_a_download_that_is_not_the_set_is_refused_and_leaves_no_file(
 ) -> None:
     publish(tmp_path, "<html>log in first</html>", monkeypatch)
     assert "cannot be downloaded (line 1 is not all numbers): put seeds_dataset.txt of file:" in complaint(tmp_path)
-    assert list((tmp_path / "wheat").iterdir()) == []
+    assert not (tmp_path / "wheat").exists()
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), TimeoutError("timed out"), http.client.IncompleteRead(b"")])
@@ -258,11 +258,11 @@ def test_of_several_that_start_at_once_one_downloads(tmp_path: Path, monkeypatch
         all_see_it_missing.wait()
         return FileLock(path)
 
-    def downloading(self: Wheat) -> bytes:
+    def downloading(self: Wheat) -> None:
         downloads.append(self.url)
-        return download(self)
+        download(self)
 
-    monkeypatch.setattr("src.data.wheat.FileLock", lock)
+    monkeypatch.setattr("src.data.download.FileLock", lock)
     monkeypatch.setattr(Wheat, "download", downloading)
     threads = [threading.Thread(target=wheat(tmp_path / "data").prepare_data) for _ in range(count)]
     for thread in threads:

@@ -1,0 +1,33 @@
+"""Downloading a data set once, however many processes start at the same time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from src.errors import InputError
+
+
+def download_once(root: Path, name: str, missing: Callable[[], object], download: Callable[[], None]) -> None:
+    """Download what is missing below ``root``; of several processes one does it, the others wait.
+
+    Args:
+        root: the folder that holds all data sets.
+        name: of the set, for its lock.
+        missing: something true as long as there is something to download.
+        download: does it.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    if not missing():
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            if missing():
+                download()
+    except (OSError, NotImplementedError) as error:  # the latter is FileLock's, where there are no locks
+        raise InputError(
+            f"data folder {root} cannot be written ({error}): set paths.data=FOLDER or DATA_DIR"
+        ) from error
