@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 
@@ -32,7 +32,7 @@ MODULE_HOOKS = (
     "lr_scheduler_step",
     "toggle_optimizer",
 )
-ONLY_SHOW = (ProgressBar, LearningRateMonitor)  # callbacks that look at a chunk as well as at a step
+HARMLESS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's, to which a chunk is as good
 
 
 def why_one_by_one(trainer: Any, model: LightningModule, scheduler: dict[str, Any] | None) -> str | None:
@@ -52,14 +52,16 @@ def why_one_by_one(trainer: Any, model: LightningModule, scheduler: dict[str, An
         type(model).__name__: overrides(model, LightningModule, MODULE_HOOKS),
     }
     for callback in trainer.callbacks:
-        if not isinstance(callback, ONLY_SHOW) and overrides(callback, Callback, CALLBACK_HOOKS):
-            reasons[type(callback).__name__] = True
+        if not isinstance(callback, HARMLESS):
+            theirs = type(callback).__module__.startswith("lightning.")  # some change how steps are taken
+            reasons[type(callback).__name__] = theirs or overrides(callback, Callback, CALLBACK_HOOKS)
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
-    """Whether a class of one's own has any of these hooks of its base class."""
-    return any(getattr(type(thing), hook, None) is not getattr(base, hook, None) for hook in hooks)
+    """Whether a class of one's own has any of these hooks of its base class, or an object got one later."""
+    own = vars(thing).keys() & set(hooks)
+    return bool(own) or any(getattr(type(thing), hook, None) is not getattr(base, hook, None) for hook in hooks)
 
 
 def take_steps(model: Any, chunk: Iterable[Any]) -> None:

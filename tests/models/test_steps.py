@@ -97,6 +97,10 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("trainer.log_every_n_steps=1", "the loss of each step"),
         ("trainer.profiler=simple", "a profiler"),
         ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
+        (
+            "+callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.1}",
+            "StochasticWeightAveraging",
+        ),
         ("callbacks=descent", "Descent"),
         ("callbacks=gradients", "GradientNorms"),
     ],
