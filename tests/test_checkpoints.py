@@ -1,14 +1,18 @@
+import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from src.callbacks.history import History
 from src.checkpoints import AtomicCheckpointIO, RunCheckpoint, load_weights, read_checkpoint
 from src.errors import InputError
 from src.models.base import SupervisedModule
+from tests.command_line import history, quick, read_json, train
+from tests.test_resume import assert_the_same_run
 from tests.training import Given, points, quiet_trainer
 
 
@@ -75,6 +79,93 @@ def test_an_epoch_without_validation_is_not_judged_by_the_score_before_it(tmp_pa
 def test_where_no_epoch_was_validated_the_last_is_kept(tmp_path: Path) -> None:
     checkpoint = fit(tmp_path, [0.5, 0.9], check_val_every_n_epoch=3)
     assert Path(checkpoint.best_model_path) == tmp_path / "last.ckpt"
+
+
+# Validated, and kept, every fifth epoch
+
+
+class Kept(Callback):
+    """Notes in each epoch what is on the disk: the epochs of last.ckpt, of metrics.json and of history.csv."""
+
+    SETTING = "+callbacks.kept._target_=tests.test_checkpoints.Kept"
+    seen: ClassVar[list[list[int]]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.seen.append(on_disk(Path(trainer.default_root_dir)))
+
+
+def on_disk(folder: Path) -> list[int]:
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not checkpoint.exists():
+        assert not (folder / "metrics.json").exists() and not (folder / "history.csv").exists()
+        return [0, 0, 0]
+    return [epoch_of(checkpoint) + 1, read_json(folder / "metrics.json")["epochs"], len(table(folder))]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class StopOnce(Callback):
+    """Fails as the eighth epoch begins, once in the life of a run."""
+
+    SETTING = "+callbacks.stop._target_=tests.test_checkpoints.StopOnce"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        mark = Path(trainer.default_root_dir) / "was_stopped"
+        if trainer.current_epoch == 7 and not mark.exists():
+            mark.touch()
+            raise RuntimeError("stopped in the eighth epoch")
+
+
+FIFTH = ("trainer.check_val_every_n_epoch=5", "trainer.max_epochs=12", "data.train_size=40")
+
+
+def test_checkpoints_and_metrics_are_kept_at_each_fifth_epoch_and_the_last(tmp_path: Path) -> None:
+    Kept.seen.clear()
+    folder = quick(*FIFTH, Kept.SETTING, cwd=tmp_path).folder
+    assert Kept.seen == [[0, 0, 0]] * 5 + [[5, 5, 5]] * 5 + [[10, 10, 10]] * 2
+    assert on_disk(folder) == [12, 12, 12]
+    assert epoch_of(folder / "checkpoints" / "best.ckpt") + 1 in (5, 10)
+
+
+def test_the_history_has_a_row_of_metrics_for_each_epoch(tmp_path: Path) -> None:
+    folder = quick(*FIFTH, cwd=tmp_path).folder
+    rows = table(folder)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    assert [int(row["epoch"]) for row in rows if row["val/loss"]] == [5, 10]
+    assert all((row["val/acc"] == "") == (row["val/loss"] == "") for row in rows)
+    for row, kept in zip(rows, history(folder), strict=True):
+        assert {name: float(value) for name, value in row.items() if value} == kept
+        assert {"train/loss", "train/acc"} <= set(kept)
+
+
+@pytest.mark.parametrize("scheduler", ["none", "cosine"])
+def test_a_run_that_failed_goes_on_from_the_fifth_epoch_as_if_nothing_had_been(scheduler: str, tmp_path: Path) -> None:
+    settings = [*FIFTH, "model.dropout=0.2", "optimizer=sgd", f"scheduler={scheduler}", "data.noise=0.3"]
+    whole = quick(*settings, "name=whole", cwd=tmp_path).folder
+    with pytest.raises(RuntimeError, match="in the eighth epoch"):
+        quick(*settings, StopOnce.SETTING, "name=stopped", cwd=tmp_path)
+    stopped = whole.parent / "stopped"
+    assert on_disk(stopped) == [5, 7, 7]  # what is known of it, and from where it can go on
+    train(f"resume={stopped}", cwd=tmp_path)
+    assert_the_same_run(stopped, whole)
+    assert (stopped / "history.csv").read_text() == (whole / "history.csv").read_text()
+
+
+def test_a_run_is_trained_on_from_a_last_epoch_between_two_validations(tmp_path: Path) -> None:
+    settings = [*FIFTH, "model.dropout=0.2", "optimizer=sgd", "data.noise=0.3"]
+    whole = quick(*settings, "name=whole", cwd=tmp_path).folder
+    longer = quick(*settings, "trainer.max_epochs=7", "name=longer", cwd=tmp_path).folder
+    assert on_disk(longer) == [7, 7, 7]
+    train(f"resume={longer}", "trainer.max_epochs=12", cwd=tmp_path)
+    assert_the_same_run(longer, whole)
+    assert (longer / "history.csv").read_text() == (whole / "history.csv").read_text()
+
+
+# Reading and writing
 
 
 def test_a_run_resumed_where_its_folder_has_moved_to_keeps_its_best(tmp_path: Path) -> None:

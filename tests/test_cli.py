@@ -20,14 +20,14 @@ finally:
 """
 
 
-def test_help_shows_groups_settings_and_five_commands(tmp_path: Path) -> None:
+def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     text = run("src.train", "--help", cwd=tmp_path).out
     groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
     assert {"model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"} <= groups
     for group in groups:
         choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
         assert f"{group}: {choices}" in text
-    assert len(EXAMPLE.findall(text.split("Settings, as")[0].split("Examples")[1])) == 5
+    assert len(EXAMPLE.findall(text.split("Settings, as")[0].split("Examples")[1])) == 7
     assert "hidden_size: 100" in text
     assert not (tmp_path / "outputs").exists()
 
@@ -37,7 +37,7 @@ def test_the_examples_of_the_help_compose(tmp_path: Path) -> None:
     examples = [
         line.split("src.train", 1)[1].replace("'", "").split() for line in text.splitlines() if "src.train" in line
     ]
-    assert len(examples) == 5
+    assert len(examples) == 7
     for arguments in examples:
         if not any(argument.startswith(("-m", "resume=")) for argument in arguments):
             outcome = run("src.train", *arguments, "--cfg", "job", cwd=tmp_path)
@@ -110,6 +110,15 @@ def test_a_sweep_over_choices_is_named_by_them(tmp_path: Path) -> None:
     assert {folder.parent for folder in outcome.folders} == {tmp_path / "outputs" / "sweeps" / "both"}
     losses = [read_json(folder / "metrics.json")["train/loss"] for folder in outcome.folders]
     assert len(set(losses)) == 4
+
+
+def test_a_sweep_preset_runs_all_its_jobs_without_m_in_folders_named_by_what_it_sweeps(tmp_path: Path) -> None:
+    run("src.train", *BARE, "sweep=pulse", "seed=3", "trainer.max_epochs=1", "data.train_size=20", cwd=tmp_path)
+    jobs = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/metrics.json"))
+    assert [job.name for job in jobs] == ["0_hidden_size-1", "1_hidden_size-2"]  # seed has but one value
+    assert len({job.parent for job in jobs}) == 1
+    assert [read_json(job / "status.json")["status"] for job in jobs] == ["finished"] * 2
+    assert [read_json(job / "metrics.json")["parameters"] for job in jobs] == [1 + 1 + 1 + 1, 2 + 2 + 2 + 1]
 
 
 def test_a_job_of_a_sweep_is_the_same_as_the_run_alone(tmp_path: Path) -> None:

@@ -1,0 +1,184 @@
+"""Presets on images, on small files in the real ones' formats: what each is made of, and that it learns."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from src.data.cifar10 import CIFAR10
+from src.models.nearest_neighbor import NearestNeighbor
+from tests.command_line import load, quick, same, train, weights
+from tests.course.presets import Begun, State, composed, scores, sizes
+
+
+class Recipe(NamedTuple):
+    """A preset as the course has it; rate and epochs where the course gives them."""
+
+    layers: list[list[int]]  # (out, in), of kernels (out, in, height, width)
+    optimiser: str
+    batch: int
+    rate: float | None = None
+    epochs: int | None = None
+    loss: str = "cross_entropy"
+    activation: str = "relu"
+    standardised: bool = True
+
+
+def convolutional(preset: str, channels: int, side: int) -> list[list[int]]:
+    """The shapes of a CNN's weights, its widths as the preset has them: blocks that each halve the side, two layers."""
+    widths, hidden = list(composed(preset).model.channels), composed(preset).model.hidden_size
+    assert len(widths) >= 2 and widths == sorted(widths)
+    kernels = [[after, before, 3, 3] for before, after in pairwise([channels, *widths])]
+    return [*kernels, [hidden, widths[-1] * (side >> len(widths)) ** 2], [10, hidden]]
+
+
+PIXELS = 28 * 28
+ONE, WIDE = [[100, PIXELS], [10, 100]], [[512, PIXELS], [512, 512], [10, 512]]
+DEEP = [[64, PIXELS], *[[64, 64]] * 7, [10, 64]]
+RECIPES = {
+    "experiment=numpy_mlp": Recipe(ONE, "SGD", 100, 0.0005, 200, "one_vs_rest", "sigmoid", standardised=False),
+    "experiment=mnist_quadratic": Recipe(
+        [[15, PIXELS], [10, 15]], "SGD", 10, 3.0, None, "quadratic", "sigmoid", standardised=False
+    ),
+    "experiment=mnist_mlp": Recipe(ONE, "Adam", 32, 0.001, 5, standardised=False),
+    "experiment=mnist_mlp_dropout": Recipe(WIDE, "AdamW", 128),
+    "experiment=mnist_cnn": Recipe(convolutional("experiment=mnist_cnn", 1, 28), "SGD", 128),
+    "experiment=fashion_mlp": Recipe(WIDE, "AdamW", 64),
+    "experiment=fashion_cnn": Recipe(convolutional("experiment=fashion_cnn", 1, 28), "SGD", 128),
+    "experiment=cifar10_mlp": Recipe([[1024, 3072], [512, 1024], [10, 512]], "AdamW", 128),
+    "experiment=cifar10_cnn": Recipe(convolutional("experiment=cifar10_cnn", 3, 32), "SGD", 128),
+    "experiment=vanishing_gradient": Recipe(DEEP, "SGD", 128, activation="sigmoid"),
+}
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_a_preset_is_made_as_the_course_has_it_and_learns(preset: str, small: list[str], tmp_path: Path) -> None:
+    recipe = RECIPES[preset]
+    assert recipe.epochs in (None, composed(preset).trainer.max_epochs)
+    folder = quick(preset, *small, Begun.SETTING, "trainer.max_epochs=2", cwd=tmp_path).folder
+    begun, settings = Begun.last, load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]
+    assert sizes(begun.start) == recipe.layers
+    assert type(begun.optimizer).__name__ == recipe.optimiser and recipe.rate in (None, begun.rate)
+    assert len(begun.trained[0].targets) == recipe.batch
+    assert (begun.model.loss_name, settings["activation"]) == (recipe.loss, recipe.activation)
+    inputs = begun.trained[0].inputs
+    assert bool(inputs.min() < 0) == recipe.standardised
+    assert torch.equal((inputs * 255).round() / 255, inputs) != recipe.standardised  # pixels / 255, or not
+    first, second = scores(folder, "train/loss")
+    assert second < first
+
+
+# The book's network
+
+
+def test_the_book_s_network_begins_with_small_normal_weights_and_no_biases(small: list[str], tmp_path: Path) -> None:
+    quick("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path)
+    hidden, hidden_bias, output, output_bias = Begun.last.start.values()
+    assert hidden.std().item() == pytest.approx(0.1, rel=0.02) and output.std().item() == pytest.approx(0.1, rel=0.1)
+    assert abs(hidden.mean().item()) < 0.002 and (hidden.abs() > 0.2).float().mean().item() == pytest.approx(
+        0.0455, 0.1
+    )
+    assert not hidden_bias.any() and not output_bias.any()
+
+
+def test_the_book_s_network_steps_down_the_sum_of_the_losses_and_the_penalty(small: list[str], tmp_path: Path) -> None:
+    folder = quick("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path).folder
+    ((inputs, targets),) = Begun.last.trained  # one batch of 100; the other 60 samples are left out
+    w1, b1, w2, b2 = Begun.last.start.values()
+    hidden = (inputs.flatten(1) @ w1.T + b1).sigmoid()  # (100, 100)
+    errors = (hidden @ w2.T + b2).sigmoid() - F.one_hot(targets, 10)  # (100, 10)
+    after = list(weights(folder).values())
+    torch.testing.assert_close(after[2], w2 - 0.0005 * (errors.T @ hidden + 0.01 * w2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(after[3], b2 - 0.0005 * errors.sum(dim=0), rtol=0, atol=1e-6)
+
+
+# Nearest neighbours
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_each_remembered_image_is_its_own_nearest_neighbour(distance: str, data_dir: Path, tmp_path: Path) -> None:
+    outcome = quick("experiment=nearest_neighbor", f"paths.data={data_dir}", f"model.distance={distance}", cwd=tmp_path)
+    path = outcome.folder / "checkpoints" / "last.ckpt"
+    model = NearestNeighbor.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    memory = model.inputs  # (200, 3072), bytes
+    images = CIFAR10(root=str(data_dir), batch_size=10, val_size=0, standardize=False).load()[0].inputs
+    assert sorted(memory.tolist()) == sorted(images.flatten(1).tolist())  # all of them, as they are
+    model.targets = torch.arange(200)  # so that an image is found by its number
+    assert model.neighbours(memory / 255).flatten().tolist() == list(range(200))
+    assert (outcome.metrics["parameters"], outcome.metrics["epochs"]) == (0, 1)
+    assert outcome.metrics["test/acc"] == 1.0  # the small images of a class are alike
+
+
+# Transfer
+
+THREE = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3")  # three epochs, one (large) checkpoint
+
+
+def backbone(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name.startswith("net.backbone.")}
+
+
+def test_what_a_transfer_is_compared_with_has_the_same_budget() -> None:
+    names = ["experiment=resnet18_scratch", "experiment=resnet18_finetune", "experiment=resnet18_frozen"]
+    scratch, finetune, frozen = [composed(name) for name in names]
+    for part in ("data", "optimizer", "scheduler", "trainer"):
+        assert scratch[part] == finetune[part] == frozen[part]
+    assert scratch.data._target_.endswith("FashionMNIST") and scratch.data.train_size == 5000
+    assert scratch.model.stem == finetune.model.stem == composed("experiment=resnet18_pretrain").model.stem
+    assert (scratch.model.weights, finetune.model.weights) == (None, frozen.model.weights)
+    assert (scratch.model.freeze, finetune.model.freeze, frozen.model.freeze) == ("none", "none", "backbone")
+
+
+def test_pretraining_learns_photographs(small: list[str], tmp_path: Path) -> None:
+    few = ["data.train_size=64", "optimizer.lr=0.01", *THREE]  # hardly any steps, a tenth as large
+    folder = quick("experiment=resnet18_pretrain", *small, *few, Begun.SETTING, cwd=tmp_path).folder
+    assert Begun.last.data.in_shape == (3, 32, 32)
+    assert Begun.last.start["net.backbone.conv1.weight"].shape == (64, 3, 7, 7)
+    losses = scores(folder, "train/loss")
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_frozen_backbone_keeps_what_was_learned_elsewhere(small: list[str], pretrained: Path, tmp_path: Path) -> None:
+    path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
+    settings = [f"model.weights={path}", "data.train_size=64", Begun.SETTING, *THREE]
+    folder = quick("experiment=resnet18_frozen", *small, *settings, cwd=tmp_path).folder
+    learned, start, end = load(path)["state_dict"], Begun.last.start, weights(folder)
+    assert same(backbone(end), backbone(learned)) and len(backbone(end)) == 120
+    assert not torch.equal(start["net.head.1.weight"], learned["net.head.1.weight"])  # a head of its own
+    assert not torch.equal(start["net.head.1.weight"], end["net.head.1.weight"])
+    losses = scores(folder, "train/loss")
+    assert losses[-1] < losses[0]
+
+
+def test_fine_tuning_moves_the_backbone_from_where_it_was_with_smaller_steps(
+    small: list[str], pretrained: Path, tmp_path: Path
+) -> None:
+    settings = ["data.train_size=64", "trainer.max_epochs=1", Begun.SETTING]
+    folder = quick("experiment=resnet18_finetune", *small, *settings, cwd=pretrained).folder
+    path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
+    assert same(backbone(Begun.last.start), backbone(load(path)["state_dict"]))
+    assert not torch.equal(weights(folder)["net.backbone.conv1.weight"], Begun.last.start["net.backbone.conv1.weight"])
+    slower, faster = [group["max_lr"] for group in Begun.last.optimizer.param_groups]
+    assert slower == pytest.approx(0.3 * faster)
+
+
+def test_from_scratch_nothing_is_taken_over(small: list[str], tmp_path: Path) -> None:
+    settings = ["data.train_size=32", "data.batch_size=16", Begun.SETTING, *THREE]
+    folder = quick("experiment=resnet18_scratch", *small, *settings, cwd=tmp_path).folder
+    assert Begun.last.start["net.backbone.conv1.weight"].shape == (64, 3, 7, 7)
+    losses = scores(folder, "train/loss")
+    assert losses[-1] < 0.7 * losses[0]
+
+
+# The pictures of the bundle
+
+
+def test_the_pictures_of_photographs_are_drawn(small: list[str], tmp_path: Path) -> None:
+    few = ["data.train_size=32", "trainer.max_epochs=1", "logger=none", "optimizer.lr=1e-9"]
+    folder = train("experiment=cifar10_cnn", *small, *few, cwd=tmp_path).folder
+    every = {"curves", "samples", "confusion_matrix", "misclassified"}
+    images = {"augmented_batch", "first_layer", "feature_maps", "class_probabilities", "class_accuracy"}
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == every | images

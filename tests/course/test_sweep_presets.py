@@ -1,0 +1,228 @@
+"""Presets of several runs, shortened: what their runs tell side by side."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from src.data.toy import Linear
+from tests.command_line import load, read_json, weights
+from tests.course.presets import composed, scores, sweep
+
+
+def metrics(jobs: dict[str, Path], name: str) -> dict[str, Any]:
+    return {job: read_json(folder / "metrics.json")[name] for job, folder in jobs.items()}
+
+
+def size_of(folder: Path) -> float:
+    """Σw² over a job's weights, as they were when training ended."""
+    return sum(float(weight.square().sum()) for weight in weights(folder).values() if weight.ndim > 1)
+
+
+# What is swept
+
+SWEPT = {
+    "sweep=gates": {"experiment": "gates,gates_sigmoid,gates_products,gates_hidden", "data.gate": "and,or,nand,xor"},
+    "sweep=pulse": {"model.hidden_size": "1,2"},
+    "sweep=xor": {"model.hidden_size": "1,2,3", "seed": "range(20)"},
+    "sweep=cubic": {"model.hidden_size": "1,2,4,100"},
+    "sweep=overfit": {
+        "experiment": "overfit,overfit_batch_norm,overfit_dropout,overfit_l2,overfit_l1,overfit_early_stopping"
+    },
+    "sweep=descent": {"optimizer.lr": "0.01,0.3,2.5"},
+    "sweep=wheat": {"data.fold": "0,1,2,3,4", "data.split_seed": "range(5)"},
+    "sweep=mnist_quadratic": {
+        "model.activation": "sigmoid,relu",
+        "model.loss": "quadratic,cross_entropy",
+        "data.batch_size": "55000,10",
+    },
+    "sweep=vanishing_gradient": {"model.activation": "sigmoid,relu"},
+    "sweep=transfer": {"experiment": "resnet18_scratch,resnet18_frozen,resnet18_finetune", "seed": "range(3)"},
+}
+
+
+@pytest.mark.parametrize("preset", SWEPT)
+def test_a_sweep_goes_over_what_the_course_compares(preset: str) -> None:
+    hydra = composed(preset).hydra
+    assert hydra.mode.name == "MULTIRUN"
+    assert dict(hydra.sweeper.params) == SWEPT[preset]
+
+
+# Toy sets
+
+
+def test_of_four_models_on_xor_the_two_single_units_fail(tmp_path: Path) -> None:
+    jobs = sweep("sweep=gates", "data=gate", "data.gate=xor", "trainer.max_epochs=60", cwd=tmp_path)
+    accuracies = list(metrics(jobs, "test/acc").values())
+    assert len(jobs) == 4
+    assert max(accuracies[:2]) <= 0.75
+    assert accuracies[2:] == [1.0, 1.0]
+
+
+def test_one_unit_cannot_make_a_pulse_and_two_can_by_an_edge_each(tmp_path: Path) -> None:
+    jobs = sweep("sweep=pulse", "trainer.max_epochs=15", cwd=tmp_path)
+    one, two = metrics(jobs, "test/acc").values()
+    assert one <= 0.7 and two >= 0.98
+    hidden, bias, output, _ = weights(jobs["hidden_size-2"]).values()
+    edges = (-bias / hidden[:, 0]).tolist()  # where a unit's output is one half
+    assert sorted(edges) == pytest.approx([-1, 1], abs=0.15)
+    slopes = {round(edge): slope for edge, slope in zip(edges, (hidden[:, 0] * output[0]).tolist(), strict=True)}
+    assert slopes[-1] > 0 > slopes[1]  # up at −1, down at 1
+
+
+def test_one_hidden_unit_never_parts_xor_and_three_do(tmp_path: Path) -> None:
+    """In a thirtieth of the steps at 20 times the rate: of seeds 0 to 7 none, seven (not seed 2) and all eight."""
+    shorter = ["trainer.max_epochs=15", "optimizer.lr=2.0", "trainer.check_val_every_n_epoch=3"]
+    jobs = sweep("sweep=xor", "seed=2", *shorter, cwd=tmp_path)
+    accuracies = list(metrics(jobs, "test/acc").values())
+    assert max(scores(next(iter(jobs.values())), "val/acc")) <= 0.75  # with one unit at no time
+    assert accuracies[0] <= 0.75 and accuracies[-1] == 1.0
+    assert accuracies == sorted(accuracies)
+
+
+def test_the_error_on_the_cubic_falls_with_the_units(tmp_path: Path) -> None:
+    jobs = sweep("sweep=cubic", "model.hidden_size=1,2,100", "trainer.max_epochs=20", cwd=tmp_path)
+    errors = list(metrics(jobs, "test/loss").values())
+    assert errors[0] > 2 * errors[1] > 100 * errors[2]
+    assert errors[2] < 0.001
+
+
+@pytest.fixture(scope="module")
+def ten_points(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The jobs of the sweep over remedies, without what they all begin with."""
+    shorter = ["trainer.max_epochs=240", "optimizer.lr=0.008"]
+    jobs = sweep("sweep=overfit", *shorter, cwd=tmp_path_factory.mktemp("overfit"))
+    return {name.removeprefix("experiment-"): folder for name, folder in jobs.items()}
+
+
+def test_each_remedy_ends_with_a_larger_error_on_the_ten_points(ten_points: dict[str, Path]) -> None:
+    errors = metrics(ten_points, "test/loss")
+    assert len(errors) == 6
+    plain = errors.pop("overfit")
+    assert plain < 0.3
+    assert min(errors.values()) > 1.5 * plain
+
+
+def test_penalties_and_dropout_keep_the_weights_small(ten_points: dict[str, Path]) -> None:
+    plain = size_of(ten_points["overfit"])
+    assert size_of(ten_points["overfit_dropout"]) < 0.95 * plain
+    assert size_of(ten_points["overfit_l1"]) < 0.2 * plain
+    assert size_of(ten_points["overfit_l2"]) < 0.2 * plain
+
+
+def test_the_l1_penalty_empties_most_weights_and_the_l2_penalty_does_not(ten_points: dict[str, Path]) -> None:
+    def empty(name: str) -> float:
+        flat = torch.cat([weight.flatten() for weight in weights(ten_points[name]).values() if weight.ndim > 1])
+        return float((flat.abs() < 0.01).float().mean())
+
+    assert empty("overfit_l1") > 0.75
+    assert empty("overfit") < empty("overfit_l2") < 0.5
+
+
+def test_batch_norm_stands_before_each_sigmoid_and_is_no_remedy(ten_points: dict[str, Path]) -> None:
+    folder = ten_points["overfit_batch_norm"]
+    assert load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]["batch_norm"] == "before"
+    assert [len(weight) for name, weight in weights(folder).items() if name.endswith("running_mean")] == [
+        30,
+        100,
+        100,
+        30,
+    ]
+
+
+def test_early_stopping_alone_ends_before_the_others(ten_points: dict[str, Path]) -> None:
+    epochs = metrics(ten_points, "epochs")
+    assert epochs.pop("overfit_early_stopping") < 240
+    assert set(epochs.values()) == {240}
+
+
+def least_loss() -> float:
+    """The least mean logistic loss that two weights reach on the descent's points, by Newton's method."""
+    data = Linear(train_size=1000, val_size=1, test_size=1, batch_size=1)
+    data.setup()
+    inputs, targets = data.train_set.inputs.double(), data.train_set.targets.double()
+    weight = torch.zeros(2, dtype=torch.float64)
+    for _ in range(20):
+        p = (inputs @ weight).sigmoid()
+        hessian = (inputs * (p * (1 - p))[:, None]).T @ inputs
+        weight = weight - torch.linalg.solve(hessian, inputs.T @ (p - targets))
+    return float(F.binary_cross_entropy_with_logits(inputs @ weight, targets))
+
+
+def test_small_steps_crawl_fitting_ones_arrive_and_too_large_ones_overshoot(tmp_path: Path) -> None:
+    others = [f"~callbacks.{name}" for name in ("curves", "decision_regions", "confusion_matrix")]
+    shorter = ["trainer.max_epochs=30", *others]
+    jobs = sweep("sweep=descent", *shorter, cwd=tmp_path, bare=False)
+    least = least_loss()
+    small, fitting, large = [[loss - least for loss in scores(folder, "train/loss")] for folder in jobs.values()]
+    start = small[0]  # at weights of zero: log 2 above zero
+    assert start == fitting[0] == large[0] == pytest.approx(0.6931 - least, abs=1e-4)
+    assert small == sorted(small, reverse=True) and small[-1] > 0.5 * start
+    assert fitting == sorted(fitting, reverse=True) and fitting[-1] < 0.001
+    assert max(large) > 5 * start and large[-1] > start
+    turns = [later - before for before, later in pairwise(large[-11:])]
+    assert all(one * next_one < 0 for one, next_one in pairwise(turns))  # to and fro
+
+
+# Wheat, images
+
+
+def test_each_kernel_is_tested_on_in_one_of_the_five_folds(wheat: list[str], tmp_path: Path) -> None:
+    jobs = sweep(
+        "sweep=wheat",
+        *wheat,
+        "data.split_seed=0",
+        "trainer.max_epochs=25",
+        "trainer.check_val_every_n_epoch=5",
+        cwd=tmp_path,
+    )
+    assert list(jobs) == [f"fold-{fold}_split_seed-0" for fold in range(5)]
+    assert list(metrics(jobs, "test/acc").values()) == [1.0] * 5
+    assert len(set(metrics(jobs, "test/loss").values())) == 5
+
+
+REPLACEMENTS = {"relu": "sigmoid", "cross_entropy": "quadratic", "batch_size-10": "batch_size-55000"}
+
+
+def test_each_modern_replacement_learns_more_in_the_same_epochs(small: list[str], tmp_path: Path) -> None:
+    jobs = sweep("sweep=mnist_quadratic", *small, "trainer.max_epochs=4", "optimizer.lr=0.5", cwd=tmp_path)
+    assert len(jobs) == 8
+    loss = {job: scores(folder, "val/loss")[-1] for job, folder in jobs.items()}
+    accuracy = {job: scores(folder, "val/acc")[-1] for job, folder in jobs.items()}
+    for job in jobs:
+        for new, old in REPLACEMENTS.items():
+            if new in job and new == "cross_entropy":  # losses of two kinds cannot be compared
+                assert accuracy[job] >= accuracy[job.replace(new, old)]
+            elif new in job:
+                assert loss[job] < 0.9 * loss[job.replace(new, old)]
+    first, *_, last = accuracy.values()
+    assert first < 0.5 and last == 1.0  # the notes' network with the full gradient, all three replaced
+
+
+def test_the_gradient_fades_through_eight_sigmoids_and_arrives_through_relus(small: list[str], tmp_path: Path) -> None:
+    others = [f"~callbacks.{name}" for name in ("curves", "samples", "confusion_matrix", "misclassified")]
+    shorter = ["trainer.max_epochs=1", "callbacks.gradient_norms.every_n_steps=1", *others]
+    jobs = sweep("sweep=vanishing_gradient", *small, *shorter, cwd=tmp_path, bare=False)
+    assert list(jobs) == ["activation-sigmoid", "activation-relu"]
+    ratios = []
+    for folder in jobs.values():
+        norms = load(folder / "checkpoints" / "last.ckpt")["callbacks"]["GradientNorms"]["norms"]
+        assert len(norms[0]) == 9
+        ratios.append(norms[0][0] / norms[0][-1])
+        assert (folder / "figures" / "gradient_norms.png").is_file()
+    assert ratios[0] < 0.001
+    assert 0.1 < ratios[1] < 10
+
+
+def test_the_runs_of_a_transfer_differ_in_what_they_take_over(small: list[str], pretrained: Path) -> None:
+    few = ["seed=0", "data.train_size=32", "data.batch_size=16", "trainer.max_epochs=1", "name=transfer"]
+    jobs = sweep("sweep=transfer", *small, *few, cwd=pretrained)
+    path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
+    learned, name = load(path)["state_dict"], "net.backbone.conv1.weight"
+    moved = [float((weights(folder)[name] - learned[name]).norm()) for folder in jobs.values()]
+    scratch, frozen, finetuned = moved
+    assert frozen == 0 < finetuned < 0.1 < scratch
+    assert list(metrics(jobs, "epochs").values()) == [1] * 3

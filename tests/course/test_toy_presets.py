@@ -1,0 +1,204 @@
+"""Presets on toy sets and on the wheat seeds: what each learns, and what it cannot."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.command_line import history, load, quick, train, weights
+from tests.course.presets import Begun, composed, scores, sizes
+
+CORNERS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+TRUTH = {"and": [0, 0, 0, 1], "or": [0, 1, 1, 1], "nand": [1, 1, 1, 0], "xor": [0, 1, 1, 0]}  # of the corners
+WEIGHT, BIAS = "net.layers.0.weight", "net.layers.0.bias"  # of a model without a hidden layer
+
+
+def answers(inputs: Tensor, state: dict[str, Tensor]) -> list[int]:
+    """1 where a single unit's weighted sum is above 0: (N, D) → N numbers."""
+    return (F.linear(inputs, state[WEIGHT], state[BIAS]).squeeze(1) > 0).long().tolist()
+
+
+# What each preset is made of: layers (out, in), optimiser, batch; where the course gives them, rate and epochs
+
+DEEP = [[30, 1], [100, 30], [100, 100], [30, 100], [1, 30]]
+RECIPES = {
+    "experiment=gates": ([[1, 2]], "SGD", 1),
+    "experiment=gates_sigmoid": ([[1, 2]], "SGD", 4),
+    "experiment=gates_products": ([[1, 3]], "SGD", 4),
+    "experiment=gates_hidden": ([[4, 2], [1, 4]], "Adam", 4),
+    "experiment=pulse": ([[2, 1], [1, 2]], "SGD", 10),
+    "experiment=xor": ([[3, 2], [1, 3]], "SGD", 1),
+    "experiment=linear": ([[1, 2]], "Adam", 32),
+    "experiment=parabola": ([[2, 2], [1, 2]], "Adam", 32),
+    "experiment=cubic": ([[4, 1], [1, 4]], "Adam", 32),
+    "experiment=overfit": (DEEP, "Adam", 10),
+    "experiment=overfit_batch_norm": (DEEP, "Adam", 10),
+    "experiment=overfit_dropout": (DEEP, "Adam", 10),
+    "experiment=overfit_l1": (DEEP, "Adam", 10),
+    "experiment=overfit_l2": (DEEP, "Adam", 10),
+    "experiment=descent": ([[1, 2]], "SGD", 1000),
+}
+GIVEN = {"experiment=xor": (0.1, 500), "experiment=linear": (0.1, 10), "experiment=parabola": (0.1, 10)}
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_a_preset_has_the_layers_the_optimiser_and_the_batches_of_the_course(preset: str, tmp_path: Path) -> None:
+    quick(preset, Begun.SETTING, "trainer.max_epochs=1", "trainer.limit_train_batches=1", cwd=tmp_path)
+    begun = Begun.last
+    batch = len(begun.trained[0].targets)
+    assert (sizes(begun.start), type(begun.optimizer).__name__, batch) == RECIPES[preset]
+    if preset in GIVEN:
+        assert (begun.rate, composed(preset).trainer.max_epochs) == GIVEN[preset]
+        assert begun.optimizer.param_groups[0].get("momentum", 0.0) == 0.0
+
+
+# Gates
+
+
+@pytest.mark.parametrize(("gate", "rate"), [("and", 1.0), ("or", 0.5), ("nand", 0.25)])
+def test_the_perceptron_learns_a_gate_exactly_in_whole_steps(gate: str, rate: float, tmp_path: Path) -> None:
+    outcome = quick("experiment=gates", f"data.gate={gate}", f"optimizer.lr={rate}", cwd=tmp_path)
+    state = weights(outcome.folder)
+    assert outcome.metrics["test/acc"] == 1.0
+    assert answers(CORNERS, state) == TRUTH[gate]
+    steps = torch.cat([state[WEIGHT].flatten(), state[BIAS]]) / rate  # from zeros, by ±η·x with x of 0 and 1
+    assert torch.equal(steps, steps.round()) and steps.any()
+
+
+def test_what_the_perceptron_has_learned_it_no_longer_changes(tmp_path: Path) -> None:
+    folder = quick("experiment=gates", "data.gate=or", cwd=tmp_path).folder
+    errors = [1 - accuracy for accuracy in scores(folder, "train/acc")]
+    assert errors[0] > 0 and errors[-5:] == [0.0] * 5
+
+
+def test_no_line_of_the_perceptron_parts_xor(tmp_path: Path) -> None:
+    outcome = quick("experiment=gates", "data.gate=xor", cwd=tmp_path)
+    accuracies = scores(outcome.folder, "val/acc")
+    assert len(accuracies) == 20 and max(accuracies) <= 0.75
+    assert outcome.metrics["test/acc"] <= 0.75
+
+
+@pytest.mark.parametrize("gate", ["and", "or", "nand"])
+def test_the_sigmoid_unit_learns_a_gate_with_a_margin(gate: str, tmp_path: Path) -> None:
+    outcome = quick("experiment=gates_sigmoid", f"data.gate={gate}", "trainer.max_epochs=100", cwd=tmp_path)
+    state = weights(outcome.folder)
+    assert outcome.metrics["test/acc"] == 1.0
+    assert answers(CORNERS, state) == TRUTH[gate]
+    distances = F.linear(CORNERS, state[WEIGHT], state[BIAS]).abs() / state[WEIGHT].norm()
+    assert distances.min() > 0.7 * math.sqrt(2) / 4  # the line half-way between the corners is √2 / 4 away
+
+
+def test_no_line_of_the_sigmoid_unit_parts_xor_and_its_loss_stays_that_of_a_coin(tmp_path: Path) -> None:
+    outcome = quick("experiment=gates_sigmoid", "data.gate=xor", "trainer.max_epochs=100", cwd=tmp_path)
+    assert max(scores(outcome.folder, "val/acc")) <= 0.75
+    losses = scores(outcome.folder, "val/loss")
+    assert losses[-1] == pytest.approx(math.log(2), abs=1e-4)
+    assert min(losses) > math.log(2) - 1e-6
+
+
+def test_with_the_product_of_the_inputs_one_unit_learns_xor(tmp_path: Path) -> None:
+    outcome = quick("experiment=gates_products", "trainer.max_epochs=80", cwd=tmp_path)
+    state = weights(outcome.folder)
+    assert outcome.metrics["test/acc"] == 1.0
+    assert answers(torch.cat([CORNERS, CORNERS[:, :1] * CORNERS[:, 1:]], dim=1), state) == TRUTH["xor"]
+    first, second, product = state[WEIGHT][0].tolist()
+    assert first > 0 and second > 0 and product < -(first + second) / 2
+
+
+@pytest.mark.parametrize("gate", ["xor", "nand"])
+def test_with_a_hidden_layer_a_gate_is_learned(gate: str, tmp_path: Path) -> None:
+    outcome = quick("experiment=gates_hidden", f"data.gate={gate}", "trainer.max_epochs=120", cwd=tmp_path)
+    assert outcome.metrics["test/acc"] == 1.0
+    assert outcome.metrics["test/loss"] < 0.05
+
+
+# One input
+
+
+def test_the_network_of_the_cubic_has_no_output_bias(tmp_path: Path) -> None:
+    folder = quick("experiment=cubic", "trainer.max_epochs=1", cwd=tmp_path).folder
+    assert {name: list(tensor.shape) for name, tensor in weights(folder).items()} == {
+        "net.layers.0.0.weight": [4, 1],
+        "net.layers.0.0.bias": [4],
+        "net.layers.1.weight": [1, 4],
+    }
+
+
+def test_the_large_network_learns_the_ten_points_by_heart(tmp_path: Path) -> None:
+    outcome = quick("experiment=overfit", "trainer.max_epochs=700", "optimizer.lr=0.015", cwd=tmp_path)
+    assert outcome.metrics["test/loss"] < 0.01  # the targets' variance is 5.7
+    assert outcome.metrics["test/loss"] == outcome.metrics["val/loss"]
+    assert "note: trains, validates and tests on the same 10 points" in outcome.out
+
+
+def test_early_stopping_trains_on_seven_points_and_ends_before_its_time(tmp_path: Path) -> None:
+    outcome = quick("experiment=overfit_early_stopping", Begun.SETTING, cwd=tmp_path)
+    rows, metrics = history(outcome.folder), outcome.metrics
+    assert {len(batch.targets) for batch in Begun.last.trained} == {7}
+    assert "note: trains on 7 of ten points, validates on the other 3, tests on all ten" in outcome.out
+    assert metrics["epochs"] == len(rows) == metrics["best_epoch"] + 200 < 3000  # 20 validations, ten epochs apart
+    assert metrics["val/loss"] == min(scores(outcome.folder, "val/loss"))
+    assert rows[-1]["train/loss"] < 0.1 < rows[-1]["val/loss"]  # it was bending to the seven points
+
+
+# Two inputs
+
+
+def test_the_line_found_is_the_one_that_was_drawn_by(tmp_path: Path) -> None:
+    outcome = quick("experiment=linear", cwd=tmp_path)
+    weight, bias = weights(outcome.folder).values()
+    assert F.cosine_similarity(weight[0], torch.tensor([0.8, 1.0]), dim=0) > 0.99
+    assert (bias / weight[0, 1]).item() == pytest.approx(-3, rel=0.1)
+    assert outcome.metrics["test/acc"] >= 0.97
+
+
+def test_two_sigmoid_units_follow_the_parabola_and_a_line_cannot(tmp_path: Path) -> None:
+    bent = quick("experiment=parabola", cwd=tmp_path).metrics["test/acc"]
+    straight = quick("experiment=parabola", "model.hidden_size=[]", cwd=tmp_path).metrics["test/acc"]
+    assert bent >= 0.94
+    assert straight <= bent - 0.1
+
+
+def test_descent_moves_two_weights_from_zero_along_the_full_gradient(tmp_path: Path) -> None:
+    outcome = quick("experiment=descent", Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path)
+    assert outcome.metrics["parameters"] == 2
+    assert not Begun.last.start[WEIGHT].any()
+    inputs, targets = Begun.last.data.train_set
+    slope = ((0.5 - targets)[:, None] * inputs).mean(dim=0)  # of the mean logistic loss, where σ(0) = ½
+    assert weights(outcome.folder)[WEIGHT][0].tolist() == pytest.approx((-0.3 * slope).tolist(), rel=1e-5)
+
+
+# Wheat
+
+
+def test_ten_hidden_units_tell_three_kinds_of_wheat(wheat: list[str], tmp_path: Path) -> None:
+    settings = ["trainer.max_epochs=40", "data.fold=2", Begun.SETTING]
+    outcome = quick("experiment=wheat", *wheat, *settings, cwd=tmp_path)
+    assert sizes(Begun.last.start) == [[10, 7], [3, 10]]
+    assert {len(batch.targets) for batch in Begun.last.trained} == {41}  # all but a fold's 12 and 7 to choose by
+    assert outcome.metrics["test/acc"] == 1.0
+    assert outcome.metrics["monitor"] == "val/loss"
+    losses = scores(outcome.folder, "val/loss")
+    assert len(losses) == 4 and losses == sorted(losses, reverse=True)
+
+
+# The pictures of each bundle
+
+EVERY = {"curves", "confusion_matrix"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pictures"),
+    [
+        (["experiment=parabola"], {*EVERY, "decision_regions", "hidden_space", "cost_and_accuracy"}),
+        (["experiment=pulse", "data.train_size=50"], {*EVERY, "fit", "cost_and_accuracy"}),
+        (["experiment=overfit_l2"], {"curves", "fit"}),
+    ],
+)
+def test_the_pictures_of_a_preset_are_drawn(arguments: list[str], pictures: set[str], tmp_path: Path) -> None:
+    folder = train(*arguments, "logger=none", "trainer.max_epochs=2", cwd=tmp_path).folder
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == pictures
+    assert load(folder / "checkpoints" / "last.ckpt")["epoch"] == 1
