@@ -36,6 +36,12 @@ def prepare(cfg: DictConfig) -> str:
     size, world = OmegaConf.select(cfg, "data.batch_size"), processes * trainer.get("num_nodes", 1)
     if size is not None and size % world:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
+    parts = world * trainer.get("accumulate_grad_batches", 1)
+    if OmegaConf.select(cfg, "model.reduction") == "sum" and parts > 1:
+        raise InputError(
+            f"model.reduction=sum adds up the samples of one batch: over {parts} processes or accumulated batches it "
+            "would be their mean; use one process and trainer.accumulate_grad_batches=1, or model.reduction=mean"
+        )
     sharing = processes if kind == devices.CPU else 1
     devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind

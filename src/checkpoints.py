@@ -54,6 +54,7 @@ class RunCheckpoint(Checkpoint):
             self.best_model_score = score
             trainer.save_checkpoint(self.folder / "best.ckpt")
         trainer.save_checkpoint(self.folder / "last.ckpt")
+        self.history.saved = len(self.history.rows)
 
     def at_least_as_good(self, score: float) -> bool:
         """Whether to keep the weights: also at the same score, since they have learned for longer."""

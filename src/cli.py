@@ -124,6 +124,8 @@ class ClaimFolder(Callback):
             self.claim(folder, f", or go on with it: resume={folder}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if "sweep" in swept_keys():
+            sys.exit("error: sweep=… is one preset: give it one value")
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             sys.exit("error: name=… names the sweep: give it one value")
         self.claim(Path(config.hydra.sweep.dir))
@@ -215,6 +217,8 @@ def unknown_setting(key: str) -> str:
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     if f"~{key}" in sys.argv:
         return f"{key} is missing: it was deleted (~{key}), and nothing runs without it"
+    if key.startswith("recipe."):
+        return f"the presets in use set no {key}: write +{key}=… to add it"
     groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
     return f"there is no setting {key}{nearest(key, [*known_settings(), *groups])}; --cfg job shows them all"
 

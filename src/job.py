@@ -36,7 +36,13 @@ from src.results import Results, spelled
 from src.resume import alone, longer, read_config, where_to_go_on
 
 log = logging.getLogger(__name__)
-LOADING = ("train_dataloader", "transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer")
+LOADING = (
+    "train_dataloader",
+    "batches",
+    "transfer_batch_to_device",
+    "on_before_batch_transfer",
+    "on_after_batch_transfer",
+)
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
@@ -73,7 +79,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
         callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
-        take_many_steps(trainer, model, data)
+        take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
         introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
         results.begin(model, monitor, mode)
 
@@ -87,12 +93,12 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     return results.best
 
 
-def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataModule) -> None:
+def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataModule, operations: int) -> None:
     """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
     ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
-    if not ours or overrides(model, SupervisedModule, ["training_step"]) or overrides(data, TensorDataModule, LOADING):
+    if not ours or overrides(data, TensorDataModule, LOADING):
         return
-    reason = why_one_by_one(trainer, model, model.scheduler_settings)  # type: ignore[arg-type]
+    reason = why_one_by_one(trainer, model, SupervisedModule, operations)
     log.debug("steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
         model.automatic_optimization, data.chunk = False, trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -70,15 +70,15 @@ class Results(Callback):
             "mode": self.mode if self.monitor else None,
             "best": self.best,
             "best_epoch": epoch,
-            "epochs": len(self.history.rows),
+            "epochs": len(self.history.kept),
             "seconds": round(self.history.seconds, 3),
             "parameters": self.parameters,
         }
 
     def write_metrics(self) -> None:
-        if is_main_process() and self.history.rows:  # before the first epoch what an earlier start left stays
+        if is_main_process() and self.history.kept:  # before the first epoch what an earlier start left stays
             write_json(self.folder / "metrics.json", self.metrics())
-            write_table(self.folder / "history.csv", self.history.rows)
+            write_table(self.folder / "history.csv", self.history.kept)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
@@ -107,8 +107,8 @@ class Results(Callback):
             self.write_status("finished")
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
             how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
-            self.stopped("interrupted", "killed", f"{how} after {len(self.history.rows)} epochs")
-            log.info("stopped after %d epochs; go on with: %s", len(self.history.rows), self.resume_command())
+            self.stopped("interrupted", "killed", f"{how} after {len(self.history.kept)} epochs")
+            log.info("stopped after %d epochs; go on with: %s", len(self.history.kept), self.resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
             self.stopped("failed", "diverged", str(error))

@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from src.devices import is_main_process
+from src.models.steps import same_count
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]
@@ -24,6 +25,7 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.saved = 0  # how many of them lie in last.ckpt
         self.seconds_before = 0.0  # of training, before this process
         self.started: float | None = None
         self.ended: float | None = None
@@ -37,18 +39,24 @@ class History(Callback):
             return self.seconds_before
         return self.seconds_before + (self.ended or time.monotonic()) - self.started
 
+    @property
+    def kept(self) -> list[Row]:
+        """The rows of the epochs that are kept: what a stopped run goes on from."""
+        return self.rows[: self.saved]
+
     def chosen(self, monitor: str | None, mode: str) -> Row:
         """The row with the best value of ``monitor``, of equals the last; the last row where it was not measured.
 
         ``{}`` before the first epoch has ended.
         """
-        measured = [row for row in self.rows if monitor in row]
+        measured = [row for row in self.kept if monitor in row]
         if monitor is None or not measured:
-            return self.rows[-1] if self.rows else {}
+            return self.kept[-1] if self.kept else {}
         return (min if mode == "min" else max)(reversed(measured), key=lambda row: row[monitor])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
+        same_count(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = True
@@ -79,3 +87,4 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds_before = state_dict["rows"], state_dict["seconds"]
+        self.saved = len(self.rows)

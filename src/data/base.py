@@ -69,7 +69,7 @@ class Batches:
         return math.floor(batches) if self.drop_last else math.ceil(batches)
 
     def __iter__(self) -> Iterator[Samples]:
-        order = self.order() if self.order else None
+        order = self.order() if self.order else torch.arange(self.samples.size) if self.train else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             if order is not None:
@@ -98,7 +98,8 @@ class Chunk:
 
     def __iter__(self) -> Iterator[Samples]:
         parts = [part.split(self.batch_size) for part in self.samples]
-        return (Samples(*batch) for batch in zip(*parts, strict=True))
+        # Copies: where a tensor begins elsewhere in memory its sums are rounded in another way.
+        return (Samples(*(part.clone() for part in batch)) for batch in zip(*parts, strict=True))
 
 
 class Chunks:

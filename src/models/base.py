@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.errors import DivergedError, InputError
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
-from src.models.steps import same_count, take_steps
+from src.models.steps import take_steps
 
 Settings = dict[str, Any]
 
@@ -132,9 +132,6 @@ class SupervisedModule(LightningModule):
         self.batches += 1
         self.unread.append((loss.detach(), outputs.detach(), targets))
         return self.objective(loss, len(targets))
-
-    def on_train_start(self) -> None:
-        same_count(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None

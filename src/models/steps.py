@@ -10,9 +10,12 @@ from functools import partial
 from typing import Any
 
 from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+
+from src.devices import SMALL_STEP
 
 # What would have to be called for each single step.
 CALLBACK_HOOKS = (
@@ -26,36 +29,59 @@ CALLBACK_HOOKS = (
 MODULE_HOOKS = (
     *CALLBACK_HOOKS,
     "backward",
-    "optimizer_step",
-    "optimizer_zero_grad",
+    "configure_callbacks",
     "configure_gradient_clipping",
     "lr_scheduler_step",
+    "on_before_batch_transfer",
+    "optimizer_step",
+    "optimizer_zero_grad",
     "toggle_optimizer",
 )
+OWN_HOOKS = ("training_step", "configure_optimizers", "scheduler")  # those of `SupervisedModule`
 HARMLESS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's, to which a chunk is as good
 
 
-def why_one_by_one(trainer: Any, model: LightningModule, scheduler: dict[str, Any] | None) -> str | None:
-    """What needs each step by itself, in words; ``None`` if nothing does."""
+def why_one_by_one(trainer: Any, model: Any, ours: type, operations: int) -> str | None:
+    """What needs each step by itself, in words; ``None`` if nothing does.
+
+    Args:
+        trainer: with its callbacks and limits.
+        model: of the class ``ours``, or of one made from it.
+        ours: the class whose hooks are known.
+        operations: floating-point operations of one forward pass of a batch; 0: not known.
+    """
+    schedule = model.scheduler_settings or {}
     reasons = {
+        "its size, of which Lightning's work is a small part": not 0 < operations < SMALL_STEP,
         "several processes": trainer.world_size > 1,
-        f"precision {trainer.precision}": trainer.precision not in ("32-true", "64-true"),
+        f"precision {trainer.precision}": trainer.precision != "32-true",
         "gradient accumulation": trainer.accumulate_grad_batches != 1,
         "gradient clipping": trainer.gradient_clip_val is not None,
-        "a number of steps or batches": trainer.max_steps != -1
-        or trainer.limit_train_batches != 1.0
-        or bool(trainer.overfit_batches)
-        or trainer.val_check_interval != 1.0,
+        "a number of steps or batches": counts_batches(trainer),
         "a profiler": not isinstance(trainer.profiler, PassThroughProfiler),
         "the loss of each step": trainer.log_every_n_steps < 2,
-        "a schedule of the learning rate step by step": (scheduler or {}).get("interval") == "step",
-        type(model).__name__: overrides(model, LightningModule, MODULE_HOOKS),
+        "a schedule of the learning rate step by step": schedule.get("interval") == "step",
+        "a schedule made for a number of steps": "total_steps" in schedule.values(),
+        type(model).__name__: overrides(model, LightningModule, MODULE_HOOKS) or overrides(model, ours, OWN_HOOKS),
     }
     for callback in trainer.callbacks:
-        if not isinstance(callback, HARMLESS):
-            theirs = type(callback).__module__.startswith("lightning.")  # some change how steps are taken
-            reasons[type(callback).__name__] = theirs or overrides(callback, Callback, CALLBACK_HOOKS)
+        reasons[type(callback).__name__] = sees_steps(callback)
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def counts_batches(trainer: Any) -> bool:
+    """Whether a limit or an interval is a number of steps or batches, or a share of them."""
+    parts = (trainer.limit_train_batches, trainer.val_check_interval)
+    whole = all(isinstance(part, float) and part == 1.0 for part in parts)  # the int 1 is one batch
+    return not whole or trainer.max_steps != -1 or bool(trainer.min_steps) or bool(trainer.overfit_batches)
+
+
+def sees_steps(callback: Callback) -> bool:
+    """Whether a callback looks at each step, or is one of Lightning's that may change how steps are taken."""
+    base = next(kind for kind in type(callback).__mro__ if kind.__module__.startswith("lightning."))
+    theirs = base not in (Callback, Checkpoint) and not issubclass(base, HARMLESS)
+    each = getattr(callback, "logging_interval", None) == "step"
+    return theirs or each or overrides(callback, base, CALLBACK_HOOKS)
 
 
 def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
@@ -69,6 +95,9 @@ def take_steps(model: Any, chunk: Iterable[Any]) -> None:
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
     count = 0
     for batch in chunk:
+        if trainer.received_sigterm:
+            raise SIGTERMException
+        trainer._results.batch, trainer._results.batch_size = batch, None  # what a model's own log() counts
         optimizer.step(partial(gradient, model, optimizer, trainer.datamodule.on_after_batch_transfer(batch, 0)))
         count += 1
     count_steps(trainer, count)

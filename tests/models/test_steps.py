@@ -56,6 +56,15 @@ def test_augmented_images_are_the_same_in_chunks(data_dir: Path, tmp_path: Path)
     assert_the_same(chunks.folder, single.folder)
 
 
+@pytest.mark.parametrize("shuffle", ["true", "false"])
+def test_sums_over_many_inputs_are_rounded_alike_wherever_a_batch_lies(
+    shuffle: str, data_dir: Path, tmp_path: Path
+) -> None:
+    settings = (*images("mnist", data_dir), f"data.shuffle={shuffle}", "data.batch_size=7", "trainer.max_epochs=2")
+    chunks, single = both_ways(*settings, "model.hidden_size=13", cwd=tmp_path)
+    assert_the_same(chunks.folder, single.folder)
+
+
 def test_a_run_in_chunks_goes_on_exactly_also_one_by_one(tmp_path: Path) -> None:
     settings = (*LIVELY, "scheduler=exponential", "optimizer=sgd")
     straight = quick(*settings, "trainer.max_epochs=4", cwd=tmp_path)
@@ -92,6 +101,11 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("trainer.gradient_clip_val=1.0", "gradient clipping"),
         ("trainer.max_steps=7", "a number of steps or batches"),
         ("trainer.limit_train_batches=3", "a number of steps or batches"),
+        ("trainer.limit_train_batches=1", "a number of steps or batches"),
+        ("+trainer.val_check_interval=1", "a number of steps or batches"),
+        ("+trainer.min_steps=3", "a number of steps or batches"),
+        ("trainer.precision=64-true", "precision 64-true"),
+        ("model.hidden_size=[3000,3000]", "its size, of which Lightning's work is a small part"),
         ("trainer.overfit_batches=1", "a number of steps or batches"),
         ("trainer.precision=bf16-mixed", "precision bf16-mixed"),
         ("trainer.log_every_n_steps=1", "the loss of each step"),
