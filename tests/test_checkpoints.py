@@ -149,7 +149,7 @@ def test_a_run_that_failed_goes_on_from_the_fifth_epoch_as_if_nothing_had_been(s
     with pytest.raises(RuntimeError, match="in the eighth epoch"):
         quick(*settings, StopOnce.SETTING, "name=stopped", cwd=tmp_path)
     stopped = whole.parent / "stopped"
-    assert on_disk(stopped) == [5, 7, 7]  # what is known of it, and from where it can go on
+    assert on_disk(stopped) == [5, 5, 5]  # all of them tell of the weights that it goes on from
     train(f"resume={stopped}", cwd=tmp_path)
     assert_the_same_run(stopped, whole)
     assert (stopped / "history.csv").read_text() == (whole / "history.csv").read_text()
