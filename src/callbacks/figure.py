@@ -53,9 +53,10 @@ class FigureCallback(Callback):
             return
         pixels = drawn(size, self.draw, *args)
         save(pixels, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
+        step = trainer.global_step + bool(trainer.testing)  # after the last epoch's picture on TensorBoard's slider
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"figures/{self.name}", pixels, trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(f"figures/{self.name}", pixels, step, dataformats="HWC")
 
 
 def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ ROWS = [{"epoch": epoch, "val/acc": acc} for epoch, acc in ((1, 0.5), (2, 0.9), 
 
 def with_rows(rows: list[dict[str, float]]) -> History:
     history = History()
-    history.rows = rows
+    history.rows, history.saved = rows, len(rows)
     return history
 
 
