@@ -24,7 +24,7 @@ def told(error: str, *words: str) -> None:
         # names that do not exist, with the nearest that does
         ("modle=mlp", ["modle", "did you mean model?"]),
         ("optimiser=adam", ["optimiser", "did you mean optimizer?"]),
-        ("model=mpl", ["model=mpl", "did you mean mlp?", "cnn, mlp, resnet18"]),
+        ("model=mpl", ["model=mpl", "did you mean mlp?", "cnn, mlp, nearest_neighbor, resnet18"]),
         ("data=fashionmnist", ["data=fashionmnist", "did you mean fashion_mnist?"]),
         ("scheduler=cosinus", ["scheduler=cosinus", "did you mean cosine?"]),
         ("debug=overfitting", ["debug=overfitting", "did you mean overfit?", "one_batch, overfit, profiler"]),
@@ -57,10 +57,11 @@ def told(error: str, *words: str) -> None:
         ("optimizer.lr=true", ["optimizer.lr=True", "a number above 0"]),
         ("trainer.max_epochs=2.5", ["trainer.max_epochs=2.5", "whole number"]),
         ("model.hidden_size=big", ["model.hidden_size=big", "list"]),
-        ("model.batch_norm=1", ["model.batch_norm=1", "true or false"]),
+        ("model.batch_norm=1", ["model.batch_norm=1", "false, true, before or after"]),
         ("model.activation=rely", ["model.activation=rely", "relu"]),
         ("seed=abc", ["seed=abc", "whole number"]),
         ("trainer.accelerator=cup", ["trainer.accelerator=cup", "cpu"]),
+        ("recipe.picture_every_n_epochs=5", ["recipe.picture_every_n_epochs", "+recipe.picture_every_n_epochs="]),
         # what does not go together, or is not there
         ("model=cnn", ["CNN", "(C, H, W)", "(2,)", "model=mlp"]),
         ("model=resnet18", ["ResNet18", "(C, H, W)", "model=mlp"]),
@@ -82,6 +83,12 @@ def test_a_wrong_setting_is_told_in_one_line(setting: str, words: list[str], tmp
         status = read_json(folder / "status.json")
         assert status["status"] == "failed"
         assert outcome.error == f"error: {status['message']}"
+
+
+@pytest.mark.parametrize("several", ["trainer.accumulate_grad_batches=2", "trainer=ddp"])
+def test_a_sum_over_more_than_a_batch_is_refused(several: str, tmp_path: Path) -> None:
+    error = run("src.train", "model.reduction=sum", several, "trainer.accelerator=cpu", cwd=tmp_path).error
+    told(error, "model.reduction=sum", "model.reduction=mean")
 
 
 def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:

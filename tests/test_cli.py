@@ -164,6 +164,11 @@ def test_a_sweeps_name_is_taken_once(tmp_path: Path) -> None:
     assert "resume=" not in error  # a sweep cannot be gone on with as one
 
 
+def test_sweep_presets_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    assert "sweep=… is one preset: give it one value" in sweep("sweep=pulse,cubic", cwd=tmp_path).error
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_resumed_run_is_no_sweep(tmp_path: Path) -> None:
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     before = {path for path in tmp_path.rglob("*") if path.is_file()}

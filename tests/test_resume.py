@@ -313,3 +313,12 @@ def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
     train(f"resume={folder}", "trainer.max_epochs=30", cwd=tmp_path)
     assert 2 < len(history(straight)) < 30
     assert history(folder) == history(straight)
+
+
+def test_a_resumed_run_has_the_patience_that_it_is_given(tmp_path: Path) -> None:
+    settings = ["callbacks=early_stopping", "optimizer.lr=1e-9", "trainer.max_epochs=30"]
+    patient = train(*settings, "callbacks.early_stopping.patience=5", cwd=tmp_path).folder
+    folder = train(*settings, "callbacks.early_stopping.patience=2", cwd=tmp_path).folder
+    train(f"resume={folder}", "callbacks.early_stopping.patience=5", cwd=tmp_path)
+    assert len(history(patient)) == 6
+    assert history(folder) == history(patient)

@@ -358,3 +358,8 @@ def test_gradients_accumulate_over_batches(tmp_path: Path) -> None:
     assert load(halves.folder / "checkpoints" / "last.ckpt")["global_step"] == STEPS
     for name, value in weights(whole.folder).items():
         assert torch.allclose(value, weights(halves.folder)[name], atol=1e-5)
+
+
+def test_one_batch_goes_through_everything_also_where_a_preset_validates_now_and_then(tmp_path: Path) -> None:
+    metrics = quick("experiment=xor", "debug=one_batch", cwd=tmp_path).metrics
+    assert {"train/loss", "val/loss", "val/acc", "test/acc"} <= set(metrics)
