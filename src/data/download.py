@@ -27,7 +27,7 @@ def download_once(root: Path, name: str, missing: Callable[[], object], download
         with FileLock(root / f".{name}.lock"):
             if missing():
                 download()
-    except (OSError, NotImplementedError) as error:  # the latter is FileLock's, where there are no locks
+    except (OSError, NotImplementedError) as error:  # FileLock raises the latter on disks without locks
         raise InputError(
             f"data folder {root} cannot be written ({error}): set paths.data=FOLDER or DATA_DIR"
         ) from error
