@@ -126,16 +126,16 @@ def test_what_a_transfer_is_compared_with_has_the_same_budget() -> None:
     scratch, finetune, frozen = [composed(name) for name in names]
     for part in ("data", "optimizer", "scheduler", "trainer"):
         assert scratch[part] == finetune[part] == frozen[part]
-    assert scratch.data._target_.endswith(".MNIST") and scratch.data.train_size == 5000
+    assert scratch.data._target_.endswith(".FashionMNIST") and scratch.data.train_size == 5000
     assert scratch.model.stem == finetune.model.stem == composed("experiment=resnet18_pretrain").model.stem
     assert (scratch.model.weights, finetune.model.weights) == (None, frozen.model.weights)
     assert (scratch.model.freeze, finetune.model.freeze, frozen.model.freeze) == ("none", "none", "backbone")
 
 
-def test_pretraining_learns_clothes(small: list[str], tmp_path: Path) -> None:
+def test_pretraining_learns_photographs(small: list[str], tmp_path: Path) -> None:
     few = ["data.train_size=64", *THREE]
     folder = quick("experiment=resnet18_pretrain", *small, *few, Begun.SETTING, cwd=tmp_path).folder
-    assert Begun.last.data.in_shape == (1, 28, 28)
+    assert Begun.last.data.in_shape == (3, 32, 32)
     assert Begun.last.start["net.backbone.conv1.weight"].shape == (64, 3, 7, 7)
     losses = scores(folder, "train/loss")
     assert losses[-1] < 0.7 * losses[0]
