@@ -19,12 +19,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import InputError
+from src.presets import check_choices
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).parent.parent / "conf"
+PLUGINS = Path(__file__).parent / "plugins"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 PATHS = ("run", "resume", "name", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
+OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # they know a sweep that is there already and go on with it
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
+
+if str(PLUGINS) not in sys.path:
+    sys.path.append(str(PLUGINS))  # Hydra looks there for packages of hydra_plugins
 
 
 def start(main: Callable[[], Any]) -> None:
@@ -84,7 +90,9 @@ def in_sweep() -> bool:
 def register_resolvers() -> None:
     """What the configs ask of the code: a run's name, and a job's name in a sweep."""
     OmegaConf.register_new_resolver("name_or", run_name, replace=True)
-    OmegaConf.register_new_resolver("swept", swept_name, replace=True)
+    OmegaConf.register_new_resolver(
+        "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
+    )
 
 
 def run_name(name: Any, stamp: str) -> str:
@@ -109,16 +117,19 @@ def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
     return {override.get_key_element() for override in parsed if override.is_sweep_override()}
 
 
-def swept_name(overrides: list[str], preset: Mapping[str, Any] | None = None) -> str:
+def swept_name(overrides: list[str], keys: set[str]) -> str:
     """``_key-value`` for each of a job's overrides whose key is swept over."""
-    pairs, swept = [override.split("=", 1) for override in overrides], swept_keys(preset)
-    return "".join(f"_{slug(key.split('.')[-1])}-{slug(value)}" for key, value in pairs if key in swept)[:150]
+    pairs = [override.split("=", 1) for override in overrides]
+    swept = [(key.lstrip("+").split(".")[-1], value) for key, value in pairs if key in keys]
+    return "".join(f"_{slug(name)}-{slug(value)}" for name, value in swept)[:150]
 
 
 class ClaimFolder(Callback):
-    """Makes a new run's folder before Hydra writes into it; refuses one that is another run's."""
+    """Makes a new run's or sweep's folder before Hydra writes into it; refuses one that is another's."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("rerun") is not None:
+            sys.exit(f"error: rerun={config.rerun} is for sweeps (-m, sweep=): a run has a folder of its own")
         if config.get("resume") is None and "LOCAL_RANK" not in os.environ:
             folder = Path(config.hydra.run.dir)
             self.claim(folder, f", or go on with it: resume={folder}")
@@ -128,7 +139,20 @@ class ClaimFolder(Callback):
             sys.exit("error: sweep=… is one preset: give it one value")
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             sys.exit("error: name=… names the sweep: give it one value")
-        self.claim(Path(config.hydra.sweep.dir))
+        try:
+            check_choices(config.hydra)
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        folder = Path(config.hydra.sweep.dir)
+        known = (folder / "multirun.yaml").is_file()
+        if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
+            self.claim(folder)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            from src.sweeps.jobs import note_running
+
+            note_running(config)
 
     def claim(self, folder: Path, otherwise: str = "") -> None:
         # Hydra turns exceptions of callbacks into warnings, but lets an exit through.

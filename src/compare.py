@@ -1,8 +1,8 @@
-"""Draw the pictures over a sweep's runs again, from their folders.
+"""Add up a sweep again, from its jobs' folders: results.csv, the table of the best, the pictures.
 
     python -m src.compare outputs/sweeps/NAME
 
-They are drawn by themselves when a sweep ends well; this is for one that did not, or that goes on.
+That is done by itself when a sweep ends; this is for one that was stopped, or that goes on.
 """
 
 import argparse
@@ -13,19 +13,27 @@ from src.errors import InputError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.compare", description="Draw a sweep's pictures again.")
+    parser = argparse.ArgumentParser(prog="python -m src.compare", description="Add up a sweep again.")
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
-    folder: Path = parser.parse_args().folder
     try:
-        from src.sweeps.drawing import configured, draw
-
-        files, errors = draw(folder, configured(folder))
+        errors = compare(parser.parse_args().folder)
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
-    for path in files:
-        print(path)
     if errors:
         sys.exit("\n".join(f"error: {each}" for each in errors))
+
+
+def compare(folder: Path) -> list[str]:
+    """Write a sweep's results, tell them and draw its pictures; returns why some cannot be drawn."""
+    from src.sweeps.drawing import configured, draw
+    from src.sweeps.results import leaderboard, write_results
+
+    pictures = configured(folder)
+    table = write_results(folder)
+    leaderboard(folder)
+    files, errors = draw(folder, pictures) if pictures else ([], [])
+    print("", table, *files, sep="\n")
+    return errors
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from src.errors import InputError
 
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
 SMALL_STEP = 20_000_000  # floating-point operations
+SHARE_OF_CORES = "THUNDERHEAD_CORES"  # environment variable: the cores of a process that others work beside
 
 
 def available() -> str:
@@ -53,6 +54,8 @@ def check_count(kind: str, devices: Any) -> int:
 
 def cores() -> int:
     """CPU cores this process may use."""
+    if (share := os.environ.get(SHARE_OF_CORES, "")).isdigit():
+        return int(share)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -25,15 +25,16 @@ from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.cli import in_sweep
+from src.configs import read_config
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import InputError
 from src.models.base import SupervisedModule
 from src.models.steps import overrides, why_one_by_one
 from src.presets import check_presets
-from src.records import keep_settings, write_json, write_provenance
-from src.results import Results, spelled
-from src.resume import alone, longer, read_config, where_to_go_on
+from src.records import keep_settings, spelled, write_json, write_provenance
+from src.results import Results
+from src.resume import alone, longer, where_to_go_on
 
 log = logging.getLogger(__name__)
 LOADING = (
@@ -60,9 +61,11 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     results = Results(folder, history)
     with results.kept(), alone(folder):
         check_presets()
+        if not cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
+            cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
         kind = prepare(cfg)
         last, step = where_to_go_on(cfg, folder)
-        settle_seed(cfg, folder)
+        settle_seed(cfg, folder, last)
         seed = seed_everything(cfg.seed, workers=True, verbose=False)
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
@@ -81,7 +84,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
         take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
         introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
-        results.begin(model, monitor, mode)
+        results.begin(model, seed, monitor, mode)
 
         trainer.fit(model, datamodule=data, ckpt_path=last)
         results.write_metrics()
@@ -104,14 +107,15 @@ def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataMo
         model.automatic_optimization, data.chunk = False, trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
-def settle_seed(cfg: DictConfig, folder: Path) -> None:
+def settle_seed(cfg: DictConfig, folder: Path, last: str | None) -> None:
     """Draw a seed where none is given, and keep it with the run's settings.
 
-    Processes that a run starts beside its own take over its seed.
+    Processes that a run starts beside its own take over its seed, and so does a run that goes on.
     """
     if cfg.seed is None:
         first = os.environ.get("PL_GLOBAL_SEED") if "LOCAL_RANK" in os.environ else None
-        cfg.seed = int(first) if first else secrets.randbelow(2**32)
+        before = read_checkpoint(last)["callbacks"].get("EpochSeed", {}).get("seed") if last else None
+        cfg.seed = int(first) if first else secrets.randbelow(2**32) if before is None else before
         if is_main_process():
             keep_settings(cfg, folder)
 

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def write_table(path: Path, rows: list[dict[str, float]]) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, whole or not at all; the columns are all the keys there are."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
@@ -120,3 +120,10 @@ def keep_settings(cfg: DictConfig, folder: Path) -> None:
     config = folder / ".hydra" / "config.yaml"
     kept = OmegaConf.merge(cfg, {"resume": None})
     write_text(config, OmegaConf.to_yaml(kept))
+
+
+def spelled(metrics: dict[str, float]) -> str:
+    """Metrics in one line: accuracies in per cent, the rest with four digits."""
+    return ", ".join(
+        f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()
+    )

@@ -17,7 +17,7 @@ from src.cli import INTERRUPTED, TERMINATED, input_error
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
-from src.records import write_json, write_table
+from src.records import read_json, spelled, write_json, write_table
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Results(Callback):
 
     ``metrics.json`` has the metrics of the chosen epoch (the best by the monitored metric; the
     last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
-    ``epochs`` trained, ``seconds`` of training, the number of ``parameters``, and after the test
+    ``epochs`` trained, ``seconds`` of training, the number of ``parameters``, the ``seed``, and after the test
     its metrics and ``test/acc_per_class``. ``history.csv`` has a row of metrics per epoch.
 
     Args:
@@ -40,13 +40,13 @@ class Results(Callback):
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
-        self.parameters = 0
+        self.parameters = self.seed = 0
         self.test_metrics: dict[str, Any] = {}
 
-    def begin(self, model: LightningModule, monitor: str | None, mode: str) -> None:
+    def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
-        self.monitor, self.mode = monitor, mode
+        self.seed, self.monitor, self.mode = seed, monitor, mode
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.write_status("running")
 
@@ -73,6 +73,7 @@ class Results(Callback):
             "epochs": len(self.history.kept),
             "seconds": round(self.history.seconds, 3),
             "parameters": self.parameters,
+            "seed": self.seed,
         }
 
     def write_metrics(self) -> None:
@@ -113,16 +114,15 @@ class Results(Callback):
         except DivergedError as error:
             self.stopped("failed", "diverged", str(error))
             raise
-        except torch.OutOfMemoryError as error:
-            self.stopped("failed", "out of memory", str(error))
-            raise
         except Exception as error:
-            self.stopped("failed", "error", str(input_error(error) or f"{type(error).__name__}: {error}"))
+            reason = "out of memory" if out_of_memory(error) else "error"
+            self.stopped("failed", reason, str(input_error(error) or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
-        if self.begun or not (self.folder / "status.json").exists():
+        before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
+        if self.begun or before == "waiting":
             try:
                 self.write_metrics()
                 self.write_status(status, reason, message)
@@ -158,8 +158,6 @@ class Results(Callback):
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 
 
-def spelled(metrics: dict[str, float]) -> str:
-    """Metrics in one line: accuracies in per cent, the rest with four digits."""
-    return ", ".join(
-        f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()
-    )
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, that of a GPU or the machine's."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -7,9 +7,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from src.checkpoints import read_checkpoint
+from src.configs import changes, read_config
 from src.devices import is_main_process
 from src.errors import InputError
 from src.records import finished
@@ -20,7 +20,10 @@ MAY_CHANGE = (
     "callbacks.",
     "data.root",
     "logger.",
+    "name",
     "paths.",
+    "recipe.",  # what of it is used stands where it is used
+    "rerun",
     "resume",
     "threads",
     "trainer.accelerator",
@@ -50,24 +53,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def read_config(folder: Path) -> DictConfig:
-    """The config of the run in a folder.
-
-    Raises:
-        InputError: if there is none, or it is damaged.
-    """
-    path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"run={folder}: no run there ({path} is missing)")
-    try:
-        config = OmegaConf.load(path)
-    except YAMLError as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    if not isinstance(config, DictConfig) or "model" not in config:
-        raise InputError(f"{path} is damaged: it has no model")
-    return config
 
 
 def where_to_go_on(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
@@ -130,25 +115,3 @@ def longer(cfg: DictConfig, epochs: int) -> str | None:
     if patience is not None and epochs < cfg.trainer.max_epochs:
         return f"callbacks.early_stopping.patience={2 * patience + 1}"
     return f"trainer.max_epochs={2 * max(1, epochs)}"
-
-
-def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by their full names."""
-    old, new = flat(before), flat(after)
-    keys = [*old, *[key for key in new if key not in old]]
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
-
-
-def flat(config: DictConfig) -> dict[str, Any]:
-    """Settings by their full names, with their values; a list is a value."""
-    found: dict[str, Any] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[f"{prefix}{key}"] = value
-
-    walk(OmegaConf.to_container(config, resolve=True), "")
-    return found

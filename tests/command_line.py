@@ -126,7 +126,7 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
-            mock.patch.dict(os.environ, OMP_NUM_THREADS="1", DATA_DIR="no-data-folder-was-given"),
+            mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), DATA_DIR="no-data-folder-was-given"),
             mock.patch.object(torch.cuda, "is_available", return_value=False),
             mock.patch.object(torch.backends.mps, "is_available", return_value=False),
             mock.patch.object(sys, "argv", ["-m", *arguments]),

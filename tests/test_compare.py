@@ -1,6 +1,8 @@
-"""A sweep's pictures: drawn as it ends, drawn again by ``python -m src.compare``, or why they cannot be."""
+"""A sweep added up: its pictures as it ends, and all of it again by ``python -m src.compare``."""
 
+import csv
 import logging
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,11 +11,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.records import write_json
 from src.sweeps.drawing import DrawPictures
-from tests.command_line import BARE, Outcome, read_json, run, train
+from tests.command_line import BARE, Outcome, evaluate, read_json, run, train
 from tests.sweeps import made_job
 
 PICTURES = "hydra.callbacks.pictures.pictures"
+BASIC = "hydra/launcher=basic"  # in this process
 SCORES = "{_target_:src.sweeps.pictures.Scores,metric:test/acc}"
 
 
@@ -32,7 +36,7 @@ def shown(folder: Path) -> dict[str, tuple[int, int]]:
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The folder of a sweep preset of two short runs, without a name of its own, and what it told."""
     cwd = tmp_path_factory.mktemp("sweep")
-    outcome = train("sweep=pulse", "recipe.max_epochs=1", *BARE, cwd=cwd)
+    outcome = train("sweep=pulse", "recipe.max_epochs=1", BASIC, *BARE, cwd=cwd)
     (folder,) = (cwd / "outputs" / "sweeps").iterdir()
     return folder, outcome
 
@@ -66,7 +70,8 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     missing = f"++{PICTURES}.panels={{_target_:src.sweeps.pictures.Gallery,picture:nothing}}"
-    outcome = train("sweep=pulse", "recipe.max_epochs=1", missing, f"+{PICTURES}.scores={SCORES}", *BARE, cwd=tmp_path)
+    scores = f"+{PICTURES}.scores={SCORES}"
+    outcome = train("sweep=pulse", "recipe.max_epochs=1", BASIC, missing, scores, *BARE, cwd=tmp_path)
     folder = outcome.folders[0].parent
     jobs = sorted(folder.glob("*/status.json"))
     assert [read_json(job)["status"] for job in jobs] == ["finished", "finished"]
@@ -90,7 +95,7 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
         DrawPictures(pictures).on_multirun_end(config)
     first, second, third = caplog.messages
     assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: InstantiationException: Error locating")
-    assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: InstantiationException: Error in call")
+    assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: none of the 1 runs has the metric")
     assert (
         third
         == f"error: {tmp_path}: there are no runs with metrics in it (try again: python -m src.compare {tmp_path})"
@@ -101,20 +106,49 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
 # Again
 
 
-def test_compare_draws_the_same_pictures_again(sweep: Path) -> None:
+def last_lines(outcome: Outcome) -> list[str]:
+    """The files that ``python -m src.compare`` tells below its table."""
+    return outcome.out.split("\n\n")[-1].splitlines()
+
+
+def test_compare_adds_up_the_results_and_draws_the_same_pictures_again(sweep: Path) -> None:
     path = sweep / "figures" / "panels.png"
     before = path.read_bytes()
     shutil.rmtree(sweep / "figures")
     outcome = compare(sweep)
-    assert (outcome.code, outcome.out) == (0, f"{path}\n")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("\nmoved here: 2 jobs, 2 finished\n\nbest first by val/acc, higher is better\n")
+    (best,) = [line for line in outcome.out.splitlines() if line.startswith("chosen: hidden size ")]
+    assert "test/acc" in best and "(n = 1)" in best
+    assert last_lines(outcome) == [str(sweep / "results.csv"), str(path)]
     assert path.read_bytes() == before
     assert list(shown(sweep)) == ["figures/panels"]
+    with (sweep / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["number"], row["status"], row["model.hidden_size"], row["folder"]) for row in rows] == [
+        ("0", "finished", "1", "0_hidden_size-1"),
+        ("1", "finished", "2", "1_hidden_size-2"),
+    ]
+    for row in rows:
+        metrics = read_json(sweep / row["folder"] / "metrics.json")
+        assert [float(row[name]) for name in ("val/acc", "test/loss")] == [metrics["val/acc"], metrics["test/loss"]]
 
 
-def test_compare_draws_what_is_there_of_a_sweep_that_stopped(sweep: Path) -> None:
-    shutil.rmtree(sweep / "1_hidden_size-2")
+def test_the_command_that_the_table_tells_evaluates_the_chosen_run(sweep: Path) -> None:
+    (line,) = [line for line in compare(sweep).out.splitlines() if "evaluate it:" in line]
+    (argument,) = shlex.split(line.split("src.eval")[1])
+    folder = Path(argument.removeprefix("run="))
+    metrics = read_json((sweep.parent / folder) / "metrics.json")
+    assert f"val/acc {metrics['val/acc']:.2%}" in evaluate(argument, cwd=sweep.parent).out
+
+
+def test_compare_adds_up_what_is_there_of_a_sweep_that_stopped(sweep: Path) -> None:
+    (sweep / "1_hidden_size-2" / "metrics.json").unlink()
+    write_json(sweep / "1_hidden_size-2" / "status.json", {"status": "failed", "reason": "killed", "message": None})
     with_pictures(sweep, {"scores": {"_target_": "src.sweeps.pictures.Scores", "metric": "test/acc"}})
-    assert compare(sweep).out == f"{sweep / 'figures' / 'scores.png'}\n"
+    outcome = compare(sweep)
+    assert (outcome.code, outcome.out.splitlines()[1]) == (0, "moved here: 2 jobs, 1 finished, 1 failed")
+    assert last_lines(outcome) == [str(sweep / "results.csv"), str(sweep / "figures" / "scores.png")]
 
 
 def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) -> None:
@@ -127,12 +161,21 @@ def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) ->
     made_job(with_pictures(tmp_path / "mine", pictures), "0", metrics={"test/acc": 1.0})
     outcome = compare(tmp_path / "mine")
     figures = tmp_path / "mine" / "figures"
-    assert (outcome.code, outcome.out) == (1, f"{figures}/good.png\n")
+    assert (outcome.code, last_lines(outcome)[1:]) == (1, [f"{figures}/good.png"])
     assert [path.name for path in figures.iterdir()] == ["good.png"]
     assert outcome.err.splitlines() == [
         f"error: {figures}/none_has_it.png cannot be drawn: none of the 1 runs has the metric test/f1",
         f"error: {figures}/strange.png cannot be drawn: picture strange.colour: {scores} takes no such setting",
     ]
+
+
+@pytest.mark.parametrize("content", ["hydra: {}\n", "hydra:\n  callbacks:\n    pictures:\n      pictures: {}\n"])
+def test_a_sweep_without_pictures_is_added_up_all_the_same(tmp_path: Path, content: str) -> None:
+    folder = made_job(tmp_path / "mine", "0", "seed=0", metrics={"val/acc": 0.5, "monitor": "val/acc"}).parent
+    (folder / "multirun.yaml").write_text(content)
+    outcome = compare(folder)
+    assert (outcome.code, outcome.err, last_lines(outcome)) == (0, "", [str(folder / "results.csv")])
+    assert not (folder / "figures").exists()
 
 
 def test_a_lost_checkpoint_is_told(sweep: Path) -> None:
@@ -148,11 +191,11 @@ def test_a_folder_that_is_not_there_or_not_of_a_sweep_is_told(sweep: Path) -> No
         assert compare(folder).error == f"error: {folder}: no sweep there ({folder}/multirun.yaml is missing)"
 
 
-def test_a_sweep_without_pictures_is_told(tmp_path: Path) -> None:
-    told = "was swept without pictures: those of conf/sweep have them"
-    assert compare(with_pictures(tmp_path / "empty", {})).error == f"error: {tmp_path}/empty {told}"
-    (tmp_path / "empty" / "multirun.yaml").write_text("hydra: {}\n")
-    assert compare(tmp_path / "empty").error == f"error: {tmp_path}/empty {told}"
+def test_a_sweep_without_jobs_or_with_a_damaged_one_is_told(sweep: Path, tmp_path: Path) -> None:
+    empty = with_pictures(tmp_path / "empty", {})
+    assert compare(empty).error == f"error: {empty}: there are no jobs in it"
+    (sweep / "0_hidden_size-1" / "job.json").write_text("{")
+    assert compare(sweep).error.startswith(f"error: {sweep}/0_hidden_size-1/job.json is damaged: ")
 
 
 def test_a_sweep_whose_settings_are_damaged_is_told(sweep: Path) -> None:
@@ -160,7 +203,10 @@ def test_a_sweep_whose_settings_are_damaged_is_told(sweep: Path) -> None:
     assert compare(sweep).error.startswith(f"error: {sweep}/multirun.yaml is damaged: ")
 
 
-def test_a_sweep_without_metrics_is_told(sweep: Path) -> None:
+def test_pictures_of_a_sweep_without_metrics_are_told_below_its_table(sweep: Path) -> None:
     for path in sweep.glob("*/metrics.json"):
         path.unlink()
-    assert compare(sweep).error == f"error: {sweep}: there are no runs with metrics in it"
+    outcome = compare(sweep)
+    assert outcome.error == f"error: {sweep}: there are no runs with metrics in it"
+    assert outcome.out.startswith("\nmoved here: 2 jobs, 2 finished\n")
+    assert (sweep / "results.csv").is_file()

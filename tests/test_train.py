@@ -58,13 +58,14 @@ def test_metrics_json_has_the_kept_epoch_and_the_test(default: Outcome) -> None:
     best = max(row["val/acc"] for row in rows)
     kept = [row for row in rows if row["val/acc"] == best][-1]  # of equals the latest
     stages = {f"{stage}/{measure}" for stage in ("train", "val", "test") for measure in ("loss", "acc")}
-    about = {"test/acc_per_class", "monitor", "mode", "best", "best_epoch", "epochs", "seconds", "parameters"}
+    about = {"test/acc_per_class", "monitor", "mode", "best", "best_epoch", "epochs", "seconds", "parameters", "seed"}
     assert set(metrics) == stages | about
     assert {name: metrics[name] for name in kept if name != "epoch"} == {k: v for k, v in kept.items() if k != "epoch"}
     assert (metrics["monitor"], metrics["mode"], metrics["best"]) == ("val/acc", "max", best)
     assert (metrics["best_epoch"], metrics["epochs"]) == (kept["epoch"], 50)
     assert metrics["parameters"] == 2 * 100 + 100 + 100 + 1
     assert metrics["seconds"] > 0
+    assert metrics["seed"] == 0
 
 
 def test_a_run_lies_in_one_folder_below_outputs_runs(default: Outcome) -> None:

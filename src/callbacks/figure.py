@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from src.colours import COLOURS
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.records import whole_or_not
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
 STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', {COLOURS})",
     "axes.spines.top": False,

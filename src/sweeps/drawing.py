@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import TRACEBACKS, input_error
 from src.errors import InputError
-from src.sweeps.runs import read_runs, read_yaml
+from src.sweeps.runs import read_yaml, with_metrics
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def draw(folder: Path, pictures: dict[str, Any]) -> tuple[list[Path], list[str]]
     from src.build import make
     from src.callbacks.figure import drawn, save
 
-    runs, files, errors = read_runs(folder), [], []
+    runs, files, errors = with_metrics(folder), [], []
     with SummaryWriter(str(folder)) as writer:
         for name, settings in pictures.items():
             path = folder / "figures" / f"{name}.png"
@@ -74,15 +74,13 @@ def why(error: Exception) -> str:
 
 
 def configured(folder: Path) -> dict[str, Any]:
-    """The pictures that a sweep was started with, by name.
+    """The pictures that a sweep was started with, by name; often none.
 
     Raises:
-        InputError: if the folder is not that of a sweep, or its sweep has none.
+        InputError: if the folder is not that of a sweep.
     """
     path = folder / "multirun.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no sweep there ({path} is missing)")
     pictures = OmegaConf.select(OmegaConf.create(read_yaml(path)), "hydra.callbacks.pictures.pictures")
-    if not pictures:
-        raise InputError(f"{folder} was swept without pictures: those of conf/sweep have them")
-    return pictures
+    return pictures or {}

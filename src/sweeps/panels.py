@@ -13,9 +13,9 @@ from src.build import build_data, build_model
 from src.callbacks.decision_regions import MOST_LINES, draw_classes, draw_lines, lines, regions
 from src.callbacks.fit import along, curve_of, draw_fit
 from src.checkpoints import chosen_checkpoint, load_weights
+from src.configs import read_config
 from src.data.base import TensorDataModule
 from src.errors import InputError
-from src.resume import read_config
 from src.sweeps.pictures import SweepPicture
 from src.sweeps.runs import Run
 

@@ -1,6 +1,7 @@
 """Pictures over the runs of a sweep: drawn from their folders, when it ends or at any later time."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,24 +45,19 @@ class MetricPicture(SweepPicture):
     """A picture of one metric.
 
     Args:
-        metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc".
+        metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc"; null: the one that most of
+            the runs are judged by, without validation sets the training loss.
         settings: those of `SweepPicture`.
     """
 
-    def __init__(self, metric: str, **settings: Any) -> None:
+    def __init__(self, metric: str | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self.metric = metric
 
-    @property
-    def share(self) -> bool:
-        """Whether the metric is a share, told in per cent."""
-        return "acc" in self.metric
-
-    @property
-    def words(self) -> str:
-        """The metric as an axis is labelled: "test accuracy"."""
-        words = {"val": "validation", "train": "training", "acc": "accuracy"}
-        return " ".join(words.get(part, part) for part in self.metric.split("/"))
+    def metric_of(self, runs: list[Run]) -> str:
+        """The metric that is drawn of these runs."""
+        judges = Counter(judge for run in runs if (judge := run.metrics.get("monitor")))
+        return self.metric or next((str(judge) for judge, _ in judges.most_common(1)), "train/loss")
 
     def values(self, runs: list[Run]) -> dict[str, np.ndarray]:
         """The metric's values by the runs' labels; runs that lack it are left out.
@@ -69,28 +65,26 @@ class MetricPicture(SweepPicture):
         Raises:
             InputError: if all do.
         """
-        groups = {
-            label: np.array([run.metrics[self.metric] for run in group if run.metrics.get(self.metric) is not None])
-            for label, group in folded(runs).items()
-        }
-        if not any(len(values) for values in groups.values()):
-            raise InputError(f"none of the {len(runs)} runs has the metric {self.metric}")
-        return {label: values for label, values in groups.items() if len(values)}
+        metric = self.metric_of(runs)
+        found = {label: measured(group, metric) for label, group in folded(runs).items()}
+        if not any(len(values) for values in found.values()):
+            raise InputError(f"none of the {len(runs)} runs has the metric {metric}")
+        return {label: values for label, values in found.items() if len(values)}
 
 
 class Scores(MetricPicture):
     """Each run's metric as a dot, and for each label the mean with its standard deviation."""
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        axis, groups = figure.subplots(), self.values(runs)
+        axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
         for row, values in enumerate(groups.values()):
             axis.scatter(values, np.full(len(values), row), color=COLOURS[0], alpha=0.5, s=30, linewidths=0)
             if len(values) > 1:
                 axis.errorbar(values.mean(), row, xerr=values.std(ddof=1), color=COLOURS[1], marker="D", capsize=4)
-            beside(axis, row, described(values, self.share))
+            beside(axis, row, described(values, is_share(metric)))
         axis.set_yticks(range(len(groups)), list(groups))
-        axis.set(xlabel=self.words, ylim=(len(groups) - 0.5, -0.5))
-        if self.share:
+        axis.set(xlabel=in_words(metric), ylim=(len(groups) - 0.5, -0.5))
+        if is_share(metric):
             axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
             axis.locator_params(axis="x", nbins=5)
         elif spread_over_decades(np.concatenate(list(groups.values()))):
@@ -112,7 +106,7 @@ class Share(MetricPicture):
         self.at_least = at_least
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        axis, groups = figure.subplots(), self.values(runs)
+        axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
         for row, values in enumerate(groups.values()):
             solved, count = int((values >= self.at_least - ROUNDING).sum()), len(values)
             low, high = wilson(solved, count)
@@ -121,8 +115,8 @@ class Share(MetricPicture):
             beside(axis, row, f"{solved} of {count}")
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
-        enough = f"{self.at_least:.4g}" if not self.share else f"{100 * self.at_least:.4g}%"
-        axis.set_xlabel(f"share of runs with {self.words} ≥ {enough}\n(line: 95% interval)")
+        enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
+        axis.set_xlabel(f"share of runs with {in_words(metric)} ≥ {enough}\n(line: 95% interval)")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
         figure.suptitle(self.title, fontsize=11)
 
@@ -139,10 +133,10 @@ class Curves(MetricPicture):
         return (7.6, 4.0 + 0.2 * math.ceil(len(labels) / self.columns(labels)))
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        axis, groups = figure.subplots(), folded(runs)
+        axis, groups, metric = figure.subplots(), folded(runs), self.metric_of(runs)
         for number, (label, group) in enumerate(groups.items()):
             style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % 4]}
-            curves = [curve for run in group if len(curve := points(run, self.metric))]
+            curves = [curve for run in group if len(curve := points(run, metric))]
             for curve in curves if len(curves) > 1 else []:
                 axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
             if curves:
@@ -150,10 +144,10 @@ class Curves(MetricPicture):
                 mean = np.mean([curve[:shortest] for curve in curves], axis=0)
                 axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
         if not axis.lines:
-            raise InputError(f"none of the {len(runs)} runs has the metric {self.metric} in its history.csv")
-        axis.set(xlabel="epoch", ylabel=self.words)
+            raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
+        axis.set(xlabel="epoch", ylabel=in_words(metric))
         axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-        if self.share:
+        if is_share(metric):
             axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         axis.grid(alpha=0.25)
         figure.legend(loc="outside lower center", ncols=self.columns(groups), fontsize=9)
@@ -209,6 +203,22 @@ def points(run: Run, metric: str) -> np.ndarray:
     """A run's metric over the epochs in which it was measured: (N, 2), epoch and value."""
     measured = [(row["epoch"], row[metric]) for row in run.history if {"epoch", metric} <= row.keys()]
     return np.array(measured).reshape(-1, 2)
+
+
+def measured(runs: list[Run], metric: str) -> np.ndarray:
+    """The metric of those runs that have it: (N,)."""
+    return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None])
+
+
+def in_words(metric: str) -> str:
+    """A metric as an axis is labelled: "test accuracy"."""
+    words = {"val": "validation", "train": "training", "acc": "accuracy"}
+    return " ".join(words.get(part, part) for part in metric.split("/"))
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, told in per cent."""
+    return "acc" in metric
 
 
 def beside(axis: Axes, row: int, text: str) -> None:

@@ -8,22 +8,40 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from src.errors import InputError
-from src.records import read_json
+from src.sweeps.jobs import Job, read_jobs
 
 CHOICES = ("experiment", "model", "data")  # settings whose values say what they are
 
 
 class Run(NamedTuple):
-    """A run that has kept metrics: its folder, what was swept (setting → value), and ``metrics.json``."""
+    """A job of a sweep and how far it came.
+
+    Attributes:
+        folder: where it lies.
+        number: its number in the sweep.
+        swept: the settings that vary over the sweep, resolved; those that it has.
+        seed: the one that it drew from, if it is known.
+        status: waiting, running, finished, interrupted or failed.
+        reason: why it was stopped, in a word or two.
+        message: why, in a sentence.
+        metrics: what its ``metrics.json`` tells; empty before its first epoch's end.
+        data: its data set.
+    """
 
     folder: Path
-    swept: dict[str, str]
+    number: int
+    swept: dict[str, Any]
+    seed: int | None
+    status: str
+    reason: str | None
+    message: str | None
     metrics: dict[str, Any]
+    data: str | None
 
     @property
     def label(self) -> str:
         """What makes this run another than the rest, its seeds apart: "hidden size 3, dropout 0.5"."""
-        return spoken({key: value for key, value in self.swept.items() if not key.endswith("seed")}) or "all runs"
+        return spoken({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
 
     @property
     def title(self) -> str:
@@ -36,12 +54,30 @@ class Run(NamedTuple):
         return read_history(self.folder / "history.csv")
 
 
-def spoken(settings: dict[str, str]) -> str:
-    """Settings as one would say them: {"model.hidden_size": "3"} → "hidden size 3"."""
+def is_seed(key: str) -> bool:
+    """Whether a setting is a seed: ``seed``, ``data.split_seed``."""
+    return key.endswith("seed")
+
+
+def spoken(settings: dict[str, Any]) -> str:
+    """Settings as one would say them: {"model.hidden_size": 3} → "hidden size 3"."""
     return ", ".join(
-        value if key in CHOICES else f"{key.split('.')[-1].replace('_', ' ')} {value}"
+        said(value) if key in CHOICES and value is not None else f"{key.split('.')[-1].replace('_', ' ')} {said(value)}"
         for key, value in settings.items()
     )
+
+
+def said(value: Any) -> str:
+    """A setting's value as it is typed: 0.001, [4,4], true, null; equal values are said alike."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(said, value))}]"
+    return str(value)
 
 
 def folded(runs: list[Run]) -> dict[str, list[Run]]:
@@ -53,36 +89,70 @@ def folded(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep in the order of their numbers; those without metrics yet are left out.
+    """All jobs of a sweep in the order of their numbers.
 
     Raises:
-        InputError: if there is none, or their settings are damaged.
+        InputError: if there is none, or the notes of one are damaged.
     """
-    jobs = sorted((path.parent.parent for path in folder.glob("*/.hydra/overrides.yaml")), key=number)
-    given = {job: overrides(job) for job in jobs}
-    keys = dict.fromkeys(key for each in given.values() for key in each)
-    varying = [key for key in keys if len({each.get(key) for each in given.values()}) > 1]
-    runs = [
-        Run(job, {key: each[key] for key in varying if key in each}, metrics)
-        for job, each in given.items()
-        if (metrics := read_json(job / "metrics.json"))
-    ]
+    jobs = read_jobs(folder)
+    if not jobs:
+        raise InputError(f"{folder}: there are no jobs in it")
+    return [read_run(job, swept) for job, swept in zip(jobs, swept_settings(jobs), strict=True)]
+
+
+def with_metrics(folder: Path) -> list[Run]:
+    """The runs of a sweep that can be drawn: with metrics and not failed.
+
+    Raises:
+        InputError: if there is none, or the notes of a job are damaged.
+    """
+    runs = [run for run in read_runs(folder) if run.metrics and run.status != "failed"]
     if not runs:
         raise InputError(f"{folder}: there are no runs with metrics in it")
     return runs
 
 
-def number(job: Path) -> tuple[float, str]:
-    """What to sort jobs by: the number that their folder's name begins with."""
-    first = job.name.split("_")[0]
-    return (int(first) if first.isdecimal() else float("inf"), job.name)
+def read_run(job: Job, swept: dict[str, Any]) -> Run:
+    """A job's run, from what it has left so far."""
+    status, metrics = job.status, job.metrics
+    seed = metrics.get("seed")
+    return Run(
+        folder=job.folder,
+        number=job.number,
+        swept=swept,
+        seed=job.settings.get("seed") if seed is None else seed,
+        status=status.get("status", "waiting"),
+        reason=status.get("reason"),
+        message=status.get("message"),
+        metrics=metrics,
+        data=job.choices.get("data"),
+    )
 
 
-def overrides(job: Path) -> dict[str, str]:
-    """The settings that a job was given, by name."""
-    given = read_yaml(job / ".hydra" / "overrides.yaml")
-    pairs = [str(each).lstrip("+").split("=", 1) for each in (given if isinstance(given, list) else [])]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+def swept_settings(jobs: list[Job]) -> list[dict[str, Any]]:
+    """For each job its values of the settings that were asked for and differ, both as typed and as resolved."""
+    typed = [typed_settings(job) for job in jobs]
+    keys = list(dict.fromkeys(key for each in typed for key in each))
+    resolved = [resolved_settings(job, each, keys) for job, each in zip(jobs, typed, strict=True)]
+    varying = [
+        key
+        for key in keys
+        if len({each.get(key) for each in typed}) > 1
+        and len({said(each[key]) if key in each else None for each in resolved}) > 1
+    ]
+    return [{key: each[key] for key in varying if key in each} for each in resolved]
+
+
+def resolved_settings(job: Job, typed: dict[str, str], keys: list[str]) -> dict[str, Any]:
+    """A job's values for those of the keys that it has."""
+    known = {**typed, **job.choices, **job.settings}
+    return {key: known[key] for key in keys if key in known}
+
+
+def typed_settings(job: Job) -> dict[str, str]:
+    """The settings that a job was asked for with, by name, as typed; deletions and Hydra's own are none."""
+    pairs = [override.lstrip("+").split("=", 1) for override in job.overrides]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and not pair[0].startswith(("~", "hydra.", "hydra/"))}
 
 
 def read_yaml(path: Path) -> Any:

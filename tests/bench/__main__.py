@@ -1,61 +1,44 @@
-"""Run the benchmarks and print a table of ratios: `make bench`.
+"""Run benchmarks and print a table of each: all, or those named.
 
-The sides take turns in processes of their own, each under a pseudo-terminal so that progress bars
-are drawn, with the same threads; the figures are medians over all their epochs.
+    make bench
+    python -m tests.bench sweep mnist_epoch
+    python -m tests.bench sweep --rounds 1     # a first look
+
+The sides of a benchmark take turns in processes of their own, under a terminal so that progress is
+drawn, with the same threads. Each is a module here with ``measure(rounds) -> Table``.
 """
 
-import json
-import os
-import pty
-import statistics
+import argparse
+import importlib
 import subprocess
 import sys
-import threading
-from importlib.metadata import version
 
-ROUNDS = 3
-SIDES = {  # what to call it: the child's arguments (epochs to run; the last is not counted)
-    "this project": ["ours", "5"],
-    "conventional, 0 workers": ["conventional", "2", "0"],
-    "conventional, 2 workers": ["conventional", "2", "2"],
-}
+from tests.bench.measuring import tell
 
-
-def measure(arguments: list[str]) -> list[float]:
-    """Seconds per epoch of one side, in a process of its own."""
-    master, slave = pty.openpty()
-    threading.Thread(target=drain, args=(master,), daemon=True).start()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.mnist_epoch", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, check=True, text=True)
-    os.close(slave)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def drain(terminal: int) -> None:
-    """Read a pseudo-terminal until it closes, so that its writer never waits."""
-    while True:
-        try:
-            if not os.read(terminal, 65536):
-                return
-        except OSError:
-            return
+BENCHMARKS = ("sweep", "sweep_memory", "mnist_epoch")
 
 
 def main() -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
-    for turn in range(1, ROUNDS + 1):
-        for name, arguments in SIDES.items():
-            print(f"round {turn} of {ROUNDS}: {name} …", file=sys.stderr, flush=True)
-            seconds[name] += measure(arguments)
-    ours = statistics.median(seconds["this project"])
-    print(f"\nSeconds per MNIST epoch, MLP 784-100-10, batch 64, everything on; torch {version('torch')}, CPU")
-    print(f"{'':26}{'median':>8}{'min':>8}{'max':>8}{'n':>4}{'ratio to ours':>15}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(
-            f"{name:26}{median:8.2f}{min(values):8.2f}{max(values):8.2f}{len(values):4}{median / ours:14.1f}×",
-            flush=True,
-        )
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure how fast things are.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; none: all of them")
+    parser.add_argument("--rounds", type=int, help="how often the sides take turns; else as often as each needs")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(BENCHMARKS):
+        parser.error(f"{', '.join(sorted(unknown))}: there is no such benchmark; choose from {', '.join(BENCHMARKS)}")
+    done = [run(name, given.rounds) for name in given.names or BENCHMARKS]
+    sys.exit(0 if all(done) else 1)
+
+
+def run(name: str, rounds: int | None) -> bool:
+    """Measure and print; returns whether that went well. One that fails costs itself alone."""
+    tell(f"{name} …")
+    try:
+        table = importlib.import_module(f"tests.bench.{name}").measure(**({} if rounds is None else {"rounds": rounds}))
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        tell(f"{name}: not measured: {error}")
+        return False
+    print(f"\n{name}. {table}\n", flush=True)
+    return True
 
 
 if __name__ == "__main__":

@@ -79,12 +79,14 @@ def scores(folder: Path, name: str) -> list[float]:
 def sweep(*arguments: str, cwd: Path, bare: bool = True) -> dict[str, Path]:
     """Run a sweep preset, which draws its pictures; its jobs' folders by what was swept: "hidden_size-1_seed-0".
 
+    Its jobs run in this process, where small data sets pass for the real ones.
+
     Args:
         arguments: the sweep and what shortens it.
         cwd: the working directory.
         bare: whether its runs go without pictures of their own.
     """
-    outcome = train(*(BARE if bare else ("logger=none",)), *arguments, cwd=cwd)
+    outcome = train("hydra/launcher=basic", *(BARE if bare else ("logger=none",)), *arguments, cwd=cwd)
     drawn = {path.stem for folder in outcome.folders for path in folder.parent.glob("figures/*.png")}
     assert drawn == set(composed(arguments[0]).hydra.callbacks.pictures.pictures)
     jobs = [folder for folder in outcome.folders if re.match(r"\d+_", folder.name)]

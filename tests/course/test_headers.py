@@ -10,6 +10,7 @@ from tests.course.presets import commands, composed
 
 PRESETS = {f"{group}={path.stem}": path for group in ("experiment", "sweep") for path in (CONF / group).glob("*.yaml")}
 TESTS = [Path(__file__).parent / f"test_{kind}_presets.py" for kind in ("toy", "image", "sweep")]
+TESTS.append(Path(__file__).parent.parent / "sweeps" / "test_general_presets.py")
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

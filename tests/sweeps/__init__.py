@@ -1,26 +1,52 @@
-"""Tests of what is drawn over several runs; the runs are mostly folders made by hand."""
+"""Tests of sweeps; the runs that are shown are mostly folders made by hand."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from src.callbacks import figure as figures
-from src.records import write_table
+from src.records import write_json, write_table
 from src.sweeps.pictures import SweepPicture
 from src.sweeps.runs import Run
 
+GROUPS = ("experiment", "model", "data", "optimizer", "scheduler")
+
 
 def made_job(
-    sweep: Path, name: str, *overrides: str, metrics: Any = None, history: list[dict[str, float]] | None = None
+    sweep: Path,
+    name: str,
+    *overrides: str,
+    metrics: Any = None,
+    history: list[dict[str, float]] | None = None,
+    status: str | None = None,
+    reason: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A job's folder in a sweep's, as a run leaves it; without metrics as one that has just begun."""
+    """A job's folder in a sweep's, as a run leaves it; its number is what the name begins with.
+
+    Without a status one with metrics has finished, and one without is new. ``settings`` are those
+    that the overrides do not tell.
+    """
     folder = sweep / name
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+    folder.mkdir(parents=True)
+    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if override[0] != "~")
+    parsed = {key: OmegaConf.from_dotlist([f"x={value}"]) for key, value in typed.items()}
+    known = {key: OmegaConf.to_container(value)["x"] for key, value in parsed.items()}  # type: ignore[index, call-overload]
+    notes = {
+        "number": int(re.match(r"\d+", name)[0]),  # type: ignore[index]
+        "identity": name,
+        "overrides": list(overrides),
+        "choices": {key: value for key, value in known.items() if key in GROUPS},
+        "settings": {key: value for key, value in known.items() if key not in GROUPS} | dict(settings or {}),
+    }
+    write_json(folder / "job.json", notes)
+    if status or metrics is not None:
+        write_json(folder / "status.json", {"status": status or "finished", "reason": reason, "message": None})
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps(metrics))
     if history is not None:
@@ -28,10 +54,15 @@ def made_job(
     return folder
 
 
+def made_run(swept: Mapping[str, Any], metrics: Mapping[str, Any], folder: Path = Path("sweep/7_some")) -> Run:
+    """A finished run of these swept settings."""
+    return Run(folder, 7, dict(swept), swept.get("seed"), "finished", None, None, dict(metrics), None)
+
+
 def made_runs(sweep: Path, metric: str, values: Mapping[str, Sequence[float | None]]) -> list[Run]:
     """Runs that differ in ``model.hidden_size`` and their seeds: for each size the metric of its seeds."""
     return [
-        Run(sweep / f"{size}_{seed}", {"model.hidden_size": size, "seed": str(seed)}, {metric: value})
+        made_run({"model.hidden_size": size, "seed": seed}, {metric: value}, sweep / f"{size}_{seed}")
         for size, row in values.items()
         for seed, value in enumerate(row)
     ]

@@ -14,13 +14,13 @@ from src.models.mlp import MLP
 from src.sweeps.panels import Panels, draw_panel, score
 from src.sweeps.runs import Run, read_runs
 from tests.command_line import quick
-from tests.sweeps import drawn
+from tests.sweeps import drawn, made_run
 from tests.training import FIXED, Given
 
 
 def swept(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:
     """A sweep's runs, and their models as anyone would load them."""
-    quick("-m", "name=swept", *arguments, cwd=cwd)
+    quick("-m", "name=swept", "hydra/launcher=basic", *arguments, cwd=cwd)
     runs = read_runs(cwd / "outputs" / "sweeps" / "swept")
     files = [run.folder / "checkpoints" / "best.ckpt" for run in runs]
     return runs, [MLP.load_from_checkpoint(path, map_location="cpu").eval() for path in files]
@@ -79,4 +79,4 @@ def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str
     ],
 )
 def test_a_panels_score_is_the_accuracy_or_the_error(metrics: dict[str, float], text: str) -> None:
-    assert score(Run(Path(), {}, metrics)) == text
+    assert score(made_run({}, metrics)) == text

@@ -14,7 +14,7 @@ from PIL import Image
 from src.errors import InputError
 from src.sweeps.pictures import Curves, Gallery, Scores, Share, described, wilson
 from src.sweeps.runs import Run, read_runs
-from tests.sweeps import drawn, made_job, made_runs
+from tests.sweeps import drawn, made_job, made_run, made_runs
 
 Scored = Mapping[str, Sequence[float | None]]
 
@@ -94,6 +94,60 @@ def test_a_metric_that_no_run_has_is_told(tmp_path: Path) -> None:
             picture.draw(Figure(), made_runs(tmp_path, "test/acc", {"1": [0.5, 0.6]}))
 
 
+# The metric that runs are judged by
+
+
+def judged(*judges: str | None) -> list[Run]:
+    """A run for each judge, of sizes 0, 1, …, with an accuracy of 0.5 and losses of its size + 1."""
+    sizes = enumerate(judges)
+    known = [
+        {"val/loss": size + 1.0, "train/loss": size + 1.0, "val/acc": 0.5, "monitor": name} for size, name in sizes
+    ]
+    return [made_run({"model.hidden_size": size}, metrics) for size, metrics in enumerate(known)]
+
+
+@pytest.mark.parametrize(
+    ("judges", "metric"),
+    [
+        (["val/acc"], "val/acc"),
+        (["val/acc", "val/loss", "val/loss"], "val/loss"),
+        ([None, None, "val/loss"], "val/loss"),
+        ([None, None], "train/loss"),
+    ],
+)
+def test_without_a_metric_the_one_that_most_runs_are_judged_by_is_drawn(judges: list[str | None], metric: str) -> None:
+    assert Scores(name="scores").metric_of(judged(*judges)) == metric
+    assert Curves("test/acc", name="curves").metric_of(judged(*judges)) == "test/acc"
+
+
+def test_the_scores_of_a_regression_are_its_losses_and_of_a_classification_its_accuracies() -> None:
+    picture = Scores(metric=None, name="scores", title="Scores")
+    (regression,) = drawn(picture, judged("val/loss", "val/loss"))
+    assert (regression.get_xlabel(), texts(regression)) == ("validation loss", ["1 (n=1)", "2 (n=1)"])
+    (classification,) = drawn(picture, judged("val/acc"))
+    assert (classification.get_xlabel(), texts(classification)) == ("validation accuracy", ["50.00% (n=1)"])
+
+
+def test_a_share_without_a_metric_counts_by_what_the_runs_are_judged_by() -> None:
+    (axis,) = drawn(Share(2.0, name="share", title="Share"), judged("val/loss", "val/loss", "val/loss"))
+    assert texts(axis) == ["0 of 1", "1 of 1", "1 of 1"]
+    assert axis.get_xlabel() == "share of runs with validation loss ≥ 2\n(line: 95% interval)"
+
+
+def test_runs_that_lack_the_metric_which_most_are_judged_by_are_left_out() -> None:
+    runs = judged("val/acc", "val/acc", "val/loss")
+    del runs[2].metrics["val/acc"]
+    (axis,) = drawn(Scores(name="scores", title="Scores"), runs)
+    assert ticks(axis) == ["hidden size 0", "hidden size 1"]
+
+
+def test_curves_without_a_metric_are_of_the_one_the_runs_are_judged_by(tmp_path: Path) -> None:
+    history = [{"epoch": epoch, "val/loss": 1 / epoch, "val/acc": epoch / 2} for epoch in (1, 2)]
+    made_job(tmp_path, "0", metrics={"epochs": 2, "monitor": "val/loss", "mode": "min"}, history=history)
+    (axis,) = drawn(Curves(name="curves", title="Curves"), read_runs(tmp_path))
+    assert (lines(axis), axis.get_ylabel()) == ({"all runs": [[1, 2], [1, 0.5]]}, "validation loss")
+
+
 @pytest.mark.parametrize(
     ("values", "share", "text"),
     [
@@ -162,11 +216,11 @@ def curves(metric: str, runs: list[Run]) -> Any:
 
 def histories(tmp_path: Path, losses: dict[str, list[list[float]]]) -> list[Run]:
     """Runs with a loss in each epoch: for each learning rate those of its seeds."""
-    for rate, rows in losses.items():
-        for seed, row in enumerate(rows):
-            history = [{"epoch": epoch, "train/loss": loss} for epoch, loss in enumerate(row, start=1)]
-            overrides = (f"optimizer.lr={rate}", f"seed={seed}")
-            made_job(tmp_path, f"{rate}_{seed}", *overrides, metrics={"epochs": 3}, history=history)
+    jobs = [(rate, seed, row) for rate, rows in losses.items() for seed, row in enumerate(rows)]
+    for number, (rate, seed, row) in enumerate(jobs):
+        history = [{"epoch": epoch, "train/loss": loss} for epoch, loss in enumerate(row, start=1)]
+        overrides = (f"optimizer.lr={rate}", f"seed={seed}")
+        made_job(tmp_path, str(number), *overrides, metrics={"epochs": 3}, history=history)
     return read_runs(tmp_path)
 
 

@@ -1,18 +1,21 @@
 """What is read from the folders of a sweep's runs, and how the runs are called."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from src.errors import InputError
-from src.sweeps.runs import Run, folded, read_history, read_runs
-from tests.sweeps import made_job
+from src.sweeps.runs import Run, folded, read_history, read_runs, said, with_metrics
+from tests.sweeps import made_job, made_run
 
 DONE = {"test/acc": 0.5}
 
 
-def run_of(**swept: str) -> Run:
-    return Run(Path("sweep/7_some"), {key.replace("__", "."): value for key, value in swept.items()}, {})
+def run_of(**swept: Any) -> Run:
+    return made_run({key.replace("__", "."): value for key, value in swept.items()}, {})
 
 
 # Reading
@@ -21,26 +24,72 @@ def run_of(**swept: str) -> Run:
 def test_runs_come_in_the_order_of_their_numbers_not_of_their_names(tmp_path: Path) -> None:
     for number in (10, 9, 0, 100):
         made_job(tmp_path, f"{number}_lr-{number}", f"optimizer.lr={number}", metrics=DONE)
-    made_job(tmp_path, "copied", "optimizer.lr=1", metrics=DONE)
     names = [run.folder.name for run in read_runs(tmp_path)]
-    assert names == ["0_lr-0", "9_lr-9", "10_lr-10", "100_lr-100", "copied"]
+    assert names == ["0_lr-0", "9_lr-9", "10_lr-10", "100_lr-100"]
 
 
-def test_only_what_varies_is_told_of_a_run(tmp_path: Path) -> None:
+def test_a_run_tells_how_far_it_came_and_of_what_seed(tmp_path: Path) -> None:
+    made_job(tmp_path, "0", "data=xor", metrics={**DONE, "seed": 12}, settings={"seed": None})
+    made_job(tmp_path, "3_x", "data=xor", status="failed", reason="diverged", settings={"seed": 5})
+    made_job(tmp_path, "4", "data=xor")
+    first, second, third = read_runs(tmp_path)
+    assert first == Run(tmp_path / "0", 0, {}, 12, "finished", None, None, {**DONE, "seed": 12}, "xor")
+    assert second == Run(tmp_path / "3_x", 3, {}, 5, "failed", "diverged", None, {}, "xor")
+    assert third == Run(tmp_path / "4", 4, {}, None, "waiting", None, None, {}, "xor")
+
+
+def test_damaged_metrics_and_status_are_none(tmp_path: Path) -> None:
+    folder = made_job(tmp_path, "0", metrics=DONE)
+    for name in ("metrics.json", "status.json"):
+        (folder / name).write_text('{"test/acc": 0.')
+    (run,) = read_runs(tmp_path)
+    assert (run.status, run.metrics) == ("waiting", {})
+
+
+def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path) -> None:
+    for number in (0, 1):
+        made_job(tmp_path / "old", str(number), f"optimizer.lr={number}", metrics=DONE)
+    before = read_runs(tmp_path / "old")
+    shutil.move(tmp_path / "old", tmp_path / "a new, ‘place’")
+    after = read_runs(tmp_path / "a new, ‘place’")
+    assert [run._replace(folder=tmp_path / "old" / run.folder.name) for run in after] == before
+
+
+def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path) -> None:
+    for number, status in enumerate(["finished", "running", "interrupted", "failed"]):
+        made_job(tmp_path, str(number), f"optimizer.lr={number}", metrics=DONE, status=status)
+    made_job(tmp_path, "4", "optimizer.lr=4", status="running")
+    assert [(run.number, run.label) for run in with_metrics(tmp_path)] == [(0, "lr 0"), (1, "lr 1"), (2, "lr 2")]
+
+
+def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: there are no jobs in it$"):
+        read_runs(tmp_path / "nowhere")
+    made_job(tmp_path, "0")
+    with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
+        with_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"number": 0, "ident', b"\xff\xfe\x00", b"[0]", b'{"number": 0}'])
+def test_damaged_notes_of_a_job_are_told_with_their_path(tmp_path: Path, content: bytes) -> None:
+    path = made_job(tmp_path, "0", metrics=DONE) / "job.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_runs(tmp_path)
+    assert str(error.value).startswith(f"{path} is damaged: ") and "\n" not in str(error.value)
+
+
+# What was swept
+
+
+def swept(tmp_path: Path) -> list[dict[str, Any]]:
+    return [run.swept for run in read_runs(tmp_path)]
+
+
+def test_only_what_varies_is_told_of_a_run_and_with_its_type(tmp_path: Path) -> None:
     for number, size in enumerate(["[2,3]", "4"]):
         made_job(tmp_path, str(number), "name=x", f"++model.hidden_size={size}", f"seed={number}", metrics=DONE)
-    assert [run.swept for run in read_runs(tmp_path)] == [
-        {"model.hidden_size": "[2,3]", "seed": "0"},
-        {"model.hidden_size": "4", "seed": "1"},
-    ]
-
-
-def test_runs_without_metrics_are_left_out_but_still_tell_what_varies(tmp_path: Path) -> None:
-    made_job(tmp_path, "0", "optimizer.lr=1", metrics=DONE)
-    made_job(tmp_path, "1", "optimizer.lr=2")
-    made_job(tmp_path, "2", "optimizer.lr=3").joinpath("metrics.json").write_text('{"test/acc": 0.')
-    (tmp_path / "figures").mkdir()
-    assert [(run.folder.name, run.label, run.metrics) for run in read_runs(tmp_path)] == [("0", "lr 1", DONE)]
+    assert swept(tmp_path) == [{"model.hidden_size": [2, 3], "seed": 0}, {"model.hidden_size": 4, "seed": 1}]
 
 
 def test_a_sweep_of_one_run_has_nothing_that_varies(tmp_path: Path) -> None:
@@ -49,32 +98,46 @@ def test_a_sweep_of_one_run_has_nothing_that_varies(tmp_path: Path) -> None:
     assert (run.swept, run.label, run.title) == ({}, "all runs", "0")
 
 
-def test_a_setting_that_only_some_jobs_were_given_is_told_of_those(tmp_path: Path) -> None:
-    made_job(tmp_path, "0", metrics=DONE)
-    made_job(tmp_path, "1", "model.dropout=0.5", metrics=DONE)
-    assert [run.swept for run in read_runs(tmp_path)] == [{}, {"model.dropout": "0.5"}]
+def test_a_setting_that_some_jobs_were_not_given_is_told_of_them_with_their_value(tmp_path: Path) -> None:
+    made_job(tmp_path, "0", settings={"model.dropout": 0.0})
+    made_job(tmp_path, "1", "model.dropout=0.5")
+    assert swept(tmp_path) == [{"model.dropout": 0.0}, {"model.dropout": 0.5}]
 
 
-def test_references_among_the_settings_stay_as_they_were_typed(tmp_path: Path) -> None:
-    for number in (0, 1):
-        made_job(tmp_path, str(number), "optimizer.weight_decay=${optimizer.lr}", f"seed={number}", metrics=DONE)
-    assert [run.swept for run in read_runs(tmp_path)] == [{"seed": "0"}, {"seed": "1"}]
+def test_a_setting_that_some_jobs_do_not_have_is_told_of_the_others(tmp_path: Path) -> None:
+    made_job(tmp_path, "0")
+    made_job(tmp_path, "1", "+model.extra=1")
+    assert swept(tmp_path) == [{}, {"model.extra": 1}]
 
 
-def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
-        read_runs(tmp_path)
-    with pytest.raises(InputError, match=r"nowhere: there are no runs"):
-        read_runs(tmp_path / "nowhere")
+def test_values_that_were_typed_in_two_ways_are_one(tmp_path: Path) -> None:
+    for number, rate in enumerate(["1e-3", "0.001", "1e-3"]):
+        made_job(tmp_path, str(number), f"optimizer.lr={rate}", f"seed={number}")
+    assert swept(tmp_path) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
 
 
-@pytest.mark.parametrize("content", [b"- 'a=1", b"\xff\xfe\x00", b"[a=1"])
-def test_damaged_settings_of_a_job_are_told_with_their_path(tmp_path: Path, content: bytes) -> None:
-    path = made_job(tmp_path, "0", metrics=DONE) / ".hydra" / "overrides.yaml"
-    path.write_bytes(content)
-    with pytest.raises(InputError) as error:
-        read_runs(tmp_path)
-    assert str(error.value).startswith(f"{path} is damaged: ") and "\n" not in str(error.value)
+def test_values_that_were_typed_alike_are_not_swept_though_they_follow_one_that_is(tmp_path: Path) -> None:
+    for number in (1, 2):
+        typed = (f"optimizer.lr={number}", "optimizer.weight_decay=${optimizer.lr}")
+        made_job(tmp_path, str(number), *typed, settings={"optimizer.weight_decay": number})
+    assert swept(tmp_path) == [{"optimizer.lr": 1}, {"optimizer.lr": 2}]
+
+
+def test_choices_are_told_and_deletions_and_hydras_own_settings_are_not(tmp_path: Path) -> None:
+    made_job(tmp_path, "0", "model=mlp", "hydra.verbose=true")
+    made_job(tmp_path, "1", "model=cnn", "hydra.verbose=false")
+    path = tmp_path / "1" / "job.json"
+    notes = json.loads(path.read_text())
+    path.write_text(json.dumps({**notes, "overrides": [*notes["overrides"], "~callbacks.samples=x", "~scheduler"]}))
+    assert swept(tmp_path) == [{"model": "mlp"}, {"model": "cnn"}]
+
+
+def test_a_setting_with_settings_of_its_own_is_told_as_typed(tmp_path: Path) -> None:
+    for number in (1, 2):
+        path = made_job(tmp_path, str(number), f"+callbacks.stop={{epoch:{number}}}") / "job.json"
+        notes = json.loads(path.read_text())
+        path.write_text(json.dumps({**notes, "settings": {"callbacks.stop.epoch": number}}))
+    assert swept(tmp_path) == [{"callbacks.stop": "{epoch:1}"}, {"callbacks.stop": "{epoch:2}"}]
 
 
 # History
@@ -103,14 +166,34 @@ def test_a_damaged_history_is_told_with_its_path(tmp_path: Path, content: bytes)
 
 
 @pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.001, "0.001"),
+        (1e-05, "1e-05"),
+        (1.0, "1"),
+        (0.12345678, "0.12345678"),  # six digits would not tell it from its neighbours
+        (100, "100"),
+        ([4, 0.5, [None]], "[4,0.5,[null]]"),
+        ([], "[]"),
+        (True, "true"),
+        (None, "null"),
+        ("relu, “leaky”", "relu, “leaky”"),
+    ],
+)
+def test_a_value_is_said_as_it_would_be_typed(value: Any, words: str) -> None:
+    assert said(value) == words
+
+
+@pytest.mark.parametrize(
     ("run", "label", "title"),
     [
-        (run_of(model__hidden_size="3", seed="7"), "hidden size 3", "hidden size 3, seed 7"),
-        (run_of(model__hidden_size="3", model__dropout="0"), "hidden size 3, dropout 0", "hidden size 3, dropout 0"),
+        (run_of(model__hidden_size=3, seed=7), "hidden size 3", "hidden size 3, seed 7"),
+        (run_of(model__hidden_size=[4, 4], model__dropout=0.0), *2 * ["hidden size [4,4], dropout 0"]),
         (run_of(experiment="gates", data__gate="and"), "gates, gate and", "gates, gate and"),
+        (run_of(experiment=None, model__batch_norm=True), *2 * ["experiment null, batch norm true"]),
         (run_of(model="mlp", data="mnist", optimizer="sgd"), "mlp, mnist, optimizer sgd", "mlp, mnist, optimizer sgd"),
-        (run_of(data__fold="1", data__split_seed="2"), "fold 1", "fold 1, split seed 2"),
-        (run_of(seed="7"), "all runs", "seed 7"),
+        (run_of(data__fold=1, data__split_seed=2), "fold 1", "fold 1, split seed 2"),
+        (run_of(seed=7), "all runs", "seed 7"),
         (run_of(), "all runs", "7_some"),
     ],
 )
@@ -119,7 +202,7 @@ def test_a_runs_label_says_what_was_swept_and_its_title_the_seeds_too(run: Run, 
 
 
 def test_runs_that_differ_in_their_seeds_alone_come_together_in_their_order() -> None:
-    runs = [run_of(optimizer__lr=rate, seed=seed) for rate in ("1", "0.1") for seed in ("0", "1")]
+    runs = [run_of(optimizer__lr=rate, seed=seed) for rate in (1, 0.1) for seed in (0, 1)]
     assert folded(runs) == {"lr 1": runs[:2], "lr 0.1": runs[2:]}
-    only_seeds = [run_of(seed="0"), run_of(seed="1")]
+    only_seeds = [run_of(seed=0), run_of(seed=1)]
     assert folded(only_seeds) == {"all runs": only_seeds}

@@ -1,0 +1,49 @@
+"""A run's config as its folder keeps it, and what differs between two."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from src.errors import InputError
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config of the run in a folder.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run={folder}: no run there ({path} is missing)")
+    try:
+        config = OmegaConf.load(path)
+    except YAMLError as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(config, DictConfig) or "model" not in config:
+        raise InputError(f"{path} is damaged: it has no model")
+    return config
+
+
+def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, by their full names."""
+    old, new = flat(before), flat(after)
+    keys = [*old, *[key for key in new if key not in old]]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def flat(config: DictConfig) -> dict[str, Any]:
+    """Settings by their full names, with their values; a list is a value."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    walk(OmegaConf.to_container(config, resolve=True), "")
+    return found

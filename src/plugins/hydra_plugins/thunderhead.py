@@ -1,0 +1,50 @@
+"""What Hydra finds as its plugins; it asks that their classes be defined in a package of this name."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SweepLauncher(Launcher):
+    """Plans a sweep over what its folder has already, and has an engine run what is left.
+
+    All that is heavy is imported where a sweep begins, since Hydra imports this module always.
+
+    Args:
+        settings: the engine's.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from src.sweeps.composing import RememberingLoader
+        from src.sweeps.sweep import Sweep
+
+        loader: Any = RememberingLoader(hydra_context.config_loader)
+        hydra_context.config_loader = loader  # the sweeper's, too
+        self.sweep = Sweep(config, hydra_context, task_function.__name__)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from src.sweeps.launching import launch
+
+        return launch(self.sweep, self.engine(), [list(overrides) for overrides in job_overrides])
+
+    @abstractmethod
+    def engine(self) -> Any:
+        """What runs the jobs: an `Engine` of `src.sweeps.launching`."""
+
+
+class LocalLauncher(SweepLauncher):
+    """Runs a sweep's jobs on this machine; its settings are those of `src.sweeps.local.Local`."""
+
+    def engine(self) -> Any:
+        from src.sweeps.local import Local, check
+
+        check(self.settings)
+        return Local(**self.settings)

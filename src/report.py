@@ -1,0 +1,29 @@
+"""Write the report of a sweep: one page, report.html in its folder, to look at and to send.
+
+    python -m src.report outputs/sweeps/NAME            # at any time, also while it runs
+    python -m src.report outputs/sweeps/A outputs/sweeps/B   # both together, in A's folder
+
+Beside it lie results.csv and leaderboard.tex.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from src.errors import InputError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m src.report", description="Write the report of a sweep.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
+    folders = parser.parse_args().folders
+    try:
+        from src.sweeps.report import report
+
+        print(report(folders))
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

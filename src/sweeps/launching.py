@@ -1,0 +1,105 @@
+"""What Hydra's launchers of ours do: a sweep from what is asked for to what came out."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from omegaconf import OmegaConf
+
+from src.cli import TERMINATED
+from src.errors import InputError
+from src.sweeps.jobs import Job, read_jobs
+from src.sweeps.results import leaderboard, write_results
+from src.sweeps.summary import failures, introduction, unfinished
+from src.sweeps.sweep import Sweep, left_to_do
+
+
+class Engine(Protocol):
+    """What runs jobs."""
+
+    def warm_up(self) -> None:
+        """Begin with what takes time, before it is known which jobs there are."""
+
+    def run(self, sweep: Sweep, jobs: list[Job]) -> None:
+        """Run the jobs; how each ended is in its folder."""
+
+
+class JobFailedError(Exception):
+    """A job of a sweep did not finish."""
+
+
+def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobReturn]:
+    """Run the jobs of a sweep; those that are finished already are not run again.
+
+    Args:
+        sweep: which.
+        engine: runs them.
+        asked: the overrides of each job.
+
+    Raises:
+        InputError: if jobs failed, after all others have run.
+    """
+    setup_globals()
+    configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
+    with sweep.held(), stoppable():
+        if not read_jobs(sweep.folder):
+            engine.warm_up()  # while the jobs are composed
+        jobs = sweep.jobs(asked)
+        unique = list({job.number: job for job in jobs}.values())
+        left = left_to_do(unique, sweep.config.rerun)
+        print(introduction(sweep.folder, unique, left), flush=True)
+        try:
+            if left:
+                engine.run(sweep, left)
+        finally:
+            conclude(sweep, unique)
+    return [outcome(job) for job in jobs]
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A request to stop (SIGTERM) ends the sweep as Ctrl-C does: its jobs keep what they have."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def conclude(sweep: Sweep, jobs: list[Job]) -> None:
+    """Tell what came out and, if not all jobs finished, which did not and how to go on.
+
+    Raises:
+        InputError: if some did not, unless it was the sweep itself that was stopped.
+    """
+    write_results(sweep.folder)
+    leaderboard(sweep.folder)
+    for line in failures(jobs):
+        print(line)
+    if missing := unfinished(jobs):
+        how = f"{missing}; go on with: {sweep.command()}"
+        if sys.exc_info()[0] is not None:  # it was stopped, and that is how the process ends
+            print(how, flush=True)
+        else:
+            end = sweep.context.callbacks.on_multirun_end  # Hydra itself calls it only if all is well
+            end(config=sweep.config, config_name=None)
+            raise InputError(how)
+
+
+def outcome(job: Job) -> JobReturn:
+    """A job's end as Hydra's sweepers take it: the best of the metric that is monitored."""
+    done = JobReturn(overrides=job.overrides, cfg=OmegaConf.create(), working_dir=str(job.folder))
+    status = job.status
+    if status["status"] == "finished":
+        done.status, done.return_value = JobStatus.COMPLETED, job.metrics.get("best")
+    else:
+        done.status, done.return_value = JobStatus.FAILED, JobFailedError(f"{job.folder}: {status['message']}")
+    return done

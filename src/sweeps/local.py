@@ -1,0 +1,80 @@
+"""The engine of ``hydra/launcher=local``: jobs in processes of this machine."""
+
+import os
+from multiprocessing.context import BaseContext
+from typing import Any, NamedTuple
+
+from src.errors import InputError
+from src.sweeps.jobs import Job
+from src.sweeps.pool import Pool, begin, starting, warm_up
+from src.sweeps.shares import Share, Wish, tell_shares
+from src.sweeps.sweep import Sweep
+from src.sweeps.watch import Watch
+
+
+class Local(NamedTuple):
+    """Runs jobs on this machine, each in a process of its own.
+
+    Attributes:
+        jobs: how many at once; ``None``: as many as the machine bears.
+        jobs_per_gpu: how many share a GPU.
+        time_limit: seconds per job; ``None``: no limit.
+        start_method: "forkserver" or "spawn"; ``None``: what the system bears.
+    """
+
+    jobs: int | None
+    jobs_per_gpu: int
+    time_limit: float | None
+    start_method: str | None
+
+    def warm_up(self) -> None:
+        """Let the imports begin, while the caller does something else."""
+        warm_up(starting(self.start_method))
+
+    def run(self, sweep: Sweep, jobs: list[Job]) -> None:
+        context = starting(self.start_method)
+        threads = [count for job in jobs if (count := job.settings.get("threads"))]
+        accelerators = {str(job.settings.get("trainer.accelerator")) for job in jobs}
+        parts = shares(context, Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu))
+        with Watch(sweep.folder, set(sweep.configs), len(parts)) as watch:
+            Pool(context, parts, self.time_limit, sweep.order, watch.started, watch.ended, watch.ticked).run(jobs)
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse settings that no sweep can run with.
+
+    Raises:
+        InputError: naming the setting, its value and what it must be.
+    """
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+    def above_zero(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+    jobs, limit, method = settings["jobs"], settings["time_limit"], settings["start_method"]
+    will_do = {
+        "jobs": (jobs is None or whole(jobs), "null or a whole number above 0"),
+        "jobs_per_gpu": (whole(settings["jobs_per_gpu"]), "a whole number above 0"),
+        "time_limit": (limit is None or above_zero(limit), "null or seconds above 0"),
+        "start_method": (method in (None, "forkserver", "spawn"), "null, forkserver or spawn"),
+    }
+    for name, (fine, words) in will_do.items():
+        if not fine:
+            raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
+
+
+def shares(context: BaseContext, wish: Wish) -> list[Share]:
+    """What each job at once gets of the machine, found out by a process of its own."""
+    answer, its_end = context.Pipe(duplex=False)
+    process = context.Process(target=tell_shares, args=(wish, dict(os.environ), its_end))  # type: ignore[attr-defined]
+    begin(context, process)
+    its_end.close()
+    try:
+        found: list[Share] = answer.recv()
+    except EOFError:
+        raise InputError("no process could be started for the jobs; what stopped it stands above") from None
+    finally:
+        process.join()
+    return found

@@ -1,0 +1,190 @@
+"""Jobs in processes of their own, some at once, each with its share of the machine."""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from src.sweeps.jobs import Job
+from src.sweeps.worker import Order, work
+
+TICK = 0.25  # seconds between two looks at the clock
+GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
+LOST = 255  # what multiprocessing reports where the process that forks workers has died
+
+
+@dataclass
+class Worker:
+    """A job under way.
+
+    Attributes:
+        job: which.
+        process: where it runs.
+        share: its part of the machine, as environment variables.
+        began: seconds of a monotonic clock.
+        asked: why it was asked to stop, and in words; ``None`` if it was not.
+        patience: until when it may take to stop; then it is killed.
+    """
+
+    job: Job
+    process: Any
+    share: dict[str, str]
+    began: float
+    asked: tuple[str, str] | None = None
+    patience: float = math.inf
+
+    def ask_to_stop(self, reason: str, message: str) -> None:
+        if self.asked is None:
+            self.asked, self.patience = (reason, message), time.monotonic() + GRACE
+            self.process.terminate()
+
+
+class Pool:
+    """Runs jobs until there are none left.
+
+    Args:
+        context: multiprocessing's, which says how a process is started.
+        shares: for each job at once the environment variables that give it its part of the machine.
+        time_limit: seconds per job; ``None``: no limit.
+        order: what to tell the worker of a job.
+        started, ended: called with the job.
+        ticked: called a few times a second.
+    """
+
+    def __init__(
+        self,
+        context: BaseContext,
+        shares: list[dict[str, str]],
+        time_limit: float | None,
+        order: Callable[[Job, dict[str, str]], Order],
+        started: Callable[[Job], None],
+        ended: Callable[[Job], None],
+        ticked: Callable[[], None],
+    ) -> None:
+        self.context, self.free, self.time_limit, self.order = context, deque(shares), time_limit, order
+        self.started, self.ended, self.ticked = started, ended, ticked
+        self.running: dict[Any, Worker] = {}  # by what is ready when the process has ended
+
+    def run(self, jobs: list[Job]) -> None:
+        """Run the jobs in their order; when this is interrupted, so are they."""
+        waiting = deque(jobs)
+        try:
+            while waiting or self.running:
+                while waiting and self.free:
+                    self.start(waiting.popleft())
+                self.look()
+        finally:
+            for worker in self.running.values():
+                worker.ask_to_stop("killed", "the sweep was stopped")
+            while self.running:
+                self.look()
+
+    def start(self, job: Job) -> None:
+        share = self.free.popleft()
+        process = self.context.Process(target=work, args=(self.order(job, share),))  # type: ignore[attr-defined]
+        begin(self.context, process)
+        self.running[process.sentinel] = Worker(job, process, share, time.monotonic())
+        self.started(job)
+
+    def look(self) -> None:
+        """See which jobs have ended, and end those that take too long; waits a moment for one to end."""
+        for ready in connection.wait(list(self.running), timeout=TICK):
+            self.settle(self.running.pop(ready))
+        now, limit = time.monotonic(), self.time_limit or math.inf
+        for worker in self.running.values():
+            if now - worker.began > limit:
+                worker.ask_to_stop("time limit", f"stopped after {limit:g} seconds")
+            if now > worker.patience:
+                worker.process.kill()
+        self.ticked()
+
+    def settle(self, worker: Worker) -> None:
+        """Take note of how a job ended, and give its share of the machine to the next."""
+        worker.process.join()
+        code = worker.process.exitcode
+        if code == LOST:  # it may live on, out of reach
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.close()
+        note_end(worker.job, code, worker.asked)
+        self.free.append(worker.share)
+        self.ended(worker.job)
+
+
+def note_end(job: Job, code: int, asked: tuple[str, str] | None) -> None:
+    """Complete a job's status where its process could not.
+
+    Args:
+        job: whose process has ended.
+        code: its exit status, negative after a signal.
+        asked: why it was made to stop, and in words; ``None`` if it was not.
+    """
+    status = job.status["status"]
+    if asked and status != "finished":
+        reason, message = asked
+        job.write_status("failed" if reason == "time limit" else "interrupted", reason, message)
+    elif status not in ("finished", "failed", "interrupted"):
+        job.write_status("failed", *why(code))
+
+
+def why(code: int) -> tuple[str, str]:
+    """The reason for an end without a word, and in words."""
+    if code == LOST:
+        return "killed", "its process was lost with the one that started it"
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (by hand, or by the system when memory ran out)" if -code == signal.SIGKILL else ""
+        return "killed", f"by signal {name}{hint}"
+    return "error", f"its process ended with status {code} and without a word"
+
+
+def starting(method: str | None) -> BaseContext:
+    """How processes are started: forked from one that has all imports done, or anew.
+
+    Args:
+        method: "forkserver" or "spawn"; ``None``: what suits the system. Apple's libraries do not bear forks.
+    """
+    context = multiprocessing.get_context(method or ("forkserver" if sys.platform == "linux" else "spawn"))
+    if context.get_start_method() == "forkserver":
+        # So that looking for GPUs leaves no CUDA context in the process that workers are forked from.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        context.set_forkserver_preload(["src.sweeps.preload"])
+    return context
+
+
+def warm_up(context: BaseContext) -> None:
+    """Let the imports begin, while the caller does something else."""
+    if context.get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        with deaf():
+            ensure_running()
+
+
+def begin(context: BaseContext, process: Any) -> None:
+    """Start a process that Ctrl-C does not reach."""
+    warm_up(context)
+    if context.get_start_method() == "forkserver":
+        process.start()  # may have to wait for the imports
+    else:
+        with deaf():
+            process.start()
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that begin here take no notice of Ctrl-C, which a terminal sends to all: their parent tells them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,36 @@
+"""The report of a sweep: ``report.html``, one page that needs nothing but a browser."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from src.errors import InputError
+from src.records import write_text
+from src.sweeps.report.page import page, tables_to_take
+from src.sweeps.report.reading import read_sweeps
+from src.sweeps.results import write_results
+
+PAGE, LATEX = "report.html", "leaderboard.tex"
+
+
+def report(folders: list[Path]) -> Path:
+    """Write the report of a sweep, or of several together, into the first one's folder; at any time.
+
+    Beside it: ``results.csv`` of that sweep, ``leaderboard.tex`` of all. Damaged files are told in the page.
+
+    Args:
+        folders: those of the sweeps.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: if one of the folders has no jobs in it.
+    """
+    sweeps = read_sweeps(folders)
+    home = sweeps.folders[0]
+    with suppress(InputError):  # a damaged job is among the notes already
+        write_results(home)
+    files = tables_to_take(sweeps)
+    write_text(home / LATEX, files[LATEX])
+    write_text(home / PAGE, page(sweeps, files))
+    return home / PAGE

@@ -1,0 +1,175 @@
+"""The page of a report, put together from its parts; everything it needs lies in it."""
+
+from base64 import b64encode
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from src.records import finite
+from src.sweeps.report.curves import curves
+from src.sweeps.report.gallery import Album, gallery, own_pictures
+from src.sweeps.report.pairs import MOST_PAIRS, pair_figure, pairs
+from src.sweeps.report.plots import Figure, effect_figure, effects, metric_of
+from src.sweeps.report.reading import Sweeps, names, origin
+from src.sweeps.report.tables import Chosen, Column, chosen, columns, latex, leaderboard_csv, runs_csv, runs_table
+from src.sweeps.results import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many
+from src.sweeps.runs import Run
+
+MOST_FAILURES = 8  # to see before one asks for the rest
+MOST_TAILS = 50  # logs whose ends are shown
+TAIL_LINES, TAIL_BYTES = 15, 4000
+
+
+class Part(NamedTuple):
+    """What the page shows of a board; ``title`` tells its data where there are several boards."""
+
+    title: str
+    heading: str
+    entries: list[Entry]
+    columns: list[Column]
+    chosen: Chosen | None
+    metric: str | None
+    validated: bool
+    effects: list[Figure]
+    pairs: list[Figure]
+    all_pairs: int
+
+
+def page(sweeps: Sweeps, files: dict[str, str]) -> str:
+    """The whole page, with files to take away."""
+    found, album = boards(sweeps.runs), Album(sweeps)
+    return (
+        environment(sweeps)
+        .get_template("page.html")
+        .render(
+            title=" and ".join(names(sweeps.folders).values()),
+            now=when(datetime.now(UTC).isoformat()),
+            runs=sweeps.runs,
+            counts=Counter(run.status for run in sweeps.runs),
+            origin=origin(sweeps),
+            parts=[part(board, several=len(found) > 1) for board in found],
+            curves=curves(sweeps),
+            own=own_pictures(sweeps, album),
+            gallery=gallery(sweeps, album),
+            failures=(stopped := failures(sweeps)),
+            reasons=Counter(each.reason for each in stopped),
+            table=runs_table(sweeps),
+            files=files,
+            notes=sweeps.notes,
+        )
+    )
+
+
+def tables_to_take(sweeps: Sweeps) -> dict[str, str]:
+    """The tables to take away by their files' names."""
+    return {
+        "leaderboard.tex": latex(sweeps),
+        "leaderboard.csv": leaderboard_csv(sweeps),
+        "runs.csv": runs_csv(sweeps),
+    }
+
+
+def part(board: Board, several: bool) -> Part:
+    """What there is to show of a board."""
+    known = effects(board)
+    both = pairs(known)
+    return Part(
+        title=board.data or "other data" if several else "",
+        heading=heading(board, several=False),
+        entries=board.entries,
+        columns=columns(board),
+        chosen=chosen(board),
+        metric=metric_of(board),
+        validated=board.monitor is not None,
+        effects=[effect_figure(each, board) for each in known],
+        pairs=[pair_figure(*pair, board) for pair in both[:MOST_PAIRS]],
+        all_pairs=len(both),
+    )
+
+
+class Failure(NamedTuple):
+    """A run that did not come to its end, why, and the end of its log."""
+
+    run: Run
+    tail: str | None
+
+    @property
+    def reason(self) -> str:
+        return self.run.reason or self.run.status
+
+
+def failures(sweeps: Sweeps) -> list[Failure]:
+    """The runs that failed or were interrupted, the failed ones first; the first of them with their logs."""
+    stopped = [run for status in ("failed", "interrupted") for run in sweeps.runs if run.status == status]
+    return [Failure(run, tail(run.folder) if place < MOST_TAILS else None) for place, run in enumerate(stopped)]
+
+
+def tail(folder: Path) -> str | None:
+    """The last lines of a run's log."""
+    logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return None
+    with logs[-1].open("rb") as file:
+        file.seek(max(0, logs[-1].stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-TAIL_LINES:]) or None
+
+
+# How things are told
+
+
+def environment(sweeps: Sweeps) -> Environment:
+    """Reads the page's parts; every text of a sweep that is put into them shows as it is."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "when": when,
+        "lasted": lasted,
+        "link": sweeps.link,
+        "json": json,
+        "download": download,
+        "many": many,
+    }
+    made.globals |= {
+        "statuses": STATUSES,
+        "most_rows": MOST_ROWS,
+        "most_failures": MOST_FAILURES,
+        "plotly": Markup(get_plotlyjs()),
+    }
+    made.globals["part_of"] = lambda name: Markup((Path(__file__).parent / name).read_text())
+    return made
+
+
+def when(time: str) -> str:
+    """A time in ISO 8601 as one reads it."""
+    return f"{time[:10]} {time[11:16]} UTC"
+
+
+def lasted(seconds: float) -> str:
+    """A time in hours, minutes and seconds: "1 h 5 min", "12 s"."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def json(content: Any) -> Markup:
+    """JSON that can stand in a script element whatever it holds."""
+    return htmlsafe_json_dumps(finite(content), separators=(",", ":"))
+
+
+def download(text: str, name: str) -> str:
+    """A file as an address that holds it."""
+    kind = {"csv": "text/csv", "tex": "text/x-tex"}[name.split(".")[-1]]
+    return f"data:{kind};charset=utf-8;base64,{b64encode(text.encode()).decode()}"

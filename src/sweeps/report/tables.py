@@ -1,0 +1,215 @@
+"""The tables of a report: in the page, and as CSV and LaTeX to take away."""
+
+import csv
+import io
+import math
+import statistics
+from typing import Any, NamedTuple
+
+from src.sweeps.report.reading import Sweeps
+from src.sweeps.results import Board, Entry, boards, heading, mean, measured, rows, scalars, short, varying
+from src.sweeps.runs import Run, said, spoken
+
+MOST_IN_LATEX = 20
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "…": r"\dots{}",
+    "\n": " ",
+}
+
+
+class Column(NamedTuple):
+    """A column of a leaderboard: its heading, the heading in full, a cell for each entry, what it is ordered by."""
+
+    name: str
+    title: str
+    cells: list[str]
+    order: list[Any]
+    number: bool = True
+
+
+def columns(board: Board) -> list[Column]:
+    """The settings that vary, the metrics of validation, and of how many runs they are."""
+    entries = board.entries
+    keys = varying(entries)
+    found = [setting(key, name, entries) for key, name in zip(keys, short(keys), strict=True)]
+    found += [metric(name, entries) for name in validation(board)]
+    counts = [
+        count("n", "finished runs", [len(entry.finished) for entry in entries]),
+        count("failed", "failed runs", [entry.failed for entry in entries]),
+        count("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
+    ]
+    found += [each for each in counts if each.name == "n" or any(each.order)]
+    about = [average("best epoch", "best_epoch", entries, ".4g"), average("seconds", "seconds", entries, ".3g")]
+    found += [each for each in about if any(each.cells)]
+    parameters = average("parameters", "parameters", entries, ",.0f")
+    return [*found, parameters] if len({*parameters.cells} - {""}) > 1 else found
+
+
+def validation(board: Board) -> list[str]:
+    """The metrics of the validation set, the one that chooses first."""
+    names = [name for entry in board.entries for run in entry.finished for name in scalars(run.metrics)]
+    found = [name for name in names if name.startswith("val/")]
+    return list(dict.fromkeys([*([board.monitor] if board.monitor else []), *found]))
+
+
+def setting(key: str, name: str, entries: list[Entry]) -> Column:
+    values = [entry.settings.get(key, "") for entry in entries]
+    number = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values if value != "")
+    return Column(name, key, [said(value) for value in values], [said(value) for value in values], number)
+
+
+def metric(name: str, entries: list[Entry]) -> Column:
+    values = [entry.values(name) for entry in entries]
+    return Column(
+        name, f"{name}, mean ± standard deviation", [measured(name, each) for each in values], ordered(values)
+    )
+
+
+def count(name: str, title: str, numbers: list[int]) -> Column:
+    return Column(name, title, [str(number or "") for number in numbers], numbers)
+
+
+def average(name: str, key: str, entries: list[Entry], form: str) -> Column:
+    """The mean of something that is told of each run."""
+    values = [[value for value in entry.values(key) if math.isfinite(value)] for entry in entries]
+    return Column(name, f"{name}, mean", [f"{mean(each):{form}}" if each else "" for each in values], ordered(values))
+
+
+def ordered(values: list[list[float]]) -> list[float | str]:
+    """The means by which a column is ordered; nothing where there is none."""
+    return [value if math.isfinite(value := mean(each)) else "" for each in values]
+
+
+class Chosen(NamedTuple):
+    """The entry that the validation set chose."""
+
+    said: str
+    what: str
+    value: str
+    tests: list[tuple[str, str]]
+    runs: list[Run]
+
+
+def chosen(board: Board) -> Chosen | None:
+    """The chosen entry with its test metrics: the only place that asks for them."""
+    if not (entry := board.chosen):
+        return None
+    names = dict.fromkeys(name for run in entry.finished for name in scalars(run.metrics) if name.startswith("test/"))
+    left = any(each.left for each in board.entries)
+    return Chosen(
+        said="Only one" if len(board.entries) == 1 else "Best so far" if left else "Chosen",
+        what=spoken(entry.settings) or "all runs",
+        value=f"{board.monitor} {measured(board.monitor, entry.values(board.monitor))}" if board.monitor else "",
+        tests=[(name, measured(name, entry.values(name))) for name in names],
+        runs=entry.finished,
+    )
+
+
+class RunRow(NamedTuple):
+    """A run in the table of all: its settings, its seed, the metrics of validation, how long it took."""
+
+    run: Run
+    cells: list[str]
+
+
+def runs_table(sweeps: Sweeps) -> tuple[list[str], list[RunRow]]:
+    """The headings of the table of all runs, and a row for each."""
+    runs = sweeps.runs
+    keys = list(dict.fromkeys(key for run in runs for key in run.swept if key != "seed"))
+    metrics = [
+        name for name in dict.fromkeys(name for run in runs for name in scalars(run.metrics)) if name[:4] == "val/"
+    ]
+    about = ["best_epoch", "epochs", "seconds"]
+    table = [
+        RunRow(
+            run,
+            [
+                *(said(run.swept[key]) if key in run.swept else "" for key in keys),
+                said(run.seed) if run.seed is not None else "",
+                *(measured(name, [value]) if (value := run.metrics.get(name)) is not None else "" for name in metrics),
+                *(f"{value:.4g}" if (value := run.metrics.get(name)) is not None else "" for name in about),
+            ],
+        )
+        for run in runs
+    ]
+    return [*short(keys), "seed", *metrics, "best epoch", "epochs", "seconds"], table
+
+
+# To take away
+
+
+def runs_csv(sweeps: Sweeps) -> str:
+    """A row per run, without the metrics of the test: nobody is to choose by them."""
+    told = rows(sweeps.runs)
+    return csv_text([{key: value for key, value in row.items() if not key.startswith("test/")} for row in told])
+
+
+def leaderboard_csv(sweeps: Sweeps) -> str:
+    """A row per entry, with numbers as numbers."""
+    return csv_text([row for board in boards(sweeps.runs) for row in board_rows(board)])
+
+
+def board_rows(board: Board) -> list[dict[str, Any]]:
+    table, names = [], validation(board)
+    for entry in board.entries:
+        row: dict[str, Any] = {"data": board.data, **{key: said(value) for key, value in entry.settings.items()}}
+        for name in names:
+            values = entry.values(name)
+            row[f"{name} mean"] = mean(values) if values else None
+            row[f"{name} sd"] = statistics.stdev(values) if len(values) > 1 else None
+        table.append({**row, "n": len(entry.finished), "failed": entry.failed, "left": entry.left})
+    return table
+
+
+def csv_text(table: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def latex(sweeps: Sweeps) -> str:
+    """A table per board, for a document that uses the package booktabs; the chosen row is bold."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex_table, boards(sweeps.runs)))
+
+
+def latex_table(board: Board) -> str:
+    shown = [column for column in columns(board) if column.name not in ("seconds", "failed", "left")]
+    count = min(len(board.entries), MOST_IN_LATEX)
+    lines = [
+        f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in shown)}}}",
+        r"\toprule",
+        latex_row([escaped(column.name) for column in shown]),
+        r"\midrule",
+        *[
+            latex_row([escaped(column.cells[row]) for column in shown], row == 0 and board.chosen is not None)
+            for row in range(count)
+        ],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    about = [heading(board, several=board.data is not None)]
+    if count < len(board.entries):
+        about.append(f"the first {count} of {len(board.entries)}")
+    if (best := chosen(board)) and best.tests:
+        about.append(f"{best.said.lower()}: {best.what}: {', '.join(f'{name} {value}' for name, value in best.tests)}")
+    return "\n".join([*(f"% {' '.join(line.split())}" for line in about), *lines, ""])
+
+
+def latex_row(cells: list[str], bold: bool = False) -> str:
+    return " & ".join(f"\\textbf{{{cell}}}" if bold and cell else cell for cell in cells) + r" \\"
+
+
+def escaped(text: str) -> str:
+    """A text as LaTeX shows it."""
+    return "".join(SPECIAL.get(sign, sign) for sign in text)

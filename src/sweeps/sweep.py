@@ -1,0 +1,99 @@
+"""A sweep: the jobs that Hydra asks for, planned over what its folder has already."""
+
+import os
+import pickle
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
+from src.cli import swept_keys
+from src.errors import InputError
+from src.sweeps.jobs import Job, Register
+from src.sweeps.shares import Share
+from src.sweeps.worker import Order
+
+RERUNS = (None, "failed", "all")
+
+
+class Sweep:
+    """Jobs that Hydra asks for, and what becomes of them.
+
+    Args:
+        config: the sweep's config.
+        context: what composes the jobs' configs, and Hydra's callbacks.
+        task: the name of the function in the main module that does a job.
+
+    Raises:
+        InputError: if ``rerun`` is none of its values.
+    """
+
+    def __init__(self, config: DictConfig, context: HydraContext, task: str) -> None:
+        if config.rerun not in RERUNS:
+            raise InputError(f"rerun={config.rerun}: it is failed or all (or left out)")
+        self.config, self.context, self.task = config, context, task
+        self.folder = Path(config.hydra.sweep.dir)
+        self.configs: dict[int, bytes] = {}  # by job: pickled, as they take a tenth of the memory so
+
+    def jobs(self, asked: list[list[str]]) -> list[Job]:
+        """The jobs that are asked for, each with its number and folder; equal ones are one."""
+        keys = swept_keys(self.config.hydra.sweeper.get("params"))
+        register, found = Register(self.folder), []
+        for overrides in asked:
+            config = self.context.config_loader.load_sweep_config(self.config, overrides)
+            HydraConfig.instance().set_config(config)
+            job = register.job(config, keys)
+            with read_write(config.hydra), open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = job.number
+                config.hydra.sweep.subdir = job.folder.name
+            self.configs[job.number] = pickle.dumps(config)
+            found.append(job)
+        HydraConfig.instance().set_config(self.config)
+        return found
+
+    def order(self, job: Job, share: Share) -> Order:
+        """What to tell the process that does a job; what an unfinished first epoch has left is removed."""
+        if (job.folder / "checkpoints" / "last.ckpt").is_file():
+            job.write_status("waiting")
+        else:
+            job.clear()
+        environment = {**os.environ, **share}
+        return Order(self.configs[job.number], job.folder, self.task, environment, sys.orig_argv)
+
+    def command(self) -> str:
+        """The command that goes on with this sweep."""
+        given = [argument for argument in sys.orig_argv[1:] if not argument.startswith("rerun=")]
+        named = [] if self.config.name is not None else [f"name={self.folder.name}"]
+        return shlex.join(["python", *given, *named])
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process.
+
+        Raises:
+            InputError: if another has it.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            how = "wait for it or choose another name="
+            raise InputError(f"{self.folder}: another process is at this sweep; {how}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def left_to_do(jobs: list[Job], rerun: str | None) -> list[Job]:
+    """The jobs that are not finished; what is to be run again from its beginning is cleared."""
+    for job in jobs:
+        if rerun == "all" or (rerun == "failed" and job.status["status"] == "failed"):
+            job.clear()
+    return [job for job in jobs if job.status["status"] != "finished"]

@@ -1,0 +1,135 @@
+"""What runs in a job's own process: it takes its share of the machine, then does as a run of its own would.
+
+The process is forked from one that has imported all of this already (see `HEAVY`), or spawned
+where there is no fork. Its output goes to the job's log, and it ends when its parent does.
+"""
+
+import atexit
+import faulthandler
+import gc
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
+from src import cli
+from src.records import read_json, write_json
+
+HEAVY = (
+    "src.job",
+    "src.data.toy",
+    "src.data.images",
+    "src.models.mlp",
+    "src.models.cnn",
+    "src.callbacks.confusion_matrix",
+    "src.callbacks.curves",
+    "src.callbacks.decision_regions",
+    "src.callbacks.misclassified",
+    "src.callbacks.progress",
+    "src.callbacks.samples",
+    "lightning.pytorch.loggers",
+    "torch.utils.tensorboard",
+    "torch._dynamo",  # imported by the first optimiser
+)
+
+
+class Order(NamedTuple):
+    """What a worker has to do.
+
+    Attributes:
+        config: the job's config as Hydra composed it, pickled.
+        folder: the job's folder.
+        task: the name of the function in the main module that does a job.
+        environment: the process's environment.
+        command: the command that started the sweep, for the records.
+    """
+
+    config: bytes
+    folder: Path
+    task: str
+    environment: dict[str, str]
+    command: list[str]
+
+
+def work(order: Order) -> None:
+    """Do a job; the process ends with 0 if it did well. How it went is in its folder."""
+    config: DictConfig = pickle.loads(order.config)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks its jobs to stop
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    write_to(order.folder / f"{config.hydra.job.name}.log")
+    os.environ.clear()
+    os.environ.update(order.environment)
+    sys.orig_argv[:] = order.command
+    try:
+        done = run(config, order)
+    except Exception as error:  # before the job itself could take note of it
+        traceback.print_exc()
+        if (read_json(order.folder / "status.json") or {}).get("status") != "failed":
+            told = {"status": "failed", "reason": "error", "message": cli.one_line(error)}
+            write_json(order.folder / "status.json", told)
+        done = False
+    sys.exit(0 if done else 1)
+
+
+def run(config: DictConfig, order: Order) -> bool:
+    """Run the job as Hydra's own launcher does; returns whether it did well."""
+    setup_globals()
+    cli.register_resolvers()
+    JobRuntime.instance().set("name", config.hydra.job.name)
+    task = getattr(sys.modules["__main__"], order.task)
+    context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]  # composed it is
+    with read_write(config.hydra), open_dict(config):
+        config.hydra.job_logging.root.handlers = ["file"]  # what the process prints goes there, too
+    done = run_job(
+        hydra_context=context,
+        task_function=getattr(task, "__wrapped__", task),
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    return done.status == JobStatus.COMPLETED
+
+
+def write_to(path: Path) -> None:
+    """Send all that this process prints to the end of a file, a crash's traceback too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    faulthandler.enable()
+
+
+def end_with_the_parent() -> None:
+    """Wait until the process that started this one is gone, then end at once.
+
+    What the epochs so far have left is whole; a sweep that goes on must not find the job still running.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def prepare() -> None:
+    """Import what jobs need, once for all of them."""
+    for name in HEAVY:
+        with suppress(Exception):  # a job that needs it tells what is wrong with it
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # collections leave these objects alone, so that processes go on sharing their memory
+    atexit.register(gc.unfreeze)  # but not the last one: libraries complain about what outlives them

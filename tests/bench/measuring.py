@@ -1,0 +1,123 @@
+"""What the benchmarks share: children under a terminal, sides that take turns, tables."""
+
+import os
+import pty
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAUSE = 3.0  # seconds after each side: processes that it leaves behind end in that time
+
+
+class Table(NamedTuple):
+    """What a benchmark found.
+
+    Attributes:
+        title: what was measured, and how.
+        unit: of the values.
+        values: by row.
+        against: the row that the others are compared to.
+        notes: lines below.
+    """
+
+    title: str
+    unit: str
+    values: Mapping[str, list[float]]
+    against: str
+    notes: tuple[str, ...] = ()
+
+    def ratio(self, name: str) -> float:
+        """A row's median over that of the row it is compared to."""
+        return statistics.median(self.values[name]) / statistics.median(self.values[self.against])
+
+    def __str__(self) -> str:
+        width = max(map(len, self.values))
+        lines = [self.title, f"{self.unit:{width}}{'median':>10}{'min':>10}{'max':>10}{'n':>6}{'ratio':>9}"]
+        for name, values in self.values.items():
+            numbers = f"{statistics.median(values):10.2f}{min(values):10.2f}{max(values):10.2f}{len(values):6}"
+            lines.append(f"{name:{width}}{numbers}{self.ratio(name):8.2f}×")
+        return "\n".join([*lines, *self.notes])
+
+
+def in_turns(sides: Mapping[str, Callable[[int], list[float]]], rounds: int) -> dict[str, list[float]]:
+    """The values of each side, which take turns: what else the machine does falls on all of them.
+
+    Args:
+        sides: what measures one, given the number of the round, from 0.
+        rounds: how many.
+    """
+    values: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name, measure in sides.items():
+            tell(f"round {number + 1} of {rounds}: {name} …")
+            values[name] += measure(number)
+            time.sleep(PAUSE)
+    return values
+
+
+def tell(what: str) -> None:
+    """Say how far it is; the tables alone go to the standard output."""
+    print(what, file=sys.stderr, flush=True)
+
+
+class Child(NamedTuple):
+    """How long a process took from its start to its end, in seconds, and what it said where that was asked for."""
+
+    seconds: float
+    out: str
+
+
+@contextmanager
+def terminal() -> Iterator[int]:
+    """A pseudo-terminal to write to, so that a child draws its progress bars; what it draws is thrown away."""
+    ours, theirs = pty.openpty()
+    reader = threading.Thread(target=drain, args=(ours,), daemon=True)
+    reader.start()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+
+
+def drain(end: int) -> None:
+    """Read a pseudo-terminal until nobody holds its other end, so that a writer never waits."""
+    while True:
+        try:
+            if not os.read(end, 65536):
+                return
+        except OSError:
+            return
+
+
+def child(*arguments: str, piped: bool = False, **environment: str) -> Child:
+    """Run ``python ARGUMENTS`` under a terminal.
+
+    Args:
+        piped: take its standard output; the terminal gets its errors alone.
+        environment: variables beside those of this process.
+
+    Raises:
+        CalledProcessError: if it does not end well.
+    """
+    with terminal() as end:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=end,
+            stdout=subprocess.PIPE if piped else end,
+            stderr=end,
+            check=True,
+            text=True,
+        )
+        return Child(time.perf_counter() - began, done.stdout or "")

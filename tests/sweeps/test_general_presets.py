@@ -1,0 +1,226 @@
+"""Sweep presets for any data set and model: which runs they are made of, and what those leave."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hydra.core.plugins import Plugins
+
+from tests.command_line import history, images, load, read_json, run
+from tests.course.presets import composed, sweep
+
+AXES = {
+    "sweep=hidden_size": {"model.hidden_size": ["16", "32", "64", "128", "256", "512"], "seed": ["0", "1", "2"]},
+    "sweep=learning_rate": {
+        "data.batch_size": ["16", "64", "256", "1024"],
+        "optimizer.lr": ["0.0001", "0.0003", "0.001", "0.003", "0.01"],
+    },
+    "sweep=regularization": {
+        "model.dropout": ["0", "0.2", "0.5"],
+        "model.batch_norm": ["False", "True"],
+        "optimizer.weight_decay": ["0", "0.01", "0.1"],
+    },
+    "sweep=seeds": {"seed": [str(seed) for seed in range(10)]},
+    "sweep=models_data": {"data": ["mnist", "fashion_mnist", "cifar10"], "model": ["mlp", "cnn"]},
+}
+COUNTS = {
+    "sweep=hidden_size": 18,
+    "sweep=learning_rate": 20,
+    "sweep=regularization": 18,
+    "sweep=seeds": 10,
+    "sweep=models_data": 6,
+}
+
+
+# What is asked for
+
+
+class Asked:
+    """A launcher that notes what it is asked to run, and ends there."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, str]] = []
+
+    def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> None:
+        self.jobs = [dict(override.split("=", 1) for override in job) for job in job_overrides]
+        raise SystemExit(0)
+
+
+def asked(*arguments: str, cwd: Path) -> list[dict[str, str]]:
+    """The settings of each run that a command line asks for; none of them is run."""
+    launcher = Asked()
+    with mock.patch.object(Plugins, "instantiate_launcher", return_value=launcher):
+        outcome = run("src.train", *arguments, cwd=cwd)
+    assert outcome.code == 0 and launcher.jobs, outcome.text
+    return launcher.jobs
+
+
+@pytest.mark.parametrize("preset", AXES)
+def test_a_preset_asks_for_every_combination_of_its_axes_once(preset: str, tmp_path: Path) -> None:
+    axes = AXES[preset]
+    combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    jobs = asked(preset, cwd=tmp_path)
+    assert jobs == [{**combination, "sweep": preset.removeprefix("sweep=")} for combination in combinations]
+    assert len(jobs) == COUNTS[preset]
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "count"),
+    [
+        ("sweep=hidden_size", "model.hidden_size=8,[64,64]", 2 * 3),
+        ("sweep=hidden_size", "seed=7", 6),
+        ("sweep=learning_rate", "optimizer.lr=0.1,0.2", 4 * 2),
+        ("sweep=learning_rate", "data.batch_size=32", 5),
+        ("sweep=regularization", "optimizer.weight_decay=0,1e-4", 3 * 2 * 2),
+        ("sweep=regularization", "model.batch_norm=before,after", 3 * 2 * 3),
+        ("sweep=seeds", "seed=range(3)", 3),
+        ("sweep=models_data", "data=mnist", 2),
+        ("sweep=models_data", "model=nearest_neighbor,cnn", 3 * 2),
+    ],
+)
+def test_an_axis_on_the_command_line_replaces_the_presets(preset: str, given: str, count: int, tmp_path: Path) -> None:
+    replaced, others = given.split("=")[0], dict(AXES[preset])
+    before = others.pop(replaced)
+    jobs = asked(preset, given, cwd=tmp_path)
+    assert len(jobs) == count
+    assert not {job[replaced] for job in jobs} >= set(before)
+    assert all({job[key] for job in jobs} == set(values) for key, values in others.items())
+
+
+def test_an_axis_on_the_command_line_is_added_to_the_presets(tmp_path: Path) -> None:
+    jobs = asked("sweep=hidden_size", "seed=0", "optimizer.lr=0.1,0.2", cwd=tmp_path)
+    assert [(job["model.hidden_size"], job["optimizer.lr"]) for job in jobs] == list(
+        product(AXES["sweep=hidden_size"]["model.hidden_size"], ["0.1", "0.2"])
+    )
+
+
+# What the runs are made of
+
+
+def made_of(*arguments: str) -> tuple[Any, ...]:
+    """A run's model, data set, optimizer and number of epochs, and the folder's name."""
+    config = composed(*arguments)
+    choices = config.hydra.runtime.choices
+    folder = Path(config.hydra.sweep.dir).name
+    return choices["model"], choices["data"], choices["optimizer"], config.trainer.max_epochs, folder
+
+
+@pytest.mark.parametrize(
+    ("preset", "made"),
+    [
+        ("sweep=hidden_size", ("mlp", "mnist", "adam", 10, "hidden_size")),
+        ("sweep=learning_rate", ("mlp", "mnist", "adam", 10, "learning_rate")),
+        ("sweep=regularization", ("mlp", "mnist", "adamw", 10, "regularization")),
+        ("sweep=seeds", ("mlp", "xor", "adam", 50, "seeds")),
+    ],
+)
+def test_a_preset_has_a_model_data_an_optimizer_and_a_name_of_its_own(preset: str, made: tuple[Any, ...]) -> None:
+    assert made_of(preset) == made
+
+
+@pytest.mark.parametrize("preset", ["sweep=hidden_size", "sweep=learning_rate", "sweep=regularization", "sweep=seeds"])
+def test_the_command_lines_choices_take_the_place_of_the_presets(preset: str) -> None:
+    given = ["model=cnn", "data=fashion_mnist", "optimizer=sgd", "trainer.max_epochs=2", "name=mine"]
+    assert made_of(preset, *given) == ("cnn", "fashion_mnist", "sgd", 2, "mine")
+
+
+@pytest.mark.parametrize(("data", "epochs"), [("mnist", 3), ("cifar10", 3), ("xor", 50), ("parabola", 20)])
+def test_models_on_data_sets_train_shortly_but_a_toy_set_as_long_as_it_needs(data: str, epochs: int) -> None:
+    assert made_of("sweep=models_data", f"data={data}")[3:] == (epochs, "models_data")
+
+
+def test_an_experiment_is_repeated_with_its_own_settings() -> None:
+    assert made_of("sweep=seeds", "experiment=fashion_cnn")[:2] == ("cnn", "fashion_mnist")
+    assert composed("sweep=seeds", "experiment=fashion_cnn").model == composed("experiment=fashion_cnn").model
+    alone, swept = composed("experiment=wheat"), composed("sweep=hidden_size", "experiment=wheat", "data=wheat")
+    assert [swept[part] for part in ("model", "data", "trainer")] == [
+        alone[part] for part in ("model", "data", "trainer")
+    ]
+
+
+@pytest.mark.parametrize("preset", AXES)
+def test_the_pictures_promise_no_metric_that_other_data_may_lack(preset: str) -> None:
+    pictures = composed(preset).hydra.callbacks.pictures.pictures
+    assert [picture.title for picture in pictures.values() if "accuracy" in picture.title.lower()] == []
+    assert {picture.metric for picture in pictures.values()} <= {None, "train/loss", "val/loss"}
+    assert None in {picture.metric for picture in pictures.values()}
+
+
+# What they leave
+
+
+def metrics(jobs: dict[str, Path], name: str) -> list[Any]:
+    return [read_json(folder / "metrics.json")[name] for folder in jobs.values()]
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What a run's model was made from."""
+    return dict(load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"])
+
+
+def test_hidden_layers_of_the_widths_that_were_asked_for(tmp_path: Path) -> None:
+    jobs = sweep("sweep=hidden_size", "data=xor", "seed=0", "trainer.max_epochs=2", cwd=tmp_path)
+    widths = [16, 32, 64, 128, 256, 512]
+    assert list(jobs) == [f"hidden_size-{width}_seed-0" for width in widths]
+    assert {folder.parent for folder in jobs.values()} == {tmp_path / "outputs" / "sweeps" / "hidden_size"}
+    assert metrics(jobs, "parameters") == [4 * width + 1 for width in widths]  # 2-width-1
+    narrowest, *_, widest = metrics(jobs, "val/loss")
+    assert widest < narrowest  # in the same two epochs
+
+
+def test_each_learning_rate_with_each_batch_size(data_dir: Path, tmp_path: Path) -> None:
+    small = [f"paths.data={data_dir}", "data.val_size=40", "trainer.max_epochs=2"]
+    given = ["data=fashion_mnist", "data.batch_size=16,160", "optimizer.lr=1e-4,1e-2"]
+    jobs = sweep("sweep=learning_rate", *given, *small, cwd=tmp_path)
+    assert list(jobs) == [f"batch_size-{batch}_lr-{rate}" for batch in (16, 160) for rate in ("0.0001", "0.01")]
+    last = [load(folder / "checkpoints" / "last.ckpt") for folder in jobs.values()]
+    assert [each["global_step"] for each in last] == [20, 20, 2, 2]  # two epochs of 160 images
+    assert [each["optimizer_states"][0]["param_groups"][0]["lr"] for each in last] == [1e-4, 1e-2] * 2
+    slow, fast, slowest, _ = [history(folder)[-1]["train/loss"] for folder in jobs.values()]
+    assert fast < slow < slowest
+
+
+def test_each_remedy_alone_and_together(data_dir: Path, tmp_path: Path) -> None:
+    given = ["model.dropout=0,0.5", "optimizer.weight_decay=0,0.1", "trainer.max_epochs=1"]
+    jobs = sweep("sweep=regularization", *images("mnist", data_dir), *given, cwd=tmp_path)
+    made = [settings(folder) for folder in jobs.values()]
+    combinations = [(each["dropout"], each["batch_norm"], each["optimizer"]["weight_decay"]) for each in made]
+    assert combinations == list(product((0, 0.5), (False, True), (0, 0.1)))
+    assert {each["optimizer"]["_target_"] for each in made} == {"torch.optim.AdamW"}
+    assert len(set(metrics(jobs, "val/loss"))) == 8  # each has changed what is learned
+
+
+def test_ten_seeds_of_the_run_on_the_command_line(data_dir: Path, tmp_path: Path) -> None:
+    run_of = ["model=cnn", "model.channels=[4]", "model.hidden_size=[]", "trainer.max_epochs=1"]
+    jobs = sweep("sweep=seeds", *run_of, *images("fashion_mnist", data_dir), cwd=tmp_path)
+    assert list(jobs) == [f"seed-{seed}" for seed in range(10)]
+    assert len(set(metrics(jobs, "val/loss"))) == 10
+    assert len(set(metrics(jobs, "parameters"))) == 1
+
+
+def test_each_model_on_each_data_set(data_dir: Path, tmp_path: Path) -> None:
+    small = [f"paths.data={data_dir}", "data.val_size=40", "data.batch_size=16"]
+    jobs = sweep("sweep=models_data", *small, cwd=tmp_path)
+    names = ["mnist", "fashion_mnist", "cifar10"]
+    assert list(jobs) == [f"data-{data}_model-{model}" for data in names for model in ("mlp", "cnn")]
+    assert metrics(jobs, "epochs") == [3] * 6
+    inputs = [28 * 28, 28 * 28, 3 * 32 * 32]
+    assert metrics(jobs, "parameters")[::2] == [(size + 1) * 100 + 101 * 10 for size in inputs]  # inputs-100-10
+    assert min(metrics(jobs, "test/acc")) > 0.5  # easy ones: a place, or a colour, for each of ten classes
+
+
+@pytest.mark.parametrize(
+    ("preset", "fewer"),
+    [
+        ("sweep=seeds", ["seed=0,1"]),
+        ("sweep=learning_rate", ["data.batch_size=1000", "optimizer.lr=1e-3,1e-2"]),
+        ("sweep=regularization", ["model.batch_norm=false", "optimizer.weight_decay=0", "data.batch_size=1000"]),
+    ],
+)
+def test_a_regression_gets_its_pictures_too(preset: str, fewer: list[str], tmp_path: Path) -> None:
+    jobs = sweep(
+        preset, "data=cubic", "trainer.max_epochs=1", *fewer, cwd=tmp_path
+    )  # which asserts that they are there
+    assert set(metrics(jobs, "monitor")) == {"val/loss"}

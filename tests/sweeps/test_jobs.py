@@ -1,0 +1,248 @@
+"""What makes a job of a sweep itself, and what a sweep that goes on does with the jobs that are there."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from src.configs import read_config
+from src.errors import InputError
+from src.sweeps.jobs import identity, read_jobs
+from tests.command_line import BARE, Outcome, evaluate, read_json, run
+from tests.trouble import Trouble, make_trouble, read_notes
+
+QUICK = (*BARE, Trouble.SETTING, "trainer.max_epochs=2", "model.hidden_size=3")
+RATES = "optimizer.lr=0.1,0.01"
+NAMES = ["0_lr-0.1", "1_lr-0.01"]
+
+
+def sweep(*arguments: str, cwd: Path) -> Outcome:
+    return run("src.train", "-m", *QUICK, "name=swept", *arguments, cwd=cwd)
+
+
+def names(cwd: Path) -> list[str]:
+    return [job.folder.name for job in read_jobs(cwd / "outputs/sweeps/swept")]
+
+
+def statuses(cwd: Path) -> list[str]:
+    return [job.status["status"] for job in read_jobs(cwd / "outputs/sweeps/swept")]
+
+
+def ended(cwd: Path) -> list[int]:
+    """The numbers of the jobs that have come to their ends, once for each time."""
+    return sorted(note.number for note in read_notes(cwd) if note.event == "test")
+
+
+def files(cwd: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (cwd / "outputs").rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a sweep of two jobs has finished."""
+    cwd = tmp_path_factory.mktemp("made")
+    make_trouble(cwd, {})
+    outcome = sweep(RATES, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    return cwd
+
+
+@pytest.fixture
+def cwd(made: Path, tmp_path: Path) -> Path:
+    """A copy of that."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+
+
+# What a job is
+
+
+def test_the_settings_make_a_job_and_paths_devices_and_threads_do_not() -> None:
+    settings = {"optimizer.lr": 0.1, "seed": 0, "data.seed": 0}
+    apart = {"paths.data": "data", "threads": 2, "name": "x", "rerun": "all", "trainer.accelerator": "cpu"}
+    same = identity(settings)
+    assert identity(dict(reversed(settings.items())) | apart) == same
+    assert identity(settings | {"optimizer.lr": 0.10000001}) != same
+    assert identity(settings | {"seed": None}) != same
+    assert identity(settings | {"model.threads": 2}) != same
+
+
+def test_equal_jobs_typed_in_different_ways_run_once(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {})
+    outcome = sweep("optimizer.lr=0.1,1e-1,.1,0.10,0.01", "seed=0", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert "2 jobs: 2 to do" in outcome.out
+    assert ended(tmp_path) == [0, 1]
+    assert names(tmp_path) == ["0_lr-0.1", "1_lr-0.01"]
+
+
+def test_a_sweep_that_is_finished_is_not_run_again(cwd: Path) -> None:
+    before = {path: content for path, content in files(cwd).items() if path.parent.name in NAMES}
+    outcome = sweep(RATES, cwd=cwd)
+    assert outcome.code == 0
+    assert re.search(r"2 jobs: 2 finished before( \(commit [0-9a-f]{7}\))?\n", outcome.out)
+    assert ended(cwd) == [0, 1]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_paths_threads_and_devices_do_not_make_another_job(cwd: Path) -> None:
+    elsewhere = ("threads=1", "paths.data=elsewhere", "trainer=cpu", "trainer.accelerator=cpu")
+    outcome = sweep("optimizer.lr=1e-1,1e-2", *elsewhere, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert "2 finished before" in outcome.out
+    assert ended(cwd) == [0, 1]
+
+
+def test_new_values_add_jobs_with_the_next_numbers_and_the_old_ones_keep_theirs(cwd: Path) -> None:
+    outcome = sweep("optimizer.lr=1,0.01,0.1", "data.noise=0.01,0.1", cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert "6 jobs: 2 finished before" in outcome.out and "4 to do" in outcome.out
+    added = ["2_lr-1_noise-0.01", "3_lr-1_noise-0.1", "4_lr-0.01_noise-0.1", "5_lr-0.1_noise-0.1"]
+    assert names(cwd) == [*NAMES, *added]
+    assert ended(cwd) == [0, 1, 2, 3, 4, 5]
+
+
+def test_folders_have_plain_names_that_evaluation_takes(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {})
+    odd = ("model.hidden_size=[4,4],[]", "model.activation=relu,'re lu/ü (1)'")
+    outcome = sweep(*odd, cwd=tmp_path)
+    assert outcome.code == 1
+    assert names(tmp_path) == [
+        "0_hidden_size-4-4_activation-relu",
+        "1_hidden_size-4-4_activation-re-lu-1",
+        "2_hidden_size-_activation-relu",
+        "3_hidden_size-_activation-re-lu-1",
+    ]
+    assert statuses(tmp_path) == ["finished", "failed"] * 2
+    evaluate("run=outputs/sweeps/swept/0_hidden_size-4-4_activation-relu", cwd=tmp_path)
+
+
+# Running again
+
+
+def test_what_failed_is_run_again_from_its_beginning_if_asked_for(cwd: Path) -> None:
+    make_trouble(cwd, {2: "raise"})
+    assert sweep("optimizer.lr=0.1,1", cwd=cwd).code == 1
+    make_trouble(cwd, {})
+    outcome = sweep("optimizer.lr=0.1,0.01,1", "rerun=failed", cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert "2 finished before" in outcome.out and "1 to do" in outcome.out
+    assert [note.event for note in read_notes(cwd) if note.number == 2] == ["1", "2", "1", "2", "test"]
+    assert ended(cwd) == [0, 1, 2]
+
+
+def test_all_are_run_again_if_asked_for(cwd: Path) -> None:
+    outcome = sweep(RATES, "rerun=all", cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert "2 jobs: 2 to do" in outcome.out
+    assert [note.event for note in read_notes(cwd) if note.number == 1] == ["1", "2", "test"] * 2
+    assert names(cwd) == NAMES
+
+
+def test_another_word_for_what_to_run_again_is_refused(cwd: Path) -> None:
+    before = files(cwd)
+    assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == ("error: rerun=nonsense: it is failed or all (or left out)")
+    assert {
+        path: content for path, content in files(cwd).items() if path.name != "multirun.yaml"
+    }.items() <= before.items()
+
+
+def test_a_single_run_is_not_run_again(tmp_path: Path) -> None:
+    error = run("src.train", *BARE, "rerun=failed", cwd=tmp_path).error
+    assert error.startswith("error: rerun=failed is for sweeps")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_job_that_drew_its_seed_keeps_it_when_it_goes_on(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {0: "exit"})
+    assert sweep("seed=null", cwd=tmp_path).code == 1
+    (job,) = read_jobs(tmp_path / "outputs/sweeps/swept")
+    drawn = read_config(job.folder).seed
+    make_trouble(tmp_path, {})
+    assert sweep("seed=null", cwd=tmp_path).code == 0
+    assert [note.event for note in read_notes(tmp_path)] == ["1", "2", "2", "test"]
+    assert job.metrics["seed"] == drawn and drawn > 0
+    assert statuses(tmp_path) == ["finished"]
+
+
+# What is there already, and is not as it should be
+
+
+def test_a_folder_of_that_name_that_is_no_sweep_is_refused_and_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/sweeps/swept"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("mine")
+    assert "outputs/sweeps/swept is there already: choose another name=" in sweep(RATES, cwd=tmp_path).error
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+
+
+def test_a_sweep_that_another_process_is_at_is_left_alone(cwd: Path) -> None:
+    before = files(cwd)
+    with FileLock(cwd / "outputs/sweeps/swept/.lock"):
+        assert "another process is at this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
+    assert names(cwd) == NAMES
+    assert {
+        path: content for path, content in files(cwd).items() if path.name != "multirun.yaml"
+    }.items() <= before.items()
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "{}", '{"status": 1}', '{"reason": "x"}'])
+def test_a_job_whose_status_is_damaged_goes_on(damage: str, cwd: Path) -> None:
+    (cwd / "outputs/sweeps/swept" / NAMES[0] / "status.json").write_text(damage)
+    outcome = sweep(RATES, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert "1 finished before" in outcome.out and "1 to go on with" in outcome.out
+    assert ended(cwd) == [0, 0, 1]
+    assert statuses(cwd) == ["finished"] * 2
+
+
+def test_a_job_whose_folder_was_removed_is_run_again(cwd: Path) -> None:
+    shutil.rmtree(cwd / "outputs/sweeps/swept" / NAMES[0])
+    outcome = sweep(RATES, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert names(cwd) == [NAMES[1], "2_lr-0.1"]
+    assert len(read_notes(cwd)) == 3 * 3
+
+
+def test_a_truncated_checkpoint_fails_its_job_alone_until_that_is_run_from_its_beginning(cwd: Path) -> None:
+    folder = cwd / "outputs/sweeps/swept" / NAMES[0]
+    checkpoint = folder / "checkpoints/last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    (folder / "status.json").write_text('{"status": "interrupted", "reason": "killed", "message": ""}')
+    outcome = sweep("optimizer.lr=0.1,0.01,1", cwd=cwd)
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.text
+    assert statuses(cwd) == ["failed", "finished", "finished"]
+    message = read_json(folder / "status.json")["message"]
+    assert message.startswith("checkpoint ") and "last.ckpt is truncated" in message and "\n" not in message
+    assert sweep(RATES, "rerun=failed", cwd=cwd).code == 0
+
+
+def test_damaged_notes_are_told_in_one_line(cwd: Path) -> None:
+    notes = cwd / "outputs/sweeps/swept" / NAMES[0] / "job.json"
+    notes.write_text('{"number": 0}')
+    assert sweep(RATES, cwd=cwd).error == (
+        f"error: outputs/sweeps/swept/{NAMES[0]}/job.json is damaged: it does not tell a job"
+    )
+    with pytest.raises(InputError, match="damaged"):
+        read_jobs(cwd / "outputs/sweeps/swept")
+
+
+# Hydra's own launcher
+
+
+def test_jobs_of_hydras_basic_launcher_are_noted_too(tmp_path: Path) -> None:
+    outcome = run(
+        "src.train", "-m", *BARE, "hydra/launcher=basic", "trainer.max_epochs=1", RATES, "name=swept", cwd=tmp_path
+    )
+    assert outcome.code == 0, outcome.text
+    jobs = read_jobs(tmp_path / "outputs/sweeps/swept")
+    assert [(job.number, job.folder.name, job.settings["optimizer.lr"]) for job in jobs] == [
+        (0, "0_lr-0.1", 0.1),
+        (1, "1_lr-0.01", 0.01),
+    ]
+    assert jobs[0].overrides == [*BARE, "trainer.max_epochs=1", "optimizer.lr=0.1", "name=swept"]
+    assert jobs[0].choices["data"] == "xor"
+    assert jobs[0].identity != jobs[1].identity
+    assert [job.status["status"] for job in jobs] == ["finished"] * 2

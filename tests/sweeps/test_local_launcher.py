@@ -1,0 +1,247 @@
+"""Sweeps under the local launcher that go through everything: failures, kills, a lost parent, interruptions."""
+
+import csv
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from filelock import FileLock
+
+from src.sweeps.jobs import Job, read_jobs
+from tests.command_line import BARE, Outcome, read_json, run, same, spawn, timeless, weights
+from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
+
+COMMON = ("-m", *BARE, Trouble.SETTING, "model.activation=relu", "trainer.max_epochs=3", "hydra.launcher.jobs=2")
+GRID = (*COMMON, "model.hidden_size=2,3,4", "optimizer.lr=0.003,0.01,0.03,0.1", "seed=0,1", "name=grid")
+CORNER = (*COMMON, "model.hidden_size=2", "optimizer.lr=0.003,0.01", "seed=0,1")  # the first four of them
+FAILING = {1: "raise", 4: "diverge", 16: "exit", 20: "hold"}
+
+
+def jobs_of(cwd: Path, name: str) -> list[Job]:
+    return read_jobs(cwd / "outputs" / "sweeps" / name)
+
+
+def statuses(cwd: Path, name: str) -> list[str]:
+    return [job.status["status"] for job in jobs_of(cwd, name)]
+
+
+def rows(cwd: Path, name: str) -> list[dict[str, str]]:
+    with (cwd / "outputs" / "sweeps" / name / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_nothing_is_left(parent: "subprocess.Popen[str]", jobs: list[Job]) -> Outcome:
+    """All processes of a sweep have ended: none has its output open, and none holds a folder."""
+    out, err = parent.communicate(timeout=60)  # so long as the process that forks has these open, this waits
+    for folder in {jobs[0].folder.parent, *(job.folder for job in jobs)}:
+        with FileLock(folder / ".lock", timeout=10):
+            pass
+    return Outcome(parent.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the grid was run without any trouble, three at once."""
+    cwd = tmp_path_factory.mktemp("undisturbed")
+    make_trouble(cwd, {})
+    outcome = run("src.train", *GRID, "hydra.launcher.jobs=3", cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    return cwd
+
+
+def assert_the_same_results(cwd: Path, name: str, undisturbed: Path) -> None:
+    """The jobs came to what those of the undisturbed sweep did, bit for bit."""
+    for mine, other in zip(jobs_of(cwd, name), jobs_of(undisturbed, "grid"), strict=False):
+        assert timeless(mine.metrics) == timeless(other.metrics), mine.folder
+        assert same(weights(mine.folder), weights(other.folder)), mine.folder
+        assert same(weights(mine.folder, "best"), weights(other.folder, "best")), mine.folder
+
+
+# A sweep with four jobs that fail, each in its own way, whose parent is killed half-way
+
+
+class Survived(NamedTuple):
+    """What there was to see of that sweep.
+
+    Attributes:
+        cwd: where it ran.
+        first: the statuses when the parent had been killed.
+        left: what came of the processes that it had started.
+        rival: a second start while the second was under way.
+        second, third: how these starts ended; before the third the causes of the failures were removed.
+        statuses: those after the second start, whole.
+        rows: ``results.csv`` after the second start.
+        notes: what the jobs did in each of the three starts.
+    """
+
+    cwd: Path
+    first: list[str]
+    left: Outcome
+    rival: Outcome
+    second: Outcome
+    third: Outcome
+    statuses: list[dict[str, Any]]
+    rows: list[dict[str, str]]
+    notes: list[list[Note]]
+
+
+@pytest.fixture(scope="module")
+def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
+    cwd = tmp_path_factory.mktemp("survived")
+    make_trouble(cwd, FAILING | {9: "hold", 10: "hold"})
+    with spawn("src.train", *GRID, cwd=cwd) as parent:
+        wait_for_trouble(cwd, 9, 10)
+        parent.kill()
+        left = assert_nothing_is_left(parent, jobs_of(cwd, "grid"))
+    first, seen = statuses(cwd, "grid"), [read_notes(cwd)]
+
+    make_trouble(cwd, FAILING)
+    with spawn("src.train", *GRID, cwd=cwd) as parent:
+        (worker,) = wait_for_trouble(cwd, 20)
+        rival = run("src.train", *GRID, cwd=cwd)
+        os.kill(worker, signal.SIGKILL)
+        second = assert_nothing_is_left(parent, jobs_of(cwd, "grid"))
+    between, table = [job.status for job in jobs_of(cwd, "grid")], rows(cwd, "grid")
+    seen.append(read_notes(cwd)[len(seen[0]) :])
+
+    make_trouble(cwd, {})
+    third = run("src.train", *GRID, cwd=cwd)
+    seen.append(read_notes(cwd)[len(seen[0]) + len(seen[1]) :])
+    return Survived(cwd, first, left, rival, second, third, between, table, seen)
+
+
+def test_when_the_parent_is_killed_its_jobs_die_with_it_and_the_folders_tell_how_far_they_came(
+    survived: Survived,
+) -> None:
+    assert survived.left.code == -signal.SIGKILL
+    early = ["finished", "failed", "finished", "finished", "failed", *["finished"] * 4]
+    assert survived.first == [*early, "running", "running", *["waiting"] * 13]
+
+
+def test_the_next_start_says_what_is_there_and_ends_with_a_list_of_what_failed(survived: Survived) -> None:
+    second = survived.second
+    assert second.code == 1
+    assert "24 jobs: 7 finished before" in second.out
+    assert "2 failed, to try again" in second.out and "2 to go on with" in second.out and "13 to do" in second.out
+    lines = [line for line in second.out.splitlines() if line.startswith("failed: ")]
+    told = {int(line.split("grid/")[1].split("_")[0]): line for line in lines}
+    assert set(told) == {1, 4, 16, 20}
+    assert "(error): RuntimeError: this job is in trouble" in told[1]
+    assert "(diverged): " in told[4]
+    assert "(error): its process ended with status 7 and without a word" in told[16]
+    assert "(killed): by signal SIGKILL" in told[20]
+    assert second.err.strip().startswith("error: 4 failed of 24 jobs; go on with: python -m src.train -m ")
+    assert "Traceback" not in second.text
+
+
+def test_a_failed_jobs_folder_has_its_reason_and_its_traceback(survived: Survived) -> None:
+    reasons = {number: each["reason"] for number, each in enumerate(survived.statuses) if each["status"] != "finished"}
+    assert reasons == {1: "error", 4: "diverged", 16: "error", 20: "killed"}
+    log = (jobs_of(survived.cwd, "grid")[1].folder / "train.log").read_text()
+    assert "Traceback" in log and "RuntimeError: this job is in trouble" in log
+
+
+def test_all_other_jobs_finished_once_and_lost_no_more_than_the_epoch_in_flight(survived: Survived) -> None:
+    notes = survived.notes[0] + survived.notes[1]
+    done = Counter((note.number, note.event) for note in notes)
+    fine = set(range(24)) - set(FAILING)
+    assert {number for number, event in done if event == "test"} == fine
+    twice = {key for key, count in done.items() if count > 1}
+    assert twice == {(1, "2"), (4, "2"), (9, "2"), (10, "2")}  # each from its last checkpoint on
+    assert max(done.values()) == 2
+    for job in jobs_of(survived.cwd, "grid"):
+        starts = 1 + len(read_json(job.folder / "provenance.json").get("resumed", []))
+        assert starts == {1: 3, 4: 3, 9: 2, 10: 2, 16: 2, 20: 2}.get(job.number, 1)
+
+
+def test_the_results_have_a_row_per_job_with_what_it_came_to(survived: Survived, undisturbed: Path) -> None:
+    assert [int(row["number"]) for row in survived.rows] == list(range(24))
+    for row, job in zip(survived.rows, jobs_of(undisturbed, "grid"), strict=True):
+        settings = (job.settings["model.hidden_size"], job.settings["optimizer.lr"], job.settings["seed"])
+        assert (float(row["model.hidden_size"]), float(row["optimizer.lr"]), float(row["seed"])) == settings
+        assert row["folder"] == job.folder.name
+        if job.number not in FAILING:
+            assert row["status"] == "finished" and row["epochs"] == "3"
+            assert [float(row[name]) for name in ("val/acc", "val/loss", "test/acc", "test/loss")] == [
+                job.metrics[name] for name in ("val/acc", "val/loss", "test/acc", "test/loss")
+            ]
+    failed = {int(row["number"]): row["reason"] for row in survived.rows if row["status"] == "failed"}
+    assert failed == {1: "error", 4: "diverged", 16: "error", 20: "killed"}
+
+
+def test_a_second_parent_is_refused_in_one_line_and_disturbs_nothing(survived: Survived) -> None:
+    assert survived.rival.error.startswith("error: outputs/sweeps/grid: another process is at this sweep")
+    assert survived.rival.out == ""
+    assert survived.rival.folders == []
+
+
+def test_the_start_after_that_tries_the_failed_ones_alone_and_ends_well_once_their_causes_are_gone(
+    survived: Survived,
+) -> None:
+    assert survived.third.code == 0, survived.third.text
+    assert "24 jobs: 20 finished before" in survived.third.out
+    assert {note.number for note in survived.notes[2]} == set(FAILING)
+    assert sorted(note.number for note in survived.notes[2] if note.event == "test") == sorted(FAILING)
+    assert statuses(survived.cwd, "grid") == ["finished"] * 24
+    assert [row["status"] for row in rows(survived.cwd, "grid")] == ["finished"] * 24
+
+
+def test_what_was_killed_failed_and_went_on_came_to_the_same_bit_for_bit(survived: Survived, undisturbed: Path) -> None:
+    assert_the_same_results(survived.cwd, "grid", undisturbed)
+    for job in jobs_of(survived.cwd, "grid"):
+        with (job.folder / "history.csv").open(newline="") as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+# Interrupted
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_sweep_stops_its_jobs_and_goes_on_to_the_same_results(
+    name: str, code: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    arguments = (*CORNER, f"name={name}")
+    make_trouble(tmp_path, {0: "hold", 1: "hold"})
+    with spawn("src.train", *arguments, cwd=tmp_path) as parent:
+        workers = wait_for_trouble(tmp_path, 0, 1)
+        if name == "SIGINT":  # Ctrl-C in a terminal reaches all of them
+            for worker in workers:
+                os.kill(worker, signal.SIGINT)
+        parent.send_signal(signal.Signals[name])
+        outcome = assert_nothing_is_left(parent, jobs_of(tmp_path, name))
+    assert outcome.code == code, outcome.text
+    assert "Traceback" not in outcome.text
+    assert f"4 unfinished of 4 jobs; go on with: python -m src.train -m {' '.join(BARE)}" in outcome.out
+    assert statuses(tmp_path, name) == ["interrupted", "interrupted", "waiting", "waiting"]
+    assert [row["status"] for row in rows(tmp_path, name)] == statuses(tmp_path, name)
+
+    make_trouble(tmp_path, {})
+    assert run("src.train", *arguments, cwd=tmp_path).code == 0
+    events = Counter((note.number, note.event) for note in read_notes(tmp_path))
+    assert {event for event, count in events.items() if count > 1} == {(0, "2"), (1, "2")}
+    assert_the_same_results(tmp_path, name, undisturbed)
+
+
+# Undisturbed
+
+
+def test_jobs_run_in_processes_of_their_own_with_their_share_of_the_cores(undisturbed: Path) -> None:
+    notes = read_notes(undisturbed)
+    processes = {number: {note.process for note in notes if note.number == number} for number in range(24)}
+    assert all(len(found) == 1 for found in processes.values())
+    assert len(set.union(*processes.values())) == 24
+    assert os.getpid() not in set.union(*processes.values())
+    assert len({note.parent for note in notes}) == 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert {note.cores for note in notes} == {max(1, (cores or 1) // 3)}
+
+
+def test_three_at_once_are_never_more_than_three(undisturbed: Path) -> None:
+    ends = {note.number: at for at, note in enumerate(read_notes(undisturbed)) if note.event == "test"}
+    begins = {note.number: at for at, note in enumerate(read_notes(undisturbed)) if note.event == "1"}
+    at_once = [sum(begins[n] <= at < ends[n] for n in range(24)) for at in begins.values()]
+    assert max(at_once) <= 3

@@ -1,0 +1,159 @@
+"""Jobs in processes of their own: how many at once, how each ends, and what the rest takes from that."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+
+from src.sweeps import pool
+from src.sweeps.jobs import Job, read_jobs
+from src.sweeps.pool import note_end
+from tests.command_line import BARE, Outcome, run
+from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+
+
+def sweep(*arguments: str, cwd: Path) -> Outcome:
+    settings = ("-m", *BARE, Trouble.SETTING, "trainer.max_epochs=2", "name=swept")
+    return run("src.train", *settings, *arguments, cwd=cwd)
+
+
+def jobs(cwd: Path) -> list[Job]:
+    return read_jobs(cwd / "outputs/sweeps/swept")
+
+
+def ends(cwd: Path) -> list[tuple[str, str | None]]:
+    return [(job.status["status"], job.status["reason"]) for job in jobs(cwd)]
+
+
+FINE = ("finished", None)
+LIMIT = ("time limit", "stopped after 5 seconds")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "asked", "after"),
+    [
+        ("finished", 0, None, ("finished", None, None)),
+        ("running", 3, None, ("failed", "error", "its process ended with status 3 and without a word")),
+        ("running", 0, None, ("failed", "error", "its process ended with status 0 and without a word")),
+        ("waiting", -signal.SIGSEGV, None, ("failed", "killed", "by signal SIGSEGV")),
+        (
+            "running",
+            -signal.SIGKILL,
+            None,
+            ("failed", "killed", "by signal SIGKILL (by hand, or by the system when memory ran out)"),
+        ),
+        ("running", 255, None, ("failed", "killed", "its process was lost with the one that started it")),
+        ("failed", 1, None, ("failed", None, None)),
+        ("interrupted", -signal.SIGTERM, LIMIT, ("failed", *LIMIT)),
+        ("running", -signal.SIGKILL, LIMIT, ("failed", *LIMIT)),
+        ("finished", 0, LIMIT, ("finished", None, None)),
+        ("running", -signal.SIGTERM, ("killed", "stopped"), ("interrupted", "killed", "stopped")),
+    ],
+)
+def test_a_jobs_status_is_completed_where_its_process_could_not(
+    status: str, code: int, asked: tuple[str, str] | None, after: tuple[str, str | None, str | None], tmp_path: Path
+) -> None:
+    job = Job(tmp_path, 0, "", [], {}, {})
+    job.write_status(status)
+    note_end(job, code, asked)
+    assert tuple(job.status.values()) == after
+
+
+def test_one_at_a_time_run_one_after_the_other_in_their_order(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {1: "raise"})
+    assert sweep("seed=1,2,3", "hydra.launcher.jobs=1", cwd=tmp_path).code == 1
+    assert [(note.number, note.event) for note in read_notes(tmp_path)] == [
+        *[(0, "1"), (0, "2"), (0, "test")],
+        *[(1, "1"), (1, "2")],
+        *[(2, "1"), (2, "2"), (2, "test")],
+    ]
+    assert ends(tmp_path) == [FINE, ("failed", "error"), FINE]
+
+
+def test_jobs_that_take_too_long_are_stopped_and_killed_if_they_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock leaps as soon as both jobs hang."""
+    make_trouble(tmp_path, {0: "hold", 1: "defy"})
+
+    def clock() -> float:
+        hanging = {note.number for note in read_notes(tmp_path) if note.event == "2"} >= {0, 1}
+        return time.monotonic() + (1e6 if hanging else 0)
+
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(pool, "GRACE", 0.5)
+    outcome = sweep("seed=1,2,3", "hydra.launcher.jobs=2", "hydra.launcher.time_limit=5000", cwd=tmp_path)
+    assert outcome.code == 1
+    assert ends(tmp_path) == [("failed", "time limit"), ("failed", "time limit"), FINE]
+    assert outcome.out.count("(time limit): stopped after 5000 seconds") == 2
+
+    make_trouble(tmp_path, {})
+    assert sweep("seed=1,2,3", cwd=tmp_path).code == 0
+    assert [note.event for note in read_notes(tmp_path) if note.number == 1] == ["1", "2", "2", "test"]
+
+
+def test_a_job_that_runs_out_of_memory_is_told_so(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {0: "memory"})
+    assert sweep("seed=1,2", cwd=tmp_path).code == 1
+    assert ends(tmp_path) == [("failed", "out of memory"), FINE]
+
+
+def test_processes_started_anew_do_as_well(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {1: "exit"})
+    settings = ("seed=1,2", "hydra.launcher.jobs=2", "hydra.launcher.start_method=spawn")
+    assert sweep(*settings, cwd=tmp_path).code == 1
+    assert ends(tmp_path) == [FINE, ("failed", "error")]
+    assert {note.parent for note in read_notes(tmp_path)} == {os.getpid()}
+
+
+def test_when_the_process_that_forks_them_is_killed_the_jobs_under_way_are_lost_and_the_rest_is_done(
+    tmp_path: Path,
+) -> None:
+    make_trouble(tmp_path, {0: "hold"})
+
+    def kill() -> None:
+        wait_for_trouble(tmp_path, 0)
+        os.kill(read_notes(tmp_path)[0].parent, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcome = sweep("seed=1,2", "hydra.launcher.jobs=1", "hydra.launcher.start_method=forkserver", cwd=tmp_path)
+    killer.join()
+    assert outcome.code == 1
+    assert ends(tmp_path) == [("failed", "killed"), FINE]
+    with FileLock(jobs(tmp_path)[0].folder / ".lock", timeout=10):  # the lost one no longer holds its folder
+        pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("jobs=0", "null or a whole number above 0"),
+        ("jobs=-1", "null or a whole number above 0"),
+        ("jobs=two", "null or a whole number above 0"),
+        ("jobs_per_gpu=null", "a whole number above 0"),
+        ("time_limit=-1", "null or seconds above 0"),
+        ("start_method=fork", "null, forkserver or spawn"),
+    ],
+)
+def test_a_launchers_setting_that_makes_no_sense_is_refused(setting: str, words: str, tmp_path: Path) -> None:
+    shown = setting.replace("null", "None")
+    assert sweep("seed=1,2", f"hydra.launcher.{setting}", cwd=tmp_path).error == (
+        f"error: hydra.launcher.{shown} must be {words}"
+    )
+    assert not jobs(tmp_path)
+
+
+@pytest.mark.parametrize("method", [None, "spawn"])
+def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None:
+    context = pool.starting(method)
+    process = context.Process(target=signal.raise_signal, args=(signal.SIGINT,))  # type: ignore[attr-defined]
+    pool.begin(context, process)
+    process.join()
+    assert process.exitcode == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

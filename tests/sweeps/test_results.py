@@ -1,0 +1,387 @@
+"""What a sweep comes to: the file with a row per job, and the table of the best."""
+
+import csv
+import io
+import math
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from src.errors import InputError
+from src.sweeps.results import leaderboard, measured, write_results
+from tests.sweeps import made_job
+
+ESCAPE = "\x1b["
+
+
+def accuracy(value: float | None, test: float = 0.5, **more: Any) -> dict[str, Any]:
+    """The metrics of a run that is chosen by its validation accuracy."""
+    return {"val/acc": value, "test/acc": test, "monitor": "val/acc", "mode": "max", **more}
+
+
+def loss(value: float | None, test: float = 0.5) -> dict[str, Any]:
+    """The metrics of a run that is chosen by its validation loss."""
+    return {"val/loss": value, "test/loss": test, "monitor": "val/loss", "mode": "min"}
+
+
+def made_jobs(sweep: Path, jobs: list[tuple[str, dict[str, Any] | str]]) -> Path:
+    """A sweep's jobs, each with its overrides in a line, and its metrics or why it has none."""
+    for number, (overrides, outcome) in enumerate(jobs):
+        told: Any = {"status": outcome} if isinstance(outcome, str) else {"metrics": outcome}
+        made_job(sweep, f"{number}_x", *overrides.split(), **told)
+    return sweep
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def told(folder: Path, **settings: Any) -> list[str]:
+    """What the leaderboard tells, line by line without the blanks at their ends; as into a file if not told else."""
+    stream = io.StringIO()
+    leaderboard(folder, Console(file=stream, highlight=False, **settings))
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def table(lines: list[str]) -> list[list[str]]:
+    """The cells of the first table among lines, its heading first; cells lie two blanks apart."""
+    start = next(number for number, line in enumerate(lines) if line.startswith("───"))
+    rows = [lines[start - 1]]
+    for line in lines[start + 1 :]:
+        if not line or line.startswith("…") or "(n = " in line:
+            break
+        rows.append(line)
+    return [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows]
+
+
+# results.csv
+
+
+def test_the_file_has_a_row_per_job_with_its_settings_metrics_and_folder(tmp_path: Path) -> None:
+    metrics = {
+        "train/loss": 0.25,
+        **accuracy(1.0, test=0.75, seed=0, best=1.0, best_epoch=3, epochs=5, seconds=2.5, parameters=9),
+        "val/loss": None,
+        "test/acc_per_class": {"0": 1.0},
+    }
+    made_job(tmp_path, "0_lr-0.001", "optimizer.lr=1e-3", "data=xor", "seed=0", metrics=metrics)
+    made_job(tmp_path, "1_lr-1e30", "optimizer.lr=1e30", "data=xor", "seed=1", status="failed", reason="diverged")
+    made_job(
+        tmp_path, "2_lr-0.01", "optimizer.lr=0.01", "data=gate", "seed=1", metrics={"val/acc": 0.5}, status="running"
+    )
+    made_job(tmp_path, "10", "optimizer.lr=1", "data=xor", "seed=2")
+    assert write_results(tmp_path) == tmp_path / "results.csv"
+    assert (tmp_path / "results.csv").read_text().splitlines() == [
+        "number,status,reason,optimizer.lr,data,seed,val/acc,val/loss,test/acc,train/loss,best_epoch,epochs,seconds,folder",
+        "0,finished,,0.001,xor,0,1.0,,0.75,0.25,3,5,2.5,0_lr-0.001",
+        "1,failed,diverged,1e+30,xor,1,,,,,,,,1_lr-1e30",
+        "2,running,,0.01,gate,1,0.5,,,,,,,2_lr-0.01",
+        "10,waiting,,1,xor,2,,,,,,,,10",
+    ]
+
+
+def test_values_with_signs_of_their_own_are_read_back_as_they_were(tmp_path: Path) -> None:
+    values: list[Any] = ['a,b "c"\nd', "größe; ‘π’", [4, [0.5, None]], None, True, "", 0.1]
+    for number, value in enumerate(values):
+        made_job(tmp_path, str(number), f"+model.x={number}", settings={"model.x": value})
+    write_results(tmp_path)
+    read = [row["model.x"] for row in read_table(tmp_path)]
+    assert read == ['a,b "c"\nd', "größe; ‘π’", "[4,[0.5,null]]", "null", "true", "", "0.1"]
+
+
+def test_the_seed_that_was_drawn_is_told_where_none_was_given(tmp_path: Path) -> None:
+    made_job(tmp_path, "0", metrics={"val/acc": 1.0, "seed": 123}, settings={"seed": None})
+    made_job(tmp_path, "1", settings={"seed": 7})
+    made_job(tmp_path, "2", settings={"seed": None})
+    write_results(tmp_path)
+    assert [row["seed"] for row in read_table(tmp_path)] == ["123", "7", ""]
+
+
+def test_the_file_follows_the_sweep_and_moves_with_it(tmp_path: Path) -> None:
+    folder = made_jobs(tmp_path / "old", [("seed=0", accuracy(0.5)), ("seed=1", "running")])
+    write_results(folder)
+    shutil.move(folder, tmp_path / "new")
+    made_jobs(tmp_path / "more", [("seed=0", accuracy(0.5)), ("seed=1", accuracy(1.0))])
+    shutil.copytree(tmp_path / "more" / "1_x", tmp_path / "new" / "1_x", dirs_exist_ok=True)
+    write_results(tmp_path / "new")
+    rows = [(row["status"], row["val/acc"], row["folder"]) for row in read_table(tmp_path / "new")]
+    assert rows == [("finished", "0.5", "0_x"), ("finished", "1.0", "1_x")]
+
+
+def test_processes_that_write_it_at_once_leave_it_whole(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [(f"seed={seed}", accuracy(0.5)) for seed in range(50)])
+    errors: list[Exception] = []
+
+    def write() -> None:
+        try:
+            for _ in range(5):
+                write_results(tmp_path)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert [row["number"] for row in read_table(tmp_path)] == [str(number) for number in range(50)]
+
+
+def test_a_damaged_job_and_a_folder_without_any_are_told_and_the_file_stays(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: no sweep there$"):
+        write_results(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(InputError, match=r"there are no jobs in it$"):
+        write_results(tmp_path)
+    made_jobs(tmp_path, [("seed=0", accuracy(0.5))])
+    before = write_results(tmp_path).read_bytes()
+    (tmp_path / "0_x" / "job.json").write_text("{")
+    for action in (write_results, told):
+        with pytest.raises(InputError, match=r"0_x/job\.json is damaged"):
+            action(tmp_path)
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+# The table: what counts
+
+
+def test_seeds_are_folded_into_mean_and_standard_deviation_and_the_best_mean_is_first(tmp_path: Path) -> None:
+    by_rate = {"0.1": [0.50, 0.70], "0.01": [0.80, 0.90, 0.97], "1": [0.85]}
+    made_jobs(
+        tmp_path,
+        [
+            (f"optimizer.lr={rate} seed={seed}", accuracy(v))
+            for rate, row in by_rate.items()
+            for seed, v in enumerate(row)
+        ],
+    )
+    lines = told(tmp_path)
+    # of 80, 90, 97: mean 89, deviations −9, 1, 8, √(146 / 2) = 8.544; of 50, 70: √200 = 14.142
+    assert table(lines) == [
+        ["lr", "val/acc", "n"],
+        ["0.01", "89.00 ± 8.54%", "3"],
+        ["1", "85.00%", "1"],
+        ["0.1", "60.00 ± 14.14%", "2"],
+    ]
+    assert lines[1] == f"{tmp_path.name}: 6 jobs, 6 finished"
+    assert lines[3] == "best first by val/acc, higher is better; mean ± standard deviation of n runs"
+
+
+def test_the_lowest_is_first_where_lower_is_better(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [(f"optimizer.lr={lr}", loss(v)) for lr, v in ((1, 0.5), (2, 0.012344), (3, 1e-05), (4, 12.0))])
+    lines = told(tmp_path)
+    assert table(lines)[1:] == [["3", "1e-05", "1"], ["2", "0.01234", "1"], ["1", "0.5", "1"], ["4", "12", "1"]]
+    assert lines[3] == "best first by val/loss, lower is better"
+
+
+def test_of_equals_the_one_of_more_runs_is_first_then_the_one_that_came_first(tmp_path: Path) -> None:
+    jobs = [("optimizer.lr=1", accuracy(1.0)), ("optimizer.lr=2", accuracy(1.0))]
+    jobs += [(f"optimizer.lr=3 seed={seed}", accuracy(1.0)) for seed in (0, 1)]
+    assert [row[0] for row in table(told(made_jobs(tmp_path, jobs)))[1:]] == ["3", "1", "2"]
+
+
+def test_folds_of_a_cross_validation_are_repeats_as_seeds_are(tmp_path: Path) -> None:
+    folds = [(1, 0, 0.9), (1, 1, 0.7), (2, 0, 0.95), (2, 1, 0.5)]
+    made_jobs(tmp_path, [(f"model.hidden_size={size} data.fold={fold}", accuracy(v)) for size, fold, v in folds])
+    assert table(told(tmp_path))[1:] == [["1", "80.00 ± 14.14%", "2"], ["2", "72.50 ± 31.82%", "2"]]
+
+
+def test_only_finished_runs_count_and_incomplete_settings_are_marked(tmp_path: Path) -> None:
+    jobs: list[tuple[str, Any]] = [("optimizer.lr=1 seed=0", "failed"), ("optimizer.lr=1 seed=1", "failed")]
+    jobs += [("optimizer.lr=2 seed=0", accuracy(0.5)), ("optimizer.lr=2 seed=1", "failed")]
+    jobs += [("optimizer.lr=3 seed=0", accuracy(0.25)), ("optimizer.lr=3 seed=1", accuracy(0.75))]
+    jobs += [("optimizer.lr=4 seed=0", "running"), ("optimizer.lr=4 seed=1", accuracy(0.4))]
+    made_jobs(tmp_path, jobs)
+    made_job(tmp_path, "8", "optimizer.lr=2", "seed=2", metrics=accuracy(1.0), status="failed")  # diverged later on
+    made_job(tmp_path, "9", "optimizer.lr=4", "seed=2", metrics=accuracy(1.0), status="interrupted")
+    lines = told(tmp_path)
+    assert table(lines) == [
+        ["lr", "val/acc", "n", "failed", "left"],
+        ["3", "50.00 ± 35.36%", "2"],
+        ["2", "50.00%", "1", "2"],
+        ["4", "40.00%", "1", "2"],
+        ["1", "–", "0", "2"],
+    ]
+    assert lines[1].endswith(": 10 jobs, 4 finished, 4 failed, 1 interrupted, 1 running")
+    assert lines[-2].startswith("best so far: lr 3: ")
+
+
+def test_an_accuracy_that_is_not_finite_comes_after_those_that_are(tmp_path: Path) -> None:
+    jobs = [("optimizer.lr=1 seed=0", loss(None)), ("optimizer.lr=1 seed=1", loss(0.1)), ("optimizer.lr=2", loss(9.0))]
+    lines = told(made_jobs(tmp_path, jobs))
+    assert table(lines)[1:] == [["2", "9", "1"], ["1", "nan", "2"]]
+    assert any(line.startswith("chosen: lr 2") for line in lines)
+
+
+def test_nothing_is_chosen_where_no_result_is_finite(tmp_path: Path) -> None:
+    lines = told(made_jobs(tmp_path, [("optimizer.lr=1", loss(None)), ("optimizer.lr=2", "failed")]))
+    assert table(lines)[1:] == [["1", "nan", "1"], ["2", "–", "0", "1"]]
+    assert not any("src.eval" in line or "test/" in line for line in lines)
+
+
+def test_values_that_differ_in_a_late_digit_are_two_settings(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [(f"optimizer.lr={lr}", accuracy(0.5)) for lr in ("0.12345671", "0.12345672")])
+    assert [row[0] for row in table(told(tmp_path))[1:]] == ["0.12345671", "0.12345672"]
+
+
+def test_jobs_on_other_data_or_with_another_monitor_have_a_table_of_their_own(tmp_path: Path) -> None:
+    jobs: list[tuple[str, Any]] = [("data=mnist model=mlp", accuracy(0.9)), ("data=cifar10 model=mlp", accuracy(0.5))]
+    jobs += [("data=cubic model=mlp", loss(0.1)), ("data=mnist model=cnn", accuracy(0.99))]
+    jobs += [("data=cifar10 model=cnn", "failed"), ("data=cubic model=cnn", loss(0.2))]
+    lines = told(made_jobs(tmp_path, jobs))
+    starts = [number for number, line in enumerate(lines) if "better" in line] + [len(lines)]
+    assert [lines[start].split(",")[0] for start in starts[:-1]] == [
+        "mnist: best first by val/acc",
+        "cifar10: best first by val/acc",
+        "cubic: best first by val/loss",
+    ]
+    tables = [table(lines[start:]) for start in starts[:-1]]
+    assert tables == [
+        [["model", "val/acc", "n"], ["cnn", "99.00%", "1"], ["mlp", "90.00%", "1"]],
+        [["model", "val/acc", "n", "failed"], ["mlp", "50.00%", "1"], ["cnn", "–", "0", "1"]],
+        [["model", "val/loss", "n"], ["mlp", "0.1", "1"], ["cnn", "0.2", "1"]],
+    ]
+    assert [line.split(": test")[0] for line in lines if line.startswith("chosen")] == [
+        "chosen: mnist, cnn",
+        "chosen: cifar10, mlp",
+        "chosen: cubic, mlp",
+    ]
+
+
+# The table: the test of the chosen one alone
+
+
+def test_test_metrics_are_told_of_the_chosen_one_alone(tmp_path: Path) -> None:
+    jobs = [(f"optimizer.lr=1 seed={s}", accuracy(0.5, test)) for s, test in enumerate([0.1111, 0.2222])]
+    jobs += [
+        (f"optimizer.lr=2 seed={s}", accuracy(0.6, test, **{"test/loss": 2.0 * test}))
+        for s, test in enumerate([0.4, 0.5])
+    ]
+    lines = told(made_jobs(tmp_path / "my sweep", jobs))
+    # 45 ± √50 = 7.07%; 0.9 ± √0.02 = 0.1414
+    assert lines[-2] == "chosen: lr 2: test/acc 45.00 ± 7.07%, test/loss 0.9 ± 0.14 (n = 2)"
+    folder = tmp_path / "my sweep" / "2_x"
+    assert lines[-1] == f"  evaluate it:  python -m src.eval run='{folder}'  (its other runs: 3)"
+    assert sum("test/" in line for line in lines) == 1
+    assert not any(digits in line for line in lines for digits in ("11.11", "22.22", "16.6"))
+
+
+def test_the_chosen_ones_folder_is_told_as_one_would_type_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_jobs(tmp_path / "outputs" / "s", [(f"seed={seed}", accuracy(1.0)) for seed in range(9)])
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "outputs" / "s", Path("outputs/s")):
+        assert told(folder)[-1] == "  evaluate it:  python -m src.eval run=outputs/s/0_x  (one of its 9 runs)"
+
+
+def test_a_single_setting_needs_no_choosing(tmp_path: Path) -> None:
+    metrics = {"test/acc": 0.5, "monitor": None, "mode": None}
+    lines = told(made_jobs(tmp_path, [("seed=0", metrics), ("seed=1", {**metrics, "test/acc": 0.6})]))
+    assert lines[-2] == "all runs: test/acc 55.00 ± 7.07% (n = 2)"
+
+
+def test_without_a_validation_set_nothing_is_chosen_among_several(tmp_path: Path) -> None:
+    metrics = {"test/acc": 0.5, "monitor": None, "mode": None}
+    lines = told(made_jobs(tmp_path, [("optimizer.lr=1", metrics), ("optimizer.lr=2", metrics)]))
+    assert lines[3] == "no validation set to choose by"
+    assert table(lines) == [["lr", "n"], ["1", "1"], ["2", "1"]]
+    assert not any("test/" in line or "src.eval" in line for line in lines)
+
+
+def test_a_sweep_in_which_nothing_has_finished_tells_that(tmp_path: Path) -> None:
+    lines = told(made_jobs(tmp_path, [("optimizer.lr=1", "failed"), ("optimizer.lr=2", "running")]))
+    assert lines[3] == "nothing has finished"
+    assert table(lines) == [["lr", "n", "failed", "left"], ["1", "0", "1"], ["2", "0", "1"]]
+    assert not any("src.eval" in line for line in lines)
+
+
+def test_a_run_that_was_not_tested_is_told_so(tmp_path: Path) -> None:
+    metrics = {"val/acc": 0.5, "monitor": "val/acc", "mode": "max"}
+    assert told(made_jobs(tmp_path, [("seed=0", metrics)]))[-2] == "all runs: not tested (n = 1)"
+
+
+# The table: how it looks
+
+
+def test_the_best_twenty_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [(f"optimizer.lr={rate}", accuracy(rate / 100)) for rate in range(48)])
+    lines = told(tmp_path)
+    assert [row[0] for row in table(lines)[1:]] == [str(rate) for rate in range(47, 27, -1)]
+    assert f"… and 28 more: {tmp_path}/results.csv" in lines
+
+
+def test_settings_that_do_not_vary_on_some_data_are_no_columns_there(tmp_path: Path) -> None:
+    jobs = [("data=mnist optimizer.lr=1", accuracy(0.9)), ("data=xor optimizer.lr=1", accuracy(0.9))]
+    lines = told(made_jobs(tmp_path, [*jobs, ("data=xor optimizer.lr=2", accuracy(0.8))]))
+    second = next(number for number, line in enumerate(lines) if line.startswith("xor: "))
+    assert table(lines[:second]) == [["val/acc", "n"], ["90.00%", "1"]]
+    assert table(lines[second:])[0] == ["lr", "val/acc", "n"]
+
+
+def test_settings_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    settings = "optimizer.lr={0} scheduler.lr={0} model.hidden_size={0}"
+    made_jobs(tmp_path, [(settings.format(value), accuracy(0.5)) for value in (1, 2)])
+    assert table(told(tmp_path))[0][:3] == ["optimizer lr", "scheduler lr", "hidden size"]
+
+
+def test_values_are_shown_as_they_are_and_not_taken_for_markup(tmp_path: Path) -> None:
+    for number, value in enumerate([["red", "bold"], None, "[/x] ‘π’", True]):
+        made_job(tmp_path, str(number), f"+model.x={number}", metrics=accuracy(0.5), settings={"model.x": value})
+    assert [row[0] for row in table(told(tmp_path))[1:]] == ["[red,bold]", "null", "[/x] ‘π’", "true"]
+
+
+def long_sweep(tmp_path: Path) -> Path:
+    """Three runs that differ in nine settings."""
+    shared = "model.hidden_size=[{0},256,128] data.batch_size={0} model.dropout=0.{0} model.batch_norm={1} "
+    shared += "model.activation=leaky_relu{0} optimizer.weight_decay=0.000{0} optimizer.lr=0.00{0} "
+    shared += "model.loss=cross_entropy{0} optimizer=adam{0}"
+    jobs = [(shared.format(512 + n, ["true", "false"][n % 2]), accuracy(0.5 + n / 100)) for n in range(3)]
+    return made_jobs(tmp_path / "a_sweep_with_a_long_name_that_says_what_it_is_all_about", jobs)
+
+
+def test_into_a_file_go_no_colours_and_whole_lines(tmp_path: Path) -> None:
+    lines = told(long_sweep(tmp_path), width=80)
+    assert not any(ESCAPE in line for line in lines)
+    rows = table(lines)
+    assert len(rows) == 4 and max(map(len, lines)) > 130
+    assert rows[1][0] == "[514,256,128]" and rows[1][-2:] == ["52.00%", "1"]
+
+
+def test_at_80_columns_of_a_terminal_no_row_is_wider_and_nothing_is_cut_off(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"width": 80, "force_terminal": True, "color_system": None}
+    lines = told(long_sweep(tmp_path), **settings)
+    start = next(number for number, line in enumerate(lines) if "───" in line)
+    end = next(number for number, line in enumerate(lines) if line.startswith("chosen"))
+    assert max(map(len, lines[start - 3 : end])) <= 80
+    shown = "".join(lines[start:end])
+    assert "…" not in shown and shown.count("%  1") == 3  # the numbers stay on one line
+    assert lines[-1].startswith("  evaluate it:  python -m src.eval run=") and lines[-1].endswith("2_x")  # to copy
+
+
+def test_in_a_terminal_the_best_row_stands_out(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [("optimizer.lr=1", accuracy(0.5)), ("optimizer.lr=2", accuracy(0.6))])
+    lines = told(tmp_path, width=80, force_terminal=True, color_system="standard")
+    best = next(line for line in lines if "60.00%" in line)
+    assert f"{ESCAPE}1m" in best
+    assert ESCAPE not in next(line for line in lines if "50.00%" in line)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "text"),
+    [
+        ("val/acc", [0.97, 0.98, 0.99], "98.00 ± 1.00%"),
+        ("val/acc", [0.97421], "97.42%"),
+        ("test/acc", [], "–"),
+        ("val/loss", [1.0, 2.0, 3.0], "2 ± 1"),
+        ("val/loss", [0.00099571, 0.00099571], "0.0009957 ± 0"),
+        ("val/f1", [0.123456], "0.1235"),
+        ("val/loss", [1.0, math.nan], "nan"),
+    ],
+)
+def test_a_metric_is_told_as_mean_and_standard_deviation(metric: str, values: list[float], text: str) -> None:
+    assert measured(metric, values) == text

@@ -1,0 +1,121 @@
+"""Each job's share of the machine: cores, and one of the GPUs."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from src import devices
+from src.sweeps.shares import Wish, shares
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Makes the machine one with so many cores and GPUs (or Apple's)."""
+
+    def become(cores: int, gpus: int = 0, mps: bool = False) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(devices, "cores", lambda: cores)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return become
+
+
+def wish(*accelerators: str, threads: int | None = None, jobs: int | None = None, jobs_per_gpu: int = 1) -> Wish:
+    return Wish(set(accelerators or ("auto",)), threads, jobs, jobs_per_gpu)
+
+
+def cores_of(found: list[dict[str, str]]) -> list[str]:
+    return [share["THUNDERHEAD_CORES"] for share in found]
+
+
+def gpus_of(found: list[dict[str, str]]) -> list[str | None]:
+    return [share.get("CUDA_VISIBLE_DEVICES") for share in found]
+
+
+def test_without_a_gpu_there_is_a_job_for_each_core(machine: Machine) -> None:
+    machine(cores=8)
+    assert shares(wish()) == [{"THUNDERHEAD_CORES": "1"}] * 8
+
+
+@pytest.mark.parametrize(
+    ("threads", "at_once", "cores"), [(1, 8, "1"), (2, 4, "2"), (3, 2, "4"), (8, 1, "8"), (9, 1, "8")]
+)
+def test_the_threads_of_a_job_limit_how_many_run_at_once(
+    threads: int, at_once: int, cores: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cores=8)
+    assert cores_of(shares(wish(threads=threads))) == [cores] * at_once
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    assert cores_of(shares(wish())) == [cores] * at_once
+
+
+@pytest.mark.parametrize(("jobs", "cores"), [(1, "8"), (2, "4"), (3, "2"), (16, "1")])
+def test_the_cores_are_shared_out_among_the_jobs_that_are_asked_for(jobs: int, cores: str, machine: Machine) -> None:
+    machine(cores=8)
+    assert cores_of(shares(wish(jobs=jobs))) == [cores] * jobs
+
+
+def test_each_gpu_has_one_job_that_sees_no_other(machine: Machine) -> None:
+    machine(cores=8, gpus=4)
+    assert shares(wish("gpu")) == [
+        {"THUNDERHEAD_CORES": "2", "CUDA_VISIBLE_DEVICES": number} for number in ("0", "1", "2", "3")
+    ]
+
+
+def test_several_jobs_share_a_gpu_if_asked_to_and_are_dealt_out_in_turn(machine: Machine) -> None:
+    machine(cores=8, gpus=2)
+    found = shares(wish(jobs_per_gpu=2))
+    assert gpus_of(found) == ["0", "1", "0", "1"]
+    assert cores_of(found) == ["2"] * 4
+    assert gpus_of(shares(wish(jobs=3))) == ["0", "1", "0"]
+    assert gpus_of(shares(wish(jobs=1))) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "pinned"),
+    [("3,5", 2, ["3", "5"]), (" 3 , 5 ", 2, ["3", "5"]), ("5", 1, ["5"]), ("GPU-8f,MIG-1a", 2, ["GPU-8f", "MIG-1a"])],
+)
+def test_only_the_gpus_that_may_be_seen_are_used(
+    given: str, count: int, pinned: list[str], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cores=8, gpus=count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpus_of(shares(wish("gpu"))) == pinned
+
+
+def test_jobs_on_the_cpu_take_no_gpu(machine: Machine) -> None:
+    machine(cores=4, gpus=2)
+    assert shares(wish("cpu")) == [{"THUNDERHEAD_CORES": "1"}] * 4
+
+
+def test_where_some_jobs_take_a_gpu_all_are_dealt_out_over_the_gpus(machine: Machine) -> None:
+    machine(cores=4, gpus=2)
+    assert gpus_of(shares(wish("cpu", "gpu"))) == ["0", "1"]
+
+
+def test_apples_gpu_has_one_job_at_a_time(machine: Machine) -> None:
+    machine(cores=8, mps=True)
+    assert shares(wish()) == [{"THUNDERHEAD_CORES": "8"}]
+    assert cores_of(shares(wish("cpu"))) == ["1"] * 8
+    assert cores_of(shares(wish(jobs=2))) == ["4"] * 2
+
+
+def test_jobs_that_ask_for_a_gpu_where_there_is_none_are_left_to_complain_themselves(machine: Machine) -> None:
+    machine(cores=2)
+    assert shares(wish("gpu")) == [{"THUNDERHEAD_CORES": "1"}] * 2
+
+
+def test_a_process_takes_its_share_for_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.SHARE_OF_CORES, "3")
+    assert devices.cores() == 3
+    devices.prepare(devices.CPU, threads=None, processes=1, deterministic=False)
+    assert torch.get_num_threads() == 3
+    monkeypatch.delenv(devices.SHARE_OF_CORES)
+    assert devices.cores() == (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
