@@ -33,7 +33,7 @@ format: $(INSTALLED) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure the speed side by side with the usual ways (needs MNIST in the data folder)
+bench: $(INSTALLED) ## measure the speed side by side with the usual ways (one part needs MNIST in the data folder)
 	$(BIN)/python -m tests.bench
 
 tensorboard: $(INSTALLED) ## look at the results in a browser

@@ -144,7 +144,7 @@ class ClaimFolder(Callback):
         except InputError as error:
             sys.exit(f"error: {error}")
         folder = Path(config.hydra.sweep.dir)
-        known = (folder / "multirun.yaml").is_file()
+        known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
         if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
             self.claim(folder)
 

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from src.cli import TERMINATED
 from src.errors import InputError
-from src.sweeps.jobs import Job, read_jobs
-from src.sweeps.results import leaderboard, write_results
+from src.sweeps.jobs import Job
+from src.sweeps.report import report
+from src.sweeps.results import leaderboard
 from src.sweeps.summary import failures, introduction, unfinished
 from src.sweeps.sweep import Sweep, left_to_do
 
@@ -45,8 +46,6 @@ def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobRetu
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
     with sweep.held(), stoppable():
-        if not read_jobs(sweep.folder):
-            engine.warm_up()  # while the jobs are composed
         jobs = sweep.jobs(asked)
         unique = list({job.number: job for job in jobs}.values())
         left = left_to_do(unique, sweep.config.rerun)
@@ -80,8 +79,8 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
     Raises:
         InputError: if some did not, unless it was the sweep itself that was stopped.
     """
-    write_results(sweep.folder)
     leaderboard(sweep.folder)
+    print(f"all of it: {report([sweep.folder])}")
     for line in failures(jobs):
         print(line)
     if missing := unfinished(jobs):

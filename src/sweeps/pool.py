@@ -19,6 +19,7 @@ from src.sweeps.worker import Order, work
 
 TICK = 0.25  # seconds between two looks at the clock
 GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
+LOOK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"  # looking for GPUs leaves no CUDA context, so that one can fork
 LOST = 255  # what multiprocessing reports where the process that forks workers has died
 
 
@@ -155,8 +156,7 @@ def starting(method: str | None) -> BaseContext:
     """
     context = multiprocessing.get_context(method or ("forkserver" if sys.platform == "linux" else "spawn"))
     if context.get_start_method() == "forkserver":
-        # So that looking for GPUs leaves no CUDA context in the process that workers are forked from.
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        os.environ[LOOK_ONLY] = "1"
         context.set_forkserver_preload(["src.sweeps.preload"])
     return context
 
@@ -166,7 +166,7 @@ def warm_up(context: BaseContext) -> None:
     if context.get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
-        with deaf():
+        with deaf(), mute():
             ensure_running()
 
 
@@ -188,3 +188,16 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[None]:
+    """A process that begins here does not hold this one's output open: a reader of it need not wait for both."""
+    own, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
+        os.close(nothing)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from src.cli import swept_keys
 from src.errors import InputError
 from src.sweeps.jobs import Job, Register
+from src.sweeps.pool import LOOK_ONLY
 from src.sweeps.shares import Share
 from src.sweeps.worker import Order
 
@@ -63,7 +64,7 @@ class Sweep:
             job.write_status("waiting")
         else:
             job.clear()
-        environment = {**os.environ, **share}
+        environment = {name: value for name, value in os.environ.items() if name != LOOK_ONLY} | share
         return Order(self.configs[job.number], job.folder, self.task, environment, sys.orig_argv)
 
     def command(self) -> str:

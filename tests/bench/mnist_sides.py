@@ -99,7 +99,7 @@ class Conventional(LightningModule):
 
 def conventional(epochs: int, workers: int) -> list[float]:
     """The same training, the usual way."""
-    devices.prepare(devices.CPU, threads=None, processes=1, deterministic=False)
+    devices.prepare(devices.CPU, threads=devices.asked_threads(None), processes=1, deterministic=False)
     seed_everything(0, verbose=False)
     steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     full = MNIST(DATA, train=True, download=True, transform=steps)

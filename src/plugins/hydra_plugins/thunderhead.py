@@ -29,6 +29,8 @@ class SweepLauncher(Launcher):
         loader: Any = RememberingLoader(hydra_context.config_loader)
         hydra_context.config_loader = loader  # the sweeper's, too
         self.sweep = Sweep(config, hydra_context, task_function.__name__)
+        if not list(self.sweep.folder.glob("*/job.json")):  # else there may be nothing left to do
+            self.engine().warm_up()  # while the sweeper composes the jobs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from src.sweeps.launching import launch
