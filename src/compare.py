@@ -26,10 +26,12 @@ def main() -> None:
 def compare(folder: Path) -> list[str]:
     """Write a sweep's results, tell them and draw its pictures; returns why some cannot be drawn."""
     from src.sweeps.drawing import configured, draw
+    from src.sweeps.hparams import write_hparams
     from src.sweeps.results import leaderboard, write_results
 
     pictures = configured(folder)
     table = write_results(folder)
+    write_hparams(folder)
     leaderboard(folder)
     files, errors = draw(folder, pictures) if pictures else ([], [])
     print("", table, *files, sep="\n")

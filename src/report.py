@@ -8,6 +8,7 @@ Beside it lie results.csv and leaderboard.tex.
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from src.errors import InputError
@@ -18,9 +19,12 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     folders = parser.parse_args().folders
     try:
+        from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
         print(report(folders))
+        with suppress(InputError):  # a damaged job is told in the report
+            write_hparams(folders[0])
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -79,7 +79,10 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
     Raises:
         InputError: if some did not, unless it was the sweep itself that was stopped.
     """
+    from src.sweeps.hparams import write_hparams  # TensorBoard, which is not needed before
+
     leaderboard(sweep.folder)
+    write_hparams(sweep.folder)
     print(f"all of it: {report([sweep.folder])}")
     for line in failures(jobs):
         print(line)
