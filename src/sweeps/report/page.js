@@ -135,7 +135,7 @@
           traces.push({
             ...trace,
             type: "scatter",
-            mode: trace.x.length < 3 ? "lines+markers" : "lines",
+            mode: new Set(trace.x).size < 4 ? "lines+markers" : "lines", // a gap between two runs is a point, too
             name: label,
             legendgroup: String(level),
             showlegend: !traces.some((each) => each.legendgroup === String(level)),
