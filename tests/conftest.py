@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from tests.small_data import trust_cifar10, write_cifar10, write_mnist
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ignores Ctrl-C, which some tests send
 
 
 @pytest.fixture(scope="session")
