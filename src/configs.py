@@ -8,6 +8,21 @@ from yaml import YAMLError
 
 from src.errors import InputError
 
+# What does not make a run another: where its files lie, what it runs on, how it is started.
+APART = (
+    "data.root",
+    "name",
+    "paths.",
+    "recipe.",  # what of it is used stands where it is used
+    "rerun",
+    "resume",
+    "threads",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+
 
 def read_config(folder: Path) -> DictConfig:
     """The config of the run in a folder.

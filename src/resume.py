@@ -9,31 +9,14 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import read_checkpoint
-from src.configs import changes, read_config
+from src.configs import APART, changes, read_config
 from src.devices import is_main_process
 from src.errors import InputError
 from src.records import finished
 
 # What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
 # comes from the checkpoint, so another learning rate would be written down and not used.
-MAY_CHANGE = (
-    "callbacks.",
-    "data.root",
-    "logger.",
-    "name",
-    "paths.",
-    "recipe.",  # what of it is used stands where it is used
-    "rerun",
-    "resume",
-    "threads",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.log_every_n_steps",
-    "trainer.max_",
-    "trainer.num_nodes",
-    "trainer.profiler",
-    "trainer.strategy",
-)
+MAY_CHANGE = (*APART, "callbacks.", "logger.", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
 
 
 @contextmanager

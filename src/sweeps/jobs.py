@@ -10,24 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import swept_name
-from src.configs import flat
+from src.configs import APART, flat
 from src.errors import InputError
 from src.records import read_json, write_json
 
-# What does not make a job another: where its files lie, what it runs on, how it is started.
-APART = (
-    "data.root",
-    "name",
-    "paths.",
-    "recipe.",  # what of it is used stands where it is used
-    "rerun",
-    "resume",
-    "threads",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-)
 NOTES = "job.json"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.sweeps.report import report
+from tests.sweeps import made_job
 
 VOID = {"meta", "img", "input", "br"}
 
@@ -101,3 +102,17 @@ class Page(HTMLParser):
 def read(*folders: Path) -> Page:
     """The report of sweeps, written and read."""
     return Page(report(list(folders)))
+
+
+NASTY = "<b>a</b> & </script><script>alert('x')</script> %{x}"
+
+
+def made(sweep: Path, name: str, *overrides: str, val: float | None = None, test: float = 0.5, **more: Any) -> Path:
+    """A job that is chosen by its validation accuracy."""
+    metrics = None if val is None else {"val/acc": val, "test/acc": test, "monitor": "val/acc", "mode": "max"}
+    return made_job(sweep, name, *overrides, metrics=metrics, **more)
+
+
+def epochs(*losses: float) -> list[dict[str, float]]:
+    """A history with these validation losses."""
+    return [{"epoch": epoch, "val/loss": loss, "train/loss": loss / 2} for epoch, loss in enumerate(losses, start=1)]

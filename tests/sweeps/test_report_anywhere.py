@@ -1,0 +1,209 @@
+"""The report of a sweep at any time and anywhere: half done, damaged, moved, several together, a thousand jobs."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from PIL import Image
+
+from src.errors import InputError
+from src.sweeps.report import report
+from tests.sweeps import made_job
+from tests.sweeps.reports import Page, epochs, made, read
+
+# At any time, anywhere
+
+
+def test_links_are_relative_and_lead_to_the_runs_wherever_the_sweep_lies(grid: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(picture(grid / "4_x", "curves"))
+    report([grid])
+    moved = Path(shutil.move(grid, tmp_path / "else where" / "mo#ved?"))
+    page = Page(moved / "report.html")
+    assert {"0_x/", "7_x/", "4_x/figures/curves.png"} <= set(page.links)
+    assert all((moved / unquote(link)).exists() for link in page.links)
+    assert str(tmp_path) not in page.source
+    assert read(moved).text.startswith("mo#ved?")
+
+
+def picture(folder: Path, name: str) -> Path:
+    (folder / "figures").mkdir(exist_ok=True)
+    return folder / "figures" / f"{name}.png"
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(grid: Path) -> None:
+    Image.new("RGB", (30, 20)).save(picture(grid / "4_x", "curves"))
+    page = read(grid)
+    assert not page.all("link")
+    assert all("src" not in each for each in page.all("script"))
+    assert all(each["src"].startswith("data:image/webp;base64,") for each in page.all("img"))
+    (policy,) = [each["content"] for each in page.all("meta") if "http-equiv" in each]
+    assert policy.startswith("default-src 'none';")
+    assert page.source.count("plotly.js v") == 1
+    assert 'showSendToCloud: false, plotlyServerURL: ""' in page.scripts[1]  # plotly's button that uploads a plot
+
+
+def test_a_sweep_that_runs_or_was_killed_has_a_report_so_far(tmp_path: Path) -> None:
+    made(tmp_path, "0", "seed=0", "model.a=1", val=0.5, history=epochs(1, 0.5))
+    made(tmp_path, "1", "seed=1", "model.a=1", status="running", history=epochs(1))
+    made(tmp_path, "2", "seed=0", "model.a=2")
+    made(tmp_path, "3", "seed=1", "model.a=2", status="interrupted", reason="killed")
+    page = read(tmp_path)
+    assert "4 jobs 1 finished 1 interrupted 1 running 1 waiting" in page.text
+    assert "before the sweep had ended" in page.text
+    assert "Best so far a 1 val/acc 50.00% test/acc 50.00% n = 1" in page.text
+    assert "killed 3: seed 1, a 2" in page.sections["failures"]
+    assert [len(run["lines"]) for run in page.curves["runs"]] == [2, 2]
+
+
+def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path: Path) -> None:
+    for number in range(3):
+        made(tmp_path, f"{number}", f"model.a={number}")
+    page = read(tmp_path)
+    assert "nothing has finished" in page.text
+    assert not page.data
+    assert set(page.sections) == {"leaderboard", "runs"}
+
+
+def test_a_single_job_has_a_report_with_its_test(tmp_path: Path) -> None:
+    made(tmp_path, "0", "data=xor", val=0.5, test=0.25, history=epochs(1))
+    page = read(tmp_path)
+    assert "Only one all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
+    assert page.curves["groups"][0]["labels"] == ["finished"]
+
+
+def test_without_a_validation_set_nothing_is_chosen_and_the_test_is_not_plotted(tmp_path: Path) -> None:
+    for number in range(2):
+        metrics = {"train/acc": 0.5 + number / 4, "test/acc": 0.1, "monitor": None, "mode": None}
+        made_job(tmp_path, f"{number}", f"model.a={number}", metrics=metrics)
+    page = read(tmp_path)
+    assert "no validation set to choose by" in page.text
+    assert "Without a validation set, train/acc is shown" in page.text
+    assert "test/" not in page.text + json.dumps(page.data)
+    assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.5, 0.75]
+
+
+def test_where_nothing_but_the_seed_varies_its_effect_is_shown(tmp_path: Path) -> None:
+    for seed in range(3):
+        made(tmp_path, f"{seed}", f"seed={seed}", val=seed / 4)
+    assert read(tmp_path).figures("scatter")["seed / val/acc"]["data"][1]["y"] == [0, 0.25, 0.5]
+
+
+def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
+    (grid / "0_x" / "history.csv").write_text("epoch,val/loss\n1,<b>\n")
+    (grid / "1_x" / "job.json").write_text("{")
+    picture(grid / "4_x", "curves").write_text("none")
+    page = read(grid)
+    notes = page.text.partition("Could not be read:")[2]
+    assert "0_x/history.csv is damaged: could not convert string to float: '<b>'" in notes
+    assert "1_x/job.json is damaged: it does not tell a job" in notes
+    assert "4_x/figures/curves.png cannot be shown" in notes
+    assert "7 jobs" in page.text
+    assert [run["name"].partition(":")[0] for run in page.curves["runs"]] == ["2", "3", "4", "5"]
+
+
+def test_several_data_sets_have_a_leaderboard_and_plots_each(tmp_path: Path) -> None:
+    for number in range(4):
+        data = ("xor", "gate")[number // 2]
+        made(tmp_path, f"{number}", f"data={data}", f"model.a={number % 2}", val=number / 4, test=0.125)
+    page = read(tmp_path)
+    told = page.sections["leaderboard"]
+    assert told.index("xor Chosen") < told.index("a 1 val/acc 25.00%") < told.index("gate Chosen")
+    assert told.index("gate Chosen") < told.index("a 1 val/acc 75.00%")
+    assert page.text.count("test/acc 12.50%") == 2
+    plots = [figure for figure in page.data if "data" in figure]
+    assert [figure["data"][1]["y"] for figure in plots] == [[0, 0.25], [0.5, 0.75]]
+
+
+def test_several_sweeps_are_told_together_with_a_column_of_their_names(tmp_path: Path) -> None:
+    for name, values in {"one": (0.25, 0.5), "two": (0.75, 1.0)}.items():
+        for number, val in enumerate(values):
+            made(tmp_path / name, f"{number}", f"model.a={number}", f"name={name}", "data=xor", val=val)
+    page = read(tmp_path / "one", tmp_path / "two")
+    assert page.rows[0][:4] == ["#", "sweep", "a", "val/acc"]
+    assert page.rows[1][:4] == ["1", "two", "1", "100.00%"]
+    assert page.text.startswith("one and two: report")
+    assert {"0/", "../two/1/"} <= set(page.links)
+    assert page.figures("scatter")["sweep / val/acc"]["data"][1]["y"] == [0.375, 0.875]
+    assert not (tmp_path / "two" / "report.html").exists()
+
+
+# Pictures
+
+
+def test_pictures_are_shown_of_the_best_first_those_of_the_test_of_the_chosen_alone(grid: Path) -> None:
+    for number in (0, 4, 5):
+        for name in ("decision_regions", "confusion_matrix"):
+            Image.new("RGB", (1300, 100)).save(picture(grid / f"{number}_x", name))
+    (grid / "figures").mkdir()
+    Image.new("RGB", (300, 100)).save(grid / "figures" / "over_all.png")
+    shown = [each["alt"] for each in read(grid).all("img")]
+    assert shown == [
+        "over all",
+        "decision regions of run 4: hidden size 8, lr 0.01, seed 0",
+        "decision regions of run 0: hidden size 4, lr 0.01, seed 0",
+        "decision regions of run 5: hidden size 8, lr 0.01, seed 1",
+        "confusion matrix of run 4: hidden size 8, lr 0.01, seed 0",
+        "confusion matrix of run 5: hidden size 8, lr 0.01, seed 1",
+    ]
+
+
+def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: Path) -> None:
+    for number in range(15):
+        folder = made(tmp_path, f"{number}", f"seed={number}", val=0.5)
+        Image.effect_noise((1300, 650), 50).save(picture(folder, "curves"))
+    page = read(tmp_path)
+    sources = [each["src"] for each in page.all("img")]
+    assert len(sources) == 12
+    for source in sources:
+        with Image.open(io.BytesIO(b64decode(source.partition("base64,")[2]))) as image:
+            assert image.size == (640, 320)
+    assert "3 more, by their links" in page.text
+    assert {f"{number}/figures/curves.png" for number in range(15)} <= set(page.links)
+
+
+# Many jobs, the command
+
+
+def test_the_page_of_a_thousand_jobs_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # makes the jobs' folders quickly
+    for number in range(1000):
+        rate, width = 10 ** (-5 + number / 250), (16, 32, 64)[number % 3]
+        typed = (f"optimizer.lr={rate:.5g}", f"model.hidden_size={width}", "data=xor")
+        history = [{"epoch": e, "train/loss": 1 / e, "val/loss": 1 / e, "val/acc": 0.5} for e in range(1, 101)]
+        made(tmp_path, f"{number}", *typed, val=(number % 97) / 97, history=history)
+    path = report([tmp_path])
+    assert path.stat().st_size < 9e6  # 5 of them are plotly
+    page = Page(path)
+    assert len(page.curves["runs"]) == 1000
+    assert "Show all 1000" in page.text
+    assert len(page.figures("scatter")["optimizer.lr / val/acc"]["data"][1]["x"]) == 6  # ranges of rates
+
+
+def test_the_command_writes_the_page_and_tells_where_or_why_not_without_loading_torch(grid: Path) -> None:
+    code = "import sys; from src.report import main; main(); print('torch' in sys.modules)"
+
+    def run(folder: str) -> subprocess.CompletedProcess[str]:
+        root = str(Path(__file__).parents[2])
+        env = {**os.environ, "PYTHONPATH": root}
+        return subprocess.run(
+            [sys.executable, "-c", code, folder], cwd=grid.parent, env=env, capture_output=True, text=True
+        )
+
+    done = run("grid")
+    assert done.stdout.splitlines() == ["grid/report.html", "False"]
+    wrong = run("nothing")
+    assert (wrong.returncode, wrong.stderr) == (1, "error: nothing: no sweep there\n")
+
+
+def test_a_folder_without_jobs_is_told_and_left_alone(grid: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: there are no jobs in it$"):
+        report([grid, tmp_path / "empty"])
+    assert not (grid / "report.html").exists()
