@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from src.environment import SHARE_OF_CORES
 from src.errors import InputError
 
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
 SMALL_STEP = 20_000_000  # floating-point operations
-SHARE_OF_CORES = "THUNDERHEAD_CORES"  # environment variable: the cores of a process that others work beside
 
 
 def available() -> str:

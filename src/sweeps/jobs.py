@@ -53,6 +53,13 @@ class Job(NamedTuple):
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
 
+    def make_ready(self) -> None:
+        """Let it begin, or go on from its last checkpoint; what an unfinished first epoch has left is removed."""
+        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+            self.write_status("waiting")
+        else:
+            self.clear()
+
     def clear(self) -> None:
         """Remove what the job has left; it is waiting again."""
         for path in self.folder.iterdir():

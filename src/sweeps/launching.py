@@ -16,6 +16,7 @@ from src.sweeps.report import report
 from src.sweeps.results import leaderboard
 from src.sweeps.summary import failures, introduction, unfinished
 from src.sweeps.sweep import Sweep, left_to_do
+from src.sweeps.watch import Watch
 
 
 class Engine(Protocol):
@@ -24,8 +25,8 @@ class Engine(Protocol):
     def warm_up(self) -> None:
         """Begin with what takes time, before it is known which jobs there are."""
 
-    def run(self, sweep: Sweep, jobs: list[Job]) -> None:
-        """Run the jobs; how each ended is in its folder."""
+    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+        """Run the jobs and tell what becomes of them; how each ended is in its folder."""
 
 
 class JobFailedError(Exception):
@@ -43,19 +44,32 @@ def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobRetu
     Raises:
         InputError: if jobs failed, after all others have run.
     """
-    setup_globals()
-    configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
-    with sweep.held(), stoppable():
+    with begun(sweep):
         jobs = sweep.jobs(asked)
         unique = list({job.number: job for job in jobs}.values())
         left = left_to_do(unique, sweep.config.rerun)
         print(introduction(sweep.folder, unique, left), flush=True)
         try:
             if left:
-                engine.run(sweep, left)
+                with Watch(sweep.folder) as watch:
+                    watch.expect(unique)
+                    engine.run(sweep, left, watch)
         finally:
             conclude(sweep, unique)
     return [outcome(job) for job in jobs]
+
+
+@contextmanager
+def begun(sweep: Sweep) -> Iterator[None]:
+    """What holds while a sweep is under way.
+
+    Raises:
+        InputError: if another process is at it.
+    """
+    setup_globals()
+    configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
+    with sweep.held(), stoppable():
+        yield
 
 
 @contextmanager

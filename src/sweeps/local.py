@@ -31,13 +31,13 @@ class Local(NamedTuple):
         """Let the imports begin, while the caller does something else."""
         warm_up(starting(self.start_method))
 
-    def run(self, sweep: Sweep, jobs: list[Job]) -> None:
+    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
         context = starting(self.start_method)
         threads = [count for job in jobs if (count := job.settings.get("threads"))]
         accelerators = {str(job.settings.get("trainer.accelerator")) for job in jobs}
         parts = shares(context, Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu))
-        with Watch(sweep.folder, set(sweep.configs), len(parts)) as watch:
-            Pool(context, parts, self.time_limit, sweep.order, watch.started, watch.ended, watch.ticked).run(jobs)
+        watch.at_once(len(parts))
+        Pool(context, parts, self.time_limit, sweep.order, watch.started, watch.ended, watch.ticked).run(jobs)
 
 
 def check(settings: dict[str, Any]) -> None:

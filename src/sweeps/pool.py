@@ -91,6 +91,7 @@ class Pool:
 
     def start(self, job: Job) -> None:
         share = self.free.popleft()
+        job.make_ready()
         process = self.context.Process(target=work, args=(self.order(job, share),))  # type: ignore[attr-defined]
         begin(self.context, process)
         self.running[process.sentinel] = Worker(job, process, share, time.monotonic())

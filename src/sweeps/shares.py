@@ -5,6 +5,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from src.environment import SHARE_OF_CORES
+
 Share = dict[str, str]  # environment variables
 
 
@@ -36,7 +38,7 @@ def shares(wish: Wish) -> list[Share]:
     threads = devices.asked_threads(wish.threads) or 1
     on_cpu = 1 if devices.MPS in kinds else max(1, devices.cores() // threads)
     count = wish.jobs or len(gpus) * wish.jobs_per_gpu or on_cpu
-    cores = {devices.SHARE_OF_CORES: str(max(1, devices.cores() // count))}
+    cores = {SHARE_OF_CORES: str(max(1, devices.cores() // count))}
     pinned = [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {} for number in range(count)]
     return [{**cores, **gpu} for gpu in pinned]
 

@@ -59,11 +59,7 @@ class Sweep:
         return found
 
     def order(self, job: Job, share: Share) -> Order:
-        """What to tell the process that does a job; what an unfinished first epoch has left is removed."""
-        if (job.folder / "checkpoints" / "last.ckpt").is_file():
-            job.write_status("waiting")
-        else:
-            job.clear()
+        """What to tell the process that does a job."""
         environment = {name: value for name, value in os.environ.items() if name != LOOK_ONLY} | share
         return Order(self.configs[job.number], job.folder, self.task, environment, sys.orig_argv)
 

@@ -59,6 +59,7 @@ class Tally:
 
     def __init__(self, names: dict[int, str], finished_before: int, at_once: int, clock: Callable[[], float]) -> None:
         self.names, self.finished_before, self.at_once, self.clock = names, finished_before, at_once, clock
+        self.expected = 0  # jobs there will be at least, where not all are known from the beginning
         self.counts = Counter(done=finished_before)
         self.running: dict[int, Running] = {}
         self.bests: dict[tuple[str, str], Best] = {}
@@ -67,7 +68,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        return len(self.names)
+        return max(len(self.names), self.expected)
 
     @property
     def ended(self) -> int:
@@ -87,6 +88,12 @@ class Tally:
     def label(self, number: int) -> str:
         """A job's number and title."""
         return f"{number} {self.names[number]}".strip()
+
+    def add(self, names: dict[int, str], finished_before: int) -> None:
+        """Count more jobs in."""
+        self.names |= names
+        self.finished_before += finished_before
+        self.counts["done"] += finished_before
 
     def start(self, number: int, folder: Path) -> None:
         self.running[number] = Running(folder, self.clock())

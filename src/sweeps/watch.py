@@ -17,17 +17,13 @@ class Watch:
 
     Args:
         folder: the sweep's.
-        numbers: of the jobs that are asked for, finished ones too.
-        at_once: how many run at once.
+        expected: how many jobs there will be, where not all are known from the beginning.
     """
 
-    def __init__(self, folder: Path, numbers: set[int], at_once: int) -> None:
-        runs = [run for run in read_runs(folder) if run.number in numbers]
-        finished = [run for run in runs if run.status == "finished"]
-        self.folder, self.news, self.written = folder, True, -PAUSE
-        self.display = Display({run.number: run.title for run in runs}, len(finished), at_once)
-        for run in finished:
-            self.display.known(run.number, run.metrics)
+    def __init__(self, folder: Path, expected: int = 0) -> None:
+        self.folder, self.news, self.written = folder, False, -PAUSE
+        self.display = Display({}, finished_before=0, at_once=1)
+        self.display.tally.expected = expected
 
     def __enter__(self) -> Self:
         self.display.__enter__()
@@ -35,7 +31,22 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.display.__exit__(*error)
-        write_results(self.folder)
+        if self.display.tally.names:
+            write_results(self.folder)
+
+    def expect(self, jobs: list[Job]) -> None:
+        """Jobs that will be done, or are finished already."""
+        new = {job.number for job in jobs} - set(self.display.tally.names)
+        runs = [run for run in read_runs(self.folder) if run.number in new]
+        finished = [run for run in runs if run.status == "finished"]
+        self.display.tally.add({run.number: run.title for run in runs}, len(finished))
+        for run in finished:
+            self.display.known(run.number, run.metrics)
+        self.news = True
+
+    def at_once(self, count: int) -> None:
+        """So many jobs run at once."""
+        self.display.tally.at_once = count
 
     def started(self, job: Job) -> None:
         self.display.started(job.number, job.folder)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from src import devices
+from src.environment import SHARE_OF_CORES
 from src.sweeps.shares import Wish, shares
 
 Machine = Callable[..., None]
@@ -113,9 +114,9 @@ def test_jobs_that_ask_for_a_gpu_where_there_is_none_are_left_to_complain_themse
 
 
 def test_a_process_takes_its_share_for_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(devices.SHARE_OF_CORES, "3")
+    monkeypatch.setenv(SHARE_OF_CORES, "3")
     assert devices.cores() == 3
     devices.prepare(devices.CPU, threads=None, processes=1, deterministic=False)
     assert torch.get_num_threads() == 3
-    monkeypatch.delenv(devices.SHARE_OF_CORES)
+    monkeypatch.delenv(SHARE_OF_CORES)
     assert devices.cores() == (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())

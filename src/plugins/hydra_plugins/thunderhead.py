@@ -4,8 +4,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -50,3 +52,49 @@ class LocalLauncher(SweepLauncher):
 
         check(self.settings)
         return Local(**self.settings)
+
+
+class RayLauncher(SweepLauncher):
+    """Runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.ray_cluster.Ray`."""
+
+    def engine(self) -> Any:
+        from src.extras import need
+
+        need("ray", "ray", "hydra/launcher=ray")
+        from src.sweeps.ray_cluster import Ray, check
+
+        check(self.settings)
+        return Ray(**self.settings)
+
+
+class SlurmLauncher(SweepLauncher):
+    """Runs a sweep's jobs on a Slurm cluster; its settings are those of `src.sweeps.slurm.Slurm`."""
+
+    def engine(self) -> Any:
+        from src.extras import need
+
+        need("submitit", "slurm", "hydra/launcher=slurm")
+        from src.sweeps.slurm import Slurm, check
+
+        check(self.settings)
+        return Slurm(**self.settings)
+
+
+class OptunaSweeper(Sweeper):
+    """Searches settings with Optuna; its own settings are those of `src.sweeps.search.Plan`."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from src.extras import need
+
+        need("optuna", "optuna", "hydra/sweeper=optuna")
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from src.sweeps.search import search
+
+        search(self.launcher, arguments, self.settings)

@@ -1,0 +1,172 @@
+"""A sweep's jobs on the machines of a cluster: what is done there, and how it is followed from here.
+
+All machines share the folder that the sweep was started in, and the code and the data; how far a
+job is, its folder tells, wherever the job runs.
+"""
+
+import importlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from filelock import FileLock
+
+from src.environment import SHARE_OF_CORES
+from src.errors import InputError
+from src.sweeps.jobs import Job, read_job
+from src.sweeps.pool import GRACE, Pool, starting
+from src.sweeps.sweep import Sweep
+from src.sweeps.watch import Watch
+from src.sweeps.worker import Order
+
+OVER = ("finished", "failed", "interrupted")  # statuses of jobs that do no more
+LOOK = 2.0  # seconds between two looks for jobs that have begun
+FREE = 120.0  # seconds that a job's folder may still be held by an attempt whose machine was lost
+TRAVELS = ("DATA_DIR", "TORCH_HOME", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")  # what jobs read of the environment
+STOPPED = ("killed", "the sweep was stopped")
+
+
+class Errand(NamedTuple):
+    """A job as it is sent to another machine.
+
+    Attributes:
+        order: what to do; its environment is added to that machine's own.
+        main: the module whose task does jobs.
+        directory: where the sweep was started.
+        time_limit: seconds; ``None``: no limit.
+    """
+
+    order: Order
+    main: str
+    directory: Path
+    time_limit: float | None
+
+
+class Cluster(Protocol):
+    """Machines that take jobs; what stands for a job there is the cluster's own."""
+
+    def submit(self, errands: list[Errand]) -> list[Any]:
+        """Hand in jobs, each to be done by `do`."""
+
+    def over(self, tasks: list[Any]) -> list[Any]:
+        """Those among the tasks that have come to an end; waits a moment for one that does."""
+
+    def outcome(self, task: Any) -> dict[str, Any]:
+        """How a task ended: what `do` returned, or a status of the same form where it could not return."""
+
+    def cancel(self, tasks: list[Any]) -> None:
+        """Have tasks end soon: a job that runs keeps its last checkpoint."""
+
+
+# Here
+
+
+def errand(sweep: Sweep, job: Job, cores: int, time_limit: float | None = None) -> Errand:
+    """A job of a sweep, to be sent away.
+
+    Args:
+        sweep: which.
+        job: which of it.
+        cores: CPU cores that it is given there.
+        time_limit: seconds; ``None``: no limit.
+    """
+    spec = sys.modules["__main__"].__spec__
+    environment = {name: os.environ[name] for name in TRAVELS if name in os.environ} | {SHARE_OF_CORES: str(cores)}
+    order = sweep.order(job, {})._replace(folder=job.folder.absolute(), environment=environment)
+    return Errand(order, spec.name if spec else "src.train", Path.cwd(), time_limit)
+
+
+def follow(cluster: Cluster, jobs: list[Job], errands: list[Errand], watch: Watch) -> None:
+    """Have a cluster do jobs, and tell what becomes of them; when this is interrupted, so are they."""
+    for job in jobs:
+        job.make_ready()
+    tasks = dict(zip(cluster.submit(errands), jobs, strict=True))
+    to_begin, looked = {job.number: job for job in jobs}, time.monotonic()
+    try:
+        while tasks:
+            over = cluster.over(list(tasks))
+            if over or time.monotonic() - looked > LOOK:
+                looked = time.monotonic()
+                for job in [job for job in to_begin.values() if job.status["status"] != "waiting"]:
+                    watch.started(to_begin.pop(job.number))
+            for task in over:
+                settle(tasks[task], cluster.outcome(task))
+                watch.ended(tasks.pop(task))
+            watch.ticked()
+    finally:
+        stop(cluster, tasks)
+
+
+def settle(job: Job, told: dict[str, Any]) -> None:
+    """Complete a job's status where the job itself could not, or where its file is not seen here yet."""
+    if job.status["status"] not in OVER:
+        job.write_status(**told)
+
+
+def stop(cluster: Cluster, tasks: dict[Any, Job]) -> None:
+    """Have tasks end, and give them a moment to write what they have."""
+    if not tasks:
+        return
+    cluster.cancel(list(tasks))
+    patience = time.monotonic() + GRACE
+    while tasks and time.monotonic() < patience:
+        for task in cluster.over(list(tasks)):
+            tasks.pop(task)
+    for job in tasks.values():
+        if job.status["status"] == "running":
+            job.write_status("interrupted", *STOPPED)
+
+
+# There
+
+
+def do(errand: Errand) -> dict[str, Any]:
+    """Do a job on this machine, in a process of its own; returns its status.
+
+    It may be another attempt, since the machine of the first was lost: it goes on from the last checkpoint.
+
+    Raises:
+        InputError: if this machine does not share the folder that the sweep was started in.
+    """
+    if not errand.directory.is_dir():
+        raise InputError(
+            f"{socket.gethostname()} has no folder {errand.directory}: all machines must share the one "
+            "that the sweep is started in"
+        )
+    os.chdir(errand.directory)
+    job = read_job(errand.order.folder)
+    with FileLock(job.folder / ".lock", timeout=FREE):
+        pass
+    if job.status["status"] != "finished":
+        with as_main(errand.main):
+            pool_of_one(errand).run([job])
+    return job.status
+
+
+def pool_of_one(errand: Errand) -> Pool:
+    """What runs one job here."""
+
+    def order(job: Job, share: dict[str, str]) -> Order:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        return errand.order._replace(environment=environment | share)  # to Lightning, a process like any other
+
+    def nothing(*_: Any) -> None:
+        pass
+
+    return Pool(starting(None), [errand.order.environment], errand.time_limit, order, nothing, nothing, nothing)
+
+
+@contextmanager
+def as_main(name: str) -> Iterator[None]:
+    """Processes that begin here take this module for the main one, as where the sweep was started."""
+    own = sys.modules["__main__"]
+    sys.modules["__main__"] = importlib.import_module(name)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = own
