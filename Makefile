@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test bench lint format tensorboard clean
+.PHONY: help install train test bench lint format tensorboard screenshots clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,12 @@ format: $(INSTALLED) ## put the code into shape
 bench: $(INSTALLED) ## measure the speed side by side with the usual ways (one part needs MNIST in the data folder)
 	$(BIN)/python -m tests.bench
 
-tensorboard: $(INSTALLED) ## look at the results in a browser
-	$(BIN)/tensorboard --logdir outputs
+tensorboard: $(INSTALLED) ## look at the results in a browser: make tensorboard SWEEP=outputs/sweeps/NAME
+	$(BIN)/tensorboard --logdir $(or $(SWEEP),outputs)
+
+screenshots: $(INSTALLED) ## take README's pictures of pages anew (needs Chromium and FashionMNIST; five minutes)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'playwright>=1.50'
+	$(BIN)/python -m tests.screenshots
 
 clean: ## remove caches; results, data and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache *.egg-info

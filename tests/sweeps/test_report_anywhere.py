@@ -168,6 +168,13 @@ def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: 
     assert {f"{number}/figures/curves.png" for number in range(15)} <= set(page.links)
 
 
+def test_pictures_that_differ_from_run_to_run_come_before_those_that_are_the_same_in_all(grid: Path) -> None:
+    for number in (0, 4):
+        Image.new("L", (8, 8), 50 * number).save(picture(grid / f"{number}_x", "first_layer"))
+        Image.new("L", (8, 8)).save(picture(grid / f"{number}_x", "augmented_batch"))
+    assert [each["alt"].split(" of ")[0] for each in read(grid).all("img")][::2] == ["first layer", "augmented batch"]
+
+
 # Many jobs, the command
 
 

@@ -39,6 +39,11 @@ class Picture(NamedTuple):
     shown: list[Shown]
     rest: list[tuple[str, str]]
 
+    @property
+    def alike(self) -> bool:
+        """Whether it is the same in all runs: there is nothing to compare."""
+        return len(self.shown) > 1 and len({each.source for each in self.shown}) == 1
+
 
 class Album:
     """Takes pictures in until the page has enough of them.
@@ -81,7 +86,10 @@ def own_pictures(sweeps: Sweeps, album: Album) -> list[Shown]:
 
 
 def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
-    """The runs' pictures by their names, the best runs first; those of the test set of the chosen runs alone."""
+    """The runs' pictures by their names, the best runs first; those of the test set of the chosen runs alone.
+
+    Names whose pictures are the same in all runs come after the others.
+    """
     runs = best_first(sweeps.runs)
     chosen = chosen_folders(sweeps.runs)
     files = {run.folder: files_of(run, run.folder in chosen) for run in runs}
@@ -96,7 +104,7 @@ def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
                 picture.shown.append(shown)
             else:
                 picture.rest.append((title, sweeps.link(path)))
-    return list(pictures.values())
+    return sorted(pictures.values(), key=lambda picture: (picture.tested, picture.alike))
 
 
 def files_of(run: Run, chosen: bool) -> list[Path]:

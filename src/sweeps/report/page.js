@@ -65,6 +65,7 @@
 
   function curves(element, data, form) {
     const value = (name) => form.elements[name].value;
+    const last = data.epochs.reduce((most, epochs) => Math.max(most, epochs.at(-1)), 0);
     const shown = () => ["val", "train"].filter((stage) => form.elements[stage].checked);
     const line = (run, name) => {
       const found = run.lines[name];
@@ -153,7 +154,7 @@
       return {
         data: traces,
         layout: {
-          xaxis: { title: { text: "epoch" }, zeroline: false },
+          xaxis: { title: { text: "epoch" }, zeroline: false, ...(last <= 12 && { dtick: 1 }) },
           yaxis,
           showlegend: true,
           legend: {
