@@ -16,6 +16,7 @@ from src.checkpoints import AtomicCheckpointIO
 from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
+from src.nodes import meeting_place
 from src.settings import check
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -27,13 +28,14 @@ def prepare(cfg: DictConfig) -> str:
     trainer = cfg.trainer
     kind = devices.resolve(trainer.accelerator)
     processes = devices.check_count(kind, trainer.devices)
-    if in_sweep() and (trainer.strategy != "auto" or processes > 1):
+    nodes = trainer.get("num_nodes", 1)
+    if in_sweep() and (trainer.strategy != "auto" or processes * nodes > 1):
         what = f"strategy={trainer.strategy}" if trainer.strategy != "auto" else f"devices={trainer.devices}"
         raise InputError(
             f"trainer.{what} in a sweep (-m): each of its processes would start the whole sweep "
             "again; sweep with trainer=auto, one device per job, or start such runs one by one without -m"
         )
-    size, world = OmegaConf.select(cfg, "data.batch_size"), processes * trainer.get("num_nodes", 1)
+    size, world = OmegaConf.select(cfg, "data.batch_size"), processes * nodes
     if size is not None and size % world:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
     parts = world * trainer.get("accumulate_grad_batches", 1)
@@ -131,7 +133,7 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
     return make(
         "trainer",
         own,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), meeting_place(cfg.trainer)],
         default_root_dir=str(folder),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module shares the batches out

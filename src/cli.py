@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.presets import check_choices
 
@@ -59,9 +60,9 @@ def told_in_one_line() -> Iterator[None]:
     except Exception as error:
         log.debug("the traceback of what stopped the run:", exc_info=True)
         told = input_error(error) or isinstance(error, (HydraException, OmegaConfBaseException))
-        rank = os.environ.get("LOCAL_RANK", "0")
-        if told or rank != "0":  # of several processes only the first one's traceback would be seen
-            log.error("error: %s%s", "" if rank == "0" else f"in process {rank}: ", one_line(error))
+        here = place()
+        if told or not here.first:  # of several processes only the first one's traceback would be seen
+            log.error("error: %s%s", "" if here.first else f"in {here}: ", one_line(error))
         if told and not in_sweep() and not TRACEBACKS:
             sys.exit(1)
         raise
@@ -130,9 +131,16 @@ class ClaimFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("rerun") is not None:
             sys.exit(f"error: rerun={config.rerun} is for sweeps (-m, sweep=): a run has a folder of its own")
-        if config.get("resume") is None and "LOCAL_RANK" not in os.environ:
+        try:
+            here = place_in(config.get("trainer") or {})
+            agree(config, here)
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        if not here.first:
+            only_listen(config)
+        elif config.get("resume") is None:
             folder = Path(config.hydra.run.dir)
-            self.claim(folder, f", or go on with it: resume={folder}")
+            self.claim(folder, f", or go on with it: resume={folder}", shared=here.meets)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if "sweep" in swept_keys():
@@ -154,14 +162,23 @@ class ClaimFolder(Callback):
 
             note_running(config)
 
-    def claim(self, folder: Path, otherwise: str = "") -> None:
+    def claim(self, folder: Path, otherwise: str = "", shared: bool = False) -> None:
         # Hydra turns exceptions of callbacks into warnings, but lets an exit through.
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=shared)  # a process on another node may have been quicker
+            if shared:
+                (folder / ".hydra").mkdir()
         except FileExistsError:
             sys.exit(f"error: {folder} is there already: choose another name=…{otherwise}")
         except OSError as error:
             sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
+
+
+def only_listen(config: DictConfig) -> None:
+    """Of several processes that train together the first one writes; Hydra and the log leave its folder alone."""
+    with read_write(config), open_dict(config):
+        config.hydra.output_subdir = None
+        config.hydra.job_logging.root.handlers = ["console"]
 
 
 def flags_first(arguments: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src.environment import SHARE_OF_CORES
+from src.environment import SHARE_OF_CORES, Place
 from src.errors import InputError
 
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
@@ -101,6 +101,11 @@ def suit_memory(module: torch.nn.Module, kind: str) -> None:
     """
     if kind in (CUDA, CPU):
         module.to(memory_format=torch.channels_last)
+
+
+def take_place(here: Place) -> None:
+    """Let Lightning know from the beginning which process this is; it settles that when training starts."""
+    rank_zero_only.rank = int(not here.first)  # type: ignore[attr-defined]
 
 
 def is_main_process() -> bool:

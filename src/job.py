@@ -28,9 +28,11 @@ from src.cli import in_sweep
 from src.configs import read_config
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
+from src.environment import place_in
 from src.errors import InputError
 from src.models.base import SupervisedModule
 from src.models.steps import overrides, why_one_by_one
+from src.nodes import Company, in_company
 from src.presets import check_presets
 from src.records import keep_settings, spelled, write_json, write_provenance
 from src.results import Results
@@ -48,6 +50,7 @@ for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
 warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
+warnings.filterwarnings("ignore", ".*srun.*is available")  # which run to start with it, the settings say
 warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
 
 
@@ -57,6 +60,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     Returns:
         The monitored validation metric's best, or ``None`` without a validation set.
     """
+    devices.take_place(place_in(cfg.get("trainer") or {}))
     history = History()
     results = Results(folder, history)
     with results.kept(), alone(folder):
@@ -80,16 +84,17 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
         monitor, mode = monitored(cfg, data)
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
-        callbacks = [EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
+        callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
         take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
         introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
         results.begin(model, seed, monitor, mode)
 
-        trainer.fit(model, datamodule=data, ckpt_path=last)
-        results.write_metrics()
-        load_weights(model, checkpoint.best_model_path)
-        trainer.test(model, datamodule=data, verbose=False)
+        with in_company(trainer):
+            trainer.fit(model, datamodule=data, ckpt_path=last)
+            results.write_metrics()
+            load_weights(model, checkpoint.best_model_path)
+            trainer.test(model, datamodule=data, verbose=False)
         results.add_test(trainer, data)
     if is_main_process():
         log.info(results.outcome() if in_sweep() else results.conclusion(longer(cfg, len(history.rows))))
@@ -113,7 +118,7 @@ def settle_seed(cfg: DictConfig, folder: Path, last: str | None) -> None:
     Processes that a run starts beside its own take over its seed, and so does a run that goes on.
     """
     if cfg.seed is None:
-        first = os.environ.get("PL_GLOBAL_SEED") if "LOCAL_RANK" in os.environ else None
+        first = None if is_main_process() else os.environ.get("PL_GLOBAL_SEED")
         before = read_checkpoint(last)["callbacks"].get("EpochSeed", {}).get("seed") if last else None
         cfg.seed = int(first) if first else secrets.randbelow(2**32) if before is None else before
         if is_main_process():

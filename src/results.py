@@ -109,7 +109,8 @@ class Results(Callback):
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
             how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
             self.stopped("interrupted", "killed", f"{how} after {len(self.history.kept)} epochs")
-            log.info("stopped after %d epochs; go on with: %s", len(self.history.kept), self.resume_command())
+            if is_main_process():
+                log.info("stopped after %d epochs; go on with: %s", len(self.history.kept), self.resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
             self.stopped("failed", "diverged", str(error))

@@ -135,6 +135,7 @@ CHECKS: dict[str, Check] = {
         lambda value: value == "auto" or (whole(value) and value >= 1) or isinstance(value, (list, str)),
         "a whole number above 0, a list of device numbers, or auto",
     ),
+    "trainer.num_nodes": whole_from(1),
     "trainer.accelerator": (
         lambda value: value in ("auto", "cpu", "gpu", "cuda", "mps"),
         "auto, cpu, gpu, cuda or mps",

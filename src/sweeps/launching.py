@@ -93,13 +93,7 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
     Raises:
         InputError: if some did not, unless it was the sweep itself that was stopped.
     """
-    from src.sweeps.hparams import write_hparams  # TensorBoard, which is not needed before
-
-    leaderboard(sweep.folder)
-    write_hparams(sweep.folder)
-    print(f"all of it: {report([sweep.folder])}")
-    for line in failures(jobs):
-        print(line)
+    tell(sweep, jobs)
     if missing := unfinished(jobs):
         how = f"{missing}; go on with: {sweep.command()}"
         if sys.exc_info()[0] is not None:  # it was stopped, and that is how the process ends
@@ -108,6 +102,17 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
             end = sweep.context.callbacks.on_multirun_end  # Hydra itself calls it only if all is well
             end(config=sweep.config, config_name=None)
             raise InputError(how)
+
+
+def tell(sweep: Sweep, jobs: list[Job]) -> None:
+    """Tell what came out of jobs of a sweep: the table, the report, and what failed."""
+    from src.sweeps.hparams import write_hparams  # TensorBoard, which is not needed before
+
+    leaderboard(sweep.folder)
+    write_hparams(sweep.folder)
+    print(f"all of it: {report([sweep.folder])}")
+    for line in failures(jobs):
+        print(line)
 
 
 def outcome(job: Job) -> JobReturn:

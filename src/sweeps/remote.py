@@ -28,6 +28,7 @@ OVER = ("finished", "failed", "interrupted")  # statuses of jobs that do no more
 LOOK = 2.0  # seconds between two looks for jobs that have begun
 FREE = 120.0  # seconds that a job's folder may still be held by an attempt whose machine was lost
 TRAVELS = ("DATA_DIR", "TORCH_HOME", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")  # what jobs read of the environment
+STAYS = ("SLURM_", "RAY_", "OMP_NUM_THREADS")  # what a cluster's worker has for itself; Ray sets the last, too
 STOPPED = ("killed", "the sweep was stopped")
 
 
@@ -95,8 +96,10 @@ def follow(cluster: Cluster, jobs: list[Job], errands: list[Errand], watch: Watc
                 for job in [job for job in to_begin.values() if job.status["status"] != "waiting"]:
                     watch.started(to_begin.pop(job.number))
             for task in over:
-                settle(tasks[task], cluster.outcome(task))
-                watch.ended(tasks.pop(task))
+                job = tasks.pop(task)
+                to_begin.pop(job.number, None)  # it may have ended before it could begin
+                settle(job, cluster.outcome(task))
+                watch.ended(job)
             watch.ticked()
     finally:
         stop(cluster, tasks)
@@ -113,11 +116,11 @@ def stop(cluster: Cluster, tasks: dict[Any, Job]) -> None:
     if not tasks:
         return
     cluster.cancel(list(tasks))
-    patience = time.monotonic() + GRACE
+    jobs, patience = list(tasks.values()), time.monotonic() + GRACE
     while tasks and time.monotonic() < patience:
         for task in cluster.over(list(tasks)):
             tasks.pop(task)
-    for job in tasks.values():
+    for job in jobs:
         if job.status["status"] == "running":
             job.write_status("interrupted", *STOPPED)
 
@@ -125,40 +128,45 @@ def stop(cluster: Cluster, tasks: dict[Any, Job]) -> None:
 # There
 
 
-def do(errand: Errand) -> dict[str, Any]:
+def do(errand: Errand, start_method: str | None = None) -> dict[str, Any]:
     """Do a job on this machine, in a process of its own; returns its status.
 
     It may be another attempt, since the machine of the first was lost: it goes on from the last checkpoint.
 
+    Args:
+        errand: which.
+        start_method: "forkserver" or "spawn"; ``None``: what the system bears.
+
     Raises:
         InputError: if this machine does not share the folder that the sweep was started in.
     """
-    if not errand.directory.is_dir():
-        raise InputError(
-            f"{socket.gethostname()} has no folder {errand.directory}: all machines must share the one "
-            "that the sweep is started in"
-        )
+    for folder in (errand.directory, errand.order.folder):
+        if not folder.is_dir():
+            raise InputError(
+                f"{socket.gethostname()} has no folder {folder}: all machines must share the folders that the "
+                "sweep is started in and writes to"
+            )
     os.chdir(errand.directory)
     job = read_job(errand.order.folder)
     with FileLock(job.folder / ".lock", timeout=FREE):
         pass
     if job.status["status"] != "finished":
         with as_main(errand.main):
-            pool_of_one(errand).run([job])
+            pool_of_one(errand, start_method).run([job])
     return job.status
 
 
-def pool_of_one(errand: Errand) -> Pool:
+def pool_of_one(errand: Errand, start_method: str | None) -> Pool:
     """What runs one job here."""
 
     def order(job: Job, share: dict[str, str]) -> Order:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(STAYS)}
         return errand.order._replace(environment=environment | share)  # to Lightning, a process like any other
 
     def nothing(*_: Any) -> None:
         pass
 
-    return Pool(starting(None), [errand.order.environment], errand.time_limit, order, nothing, nothing, nothing)
+    return Pool(starting(start_method), [errand.order.environment], errand.time_limit, order, nothing, nothing, nothing)
 
 
 @contextmanager

@@ -211,6 +211,17 @@ def test_each_model_on_each_data_set(data_dir: Path, tmp_path: Path) -> None:
     assert min(metrics(jobs, "test/acc")) > 0.5  # easy ones: a place, or a colour, for each of ten classes
 
 
+def test_a_search_over_what_makes_an_mlp(data_dir: Path, tmp_path: Path) -> None:
+    assert made_of("sweep=search")[:2] == ("mlp", "fashion_mnist")
+    small = [*images("fashion_mnist", data_dir), "trainer.max_epochs=1", "callbacks=none", "hydra.sweeper.trials=3"]
+    outcome = run("src.train", "sweep=search", *small, cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    made = [settings(folder) for folder in outcome.folders]
+    assert len({each["hidden_size"] for each in made}) == len({each["optimizer"]["lr"] for each in made}) == 3
+    assert all(16 <= each["hidden_size"] <= 512 and 1e-4 <= each["optimizer"]["lr"] <= 0.1 for each in made)
+    assert all(0 <= each["dropout"] <= 0.5 and isinstance(each["batch_norm"], bool) for each in made)
+
+
 @pytest.mark.parametrize(
     ("preset", "fewer"),
     [

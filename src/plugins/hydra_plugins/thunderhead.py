@@ -81,7 +81,7 @@ class SlurmLauncher(SweepLauncher):
 
 
 class OptunaSweeper(Sweeper):
-    """Searches settings with Optuna; its own settings are those of `src.sweeps.search.Plan`."""
+    """Searches settings with Optuna; its own settings are those of `src.sweeps.search_plan.Plan`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -93,6 +93,10 @@ class OptunaSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        if not isinstance(self.launcher, SweepLauncher):
+            from src.errors import InputError
+
+            raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:
         from src.sweeps.search import search

@@ -56,7 +56,11 @@
 
   for (const element of all(".chart")) {
     const figure = read(element.querySelector("script"));
-    plot(element, () => structuredClone(figure));
+    plot(element, () => {
+      const made = structuredClone(figure);
+      for (const { line } of made.data) if (line?.color) line.color = shade(line.color);
+      return made;
+    });
   }
 
   // Learning curves

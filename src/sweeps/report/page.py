@@ -17,6 +17,7 @@ from src.sweeps.report.gallery import Album, gallery, own_pictures
 from src.sweeps.report.pairs import MOST_PAIRS, pair_figure, pairs
 from src.sweeps.report.plots import Figure, effect_figure, effects, metric_of
 from src.sweeps.report.reading import Sweeps, names, origin
+from src.sweeps.report.search import searches
 from src.sweeps.report.tables import Chosen, Column, chosen, columns, latex, leaderboard_csv, runs_csv, runs_table
 from src.sweeps.results import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many
 from src.sweeps.runs import Run
@@ -54,6 +55,7 @@ def page(sweeps: Sweeps, files: dict[str, str]) -> str:
             counts=Counter(run.status for run in sweeps.runs),
             origin=origin(sweeps),
             parts=[part(board, several=len(found) > 1) for board in found],
+            searches=searches(sweeps),
             curves=curves(sweeps),
             own=own_pictures(sweeps, album),
             gallery=gallery(sweeps, album),

@@ -1,0 +1,90 @@
+"""Processes that train one model together: where they meet, what they share, what is told when one is lost."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
+
+from src.environment import SRUN, TORCHRUN, place_in
+from src.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def meeting_place(trainer: Mapping[str, Any]) -> ClusterEnvironment:
+    """What tells Lightning where the processes of a run meet, and which of them this one is."""
+    starter = place_in(trainer).starter
+    if starter == TORCHRUN:
+        return TorchElasticEnvironment()
+    if starter == SRUN:
+        return SLURMEnvironment(auto_requeue=False)  # its checkpoints would stand beside ours
+    return LightningEnvironment()
+
+
+class Company(Callback):
+    """Looks after a run of several processes: its folder is shared, and a request to stop ends them all.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            trainer._signal_connector._sigterm_notifier_fn = partial(note_stop, trainer)  # type: ignore[method-assign]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (self.folder / "status.json").is_file():  # all have met by now
+            raise InputError(f"{self.folder} is not the one of node 0: paths.outputs must be storage that all share")
+
+
+def note_stop(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
+    """On SIGTERM: before its next batch the first process tells all that it has been asked to stop.
+
+    Lightning's own handler would tell them at once, by a broadcast that nobody expects: they hang.
+    """
+    trainer._signal_connector.received_sigterm = True
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(signum)
+
+
+@contextmanager
+def in_company(trainer: Trainer) -> Iterator[None]:
+    """Say where the nodes meet; when another process is lost, end with one line.
+
+    Raises:
+        InputError: if processes cannot meet, or one of them has ended.
+    """
+    place = getattr(trainer.strategy, "cluster_environment", None)
+    where = f"{place.main_address}:{place.main_port}" if place and trainer.num_nodes > 1 else "this machine"
+    if trainer.num_nodes > 1 and trainer.local_rank == 0:
+        log.info("node %d: waiting for all %d nodes at %s", trainer.node_rank, trainer.num_nodes, where)
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.received_sigterm:  # the others, too, and they have ended first
+            raise SIGTERMException from error
+        text = re.sub(r"\[/\S+\] ", "", " ".join(str(error).split())).split(". ")[0]  # without the place in its source
+        if isinstance(error, (distributed.DistNetworkError, distributed.DistStoreError)):
+            raise InputError(f"the processes of this run do not meet at {where}: {text}") from error
+        if "connectFullMesh" in text:
+            raise InputError(f"set GLOO_SOCKET_IFNAME to each node's interface to the others ({text})") from error
+        if "gloo/transport" in str(error) or isinstance(error, distributed.DistBackendError):
+            raise InputError(f"another process of this run has ended, its own output says why ({text})") from error
+        raise

@@ -1,0 +1,314 @@
+"""The engine of ``hydra/launcher=ray``: jobs on the machines of a Ray cluster.
+
+Ray finds a free place for each job and begins it again elsewhere when its machine is lost; it is
+handed nothing but which job to do. How the jobs fare, their folders tell.
+"""
+
+import atexit
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.cli import TERMINATED
+from src.errors import InputError
+from src.sweeps.jobs import Job
+from src.sweeps.remote import STOPPED, Errand, do, errand, follow
+from src.sweeps.sweep import Sweep
+from src.sweeps.watch import Watch
+
+TICK = 0.25  # seconds between two looks at the clock
+KNOCK = 5.0  # seconds for a cluster to answer at its address
+LONELY = 300.0  # seconds to wait for a machine that takes the jobs, when the last such one was lost
+OBJECTS = 100 * 2**20  # bytes of shared memory for what tasks hand on, which is next to nothing; Ray's least is 75 MiB
+# Ray reads these when it is imported.
+ALWAYS = {"RAY_task_oom_retries": "0"}  # a job that took all memory would do so again, without end
+OWN = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter keeps its ports to loopback
+OTHERS = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_gcs_server_request_timeout_seconds": "10"}  # not 20 and 60
+
+
+class Ray(NamedTuple):
+    """Runs jobs on a Ray cluster, each in a process of its own on one of its machines.
+
+    Attributes:
+        address: HOST:PORT of a running cluster; ``None``: one of its own on this machine.
+        cpus_per_job: CPU cores of each job.
+        gpus_per_job: GPUs of each job; a fraction shares one.
+        retries: how often a job goes on elsewhere when its machine is lost.
+        time_limit: seconds per job; ``None``: no limit.
+    """
+
+    address: str | None
+    cpus_per_job: int
+    gpus_per_job: float
+    retries: int
+    time_limit: float | None
+
+    def warm_up(self) -> None:
+        """Connect, so that what is wrong with the cluster is told before there are jobs."""
+        Machines(self)
+
+    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+        """Run the jobs.
+
+        Raises:
+            InputError: if the cluster cannot be reached or has no machine for such jobs.
+        """
+        for job in jobs:
+            if job.settings.get("trainer.accelerator") in ("gpu", "cuda") and not self.gpus_per_job:
+                raise InputError("trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one")
+        machines = Machines(self)
+        watch.at_once(machines.places())
+        errands = [errand(sweep, job, self.cpus_per_job, self.time_limit) for job in jobs]
+        follow(machines, jobs, errands, watch)
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse settings that no sweep can run with.
+
+    Raises:
+        InputError: naming the setting, its value and what it must be.
+    """
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    address, gpus, limit = settings["address"], settings["gpus_per_job"], settings["time_limit"]
+    part = isinstance(gpus, float) and (0 < gpus < 1 or (gpus >= 1 and gpus.is_integer()))
+    above_zero = isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit > 0
+    will_do = {
+        "address": (address is None or re.fullmatch(r"[\w.:\[\]-]+:\d+", str(address)), "null or HOST:PORT"),
+        "cpus_per_job": (whole(settings["cpus_per_job"], 1), "a whole number above 0"),
+        "gpus_per_job": (whole(gpus, 0) or part, "a whole number, or a fraction between 0 and 1"),
+        "retries": (whole(settings["retries"], 0), "a whole number"),
+        "time_limit": (limit is None or above_zero, "null or seconds above 0"),
+    }
+    for name, (fine, words) in will_do.items():
+        if not fine:
+            raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
+
+
+class Machines:
+    """The machines of a Ray cluster, as `Cluster`; this process stays connected to it until it ends.
+
+    Args:
+        settings: which cluster, and what each job needs of it.
+
+    Raises:
+        InputError: if it cannot be reached, does not let us in or has no machine for such jobs.
+    """
+
+    def __init__(self, settings: Ray) -> None:
+        self.ray, self.settings, self.seen = connected(settings.address), settings, time.monotonic()
+        if not self.places():
+            raise InputError(self.missing())
+
+    def submit(self, errands: list[Errand]) -> list[Any]:
+        needs = {"num_cpus": self.settings.cpus_per_job, "num_gpus": self.settings.gpus_per_job}
+        # Ray would begin a new worker for each job with a GPU (max_calls=1); here it is the job's process that has it.
+        task = self.ray.remote(max_retries=self.settings.retries, max_calls=0, **needs)(there)
+        return [task.remote(each) for each in errands]
+
+    def over(self, tasks: list[Any]) -> list[Any]:
+        try:
+            ended: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=TICK)[0]
+        except SystemExit:  # on SIGTERM; Ray makes a 1 of any status
+            sys.exit(TERMINATED)
+        now = time.monotonic()
+        if ended or self.places():
+            self.seen = now
+        elif now > self.seen + LONELY:
+            self.seen = now  # who is told has to end the tasks yet
+            raise InputError(self.missing())
+        return ended
+
+    def outcome(self, task: Any) -> dict[str, Any]:
+        errors = self.ray.exceptions
+        try:
+            told: dict[str, Any] = self.ray.get(task)
+        except errors.TaskCancelledError:
+            return ended("interrupted", *STOPPED)
+        except errors.RayTaskError as error:
+            return ended("failed", "error", in_words(error.cause))
+        except errors.OutOfMemoryError:
+            return ended("failed", "out of memory", "ended by Ray, as its machine's memory ran out")
+        except errors.RayError:
+            times = "once" if not self.settings.retries else f"{self.settings.retries + 1} times"
+            return ended("failed", "lost", f"its machine, or Ray's worker there, was lost {times}")
+        return told
+
+    def cancel(self, tasks: list[Any]) -> None:
+        for task in tasks:
+            self.ray.cancel(task)
+
+    def places(self) -> int:
+        """How many jobs the machines that are there can do at once."""
+
+        def on(machine: dict[str, float]) -> int:
+            cpus, gpus = self.settings.cpus_per_job, self.settings.gpus_per_job
+            by_gpu = int(machine.get("GPU", 0) / gpus + 1e-6) if gpus else None
+            by_cpu = int(machine.get("CPU", 0) / cpus)
+            return by_cpu if by_gpu is None else min(by_cpu, by_gpu)
+
+        return sum(on(machine) for machine in self.resources())
+
+    def resources(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def missing(self) -> str:
+        """That no machine takes such jobs, in words."""
+        cpus, gpus, address = self.settings.cpus_per_job, self.settings.gpus_per_job, self.settings.address
+        has = {f"{each.get('CPU', 0):g} CPUs and {each.get('GPU', 0):g} GPUs" for each in self.resources()}
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        return (
+            f"hydra.launcher.cpus_per_job={cpus} gpus_per_job={gpus:g}: no machine of {where} has as much; "
+            f"there {'is one' if len(has) == 1 else 'are some'} with {', '.join(sorted(has)) or 'nothing'}"
+        )
+
+
+def there(errand: Errand) -> dict[str, Any]:
+    """What Ray has a machine do: a job that sees the GPUs it was given and no others."""
+    import ray
+
+    gpus = ",".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+    environment = {**errand.order.environment, "CUDA_VISIBLE_DEVICES": gpus}
+    return do(errand._replace(order=errand.order._replace(environment=environment)))
+
+
+def ended(status: str, reason: str, message: str) -> dict[str, Any]:
+    return {"status": status, "reason": reason, "message": message}
+
+
+def in_words(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, InputError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "")
+    if "No module named 'src'" in first:
+        return (
+            f"a machine of the cluster has no folder {Path.cwd()}: all must share the one that the sweep is started in"
+        )
+    return f"{type(error).__name__}: {first}"
+
+
+# The connection
+
+
+def connected(address: str | None) -> Any:
+    """Ray, connected to a cluster for as long as this process lives.
+
+    Args:
+        address: HOST:PORT of a running one; ``None``: begin one of our own, which ends with this process.
+
+    Raises:
+        InputError: if that fails.
+    """
+    if address:
+        knock(address)
+        os.environ.update(ALWAYS | OTHERS)
+    else:
+        os.environ.update(ALWAYS | OWN, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    if not ray.is_initialized():
+        settings = {} if address else own()
+        with own_signals(), told_in_one_line(address), hushed():
+            be_silent(ray)
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **settings)
+    return ray
+
+
+def be_silent(ray: Any) -> None:
+    """Keep Ray's own words about lost machines out of the sweep's display; no setting of Ray's does that."""
+    ray._private.worker.print_to_stdstream = lambda *words, **how: None
+
+
+def own() -> dict[str, Any]:
+    """How a cluster of our own is begun; its folder is removed when this process ends."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="ray-")
+
+    def end() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    return {"include_dashboard": False, "object_store_memory": OBJECTS, "_temp_dir": folder}
+
+
+def knock(address: str) -> None:
+    """See whether anything answers at an address, where Ray itself would try for long.
+
+    Raises:
+        InputError: if nothing does.
+    """
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        why = f"nothing answers there ({error}); is it running (ray status), and is this its address?"
+        raise InputError(f"hydra.launcher.address={address}: {why}") from error
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """What this process does on a request to stop (SIGTERM) stays as it is; Ray has its own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # not in the main thread, where Ray leaves it alone, too
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """What Ray's own part writes past Python to the standard error goes nowhere."""
+    own, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nothing)
+
+
+@contextmanager
+def told_in_one_line(address: str | None) -> Iterator[None]:
+    """What goes wrong with the connection, in words.
+
+    Raises:
+        InputError: for all that Ray raises.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (RayError, RuntimeError, OSError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        raise InputError(f"{where}: {trouble(error)}") from error
+
+
+def trouble(error: BaseException) -> str:
+    """What a failed connection comes from."""
+    text = f"{error} {error.__cause__ or ''}"
+    if "oken" in text:
+        return (
+            "it wants the token that it was started with: RAY_AUTH_MODE=token and the token "
+            "in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
+    if "No node info found" in text:
+        return "this machine is none of its machines; start the sweep on one that is (ray start --address=…)"
+    return " ".join(text.split())

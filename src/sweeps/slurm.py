@@ -1,0 +1,156 @@
+"""The engine of ``hydra/launcher=slurm``: a sweep's jobs as one array on a Slurm cluster, handed in by submitit."""
+
+import hashlib
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import submitit
+
+from src.cli import slug
+from src.errors import InputError
+from src.sweeps.jobs import Job
+from src.sweeps.remote import Errand, errand, follow
+from src.sweeps.slurm_attempts import Attempts
+from src.sweeps.slurm_clusters import Here, Queue
+from src.sweeps.sweep import Sweep, left_to_do
+from src.sweeps.watch import Watch
+
+NOTICE = 60  # seconds before the time limit at which a job is told that it has to leave
+EARLY = 65  # seconds: Slurm may send the notice 60 too early, says its manual, and a job takes a few to start
+ENDLESS = 1_000_000  # submitit's own counts: of jobs at once, and of times that a job comes back
+SUBMITIT = ".submitit"  # in the sweep's folder: what submitit writes, and the logs of what runs the jobs
+OURS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "time")
+
+
+class Slurm(NamedTuple):
+    """Runs jobs on a Slurm cluster, each in an allocation of its own.
+
+    Attributes:
+        partition: ``None``: the cluster's default.
+        cpus_per_job: CPU cores.
+        gpus_per_job: GPUs.
+        memory: GB; ``None``: the cluster's default.
+        time_limit: seconds of one allocation; a job that reaches it is queued again and goes on.
+        requeues: how often for reaching the time limit.
+        jobs: how many at once at most; ``None``: as many as the cluster bears.
+        options: further options of sbatch.
+        cluster: "slurm", or "local": processes of this machine in Slurm's place.
+    """
+
+    partition: str | None
+    cpus_per_job: int
+    gpus_per_job: int
+    memory: float | None
+    time_limit: float
+    requeues: int
+    jobs: int | None
+    options: Mapping[str, Any]
+    cluster: str
+
+    def warm_up(self) -> None:
+        """Nothing here takes time before the jobs are known."""
+
+    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+        cluster = self.submission(sweep.folder.absolute())
+        if end_earlier(cluster):
+            jobs = left_to_do(jobs, sweep.config.rerun)  # some may have finished since this start
+        shutil.rmtree(sweep.folder / SUBMITIT, ignore_errors=True)  # ids may come again, and their results must not
+        if jobs:
+            watch.at_once(self.at_once or len(jobs))
+            follow(cluster, jobs, [errand(sweep, job, self.cpus_per_job) for job in jobs], watch)
+
+    @property
+    def at_once(self) -> int | None:
+        return self.jobs or (os.cpu_count() if self.cluster == "local" else None)
+
+    @property
+    def notice(self) -> int:
+        """Seconds before the time limit at which a job is told: it takes some to stop and to be queued again."""
+        return min(NOTICE, int(self.time_limit / 2))
+
+    def submission(self, folder: Path) -> Queue | Here:
+        """What takes the jobs of the sweep in a folder."""
+        if self.cluster == "local":
+            return Here(self.local_executor(folder / SUBMITIT), self.attempts, self.at_once or 1)
+        name = f"{slug(folder.name)}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
+        return Queue(self.slurm_executor(folder / SUBMITIT, name), self.attempts, name)
+
+    def attempts(self, errand: Errand) -> Attempts:
+        return Attempts(errand, self.time_limit - self.notice - EARLY, self.requeues)
+
+    def local_executor(self, folder: Path) -> submitit.LocalExecutor:
+        executor = submitit.LocalExecutor(folder, max_num_timeout=ENDLESS)
+        minutes = self.time_limit / 60
+        executor.update_parameters(timeout_min=minutes, signal_delay_s=self.notice, gpus_per_node=self.gpus_per_job)
+        return executor
+
+    def slurm_executor(self, folder: Path, name: str) -> submitit.SlurmExecutor:
+        asked = {
+            "partition": self.partition,
+            "gpus_per_node": self.gpus_per_job or None,
+            "mem": self.memory and f"{math.ceil(1024 * self.memory)}M",
+        }
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=ENDLESS)
+        executor.update_parameters(
+            **{option: value for option, value in asked.items() if value is not None},
+            job_name=name,
+            time=math.ceil(self.time_limit / 60),
+            signal_delay_s=self.notice,
+            cpus_per_task=self.cpus_per_job,
+            srun_args=[f"--cpus-per-task={self.cpus_per_job}"],  # since 22.05 srun does not take it from sbatch
+            array_parallelism=self.jobs or ENDLESS,
+            additional_parameters={"requeue": True, **self.options},
+        )
+        return executor
+
+
+def end_earlier(cluster: Queue | Here) -> bool:
+    """End what a start that was itself killed has left behind, so that no job runs twice; tell if there was any."""
+    left = cluster.left()
+    if left:
+        count = f"{len(left)} job{'s'[: len(left) != 1]}"
+        print(f"{count} of an earlier start still in the queue: stopped first, to go on from there", flush=True)
+        cluster.end(left)
+    while left and cluster.left():
+        time.sleep(1)
+    return bool(left)
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse settings that no sweep can run with, and a machine that is not of a Slurm cluster.
+
+    Raises:
+        InputError: naming the setting, its value and what it must be.
+    """
+
+    def whole(name: str, least: int) -> bool:
+        value = settings[name]
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    def above_zero(name: str) -> bool:
+        value = settings[name]
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+    options = settings["options"]
+    ours = isinstance(options, Mapping) and {str(name).replace("_", "-") for name in options} & set(OURS)
+    will_do = {
+        "cpus_per_job": (whole("cpus_per_job", 1), "a whole number above 0"),
+        "gpus_per_job": (whole("gpus_per_job", 0), "0 or a whole number above 0"),
+        "memory": (settings["memory"] is None or above_zero("memory"), "null or GB above 0"),
+        "time_limit": (above_zero("time_limit"), "seconds above 0"),
+        "requeues": (whole("requeues", 0), "0 or a whole number above 0"),
+        "jobs": (settings["jobs"] is None or whole("jobs", 1), "null or a whole number above 0"),
+        "options": (ours == set(), f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(OURS)}"),
+        "cluster": (settings["cluster"] in ("slurm", "local"), "slurm or local"),
+    }
+    for name, (fine, words) in will_do.items():
+        if not fine:
+            raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
+    if settings["cluster"] == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        how = "start the sweep on a machine of the cluster, or try it out with hydra.launcher.cluster=local"
+        raise InputError(f"hydra/launcher=slurm: there is no Slurm on this machine (no sbatch, no srun): {how}")

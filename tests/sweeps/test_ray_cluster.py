@@ -1,0 +1,364 @@
+"""Sweeps on Ray: a cluster of two machines, one of which is lost, and a cluster of the sweep's own."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+from lightning import Callback, LightningModule, Trainer
+
+from src.sweeps.jobs import Job, read_jobs
+from tests.command_line import BARE, ROOT, Outcome, process, run, same, spawn, timeless, wait_for, weights
+from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+
+pytest.importorskip("ray", reason="pip install -e '.[ray]'")
+
+RAY = "hydra/launcher=ray"
+SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAY_AUTH_TOKEN")
+
+
+class Surroundings(Callback):
+    """Writes down what a job finds in its environment."""
+
+    SETTING = "+callbacks.surroundings._target_=tests.sweeps.test_ray_cluster.Surroundings"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = [f"{name}={os.environ.get(name)}" for name in SEEN]
+        (Path(trainer.default_root_dir) / "surroundings.txt").write_text("\n".join(found))
+
+
+SWEEP = ("-m", *BARE, Trouble.SETTING, Surroundings.SETTING, "model.hidden_size=4", "trainer.max_epochs=3")
+SIX = (*SWEEP, "seed=0,1,2,3,4,5", "name=six")
+ONE = (*SWEEP, "seed=0", "name=one")
+
+
+def jobs_of(cwd: Path, name: str) -> list[Job]:
+    return read_jobs(cwd / "outputs" / "sweeps" / name)
+
+
+def surroundings(job: Job) -> dict[str, str]:
+    lines = (job.folder / "surroundings.txt").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def ends(cwd: Path, name: str) -> list[tuple[str, str | None]]:
+    return [(job.status["status"], job.status["reason"]) for job in jobs_of(cwd, name)]
+
+
+def events(cwd: Path) -> Counter[tuple[int, str]]:
+    """How often each job began each epoch, and was tested."""
+    return Counter((note.number, note.event) for note in read_notes(cwd))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the six jobs were run by the local launcher, without any trouble."""
+    cwd = tmp_path_factory.mktemp("undisturbed")
+    make_trouble(cwd, {})
+    outcome = run("src.train", *SIX, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    return cwd
+
+
+def assert_the_same_results(cwd: Path, name: str, undisturbed: Path) -> None:
+    """The jobs came to what those of the undisturbed sweep did, bit for bit."""
+    for mine, other in zip(jobs_of(cwd, name), jobs_of(undisturbed, "six"), strict=False):
+        assert timeless(mine.metrics) == timeless(other.metrics), mine.folder
+        assert same(weights(mine.folder), weights(other.folder)), mine.folder
+        assert same(weights(mine.folder, "best"), weights(other.folder, "best")), mine.folder
+
+
+# Processes
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """All processes that live: the parent and the command of each."""
+    found = {}
+    for line in subprocess.check_output(["ps", "-ww", "-eo", "pid=,ppid=,stat=,args="], text=True).splitlines():
+        pid, parent, state, command = line.split(maxsplit=3)
+        if not state.startswith("Z"):
+            found[int(pid)] = (int(parent), command)
+    return found
+
+
+def with_descendants(pid: int) -> set[int]:
+    """A process and all that it has started."""
+    found, new = set(), {pid}
+    while new:
+        found |= new
+        new = {child for child, (parent, _) in processes().items() if parent in new} - found
+    return found
+
+
+# A cluster of two machines, each with one core and a GPU that is only said to be there
+
+
+class Nodes(NamedTuple):
+    """A running cluster: its address, its environment and its folder."""
+
+    address: str
+    environment: dict[str, str]
+    folder: Path
+
+    def start(self, number: int) -> None:
+        """Begin a machine; the first is the head."""
+        port = self.address.rsplit(":", 1)[1]
+        role = ["--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+        arguments = role if number == 1 else [f"--address={self.address}"]
+        size = [f"--node-ip-address={self.ip(number)}", "--num-cpus=1", "--num-gpus=1"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", *arguments, *size, "--disable-usage-stats"]
+        environment = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7"}
+        out = self.folder / "start.txt"
+        with out.open("w") as file:
+            assert subprocess.run(command, env=environment, stdout=file, stderr=file).returncode == 0, out.read_text()
+
+    def ip(self, number: int) -> str:
+        return f"127.0.0.{number + 1}"  # Ray turns 127.0.0.1 into the address that other machines see
+
+    def kill(self, number: int | None = None) -> None:
+        """Kill a machine at one blow, what runs there with it; ``None``: all of them."""
+        of = f"--node_ip_address={self.ip(number)}" if number else ""
+        heads = [
+            pid
+            for pid, (_, command) in processes().items()
+            if of in command and (str(self.folder) in command or self.address in command)
+        ]
+        for pid in set().union(*map(with_descendants, heads)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: paths of sockets may have no more than 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, as below
+    found = Nodes(f"127.0.0.2:{port}", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "7e" * 32}, folder)
+    try:
+        found.start(1)
+        found.start(2)
+        yield found
+    finally:
+        found.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Lost(NamedTuple):
+    """What there was to see of a sweep on two machines, the second of which was killed.
+
+    Attributes:
+        cwd: where it ran.
+        first: how it ended.
+        held: the two jobs that ran when the machine was killed.
+        failing: those that then raised an error, ended without a word and were killed.
+        statuses: those of all jobs.
+        events: what they had done.
+        again: the same sweep by the local launcher, when nothing was wrong any more.
+    """
+
+    cwd: Path
+    first: Outcome
+    held: set[int]
+    failing: list[int]
+    statuses: list[tuple[str, str | None]]
+    events: Counter[tuple[int, str]]
+    again: Outcome
+
+
+@pytest.fixture(scope="module")
+def lost(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Lost:
+    cwd = tmp_path_factory.mktemp("lost")
+    on_ray = (RAY, f"hydra.launcher.address={nodes.address}", "hydra.launcher.gpus_per_job=0.5")
+
+    def held() -> set[int]:
+        return {number for number, event in events(cwd) if event == "2"}
+
+    make_trouble(cwd, dict.fromkeys(range(6), "hold"))
+    with spawn("src.train", *SIX, *on_ray, cwd=cwd, **nodes.environment) as sweep:
+        wait_for(lambda: len(held()) == 2, "a job on each machine")
+        running = held()
+        raises, exits, killed, _ = rest = sorted(set(range(6)) - running)
+        nodes.kill(2)
+        make_trouble(cwd, {raises: "raise", exits: "exit", killed: "hold"})
+        os.kill(wait_for_trouble(cwd, killed)[0], signal.SIGKILL)
+        out, err = sweep.communicate(timeout=120)
+    first, seen, done = Outcome(sweep.returncode, out, err), ends(cwd, "six"), events(cwd)
+    make_trouble(cwd, {})
+    again = run("src.train", *SIX, cwd=cwd)
+    return Lost(cwd, first, running, rest[:3], seen, done, again)
+
+
+def test_when_a_machine_is_lost_its_job_goes_on_elsewhere_and_every_result_is_there_once(lost: Lost) -> None:
+    fine = set(range(6)) - set(lost.failing)
+    assert {number for number, end in enumerate(lost.statuses) if end == ("finished", None)} == fine
+    assert {key: count for key, count in lost.events.items() if key[1] == "test"} == {(n, "test"): 1 for n in fine}
+    twice = [key for key, count in lost.events.items() if count > 1]
+    assert len(twice) == 1 and twice[0][0] in lost.held and twice[0][1] == "2"  # the epoch in flight, no other
+
+
+def test_a_job_on_ray_that_raises_exits_or_is_killed_has_failed_alone(lost: Lost) -> None:
+    assert [lost.statuses[number] for number in lost.failing] == [
+        ("failed", "error"),
+        ("failed", "error"),
+        ("failed", "killed"),
+    ]
+    assert lost.first.code == 1
+    assert lost.first.err.startswith("error: 3 failed of 6 jobs; go on with: python -m src.train -m ")
+    assert "Traceback" not in lost.first.text and "raylet" not in lost.first.text
+
+
+def test_jobs_on_ray_see_their_gpu_and_the_sweeps_threads_and_not_the_clusters_token(lost: Lost) -> None:
+    expected = {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "RAY_AUTH_TOKEN": "None"}
+    assert [surroundings(jobs_of(lost.cwd, "six")[number]) for number in lost.held] == [expected] * 2
+    assert {note.cores for note in read_notes(lost.cwd) if note.number in lost.held} == {1}
+
+
+def test_jobs_done_on_ray_are_done_for_the_local_launcher_too_and_came_to_the_same_bit_for_bit(
+    lost: Lost, undisturbed: Path
+) -> None:
+    assert lost.again.code == 0, lost.again.text
+    assert "6 jobs: 3 finished before" in lost.again.out
+    assert_the_same_results(lost.cwd, "six", undisturbed)
+
+
+def test_what_the_cluster_lacks_and_a_wrong_token_are_told_in_one_line(nodes: Nodes, tmp_path: Path) -> None:
+    where = (*ONE, RAY, f"hydra.launcher.address={nodes.address}")
+    outcome = process("src.train", *where, "hydra.launcher.gpus_per_job=2", cwd=tmp_path, **nodes.environment)
+    assert outcome.error == (
+        "error: hydra.launcher.cpus_per_job=1 gpus_per_job=2: no machine of the Ray cluster at "
+        f"{nodes.address} has as much; there is one with 1 CPUs and 1 GPUs"
+    )
+    wrong = {**nodes.environment, "RAY_AUTH_TOKEN": "1f" * 32}
+    outcome = process("src.train", *where, cwd=tmp_path, **wrong)
+    assert outcome.error.startswith(f"error: the Ray cluster at {nodes.address}: it wants the token")
+    outcome = process("src.train", *where, "trainer=gpu", cwd=tmp_path, **nodes.environment)
+    assert outcome.error == "error: trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one"
+    assert jobs_of(tmp_path, "one") == [] or ends(tmp_path, "one") == [("waiting", None)]
+
+
+# Stopped
+
+
+def stop(parent: "subprocess.Popen[str]", name: str) -> None:
+    """Send a sweep a signal; Ctrl-C in a terminal reaches all processes of its group."""
+    group = os.getpgid(parent.pid)
+    for pid in with_descendants(parent.pid) if name == "SIGINT" else {parent.pid}:
+        if os.getpgid(pid) == group:
+            os.kill(pid, signal.Signals[name])
+
+
+def held_job(cwd: Path, settings: tuple[str, ...], signal_name: str, **environment: str) -> tuple[Outcome, set[int]]:
+    """A sweep of one job that is stopped while the job runs, and the processes that were there for it."""
+    make_trouble(cwd, {0: "hold"})
+    with spawn("src.train", *ONE, RAY, *settings, cwd=cwd, **environment) as parent:
+        wait_for_trouble(cwd, 0)
+        started = with_descendants(parent.pid) | with_descendants(read_notes(cwd)[0].parent)
+        stop(parent, signal_name)
+        out, err = parent.communicate(timeout=60)
+    return Outcome(parent.returncode, out, err), started
+
+
+def assert_it_goes_on(cwd: Path, undisturbed: Path) -> None:
+    make_trouble(cwd, {})
+    assert run("src.train", *ONE, cwd=cwd).code == 0
+    assert events(cwd) == {(0, "1"): 1, (0, "2"): 2, (0, "3"): 1, (0, "test"): 1}
+    assert_the_same_results(cwd, "one", undisturbed)
+
+
+def test_ctrl_c_stops_jobs_and_the_sweeps_own_cluster_and_the_sweep_goes_on(
+    undisturbed: Path, short: Path, tmp_path: Path
+) -> None:
+    outcome, started = held_job(tmp_path, (), "SIGINT", TMPDIR=str(short))
+    wait_for(lambda: not started & set(processes()), f"{started} to end")
+    assert outcome.code == 130 and "Traceback" not in outcome.text, outcome.text
+    assert "1 unfinished of 1 jobs; go on with: " in outcome.out
+    assert ends(tmp_path, "one") == [("interrupted", "killed")]
+    assert surroundings(jobs_of(tmp_path, "one")[0])["CUDA_VISIBLE_DEVICES"] == ""
+    assert list(short.glob("ray-*")) == []
+    assert_it_goes_on(tmp_path, undisturbed)
+
+
+def test_a_request_to_stop_ends_the_sweeps_jobs_on_a_cluster_and_not_the_cluster(
+    nodes: Nodes, undisturbed: Path, tmp_path: Path
+) -> None:
+    where = (f"hydra.launcher.address={nodes.address}",)
+    outcome, _ = held_job(tmp_path, where, "SIGTERM", **nodes.environment)
+    job = read_notes(tmp_path)[0].process
+    wait_for(lambda: job not in processes(), "the job to end")
+    assert outcome.code == 143 and "Traceback" not in outcome.text, outcome.text
+    assert ends(tmp_path, "one") == [("interrupted", "killed")]
+    socket.create_connection(("127.0.0.2", int(nodes.address.split(":")[1])), timeout=5).close()
+    assert_it_goes_on(tmp_path, undisturbed)
+
+
+def test_the_jobs_of_a_sweep_that_is_killed_end_by_themselves_and_the_sweep_goes_on(
+    undisturbed: Path, short: Path, tmp_path: Path
+) -> None:
+    outcome, _ = held_job(tmp_path, (), "SIGKILL", TMPDIR=str(short))
+    note = read_notes(tmp_path)[0]  # of Ray itself two agents live on for a minute; they know of no job
+    wait_for(lambda: not {note.process, note.parent} & set(processes()), "the job to end")
+    assert outcome.code == -signal.SIGKILL
+    assert ends(tmp_path, "one") == [("running", None)]
+    assert_it_goes_on(tmp_path, undisturbed)
+
+
+# Told before there is a cluster
+
+
+def refused(*settings: str, cwd: Path) -> str:
+    outcome = run("src.train", *ONE, RAY, *settings, cwd=cwd)
+    assert outcome.folders == []
+    return outcome.error
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("address=somewhere", "null or HOST:PORT"),
+        ("address=ray://here:1", "null or HOST:PORT"),
+        ("cpus_per_job=0", "a whole number above 0"),
+        ("cpus_per_job=0.5", "a whole number above 0"),
+        ("gpus_per_job=1.5", "a whole number, or a fraction between 0 and 1"),
+        ("gpus_per_job=-1", "a whole number, or a fraction between 0 and 1"),
+        ("retries=-1", "a whole number"),
+        ("time_limit=0", "null or seconds above 0"),
+    ],
+)
+def test_a_setting_that_no_sweep_can_run_with_is_refused_by_name(setting: str, words: str, tmp_path: Path) -> None:
+    assert refused(f"hydra.launcher.{setting}", cwd=tmp_path) == f"error: hydra.launcher.{setting} must be {words}"
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    told = refused(f"hydra.launcher.address={address}", cwd=tmp_path)
+    assert told.startswith(f"error: hydra.launcher.address={address}: nothing answers there")
+
+
+def test_without_the_package_one_line_tells_how_to_install_it(tmp_path: Path) -> None:
+    def find_spec(name: str, *arguments: Any) -> Any:
+        return None if name == "ray" else found(name, *arguments)
+
+    found = util.find_spec
+    with mock.patch("src.extras.find_spec", find_spec):
+        told = refused(cwd=tmp_path)
+    assert told.startswith("error: hydra/launcher=ray needs the package ray, which is not installed: ")
+    assert told.endswith("pip install -c constraints.txt -e '.[ray]'")

@@ -1,0 +1,213 @@
+"""Searches that go through everything: failures, kills, changed minds."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from src.sweeps.jobs import Job, read_jobs
+from tests.command_line import BARE, Outcome, read_json, run, spawn, wait_for
+from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+
+SPACE = ("model.hidden_size=tag(log,interval(2,16))", "optimizer.lr=tag(log,interval(1e-3,1e-1))")
+COMMON = ("-m", "hydra/sweeper=optuna", *BARE, "data=cubic", "hydra.launcher.jobs=3")
+PLAN = ("hydra.sweeper.at_once=3", "hydra.sweeper.trials=14")
+LONG = (*COMMON, Trouble.SETTING, *SPACE, *PLAN, "trainer.max_epochs=2", "name=long")
+FAILING = {1: "raise", 4: "diverge"}  # ten of the first twelve come to a result: then TPE begins
+
+
+def folder(cwd: Path, name: str = "long") -> Path:
+    return cwd / "outputs" / "sweeps" / name
+
+
+def trials(cwd: Path, name: str = "long") -> list[optuna.trial.FrozenTrial]:
+    """A search's trials as any Optuna program sees them."""
+    path = folder(cwd, name) / "study.journal"
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(path)))).trials
+
+
+def told(cwd: Path, name: str = "long") -> list[tuple[Any, ...]]:
+    return [(each.number, each.state.name, each.params, each.value) for each in trials(cwd, name)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    cwd = tmp_path_factory.mktemp("undisturbed")
+    make_trouble(cwd, FAILING)
+    return cwd, run("src.train", *LONG, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The same search, killed with its jobs when one of a batch was half done and the others were."""
+    cwd = tmp_path_factory.mktemp("killed")
+    make_trouble(cwd, FAILING | {10: "hold"})
+    with spawn("src.train", *LONG, cwd=cwd) as parent:
+        wait_for_trouble(cwd, 10)
+        wait_for(lambda: {9, 11} <= {note.number for note in read_notes(cwd) if note.event == "test"}, "the others")
+        parent.send_signal(signal.SIGKILL)
+        parent.communicate(timeout=60)
+    make_trouble(cwd, FAILING)
+    return cwd, run("src.train", *LONG, cwd=cwd)
+
+
+def test_a_search_that_was_killed_in_the_middle_is_the_search_that_was_not(
+    undisturbed: tuple[Path, Outcome], killed: tuple[Path, Outcome]
+) -> None:
+    assert told(killed[0]) == told(undisturbed[0])
+    assert [each[:2] for each in told(killed[0])] == [
+        (number, "FAIL" if number in FAILING else "COMPLETE") for number in range(14)
+    ]
+
+
+def test_the_jobs_that_were_done_or_under_way_do_not_begin_again(killed: tuple[Path, Outcome]) -> None:
+    assert "14 trials (tpe): 9 done before, 5 to do" in killed[1].out
+    begun = [note.number for note in read_notes(killed[0]) if note.event == "1"]
+    assert sorted(begun) == list(range(14))
+
+
+def test_failed_trials_are_told_and_do_not_end_the_search(undisturbed: tuple[Path, Outcome]) -> None:
+    outcome = undisturbed[1]
+    assert outcome.code == 0
+    assert "2 of 14 trials failed" in outcome.out
+    lines = [line for line in outcome.out.splitlines() if line.startswith("failed: ")]
+    assert [line.split("long/")[1].split("_")[0] for line in lines] == ["1", "4"]
+    assert "(diverged)" in lines[1]
+
+
+def test_a_trials_value_is_its_jobs_best_by_the_monitored_metric(undisturbed: tuple[Path, Outcome]) -> None:
+    jobs = {job.number: job for job in read_jobs(folder(undisturbed[0]))}
+    for trial in trials(undisturbed[0]):
+        job = jobs[trial.number]
+        assert job.settings["model.hidden_size"] == trial.params["model.hidden_size"]
+        assert job.settings["optimizer.lr"] == trial.params["optimizer.lr"]
+        assert trial.value == (None if trial.number in FAILING else job.metrics["best"])
+    value, number = min((each.value, each.number) for each in trials(undisturbed[0]) if each.value is not None)
+    best = trials(undisturbed[0])[number]
+    line = f"best of 12 trials: {number}, val/loss {value:.4g}, with"
+    assert f"{line} model.hidden_size={best.params['model.hidden_size']}" in undisturbed[1].out
+
+
+def test_all_trials_are_told_for_the_report(undisturbed: tuple[Path, Outcome]) -> None:
+    found = read_json(folder(undisturbed[0]) / "search.json")
+    assert (found["metric"], found["mode"], found["sampler"], found["seed"]) == ("val/loss", "min", "tpe", 0)
+    assert [(each["number"], each["job"], each["value"]) for each in found["trials"]] == [
+        (number, number, value) for number, _, _, value in told(undisturbed[0])
+    ]
+    assert {each["number"] for each in found["trials"] if each["state"] == "failed"} == set(FAILING)
+    assert sorted(found["importance"]) == ["model.hidden_size", "optimizer.lr"]
+    assert sum(found["importance"].values()) == pytest.approx(1)
+
+
+# Small ones
+
+SMALL = (*COMMON, "trainer.max_epochs=1", "hydra.sweeper.at_once=2", "name=small")
+WIDTH = "model.hidden_size=interval(1,100)"
+
+
+def numbers(jobs: list[Job]) -> list[int]:
+    return [job.number for job in jobs]
+
+
+def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Path) -> None:
+    first = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=tmp_path)
+    again = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=tmp_path)
+    before = told(tmp_path, "small")
+    longer = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=3", cwd=tmp_path)
+    assert [first.code, again.code, longer.code] == [0, 0, 0]
+    assert [len(each.folders) for each in (first, again, longer)] == [2, 0, 1]
+    assert len(before) == 2 and told(tmp_path, "small")[:2] == before
+    assert numbers(read_jobs(folder(tmp_path, "small"))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (["model.hidden_size=interval(1,50)"], "model.hidden_size is 1 to 50 (whole) and the search in "),
+        ([WIDTH, "model.dropout=0,0.5"], "model.dropout is 0, 0.5 and the search in outputs/sweeps/small has 0.0: "),
+        ([WIDTH, "hydra.sweeper.sampler=random"], "hydra.sweeper.sampler is random and the search in "),
+        ([WIDTH, "hydra.sweeper.seed=1"], "hydra.sweeper.seed is 1 and the search in outputs/sweeps/small has 0: "),
+        ([WIDTH, "trainer.max_epochs=2"], "trainer.max_epochs is 2 and the search in outputs/sweeps/small has 1: "),
+        ([WIDTH, "rerun=failed"], "rerun=failed does not go with hydra/sweeper=optuna: "),
+    ],
+)
+def test_another_search_is_refused_in_the_folder_of_one(changed: list[str], line: str, small: Path) -> None:
+    before = (folder(small, "small") / "study.journal").read_bytes()
+    outcome = run("src.train", *SMALL, *changed, "hydra.sweeper.trials=9", cwd=small)
+    assert outcome.error.startswith(f"error: {line}"), outcome.error
+    assert (folder(small, "small") / "study.journal").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("small")
+    assert run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=1", cwd=cwd).code == 0
+    return cwd
+
+
+def test_the_order_of_the_settings_the_device_and_the_place_make_no_other_search(tmp_path: Path) -> None:
+    both = (WIDTH, "model.dropout=interval(0,0.5)")
+    for given in (both, (*both[::-1], "threads=1", "trainer.accelerator=cpu")):
+        assert run("src.train", *SMALL, *given, "hydra.sweeper.trials=2", cwd=tmp_path).code == 0
+    assert len(told(tmp_path, "small")) == 2
+
+
+def test_equal_settings_are_one_job_whose_result_counts_for_each(tmp_path: Path) -> None:
+    outcome = run("src.train", *SMALL, "model.hidden_size=2,3", "hydra.sweeper.trials=6", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert len(outcome.folders) == 2
+    values = {str(params): value for _, _, params, value in told(tmp_path, "small")}
+    assert len(told(tmp_path, "small")) == 6 and len(set(values.values())) == 2
+    assert "6 trials" in outcome.out and "2 jobs, 2 finished" in outcome.out
+
+
+def test_where_all_trials_fail_the_search_has_failed(tmp_path: Path) -> None:
+    outcome = run("src.train", *SMALL, "model.hidden_size=0,-1", "hydra.sweeper.trials=2", cwd=tmp_path)
+    assert outcome.error == "error: 2 of 2 trials failed: why stands above"
+    assert {each[1] for each in told(tmp_path, "small")} == {"FAIL"}
+    assert "model.hidden_size=-1 must be" in outcome.out or "model.hidden_size=0 must be" in outcome.out
+
+
+def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> None:
+    assert run("src.train", "-m", *BARE, "trainer.max_epochs=1", "seed=0", "name=small", cwd=tmp_path).code == 0
+    outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
+    assert outcome.error.startswith("error: outputs/sweeps/small has the jobs of a sweep that is no search")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["model.hidden_size=3"], "hydra/sweeper=optuna has nothing to search: give a setting several values"),
+        ([WIDTH, "data.val_size=0"], "a search needs a validation set to judge its trials by"),
+        ([WIDTH, "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 must be a whole number above 0"),
+        ([WIDTH, "hydra.sweeper.at_once=two"], "hydra.sweeper.at_once=two must be a whole number above 0"),
+        ([WIDTH, "hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid must be tpe or random"),
+        ([WIDTH, "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be a whole number, 0 or more"),
+        ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, ray or slurm"),
+        (["model.width=interval(1,2)"], "there is no setting model.width"),
+        (["model=mlp,cmm"], "model=cmm: there is no such choice"),
+        (["optimizer.lr=interval(1,0.1)"], "optimizer.lr=interval(1,0.1) cannot be searched: its lower end comes"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(
+    given: list[str], line: str, tmp_path: Path
+) -> None:
+    common = [each for each in SMALL if each != "hydra.launcher.jobs=3" or "hydra/launcher=basic" not in given]
+    outcome = run("src.train", *common, *given, cwd=tmp_path)
+    assert outcome.error.startswith(f"error: {line}"), outcome.error
+    assert outcome.folders == []
+    assert not list(tmp_path.glob("outputs/sweeps/small/*/job.json"))
+
+
+def test_half_a_line_that_a_killed_process_has_left_is_passed_over(small: Path) -> None:
+    journal = folder(small, "small") / "study.journal"
+    before = told(small, "small")
+    with journal.open("a") as file:
+        file.write(json.dumps({"op_code": 4, "worker_id": "x"})[:20])
+    assert run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=small).code == 0
+    assert told(small, "small")[:1] == before and len(told(small, "small")) == 2

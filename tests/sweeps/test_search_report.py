@@ -1,0 +1,119 @@
+"""A search in the report: the best so far and what mattered, from what it tells of itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.records import write_json
+from src.sweeps.report import report
+from tests.command_line import ROOT
+from tests.sweeps.reports import Page, made
+
+VALUES = [0.5, 0.7, None, 0.6, 0.8, 0.8]  # None: failed
+
+
+def searched(folder: Path, values: list[float | None], mode: str = "max", **more: Any) -> Path:
+    """A search with these results, a job for each trial."""
+    for number, value in enumerate(values):
+        status = {"status": "failed", "reason": "diverged"} if value is None else {}
+        made(folder, f"{number}_x", f"optimizer.lr={number + 1}", "data=xor", val=value, **status)
+    trials = [
+        {"number": number, "job": number, "state": "failed" if value is None else "complete", "value": value}
+        for number, value in enumerate(values)
+    ]
+    told = {"sampler": "tpe", "seed": 0, "metric": "val/acc", "mode": mode, "trials": trials}
+    write_json(folder / "search.json", told | {"importance": {"optimizer.lr": 0.75, "model.dropout": 0.25}} | more)
+    return folder
+
+
+def figures(page: Page) -> list[dict[str, Any]]:
+    """Those of the searches, in their order: they come first."""
+    return [each for each in page.data if ("layout" in each and each["layout"].get("barmode")) or is_progress(each)]
+
+
+def is_progress(figure: dict[str, Any]) -> bool:
+    return "layout" in figure and figure["layout"].get("xaxis", {}).get("title", {}).get("text") == "trial"
+
+
+def named(figure: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {trace["name"]: trace for trace in figure["data"]}
+
+
+def test_the_best_so_far_goes_up_in_steps_over_all_trials(tmp_path: Path) -> None:
+    page = Page(report([searched(tmp_path / "one", VALUES)]))
+    traces = named(figures(page)[0])
+    assert (traces["trials"]["x"], traces["trials"]["y"]) == ([0, 1, 3, 4, 5], [0.5, 0.7, 0.6, 0.8, 0.8])
+    assert (traces["best so far"]["x"], traces["best so far"]["y"]) == ([0, 1, 3, 4, 5], [0.5, 0.7, 0.7, 0.8, 0.8])
+    assert traces["best so far"]["line"]["shape"] == "hv"
+    assert (traces["failed"]["x"], traces["failed"]["yaxis"]) == ([2], "y2")
+    assert traces["trials"]["text"][1] == "1: lr 2"
+    assert "one: 6 trials by tpe, 5 complete, 1 failed; best val/acc 80.00% in trial 4" in page.sections["search"]
+
+
+def test_where_lower_is_better_the_best_so_far_goes_down_to_the_last_trial(tmp_path: Path) -> None:
+    page = Page(report([searched(tmp_path / "one", [0.5, 0.7, 0.4, 0.6, None], mode="min")]))
+    line = named(figures(page)[0])["best so far"]
+    assert (line["x"], line["y"]) == ([0, 1, 2, 3, 4], [0.5, 0.5, 0.4, 0.4, 0.4])
+
+
+def test_a_trial_far_off_does_not_squeeze_the_others_but_is_marked(tmp_path: Path) -> None:
+    page = Page(report([searched(tmp_path / "one", [0.80, 0.81, 0.82, 0.1, 0.83])]))
+    figure = figures(page)[0]
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert 0.75 < low < 0.80 and 0.83 < high < 0.85
+    assert (named(figure)["far off"]["x"], named(figure)["far off"]["y"]) == ([3], [0.03])
+    assert named(figure)["far off"]["customdata"] == ["val/acc 0.1"]
+
+
+def test_trials_close_together_are_all_on_the_axis(tmp_path: Path) -> None:
+    figure = figures(Page(report([searched(tmp_path / "one", VALUES)])))[0]
+    assert "range" not in figure["layout"]["yaxis"] and "far off" not in named(figure)
+
+
+def test_the_most_important_setting_has_the_uppermost_bar(tmp_path: Path) -> None:
+    (bars,) = figures(Page(report([searched(tmp_path / "one", VALUES)])))[1]["data"]
+    assert (bars["y"], bars["x"]) == (["model.dropout", "optimizer.lr"], [0.25, 0.75])  # from the bottom up
+
+
+def test_two_searches_in_one_report_are_compared_in_one_plot(tmp_path: Path) -> None:
+    other = searched(tmp_path / "other", [0.9, 0.6], sampler="random", importance={})
+    page = Page(report([searched(tmp_path / "one", VALUES), other]))
+    progress, bars = figures(page)
+    lines = {trace["name"]: trace["y"] for trace in progress["data"] if trace["mode"] == "lines"}
+    assert lines == {"one": [0.5, 0.7, 0.7, 0.8, 0.8], "other": [0.9, 0.9]}
+    assert len({trace["line"]["color"] for trace in progress["data"] if trace["mode"] == "lines"}) == 2
+    assert [trace["name"] for trace in bars["data"]] == ["one"]
+    assert "other: 2 trials by random, 2 complete; best val/acc 90.00% in trial 0" in page.sections["search"]
+
+
+def test_searches_by_other_metrics_have_plots_of_their_own(tmp_path: Path) -> None:
+    other = searched(tmp_path / "other", [0.9, 0.6], mode="min", metric="val/loss")
+    page = Page(report([searched(tmp_path / "one", VALUES), other]))
+    assert [figure["layout"]["yaxis"]["title"]["text"] for figure in page.data if is_progress(figure)] == [
+        "val/acc",
+        "val/loss",
+    ]
+
+
+def test_a_sweep_that_is_no_search_has_no_such_part(grid: Path) -> None:
+    assert "search" not in Page(report([grid])).sections
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"trials": [{"number": 1}], "importance": {}}'])
+def test_a_damaged_file_is_told_and_the_rest_is_shown(content: str, tmp_path: Path) -> None:
+    folder = searched(tmp_path / "one", VALUES)
+    (folder / "search.json").write_text(content)
+    page = Page(report([folder]))
+    assert "search.json is damaged: it does not tell a search" in page.text
+    assert "search" not in page.sections and "leaderboard" in page.sections
+
+
+def test_a_report_needs_no_optuna(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "one", VALUES)
+    code = "import sys; sys.modules['optuna'] = None; from pathlib import Path; from src.sweeps.report import report; "
+    done = subprocess.run([sys.executable, "-c", f"{code}report([Path({str(folder)!r})])"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert "search" in Page(folder / "report.html").sections

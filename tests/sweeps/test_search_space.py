@@ -1,0 +1,95 @@
+"""What a search chooses from: Hydra's grammar for sweeps as Optuna's distributions."""
+
+import pytest
+from hydra.errors import OverrideParseException
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from src.errors import InputError
+from src.sweeps.search_space import read_space
+
+
+@pytest.mark.parametrize(
+    ("typed", "distribution"),
+    [
+        ("interval(16, 512)", IntDistribution(16, 512)),
+        ("tag(log, interval(16, 512))", IntDistribution(16, 512, log=True)),
+        ("interval(0, 0.5)", FloatDistribution(0, 0.5)),
+        ("float(interval(1, 5))", FloatDistribution(1, 5)),
+        ("tag(log, interval(1e-4, 1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("range(1, 10, 2)", IntDistribution(1, 9, step=2)),
+        ("range(10, 1, -3)", IntDistribution(4, 10, step=3)),
+        ("tag(log, range(1, 10))", IntDistribution(1, 9, log=True)),
+        ("range(0, 1, 0.25)", FloatDistribution(0, 0.75, step=0.25)),
+        ("true,false", CategoricalDistribution(["True", "False"])),
+        ("64,[64,64],'a b',64", CategoricalDistribution(["64", "[64,64]", "'a b'"])),
+        ("choice(relu, sigmoid)", CategoricalDistribution(["relu", "sigmoid"])),
+        ("shuffle(c, a, b)", CategoricalDistribution(["a", "b", "c"])),
+    ],
+)
+def test_each_kind_of_sweep_has_its_distribution(typed: str, distribution: BaseDistribution) -> None:
+    assert read_space([f"model.x={typed}"], None).distributions == {"model.x": distribution}
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("interval(5, 1)", "its lower end comes first"),
+        ("interval(0, inf)", "its ends must be numbers"),
+        ("interval(nan, 1)", "its ends must be numbers"),
+        ("tag(log, interval(0, 1))", "log needs numbers above 0"),
+        ("tag(log, range(1, 10, 2))", "log knows no steps: give an interval"),
+        ("tag(log, choice(1, 2))", "the one tag is log, of an interval or a range of numbers"),
+        ("tag(wide, interval(1, 2))", "the one tag is log, of an interval or a range of numbers"),
+        ("range(3, 3)", "there is no number in it"),
+        ("range(0, 3, 0)", "there is no number in it"),
+    ],
+)
+def test_what_has_none_is_refused_with_the_reason(typed: str, why: str) -> None:
+    with pytest.raises(InputError, match=r"cannot be searched") as error:
+        read_space([f"x={typed}"], None)
+    assert str(error.value) == f"x={typed} cannot be searched: {why}"
+
+
+def test_what_is_no_override_is_refused() -> None:
+    with pytest.raises(OverrideParseException, match="interval"):
+        read_space(["x=interval(a, b)"], None)
+
+
+def test_a_job_is_asked_for_with_the_fixed_overrides_and_the_chosen_values_in_the_order_typed() -> None:
+    typed = ["~logger", "model=mlp", "+model.width=interval(1, 9)", "optimizer.lr=interval(0, 0.1)", "seed=3", "seed=4"]
+    space = read_space(typed, None)
+    chosen = {"model.width": 3, "optimizer.lr": 1e-05}
+    assert space.overrides(chosen) == ["~logger", "model=mlp", "+model.width=3", "optimizer.lr=1e-05", "seed=4"]
+
+
+def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
+    space = read_space(["a=interval(0, 1)", "b=interval(0, 1)", "a=0.5"], None)
+    assert [setting.name for setting in space.settings] == ["b"]
+    assert space.overrides({"b": 0.25}) == ["a=0.5", "b=0.25"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested", "used"),
+    [
+        ("interval(0.0, 1.0)", 0.123456, 0.1235),
+        ("tag(log, interval(1e-5, 1.0))", 3.14159e-4, 3.142e-4),
+        ("interval(0.12345, 1.0)", 0.123456, 0.1235),
+        ("interval(0.123456, 1.0)", 0.1234561, 0.1235),
+        ("interval(0.12341, 1.0)", 0.123412, 0.12341),
+        ("interval(0.0, 0.99996)", 0.99996, 0.99996),
+        ("interval(1, 1000000)", 123456, 123500),
+        ("range(0, 1, 0.1)", 0.1 * 3, 0.3),
+    ],
+)
+def test_a_number_is_rounded_to_four_digits_but_not_out_of_its_bounds(
+    typed: str, suggested: float, used: float
+) -> None:
+    (setting,) = read_space([f"x={typed}"], None).settings
+    assert setting.rounded(suggested) == used
+    assert type(setting.rounded(suggested)) is type(used)
+
+
+def test_a_setting_tells_what_it_is_chosen_from() -> None:
+    typed = ["a=tag(log,interval(16,512))", "b=interval(0,0.5)", "c=true,false", "d=range(0,1,0.25)"]
+    told = {setting.name: str(setting) for setting in read_space(typed, None).settings}
+    assert told == {"a": "16 to 512 (whole, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}

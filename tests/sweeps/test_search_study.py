@@ -1,0 +1,125 @@
+"""A search's trials: what is suggested, what is kept, and how surely it is told what mattered."""
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from src.errors import InputError
+from src.sweeps.search_space import Space, read_space
+from src.sweeps.search_study import About, Study
+
+ABOUT = About("val/acc", "max", {"hydra.sweeper.seed": 0})
+
+
+@pytest.fixture
+def space() -> Space:
+    typed = ["lr=tag(log,interval(1e-4,1e-1))", "width=interval(1,100)", "dropout=interval(0,0.5)", "norm=true,false"]
+    return read_space(typed, None)
+
+
+def begun(path: Path, space: Space, sampler: str = "tpe", seed: int = 0) -> Study:
+    study = Study(path / "study.journal", space, sampler, seed)
+    study.begin(ABOUT)
+    return study
+
+
+def score(trial: optuna.trial.FrozenTrial) -> float:
+    """The rate matters by far the most: best at 1e-2."""
+    return 1 - 0.1 * abs(math.log10(trial.params["lr"]) + 2) + 1e-4 * trial.params["width"]
+
+
+def searched(study: Study, trials: int, at_once: int = 4) -> list[dict[str, float]]:
+    while len(study.trials) < trials:
+        for _ in range(at_once):
+            study.ask()
+        for trial in study.running:
+            study.tell(trial.number, score(trial))
+    return [trial.params for trial in study.trials]
+
+
+def test_what_is_suggested_depends_on_the_trials_and_the_seed_and_not_on_the_process(
+    space: Space, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    whole = searched(begun(tmp_path / "one", space), 20)
+    begun(tmp_path / "other", space).ask()
+    for number in range(20):
+        again = Study(tmp_path / "other" / "study.journal", space, "tpe", 0)  # as after a kill, at any moment
+        if len(again.trials) < min(20, number // 4 * 4 + 4):
+            again.ask()
+        elif number % 4 == 3:
+            for trial in again.running:
+                again.tell(trial.number, score(trial))
+        if number % 4 == 3:
+            again = Study(tmp_path / "other" / "study.journal", space, "tpe", 0)
+            while len(again.trials) % 4:
+                again.ask()
+            for trial in again.running:
+                again.tell(trial.number, score(trial))
+    assert [trial.params for trial in again.trials] == whole[: len(again.trials)]
+    assert len(again.trials) == 20
+
+
+def test_other_seeds_suggest_other_values_and_each_trial_draws_anew(space: Space, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        found += searched(begun(tmp_path / str(seed), space, "random", seed), 8)
+    assert len({params["lr"] for params in found}) == 16
+
+
+def test_tpe_comes_nearer_to_the_best_than_chance(space: Space, tmp_path: Path) -> None:
+    means = {}
+    for sampler in ("tpe", "random"):
+        (tmp_path / sampler).mkdir()
+        searched(study := begun(tmp_path / sampler, space, sampler), 40)
+        last = [trial.value or 0.0 for trial in study.trials[20:]]
+        means[sampler] = sum(last) / len(last)
+    assert means["tpe"] > means["random"] + 0.03
+
+
+def test_a_failed_trial_has_no_value_and_does_not_teach_the_sampler(space: Space, tmp_path: Path) -> None:
+    study = begun(tmp_path, space)
+    study.ask()
+    study.tell(0, None)
+    assert (study.trials[0].state.name, study.trials[0].value) == ("FAIL", None)
+    assert study.running == []
+
+
+def test_what_a_search_is_stands_in_its_file(space: Space, tmp_path: Path) -> None:
+    study = begun(tmp_path, space)
+    study.ask()
+    assert Study(study.path, space, "tpe", 0).about == ABOUT
+
+
+def test_a_search_without_trials_has_not_begun(space: Space, tmp_path: Path) -> None:
+    study = begun(tmp_path, space)
+    assert Study(study.path, space, "tpe", 0).about is None
+
+
+def test_a_damaged_file_is_told_in_one_line(space: Space, tmp_path: Path) -> None:
+    study = begun(tmp_path, space)
+    study.path.write_text("no journal\n" + study.path.read_text())
+    with pytest.raises(InputError, match=r"study.journal is damaged .*: choose another name="):
+        Study(study.path, space, "tpe", 0)
+
+
+def test_the_lock_of_a_process_that_was_killed_does_not_hold_up_the_next(space: Space, tmp_path: Path) -> None:
+    study = begun(tmp_path, space)
+    study.ask()
+    (tmp_path / "study.journal.lock").symlink_to(study.path)
+    Study(study.path, space, "tpe", 0).ask()  # would wait for half a minute
+    assert not (tmp_path / "study.journal.lock").exists()
+
+
+def test_the_setting_that_matters_is_told_as_the_most_important(space: Space, tmp_path: Path) -> None:
+    study = begun(tmp_path, space, "random")
+    searched(study, 8)
+    assert study.importance() == {}  # too few to tell
+    searched(study, 40)
+    found = study.importance()
+    assert next(iter(found)) == "lr" and found["lr"] > 0.6
+    assert sum(found.values()) == pytest.approx(1)

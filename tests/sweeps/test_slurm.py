@@ -1,0 +1,162 @@
+"""Sweeps handed in by submitit, with processes of this machine in Slurm's place: all but Slurm itself."""
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.command_line import BARE, Outcome, run, same, spawn, timeless, wait_for, weights
+from tests.sweeps.test_local_launcher import jobs_of, rows, statuses
+from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
+
+pytest.importorskip("submitit")
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
+GRID = ("-m", *BARE, Trouble.SETTING, "model.activation=relu", "trainer.max_epochs=3", "optimizer.lr=0.003,0.01,0.03")
+
+
+class Story(NamedTuple):
+    """A sweep of three jobs, two at once, that meets with everything.
+
+    In the first start job 0 is preempted and comes back, job 1 fails, and the sweep is interrupted. In the second
+    one the sweep is killed while job 0 goes on. The third one has no trouble.
+
+    Attributes:
+        cwd: where it ran.
+        quiet: where the same jobs ran under the local launcher, without any trouble.
+        first, second, third: how the starts ended.
+        between: the statuses after the first start.
+        orphan: whether job 0 lived on when the sweep was killed.
+    """
+
+    cwd: Path
+    quiet: Path
+    first: Outcome
+    third: Outcome
+    between: list[dict[str, str]]
+    orphan: bool
+
+    @property
+    def notes(self) -> list[Note]:
+        return read_notes(self.cwd)
+
+
+def alive(process: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, 0)
+        return True
+    return False
+
+
+def second_epochs(cwd: Path, number: int) -> list[Note]:
+    return [note for note in read_notes(cwd) if note.number == number and note.event == "2"]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    quiet, cwd = tmp_path_factory.mktemp("quiet"), tmp_path_factory.mktemp("story")
+    make_trouble(quiet, {})
+    outcome = run("src.train", *GRID, "name=grid", "hydra.launcher.jobs=3", cwd=quiet)
+    assert outcome.code == 0, outcome.text
+
+    arguments = (*GRID, *SLURM, "name=grid", "hydra.launcher.jobs=2")
+    make_trouble(cwd, {0: "hold", 1: "raise", 2: "hold"})
+    with spawn("src.train", *arguments, cwd=cwd) as sweep:
+        wait_for_trouble(cwd, 0)
+        before = second_epochs(cwd, 0)[0]
+        for process in (before.process, before.parent):  # as Slurm does it: all processes of the job get the signal
+            os.kill(process, signal.SIGUSR2)
+        wait_for(lambda: len(second_epochs(cwd, 0)) == 2, "job 0 to come back")
+        wait_for_trouble(cwd, 2)
+        sweep.send_signal(signal.SIGINT)
+        first = Outcome(0, *sweep.communicate(timeout=60))
+        first.code = sweep.returncode
+    between = [job.status for job in jobs_of(cwd, "grid")]
+
+    make_trouble(cwd, {0: "hold"})
+    with spawn("src.train", *arguments, cwd=cwd) as sweep:
+        wait_for(lambda: len(second_epochs(cwd, 0)) == 3, "job 0 to go on")
+        sweep.kill()
+        sweep.wait()
+        held = second_epochs(cwd, 0)[-1]
+        time.sleep(0.5)
+        orphan = alive(held.process)
+    os.kill(held.parent, 0)
+    third = run("src.train", *arguments, cwd=cwd)
+    return Story(cwd, quiet, first, third, between, orphan)
+
+
+def test_a_preempted_job_stops_is_handed_in_again_and_goes_on_from_its_last_epoch(story: Story) -> None:
+    first = [note for note in story.notes if note.number == 0][:3]
+    assert [note.event for note in first] == ["1", "2", "2"]
+    assert first[1].process != first[2].process and first[1].parent != first[2].parent
+
+
+def test_a_crash_costs_one_job_and_is_told_in_a_line(story: Story) -> None:
+    assert story.between[1]["status"] == "failed"
+    assert story.between[1]["message"] == "RuntimeError: this job is in trouble"
+    assert "grid/1_lr-0.01 (error): RuntimeError: this job is in trouble" in story.first.out
+
+
+def test_ctrl_c_stops_the_jobs_and_the_command_to_go_on_is_told(story: Story) -> None:
+    assert story.first.code == 130
+    assert "Traceback" not in story.first.text
+    assert [each["status"] for each in story.between] == ["interrupted", "failed", "interrupted"]
+    assert "1 failed and 2 unfinished of 3 jobs; go on with: python -m src.train -m" in story.first.out
+
+
+def test_when_the_sweep_is_killed_its_jobs_go_on_but_the_next_start_stops_them_before_it_runs_any(
+    story: Story,
+) -> None:
+    assert story.orphan
+    assert "1 job of an earlier start still in the queue" in story.third.out
+    held, after = second_epochs(story.cwd, 0)[-2:]
+    assert held.process != after.process and not alive(held.process)
+
+
+def test_all_jobs_finished_once_with_the_weights_of_the_undisturbed_sweep(story: Story) -> None:
+    assert story.third.code == 0, story.third.text
+    tests = Counter(note.number for note in story.notes if note.event == "test")
+    assert tests == {0: 1, 1: 1, 2: 1}
+    for mine, other in zip(jobs_of(story.cwd, "grid"), jobs_of(story.quiet, "grid"), strict=True):
+        assert timeless(mine.metrics) == timeless(other.metrics)
+        assert same(weights(mine.folder), weights(other.folder))
+        assert same(weights(mine.folder, "best"), weights(other.folder, "best"))
+    assert [row["status"] for row in rows(story.cwd, "grid")] == ["finished"] * 3
+
+
+def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Story) -> None:
+    for cwd, launcher in ((story.cwd, ()), (story.quiet, SLURM)):
+        notes = read_notes(cwd)
+        outcome = run("src.train", *GRID, *launcher, "name=grid", cwd=cwd)
+        assert outcome.code == 0 and "3 jobs: 3 finished before" in outcome.out
+        assert read_notes(cwd) == notes and statuses(cwd, "grid") == ["finished"] * 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("cpus_per_job=0", "a whole number above 0"),
+        ("gpus_per_job=-1", "0 or a whole number above 0"),
+        ("memory=0", "null or GB above 0"),
+        ("time_limit=null", "seconds above 0"),
+        ("requeues=1.5", "0 or a whole number above 0"),
+        ("jobs=no", "null or a whole number above 0"),
+        ("options=long", "options of sbatch by their names"),
+        ("options={signal: USR1}", "but for array, error, job-name"),
+        ("cluster=moon", "slurm or local"),
+    ],
+)
+def test_a_setting_that_no_sweep_can_run_with_is_refused_in_one_line(setting: str, words: str, tmp_path: Path) -> None:
+    outcome = run("src.train", "-m", *SLURM, "seed=0,1", f"hydra.launcher.{setting}", cwd=tmp_path)
+    assert outcome.error.startswith(f"error: hydra.launcher.{setting.split('=')[0]}=") and words in outcome.error
+
+
+def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = run("src.train", "-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
+    assert "there is no Slurm on this machine (no sbatch, no srun): start the sweep on" in outcome.error
