@@ -28,7 +28,8 @@ from src.sweeps.sweep import Sweep
 from src.sweeps.watch import Watch
 
 TICK = 0.25  # seconds between two looks at the clock
-KNOCK = 5.0  # seconds for a cluster to answer at its address
+KNOCK = 5.0  # seconds for a cluster to answer at its address, and between two looks whether it does
+SILENT = 20.0  # seconds for a cluster's head to come back; after 60 Ray would end this process
 LONELY = 300.0  # seconds to wait for a machine that takes the jobs, when the last such one was lost
 OBJECTS = 100 * 2**20  # bytes of shared memory for what tasks hand on, which is next to nothing; Ray's least is 75 MiB
 # Ray reads these when it is imported.
@@ -109,7 +110,10 @@ class Machines:
     """
 
     def __init__(self, settings: Ray) -> None:
-        self.ray, self.settings, self.seen = connected(settings.address), settings, time.monotonic()
+        self.ray, self.settings = connected(settings.address), settings
+        self.address: str = self.ray.get_runtime_context().gcs_address
+        self.knocked = self.heard = self.seen = time.monotonic()
+        self.gone = False
         if not self.places():
             raise InputError(self.missing())
 
@@ -120,17 +124,36 @@ class Machines:
         return [task.remote(each) for each in errands]
 
     def over(self, tasks: list[Any]) -> list[Any]:
+        if self.gone:
+            return tasks
         try:
             ended: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=TICK)[0]
         except SystemExit:  # on SIGTERM; Ray makes a 1 of any status
             sys.exit(TERMINATED)
-        now = time.monotonic()
-        if ended or self.places():
+        if time.monotonic() > self.knocked + KNOCK:
+            self.look()
+        return ended
+
+    def look(self) -> None:
+        """See whether the cluster is there, and takes the jobs.
+
+        Raises:
+            InputError: if it has not for long. Ray itself would end this process, and wait for ever.
+        """
+        self.knocked = now = time.monotonic()
+        try:
+            knock(self.address)
+            self.heard = now
+        except InputError:
+            self.gone = now > self.heard + SILENT
+            if self.gone:
+                raise
+            return
+        if self.places():
             self.seen = now
         elif now > self.seen + LONELY:
             self.seen = now  # who is told has to end the tasks yet
             raise InputError(self.missing())
-        return ended
 
     def outcome(self, task: Any) -> dict[str, Any]:
         errors = self.ray.exceptions
@@ -148,7 +171,7 @@ class Machines:
         return told
 
     def cancel(self, tasks: list[Any]) -> None:
-        for task in tasks:
+        for task in tasks if not self.gone else []:
             self.ray.cancel(task)
 
     def places(self) -> int:
