@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import optuna
 import pytest
@@ -202,6 +203,12 @@ def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(
     assert outcome.error.startswith(f"error: {line}"), outcome.error
     assert outcome.folders == []
     assert not list(tmp_path.glob("outputs/sweeps/small/*/job.json"))
+
+
+def test_without_optuna_the_command_that_installs_it_is_told(tmp_path: Path) -> None:
+    with mock.patch("src.extras.find_spec", return_value=None):
+        outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
+    assert outcome.error.startswith("error: hydra/sweeper=optuna needs the package optuna, which is not installed: ")
 
 
 def test_half_a_line_that_a_killed_process_has_left_is_passed_over(small: Path) -> None:
