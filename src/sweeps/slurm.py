@@ -38,7 +38,7 @@ class Slurm(NamedTuple):
         time_limit: seconds of one allocation; a job that reaches it is queued again and goes on.
         requeues: how often for reaching the time limit.
         jobs: how many at once at most; ``None``: as many as the cluster bears.
-        options: further options of sbatch.
+        options: further ones of sbatch.
         cluster: "slurm", or "local": processes of this machine in Slurm's place.
     """
 
@@ -49,7 +49,7 @@ class Slurm(NamedTuple):
     time_limit: float
     requeues: int
     jobs: int | None
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] | None
     cluster: str
 
     def warm_up(self) -> None:
@@ -104,7 +104,7 @@ class Slurm(NamedTuple):
             cpus_per_task=self.cpus_per_job,
             srun_args=[f"--cpus-per-task={self.cpus_per_job}"],  # since 22.05 srun does not take it from sbatch
             array_parallelism=self.jobs or ENDLESS,
-            additional_parameters={"requeue": True, **self.options},
+            additional_parameters={"requeue": True, **(self.options or {})},
         )
         return executor
 
@@ -113,8 +113,7 @@ def end_earlier(cluster: Queue | Here) -> bool:
     """End what a start that was itself killed has left behind, so that no job runs twice; tell if there was any."""
     left = cluster.left()
     if left:
-        count = f"{len(left)} job{'s'[: len(left) != 1]}"
-        print(f"{count} of an earlier start still in the queue: stopped first, to go on from there", flush=True)
+        print("jobs of an earlier start are still in the queue: they are stopped first, then gone on with", flush=True)
         cluster.end(left)
     while left and cluster.left():
         time.sleep(1)
@@ -136,7 +135,7 @@ def check(settings: dict[str, Any]) -> None:
         value = settings[name]
         return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
-    options = settings["options"]
+    options = {} if settings["options"] is None else settings["options"]
     ours = isinstance(options, Mapping) and {str(name).replace("_", "-") for name in options} & set(OURS)
     will_do = {
         "cpus_per_job": (whole("cpus_per_job", 1), "a whole number above 0"),

@@ -71,9 +71,9 @@ class Attempts:
             job.write_status("failed", "time limit", "not finished in the time that it was given, requeues included")
             return job.status
         if self.preempted or running():
-            job.write_status("waiting", None, "it had to leave its machine and is queued again")
+            job.write_status("waiting", None, "told to leave its machine, and queued again")
             come_back(signal.SIGUSR2, None)
-        job.write_status("interrupted", "killed", "it had to leave its machine")
+        job.write_status("interrupted", "killed", "told to leave its machine")
         sys.exit(TERMINATED)
 
     def checkpoint(self) -> DelayedSubmission:

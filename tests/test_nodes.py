@@ -1,0 +1,213 @@
+"""One run on several nodes: what two processes on this machine do that are started as on two, by hand."""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.environment import ALONE, BY_HAND, SRUN, TORCHRUN, Place, place, place_in
+from src.errors import InputError
+from tests.command_line import BARE, PATIENCE, Outcome, history, quick, read_json, run, run_folders, spawn, weights
+
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1")
+TWO = (*DDP, "trainer.num_nodes=2")
+SETTINGS = ("optimizer=sgd", "data.noise=0.3", "data.val_size=51", "data.test_size=1001", "trainer.max_epochs=3")
+ILL = """
+from pathlib import Path
+from lightning import Callback
+
+class Ill(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.global_rank == 1 and trainer.current_epoch == 1 and not Path("well").exists():
+            raise RuntimeError("node one is ill")
+"""
+SLURM = {"SLURM_NODEID": "1", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+ELASTIC = {"GROUP_RANK": "0", "LOCAL_RANK": "1", "GROUP_WORLD_SIZE": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
+
+
+@pytest.fixture(autouse=True)
+def no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in which nothing has given this process a place."""
+    for name in os.environ:
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "MASTER_")) or name in ("NODE_RANK", "LOCAL_RANK", "GROUP_RANK"):
+            monkeypatch.delenv(name)
+
+
+def on_two_nodes(*settings: str, cwd: Path) -> list[Outcome]:
+    """The same command on node 0 and on node 1, to their ends; node 1 starts first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    started: list[subprocess.Popen[str]] = []
+    outcomes = []
+    try:
+        for node in "10":
+            started.insert(0, spawn("src.train", *settings, cwd=cwd, NODE_RANK=node, **meeting))
+        for process in started:
+            out, err = process.communicate(timeout=PATIENCE)
+            outcomes.append(Outcome(process.returncode, out, err, sorted(run_folders(cwd))))
+    finally:
+        for process in started:
+            process.kill()
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def cwd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def failed(cwd: Path) -> list[Outcome]:
+    """A run on two nodes, of which the second fails in its second epoch."""
+    (cwd / "ill.py").write_text(ILL)
+    outcomes = on_two_nodes(*TWO, *SETTINGS, *BARE, "+callbacks.ill._target_=ill.Ill", "name=two", cwd=cwd)
+    shutil.copy(outcomes[0].folder / "status.json", cwd / "status.json")
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def resumed(failed: list[Outcome], cwd: Path) -> list[Outcome]:
+    """The same run gone on with on both nodes."""
+    (cwd / "well").touch()
+    return on_two_nodes("resume=outputs/runs/two", cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The same run in one process, never stopped."""
+    return quick(*SETTINGS, cwd=tmp_path_factory.mktemp("alone"))
+
+
+def test_where_one_node_fails_all_end_and_each_says_why(failed: list[Outcome], cwd: Path) -> None:
+    first, second = failed
+    assert (first.code, second.code) == (1, 1)
+    assert "error: another process of this run has ended, its own output says why" in first.error
+    assert "error: in process 0 of node 1: node one is ill" in second.text
+    status = read_json(cwd / "status.json")
+    assert status["status"] == "failed"
+    assert status["message"].startswith("another process of this run has ended")
+
+
+def test_a_run_on_two_nodes_goes_on_and_gives_what_one_process_gives(resumed: list[Outcome], alone: Outcome) -> None:
+    assert [outcome.code for outcome in resumed] == [0, 0], resumed
+    folder = resumed[0].folder
+    rows = history(folder)
+    assert len(rows) == 3
+    for row, other in zip(rows, history(alone.folder), strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+    together, single = weights(folder), weights(alone.folder)
+    assert all(torch.allclose(together[key], single[key], rtol=1e-4, atol=1e-6) for key in single)
+    for metric in ("test/loss", "test/acc", "best_epoch", "seed"):
+        assert resumed[0].metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-5)
+
+
+def test_only_the_first_node_writes_and_speaks(resumed: list[Outcome]) -> None:
+    first, second = resumed
+    names = {path.name for path in first.folder.iterdir()}
+    files = {"metrics.json", "status.json", "history.csv", "provenance.json", "train.log", ".lock"}
+    assert names == {*files, ".hydra", "checkpoints"}
+    assert "train longer:" in first.out
+    assert second.out.strip().startswith("node 1: waiting for all 2 nodes at 127.0.0.1:")
+    assert len(second.out.strip().splitlines()) == 1
+    log = (first.folder / "train.log").read_text()
+    assert [log.count(f"epoch {epoch}/3 ") for epoch in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_a_name_that_is_taken_is_refused_on_each_node(
+    resumed: list[Outcome], cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (resumed[0].folder / "metrics.json").read_text()
+    for node in "01":
+        meet(monkeypatch, NODE_RANK=node)
+        assert (
+            "outputs/runs/two is there already: choose another name="
+            in run(*("src.train", *TWO, "name=two"), cwd=cwd).error
+        )
+    assert (resumed[0].folder / "metrics.json").read_text() == before
+
+
+def meet(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0", **variables}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "said"),
+    [
+        (("name=x",), None, "trainer.num_nodes=2: set NODE_RANK, MASTER_ADDR, MASTER_PORT on each node"),
+        (("name=x",), {"MASTER_ADDR": ""}, "trainer.num_nodes=2: set MASTER_ADDR on each node"),
+        (("name=x",), {"NODE_RANK": "2"}, "NODE_RANK=2: trainer.num_nodes=2, so it is a number from 0 to 1"),
+        (("name=x",), {"NODE_RANK": "one"}, "NODE_RANK=one: "),
+        (("name=x",), {"MASTER_PORT": "http"}, "MASTER_PORT=http: a port is a number from 1 to 65535"),
+        ((), {}, "on several nodes a run needs name=…"),
+        (("name=x", "seed=null"), {}, "on several nodes a run needs seed=…"),
+        (("name=x", "trainer.num_nodes=0"), {}, "trainer.num_nodes=0 "),
+    ],
+)
+def test_what_would_wait_for_ever_is_refused_in_one_line(
+    settings: tuple[str, ...],
+    variables: dict[str, str] | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if variables is not None:
+        meet(monkeypatch, **variables)
+    assert said in run("src.train", *TWO, *settings, cwd=tmp_path).error
+
+
+def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
+    from src.nodes import Company
+
+    settings: Any = {"trainer": None, "pl_module": None}
+    with pytest.raises(InputError, match="must be storage that all share"):
+        Company(tmp_path).on_fit_start(**settings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, Place(0, 0, 0, 0, BY_HAND)),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "3"}, Place(1, 3, 0, 0, BY_HAND)),
+        (ELASTIC, Place(0, 1, 1, 2, TORCHRUN)),
+        (SLURM, Place(1, 0, 2, 2, SRUN)),
+        ({**SLURM, **ELASTIC}, Place(0, 1, 1, 2, TORCHRUN)),
+        ({"SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, Place(0, 0, 0, 0, BY_HAND)),  # no srun
+    ],
+)
+def test_a_process_knows_its_place(variables: dict[str, str], found: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert place() == found
+    assert found.first == (found.node == 0 and found.local == 0)
+
+
+def test_tasks_that_train_a_model_each_are_all_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    assert place_in({"strategy": "auto", "devices": 1}) == ALONE
+    assert ALONE.first
+
+
+@pytest.mark.parametrize(
+    ("variables", "trainer", "said"),
+    [
+        (SLURM, {"strategy": "ddp", "devices": 2, "num_nodes": 1}, "srun has started 2 processes on 2 nodes: "),
+        (SLURM, {"strategy": "ddp", "devices": 1, "num_nodes": 2}, "--ntasks-per-node=1"),
+        (ELASTIC, {"strategy": "auto", "devices": 1}, "trainer=ddp trainer.num_nodes=1 trainer.devices=2"),
+        ({"NODE_RANK": "1"}, {"strategy": "ddp", "devices": 1, "num_nodes": 1}, "from 0 to 0"),
+    ],
+)
+def test_settings_that_differ_from_what_was_started_are_refused(
+    variables: dict[str, str], trainer: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=said):
+        place_in(trainer)
