@@ -83,18 +83,19 @@ def place_in(trainer: Mapping[str, Any]) -> Place:
     """
     here = place()
     nodes, devices = trainer.get("num_nodes", 1), trainer.get("devices", 1)
-    nodes = nodes if isinstance(nodes, int) else 1  # what is no number is told when the settings are checked
+    nodes = nodes if isinstance(nodes, int) and nodes > 0 else 1  # what is wrong with it, `check` tells
     if not together(trainer) and not (here.starter == TORCHRUN and here.processes > 1):
         return ALONE
+    each = here.processes // max(1, here.nodes)
     if here.starter == BY_HAND:
         check_meeting(nodes)
     elif here.nodes != nodes or (isinstance(devices, int) and here.processes != nodes * devices):
         raise InputError(
-            f"{here.starter} has started {here.processes} processes on {here.nodes} nodes: "
-            f"trainer=ddp trainer.num_nodes={here.nodes} trainer.devices={here.processes // here.nodes or 1}"
+            f"{here.starter} has started {here.processes} processes on {here.nodes} node{'s'[: here.nodes != 1]}: "
+            f"trainer=ddp trainer.num_nodes={here.nodes} trainer.devices={each}"
         )
     elif here.starter == SRUN and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise InputError(f"srun: Lightning needs --ntasks-per-node={here.processes // here.nodes or 1} to be given")
+        raise InputError(f"srun: Lightning needs --ntasks-per-node={each} to be given")
     return here._replace(nodes=nodes)
 
 

@@ -82,6 +82,7 @@ WRONG = [
     ("trainer.accumulate_grad_batches", 0),
     ("trainer.log_every_n_steps", 0),
     ("trainer.devices", 0),
+    ("trainer.num_nodes", 0),
     ("trainer.accelerator", "tpu9"),
 ]
 RIGHT = [
@@ -166,6 +167,7 @@ RIGHT = [
     ("trainer.log_every_n_steps", 1),
     ("trainer.devices", "auto"),
     ("trainer.devices", [0, 1]),
+    ("trainer.num_nodes", 2),
     ("trainer.accelerator", "cuda"),
 ]
 

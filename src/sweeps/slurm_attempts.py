@@ -68,7 +68,9 @@ class Attempts:
         if job.status["status"] == "finished":
             return job.status
         if self.spent and self.requeues == 0:
-            job.write_status("failed", "time limit", "not finished in the time that it was given, requeues included")
+            job.write_status(
+                "failed", "time limit", "hydra.launcher.time_limit= reached, with no hydra.launcher.requeues= left"
+            )
             return job.status
         if self.preempted or running():
             job.write_status("waiting", None, "told to leave its machine, and queued again")

@@ -22,8 +22,6 @@ from src.sweeps.jobs import Job, read_jobs
 from tests.command_line import BARE, ROOT, Outcome, process, run, same, spawn, timeless, wait_for, weights
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
-pytest.importorskip("ray", reason="pip install -e '.[ray]'")
-
 RAY = "hydra/launcher=ray"
 SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAY_AUTH_TOKEN")
 
