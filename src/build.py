@@ -130,6 +130,8 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
     """The config's Trainer with further settings; without any it shows and keeps nothing."""
     quiet = {} if settings else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     own = {**cfg.trainer, "accelerator": kind, "deterministic": cfg.get("deterministic", False)}
+    if "precision" in own:
+        own["precision"] = devices.precision(own["precision"], kind)
     return make(
         "trainer",
         own,

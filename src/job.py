@@ -148,6 +148,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:
         raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")
+    if cfg.trainer.precision is None:
+        cfg.trainer.precision = run.trainer.get("precision", "32-true")
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
     load_weights(model, path)

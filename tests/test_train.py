@@ -267,6 +267,19 @@ def test_each_scheduler_leads_each_optimizers_rate(optimizer: str, scheduler: st
     assert outcome.metrics["train/loss"] < history(outcome.folder)[0]["train/loss"]
 
 
+def test_one_cycle_may_rise_and_fall_in_straight_lines_and_leave_the_momentum(tmp_path: Path) -> None:
+    straight = ["scheduler.anneal_strategy=linear", "scheduler.cycle_momentum=false", "scheduler.pct_start=0.2"]
+    ends = ["scheduler.div_factor=5", "scheduler.final_div_factor=2", "optimizer.lr=0.1", "optimizer.momentum=0.7"]
+    outcome = quick(
+        "optimizer=sgd", "scheduler=one_cycle", *straight, *ends, "trainer.max_epochs=3", Seen.SETTING, cwd=tmp_path
+    )
+    rise = [0.02 + 0.08 * step / 5 for step in range(6)]  # a fifth of 30 steps, from 0.1 / 5
+    fall = [0.1 - 0.09 * step / 24 for step in range(1, 25)]  # to 0.02 / 2
+    assert Seen.last.rates == pytest.approx(rise + fall)
+    (group,) = load(outcome.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert group["momentum"] == 0.7
+
+
 def test_overfit_learns_one_batch_by_heart(tmp_path: Path) -> None:
     outcome = quick("debug=overfit", Seen.SETTING, cwd=tmp_path)
     assert outcome.metrics["epochs"] == 100

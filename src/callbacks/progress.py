@@ -28,7 +28,8 @@ class Progress(TQDMProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # there are no versions: a run has a folder of its own
-        return metrics
+        loss = getattr(pl_module, "loss_shown", None)
+        return metrics if loss is None else {"loss": loss, **metrics}
 
     def init_validation_tqdm(self) -> Tqdm:
         return Tqdm(disable=True)  # validation takes a moment; a second bar would only flicker

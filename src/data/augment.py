@@ -1,8 +1,8 @@
 """Augmentation of whole batches of images, each image with draws of its own.
 
-Plain tensor indexing, on any device and on bytes as they are kept. Measured against kornia's
-batched augmentations before writing them (128 CIFAR-10 images, 2 CPU threads): the crop takes a
-seventh of the time; torchvision's transforms give every image of a batch the same draw.
+Plain tensor operations, on any device and on bytes as they are kept. Rows and images are copied whole: on a CPU
+three to four times as fast as indexing and masking single pixels. ``python -m tests.bench augment`` compares with
+torchvision's transforms and kornia's.
 """
 
 import torch
@@ -12,17 +12,21 @@ from torch.nn.functional import pad
 
 def random_flip(images: Tensor) -> Tensor:
     """Mirror each of the images (B, C, H, W) left to right with probability one half."""
-    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(flipped, images.flip(-1), images)
+    count = len(images)
+    flipped = torch.rand(count, device=images.device) < 0.5
+    both = torch.cat([images, images.flip(-1)])  # (2B, C, H, W)
+    return both.index_select(0, torch.arange(count, device=images.device) + count * flipped)
 
 
 def random_crop(images: Tensor, padding: int) -> Tensor:
     """Shift each of the images (B, C, H, W) by up to ``padding`` pixels each way; what comes in is black."""
-    height, width = images.shape[-2:]
+    count, _, height, width = images.shape
     padded = pad(images, (padding,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2p+1, 2p+1, H, W), a view
-    top, left = torch.randint(2 * padding + 1, (2, len(images)), device=images.device)
-    return windows[torch.arange(len(images), device=images.device), :, top, left]
+    top, left = torch.randint(2 * padding + 1, (2, count), device=images.device)
+    first = torch.arange(0, padded.numel(), padded.shape[-1], device=images.device)  # of each row's pixels
+    corner = top * padded.shape[-1] + left  # (B,)
+    rows = first.view(padded.shape[:3])[:, :, :height] + corner.view(-1, 1, 1)  # (B, C, H)
+    return padded.flatten().unfold(0, width, 1).index_select(0, rows.flatten()).view(images.shape)
 
 
 def cutout(images: Tensor, size: int) -> Tensor:
@@ -36,6 +40,6 @@ def cutout(images: Tensor, size: int) -> Tensor:
         torch.arange(length, device=images.device) - torch.randint(length, (count, 1), device=images.device) + size // 2
         for length in (height, width)
     ]  # (B, H) and (B, W): from 0 to size−1 inside the square
-    rows, columns = [(offset >= 0) & (offset < size) for offset in (rows, columns)]
-    hole = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
-    return images.masked_fill(hole, 0)
+    rows, columns = [((offset < 0) | (offset >= size)).byte() for offset in (rows, columns)]
+    kept = rows[:, None, :, None] | columns[:, None, None, :]  # (B, 1, H, W): 0 inside the square, 1 outside
+    return images * kept

@@ -15,7 +15,10 @@ from torch import Tensor
 from src.errors import InputError
 
 Task = Literal["multiclass", "binary", "regression"]
-EVAL_BATCH = 500  # samples; no gradients are kept, so evaluation takes larger batches than training
+# No gradients are kept, so evaluation takes larger batches than training: of so many samples, but of images fewer.
+# The memory of a tensor over 32 MB is asked of the system anew each time, which made the default CNN twice as slow.
+EVAL_BATCH = 1000  # samples, and with them at most
+EVAL_VALUES = 750_000  # numbers
 
 
 class Samples(NamedTuple):
@@ -25,12 +28,19 @@ class Samples(NamedTuple):
     targets: Tensor
 
     def take(self, index: Tensor | slice) -> "Samples":
-        return Samples(self.inputs[index], self.targets[index])
+        if isinstance(index, slice):
+            return Samples(self.inputs[index], self.targets[index])
+        return Samples(rows(self.inputs, index), rows(self.targets, index))
 
     @property
     def size(self) -> int:
         """How many samples: N."""
         return len(self.targets)
+
+
+def rows(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]`` for numbers (B,) or truth values (N,), ten times as fast for images: a row is one copy."""
+    return values.index_select(0, index) if index.dtype == torch.long else values[index]
 
 
 class Batches:
@@ -192,6 +202,11 @@ class TensorDataModule(LightningDataModule):
         return len(self.class_names)
 
     @property
+    def eval_batch(self) -> int:
+        """Samples to evaluate at once, where training does not take more."""
+        return max(1, min(EVAL_BATCH, EVAL_VALUES // math.prod(self.in_shape)))
+
+    @property
     def monitor(self) -> tuple[str, str]:
         """The validation metric that chooses, and its direction ("min" or "max")."""
         return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
@@ -238,7 +253,7 @@ class TensorDataModule(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
             raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
-        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH)
+        size = self.batch_size if train else max(self.batch_size, self.eval_batch)
         order = self.epoch_order if train and self.shuffle else None
         return Batches(samples, size, order, train, train and self.drop_last, rank, world)
 

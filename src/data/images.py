@@ -123,7 +123,7 @@ class ImageDataModule(TensorDataModule):
             inputs = cutout(inputs, self.cutout)
         if self.mean.device != inputs.device:
             self.mean, self.std = self.mean.to(inputs.device), self.std.to(inputs.device)
-        return (inputs - self.mean) / self.std
+        return inputs.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,10 +74,11 @@ class SupervisedModule(LightningModule):
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.suitable_loss(loss)
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
-        self.eval_sums: Tensor | None = None  # (3,)
+        self.evaluated: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
+        self.loss_shown: float | None = None  # mean loss up to the last look, for the progress bar
         self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
-        self.batches = self.steps_before = 0  # batches of the epoch so far, optimiser steps before it
+        self.batches_read = self.steps_before = 0  # batches of the epoch up to that look, optimiser steps before it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
@@ -124,19 +125,25 @@ class SupervisedModule(LightningModule):
             self.look_at_losses()
         return objective
 
+    @property
+    def batches(self) -> int:
+        """Batches of the epoch so far."""
+        return self.batches_read + len(self.unread)
+
     def step_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """What a step on a batch descends on; the batch is noted, nothing is read from the device."""
         inputs, targets = batch
         outputs = self(inputs)
+        if outputs.dtype in (torch.bfloat16, torch.half):  # of mixed precision; too coarse for a loss
+            outputs = outputs.float()
         loss = self.loss(outputs, targets, self.label_smoothing)
-        self.batches += 1
         self.unread.append((loss.detach(), outputs.detach(), targets))
         return self.objective(loss, len(targets))
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
         self.unread.clear()
-        self.batches, self.steps_before = 0, self.trainer.global_step
+        self.batches_read, self.steps_before = 0, self.trainer.global_step
 
     def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss times n, number correct and n of one batch: (3,)."""
@@ -147,6 +154,8 @@ class SupervisedModule(LightningModule):
     def look_at_losses(self) -> None:
         """Add the batches since the last look to the epoch's sums, log their mean loss; stop if one is not finite."""
         each, outputs, targets = zip(*self.unread, strict=True)
+        before = self.batches_read
+        self.batches_read = self.batches
         self.unread.clear()
         losses = torch.stack(each).float()
         counts = losses.new_tensor([len(part) for part in targets])
@@ -155,11 +164,10 @@ class SupervisedModule(LightningModule):
         finite = losses.isfinite()
         if not finite.all():
             first = int((~finite).nonzero()[0])
-            self.diverged(float(losses[first]), self.step_of(self.batches - len(losses) + first) + 1)
-        mean = losses.mean().cpu()
-        self.log("loss", mean, prog_bar=True, logger=False)
+            self.diverged(float(losses[first]), self.step_of(before + first) + 1)
+        self.loss_shown = losses.mean().item()
         if self.logger is not None:
-            self.logger.log_metrics({"train/loss_step": mean.item()}, step=self.step_of(self.batches - 1))
+            self.logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
 
     def step_of(self, batch: int) -> int:
         """The number of optimiser steps before a batch of this epoch."""
@@ -194,32 +202,32 @@ class SupervisedModule(LightningModule):
     # Evaluation
 
     def start_evaluation(self) -> None:
-        self.eval_sums, self.confusion = None, None
+        self.evaluated.clear()
 
     on_validation_epoch_start = on_test_epoch_start = start_evaluation
 
     def evaluation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Add a batch to the sums of the evaluation; returns the outputs (B, out_features)."""
+        """Keep a batch's outputs for the end of the evaluation; returns them, (B, out_features)."""
         inputs, targets = batch
         outputs = self(inputs).float()
-        if len(targets):  # a process's share of a last batch may be empty
-            sums = self.batch_sums(self.loss(outputs, targets), outputs, targets)
-            self.eval_sums = sums if self.eval_sums is None else self.eval_sums + sums
-            if self.task != "regression":
-                cell = targets * self.num_classes + self.predict(outputs)
-                counts = torch.bincount(cell, minlength=self.num_classes**2).view(self.num_classes, -1)
-                self.confusion = counts if self.confusion is None else self.confusion + counts
+        self.evaluated.append((outputs, targets))
         return outputs
 
     validation_step = test_step = evaluation_step
 
     def finish_evaluation(self, stage: str) -> None:
-        if self.eval_sums is None:
-            self.eval_sums = torch.zeros(3, device=self.device)
-        if self.confusion is None:
-            self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long, device=self.device)
-        self.confusion = self.over_processes(self.confusion)
-        self.log_sums(stage, self.eval_sums)
+        """Measure all outputs (N, out_features) of the evaluation at once."""
+        sums = torch.zeros(3, device=self.device)
+        cells = torch.zeros(0, dtype=torch.long, device=self.device)
+        if any(len(targets) for _, targets in self.evaluated):  # a process may have had no share
+            outputs, targets = [torch.cat(parts) for parts in zip(*self.evaluated, strict=True)]
+            sums = self.batch_sums(self.loss(outputs, targets), outputs, targets)
+            if self.task != "regression":
+                cells = targets * self.num_classes + self.predict(outputs)
+        self.evaluated.clear()
+        confusion = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+        self.confusion = self.over_processes(confusion)
+        self.log_sums(stage, sums)
 
     def on_validation_epoch_end(self) -> None:
         self.finish_evaluation("val")

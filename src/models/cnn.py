@@ -5,21 +5,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from src.data.base import TensorDataModule
 from src.errors import InputError
-from src.models.base import SupervisedModule
+from src.models.base import Settings
+from src.models.images import ImageModule
 from src.models.layers import ACTIVATIONS, BatchNorm, classifier, initialise, needs_bias, normalised
+from src.models.whitening import IMAGES, Whitening
 
 
-def block(in_channels: int, out_channels: int, activation: str, batch_norm: BatchNorm) -> nn.Sequential:
-    """3×3 convolution, batch norm, activation, 2×2 max pooling; (B, in, H, W) → (B, out, H/2, W/2)."""
-    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=needs_bias(batch_norm))
-    layers = normalised(convolution, nn.BatchNorm2d(out_channels), ACTIVATIONS[activation](), batch_norm)
-    return nn.Sequential(*layers, nn.MaxPool2d(2))
+def block(
+    in_channels: int, out_channels: int, activation: str, batch_norm: BatchNorm, convolutions: int, pool: str
+) -> nn.Sequential:
+    """3×3 convolutions, each with batch norm and activation, and one 2×2 max pooling.
+
+    (B, in, H, W) → (B, out, H/2, W/2). The pooling is "last", or "first": right behind the first convolution.
+    """
+    layers: list[nn.Module] = []
+    for inputs in [in_channels, *[out_channels] * (convolutions - 1)]:
+        convolution = nn.Conv2d(inputs, out_channels, 3, padding=1, bias=needs_bias(batch_norm))
+        layers += normalised(convolution, nn.BatchNorm2d(out_channels), ACTIVATIONS[activation](), batch_norm)
+    layers.insert(1 if pool == "first" else len(layers), nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
 
 
 class CNNNet(nn.Module):
-    """Blocks of convolution and pooling, then fully connected layers; (B, C, H, W) → (B, out_features)."""
+    """Blocks of convolution and pooling, then fully connected layers; (B, C, H, W) → (B, out_features).
+
+    The arguments are those of `CNN`.
+    """
 
     def __init__(
         self,
@@ -30,26 +45,46 @@ class CNNNet(nn.Module):
         activation: str,
         dropout: float,
         batch_norm: BatchNorm,
+        convolutions: int = 1,
+        pool: str = "last",
+        whiten: int = 0,
+        global_pool: bool = False,
+        output_bias: bool = True,
+        output_scale: float = 1.0,
     ) -> None:
         super().__init__()
         in_channels, height, width = in_shape
+        stem: list[nn.Module] = []
+        if whiten > min(height, width):
+            raise InputError(
+                f"model.whiten={whiten}: patches of that side do not fit images of {height}×{width} pixels"
+            )
+        if whiten:
+            whitening = Whitening(in_channels, whiten)
+            stem = [whitening, ACTIVATIONS[activation]()]
+            in_channels, height, width = whitening.out_channels, height - whiten + 1, width - whiten + 1
         shrink = 2 ** len(channels)
         if min(height, width) < shrink:
+            left = f" that model.whiten={whiten} leaves" if whiten else ""
             raise InputError(
                 f"model.channels has {len(channels)} blocks, each halving the image: "
-                f"{height}×{width} pixels bear at most {min(height, width).bit_length() - 1}"
+                f"{height}×{width} pixels{left} bear at most {min(height, width).bit_length() - 1}"
             )
         sizes = [in_channels, *channels]
-        self.features = nn.Sequential(*[block(a, b, activation, batch_norm) for a, b in itertools.pairwise(sizes)])
-        flat = sizes[-1] * (height // shrink) * (width // shrink)
-        self.classifier = classifier(flat, hidden_size, out_features, activation, dropout, batch_norm)
+        blocks = [block(a, b, activation, batch_norm, convolutions, pool) for a, b in itertools.pairwise(sizes)]
+        head = [nn.AdaptiveMaxPool2d(1)] if global_pool else []
+        self.features = nn.Sequential(*stem, *blocks, *head)
+        flat = sizes[-1] if global_pool else sizes[-1] * (height // shrink) * (width // shrink)
+        self.classifier = classifier(flat, hidden_size, out_features, activation, dropout, batch_norm, output_bias)
+        self.output_scale = output_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)  # (B, C, H, W) → (B, channels[-1], H/2ⁿ, W/2ⁿ)
-        return self.classifier(x.flatten(1))  # (B, out_features)
+        x = self.features(x)  # (B, C, H, W) → (B, channels[-1], H/2ⁿ, W/2ⁿ), or 1×1 pixels
+        x = self.classifier(x.flatten(1))  # (B, out_features)
+        return x if self.output_scale == 1 else x * self.output_scale
 
 
-class CNN(SupervisedModule):
+class CNN(ImageModule):
     """A convolutional network, for image sets.
 
     Args:
@@ -62,10 +97,20 @@ class CNN(SupervisedModule):
             ``True`` is before.
         init: how the weights begin, see `src.models.layers.initialise`.
         init_std: standard deviation of ``init="normal"``, > 0.
-        settings: those of `SupervisedModule`.
+        convolutions: how many a block has, ≥ 1.
+        pool: a block's pooling stands "last", or "first": right behind its first convolution, so that the rest
+            of the block has a quarter of the work.
+        whiten: side of the patches that a fixed first layer decorrelates, see `Whitening`; 0: no such layer.
+        global_pool: after the blocks only the largest value of each channel is kept.
+        output_bias: whether the output layer has a bias.
+        output_scale: what the outputs are multiplied by, > 0.
+        norm_scale: train the batch norms' scales; if not, they stay at 1.
+        norm_bias_lr: the learning rate of the batch norms' shifts as a multiple of the others', > 0; their
+            weight decay is divided by it (Page, 2019).
+        settings: those of `ImageModule`.
     """
 
-    images_only = True
+    net: CNNNet
 
     def __init__(
         self,
@@ -76,9 +121,59 @@ class CNN(SupervisedModule):
         batch_norm: BatchNorm,
         init: str = "default",
         init_std: float = 0.1,
+        convolutions: int = 1,
+        pool: str = "last",
+        whiten: int = 0,
+        global_pool: bool = False,
+        output_bias: bool = True,
+        output_scale: float = 1.0,
+        norm_scale: bool = True,
+        norm_bias_lr: float = 1.0,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.save_hyperparameters(logger=False)
-        self.net = CNNNet(self.in_shape, self.out_features, channels, hidden_size, activation, dropout, batch_norm)
+        self.norm_bias_lr = norm_bias_lr
+        self.net = CNNNet(
+            self.in_shape,
+            self.out_features,
+            channels,
+            hidden_size,
+            activation,
+            dropout,
+            batch_norm,
+            convolutions,
+            pool,
+            whiten,
+            global_pool,
+            output_bias,
+            output_scale,
+        )
         initialise(self.net, init, init_std)
+        for norm in self.norms():
+            norm.weight.requires_grad_(norm_scale)
+
+    def norms(self) -> list[_BatchNorm]:
+        return [module for module in self.net.modules() if isinstance(module, _BatchNorm)]  # SyncBatchNorm too
+
+    def setup(self, stage: str) -> None:
+        """Fit the first layer, before processes agree on their weights and before a resumed run gets its own."""
+        whitening = self.net.features[0]
+        if stage != "fit" or not isinstance(whitening, Whitening) or whitening.fitted:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, TensorDataModule) or data.train_set is None:
+            raise InputError("model.whiten takes its filters from a TensorDataModule's training images: give it one")
+        whitening.fit(data.transform(data.train_set.inputs[:IMAGES]))
+
+    def parameter_groups(self, lr: float) -> list[Settings]:
+        if self.norm_bias_lr == 1:
+            return super().parameter_groups(lr)
+        assert self.optimizer_settings is not None
+        shifts = [norm.bias for norm in self.norms()]
+        known = set(shifts)
+        decay = self.optimizer_settings.get("weight_decay", 0.0) / self.norm_bias_lr
+        return [
+            {"params": [each for each in self.parameters() if each not in known], "lr": lr},
+            {"params": shifts, "lr": lr * self.norm_bias_lr, "weight_decay": decay},
+        ]

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.init import kaiming_normal_, normal_, xavier_uniform_, zeros_
+from torch.nn.init import dirac_, kaiming_normal_, normal_, xavier_uniform_, zeros_
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-INITIALISATIONS = ("default", "xavier", "he", "normal", "zeros")
+INITIALISATIONS = ("default", "xavier", "he", "normal", "zeros", "dirac")
 BATCH_NORMS = (False, True, "before", "after")  # where it stands to the activation; True: before
 
 BatchNorm = bool | str
@@ -82,10 +82,14 @@ def initialise(net: nn.Module, scheme: str, std: float) -> None:
     Args:
         net: the network.
         scheme: "default" leaves torch's own draws, biases too; "xavier": uniform (Glorot & Bengio,
-            2010); "he": normal, for ReLU (He et al., 2015); "normal": N(0, std²); "zeros".
+            2010); "he": normal, for ReLU (He et al., 2015); "normal": N(0, std²); "zeros". "dirac" leaves
+            torch's, but lets the first filters of each convolution pass its inputs on as they are.
         std: standard deviation for "normal".
     """
     if scheme == "default":
+        return
+    if scheme == "dirac":
+        pass_inputs_on(net)
         return
     schemes: dict[str, Callable[[Tensor], Tensor]] = {
         "xavier": xavier_uniform_,
@@ -98,3 +102,11 @@ def initialise(net: nn.Module, scheme: str, std: float) -> None:
             schemes[scheme](module.weight)
             if module.bias is not None:
                 zeros_(module.bias)
+
+
+@torch.no_grad()
+def pass_inputs_on(net: nn.Module) -> None:
+    """Let filter i of each k×k convolution, k odd, begin as the identity on channel i, as far as there are channels."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] % 2:
+            dirac_(module.weight[: module.in_channels])

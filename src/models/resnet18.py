@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from src.checkpoints import read_checkpoint
 from src.errors import InputError
-from src.models.base import Settings, SupervisedModule
+from src.models.base import Settings
+from src.models.images import ImageModule
 
 
 class ResNet18Net(nn.Module):
@@ -44,7 +45,7 @@ class ResNet18Net(nn.Module):
         return self.head(self.backbone(x))  # (B, 512) → (B, out_features)
 
 
-class ResNet18(SupervisedModule):
+class ResNet18(ImageModule):
     """ResNet18, for image sets.
 
     Args:
@@ -59,10 +60,9 @@ class ResNet18(SupervisedModule):
             ``weights`` names published ones.
         dropout: probability of dropping a feature before the output layer, in [0, 1).
         resize: side in pixels to scale images to; ``None`` leaves them as they are.
-        settings: those of `SupervisedModule`.
+        settings: those of `ImageModule`.
     """
 
-    images_only = True
     net: ResNet18Net
 
     def __init__(

@@ -15,7 +15,7 @@ import sys
 
 from tests.bench.measuring import tell
 
-BENCHMARKS = ("sweep", "sweep_memory", "mnist_epoch")
+BENCHMARKS = ("steps_mnist", "steps_xor", "steps_cifar10", "mnist_epoch", "sweep", "sweep_memory")
 
 
 def main() -> None:

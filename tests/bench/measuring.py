@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+OURS = "this project"
 PAUSE = 3.0  # seconds after each side: processes that it leaves behind end in that time
 
 
@@ -25,6 +26,7 @@ class Table(NamedTuple):
         values: by row.
         against: the row that the others are compared to.
         notes: lines below.
+        goal: what the ratios should be, in words.
     """
 
     title: str
@@ -32,6 +34,7 @@ class Table(NamedTuple):
     values: Mapping[str, list[float]]
     against: str
     notes: tuple[str, ...] = ()
+    goal: str | None = None
 
     def ratio(self, name: str) -> float:
         """A row's median over that of the row it is compared to."""
@@ -43,7 +46,8 @@ class Table(NamedTuple):
         for name, values in self.values.items():
             numbers = f"{statistics.median(values):10.2f}{min(values):10.2f}{max(values):10.2f}{len(values):6}"
             lines.append(f"{name:{width}}{numbers}{self.ratio(name):8.2f}×")
-        return "\n".join([*lines, *self.notes])
+        goal = [f"goal: {self.goal}"] if self.goal else []
+        return "\n".join([*lines, *self.notes, *goal])
 
 
 def in_turns(sides: Mapping[str, Callable[[int], list[float]]], rounds: int) -> dict[str, list[float]]:

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from src.data.cifar10 import CIFAR10
 from src.models.nearest_neighbor import NearestNeighbor
-from tests.command_line import load, quick, same, train, weights
+from src.models.whitening import Whitening
+from tests.command_line import history, load, quick, read_json, same, timeless, train, weights
 from tests.course.presets import Begun, State, composed, scores, sizes
+from tests.trouble import FOLDER, Trouble
 
 
 class Recipe(NamedTuple):
@@ -69,6 +71,51 @@ def test_a_preset_is_made_as_the_course_has_it_and_learns(preset: str, small: li
     assert torch.equal((inputs * 255).round() / 255, inputs) != recipe.standardised  # pixels / 255, or not
     first, second = scores(folder, "train/loss")
     assert second < first
+
+
+# The network that is tuned for speed
+
+
+def refitted(data: CIFAR10) -> Whitening:
+    """The layer that decorrelates the patches of standardised training images."""
+    assert data.train_set is not None
+    layer = Whitening(3, 2)
+    layer.fit((data.train_set.inputs - data.mean) / data.std)
+    return layer
+
+
+def test_the_fast_network_is_made_as_airbench_has_it_and_learns(data_dir: Path, tmp_path: Path) -> None:
+    few = [f"paths.data={data_dir}", "data.batch_size=20", "data.train_size=60", "trainer.max_epochs=2"]
+    folder = quick("experiment=cifar10_fast", *few, Begun.SETTING, cwd=tmp_path).folder
+    begun = Begun.last
+    widths = [24, 64, 64, 256, 256, 256, 256]
+    assert sizes(begun.start) == [[24, 3, 2, 2], *[[b, a, 3, 3] for a, b in pairwise(widths)], [10, 256]]
+    assert torch.equal(begun.start["net.features.0.weight"], refitted(begun.data).weight)
+    others, shifts = begun.optimizer.param_groups
+    assert (others["max_lr"], others["weight_decay"]) == (1.5, 1.33e-3)
+    assert (shifts["max_lr"], shifts["weight_decay"]) == (64 * 1.5, 1.33e-3 / 64)
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["parameters"] == 1_972_792 and {"test/acc", "test/acc_flip"} <= set(metrics)
+    first, second = scores(folder, "train/loss")
+    assert second < first
+
+
+def test_the_fast_network_goes_on_bit_for_bit(data_dir: Path, tmp_path: Path) -> None:
+    few = [f"paths.data={data_dir}", "data.batch_size=4", "data.train_size=12", "trainer.max_epochs=2"]
+    straight = quick("experiment=cifar10_fast", *few, "name=straight", cwd=tmp_path).folder
+    trouble, stopped = tmp_path / FOLDER / "stopped", straight.with_name("stopped")
+    trouble.parent.mkdir()
+    trouble.write_text("raise")  # as the second epoch begins
+    with pytest.raises(RuntimeError, match="in trouble"):
+        quick("experiment=cifar10_fast", *few, "name=stopped", Trouble.SETTING, cwd=tmp_path)
+    trouble.unlink()
+    assert len(history(stopped)) == 1
+    train(f"resume={stopped}", cwd=tmp_path)
+    one, two = [load(folder / "checkpoints" / "last.ckpt") for folder in (straight, stopped)]
+    assert one["global_step"] == two["global_step"] == 6
+    assert all(same(one[part], two[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers"))
+    assert history(straight) == history(stopped)
+    assert timeless(read_json(straight / "metrics.json")) == timeless(read_json(stopped / "metrics.json"))
 
 
 # The book's network

@@ -1,3 +1,5 @@
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -92,3 +94,15 @@ def test_bytes_stay_bytes_and_the_images_given_stay_as_they_are() -> None:
         assert augmented.shape == images.shape
         assert not torch.equal(augmented, images)
     assert torch.equal(images, before)
+
+
+def test_images_of_any_type_and_those_that_are_not_square_are_augmented_alike() -> None:
+    images = noise(50)[..., :9].contiguous()
+    for kind in (torch.float32, torch.bfloat16):
+        for augment in (random_flip, partial(random_crop, padding=2), partial(cutout, size=4)):
+            torch.manual_seed(0)
+            bytes_changed = augment(images)
+            torch.manual_seed(0)
+            changed = augment(images.to(kind))
+            assert changed.dtype == kind
+            assert torch.equal(changed, bytes_changed.to(kind))

@@ -110,6 +110,15 @@ def test_standardised_training_images_have_mean_0_and_standard_deviation_1(
     torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.ones(len(data.mean)), rtol=0, atol=1e-3)
 
 
+def test_standardising_leaves_the_images_given_as_they_are_also_floats(data_dir: Path) -> None:
+    data = ready(CIFAR10, data_dir)
+    images = training_images(data)
+    for given in (images, images.float()):
+        before = given.clone()
+        assert torch.equal(data.transform(given), (images.float() - data.mean) / data.std)
+        assert torch.equal(given, before)
+
+
 def test_an_image_of_one_grey_stays_finite() -> None:
     mean, std = channel_statistics(torch.full((2, 1, 4, 4), 7, dtype=torch.uint8))
     assert mean.item() == 7

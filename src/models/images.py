@@ -1,0 +1,44 @@
+"""What models of images have beyond those of anything."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.models.base import SupervisedModule
+
+
+class ImageModule(SupervisedModule):
+    """A network that takes images (C, H, W).
+
+    Args:
+        flip_test: test a second time with the mean of an image's outputs and its mirror image's, as
+            "test/acc_flip"; "test/acc" is that of the image alone. For classes.
+        settings: those of `SupervisedModule`.
+    """
+
+    images_only = True
+
+    def __init__(self, flip_test: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.flip_test = flip_test and self.task != "regression"
+        self.flip_sums = torch.zeros(2)  # correct, n
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.flip_sums = torch.zeros(2, device=self.device)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        outputs = self.evaluation_step(batch, batch_idx)
+        if self.flip_test:
+            inputs, targets = batch
+            both = (outputs + self(inputs.flip(-1)).float()) / 2  # (B, out_features)
+            correct = (self.predict(both) == targets).sum()
+            self.flip_sums += torch.stack([correct, correct.new_tensor(len(targets))])
+        return outputs
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        if self.flip_test:
+            correct, count = self.over_processes(self.flip_sums).tolist()
+            self.log("test/acc_flip", correct / count, sync_dist=True)

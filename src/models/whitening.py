@@ -1,0 +1,38 @@
+"""A first layer that needs no training: it decorrelates the pixels of small patches of the images."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FLOOR = 5e-4  # added to the variances: directions in which patches hardly vary are not blown up
+IMAGES = 5000  # as many settle the covariance of 12 or 27 numbers: those to fit a layer to
+
+
+class Whitening(nn.Conv2d):
+    """Convolution with the principal components of the images' patches, each divided by its standard deviation.
+
+    (B, C, H, W) → (B, 2·C·s², H−s+1, W−s+1). Every component is there with both signs, so that an activation
+    loses neither side of it. The filters stay as they were fitted, the bias is trained (Jordan, 2024,
+    arXiv:2404.00498).
+
+    Args:
+        in_channels: C.
+        size: side s of the patches in pixels, ≥ 1.
+    """
+
+    fitted: Tensor
+
+    def __init__(self, in_channels: int, size: int) -> None:
+        super().__init__(in_channels, 2 * in_channels * size**2, size)
+        self.weight.requires_grad_(False)
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Take the filters from images (N, C, H, W) as the network gets them, each channel's mean about 0."""
+        size = self.kernel_size[0]
+        patches = F.unfold(images, size).transpose(1, 2).flatten(0, 1).double()  # (N·L, C·s²)
+        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (components / (variances + FLOOR).sqrt()).T.view(-1, self.in_channels, size, size)
+        self.weight.copy_(torch.cat([filters, -filters]))
+        self.fitted.fill_(True)

@@ -1,0 +1,39 @@
+"""A callback that writes down how long the epochs of a run take: `steps` and `mnist_epoch` read it."""
+
+import json
+import time
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+
+SETTING = "+callbacks.times._target_=tests.bench.times.Times"
+FILE = "times.json"
+
+
+class Times(Callback):
+    """Seconds of each epoch's training, and from one epoch's beginning to the next one's, in ``times.json``.
+
+    The last epoch has only the first of the two; between them lie validation, checkpoint, logs and pictures.
+    """
+
+    def __init__(self) -> None:
+        self.began: list[float] = []
+        self.trained: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began.append(time.perf_counter())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.end_training()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.end_training()
+
+    def end_training(self) -> None:
+        if len(self.trained) < len(self.began):
+            self.trained.append(time.perf_counter())
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        training = [after - before for before, after in zip(self.began, self.trained, strict=True)]
+        epochs = [after - before for before, after in zip(self.began, self.began[1:], strict=False)]
+        Path(trainer.default_root_dir, FILE).write_text(json.dumps({"training": training, "epochs": epochs}))

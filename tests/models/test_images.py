@@ -1,0 +1,51 @@
+"""Testing images together with their mirror images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from src.data.base import Samples, Task
+from src.models.cnn import CNN
+from src.models.images import ImageModule
+from tests.command_line import Seen, evaluate, images, quick, read_json
+from tests.training import FIXED, Given, quiet_trainer
+
+
+def test_both_views_of_each_test_image_vote(data_dir: Path, tmp_path: Path) -> None:
+    small = ["model=cnn", "model.channels=[4]", "model.hidden_size=[]", "trainer.max_epochs=1", "model.flip_test=true"]
+    outcome = quick(*images("mnist", data_dir), *small, Seen.SETTING, cwd=tmp_path)
+    model = CNN.load_from_checkpoint(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True).eval()
+    ((inputs, targets),) = Seen.last.tested
+    with torch.no_grad():
+        alone, mirrored = model(inputs), model(inputs.flip(3))  # (100, 10)
+    metrics = outcome.metrics
+    assert metrics["test/acc"] == pytest.approx((alone.argmax(dim=1) == targets).double().mean().item())
+    both = ((alone + mirrored).argmax(dim=1) == targets).double().mean().item()
+    assert metrics["test/acc_flip"] == pytest.approx(both)
+    assert metrics["test/acc_flip"] != metrics["test/acc"]
+    evaluate(f"run={outcome.folder}", "split=test", cwd=tmp_path)
+    assert read_json(outcome.folder / "eval_test.json")["test/acc_flip"] == metrics["test/acc_flip"]
+
+
+class Weighed(ImageModule):
+    """Twice the left pixel minus the right one; of both views the mean is half the pixels' sum."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(
+            flip_test=True, in_shape=[1, 1, 2], num_classes=2 * (task == "binary"), task=task, optimizer=FIXED
+        )
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        self.net[1].weight.data = torch.tensor([[2.0, -1.0]])
+
+
+@pytest.mark.parametrize(("task", "found"), [("binary", {"test/acc": 0.5, "test/acc_flip": 0.75}), ("regression", {})])
+def test_the_mean_of_both_views_decides_where_there_are_classes(
+    task: Task, found: dict[str, float], tmp_path: Path
+) -> None:
+    inputs = torch.tensor([[1.0, -3.0], [-1.0, 3.0], [1.0, 0.0], [0.0, -1.0]]).view(4, 1, 1, 2)
+    samples = Samples(inputs, torch.tensor([0, 1, 1, 1]))  # alone 1, 0, 1, 1; both 0, 1, 1, 0
+    data = Given(samples, test=samples, task=task, class_names=("a", "b") if task == "binary" else ())
+    (metrics,) = quiet_trainer(tmp_path).test(Weighed(task), datamodule=data, verbose=False)
+    assert {name: value for name, value in metrics.items() if "acc" in name} == found

@@ -1,0 +1,120 @@
+"""The first layer that decorrelates: its filters by known answers, and that they stay as they were fitted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from src.data.base import Samples
+from src.errors import InputError
+from src.models.cnn import CNN
+from src.models.whitening import FLOOR, Whitening
+from tests.training import SGD, Given, quiet_trainer, reloaded
+
+
+def images(count: int = 40, channels: int = 3, side: int = 8) -> Tensor:
+    """Smooth images (N, C, side, side), whose channels are alike too: mean about 0, neighbours correlated."""
+    noise = torch.randn(count, channels, side + 2, side + 2)
+    smooth = F.avg_pool2d(noise, 3, stride=1)
+    return 2 * smooth + smooth.mean(dim=1, keepdim=True)
+
+
+def fitted(given: Tensor, size: int = 2) -> Whitening:
+    layer = Whitening(given.shape[1], size)
+    layer.fit(given)
+    return layer
+
+
+def answers(layer: Whitening, given: Tensor) -> Tensor:
+    """What the filters alone answer at each place, (filters, N·places)."""
+    return F.conv2d(given, layer.weight).transpose(0, 1).flatten(1)
+
+
+def data(given: Tensor, batch_size: int = 10) -> Given:
+    return Given(Samples(given, torch.arange(len(given)) % 3), class_names=tuple("abc"), batch_size=batch_size)
+
+
+def cnn(**settings: Any) -> CNN:
+    """A classifier of three classes with a first layer that decorrelates 2×2 patches."""
+    base = {"in_shape": [3, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": SGD, "whiten": 2}
+    return CNN([4], [], "gelu", 0.0, True, **{**base, **settings})
+
+
+def fit(model: CNN, given: Tensor, folder: Path, epochs: int = 1, resume: Path | None = None) -> Tensor:
+    """Train on images; returns the filters then."""
+    trainer = quiet_trainer(folder, max_epochs=epochs)
+    trainer.fit(model, datamodule=data(given), ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return filters(model)
+
+
+def filters(model: CNN) -> Tensor:
+    return model.net.state_dict()["features.0.weight"].clone()
+
+
+# The filters
+
+
+def test_of_its_own_images_the_answers_are_uncorrelated_with_variance_about_1() -> None:
+    given = images()
+    first = answers(fitted(given), given)[:12].double()  # 2·2 pixels of three channels
+    assert first.mean(dim=1).abs().max() < 0.2
+    moments = first @ first.T / first.shape[1]
+    patches = F.unfold(given, 2).transpose(1, 2).flatten(0, 1).double()
+    variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches))
+    assert variances.min() > 0.01  # far above the floor
+    torch.testing.assert_close(moments, torch.diag(variances / (variances + FLOOR)), rtol=0, atol=1e-5)
+    assert moments.diagonal().min() > 0.95 and moments.diagonal().max() < 1
+
+
+def test_each_component_is_there_with_both_signs() -> None:
+    layer = fitted(images(), size=3)
+    assert layer.weight.shape == (2 * 3 * 9, 3, 3, 3)
+    assert torch.equal(layer.weight[:27], -layer.weight[27:])
+
+
+def test_single_pixels_are_divided_by_their_standard_deviation() -> None:
+    layer = fitted(torch.tensor([2.0, -2.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4), size=1)
+    assert sorted(layer.weight.flatten().tolist()) == pytest.approx([-1 / (4 + FLOOR) ** 0.5, 1 / (4 + FLOOR) ** 0.5])
+
+
+def test_directions_in_which_patches_do_not_vary_are_not_blown_up() -> None:
+    layer = fitted(torch.randn(50, 1, 1, 1).expand(50, 1, 4, 4))  # of one shade each
+    norms = sorted(layer.weight[:4].flatten(1).norm(dim=1).tolist())
+    assert norms[1:] == pytest.approx([1 / FLOOR**0.5] * 3, rel=1e-4)
+    assert norms[0] < 1
+
+
+# In a network
+
+
+def test_the_filters_are_those_of_the_training_images_and_only_the_bias_is_trained(tmp_path: Path) -> None:
+    given, model = images(), cnn()
+    before = model.net.state_dict()["features.0.bias"].clone()
+    assert torch.equal(fit(model, given, tmp_path, epochs=2), fitted(given).weight)
+    assert (model.net.state_dict()["features.0.bias"] != before).all()
+
+
+def test_filters_of_a_checkpoint_stay_where_other_images_are_learned(tmp_path: Path) -> None:
+    first, other = images(), images()
+    model = cnn()
+    learned = fit(model, first, tmp_path)
+    again = reloaded(model, tmp_path)
+    assert torch.equal(filters(again), learned)
+    assert torch.equal(fit(again, other, tmp_path), learned)
+    assert not torch.equal(fit(cnn(), other, tmp_path), learned)
+
+
+def test_a_resumed_run_has_its_checkpoints_filters(tmp_path: Path) -> None:
+    learned = fit(cnn(), images(), tmp_path)
+    assert torch.equal(fit(cnn(), images(), tmp_path, epochs=2, resume=tmp_path / "last.ckpt"), learned)
+
+
+def test_data_that_are_not_kept_in_tensors_are_refused(tmp_path: Path) -> None:
+    batches: Any = DataLoader([(image, 0) for image in images(4)], batch_size=2)
+    with pytest.raises(InputError, match=r"^model\.whiten takes its filters from a TensorDataModule's training images"):
+        quiet_trainer(tmp_path).fit(cnn(), batches)
