@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.presets import check_choices
+from src.startup import ending_at_once, hurry_hydra
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).parent.parent / "conf"
@@ -38,9 +39,11 @@ def start(main: Callable[[], Any]) -> None:
     """Run a Hydra application; what the user can put right ends in one line and status 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
+    hurry_hydra()
     try:
         sys.argv[1:] = resumed_arguments([quoted(arg) for arg in flags_first(sys.argv[1:])])
-        main()
+        with ending_at_once():
+            main()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACKS:
             raise

@@ -8,12 +8,14 @@ import hydra
 from omegaconf import DictConfig
 
 from src import cli
+from src.startup import importing
 
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     with cli.told_in_one_line():
-        from src.job import evaluate
+        with importing():
+            from src.job import evaluate
 
         evaluate(cfg)
 

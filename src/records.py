@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,6 +92,8 @@ def git(*args: str) -> str | None:
 
 def provenance(device: str) -> dict[str, Any]:
     """Where a result comes from: command, commit, versions, device, time."""
+    from importlib.metadata import version  # it takes a while, and --help needs none
+
     changes = git("status", "--porcelain")
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),

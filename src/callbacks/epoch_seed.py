@@ -25,6 +25,6 @@ class EpochSeed(Callback):
         # Processes that train together draw masks of their own.
         seed = (self.seed * 1_000_003 + trainer.current_epoch) * 1_009 + trainer.global_rank
         if pl_module.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # a hundred times as fast as to ask for all devices there could be
+            torch.default_generator.manual_seed(seed)  # the other way, for all devices, takes a millisecond
         else:
             torch.manual_seed(seed)

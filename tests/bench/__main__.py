@@ -4,7 +4,8 @@
     python -m tests.bench sweep mnist_epoch
     python -m tests.bench sweep --rounds 1     # a first look
 
-The sides of a benchmark take turns in processes of their own, under a terminal so that progress is
+What was found goes to docs/bench.json and into the pictures docs/images/bench.png and growth.png as well. The
+sides of a benchmark take turns in processes of their own, under a terminal so that progress is
 drawn, with the same threads. Each is a module here with ``measure(rounds) -> Table``.
 """
 
@@ -14,6 +15,7 @@ import subprocess
 import sys
 
 from tests.bench.measuring import tell
+from tests.bench.record import keep
 
 BENCHMARKS = ("steps_mnist", "steps_xor", "steps_cifar10", "mnist_epoch", "sweep", "sweep_memory")
 
@@ -38,6 +40,7 @@ def run(name: str, rounds: int | None) -> bool:
         tell(f"{name}: not measured: {error}")
         return False
     print(f"\n{name}. {table}\n", flush=True)
+    keep(name, table)
     return True
 
 

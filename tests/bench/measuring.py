@@ -50,19 +50,22 @@ class Table(NamedTuple):
         return "\n".join([*lines, *self.notes, *goal])
 
 
-def in_turns(sides: Mapping[str, Callable[[int], list[float]]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    sides: Mapping[str, Callable[[int], list[float]]], rounds: int, pause: float = PAUSE
+) -> dict[str, list[float]]:
     """The values of each side, which take turns: what else the machine does falls on all of them.
 
     Args:
         sides: what measures one, given the number of the round, from 0.
         rounds: how many.
+        pause: seconds after each.
     """
     values: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, measure in sides.items():
             tell(f"round {number + 1} of {rounds}: {name} …")
             values[name] += measure(number)
-            time.sleep(PAUSE)
+            time.sleep(pause)
     return values
 
 
@@ -72,9 +75,13 @@ def tell(what: str) -> None:
 
 
 class Child(NamedTuple):
-    """How long a process took from its start to its end, in seconds, and what it said where that was asked for."""
+    """How long a process took, the most memory that it had, and what it said where that was asked for.
+
+    Seconds from its start to its end, and MB.
+    """
 
     seconds: float
+    memory: float
     out: str
 
 
@@ -112,16 +119,21 @@ def child(*arguments: str, piped: bool = False, **environment: str) -> Child:
     Raises:
         CalledProcessError: if it does not end well.
     """
+    command = [sys.executable, "-W", "ignore", *arguments]
     with terminal() as end:
         began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", *arguments],
+        process = subprocess.Popen(
+            command,
             cwd=ROOT,
             env={**os.environ, **environment},
             stdin=end,
             stdout=subprocess.PIPE if piped else end,
             stderr=end,
-            check=True,
             text=True,
         )
-        return Child(time.perf_counter() - began, done.stdout or "")
+        out = process.stdout.read() if process.stdout else ""
+        _, status, used = os.wait4(process.pid, 0)
+        seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Child(seconds, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), out)

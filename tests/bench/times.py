@@ -33,7 +33,11 @@ class Times(Callback):
         if len(self.trained) < len(self.began):
             self.trained.append(time.perf_counter())
 
+    @property
+    def epochs(self) -> list[float]:
+        return [after - before for before, after in zip(self.began, self.began[1:], strict=False)]
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         training = [after - before for before, after in zip(self.began, self.trained, strict=True)]
-        epochs = [after - before for before, after in zip(self.began, self.began[1:], strict=False)]
-        Path(trainer.default_root_dir, FILE).write_text(json.dumps({"training": training, "epochs": epochs}))
+        found = {"training": training, "epochs": self.epochs}
+        Path(trainer.default_root_dir, FILE).write_text(json.dumps(found))

@@ -1,0 +1,81 @@
+"""The sides of `evaluate`, in turns in one process: prints the seconds of each as JSON.
+
+python -m tests.bench.evaluate_sides model=mlp data=mnist
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.model_summary import ModelSummary
+from torch import Tensor, nn
+
+from src import build, devices
+from src.cli import CONF, register_resolvers
+from src.data.base import TensorDataModule
+from tests.bench.measuring import OURS
+
+REPEATS, SECONDS = 15, 30.0  # at most so many of each side, and so long in all
+BATCHES = (500, 10_000)
+
+
+def made(*choices: str) -> tuple[Trainer, LightningModule, TensorDataModule]:
+    """Trainer, model and loaded data of a run on the CPU, with its threads."""
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*choices, "trainer=cpu"])
+    kind = build.prepare(cfg)
+    seed_everything(0, verbose=False)
+    data = build.build_data(cfg)
+    model = build.build_model(cfg, data, kind)
+    if devices.asked_threads(cfg.threads) is None:
+        devices.match_threads(ModelSummary(model).total_flops * data.batch_size)
+    data.prepare_data()
+    data.setup()
+    return build.plain_trainer(cfg, kind, Path(tempfile.mkdtemp())), model, data
+
+
+@torch.inference_mode()
+def forward(model: LightningModule, inputs: Tensor, targets: Tensor, size: int) -> float:
+    """The accuracy (a share) by the network alone, on standardised floats (N, …) that are there already."""
+    net = model.eval().net
+    assert isinstance(net, nn.Module)
+    parts = zip(inputs.split(size), targets.split(size), strict=True)
+    correct = torch.stack([(net(part).argmax(1) == wanted).sum() for part, wanted in parts])
+    return int(correct.sum()) / len(targets)
+
+
+def test(trainer: Trainer, model: LightningModule, data: TensorDataModule) -> float:
+    """The accuracy by the run's own test: loss, accuracy and confusion matrix."""
+    (metrics,) = trainer.test(model, datamodule=data, verbose=False)
+    return metrics["test/acc"]
+
+
+def times(sides: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Seconds of each side, in turns after a warm-up, in which they must agree to a few images."""
+    accuracies = {name: side() for name, side in sides.items()}
+    if max(accuracies.values()) - min(accuracies.values()) > 5e-4:
+        sys.exit(f"the sides do not agree: {accuracies}")
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    end = time.perf_counter() + SECONDS
+    while len(found[OURS]) < REPEATS and time.perf_counter() < end:
+        for name, side in sides.items():
+            began = time.perf_counter()
+            side()
+            found[name].append(time.perf_counter() - began)
+    return found
+
+
+if __name__ == "__main__":
+    trainer, model, data = made(*sys.argv[1:])
+    assert data.test_set is not None
+    inputs, targets = data.transform(data.test_set.inputs), data.test_set.targets
+    bare = {f"forward pass, {size} at a time": partial(forward, model, inputs, targets, size) for size in BATCHES}
+    print(json.dumps(times({OURS: partial(test, trainer, model, data), **bare})), flush=True)

@@ -1,0 +1,93 @@
+"""Starting and ending fast: what the program says, does and leaves stays as it was."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.object_type import ObjectType
+
+from src.startup import group_options, importing
+from tests.command_line import BARE, CONF, ROOT, process
+
+# A callback that leaves something to be done at exit, before any of which the program must not end.
+AT_EXIT = """
+import atexit
+from pathlib import Path
+from lightning import Callback
+
+class AtExit(Callback):
+    def __init__(self):
+        atexit.register(Path("at_exit").touch)
+"""
+
+# The command line as a part of another program, which ends with a status of its own.
+HOST = """
+import runpy, sys
+sys.argv = ["train", *sys.argv[1:]]
+runpy.run_module("src.train", run_name="__main__", alter_sys=True)
+sys.exit(3)
+"""
+
+ONE_EPOCH = (*BARE, "trainer.max_epochs=1")
+HYDRAS_OWN = ConfigLoaderImpl.get_group_options
+
+
+def test_a_run_ends_with_status_0_when_all_is_written_and_all_at_exit_is_done(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(AT_EXIT)
+    outcome = process("src.train", *ONE_EPOCH, "+callbacks.mine._target_=mine.AtExit", cwd=tmp_path)
+    assert outcome.code == 0 and outcome.err == ""
+    assert (tmp_path / "at_exit").is_file()
+    assert outcome.out.rstrip().endswith("trainer.max_epochs=2")  # the last of its last words
+
+
+def test_a_run_that_fails_says_its_one_line_and_nothing_of_leaks(tmp_path: Path) -> None:
+    outcome = process("src.train", *ONE_EPOCH, "optimizer.lr=1e30", "model.activation=relu", cwd=tmp_path)
+    assert "the loss became" in outcome.error
+
+
+def test_a_program_that_runs_the_command_line_goes_on_after_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOST, *ONE_EPOCH],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_imports_are_frozen_once_and_garbage_is_collected_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[int] = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: len(frozen))
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    for _ in range(2):
+        with importing():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+    assert len(frozen) == 1
+
+
+def test_an_import_that_fails_leaves_the_collector_on() -> None:
+    with pytest.raises(ImportError), importing():
+        import nothing_of_this_name  # noqa: F401
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("group", ["", "model", "hydra", "hydra/launcher", "nothing"])
+@pytest.mark.parametrize("kind", [ObjectType.CONFIG, ObjectType.GROUP, None])
+def test_the_choices_in_a_group_are_those_that_hydra_lists(group: str, kind: ObjectType | None) -> None:
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    assert group_options(loader, group, kind) == HYDRAS_OWN(loader, group, kind)
+
+
+def test_choices_from_a_search_path_on_the_command_line_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("width: 3\n")
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    there = group_options(loader, "model", config_name="train", overrides=[f"hydra.searchpath=[file://{tmp_path}]"])
+    assert set(there) - set(group_options(loader, "model", config_name="train")) == {"mine"}
