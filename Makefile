@@ -33,8 +33,9 @@ format: $(INSTALLED) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure the speed side by side with the usual ways (one part needs MNIST in the data folder)
-	$(BIN)/python -m tests.bench
+bench: $(INSTALLED) ## measure the speed side by side with other ways, about an hour: make bench ARGS="steps_xor --rounds 1"
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt 'kornia>=0.8'
+	$(BIN)/python -m tests.bench $(ARGS)
 
 tensorboard: $(INSTALLED) ## look at the results in a browser: make tensorboard SWEEP=outputs/sweeps/NAME
 	$(BIN)/tensorboard --logdir $(or $(SWEEP),outputs)

@@ -31,7 +31,7 @@ from src.devices import is_main_process
 from src.environment import place_in
 from src.errors import InputError
 from src.models.base import SupervisedModule
-from src.models.steps import overrides, why_one_by_one
+from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
 from src.presets import check_presets
 from src.records import keep_settings, spelled, write_json, write_provenance
@@ -107,9 +107,10 @@ def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataMo
     if not ours or overrides(data, TensorDataModule, LOADING):
         return
     reason = why_one_by_one(trainer, model, SupervisedModule, operations)
-    log.debug("steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
+    level = logging.DEBUG if reason in (None, SIZE) else logging.INFO  # of a large step nothing is lost
+    log.log(level, "steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
-        model.automatic_optimization, data.chunk = False, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        model.automatic_optimization, data.chunk = False, LOOKS * trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
 def settle_seed(cfg: DictConfig, folder: Path, last: str | None) -> None:

@@ -17,7 +17,22 @@ import sys
 from tests.bench.measuring import tell
 from tests.bench.record import keep
 
-BENCHMARKS = ("steps_mnist", "steps_xor", "steps_cifar10", "mnist_epoch", "sweep", "sweep_memory")
+BENCHMARKS = (
+    "steps_mnist",
+    "steps_xor",
+    "steps_cifar10",
+    "mnist_epoch",
+    "augment",
+    "command_help",
+    "command_cfg",
+    "command_completion",
+    "start",
+    "evaluate_cnn",
+    "evaluate_mlp",
+    "growth",
+    "sweep",
+    "sweep_memory",
+)
 
 
 def main() -> None:
