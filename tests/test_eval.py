@@ -41,6 +41,16 @@ def test_split_test_gives_the_runs_test_metrics(folder: Path, tmp_path: Path) ->
     assert not (folder / "eval_val.json").exists()
 
 
+def test_a_run_is_evaluated_in_the_precision_that_it_was_tested_in(tmp_path: Path) -> None:
+    settings = ("model.hidden_size=300", "data.noise=0.4", "trainer.precision=bf16-mixed", "trainer.max_epochs=3")
+    folder = quick(*settings, cwd=tmp_path).folder
+    evaluate(f"run={folder}", "split=test", cwd=tmp_path)
+    tested = read_json(folder / "metrics.json")["test/loss"]
+    assert read_json(folder / "eval_test.json")["test/loss"] == tested
+    evaluate(f"run={folder}", "split=test", "trainer.precision=32-true", cwd=tmp_path)
+    assert 0 < abs(read_json(folder / "eval_test.json")["test/loss"] - tested) < 0.01
+
+
 def test_the_last_checkpoint_is_another_one(folder: Path, tmp_path: Path) -> None:
     evaluate(f"run={folder}", "checkpoint=last", cwd=tmp_path)
     result, metrics = read_json(folder / "eval_val.json"), read_json(folder / "metrics.json")

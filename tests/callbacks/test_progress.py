@@ -30,3 +30,12 @@ def test_the_bar_shows_metrics_without_lightnings_version_number(tmp_path: Path)
     trainer.fit(recorder, datamodule=Given(points(4, classes=2), points(4, classes=2)))
     trainer.progress_bar_metrics["val/acc"] = 0.5
     assert progress.get_metrics(trainer, recorder) == {"val/acc": 0.5}
+
+
+def test_the_bar_shows_the_loss_of_the_last_look(tmp_path: Path) -> None:
+    progress = Progress(refresh_rate=1)
+    trainer = quiet_trainer(tmp_path, callbacks=[progress], enable_progress_bar=True)
+    model = Recorder()
+    trainer.fit(model, datamodule=Given(points(4, classes=2), points(4, classes=2)))
+    model.loss_shown = 0.25  # type: ignore[assignment]
+    assert progress.get_metrics(trainer, model) == {"loss": 0.25}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.command_line import Outcome, Seen, history, images, load, quick, read_json, run, same, timeless, train
@@ -122,3 +123,23 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
 def test_what_must_see_each_step_gets_each_step(setting: str, reason: str, tmp_path: Path) -> None:
     folder = train("logger=none", "callbacks=none", setting, "trainer.max_epochs=1", cwd=tmp_path).folder
     assert said(folder).endswith(f"steps: one by one, because of {reason}")
+
+
+class Hooked(Callback):
+    """Has the optimiser itself tell of each step, as libraries do that know nothing of Lightning."""
+
+    SETTING = "+callbacks.hooked._target_=tests.models.test_steps.Hooked"
+    steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Hooked.steps = 0
+        trainer.optimizers[0].register_step_post_hook(self.count)
+
+    def count(self, *_: object) -> None:
+        Hooked.steps += 1
+
+
+def test_hooks_on_the_optimizer_are_called_for_each_step_of_a_chunk(tmp_path: Path) -> None:
+    hooked = quick("data.batch_size=8", "trainer.max_epochs=3", Hooked.SETTING, cwd=tmp_path)
+    assert IN_CHUNKS in said(hooked.folder) and Hooked.steps == 3 * 13  # of 100 points
+    assert_the_same(hooked.folder, quick("data.batch_size=8", "trainer.max_epochs=3", cwd=tmp_path).folder)

@@ -1,0 +1,37 @@
+"""What suits a device."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from src.devices import CPU, CUDA, MPS, precision
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16-mixed"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ({"avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ({}, "32-true"),
+    ],
+)
+def test_auto_is_bfloat16_on_a_cpu_that_calculates_in_it(
+    told: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_is_bfloat16_on_a_gpu_that_calculates_in_it(
+    has_it: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_it)
+    assert precision("auto", CUDA) == expected
+
+
+def test_other_devices_stay_at_float32_and_what_is_asked_for_is_taken() -> None:
+    assert precision("auto", MPS) == "32-true"
+    assert [precision(asked, CPU) for asked in ("64-true", "bf16-mixed", 16)] == ["64-true", "bf16-mixed", 16]
