@@ -34,7 +34,7 @@ def measure(rounds: int = ROUNDS) -> Table:
         f"of a whole sweep of XOR jobs; torch {version('torch')}, CPU, 1 thread"
     )
     notes = [f"{axis}: {exponent(axis, values):.2f} (1 is a straight line through 0)" for axis in AXES]
-    return Table(title, "s", values | memory, "epochs 1", ("the last doubling's exponent of growth:", *notes))
+    return Table(title, "s, or MB", values | memory, None, ("the last doubling's exponent of growth:", *notes))
 
 
 def side(axis: str, value: int, memory: dict[str, list[float]]) -> Callable[[int], list[float]]:

@@ -24,7 +24,7 @@ class Table(NamedTuple):
         title: what was measured, and how.
         unit: of the values.
         values: by row.
-        against: the row that the others are compared to.
+        against: the row that the others are compared to; ``None``: they are of different kinds.
         notes: lines below.
         goal: what the ratios should be, in words.
     """
@@ -32,20 +32,22 @@ class Table(NamedTuple):
     title: str
     unit: str
     values: Mapping[str, list[float]]
-    against: str
+    against: str | None
     notes: tuple[str, ...] = ()
     goal: str | None = None
 
     def ratio(self, name: str) -> float:
         """A row's median over that of the row it is compared to."""
+        assert self.against is not None
         return statistics.median(self.values[name]) / statistics.median(self.values[self.against])
 
     def __str__(self) -> str:
         width = max(map(len, self.values))
-        lines = [self.title, f"{self.unit:{width}}{'median':>10}{'min':>10}{'max':>10}{'n':>6}{'ratio':>9}"]
+        heads = f"{self.unit:{width}}{'median':>10}{'min':>10}{'max':>10}{'n':>6}"
+        lines = [self.title, heads + (f"{'ratio':>9}" if self.against else "")]
         for name, values in self.values.items():
             numbers = f"{statistics.median(values):10.2f}{min(values):10.2f}{max(values):10.2f}{len(values):6}"
-            lines.append(f"{name:{width}}{numbers}{self.ratio(name):8.2f}×")
+            lines.append(f"{name:{width}}{numbers}" + (f"{self.ratio(name):8.2f}×" if self.against else ""))
         goal = [f"goal: {self.goal}"] if self.goal else []
         return "\n".join([*lines, *self.notes, *goal])
 

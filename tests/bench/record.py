@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from src.colours import COLOURS
 from tests.bench.growth import AXES, MEMORY
@@ -57,6 +58,10 @@ def draw_ratios(record: Record, path: Path) -> None:
         y -= 0.4
     axis.axvline(1, color=COLOURS[1], linewidth=1)
     axis.set(xscale="log", xlabel="time, as a multiple of this project's", ylim=(y, 0))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}×")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.margins(x=0.12)
     axis.set_yticks([at for at, _ in ticks], [row for _, row in ticks])
     axis.set_title("Left of the line: faster than this project; right of it: slower", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
@@ -65,23 +70,26 @@ def draw_ratios(record: Record, path: Path) -> None:
 
 
 def draw_growth(values: dict[str, list[float]], path: Path) -> None:
-    """Seconds and memory over each axis, on logarithmic scales, with the straight line through the last point."""
-    figure, panels = plt.subplots(2, len(AXES), figsize=(11, 5), sharex="col", sharey="row", layout="constrained")
-    for column, (name, sizes) in enumerate(AXES.items()):
-        x = np.asarray(sizes)
-        for panel, prefix, colour in zip(panels[:, column], ("", MEMORY), COLOURS, strict=False):
-            found = [values.get(f"{prefix}{name} {size}") for size in sizes]
-            if not all(found):
-                panel.set_visible(False)
-                continue
-            y = np.asarray([np.median(each) for each in found])
-            panel.loglog(x, y, "o-", color=colour)
-            if not prefix:
-                panel.loglog(x, y[-1] * x / x[-1], "--", color="grey", linewidth=1, label="straight line")
-        panels[0, column].set_title(f"… with {name}", fontsize=10)
-        panels[-1, column].set_xlabel(name)
+    """Seconds over each axis, beside the straight line through 0 and the last point; memory below."""
+    figure, panels = plt.subplots(2, len(AXES), figsize=(12, 5.5), sharex="col", sharey="row", layout="constrained")
+    for (above, below), (name, sizes) in zip(panels.T, AXES.items(), strict=True):
+        x, seconds = np.asarray(sizes), medians(values, "", name)
+        above.loglog(x, seconds, "o-", color=COLOURS[0])
+        above.loglog(x, seconds[-1] * x / x[-1], "--", color="grey", linewidth=1, label="proportional")
+        above.set_title(f"… with {name}", fontsize=10)
+        if f"{MEMORY}{name} {sizes[0]}" in values:
+            below.plot(x, medians(values, MEMORY, name), "o-", color=COLOURS[1])
+        else:
+            below.text(0.5, 0.5, "see sweep_memory", transform=below.transAxes, ha="center", color="grey")
+        below.set_xticks(x, [f"{size:,}" for size in sizes])
+        below.xaxis.set_minor_locator(NullLocator())
+        below.set_xlabel(name)
     panels[0, 0].set_ylabel("seconds")
-    panels[1, 0].set_ylabel("peak memory, MB")
     panels[0, 0].legend(frameon=False, fontsize=8)
+    panels[1, 0].set(ylabel="peak memory, MB", ylim=(0, None))
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def medians(values: dict[str, list[float]], prefix: str, axis: str) -> np.ndarray:
+    return np.asarray([np.median(values[f"{prefix}{axis} {size}"]) for size in AXES[axis]])
