@@ -86,8 +86,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
         callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
         trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
-        take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
         introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
+        take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
         results.begin(model, seed, monitor, mode)
 
         with in_company(trainer):
@@ -107,7 +107,8 @@ def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataMo
     if not ours or overrides(data, TensorDataModule, LOADING):
         return
     reason = why_one_by_one(trainer, model, SupervisedModule, operations)
-    level = logging.DEBUG if reason in (None, SIZE) else logging.INFO  # of a large step nothing is lost
+    worth_telling = is_main_process() and reason not in (None, SIZE)  # of a large step nothing is lost
+    level = logging.INFO if worth_telling else logging.DEBUG
     log.log(level, "steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
         model.automatic_optimization, data.chunk = False, LOOKS * trainer.log_every_n_steps  # type: ignore[attr-defined]

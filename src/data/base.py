@@ -98,10 +98,18 @@ class Batches:
 
 
 class Chunk:
-    """The samples of several batches in a row; iterating over it gives the batches."""
+    """The samples of several batches in a row; iterating over it gives the batches.
 
-    def __init__(self, samples: Samples, batch_size: int) -> None:
-        self.samples, self.batch_size = samples, batch_size
+    Args:
+        samples: of all of them.
+        batch_size: of each, but for the last.
+        prepare: what is done to a batch's inputs.
+    """
+
+    def __init__(
+        self, samples: Samples, batch_size: int, prepare: Callable[[Tensor], Tensor] = Tensor.contiguous
+    ) -> None:
+        self.samples, self.batch_size, self.prepare = samples, batch_size, prepare
 
     def to(self, device: torch.device) -> "Chunk":
         return Chunk(Samples(*(part.to(device) for part in self.samples)), self.batch_size)
@@ -109,7 +117,8 @@ class Chunk:
     def __iter__(self) -> Iterator[Samples]:
         parts = [part.split(self.batch_size) for part in self.samples]
         # Copies: where a tensor begins elsewhere in memory its sums are rounded in another way.
-        return (Samples(*(part.clone() for part in batch)) for batch in zip(*parts, strict=True))
+        for inputs, targets in zip(*parts, strict=True):
+            yield Samples(self.prepare(inputs.clone()), targets.clone())
 
 
 class Chunks:
@@ -276,10 +285,15 @@ class TensorDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, Chunk) else super().transfer_batch_to_device(batch, device, 0)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if isinstance(batch, Chunk):  # its batches come here one by one
-            return batch
+        dtype = None if self.trainer is None else self.trainer.lightning_module.dtype  # what trainer.precision asks for
         training = self.trainer is not None and bool(self.trainer.training)
-        inputs = self.transform(batch.inputs, augment=training)
-        if self.trainer is not None:  # what trainer.precision asks for
-            inputs = inputs.to(self.trainer.lightning_module.dtype)
-        return Samples(inputs, batch.targets)
+
+        def prepare(inputs: Tensor) -> Tensor:
+            inputs = self.transform(inputs, augment=training)
+            return inputs if dtype is None else inputs.to(dtype)
+
+        if not isinstance(batch, Chunk):
+            return Samples(prepare(batch.inputs), batch.targets)
+        if type(self).transform is not TensorDataModule.transform:
+            return Chunk(batch.samples, batch.batch_size, prepare)
+        return Chunk(Samples(prepare(batch.samples.inputs), batch.samples.targets), batch.batch_size)  # at once

@@ -98,14 +98,14 @@ def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
 @torch.no_grad()
 def take_steps(model: Any, chunk: Iterable[Any]) -> None:
     """An optimiser step for each batch of a chunk, in order."""
-    trainer, data, optimizer = model.trainer, model.trainer.datamodule, model.optimizers(use_pl_optimizer=False)
+    trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
     step, results, count = bare_step(optimizer), trainer._results, 0
     for batch in chunk:
         if trainer.received_sigterm:
             raise SIGTERMException
         results.batch, results.batch_size = batch, None  # what a model's own log() counts
-        step(partial(gradient, model, weights, data.on_after_batch_transfer(batch, 0)))
+        step(partial(gradient, model, weights, batch))
         count += 1
         if count % trainer.log_every_n_steps == 0:
             model.look_at_losses()
