@@ -33,7 +33,7 @@ format: $(INSTALLED) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure the speed side by side with other ways, about an hour: make bench ARGS="steps_xor --rounds 1"
+bench: $(INSTALLED) ## measure the speed side by side with other ways (long; needs MNIST and CIFAR-10): make bench ARGS="steps_xor --rounds 1"
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt 'kornia>=0.8'
 	$(BIN)/python -m tests.bench $(ARGS)
 

@@ -85,8 +85,8 @@ def prepare(kind: str, threads: int | None, processes: int, deterministic: bool)
 def keep_memory() -> None:
     """Have freed memory used again instead of given back to the system, which hands it out anew page by page.
 
-    With the C library of Linux (glibc); elsewhere nothing changes. A step of the default CNN on the CPU takes 5% less
-    time, one of ``experiment=cifar10_fast`` 15%.
+    With the C library of Linux (glibc); elsewhere nothing changes. A step of ``experiment=cifar10_fast`` on the CPU
+    takes 15% less time.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)

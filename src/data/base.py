@@ -15,10 +15,7 @@ from torch import Tensor
 from src.errors import InputError
 
 Task = Literal["multiclass", "binary", "regression"]
-# No gradients are kept, so evaluation takes larger batches than training: of so many samples, but of images fewer.
-# The memory of a tensor over 32 MB is asked of the system anew each time, which made the default CNN twice as slow.
-EVAL_BATCH = 1000  # samples, and with them at most
-EVAL_VALUES = 750_000  # numbers
+EVAL_BATCH = 500  # samples; no gradients are kept, so evaluation takes larger batches than training
 
 
 class Samples(NamedTuple):
@@ -211,11 +208,6 @@ class TensorDataModule(LightningDataModule):
         return len(self.class_names)
 
     @property
-    def eval_batch(self) -> int:
-        """Samples to evaluate at once, where training does not take more."""
-        return max(1, min(EVAL_BATCH, EVAL_VALUES // math.prod(self.in_shape)))
-
-    @property
     def monitor(self) -> tuple[str, str]:
         """The validation metric that chooses, and its direction ("min" or "max")."""
         return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
@@ -262,7 +254,7 @@ class TensorDataModule(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
             raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
-        size = self.batch_size if train else max(self.batch_size, self.eval_batch)
+        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH)
         order = self.epoch_order if train and self.shuffle else None
         return Batches(samples, size, order, train, train and self.drop_last, rank, world)
 

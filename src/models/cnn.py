@@ -45,12 +45,12 @@ class CNNNet(nn.Module):
         activation: str,
         dropout: float,
         batch_norm: BatchNorm,
-        convolutions: int = 1,
-        pool: str = "last",
-        whiten: int = 0,
-        global_pool: bool = False,
-        output_bias: bool = True,
-        output_scale: float = 1.0,
+        convolutions: int,
+        pool: str,
+        whiten: int,
+        global_pool: bool,
+        output_bias: bool,
+        output_scale: float,
     ) -> None:
         super().__init__()
         in_channels, height, width = in_shape

@@ -167,7 +167,7 @@ def warm_up(context: BaseContext) -> None:
     if context.get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
-        with deaf(), mute():
+        with deaf(), mute(1):
             ensure_running()
 
 
@@ -192,13 +192,16 @@ def deaf() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def mute() -> Iterator[None]:
-    """A process that begins here does not hold this one's output open: a reader of it need not wait for both."""
-    own, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+def mute(stream: int) -> Iterator[None]:
+    """What is written to the standard output (1) or error (2), past Python too, goes nowhere.
+
+    Processes that begin here do not hold this one's stream open: a reader of it need not wait for them.
+    """
+    own, nothing = os.dup(stream), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nothing, 1)
+        os.dup2(nothing, stream)
         yield
     finally:
-        os.dup2(own, 1)
+        os.dup2(own, stream)
         os.close(own)
         os.close(nothing)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from src.errors import InputError
+from src.sweeps.pool import mute
 
 KNOCK = 5.0  # seconds for a cluster to answer at its address, and between two looks whether it does
 OBJECTS = 100 * 2**20  # bytes of shared memory for what tasks hand on, which is next to nothing; Ray's least is 75 MiB
@@ -42,7 +43,7 @@ def connected(address: str | None) -> Any:
     import ray
 
     settings = {} if address else own()
-    with own_signals(), told_in_one_line(address), hushed():
+    with own_signals(), told_in_one_line(address), mute(2):  # of Ray's own part
         be_silent(ray)
         ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     return ray
@@ -90,19 +91,6 @@ def own_signals() -> Iterator[None]:
     finally:
         with suppress(ValueError):  # not in the main thread, where Ray leaves it alone, too
             signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """What Ray's own part writes past Python to the standard error goes nowhere."""
-    own, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(own, 2)
-        os.close(own)
-        os.close(nothing)
 
 
 @contextmanager

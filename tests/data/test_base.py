@@ -244,15 +244,6 @@ def test_evaluation_takes_larger_batches_than_training() -> None:
     assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH + 1]
 
 
-@pytest.mark.parametrize(
-    ("in_shape", "count"), [((2,), 1000), ((1, 28, 28), 956), ((3, 32, 32), 244), ((3, 1000, 1000), 1)]
-)
-def test_evaluation_takes_fewer_samples_at_once_where_they_are_larger(in_shape: tuple[int, ...], count: int) -> None:
-    data = Given(numbered(1), batch_size=1)
-    data.in_shape = in_shape
-    assert data.batches(data.train_set).batch_size == count
-
-
 @pytest.mark.parametrize(("task", "monitor"), [("regression", ("val/loss", "min")), ("binary", ("val/acc", "max"))])
 def test_the_task_says_what_is_monitored(task: str, monitor: tuple[str, str]) -> None:
     data = Given(numbered(1))

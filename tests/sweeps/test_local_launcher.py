@@ -11,18 +11,15 @@ from typing import Any, NamedTuple
 import pytest
 from filelock import FileLock
 
-from src.sweeps.jobs import Job, read_jobs
-from tests.command_line import BARE, Outcome, read_json, run, same, spawn, timeless, weights
+from src.sweeps.jobs import Job
+from tests.command_line import BARE, Outcome, read_json, run, spawn
+from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
 
 COMMON = ("-m", *BARE, Trouble.SETTING, "model.activation=relu", "trainer.max_epochs=3", "hydra.launcher.jobs=2")
 GRID = (*COMMON, "model.hidden_size=2,3,4", "optimizer.lr=0.003,0.01,0.03,0.1", "seed=0,1", "name=grid")
 CORNER = (*COMMON, "model.hidden_size=2", "optimizer.lr=0.003,0.01", "seed=0,1")  # the first four of them
 FAILING = {1: "raise", 4: "diverge", 16: "exit", 20: "hold"}
-
-
-def jobs_of(cwd: Path, name: str) -> list[Job]:
-    return read_jobs(cwd / "outputs" / "sweeps" / name)
 
 
 def statuses(cwd: Path, name: str) -> list[str]:
@@ -51,14 +48,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = run("src.train", *GRID, "hydra.launcher.jobs=3", cwd=cwd)
     assert outcome.code == 0, outcome.text
     return cwd
-
-
-def assert_the_same_results(cwd: Path, name: str, undisturbed: Path) -> None:
-    """The jobs came to what those of the undisturbed sweep did, bit for bit."""
-    for mine, other in zip(jobs_of(cwd, name), jobs_of(undisturbed, "grid"), strict=False):
-        assert timeless(mine.metrics) == timeless(other.metrics), mine.folder
-        assert same(weights(mine.folder), weights(other.folder)), mine.folder
-        assert same(weights(mine.folder, "best"), weights(other.folder, "best")), mine.folder
 
 
 # A sweep with four jobs that fail, each in its own way, whose parent is killed half-way
@@ -191,7 +180,7 @@ def test_the_start_after_that_tries_the_failed_ones_alone_and_ends_well_once_the
 
 
 def test_what_was_killed_failed_and_went_on_came_to_the_same_bit_for_bit(survived: Survived, undisturbed: Path) -> None:
-    assert_the_same_results(survived.cwd, "grid", undisturbed)
+    assert_the_same_results(jobs_of(survived.cwd, "grid"), jobs_of(undisturbed, "grid"))
     for job in jobs_of(survived.cwd, "grid"):
         with (job.folder / "history.csv").open(newline="") as file:
             assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
@@ -223,7 +212,7 @@ def test_an_interrupted_sweep_stops_its_jobs_and_goes_on_to_the_same_results(
     assert run("src.train", *arguments, cwd=tmp_path).code == 0
     events = Counter((note.number, note.event) for note in read_notes(tmp_path))
     assert {event for event, count in events.items() if count > 1} == {(0, "2"), (1, "2")}
-    assert_the_same_results(tmp_path, name, undisturbed)
+    assert_the_same_results(jobs_of(tmp_path, name), jobs_of(undisturbed, "grid"))
 
 
 # Undisturbed

@@ -18,8 +18,9 @@ from unittest import mock
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
-from src.sweeps.jobs import Job, read_jobs
-from tests.command_line import BARE, ROOT, Outcome, process, run, same, spawn, timeless, wait_for, weights
+from src.sweeps.jobs import Job
+from tests.command_line import BARE, ROOT, Outcome, process, run, spawn, wait_for
+from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
 RAY = "hydra/launcher=ray"
@@ -39,10 +40,6 @@ class Surroundings(Callback):
 SWEEP = ("-m", *BARE, Trouble.SETTING, Surroundings.SETTING, "model.hidden_size=4", "trainer.max_epochs=3")
 SIX = (*SWEEP, "seed=0,1,2,3,4,5", "name=six")
 ONE = (*SWEEP, "seed=0", "name=one")
-
-
-def jobs_of(cwd: Path, name: str) -> list[Job]:
-    return read_jobs(cwd / "outputs" / "sweeps" / name)
 
 
 def surroundings(job: Job) -> dict[str, str]:
@@ -67,14 +64,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = run("src.train", *SIX, cwd=cwd)
     assert outcome.code == 0, outcome.text
     return cwd
-
-
-def assert_the_same_results(cwd: Path, name: str, undisturbed: Path) -> None:
-    """The jobs came to what those of the undisturbed sweep did, bit for bit."""
-    for mine, other in zip(jobs_of(cwd, name), jobs_of(undisturbed, "six"), strict=False):
-        assert timeless(mine.metrics) == timeless(other.metrics), mine.folder
-        assert same(weights(mine.folder), weights(other.folder)), mine.folder
-        assert same(weights(mine.folder, "best"), weights(other.folder, "best")), mine.folder
 
 
 # Processes
@@ -234,7 +223,7 @@ def test_jobs_done_on_ray_are_done_for_the_local_launcher_too_and_came_to_the_sa
 ) -> None:
     assert lost.again.code == 0, lost.again.text
     assert "6 jobs: 3 finished before" in lost.again.out
-    assert_the_same_results(lost.cwd, "six", undisturbed)
+    assert_the_same_results(jobs_of(lost.cwd, "six"), jobs_of(undisturbed, "six"))
 
 
 def test_what_the_cluster_lacks_and_a_wrong_token_are_told_in_one_line(nodes: Nodes, tmp_path: Path) -> None:
@@ -278,7 +267,7 @@ def assert_it_goes_on(cwd: Path, undisturbed: Path) -> None:
     make_trouble(cwd, {})
     assert run("src.train", *ONE, cwd=cwd).code == 0
     assert events(cwd) == {(0, "1"): 1, (0, "2"): 2, (0, "3"): 1, (0, "test"): 1}
-    assert_the_same_results(cwd, "one", undisturbed)
+    assert_the_same_results(jobs_of(cwd, "one"), jobs_of(undisturbed, "six"))
 
 
 def test_ctrl_c_stops_jobs_and_the_sweeps_own_cluster_and_the_sweep_goes_on(

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.command_line import BARE, Outcome, run, same, spawn, timeless, wait_for, weights
-from tests.sweeps.test_local_launcher import jobs_of, rows, statuses
+from tests.command_line import BARE, Outcome, run, spawn, wait_for
+from tests.sweeps.outcomes import assert_the_same_results, jobs_of
+from tests.sweeps.test_local_launcher import rows, statuses
 from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
 
 pytest.importorskip("submitit")
@@ -120,10 +121,7 @@ def test_all_jobs_finished_once_with_the_weights_of_the_undisturbed_sweep(story:
     assert story.third.code == 0, story.third.text
     tests = Counter(note.number for note in story.notes if note.event == "test")
     assert tests == {0: 1, 1: 1, 2: 1}
-    for mine, other in zip(jobs_of(story.cwd, "grid"), jobs_of(story.quiet, "grid"), strict=True):
-        assert timeless(mine.metrics) == timeless(other.metrics)
-        assert same(weights(mine.folder), weights(other.folder))
-        assert same(weights(mine.folder, "best"), weights(other.folder, "best"))
+    assert_the_same_results(jobs_of(story.cwd, "grid"), jobs_of(story.quiet, "grid"))
     assert [row["status"] for row in rows(story.cwd, "grid")] == ["finished"] * 3
 
 
