@@ -18,10 +18,24 @@ def random_flip(images: Tensor) -> Tensor:
     return both.index_select(0, torch.arange(count, device=images.device) + count * flipped)
 
 
-def random_crop(images: Tensor, padding: int) -> Tensor:
-    """Shift each of the images (B, C, H, W) by up to ``padding`` pixels each way; what comes in is black."""
+def padded_with(images: Tensor, padding: int, mode: str) -> Tensor:
+    """Images (B, C, H, W) with ``padding`` pixels more on each side: "zeros", or "reflect": what lies inside, mirrored.
+
+    Mirrored by index, for torch's own padding does not mirror bytes on every device.
+    """
+    if mode == "zeros":
+        return pad(images, (padding,) * 4)
+    for dim in (-2, -1):
+        last = images.shape[dim] - 1
+        at = torch.arange(-padding, last + padding + 1, device=images.device).abs()
+        images = images.index_select(dim, last - (last - at).abs())
+    return images
+
+
+def random_crop(images: Tensor, padding: int, mode: str = "zeros") -> Tensor:
+    """Shift each of the images (B, C, H, W) by up to ``padding`` pixels each way; ``mode``: see `padded_with`."""
     count, _, height, width = images.shape
-    padded = pad(images, (padding,) * 4)
+    padded = padded_with(images, padding, mode)
     top, left = torch.randint(2 * padding + 1, (2, count), device=images.device)
     first = torch.arange(0, padded.numel(), padded.shape[-1], device=images.device)  # of each row's pixels
     corner = top * padded.shape[-1] + left  # (B,)

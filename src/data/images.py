@@ -26,6 +26,7 @@ class ImageDataModule(TensorDataModule):
         root: the folder that holds all data sets, laid out as torchvision does.
         flip: mirror training images left to right, each with probability one half.
         crop: shift training images by up to so many pixels, ≥ 0.
+        crop_padding: what a shift brings in: "zeros", which is black, or "reflect", what lies inside, mirrored.
         cutout: black out a square of so many pixels in training images, ≥ 0.
         standardize: subtract each channel's mean and divide by its standard deviation; if not, pixels
             lie in [0, 1].
@@ -40,6 +41,7 @@ class ImageDataModule(TensorDataModule):
         root: str,
         flip: bool = False,
         crop: int = 0,
+        crop_padding: str = "zeros",
         cutout: int = 0,
         standardize: bool = True,
         **settings: Any,
@@ -47,6 +49,10 @@ class ImageDataModule(TensorDataModule):
         super().__init__(**settings)
         self.root = Path(root)
         self.flip, self.crop, self.cutout, self.standardize = flip, crop, cutout, standardize
+        self.crop_padding = crop_padding
+        if crop_padding == "reflect" and crop >= min(self.in_shape[1:]):
+            height, width = self.in_shape[1:]
+            raise InputError(f"data.crop={crop}: images of {height}×{width} pixels cannot be mirrored so far")
         self.mean = self.std = torch.empty(0)
 
     def files(self) -> list[str]:
@@ -118,7 +124,7 @@ class ImageDataModule(TensorDataModule):
         if augment and self.flip:
             inputs = random_flip(inputs)
         if augment and self.crop:
-            inputs = random_crop(inputs, self.crop)
+            inputs = random_crop(inputs, self.crop, self.crop_padding)
         if augment and self.cutout:
             inputs = cutout(inputs, self.cutout)
         if self.mean.device != inputs.device:

@@ -105,6 +105,7 @@ class CNN(ImageModule):
         output_bias: whether the output layer has a bias.
         output_scale: what the outputs are multiplied by, > 0.
         norm_scale: train the batch norms' scales; if not, they stay at 1.
+        norm_momentum: share of each new batch in the means and variances that evaluation uses, in (0, 1].
         norm_bias_lr: the learning rate of the batch norms' shifts as a multiple of the others', > 0; their
             weight decay is divided by it (Page, 2019).
         settings: those of `ImageModule`.
@@ -128,6 +129,7 @@ class CNN(ImageModule):
         output_bias: bool = True,
         output_scale: float = 1.0,
         norm_scale: bool = True,
+        norm_momentum: float = 0.1,
         norm_bias_lr: float = 1.0,
         **settings: Any,
     ) -> None:
@@ -152,6 +154,7 @@ class CNN(ImageModule):
         initialise(self.net, init, init_std)
         for norm in self.norms():
             norm.weight.requires_grad_(norm_scale)
+            norm.momentum = norm_momentum
 
     def norms(self) -> list[_BatchNorm]:
         return [module for module in self.net.modules() if isinstance(module, _BatchNorm)]  # SyncBatchNorm too

@@ -62,6 +62,15 @@ def test_what_a_crop_shifts_in_is_black() -> None:
     assert crops.float().mean() < 200
 
 
+def test_what_a_crop_shifts_in_can_be_the_inside_mirrored() -> None:
+    image = noise(1, side=5)
+    mirrored = pad(image.float(), (3,) * 4, mode="reflect").byte()[0]
+    windows = [mirrored[:, top : top + 5, left : left + 5] for top in range(7) for left in range(7)]
+    crops = random_crop(image.expand(300, -1, -1, -1), 3, "reflect")
+    found = [[torch.equal(crop, window) for window in windows].index(True) for crop in crops]
+    assert set(found) == set(range(49))
+
+
 def test_cutout_blacks_out_a_square_around_a_centre_that_is_uniform_over_the_image() -> None:
     for size in (3, 4):
         holes = (cutout(torch.ones(4000, 1, 6, 6), size) == 0)[:, 0]

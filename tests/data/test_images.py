@@ -154,6 +154,15 @@ def test_each_augmentation_can_be_had_alone(setting: dict[str, Any], data_dir: P
         assert torch.equal(augmented.sort(dim=-1).values, data.transform(images).sort(dim=-1).values)
 
 
+def test_a_crop_that_mirrors_shifts_in_no_black_and_no_more_than_there_is(data_dir: Path) -> None:
+    for mode in ("zeros", "reflect"):
+        data = ready(CIFAR10, data_dir, crop=31, crop_padding=mode)
+        white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)
+        assert len(data.transform(white, augment=True).unique()) == (6 if mode == "zeros" else 3)
+    with pytest.raises(InputError, match=r"data\.crop=32: images of 32×32 pixels cannot be mirrored so far"):
+        ready(CIFAR10, data_dir, crop=32, crop_padding="reflect")
+
+
 # Missing and damaged files
 
 

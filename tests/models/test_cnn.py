@@ -143,6 +143,16 @@ def test_scales_that_are_not_trained_stay_at_1(batch_norm: bool, tmp_path: Path)
     assert all((norm.weight == 1).all() for norm in model.norms())
 
 
+def test_the_statistics_of_evaluation_follow_the_batches_as_fast_as_asked() -> None:
+    model, x = cnn([4], (1, 8, 8), norm_momentum=0.4), torch.randn(16, 1, 8, 8)
+    values = model.net.features[0][0](x)  # (16, 4, 8, 8), what the first batch norm sees
+    model(x)
+    mean, variance = values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))
+    norm = model.norms()[0]
+    torch.testing.assert_close(norm.running_mean, 0.4 * mean)
+    torch.testing.assert_close(norm.running_var, 0.6 + 0.4 * variance)
+
+
 def test_the_outputs_are_multiplied() -> None:
     model, half, x = cnn([4]).eval(), cnn([4], output_scale=0.5).eval(), torch.randn(3, 1, 28, 28)
     half.load_state_dict(model.state_dict())
