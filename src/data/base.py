@@ -172,9 +172,9 @@ class TensorDataModule(LightningDataModule):
         val_size: validation samples: a count, or a share (float below 1). 0: train on all.
         train_size: how many of the remaining samples to train on, a stratified part: a count or a
             share; ``None``: all of them.
-        split_seed: seed of the train/validation split; apart from ``seed``, so that runs with
+        split_seed: seed of the train/validation split; apart from the run's, so that runs with
             different seeds validate on the same samples.
-        seed: seed of the batches' order, which also depends on the epoch; ``None``: the global one.
+        order_seed: seed of the batches' order, which also depends on the epoch; ``None``: the global one.
         shuffle: draw a new order each epoch.
         drop_last: leave out a last training batch that is smaller than the others.
     """
@@ -189,14 +189,14 @@ class TensorDataModule(LightningDataModule):
         val_size: int | float,
         train_size: int | float | None = None,
         split_seed: int = 0,
-        seed: int | None = None,
+        order_seed: int | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:
         super().__init__()
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
-        self.seed = torch.initial_seed() % 2**32 if seed is None else seed
+        self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
         self.chunk = 1  # training batches handed over at a time, see src/models/steps.py
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
@@ -246,7 +246,7 @@ class TensorDataModule(LightningDataModule):
         if getattr(trainer, "overfit_batches", 0):  # the same few batches, again and again
             return torch.arange(self.train_set.size)
         epoch = trainer.current_epoch if trainer is not None else 0
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self.order_seed * 1_000_003 + epoch)
         return torch.randperm(self.train_set.size, generator=generator)
 
     def batches(self, samples: Samples | None, train: bool = False) -> Batches:

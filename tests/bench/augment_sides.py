@@ -27,7 +27,7 @@ ROOT = os.environ.get("DATA_DIR", "data")
 
 
 def data_module() -> CIFAR10:
-    data = CIFAR10(root=ROOT, batch_size=BATCH, val_size=5000, seed=0, flip=True, crop=CROP, cutout=CUTOUT)
+    data = CIFAR10(root=ROOT, batch_size=BATCH, val_size=5000, order_seed=0, flip=True, crop=CROP, cutout=CUTOUT)
     data.prepare_data()
     data.setup()
     return data

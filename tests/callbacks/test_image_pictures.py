@@ -169,7 +169,7 @@ def learned(folder: Path, callbacks: list[Any]) -> torch.Tensor:
     """The weights after two epochs with dropout and flips, from seed 7."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8, generator=generator)
-    data = Flipped(Samples(images, torch.arange(30) % 3), class_names=NAMES, shuffle=True, seed=0)
+    data = Flipped(Samples(images, torch.arange(30) % 3), class_names=NAMES, shuffle=True, order_seed=0)
     seed_everything(7, verbose=False)
     model = MLP([8], "relu", 0.5, False, in_shape=[1, 4, 4], num_classes=3, task="multiclass", optimizer=SGD)
     quiet_trainer(folder, max_epochs=2, callbacks=callbacks).fit(model, datamodule=data)

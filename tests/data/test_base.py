@@ -134,7 +134,7 @@ def split(
     val_size: int | float, train_size: int | float | None = None, split_seed: int = 0, seed: int = 0
 ) -> tuple[list[int], list[int]]:
     """The numbers of the training samples and of the validation samples."""
-    data = Numbers(batch_size=10, val_size=val_size, train_size=train_size, split_seed=split_seed, seed=seed)
+    data = Numbers(batch_size=10, val_size=val_size, train_size=train_size, split_seed=split_seed, order_seed=seed)
     data.setup()
     assert data.train_set and data.val_set
     return data.train_set.inputs.flatten().int().tolist(), data.val_set.inputs.flatten().int().tolist()
@@ -210,7 +210,7 @@ def order_of(data: TensorDataModule, folder: Path, epochs: int = 2, **settings: 
 
 
 def test_every_epoch_has_an_order_of_its_own_with_each_sample_once(tmp_path: Path) -> None:
-    first, second = order_of(Given(numbered(20), shuffle=True, seed=0), tmp_path)
+    first, second = order_of(Given(numbered(20), shuffle=True, order_seed=0), tmp_path)
     assert sorted(joined(first)) == sorted(joined(second)) == list(range(20))
     assert first != second
 
@@ -219,7 +219,7 @@ def test_the_order_follows_from_the_seed_alone(tmp_path: Path) -> None:
     orders: list[list[list[list[int]]]] = []
     for seed in (0, 0, 1):
         torch.rand(seed + len(orders))  # the global random numbers have no say
-        orders.append(order_of(Given(numbered(20), shuffle=True, seed=seed), tmp_path))
+        orders.append(order_of(Given(numbered(20), shuffle=True, order_seed=seed), tmp_path))
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
 
@@ -233,7 +233,7 @@ def test_an_incomplete_batch_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_overfitting_takes_the_same_batches_in_each_epoch(tmp_path: Path) -> None:
-    epochs = order_of(Given(numbered(30), shuffle=True, seed=0), tmp_path, overfit_batches=2)
+    epochs = order_of(Given(numbered(30), shuffle=True, order_seed=0), tmp_path, overfit_batches=2)
     assert epochs == [[list(range(10)), list(range(10, 20))]] * 2
 
 
@@ -253,7 +253,7 @@ def test_the_task_says_what_is_monitored(task: str, monitor: tuple[str, str]) ->
 
 def test_without_a_seed_processes_with_the_same_global_seed_agree() -> None:
     torch.manual_seed(5)
-    seeds = [Given(numbered(1)).seed for _ in range(2)]
+    seeds = [Given(numbered(1)).order_seed for _ in range(2)]
     assert seeds[0] == seeds[1]
     torch.manual_seed(6)
-    assert Given(numbered(1)).seed != seeds[0]
+    assert Given(numbered(1)).order_seed != seeds[0]

@@ -24,7 +24,7 @@ SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
 
 def ready(kind: type[ImageDataModule], root: Path, val_size: int = 50, **settings: Any) -> ImageDataModule:
     """A data module that has loaded its samples: 200 to train and validate on, 100 to test on."""
-    data = kind(root=str(root), batch_size=50, val_size=val_size, seed=0, **settings)
+    data = kind(root=str(root), batch_size=50, val_size=val_size, order_seed=0, **settings)
     data.prepare_data()
     data.setup()
     return data

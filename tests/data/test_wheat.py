@@ -42,7 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wheat(root: Path, fold: int = 0, folds: int = 5, **settings: Any) -> Wheat:
-    return Wheat(root=str(root), folds=folds, fold=fold, **{"batch_size": 10, "val_size": 0.25, "seed": 0, **settings})
+    return Wheat(root=str(root), folds=folds, fold=fold, **{"batch_size": 10, "val_size": 0.25, "order_seed": 0, **settings})
 
 
 def ready(root: Path, fold: int = 0, **settings: Any) -> Any:
@@ -126,7 +126,7 @@ def test_train_validation_and_test_samples_are_all_of_them_and_share_none(root: 
 
 def test_the_folds_depend_on_split_seed_alone(root: Path) -> None:
     folds = kernels(wheat(root).load()[1])
-    assert kernels(wheat(root, seed=7, batch_size=3, val_size=0, train_size=0.5).load()[1]) == folds
+    assert kernels(wheat(root, order_seed=7, batch_size=3, val_size=0, train_size=0.5).load()[1]) == folds
     assert kernels(wheat(root, split_seed=1).load()[1]) != folds
 
 

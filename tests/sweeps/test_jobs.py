@@ -59,7 +59,7 @@ def cwd(made: Path, tmp_path: Path) -> Path:
 
 
 def test_the_settings_make_a_job_and_paths_devices_and_threads_do_not() -> None:
-    settings = {"optimizer.lr": 0.1, "seed": 0, "data.seed": 0}
+    settings = {"optimizer.lr": 0.1, "seed": 0, "data.order_seed": 0}
     apart = {"paths.data": "data", "threads": 2, "name": "x", "rerun": "all", "trainer.accelerator": "cpu"}
     same = identity(settings)
     assert identity(dict(reversed(settings.items())) | apart) == same
