@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src.environment import SHARE_OF_CORES, Place
+from src.environment import Place, cores
 from src.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -55,13 +55,6 @@ def check_count(kind: str, devices: Any) -> int:
     if there is not None and wanted > there:
         raise InputError(f"trainer.devices={devices}: this machine has {there} GPU{'s'[: there != 1]}")
     return wanted
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    if (share := os.environ.get(SHARE_OF_CORES, "")).isdigit():
-        return int(share)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare(kind: str, threads: int | None, processes: int, deterministic: bool) -> None:

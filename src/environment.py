@@ -19,6 +19,13 @@ VARIABLES = {
 MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a person sets
 
 
+def cores() -> int:
+    """CPU cores this process may use."""
+    if (share := os.environ.get(SHARE_OF_CORES, "")).isdigit():
+        return int(share)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Place(NamedTuple):
     """Where a process stands among those that train one model together.
 

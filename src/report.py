@@ -3,7 +3,8 @@
     python -m src.report outputs/sweeps/NAME            # at any time, also while it runs
     python -m src.report outputs/sweeps/A outputs/sweeps/B   # both together, in A's folder
 
-Beside it lie results.csv and leaderboard.tex.
+Beside it lie results.csv and leaderboard.tex. Pictures that the page would show and that runs have left undrawn are
+drawn first.
 """
 
 import argparse
@@ -22,11 +23,15 @@ def main() -> None:
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
-        print(report(folders))
+        print(report(folders, draw=True))
         with suppress(InputError):  # a damaged job is told in the report
             write_hparams(folders[0])
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # while pictures are drawn
+        from src.cli import INTERRUPTED
+
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

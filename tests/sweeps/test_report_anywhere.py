@@ -100,7 +100,7 @@ def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
     (grid / "1_x" / "job.json").write_text("{")
     picture(grid / "4_x", "curves").write_text("none")
     page = read(grid)
-    notes = page.text.partition("Could not be read:")[2]
+    notes = page.text.partition("Could not be read or drawn:")[2]
     assert "0_x/history.csv is damaged: could not convert string to float: '<b>'" in notes
     assert "1_x/job.json is damaged: it does not tell a job" in notes
     assert "4_x/figures/curves.png cannot be shown" in notes

@@ -7,18 +7,21 @@ from src.errors import InputError
 from src.records import write_text
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
+from src.sweeps.report.undrawn import draw_undrawn, undrawn
 from src.sweeps.results import write_results
 
 PAGE, LATEX = "report.html", "leaderboard.tex"
 
 
-def report(folders: list[Path]) -> Path:
+def report(folders: list[Path], draw: bool = False) -> Path:
     """Write the report of a sweep, or of several together, into the first one's folder; at any time.
 
     Beside it: ``results.csv`` of that sweep, ``leaderboard.tex`` of all. Damaged files are told in the page.
 
     Args:
         folders: those of the sweeps.
+        draw: have the pictures drawn first that the page would show and that runs have left undrawn, which takes a
+            second or two for each run; else the page tells how to.
 
     Returns:
         The page.
@@ -27,10 +30,12 @@ def report(folders: list[Path]) -> Path:
         InputError: if one of the folders has no jobs in it.
     """
     sweeps = read_sweeps(folders)
+    if draw:
+        draw_undrawn(sweeps)
     home = sweeps.folders[0]
     with suppress(InputError):  # a damaged job is among the notes already
         write_results(home)
     files = tables_to_take(sweeps)
     write_text(home / LATEX, files[LATEX])
-    write_text(home / PAGE, page(sweeps, files))
+    write_text(home / PAGE, page(sweeps, files, [] if draw else undrawn(sweeps)))
     return home / PAGE

@@ -19,7 +19,7 @@ from src.sweeps.report.plots import Figure, effect_figure, effects, metric_of
 from src.sweeps.report.reading import Sweeps, names, origin
 from src.sweeps.report.search import searches
 from src.sweeps.report.tables import Chosen, Column, chosen, columns, latex, leaderboard_csv, runs_csv, runs_table
-from src.sweeps.results import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many
+from src.sweeps.results import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many, typed
 from src.sweeps.runs import Run
 
 MOST_FAILURES = 8  # to see before one asks for the rest
@@ -42,8 +42,8 @@ class Part(NamedTuple):
     all_pairs: int
 
 
-def page(sweeps: Sweeps, files: dict[str, str]) -> str:
-    """The whole page, with files to take away."""
+def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run]) -> str:
+    """The whole page, with files to take away, and how to draw the pictures of runs that have left theirs undrawn."""
     found, album = boards(sweeps.runs), Album(sweeps)
     return (
         environment(sweeps)
@@ -59,6 +59,8 @@ def page(sweeps: Sweeps, files: dict[str, str]) -> str:
             curves=curves(sweeps),
             own=own_pictures(sweeps, album),
             gallery=gallery(sweeps, album),
+            undrawn=undrawn,
+            draw_command=f"python -m src.report {' '.join(map(typed, sweeps.folders))}",
             failures=(stopped := failures(sweeps)),
             reasons=Counter(each.reason for each in stopped),
             table=runs_table(sweeps),

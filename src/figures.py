@@ -1,0 +1,107 @@
+"""A finished run's pictures, drawn from what lies in its folder as the run itself would have drawn them."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from src.build import build_callbacks, build_data, build_model, build_trainer, monitored, prepare
+from src.callbacks.figure import FigureCallback
+from src.callbacks.history import History
+from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
+from src.configs import read_config
+from src.data.base import TensorDataModule
+from src.models.steps import same_count
+from src.sweeps.runs import read_history
+
+
+def draw_figures(folder: Path) -> None:
+    """Draw the pictures of the run in a folder: into ``figures/`` and, if it keeps events for TensorBoard, into these.
+
+    The run's own callbacks draw them, from ``history.csv`` and from one evaluation on the test set with the weights
+    kept. What they noted step by step while training they have from ``last.ckpt``; what is not there is not drawn.
+
+    Args:
+        folder: the run's; nothing in it changes but the pictures, and these all at once.
+
+    Raises:
+        InputError: if the run's config, checkpoint, history or data are missing or damaged.
+    """
+    cfg = for_this_machine(read_config(folder))
+    kind = prepare(cfg)
+    seed_everything(cfg.seed, verbose=False)  # the random images of `AugmentedBatch` are those of the run
+    data = build_data(cfg)
+    model = build_model(cfg, data, kind)
+    load_weights(model, chosen_checkpoint(folder, None))
+    data.prepare_data()
+    data.setup()
+    with TemporaryDirectory(prefix=".figures-", dir=folder) as place:
+        trainer = trainer_at_the_end(cfg, kind, folder, Path(place), data)
+        draw(trainer, model, data)
+        move(Path(place), folder)
+
+
+def for_this_machine(run: DictConfig) -> DictConfig:
+    """A run's config for one process here, wherever and by however many it was trained; of its loggers TensorBoard."""
+    accelerator = "cpu" if run.trainer.accelerator == "cpu" else "auto"
+    here = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "auto", "profiler": None}
+    events = {name: each for name, each in run.logger.items() if "TensorBoard" in each._target_}
+    for settings in events.values():
+        settings._target_ = "src.figures.TensorBoardPictures"
+    cfg = OmegaConf.merge(run, {"trainer": here, "resume": None, "ckpt_path": None})
+    cfg.logger = events
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+class TensorBoardPictures(TensorBoardLogger):
+    """Events for pictures alone: the run has logged its metrics and settings itself."""
+
+    def log_metrics(self, *args: Any, **settings: Any) -> None:
+        """Log nothing."""
+
+    def log_hyperparams(self, *args: Any, **settings: Any) -> None:
+        """Log nothing."""
+
+    def save(self) -> None:
+        """Write no settings."""
+
+
+def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, data: TensorDataModule) -> Trainer:
+    """A trainer as it was when the run's training ended, its callbacks those that draw; it writes into ``place``."""
+    history = History()
+    history.rows = read_history(folder / "history.csv")
+    history.saved = len(history.rows)
+    pictures = [each for each in build_callbacks(cfg, data) if isinstance(each, FigureCallback)]
+    checkpoint = RunCheckpoint(folder / "checkpoints", *monitored(cfg, data), history)
+    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint])
+    last = folder / "checkpoints" / "last.ckpt"
+    ended = read_checkpoint(last if last.is_file() else chosen_checkpoint(folder, None))
+    trainer.fit_loop.load_state_dict(ended["loops"]["fit_loop"])
+    same_count(trainer)
+    for callback in pictures:
+        if state := ended["callbacks"].get(callback.state_key):
+            callback.load_state_dict(state)
+    return trainer
+
+
+def draw(trainer: Trainer, model: LightningModule, data: TensorDataModule) -> None:
+    """Call what draws before and after training, then what draws by the test."""
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    pictures = [each for each in trainer.callbacks if isinstance(each, FigureCallback)]  # type: ignore[attr-defined]
+    for hook in ("on_fit_start", "on_fit_end"):
+        for callback in pictures:
+            getattr(callback, hook)(trainer, model)
+    trainer.test(model, datamodule=data, verbose=False)
+
+
+def move(place: Path, folder: Path) -> None:
+    """Move all files from one folder into another, each to the same place in it."""
+    for path in sorted(place.rglob("*")):
+        if path.is_file():
+            target = folder / path.relative_to(place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)

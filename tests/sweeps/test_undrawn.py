@@ -1,0 +1,174 @@
+"""Pictures that the runs of a sweep have left undrawn: the command of the report draws them, the sweep tells how."""
+
+import os
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from src.callbacks.figure import FigureCallback
+from src.sweeps.report import report
+from src.sweeps.report.reading import read_sweeps
+from src.sweeps.report.undrawn import WITHOUT_PICTURES, undrawn
+from tests.command_line import CONF, Outcome, process, run
+from tests.sweeps.reports import Page, made, read
+
+SWEEP = ("-m", "data=xor", "model.hidden_size=2,3", "seed=0,1", "trainer.max_epochs=1", "name=x", "logger=none")
+HERE = "outputs/sweeps/x"
+TOLD = "of the best runs are not drawn yet. This draws them: python -m src.report"
+
+
+# Whose pictures there are to draw
+
+
+def trained(sweep: Path, number: int, seed: int = 0, callback: str = "curves.Curves", **more: object) -> Path:
+    """A job that has kept its weights and has that callback; the higher its number the better."""
+    settings = {"callbacks.some._target_": f"src.callbacks.{callback}"}
+    typed = (f"model.a={number}", f"seed={seed}")
+    folder = made(sweep, f"{number}_{seed}", *typed, val=number / 100, settings=settings, **more)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    return folder
+
+
+def drawn(folder: Path) -> None:
+    (folder / "figures").mkdir()
+    Image.new("RGB", (30, 20)).save(folder / "figures" / "curves.png")
+
+
+def left(sweep: Path) -> list[str]:
+    return [run.folder.name for run in undrawn(read_sweeps([sweep]))]
+
+
+def test_those_of_the_best_dozen_and_of_all_chosen_runs_are_drawn(tmp_path: Path) -> None:
+    for number in range(20):
+        trained(tmp_path, number)
+    for seed in (1, 2):
+        trained(tmp_path, 19, seed)
+    assert left(tmp_path) == [*(f"{number}_0" for number in range(19, 7, -1)), "19_1", "19_2"]
+
+
+def test_runs_that_have_pictures_count_among_the_best_and_are_not_drawn_again(tmp_path: Path) -> None:
+    for number in range(20):
+        folder = trained(tmp_path, number)
+        if number % 2:
+            drawn(folder)
+    assert left(tmp_path) == [f"{number}_0" for number in (18, 16, 14, 12, 10, 8)]
+
+
+def test_runs_that_cannot_have_pictures_leave_their_places_to_others(tmp_path: Path) -> None:
+    for number in range(14):
+        trained(tmp_path, number)
+    for number, status in enumerate(("failed", "running", "interrupted"), start=14):
+        trained(tmp_path, number, status=status)
+    trained(tmp_path, 17, callback="progress.Progress")
+    (trained(tmp_path, 18) / "checkpoints" / "last.ckpt").unlink()
+    assert left(tmp_path) == [f"{number}_0" for number in range(13, 1, -1)]
+
+
+def test_which_callbacks_draw_is_known_by_their_names() -> None:
+    targets = {
+        settings._target_
+        for path in (CONF / "callbacks").glob("*.yaml")
+        for name, settings in OmegaConf.load(path).items()
+        if name != "defaults"
+    }
+    for target in targets:
+        module, name = target.rsplit(".", 1)
+        draws = issubclass(getattr(import_module(module), name), FigureCallback)
+        assert draws != target.startswith(WITHOUT_PICTURES), target
+
+
+# The page and the command
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a sweep of four runs with their pictures lies."""
+    cwd = tmp_path_factory.mktemp("swept")
+    outcome = run("src.train", *SWEEP, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert TOLD not in Page(cwd / HERE / "report.html").text
+    return cwd
+
+
+@pytest.fixture
+def cwd(swept: Path, tmp_path: Path) -> Path:
+    """The same, without the pictures."""
+    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
+    for folder in figures(tmp_path):
+        shutil.rmtree(folder)
+    return tmp_path
+
+
+def figures(cwd: Path) -> list[Path]:
+    """The runs' folders of pictures, in the order of the runs' numbers."""
+    return sorted((cwd / HERE).glob("*/figures"))
+
+
+def command(cwd: Path) -> tuple[Outcome, Page]:
+    outcome = process("src.report", HERE, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert outcome.out == f"{HERE}/report.html\n"
+    return outcome, Page(cwd / HERE / "report.html")
+
+
+def test_the_command_draws_them_once_and_shows_them(swept: Path, cwd: Path) -> None:
+    outcome, page = command(cwd)
+    assert outcome.err.splitlines() == [f"drawing the pictures of 4 runs: {done}/4" for done in (0, 4)]
+    assert TOLD not in page.text and "Could not be" not in page.text
+    for before, after in zip(figures(swept), figures(cwd), strict=True):
+        assert sorted(os.listdir(before)) == sorted(os.listdir(after)) != []
+        for path in after.iterdir():
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(before / path.name)))
+    curves = [each["alt"] for each in page.all("img") if each["alt"].startswith("curves")]
+    assert len(curves) == 4
+    times = {path: path.stat().st_mtime_ns for folder in figures(cwd) for path in folder.iterdir()}
+    assert command(cwd)[0].err == ""
+    assert times == {path: path.stat().st_mtime_ns for folder in figures(cwd) for path in folder.iterdir()}
+
+
+def test_the_sweep_itself_draws_none_and_tells_the_command(cwd: Path) -> None:
+    outcome = run("src.train", *SWEEP, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert not figures(cwd)
+    page = Page(cwd / HERE / "report.html")
+    assert f"The pictures of 4 {TOLD} {HERE} Copy" in page.sections["pictures"]
+    assert TOLD not in read(cwd / HERE).sections["leaderboard"]
+
+
+def test_a_run_that_cannot_be_drawn_is_a_line_in_the_page_and_the_others_are_drawn(cwd: Path) -> None:
+    first, second, *_ = sorted((cwd / HERE).glob("[0-9]_*"))
+    (first / "checkpoints" / "best.ckpt").write_bytes(b"none")
+    (second / ".hydra" / "config.yaml").unlink()
+    _, page = command(cwd)
+    notes = page.text.partition("Could not be read or drawn:")[2]
+    assert f"{HERE}/{first.name}: its pictures cannot be drawn: checkpoint " in notes
+    assert "best.ckpt is truncated or not a checkpoint (" in notes
+    assert f"{HERE}/{second.name}: its pictures cannot be drawn: run=" in notes
+    assert len(figures(cwd)) == 2
+    assert TOLD not in page.text
+
+
+def test_a_process_that_dies_while_it_draws_is_told_too(cwd: Path) -> None:
+    first, *others = sorted((cwd / HERE).glob("[0-9]_*"))
+    for folder in others:
+        drawn(folder)
+    config = OmegaConf.load(first / ".hydra" / "config.yaml")
+    config.callbacks.curves = {"_target_": "os._exit", "status": 3}
+    OmegaConf.save(config, first / ".hydra" / "config.yaml")
+    _, page = command(cwd)
+    assert f"{first.name}: its pictures cannot be drawn: A process in the process pool was terminated" in page.text
+
+
+def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(
+    cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cwd)
+    shutil.copytree(HERE, "a b")
+    page = Page(report([Path(HERE), Path("a b")]))
+    assert f"The pictures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]

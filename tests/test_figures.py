@@ -1,0 +1,121 @@
+"""Pictures drawn of a finished run afterwards: they are those that the run itself has drawn."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.errors import InputError
+from src.figures import draw_figures
+from tests.command_line import images, load, train
+
+XOR = ("trainer.max_epochs=3", "model.hidden_size=2", "optimizer.lr=0.1", "callbacks=plane")
+PLANE = {"cost_and_accuracy", "confusion_matrix", "curves", "decision_regions", "hidden_space"}
+CIFAR = ("model=cnn", "callbacks=images", "trainer.max_epochs=2", "data.flip=true", "data.crop=4", "seed=3")
+OF_IMAGES = {"augmented_batch", "class_accuracy", "class_probabilities", "confusion_matrix", "curves", "feature_maps"}
+OF_IMAGES |= {"first_layer", "misclassified", "samples"}
+
+
+class Drawn(NamedTuple):
+    """A run's pictures (H, W, 3) by their names, and what lies in its folder beside them and its events."""
+
+    pictures: dict[str, np.ndarray]
+    others: dict[str, bytes]
+
+
+def drawn(folder: Path) -> Drawn:
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    pictures = {Path(name).stem: np.asarray(Image.open(path)) for name, path in files.items() if name.endswith(".png")}
+    others = {name: path.read_bytes() for name, path in files.items() if not name.endswith(".png") and not events(path)}
+    return Drawn(pictures, others)
+
+
+def events(path: Path) -> bool:
+    return path.name.startswith("events.out")
+
+
+def last_steps(folder: Path) -> dict[str, int]:
+    """The step of each picture's last version in the events."""
+    found = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    return {tag: found.Images(tag)[-1].step for tag in found.Tags()["images"]}
+
+
+def drawn_again(folder: Path) -> Drawn:
+    """What is there when a run without its pictures has been drawn anew."""
+    for path in [path for path in folder.rglob("*") if path.suffix == ".png" or events(path)]:
+        path.unlink()
+    (folder / "figures").rmdir()
+    draw_figures(folder)
+    return drawn(folder)
+
+
+def assert_equal(again: Drawn, before: Drawn) -> None:
+    assert set(again.pictures) == set(before.pictures)
+    for name, picture in before.pictures.items():
+        np.testing.assert_array_equal(again.pictures[name], picture, err_msg=name)
+    assert again.others == before.others
+
+
+def test_the_pictures_of_points_are_the_run_s_own_pixel_for_pixel_and_nothing_else_changes(tmp_path: Path) -> None:
+    folder = train(*XOR, cwd=tmp_path).folder
+    before, steps = drawn(folder), last_steps(folder)
+    assert set(before.pictures) == PLANE
+    assert_equal(drawn_again(folder), before)
+    assert last_steps(folder) == steps
+    assert EventAccumulator(str(folder)).Reload().Tags()["scalars"] == []  # those of the run it has logged itself
+
+
+def test_the_pictures_of_images_are_the_run_s_own_pixel_for_pixel(data_dir: Path, tmp_path: Path) -> None:
+    settings = (*images("cifar10", data_dir), *CIFAR, "model.channels=[4,8]")
+    folder = train(*settings, cwd=tmp_path).folder
+    before = drawn(folder)
+    assert set(before.pictures) == OF_IMAGES
+    assert_equal(drawn_again(folder), before)
+
+
+def test_a_run_on_other_devices_is_drawn_on_what_there_is(tmp_path: Path) -> None:
+    folder = train(*XOR, "logger=none", cwd=tmp_path).folder
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config.trainer.update({"accelerator": "gpu", "devices": 2, "strategy": "ddp", "num_nodes": 2})
+    config.ckpt_path = "gone.ckpt"
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    before = drawn(folder)
+    assert_equal(drawn_again(folder), before)
+    assert not any(map(events, folder.iterdir()))  # as it has kept none
+
+
+def test_what_callbacks_noted_while_training_is_drawn_where_the_checkpoint_has_it_and_else_left_out(
+    tmp_path: Path,
+) -> None:
+    norms = "+callbacks.norms={_target_:src.callbacks.gradient_norms.GradientNorms,every_n_steps:2}"
+    descent = ("data=linear", "model.hidden_size=[]", "model.output_bias=false", "callbacks=descent", norms)
+    folder = train(*descent, "optimizer=sgd", "trainer.max_epochs=2", cwd=tmp_path).folder
+    before = drawn(folder)
+    assert {"descent", "gradient_norms", "curves"} < set(before.pictures)
+    assert_equal(drawn_again(folder), before)
+    last = folder / "checkpoints" / "last.ckpt"
+    content = load(last)
+    content["callbacks"] = {name: content["callbacks"][name] for name in ("History", "RunCheckpoint")}
+    torch.save(content, last)
+    assert set(before.pictures) - set(drawn_again(folder).pictures) == {"descent", "gradient_norms"}
+
+
+def test_without_the_last_checkpoint_the_best_is_enough(tmp_path: Path) -> None:
+    folder = train(*XOR, cwd=tmp_path).folder
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    before = drawn(folder)
+    assert_equal(drawn_again(folder), before)
+
+
+def test_a_run_that_cannot_be_drawn_is_left_as_it_was(tmp_path: Path) -> None:
+    folder = train(*XOR, cwd=tmp_path).folder
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"none")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match=r"last\.ckpt is truncated or not a checkpoint"):
+        draw_figures(folder)
+    assert sorted(folder.rglob("*")) == before
