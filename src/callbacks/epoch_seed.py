@@ -22,9 +22,13 @@ class EpochSeed(Callback):
         return {"seed": self.seed}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Processes that train together draw masks of their own.
-        seed = (self.seed * 1_000_003 + trainer.current_epoch) * 1_009 + trainer.global_rank
+        seed = seed_of_epoch(self.seed, trainer.current_epoch, trainer.global_rank)
         if pl_module.device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # the other way, for all devices, takes a millisecond
         else:
             torch.manual_seed(seed)
+
+
+def seed_of_epoch(seed: int, epoch: int, rank: int = 0) -> int:
+    """What a process draws from in an epoch; processes that train together draw masks of their own."""
+    return (seed * 1_000_003 + epoch) * 1_009 + rank

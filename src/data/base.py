@@ -245,9 +245,12 @@ class TensorDataModule(LightningDataModule):
         trainer = self.trainer
         if getattr(trainer, "overfit_batches", 0):  # the same few batches, again and again
             return torch.arange(self.train_set.size)
-        epoch = trainer.current_epoch if trainer is not None else 0
-        generator = torch.Generator().manual_seed(self.order_seed * 1_000_003 + epoch)
-        return torch.randperm(self.train_set.size, generator=generator)
+        return self.order(self.order_seed, trainer.current_epoch if trainer is not None else 0)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """An order of the training samples, (N,) int64."""
+        assert self.train_set is not None
+        return torch.randperm(self.train_set.size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
     def batches(self, samples: Samples | None, train: bool = False) -> Batches:
         assert samples is not None, "call setup() first"

@@ -174,10 +174,8 @@ class SupervisedModule(LightningModule):
         return self.steps_before + batch // self.trainer.accumulate_grad_batches
 
     def diverged(self, loss: float, step: int) -> None:
-        raise DivergedError(
-            f"the loss became {loss} at step {step} (epoch {self.current_epoch + 1}): lower optimizer.lr or set "
-            "trainer.gradient_clip_val; the checkpoints of the epochs before are kept"
-        )
+        told = divergence(loss, step, self.current_epoch + 1)
+        raise DivergedError(f"{told}; the checkpoints of the epochs before are kept")
 
     def on_train_epoch_end(self) -> None:
         if self.unread:  # trainer.max_steps ended the epoch before its last batch
@@ -264,6 +262,12 @@ class SupervisedModule(LightningModule):
             elif value == "lr":
                 settings[key] = [group["lr"] for group in optimizer.param_groups]
         return {"scheduler": made("scheduler", target, optimizer, **settings), "interval": interval}
+
+
+def divergence(loss: float, step: int, epoch: int) -> str:
+    """What to tell of a loss that is not finite."""
+    how = "lower optimizer.lr or set trainer.gradient_clip_val"
+    return f"the loss became {loss} at step {step} (epoch {epoch}): {how}"
 
 
 def made(part: str, target: str, *given: Any, **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Costs of a batch: outputs (B, K) and targets (B,) in, their mean over the samples out.
+"""Costs of a batch: outputs (B, K) and targets (B,) in, out their mean over the samples, or "none": each one's, (B,).
 
 Outputs are what the last linear layer gives, without an activation: a cost that is written for
 sigmoid or softmax outputs applies it itself.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Loss = Callable[[Tensor, Tensor, float], Tensor]
+Loss = Callable[..., Tensor]
 
 
 def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -23,36 +23,41 @@ def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor
     return hot * (1 - smoothing) + smoothing / max(width, 2) if smoothing else hot
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
     if outputs.shape[1] == 1:
-        return one_vs_rest(outputs, targets, smoothing)
-    return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        return one_vs_rest(outputs, targets, smoothing, reduction)
+    return F.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
 
 
-def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """The logistic losses of each class against the rest, summed over the outputs."""
-    mean = F.binary_cross_entropy_with_logits(outputs, expected(outputs, targets, smoothing))
-    return mean * outputs.shape[1] if outputs.shape[1] > 1 else mean
+    wanted = expected(outputs, targets, smoothing)
+    found = F.binary_cross_entropy_with_logits(outputs, wanted, reduction=reduction)
+    if reduction == "none":
+        return found.sum(dim=1)
+    return found * outputs.shape[1] if outputs.shape[1] > 1 else found
 
 
-def quadratic(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """½ Σ (σ(z) − y)² over the outputs z, with one-hot y (the course's first cost; Nielsen, 2015)."""
-    return (outputs.sigmoid() - expected(outputs, targets, smoothing)).square().sum(dim=1).mean() / 2
+    each = (outputs.sigmoid() - expected(outputs, targets, smoothing)).square().sum(dim=1)
+    return (each.mean() if reduction == "mean" else each) / 2
 
 
-def perceptron(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Σ (ŷ − y)·z, where ŷ is 1 if z > 0, else 0: zero for what is right.
 
     Its gradient in the weights is (ŷ − y)·x, so that a step of plain gradient descent on one
     sample is Rosenblatt's rule, w ← w + η (y − ŷ)·x (1958).
     """
-    return (((outputs > 0).to(outputs.dtype) - expected(outputs, targets, smoothing)) * outputs).sum(dim=1).mean()
+    each = (((outputs > 0).to(outputs.dtype) - expected(outputs, targets, smoothing)) * outputs).sum(dim=1)
+    return each.mean() if reduction == "mean" else each
 
 
-def squared_error(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Mean squared error of one output."""
-    return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype))
+def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+    """Squared error of one output."""
+    return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype), reduction=reduction)
 
 
 LOSSES: dict[str, Loss] = {
@@ -64,6 +69,7 @@ BY_TASK: dict[str, tuple[str, ...]] = {  # the first of each is the default
     "regression": ("squared_error",),
 }
 SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
+LINEAR_IN_SMOOTHING = ("cross_entropy", "one_vs_rest")  # L(ε) = (1 − ε)·L(0) + ε·L(1)
 
 
 def penalty(weights: list[Tensor], l1: float, l2: float) -> Tensor:

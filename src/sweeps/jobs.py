@@ -15,6 +15,7 @@ from src.errors import InputError
 from src.records import read_json, write_json
 
 NOTES = "job.json"
+STACK = "stack.json"  # of a job that is trained together with others: where their state is kept
 
 
 class Job(NamedTuple):
@@ -53,9 +54,15 @@ class Job(NamedTuple):
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
 
+    @property
+    def stack(self) -> Path | None:
+        """Where the state is that it goes on from together with others; ``None`` if it does not."""
+        path = (read_json(self.folder / STACK) or {}).get("state")
+        return self.folder.parent / path if path and (self.folder.parent / path).is_file() else None
+
     def make_ready(self) -> None:
-        """Let it begin, or go on from its last checkpoint; what an unfinished first epoch has left is removed."""
-        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+        """Let it begin, or go on from where it was kept; what an unfinished first epoch has left is removed."""
+        if (self.folder / "checkpoints" / "last.ckpt").is_file() or self.stack:
             self.write_status("waiting")
         else:
             self.clear()

@@ -1,15 +1,17 @@
 """The engine of ``hydra/launcher=local``: jobs in processes of this machine."""
 
 import os
+from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from src.errors import InputError
 from src.sweeps.jobs import Job
 from src.sweeps.pool import Pool, begin, starting, warm_up
-from src.sweeps.shares import Share, Wish, tell_shares
+from src.sweeps.shares import Share, Wish, shares, tell
 from src.sweeps.sweep import Sweep
 from src.sweeps.watch import Watch
+from src.sweeps.worker import Task
 
 
 class Local(NamedTuple):
@@ -32,12 +34,22 @@ class Local(NamedTuple):
         warm_up(starting(self.start_method))
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        context = starting(self.start_method)
+        parts = self.shares(jobs)
+        watch.at_once(len(parts))
+        self.pool(parts, lambda own, share: sweep.order(own[0], share), watch).run([[job] for job in jobs])
+
+    def shares(self, jobs: list[Job]) -> list[Share]:
+        """What each process at once gets of the machine, found out by a process of its own."""
         threads = [count for job in jobs if (count := job.settings.get("threads"))]
         accelerators = {str(job.settings.get("trainer.accelerator")) for job in jobs}
-        parts = shares(context, Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu))
-        watch.at_once(len(parts))
-        Pool(context, parts, self.time_limit, sweep.order, watch.started, watch.ended, watch.ticked).run(jobs)
+        wish = Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu)
+        found: list[Share] = asked(starting(self.start_method), shares, wish)
+        return found
+
+    def pool(self, parts: list[Share], task: Callable[[Sequence[Job], Share], Task], watch: Watch) -> Pool:
+        """What runs jobs in processes that share the machine."""
+        context = starting(self.start_method)
+        return Pool(context, parts, self.time_limit, task, watch.started, watch.ended, watch.ticked)
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -46,13 +58,6 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-
-    def whole(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-    def above_zero(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-
     jobs, limit, method = settings["jobs"], settings["time_limit"], settings["start_method"]
     will_do = {
         "jobs": (jobs is None or whole(jobs), "null or a whole number above 0"),
@@ -60,21 +65,33 @@ def check(settings: dict[str, Any]) -> None:
         "time_limit": (limit is None or above_zero(limit), "null or seconds above 0"),
         "start_method": (method in (None, "forkserver", "spawn"), "null, forkserver or spawn"),
     }
+    refuse_others(settings, will_do)
+
+
+def refuse_others(settings: dict[str, Any], will_do: dict[str, tuple[bool, str]]) -> None:
+    """Refuse settings by name of which it is known whether they will do, and what would."""
     for name, (fine, words) in will_do.items():
         if not fine:
             raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
 
 
-def shares(context: BaseContext, wish: Wish) -> list[Share]:
-    """What each job at once gets of the machine, found out by a process of its own."""
+def whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def above_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def asked(context: BaseContext, question: Callable[..., Any], *given: Any) -> Any:
+    """What a function says in a process of its own, so that this one imports no torch and touches no GPU."""
     answer, its_end = context.Pipe(duplex=False)
-    process = context.Process(target=tell_shares, args=(wish, dict(os.environ), its_end))  # type: ignore[attr-defined]
+    process = context.Process(target=tell, args=(question, given, dict(os.environ), its_end))  # type: ignore[attr-defined]
     begin(context, process)
     its_end.close()
     try:
-        found: list[Share] = answer.recv()
+        return answer.recv()
     except EOFError:
         raise InputError("no process could be started for the jobs; what stopped it stands above") from None
     finally:
         process.join()
-    return found

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, some at once, each with its share of the machine."""
+"""Jobs in processes of their own, some at once, each process with its share of the machine."""
 
 import contextlib
 import math
@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from src.sweeps.jobs import Job
-from src.sweeps.worker import Order, work
+from src.sweeps.worker import Task, work
 
 TICK = 0.25  # seconds between two looks at the clock
 GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
@@ -25,18 +25,18 @@ LOST = 255  # what multiprocessing reports where the process that forks workers 
 
 @dataclass
 class Worker:
-    """A job under way.
+    """A process at work.
 
     Attributes:
-        job: which.
-        process: where it runs.
+        jobs: those that it does, most often one.
+        process: where they run.
         share: its part of the machine, as environment variables.
         began: seconds of a monotonic clock.
         asked: why it was asked to stop, and in words; ``None`` if it was not.
         patience: until when it may take to stop; then it is killed.
     """
 
-    job: Job
+    jobs: Sequence[Job]
     process: Any
     share: dict[str, str]
     began: float
@@ -54,10 +54,10 @@ class Pool:
 
     Args:
         context: multiprocessing's, which says how a process is started.
-        shares: for each job at once the environment variables that give it its part of the machine.
-        time_limit: seconds per job; ``None``: no limit.
-        order: what to tell the worker of a job.
-        started, ended: called with the job.
+        shares: for each process at once the environment variables that give it its part of the machine.
+        time_limit: seconds per process; ``None``: no limit.
+        task: what a process has to do, from its jobs and its share.
+        started, ended: called with each job.
         ticked: called a few times a second.
     """
 
@@ -66,18 +66,18 @@ class Pool:
         context: BaseContext,
         shares: list[dict[str, str]],
         time_limit: float | None,
-        order: Callable[[Job, dict[str, str]], Order],
+        task: Callable[[Sequence[Job], dict[str, str]], Task],
         started: Callable[[Job], None],
         ended: Callable[[Job], None],
         ticked: Callable[[], None],
     ) -> None:
-        self.context, self.free, self.time_limit, self.order = context, deque(shares), time_limit, order
+        self.context, self.free, self.time_limit, self.task = context, deque(shares), time_limit, task
         self.started, self.ended, self.ticked = started, ended, ticked
         self.running: dict[Any, Worker] = {}  # by what is ready when the process has ended
 
-    def run(self, jobs: list[Job]) -> None:
-        """Run the jobs in their order; when this is interrupted, so are they."""
-        waiting = deque(jobs)
+    def run(self, processes: Sequence[Sequence[Job]]) -> None:
+        """Run the jobs of each process, in order; when this is interrupted, so are they."""
+        waiting = deque(processes)
         try:
             while waiting or self.running:
                 while waiting and self.free:
@@ -89,13 +89,15 @@ class Pool:
             while self.running:
                 self.look()
 
-    def start(self, job: Job) -> None:
+    def start(self, jobs: Sequence[Job]) -> None:
         share = self.free.popleft()
-        job.make_ready()
-        process = self.context.Process(target=work, args=(self.order(job, share),))  # type: ignore[attr-defined]
+        for job in jobs:
+            job.make_ready()
+        process = self.context.Process(target=work, args=(self.task(jobs, share),))  # type: ignore[attr-defined]
         begin(self.context, process)
-        self.running[process.sentinel] = Worker(job, process, share, time.monotonic())
-        self.started(job)
+        self.running[process.sentinel] = Worker(jobs, process, share, time.monotonic())
+        for job in jobs:
+            self.started(job)
 
     def look(self) -> None:
         """See which jobs have ended, and end those that take too long; waits a moment for one to end."""
@@ -110,16 +112,17 @@ class Pool:
         self.ticked()
 
     def settle(self, worker: Worker) -> None:
-        """Take note of how a job ended, and give its share of the machine to the next."""
+        """Take note of how its jobs ended, and give its share of the machine to the next."""
         worker.process.join()
         code = worker.process.exitcode
         if code == LOST:  # it may live on, out of reach
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.close()
-        note_end(worker.job, code, worker.asked)
         self.free.append(worker.share)
-        self.ended(worker.job)
+        for job in worker.jobs:
+            note_end(job, code, worker.asked)
+            self.ended(job)
 
 
 def note_end(job: Job, code: int, asked: tuple[str, str] | None) -> None:

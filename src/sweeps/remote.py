@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -152,14 +152,14 @@ def do(errand: Errand, start_method: str | None = None) -> dict[str, Any]:
         pass
     if job.status["status"] != "finished":
         with as_main(errand.main):
-            pool_of_one(errand, start_method).run([job])
+            pool_of_one(errand, start_method).run([[job]])
     return job.status
 
 
 def pool_of_one(errand: Errand, start_method: str | None) -> Pool:
     """What runs one job here."""
 
-    def order(job: Job, share: dict[str, str]) -> Order:
+    def order(jobs: Sequence[Job], share: dict[str, str]) -> Order:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(STAYS)}
         return errand.order._replace(environment=environment | share)  # to Lightning, a process like any other
 

@@ -1,9 +1,10 @@
 """How many jobs a machine runs at once, and which part of it each one gets."""
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.environment import SHARE_OF_CORES
 
@@ -63,10 +64,10 @@ def visible_gpus() -> list[str]:
     return given[:count] if given else [str(number) for number in range(count)]
 
 
-def tell_shares(wish: Wish, environment: dict[str, str], answer: Connection) -> None:
-    """`shares`, from a process of its own: so no other one imports torch or touches a GPU."""
+def tell(question: Callable[..., Any], given: Sequence[Any], environment: dict[str, str], answer: Connection) -> None:
+    """Answer a question about the machine from a process of its own."""
     os.environ.update(environment)
-    found = shares(wish)
+    found = question(*given)
     with suppress(BrokenPipeError):  # who asked was stopped meanwhile
         answer.send(found)
     answer.close()

@@ -17,7 +17,7 @@ import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
@@ -45,8 +45,30 @@ HEAVY = (
 )
 
 
+class Task(Protocol):
+    """What a worker's process does.
+
+    Attributes:
+        environment: the process's environment.
+        command: the command that started the sweep, for the records.
+    """
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+    @property
+    def command(self) -> list[str]: ...
+
+    @property
+    def log(self) -> Path:
+        """Where what the process prints goes."""
+
+    def do(self) -> bool:
+        """Do it; returns whether it went well."""
+
+
 class Order(NamedTuple):
-    """What a worker has to do.
+    """A job to be done, by itself.
 
     Attributes:
         config: the job's config as Hydra composed it, pickled.
@@ -62,25 +84,35 @@ class Order(NamedTuple):
     environment: dict[str, str]
     command: list[str]
 
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{pickle.loads(self.config).hydra.job.name}.log"
 
-def work(order: Order) -> None:
-    """Do a job; the process ends with 0 if it did well. How it went is in its folder."""
-    config: DictConfig = pickle.loads(order.config)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks its jobs to stop
+    def do(self) -> bool:
+        """Do the job; how it went is in its folder."""
+        try:
+            return run(pickle.loads(self.config), self)
+        except Exception as error:  # before the job itself could take note of it
+            traceback.print_exc()
+            note_failure(self.folder, cli.one_line(error))
+            return False
+
+
+def work(task: Task) -> None:
+    """Do what there is to do; the process ends with 0 if it did well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks its workers to stop
     threading.Thread(target=end_with_the_parent, daemon=True).start()
-    write_to(order.folder / f"{config.hydra.job.name}.log")
+    write_to(task.log)
     os.environ.clear()
-    os.environ.update(order.environment)
-    sys.orig_argv[:] = order.command
-    try:
-        done = run(config, order)
-    except Exception as error:  # before the job itself could take note of it
-        traceback.print_exc()
-        if (read_json(order.folder / "status.json") or {}).get("status") != "failed":
-            told = {"status": "failed", "reason": "error", "message": cli.one_line(error)}
-            write_json(order.folder / "status.json", told)
-        done = False
-    sys.exit(0 if done else 1)
+    os.environ.update(task.environment)
+    sys.orig_argv[:] = task.command
+    sys.exit(0 if task.do() else 1)
+
+
+def note_failure(folder: Path, message: str, reason: str = "error") -> None:
+    """Write why a job failed, unless that is known already."""
+    if (read_json(folder / "status.json") or {}).get("status") != "failed":
+        write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": message})
 
 
 def run(config: DictConfig, order: Order) -> bool:

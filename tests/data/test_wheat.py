@@ -42,7 +42,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wheat(root: Path, fold: int = 0, folds: int = 5, **settings: Any) -> Wheat:
-    return Wheat(root=str(root), folds=folds, fold=fold, **{"batch_size": 10, "val_size": 0.25, "order_seed": 0, **settings})
+    return Wheat(
+        root=str(root), folds=folds, fold=fold, **{"batch_size": 10, "val_size": 0.25, "order_seed": 0, **settings}
+    )
 
 
 def ready(root: Path, fold: int = 0, **settings: Any) -> Any:

@@ -145,7 +145,7 @@ def test_scales_that_are_not_trained_stay_at_1(batch_norm: bool, tmp_path: Path)
 
 def test_the_statistics_of_evaluation_follow_the_batches_as_fast_as_asked() -> None:
     model, x = cnn([4], (1, 8, 8), norm_momentum=0.4), torch.randn(16, 1, 8, 8)
-    values = model.net.features[0][0](x)  # (16, 4, 8, 8), what the first batch norm sees
+    values = model.net.get_submodule("features.0.0")(x)  # (16, 4, 8, 8)
     model(x)
     mean, variance = values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))
     norm = model.norms()[0]

@@ -54,6 +54,18 @@ class LocalLauncher(SweepLauncher):
         return Local(**self.settings)
 
 
+class VectorizedLauncher(SweepLauncher):
+    """Trains a sweep's jobs as one model; its settings are those of `src.sweeps.local.Local`, and ``most``."""
+
+    def engine(self) -> Any:
+        from src.sweeps.local import Local
+        from src.sweeps.vectorized import Vectorized, check
+
+        check(self.settings)
+        own = dict(self.settings)
+        return Vectorized(most=own.pop("most"), local=Local(**own))
+
+
 class RayLauncher(SweepLauncher):
     """Runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.ray_cluster.Ray`."""
 
@@ -96,7 +108,7 @@ class OptunaSweeper(Sweeper):
         if not isinstance(self.launcher, SweepLauncher):
             from src.errors import InputError
 
-            raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, ray or slurm")
+            raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:
         from src.sweeps.search import search

@@ -1,0 +1,1 @@
+"""Many jobs trained as one model: their networks side by side, every step one batched operation."""

@@ -1,0 +1,51 @@
+"""A job's learning curves as TensorBoard reads them, written all at once."""
+
+import os
+import socket
+from io import BytesIO
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from src.records import whole_or_not
+from src.stacking.member import Member
+
+Scalars = dict[str, float]
+
+
+def write_events(member: Member, optimizer: str, batches: int) -> None:
+    """Write the events that a run of its own logs: losses, metrics and learning rate by optimiser step.
+
+    Args:
+        member: the job.
+        optimizer: its class's name, which the learning rate goes by.
+        batches: steps of an epoch.
+    """
+    content = BytesIO()
+    writer = RecordWriter(content)
+    began = member.times[0] if member.times else 0.0
+    writer.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+    for step, scalars in sorted(curves(member, optimizer, batches).items()):
+        epoch = min(step // batches, len(member.times) - 1)
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        event = Event(wall_time=member.times[epoch], step=step, summary=Summary(value=values))
+        writer.write(event.SerializeToString())
+    name = f"events.out.tfevents.{int(began)}.{socket.gethostname()}.{os.getpid()}.0"
+    with whole_or_not(member.folder / name) as file:
+        file.write(content.getvalue())
+
+
+def curves(member: Member, optimizer: str, batches: int) -> dict[int, Scalars]:
+    """What is logged at each step."""
+    found: dict[int, Scalars] = {}
+    for epoch, (row, rate) in enumerate(zip(member.history.rows, member.rates, strict=True)):
+        found.setdefault(epoch * batches, {})[f"lr-{optimizer}"] = rate
+        own = {name: value for name, value in row.items() if name != "epoch"}
+        found.setdefault((epoch + 1) * batches - 1, {}).update({"epoch": epoch, **own})
+    for step, loss in member.looks:
+        found.setdefault(step, {})["train/loss_step"] = loss
+    tested = {name: value for name, value in member.results.test_metrics.items() if isinstance(value, float)}
+    if tested:
+        found.setdefault(len(member.history.rows) * batches, {}).update({"epoch": len(member.history.rows), **tested})
+    return found

@@ -1,0 +1,133 @@
+"""A job in a stack: what it is, how far it came, and the files it leaves."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from src.build import build_callbacks, build_model, monitored
+from src.callbacks.epoch_seed import EpochSeed
+from src.callbacks.history import History
+from src.checkpoints import RunCheckpoint, load_weights
+from src.data.base import TensorDataModule
+from src.models.base import SupervisedModule
+from src.results import Results
+
+log = logging.getLogger(__name__)
+
+
+class Member:
+    """One of the jobs that are trained together.
+
+    Args:
+        cfg: the job's config, without Hydra's part.
+        folder: the job's.
+        data: what the stack learns from.
+        kind: of device.
+    """
+
+    model: SupervisedModule
+
+    def __init__(self, cfg: DictConfig, folder: Path, data: TensorDataModule, kind: str) -> None:
+        self.cfg, self.folder, self.seed = cfg, folder, int(cfg.seed)
+        seed_everything(self.seed, workers=True, verbose=False)
+        self.model = build_model(cfg, data, kind)  # type: ignore[assignment]
+        if cfg.ckpt_path:
+            load_weights(self.model, cfg.ckpt_path)
+        self.history = History()
+        self.results = Results(folder, self.history)
+        monitor, mode = monitored(cfg, data)
+        self.kept = RunCheckpoint(folder / "checkpoints", monitor, mode, self.history)
+        callbacks = OmegaConf.create({name: each for name, each in cfg.callbacks.items() if stops_early(each)})
+        found = build_callbacks(OmegaConf.create({**cfg, "callbacks": callbacks}), data)
+        self.early = [each for each in found if isinstance(each, EarlyStopping)]
+        self.results.begin(self.model, self.seed, monitor, mode)
+        self.looks: list[tuple[int, float]] = []  # at the loss: the step and its mean since the look before
+        self.rates: list[float] = []  # the learning rate that each epoch began with
+        self.times: list[float] = []  # when each epoch ended, in seconds since 1970
+        self.trouble: str | None = None  # what stopped it
+
+    # What comes out of an epoch
+
+    def add(self, row: dict[str, float], looks: list[tuple[int, float]], rate: float) -> bool:
+        """Take an epoch's metrics in; returns whether its weights are the best so far."""
+        self.history.rows.append({"epoch": len(self.history.rows) + 1, **row})
+        self.looks += looks
+        self.rates.append(rate)
+        self.times.append(time.time())
+        self.history.saved = len(self.history.rows)
+        score = row.get(self.kept.monitor) if self.kept.monitor else None
+        if score is None or not self.kept.at_least_as_good(score):
+            return False
+        self.kept.best_model_score = score
+        return True
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether validation no longer improves, as its early stopping has it."""
+        row, stop = self.history.rows[-1], False
+        for early in self.early:
+            if early.monitor in row:
+                stop, why = early._evaluate_stopping_criteria(torch.tensor(row[early.monitor]))
+                if stop:
+                    early.stopped_epoch, early.stopping_reason_message = len(self.history.rows) - 1, why
+        return stop
+
+    def callback_states(self, rows: int | None = None) -> dict[str, Any]:
+        """What its callbacks keep in a checkpoint, with so many of its epochs."""
+        history = {"rows": [dict(row) for row in self.history.rows[:rows]], "seconds": self.history.seconds}
+        parts = {each.state_key: each.state_dict() for each in (EpochSeed(self.seed), self.kept, *self.early)}
+        return {**parts, self.history.state_key: history}
+
+    # Being stopped and going on
+
+    def progress(self) -> dict[str, Any]:
+        """All that it must know to go on, as plain values and tensors."""
+        return {
+            "rows": self.history.rows,
+            "best": self.kept.best_model_score,
+            "early": [each.state_dict() for each in self.early],
+            "looks": self.looks,
+            "rates": self.rates,
+            "times": self.times,
+            "trouble": self.trouble,
+        }
+
+    def go_on_from(self, progress: dict[str, Any], seconds: float) -> None:
+        self.history.rows, self.history.saved = progress["rows"], len(progress["rows"])
+        self.history.seconds_before = seconds
+        self.kept.best_model_score, self.trouble = progress["best"], progress["trouble"]
+        for early, state in zip(self.early, progress["early"], strict=True):
+            early.load_state_dict(state)
+        self.looks, self.rates, self.times = progress["looks"], progress["rates"], progress["times"]
+
+    # What comes out in the end
+
+    def add_test(self, loss: float, acc: float | None, confusion: Tensor | None, names: tuple[str, ...]) -> None:
+        """The test's metrics, those of `Results.add_test`."""
+        self.results.test_metrics = {"test/loss": loss}
+        if acc is not None and confusion is not None:
+            shares = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
+            self.results.test_metrics |= {"test/acc": acc, "test/acc_per_class": dict(zip(names, shares, strict=True))}
+
+    def tell(self, seconds: float) -> None:
+        """Write how far it is, after so many seconds of training."""
+        self.history.seconds_before = seconds
+        self.results.write_metrics()
+
+    def close(self) -> None:
+        """Write how it ended; last of all files."""
+        if self.trouble is None:
+            self.results.write_status("finished")
+        else:
+            self.results.write_status("failed", "diverged", self.trouble)
+
+
+def stops_early(settings: Any) -> bool:
+    return settings is not None and str(settings.get("_target_")).endswith("EarlyStopping")

@@ -1,0 +1,164 @@
+"""What runs in a stack's own process: configs in, a folder for each of its jobs out."""
+
+import logging
+import os
+import pickle
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from src import cli, devices
+from src.build import build_data, check_batches, prepare
+from src.data.base import EVAL_BATCH, TensorDataModule
+from src.errors import InputError
+from src.records import provenance, whole_or_not, write_json, write_text
+from src.results import out_of_memory
+from src.settings import check
+from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
+from src.stacking.events import write_events
+from src.stacking.feed import Feed
+from src.stacking.member import Member
+from src.stacking.order import Part, StackOrder
+from src.stacking.schedules import Schedules
+from src.stacking.stack import Stack
+from src.stacking.training import Training
+from src.sweeps.worker import note_failure
+
+log = logging.getLogger(__name__)
+DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
+
+
+def train(order: StackOrder) -> None:
+    """Train the jobs of a stack, test them once, and write their folders; what stops it, they tell."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    setup_globals()
+    cli.register_resolvers()
+    try:
+        train_together(order)
+    except Exception as error:
+        traceback.print_exc()
+        for part in order.parts:
+            note_failure(part.folder, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
+        raise SystemExit(1) from error
+    order.path.unlink(missing_ok=True)
+
+
+def train_together(order: StackOrder) -> None:
+    configs = [own_config(part) for part in order.parts]
+    kind = prepare(configs[0])
+    data = build_data(configs[0])
+    data.prepare_data()
+    data.setup()
+    members = list(begun(zip(configs, order.parts, strict=True), data, kind))
+    if not members:
+        return
+    check_batches(configs[0], members[0].model, data)
+    stack = stacked(members, data, kind, order.eval_batch)
+    trainer = members[0].cfg.trainer
+    training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, order.path)
+    if order.path.is_file():
+        training.go_on()
+    log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
+    training.run()
+    log.info("trained in %.1f s", training.seconds)
+    write_folders(training, order, kind)
+
+
+def own_config(part: Part) -> DictConfig:
+    """A job's config with its references resolved; what Hydra would have written stands in the job's folder."""
+    config: DictConfig = pickle.loads(part.config)
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(part.folder.absolute())
+    HydraConfig.instance().set_config(config)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    told = {"config": own, "hydra": OmegaConf.masked_copy(config, ["hydra"]), "overrides": config.hydra.overrides.task}
+    for name, content in told.items():
+        write_text(part.folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content))
+    OmegaConf.resolve(own)
+    return own
+
+
+def begun(jobs: Iterable[tuple[DictConfig, Part]], data: TensorDataModule, kind: str) -> Iterable[Member]:
+    """The jobs that can begin; of the others their folders tell why not."""
+    for cfg, part in jobs:
+        try:
+            check(cfg)
+            yield Member(cfg, part.folder, data, kind)
+        except InputError as error:
+            note_failure(part.folder, str(error))
+
+
+def stacked(members: Sequence[Member], data: TensorDataModule, kind: str, eval_batch: int) -> Stack:
+    models, cfg = [member.model for member in members], members[0].cfg
+    precision = devices.precision(cfg.trainer.precision, kind)
+    feed = Feed(data, [member.cfg.data.order_seed for member in members], torch.device(kind), DTYPES[precision])
+    schedules = Schedules(models, cfg.trainer.max_epochs * len(feed))
+    size = min(max(data.batch_size, EVAL_BATCH), eval_batch)
+    return Stack(models, [member.seed for member in members], feed, schedules, cfg.trainer.log_every_n_steps, size)
+
+
+# What is left in the jobs' folders
+
+
+def write_folders(training: Training, order: StackOrder, kind: str) -> None:
+    """Test the jobs' chosen weights, and write what each leaves."""
+    stack, data = training.whole, training.stack.feed.data
+    source = provenance(devices.describe(kind)) | {"stack": {"jobs": stack.k, "log": str(order.log)}}
+    chosen = training.chosen()
+    stack.load(chosen)
+    tested = stack.evaluate(data.test_set) if data.test_set is not None else None
+    if tested is not None:
+        for place, member in enumerate(training.members):
+            if member.trouble is None:
+                acc = None if tested.acc is None else float(tested.acc[place].float())
+                confusion = None if tested.confusion is None else tested.confusion[place].cpu()
+                member.add_test(float(tested.loss[place].float()), acc, confusion, data.class_names)
+    write_best(training)
+    write_last(training)
+    for member in training.members:
+        write_json(member.folder / "provenance.json", source)
+        if member.cfg.logger:
+            write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
+        member.tell(training.seconds)
+        write_text(member.folder / "train.log", last_words(member, stack.k, order.log))
+        member.close()
+
+
+def write_best(training: Training) -> None:
+    """``best.ckpt`` of each job that has one; the stack has their chosen weights."""
+    stack, batches = training.whole, len(training.whole.feed)
+    for place, member in enumerate(training.members):
+        if member.kept.best_model_score is not None:
+            epochs = int(member.results.chosen["epoch"])
+            callbacks = member.callback_states(epochs)
+            found = checkpoint(member.model, weights_of(stack, place), callbacks, epochs, batches)
+            save(found, member.folder / "checkpoints" / "best.ckpt")
+
+
+def write_last(training: Training) -> None:
+    """``last.ckpt`` of each job that came to its end, with all that going on from it takes."""
+    stack, batches = training.whole, len(training.whole.feed)
+    stack.load(training.last)
+    for place, member in enumerate(training.members):
+        if member.trouble is None:
+            epochs, schedule = len(member.history.rows), stack.schedules.of(place)
+            found = checkpoint(member.model, weights_of(stack, place), member.callback_states(), epochs, batches)
+            found = with_optimizer(found, stack, place, training.last, epochs * batches, schedule)
+            save(found, member.folder / "checkpoints" / "last.ckpt")
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    with whole_or_not(path) as file:
+        torch.save(content, file)
+
+
+def last_words(member: Member, jobs: int, stack_log: Path) -> str:
+    """What a job's log tells: how it was trained, and what came out."""
+    together = f"trained as one with {jobs - 1} other jobs; the log of all: {os.path.relpath(stack_log, member.folder)}"
+    return f"{together}\n{member.trouble or member.results.outcome()}\n"

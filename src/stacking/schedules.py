@@ -1,0 +1,105 @@
+"""The numbers of many optimisers, step by step, as their learning rates' schedules have them."""
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from src.models.base import SupervisedModule
+from src.stacking.updates import SGD, Adam, Numbers, Update
+
+NUMBERS = ("lr", "momentum", "weight_decay", "beta1", "beta2", "eps")  # those that jobs may have of their own
+KINDS: dict[type[torch.optim.Optimizer], type[SGD] | type[Adam]] = {
+    torch.optim.SGD: SGD,
+    torch.optim.Adam: Adam,
+    torch.optim.AdamW: Adam,
+}
+
+
+class Planned(NamedTuple):
+    """Stands for the Trainer where a model makes its optimiser."""
+
+    estimated_stepping_batches: int
+
+
+class Schedule:
+    """A torch optimiser that never steps, whose numbers its scheduler changes.
+
+    Args:
+        model: what makes it.
+        total_steps: optimiser steps of the whole training.
+    """
+
+    def __init__(self, model: SupervisedModule, total_steps: int) -> None:
+        model.trainer = Planned(total_steps)  # type: ignore[assignment]
+        made = model.configure_optimizers()
+        chosen = made["lr_scheduler"] if isinstance(made, dict) else {"scheduler": None, "interval": "epoch"}
+        self.optimizer: torch.optim.Optimizer = made["optimizer"] if isinstance(made, dict) else made
+        self.scheduler, self.interval = chosen["scheduler"], chosen["interval"]
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedulers complain if it has not stepped
+
+    def numbers(self) -> list[list[float]]:
+        """Of each parameter group those of `NUMBERS`; 0 for what the optimiser does not know."""
+        return [[float(known.get(name, 0.0)) for name in NUMBERS] for known in map(spread, self.optimizer.param_groups)]
+
+    def epoch(self, count: int) -> torch.Tensor:
+        """The numbers in each of an epoch's steps, (count or 1, groups, numbers) float64; goes on to the next epoch."""
+        each = [self.numbers()]
+        if self.scheduler is not None and self.interval == "step":
+            for _ in range(count):
+                self.scheduler.step()
+                each.append(self.numbers())
+            each.pop()
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        return torch.tensor(each, dtype=torch.float64)
+
+
+def spread(group: dict[str, Any]) -> dict[str, Any]:
+    """A parameter group with its two betas by names of their own."""
+    return group | dict(zip(("beta1", "beta2"), group["betas"], strict=True)) if "betas" in group else group
+
+
+class Schedules:
+    """The schedules of k jobs; jobs with equal settings share one.
+
+    Args:
+        models: the jobs' models, whose optimisers are of one class.
+        total_steps: optimiser steps of the whole training.
+    """
+
+    def __init__(self, models: Sequence[SupervisedModule], total_steps: int) -> None:
+        told = [json.dumps([model.optimizer_settings, model.scheduler_settings]) for model in models]
+        distinct = list(dict.fromkeys(told))
+        self.all = [Schedule(models[told.index(each)], total_steps) for each in distinct]
+        self.which = torch.tensor([distinct.index(each) for each in told])
+
+    def only(self, jobs: Sequence[int]) -> "Schedules":
+        """Those of some of the jobs; they go on from where these are."""
+        fewer = copy.copy(self)
+        fewer.which = self.which[list(jobs)]
+        return fewer
+
+    def of(self, job: int) -> Schedule:
+        return self.all[int(self.which[job])]
+
+    def now(self) -> list[Numbers]:
+        """Of each parameter group the numbers of all jobs at present."""
+        return self.parted(torch.stack([torch.tensor([each.numbers()], dtype=torch.float64) for each in self.all]))
+
+    def epoch(self, count: int) -> list[Numbers]:
+        """Of each parameter group the numbers in an epoch of ``count`` steps; goes on to the next."""
+        return self.parted(torch.stack([each.epoch(count) for each in self.all]))
+
+    def parted(self, numbers: torch.Tensor) -> list[Numbers]:
+        """(schedules, T, groups, numbers) → for each group by name (T, k)."""
+        groups = numbers[self.which].permute(2, 3, 1, 0)  # (groups, numbers, T, k)
+        return [dict(zip(NUMBERS, group.unbind(), strict=True)) for group in groups.unbind()]
+
+    def updates(self, thetas: Sequence[torch.Tensor]) -> list[Update]:
+        """What changes the parameters (k, P) of each group."""
+        optimizer = self.all[0].optimizer
+        kind, settings = KINDS[type(optimizer)], optimizer.defaults
+        return [kind(theta, numbers, settings) for theta, numbers in zip(thetas, self.now(), strict=True)]

@@ -1,0 +1,198 @@
+"""Which jobs can be trained together, and how many of them memory bears."""
+
+import os
+import pickle
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
+from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor
+from omegaconf import DictConfig, OmegaConf
+from torch.nn import Module
+
+from src import cli, devices
+from src.build import build_data, build_model
+from src.callbacks.early_stopping import EarlyStopping
+from src.callbacks.figure import FigureCallback
+from src.callbacks.progress import Progress
+from src.data.base import EVAL_BATCH, TensorDataModule
+from src.errors import InputError
+from src.job import LOADING
+from src.models.base import SupervisedModule
+from src.models.steps import CALLBACK_HOOKS, MODULE_HOOKS, overrides
+from src.stacking.run import DTYPES
+from src.stacking.schedules import KINDS
+from src.stacking.wide import why_not
+
+# What a stack takes steps by; settings of the Trainer that are not named here must be left alone.
+TRAINER: dict[str, Any] = {
+    "max_steps": -1,
+    "gradient_clip_val": None,
+    "accumulate_grad_batches": 1,
+    "limit_train_batches": 1.0,
+    "limit_val_batches": 1.0,
+    "limit_test_batches": 1.0,
+    "overfit_batches": 0.0,
+    "profiler": None,
+    "strategy": "auto",
+    "num_nodes": 1,
+}
+HONOURED = (
+    "_target_",
+    "accelerator",
+    "devices",
+    "precision",
+    "max_epochs",
+    "log_every_n_steps",
+    "check_val_every_n_epoch",
+)
+OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
+OWN_HOOKS = (
+    "forward",
+    "loss",
+    "objective",
+    "predict",
+    "training_step",
+    "step_loss",
+    "batch_sums",
+    "validation_step",
+    "configure_optimizers",
+    "scheduler",
+    "on_train_epoch_start",
+    "on_train_epoch_end",
+    "on_validation_epoch_end",
+)
+CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
+COPIES = 8  # of the weights: also gradients, two moments, the best and the last, and what is on the way
+SHARE_OF_MEMORY = 0.5
+
+
+class Verdict(NamedTuple):
+    """What is said of jobs that are alike.
+
+    Attributes:
+        reason: why they cannot be trained together; ``None`` if they can.
+        most: how many memory bears at once in one process.
+        eval_batch: samples of an evaluation's batch.
+    """
+
+    reason: str | None
+    most: int = 0
+    eval_batch: int = EVAL_BATCH
+
+
+def verdicts(configs: list[bytes], processes: int) -> list[Verdict]:
+    """Look at a job of each kind.
+
+    Args:
+        configs: each as Hydra composed it, pickled.
+        processes: how many stacks are trained at once.
+    """
+    cli.register_resolvers()
+    return [verdict(pickle.loads(config), processes) for config in configs]
+
+
+def verdict(config: DictConfig, processes: int) -> Verdict:
+    HydraConfig.instance().set_config(config)
+    cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        if reason := unsuitable_settings(cfg):
+            return Verdict(reason)
+        kind = devices.resolve(cfg.trainer.accelerator)
+        if devices.precision(cfg.trainer.precision, kind) not in DTYPES:
+            return Verdict(f"trainer.precision={cfg.trainer.precision}")
+        data = build_data(cfg)
+        model = build_model(cfg, data, kind)
+        reason = unsuitable_data(data) or unsuitable_model(model)
+    except (InputError, OSError) as error:
+        return Verdict(f"an error that each tells by itself ({error})")
+    return Verdict(reason) if reason else room(model, data, kind, processes)
+
+
+def unsuitable_settings(cfg: DictConfig) -> str | None:
+    """The first setting that needs a run of its own; ``None`` if none does."""
+    for name, value in cfg.trainer.items():
+        wanted = TRAINER.get(name, value if name in HONOURED else ...)
+        if (type(value), value) != (type(wanted), wanted):  # the int 1 is one batch, the float all
+            return f"trainer.{name}={value}"
+    if cfg.trainer.devices not in (1, "auto"):
+        return f"trainer.devices={cfg.trainer.devices}"
+    if cfg.seed is None:
+        return "seed=null"
+    if cfg.get("compile"):
+        return f"compile={cfg.compile}"
+    if unknown := set(cfg.optimizer) - OPTIMIZER:
+        return f"optimizer.{min(unknown)}"
+    if get_class(cfg.optimizer._target_) not in KINDS:
+        return f"optimizer {cfg.optimizer._target_}"
+    if cfg.scheduler and get_class(cfg.scheduler._target_) is torch.optim.lr_scheduler.ReduceLROnPlateau:
+        return "a scheduler that asks for metrics"
+    if any("TensorBoard" not in each._target_ for each in cfg.logger.values()):
+        return "a logger that is not TensorBoard's"
+    return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
+
+
+def sees_training(settings: DictConfig) -> bool:
+    """Whether a callback has to be there while a job is trained; pictures are drawn when they are looked at."""
+    kind = get_class(settings._target_)
+    if kind in CALLBACKS:
+        return False
+    steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
+    return steps or not issubclass(kind, FigureCallback)
+
+
+def unsuitable_data(data: Any) -> str | None:
+    own = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, (*LOADING, "epoch_order"))
+    return None if own else f"{type(data).__name__}, which loads its batches in a way of its own"
+
+
+def unsuitable_model(model: Any) -> str | None:
+    if not isinstance(model, SupervisedModule):
+        return type(model).__name__
+    if getattr(model, "flip_test", False):
+        return "model.flip_test=true"
+    if overrides(model, SupervisedModule, (*OWN_HOOKS, *set(MODULE_HOOKS) - {"configure_optimizers"})):
+        return f"{type(model).__name__}, which is trained in a way of its own"
+    if layer := why_not(model.net):
+        return f"{type(model).__name__} with {layer} in it"
+    return None
+
+
+# Memory
+
+
+def room(model: SupervisedModule, data: TensorDataModule, kind: str, processes: int) -> Verdict:
+    """How many such jobs memory bears."""
+    values = values_of(model)
+    weights = COPIES * sum(parameter.numel() for parameter in model.parameters())
+    inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered, and augmented or on the way
+    budget = SHARE_OF_MEMORY * free_memory(kind) / processes / 8  # bytes of float64, the larger type
+    most = int(budget / (weights + data.batch_size * (inputs + 3 * values)))
+    eval_batch = max(1, min(EVAL_BATCH, int(budget / max(1, most) / (2 * values))))
+    return Verdict(None, max(1, most), eval_batch)
+
+
+def values_of(model: SupervisedModule) -> int:
+    """How many numbers a network's layers give for one sample."""
+    counts: list[int] = []
+
+    def count(module: Module, given: Any, output: torch.Tensor) -> None:
+        counts.append(output.numel())
+
+    leaves = [module for module in model.net.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+    with torch.no_grad():
+        model.eval()(model.example_input_array)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def free_memory(kind: str) -> float:
+    """Bytes that are free, on the GPU or of the machine."""
+    if kind == devices.CUDA:
+        return float(torch.cuda.mem_get_info()[0])
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return float(os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE"))

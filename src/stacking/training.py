@@ -1,0 +1,151 @@
+"""A stack's training: epoch by epoch, each job with its own best weights, its own end and its own troubles."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from src.checkpoints import read_checkpoint
+from src.models.base import divergence
+from src.records import whole_or_not
+from src.stacking.member import Member
+from src.stacking.stack import Epoch, Measured, Stack, State, put, rows_of
+
+FEW = 0.75  # a stack of which no more than this share still trains is replaced by a smaller one
+SECONDS_BETWEEN_SAVES, SHARE_OF_SAVING = 5.0, 0.05
+
+
+class Training:
+    """Trains members together until each has come to its end.
+
+    Args:
+        members: the jobs.
+        stack: of their models, in the same order.
+        epochs: of each, at most.
+        validate_every: epochs between two validations.
+        path: where to keep the state of it all while it lasts.
+    """
+
+    def __init__(self, members: Sequence[Member], stack: Stack, epochs: int, validate_every: int, path: Path) -> None:
+        self.members, self.whole, self.stack = members, stack, stack
+        self.epochs, self.validate_every, self.path = epochs, validate_every, path
+        self.places = list(range(len(members)))  # the member of each row of the stack
+        self.ended: set[int] = set()  # members
+        self.last = rows_of(stack.changing, self.places)  # of each member, as it ended
+        self.best = {name: values.clone() for name, values in self.last.items() if not name.startswith("update.")}
+        self.seconds_before, self.began = 0.0, time.monotonic()
+        self.saved, self.cost = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning, over all starts."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def run(self) -> None:
+        """Train all to their end."""
+        self.leave_out_the_ended()
+        while self.stack.epoch < self.epochs and len(self.ended) < len(self.members):
+            epoch, validated = self.stack.train_epoch(), self.validate()
+            improved = [self.take(row, epoch, validated) for row in range(self.stack.k)]
+            rows = [row for row, better in enumerate(improved) if better]
+            put(self.best, [self.places[row] for row in rows], self.stack.changing, rows)
+            self.see_who_ends(bool(validated))
+            if self.stack.epoch < self.epochs:
+                self.leave_out_the_ended()
+                self.save()
+
+    def validate(self) -> Measured | None:
+        samples, epoch = self.stack.feed.data.val_set, self.stack.epoch
+        due = epoch % self.validate_every == 0
+        return self.stack.evaluate(samples) if due and samples is not None and samples.size else None
+
+    def take(self, row: int, epoch: Epoch, validated: Measured | None) -> bool:
+        """Tell a member what came out of an epoch; returns whether its weights are its best."""
+        place = self.places[row]
+        member = self.members[place]
+        if place in self.ended:
+            return False
+        trouble = epoch.bad.get(row)
+        parts = [("val", validated), ("train", epoch.measured)]
+        metrics = {name: value for stage, part in parts if part for name, value in told(stage, part, row).items()}
+        if trouble is None and not all(map(math.isfinite, (metrics.get("val/loss", 0.0), metrics["train/loss"]))):
+            trouble = (self.stack.steps, metrics.get("val/loss", metrics["train/loss"]))
+        if trouble is not None:
+            member.trouble = divergence(trouble[1], trouble[0], self.stack.epoch)
+            self.ended.add(place)
+            return False
+        looks = [(step, float(losses[row])) for step, losses in epoch.looks]
+        return member.add(metrics, looks, float(epoch.rates[row]))
+
+    def see_who_ends(self, validated: bool) -> None:
+        """Keep those as they are who have come to their end."""
+        rows = [row for row, place in enumerate(self.places) if place not in self.ended]
+        if self.stack.epoch < self.epochs:
+            rows = [row for row in rows if validated and self.members[self.places[row]].has_stopped]
+        put(self.last, [self.places[row] for row in rows], self.stack.changing, rows)
+        self.ended |= {self.places[row] for row in rows}
+
+    def leave_out_the_ended(self) -> None:
+        """Go on with a smaller stack once it is worth it; until then those that have ended run along, unheeded."""
+        rows = [row for row, place in enumerate(self.places) if place not in self.ended]
+        if rows and len(rows) <= FEW * self.stack.k:
+            self.stack = self.stack.only(rows)
+            self.places = [self.places[row] for row in rows]
+
+    def chosen(self) -> State:
+        """The weights that each is judged by: the best, or the last where nothing selects."""
+        state = {name: self.last[name].clone() for name in self.best}
+        selected = [place for place, member in enumerate(self.members) if member.kept.best_model_score is not None]
+        put(state, selected, self.best, selected)
+        return state
+
+    # Being stopped and going on
+
+    def save(self) -> None:
+        """Keep the state of it all, unless that was done a moment ago."""
+        if time.monotonic() - self.saved < max(SECONDS_BETWEEN_SAVES, self.cost / SHARE_OF_SAVING):
+            return
+        began = time.monotonic()
+        put(self.last, self.places_under_way, self.stack.changing, self.rows_under_way)
+        content = {
+            "jobs": [member.folder.name for member in self.members],
+            "progress": [member.progress() for member in self.members],
+            "ended": sorted(self.ended),
+            "epoch": self.stack.epoch,
+            "seconds": self.seconds,
+            "last": self.last,
+            "best": self.best,
+        }
+        with whole_or_not(self.path) as file:
+            torch.save(content, file)
+        for place in self.places_under_way:
+            self.members[place].tell(self.seconds)
+        self.saved = time.monotonic()
+        self.cost = self.saved - began
+
+    @property
+    def rows_under_way(self) -> list[int]:
+        return [row for row, place in enumerate(self.places) if place not in self.ended]
+
+    @property
+    def places_under_way(self) -> list[int]:
+        return [self.places[row] for row in self.rows_under_way]
+
+    def go_on(self) -> None:
+        """Take over what an earlier start of the same jobs has kept."""
+        kept = read_checkpoint(self.path)
+        rows = [kept["jobs"].index(member.folder.name) for member in self.members]
+        self.last, self.best = rows_of(kept["last"], rows), rows_of(kept["best"], rows)
+        self.ended = {place for place, row in enumerate(rows) if row in kept["ended"]}
+        self.seconds_before = kept["seconds"]
+        for member, row in zip(self.members, rows, strict=True):
+            member.go_on_from(kept["progress"][row], kept["seconds"])
+        self.stack.go_on_from(self.last, kept["epoch"])
+
+
+def told(stage: str, measured: Measured, row: int) -> dict[str, float]:
+    """A member's metrics of a stage, in float32 as they are logged."""
+    parts = {"loss": measured.loss, "acc": measured.acc}
+    return {f"{stage}/{name}": float(values[row].float()) for name, values in parts.items() if values is not None}

@@ -1,0 +1,72 @@
+"""The same jobs trained together and each by itself."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.callbacks.history import Row
+from src.stacking.order import Part, StackOrder
+from src.stacking.run import train_together
+from tests.command_line import BARE, history, own_process_state, quick, weights
+from tests.course.presets import composed
+
+Settings = list[str]
+EXACT = ["trainer.precision=64-true", "trainer.accelerator=cpu"]
+
+
+def jobs_with(shared: Settings, *own: str) -> list[Settings]:
+    """Jobs that have settings in common, and each some of its own, parted by spaces."""
+    return [[*shared, *EXACT, *each.split()] for each in own]
+
+
+def together(cwd: Path, jobs: list[Settings]) -> list[Path]:
+    """Train jobs as one stack; returns their folders."""
+    folders = [cwd / "together" / str(number) for number in range(len(jobs))]
+    parts = [Part(pickle.dumps(composed(*BARE, *job)), folder) for job, folder in zip(jobs, folders, strict=True)]
+    order = StackOrder(parts, cwd / "together" / "state.ckpt", 500, {}, [])
+    with own_process_state("src.train", (), cwd):
+        train_together(order)
+    return folders
+
+
+def alone(cwd: Path, jobs: list[Settings]) -> list[Path]:
+    """Train each job by itself; returns their folders."""
+    return [quick(*job, cwd=cwd).folder for job in jobs]
+
+
+def assert_both_ways_the_same(cwd: Path, jobs: list[Settings], steps: int = 50) -> None:
+    """The jobs come to the same weights to 1e-9, and to the same metrics as they are logged, in float32."""
+    for mine, other in zip(together(cwd, jobs), alone(cwd, jobs), strict=True):
+        assert checkpoint(mine)["global_step"] == checkpoint(other)["global_step"] >= steps
+        for name in ("last", "best"):
+            torch.testing.assert_close(weights(mine, name), weights(other, name), rtol=0, atol=1e-9)
+        states, others = (checkpoint(folder)["optimizer_states"][0] for folder in (mine, other))
+        assert states["param_groups"] == others["param_groups"]
+        torch.testing.assert_close(states["state"], others["state"], rtol=1e-9, atol=1e-9)
+        assert checkpoint(mine)["lr_schedulers"] == checkpoint(other)["lr_schedulers"]
+        assert_close(history(mine), history(other))
+        assert_close([metrics(mine)], [metrics(other)])
+
+
+def assert_close(rows: list[Row], others: list[Row]) -> None:
+    assert [list(row) for row in rows] == [list(row) for row in others]
+    torch.testing.assert_close(
+        [torch.tensor(list(row.values())) for row in rows],
+        [torch.tensor(list(row.values())) for row in others],
+        rtol=5e-7,
+        atol=5e-7,
+    )
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    """The numbers of ``metrics.json`` that do not depend on the clock."""
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if isinstance(value, (int, float)) and name != "seconds"}
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return found

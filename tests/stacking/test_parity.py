@@ -1,0 +1,107 @@
+"""Jobs trained together come to what each comes to alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data.base import Samples
+from src.models.mlp import MLP
+from src.stacking.feed import Feed
+from src.stacking.schedules import Schedules
+from src.stacking.stack import Stack
+from tests.command_line import images
+from tests.stacking.both_ways import assert_both_ways_the_same, jobs_with
+from tests.training import Given
+
+XOR = ["data=xor", "model.hidden_size=5", "trainer.max_epochs=6"]  # 60 steps
+SGD, ADAM, ADAMW = (["optimizer=sgd", "optimizer.momentum=0"], ["optimizer=adam"], ["optimizer=adamw"])
+MOMENTUM = ["optimizer=sgd"]
+DIFFERENT = {
+    "plain gradient descent": (SGD, "optimizer.lr=0.3", "optimizer.lr=0.1 optimizer.weight_decay=0.01", "seed=3"),
+    "momentum": (MOMENTUM, "optimizer.momentum=0.5", "optimizer.momentum=0.9 seed=1", "optimizer.weight_decay=0.1"),
+    "nesterov": ([*MOMENTUM, "optimizer.nesterov=true"], "optimizer.momentum=0.5", "optimizer.lr=0.2 seed=1"),
+    "adam": (ADAM, "optimizer.lr=0.1", "optimizer.weight_decay=0.1 seed=1", "optimizer.betas=[0.5,0.9]"),
+    "adamw": (ADAMW, "optimizer.lr=0.1", "optimizer.weight_decay=0.5 seed=1", "optimizer.betas=[0.5,0.9]"),
+    "cosine": ([*SGD, "scheduler=cosine"], "optimizer.lr=0.3", "scheduler.eta_min=0.05 seed=1"),
+    "exponential": ([*ADAM, "scheduler=exponential"], "scheduler.gamma=0.5", "scheduler.gamma=0.9 optimizer.lr=0.1"),
+    "one cycle": ([*MOMENTUM, "scheduler=one_cycle"], "optimizer.lr=0.3", "scheduler.pct_start=0.6 seed=1"),
+    "one cycle of adam": ([*ADAMW, "scheduler=one_cycle"], "optimizer.lr=0.3", "scheduler.div_factor=3 seed=1"),
+    "dropout": (["model.dropout=0.5"], "seed=0", "seed=1", "model.dropout=0.2", "model.dropout=0.8"),
+    "batch norm": (["model.batch_norm=true"], "seed=0", "seed=1 optimizer.lr=0.1"),
+    "batch norm behind": (["model.batch_norm=after", "model.hidden_size=[4,3]"], "seed=0", "seed=1"),
+    "batch norm and dropout": (["model.batch_norm=true", "model.dropout=0.3"], "seed=0", "seed=1 model.dropout=0.6"),
+    "no hidden layer": (["model.hidden_size=[]", "model.output_bias=false"], "seed=0", "seed=1"),
+    "label smoothing": ([], "model.label_smoothing=0.1", "model.label_smoothing=0.4", "seed=0"),
+    "one label smoothing": (["model.label_smoothing=0.2"], "seed=0", "seed=1"),
+    "penalties": (SGD, "model.l1=0.01", "model.l2=0.1", "seed=1"),
+    "quadratic loss": (["model.loss=quadratic"], "seed=0", "seed=1 optimizer.lr=0.1"),
+    "perceptron loss": (["model.loss=perceptron", "model.hidden_size=[]"], "seed=0", "optimizer.lr=0.5"),
+    "a sum of losses": ([*SGD, "model.reduction=sum"], "optimizer.lr=0.01", "optimizer.lr=0.03 seed=1"),
+    "initial weights": (["model.activation=tanh"], "model.init=xavier", "model.init=normal model.init_std=0.7"),
+    "one order": (["data.order_seed=7"], "seed=0", "seed=1 optimizer.lr=0.1"),
+    "no shuffling": (["data.shuffle=false"], "seed=0", "seed=1"),
+    "a smaller last batch": (["data.batch_size=8"], "seed=0", "seed=1"),
+    "no smaller last batch": (["data.batch_size=8", "data.drop_last=true"], "seed=0", "seed=1"),
+    "validation now and then": (["trainer.check_val_every_n_epoch=4"], "seed=0", "seed=1"),
+    "early stopping": (
+        ["callbacks=early_stopping", "trainer.max_epochs=40"],
+        "optimizer.lr=0.1 seed=2",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.patience=12",
+    ),
+    "regression": (["data=cubic", "model.hidden_size=6", "trainer.max_epochs=60"], "seed=0", "optimizer.lr=0.1"),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_jobs_trained_together_come_to_what_each_comes_to_alone(what: str, tmp_path: Path) -> None:
+    shared, *own = DIFFERENT[what]
+    assert_both_ways_the_same(tmp_path, jobs_with([*XOR, *shared], *own))
+
+
+CNN = ["model=cnn", "model.channels=[3,4]", "model.hidden_size=6", "trainer.max_epochs=5"]  # 10 steps each
+
+
+@pytest.mark.parametrize(
+    ("data", "shared"),
+    [
+        ("mnist", ["model.dropout=0.3"]),
+        ("mnist", ["model.batch_norm=false", "model.dropout=0.0", "data.order_seed=1"]),
+        ("mnist", ["model.norm_scale=false", "model.norm_bias_lr=4", "optimizer=sgd"]),
+        ("cifar10", ["model.dropout=0.3", "data.flip=true", "data.crop=2", "data.cutout=4"]),
+        ("cifar10", ["model.convolutions=2", "model.pool=first", "model.global_pool=true", "model.output_scale=0.5"]),
+    ],
+)
+def test_so_do_convolutional_networks(data: str, shared: list[str], data_dir: Path, tmp_path: Path) -> None:
+    jobs = jobs_with([*CNN, *images(data, data_dir), *shared], "seed=0", "seed=1 optimizer.lr=0.003")
+    assert_both_ways_the_same(tmp_path, jobs)
+
+
+def test_each_steps_loss_is_that_of_a_plain_loop() -> None:
+    samples = Samples(torch.randn(90, 4, dtype=torch.float64), torch.arange(90) % 3)
+    data, models = Given(samples, class_names=("a", "b", "c"), shuffle=True), []
+    for seed, lr in enumerate((0.3, 0.1, 0.03)):
+        torch.manual_seed(seed)
+        optimizer = {"_target_": "torch.optim.SGD", "lr": lr, "momentum": 0.9}
+        parts = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "optimizer": optimizer}
+        models.append(MLP(hidden_size=[8, 6], activation="tanh", dropout=0.0, batch_norm=True, **parts).double())
+    feed = Feed(data, [10, 11, 12], torch.device("cpu"), torch.float64)
+    stack = Stack(models, [0, 1, 2], feed, Schedules(models, 60), every=1, eval_batch=500)
+    found = torch.stack([losses for _ in range(7) for _, losses in stack.train_epoch().looks])  # (63, 3)
+    for job, model in enumerate(models):
+        torch.testing.assert_close(found[:, job], plain_loop(model, data, 10 + job), rtol=0, atol=1e-9)
+
+
+def plain_loop(model: MLP, data: Given, seed: int) -> torch.Tensor:
+    """The losses of seven epochs, step by step."""
+    optimizer, losses = model.configure_optimizers(), []
+    assert data.train_set is not None
+    for epoch in range(7):
+        for index in data.order(seed, epoch).split(10):
+            loss = torch.nn.functional.cross_entropy(model(data.train_set.inputs[index]), data.train_set.targets[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+    return torch.stack(losses)
