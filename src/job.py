@@ -25,6 +25,7 @@ from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.cli import in_sweep
+from src.compilation import compiled
 from src.configs import read_config
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
@@ -91,7 +92,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         results.begin(model, seed, monitor, mode)
 
         with in_company(trainer):
-            trainer.fit(model, datamodule=data, ckpt_path=last)
+            with compiled(model, cfg.get("compile"), history):
+                trainer.fit(model, datamodule=data, ckpt_path=last)
             results.write_metrics()
             load_weights(model, checkpoint.best_model_path)
             trainer.test(model, datamodule=data, verbose=False)

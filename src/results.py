@@ -27,8 +27,9 @@ class Results(Callback):
 
     ``metrics.json`` has the metrics of the chosen epoch (the best by the monitored metric; the
     last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
-    ``epochs`` trained, ``seconds`` of training, the number of ``parameters``, the ``seed``, and after the test
-    its metrics and ``test/acc_per_class``. ``history.csv`` has a row of metrics per epoch.
+    ``epochs`` trained, ``seconds`` of training (with ``compile``, its part as ``compile_seconds``), the number
+    of ``parameters``, the ``seed``, and after the test its metrics and ``test/acc_per_class``.
+    ``history.csv`` has a row of metrics per epoch.
 
     Args:
         folder: the run's folder.
@@ -72,6 +73,7 @@ class Results(Callback):
             "best_epoch": epoch,
             "epochs": len(self.history.kept),
             "seconds": round(self.history.seconds, 3),
+            **({"compile_seconds": round(compiling, 3)} if (compiling := self.history.compile_seconds) else {}),
             "parameters": self.parameters,
             "seed": self.seed,
         }

@@ -61,6 +61,7 @@ CHECKS: dict[str, Check] = {
     "seed": optional((lambda value: whole(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")),
     "deterministic": SWITCH,
     "threads": optional(whole_from(1)),
+    "compile": optional(one_of("default", "reduce-overhead", "max-autotune")),
     "split": SPLIT,
     "model.hidden_size": (
         lambda value: (whole(value) and value >= 1) or sizes(value),

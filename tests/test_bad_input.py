@@ -39,6 +39,7 @@ def told(error: str, *words: str) -> None:
         ("optimizer.weight_decay=-0.1", ["optimizer.weight_decay=-0.1", "0 or more"]),
         ("model.dropout=1.0", ["model.dropout=1.0", "below 1"]),
         ("model.dropout=-0.5", ["model.dropout=-0.5", "from 0"]),
+        ("model.init=dirac", ["model.init=dirac is for convolutions", "MLPNet has none", "xavier, he"]),
         ("model.label_smoothing=1", ["model.label_smoothing=1", "below 1"]),
         ("model.hidden_size=0", ["model.hidden_size=0", "whole number above 0", "[512,512]"]),
         ("model.hidden_size=[4,-4]", ["model.hidden_size=[4, -4]", "[512,512]"]),

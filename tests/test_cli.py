@@ -1,12 +1,16 @@
 """The command line: help, sweeps, names, exit statuses."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, CONF, Outcome, process, quick, read_json, run
+from tests.command_line import BARE, CONF, ROOT, Outcome, process, quick, read_json, run
 
+BASH = shutil.which("bash")
 EXAMPLE = re.compile(r"^\s+python -m src\.train\b", re.MULTILINE)
 
 # Runs a module of the command line and then tells which of the heavy packages it has imported.
@@ -30,6 +34,24 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     assert len(EXAMPLE.findall(text.split("Settings, as")[0].split("Examples")[1])) == 7
     assert "hidden_size: 100" in text
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.skipif(not BASH, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("-m src.train model=c", ["model=cnn"]),
+        ("-m src.train -m data=mnist optimizer=ada", ["optimizer=adam", "optimizer=adamw"]),
+        ("-m src.train model=cnn model.chan", ["model.channels."]),
+        ("-m src.eval spl", ["split="]),
+        ("-m src.train", []),
+        ("some/script.py model=c", []),
+    ],
+)
+def test_bash_completes_what_follows_the_module(line: str, offered: list[str]) -> None:
+    script = f'source completion.bash; COMP_LINE="{sys.executable} {line}"; _thunderhead; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run([str(BASH), "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == offered and not done.stderr
 
 
 def test_the_examples_of_the_help_compose(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What convolution, rectification and pooling make of an image: with an edge kernel, and as learned."""
+"""What convolution, rectification and pooling make of an image: with an edge kernel, and in the network."""
 
 from typing import NamedTuple
 
@@ -28,9 +28,10 @@ class Stage(NamedTuple):
 
 
 class FirstBlock(NamedTuple):
-    """The first convolution's kernels (N, C, h, w) and what it and the layers after it make of an image."""
+    """The first convolution's kernels (N, C, h, w), whether they are trained, and what comes out from there on."""
 
     kernels: Tensor
+    trained: bool
     stages: list[Stage]
 
 
@@ -62,13 +63,14 @@ class FeatureMaps(FigureCallback):
         if block is None or block.kernels.shape[1] not in (1, 3):
             return
         units = strongest(block.stages[0].maps, self.count)
-        kernels, stages = block.kernels[units], [Stage(title, maps[units]) for title, maps in block.stages]
+        stages = [Stage(title, maps[units]) for title, maps in block.stages]
+        titles = [f"{'learned' if block.trained else 'fixed'} kernel {unit}" for unit in units.tolist()]
         size = (CELL * (1 + max(len(stages), 3)), CELL * 1.2 * (1 + len(units)))
-        self.show(trainer, size, image[0], kernels, units.tolist(), stages)
+        self.show(trainer, size, image[0], block.kernels[units], titles, stages)
 
-    def draw(self, figure: Figure, image: Tensor, kernels: Tensor, units: list[int], stages: list[Stage]) -> None:
+    def draw(self, figure: Figure, image: Tensor, kernels: Tensor, titles: list[str], stages: list[Stage]) -> None:
         edges = kirsch_stages(image.float().mean(dim=0) / 255)
-        axes = figure.subplots(1 + len(units), 1 + max(len(stages), len(edges)), squeeze=False)
+        axes = figure.subplots(1 + len(titles), 1 + max(len(stages), len(edges)), squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
@@ -76,9 +78,9 @@ class FeatureMaps(FigureCallback):
         label(axes[0, 0], "test image", image)
         draw_maps(list(axes[0, 1:]), edges, 0)
         limit = float(kernels.abs().max())
-        for row, (kernel, unit) in enumerate(zip(kernels, units, strict=True)):
+        for row, (kernel, title) in enumerate(zip(kernels, titles, strict=True)):
             draw_signed(axes[1 + row, 0], kernel, limit)
-            label(axes[1 + row, 0], f"learned kernel {unit}", kernel)
+            label(axes[1 + row, 0], title, kernel)
             draw_maps(list(axes[1 + row, 1:]), stages, row)
         figure.suptitle("Maps: red above 0, white 0, blue below 0; each on a scale of its own", fontsize=9)
 
@@ -122,7 +124,8 @@ def first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
         else:
             stages.append(Stage("batch norm, " * normed + step_name(module), maps))
             normed = False
-    return FirstBlock(convolution.weight.detach().float().cpu(), stages[:3])  # type: ignore[operator]
+    weight: Tensor = convolution.weight  # type: ignore[assignment]
+    return FirstBlock(weight.detach().float().cpu(), weight.requires_grad, stages[:3])
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ MOST_LABELS = 10
 class GradientNorms(FigureCallback):
     """The norm of each layer's gradient, before clipping: scalars ``gradient_norm/layer_J``, and a picture.
 
-    Layers are the weights of fully connected layers and convolutions, the first nearest to the
+    Layers are the weights of fully connected layers and convolutions that are trained, the first nearest to the
     inputs. In TensorBoard each has a chart under ``gradient_norm``, and the custom scalars have one
     chart of all. The picture is drawn when training ends, also by a loss that is not finite.
 
@@ -33,11 +33,13 @@ class GradientNorms(FigureCallback):
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
+        self.weights: list[Tensor] = []  # of the layers
         self.steps: list[int] = []
         self.norms: list[list[float]] = []  # by step and layer
         self.pending: list[tuple[int, Tensor]] = []  # still on the device
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.weights = trained_layers(pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 chart = {"all layers": ["Multiline", ["gradient_norm/.*"]]}
@@ -45,7 +47,7 @@ class GradientNorms(FigureCallback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            norms = gradient_norms(pl_module)
+            norms = gradient_norms(self.weights)
             if len(norms):
                 self.pending.append((trainer.global_step, norms / loss_scale(trainer, optimizer)))
 
@@ -97,17 +99,21 @@ class GradientNorms(FigureCallback):
             figure.colorbar(scale, ax=axis, label="layer, from the inputs on")
 
 
-def gradient_norms(model: nn.Module) -> Tensor:
-    """The Euclidean norm of the gradient at the weights of each fully connected layer and convolution.
+def trained_layers(model: nn.Module) -> list[Tensor]:
+    """The weights of each fully connected layer and convolution, in order; those that stay as they are left out."""
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return [layer.weight for layer in layers if layer.weight.requires_grad]
+
+
+def gradient_norms(layers: list[Tensor]) -> Tensor:
+    """The Euclidean norm of the gradient at each layer's weights.
 
     Returns:
-        (L,) on the weights' device, in the layers' order; NaN where there is no gradient.
+        (L,) on the weights' device; NaN where there is no gradient, as at a layer that is frozen for a while.
     """
-    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    gradients = [layer.weight.grad for layer in layers]
     norms = [
-        layer.weight.new_full((), torch.nan) if gradient is None else torch.linalg.vector_norm(gradient)
-        for layer, gradient in zip(layers, gradients, strict=True)
+        weight.new_full((), torch.nan) if weight.grad is None else torch.linalg.vector_norm(weight.grad)
+        for weight in layers
     ]
     return torch.stack(norms).detach().float() if norms else torch.empty(0)
 

@@ -27,6 +27,7 @@ class History(Callback):
         self.rows: list[Row] = []
         self.saved = 0  # how many of them lie in last.ckpt
         self.seconds_before = 0.0  # of training, before this process
+        self.compile_seconds = 0.0  # of all of them, see `src.compilation`
         self.started: float | None = None
         self.ended: float | None = None
         self.told = -float("inf")
@@ -83,8 +84,10 @@ class History(Callback):
         self.ended = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": [dict(row) for row in self.rows], "seconds": self.seconds}
+        rows = [dict(row) for row in self.rows]
+        return {"rows": rows, "seconds": self.seconds, "compile_seconds": self.compile_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds_before = state_dict["rows"], state_dict["seconds"]
+        self.compile_seconds = state_dict.get("compile_seconds", 0.0)
         self.saved = len(self.rows)

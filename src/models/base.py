@@ -36,7 +36,7 @@ class SupervisedModule(LightningModule):
         loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
         reduction: what a step descends on, the "mean" or the "sum" of its samples' losses.
-        l1, l2: penalties l1·Σ|w| and l2·Σw² over the weights, biases left free; they are part of
+        l1, l2: penalties l1·Σ|w| and l2·Σw² over the weights that are trained, biases left free; they are part of
             what a step descends on, not of the losses that are logged.
 
     Raises:
@@ -104,7 +104,8 @@ class SupervisedModule(LightningModule):
         if self.reduction == "sum":
             loss = loss * samples
         if self.l1 or self.l2:
-            loss = loss + penalty([weight for weight in self.parameters() if weight.ndim > 1], self.l1, self.l2)
+            weights: list[Tensor] = [weight for weight in self.parameters() if weight.ndim > 1 and weight.requires_grad]
+            loss = loss + penalty(weights, self.l1, self.l2)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.init import dirac_, kaiming_normal_, normal_, xavier_uniform_, zeros_
 
+from src.errors import InputError
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -106,7 +108,16 @@ def initialise(net: nn.Module, scheme: str, std: float) -> None:
 
 @torch.no_grad()
 def pass_inputs_on(net: nn.Module) -> None:
-    """Let filter i of each k×k convolution, k odd, begin as the identity on channel i, as far as there are channels."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size[0] % 2:
-            dirac_(module.weight[: module.in_channels])
+    """Let filter i of each k×k convolution, k odd, begin as the identity on channel i, as far as there are channels.
+
+    Raises:
+        InputError: if there is no such convolution.
+    """
+    convolutions = [each for each in net.modules() if isinstance(each, nn.Conv2d) and each.kernel_size[0] % 2]
+    if not convolutions:
+        raise InputError(
+            f"model.init=dirac is for convolutions: {type(net).__name__} has none with an odd kernel; choose another "
+            f"of {', '.join(INITIALISATIONS)}"
+        )
+    for convolution in convolutions:
+        dirac_(convolution.weight[: convolution.in_channels])

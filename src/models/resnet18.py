@@ -82,7 +82,7 @@ class ResNet18(ImageModule):
         self.backbone_lr_factor = backbone_lr_factor if weights else 1.0
         small_stem = stem == "small" or (stem == "auto" and weights not in published_names())
         self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
-        self.net.backbone.requires_grad_(not self.backbone_frozen)  # before processes agree on what they share
+        self.net.backbone.requires_grad_(freeze != "backbone")  # before processes agree on what they share
 
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1 and self.backbone_frozen and self.frozen_epochs != "backbone":

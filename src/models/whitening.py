@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FLOOR = 5e-4  # added to the variances: directions in which patches hardly vary are not blown up
+AT_ONCE = 100  # images whose patches are in memory together
 IMAGES = 5000  # as many settle the covariance of 12 or 27 numbers: those to fit a layer to
 
 
@@ -31,8 +32,18 @@ class Whitening(nn.Conv2d):
     def fit(self, images: Tensor) -> None:
         """Take the filters from images (N, C, H, W) as the network gets them, each channel's mean about 0."""
         size = self.kernel_size[0]
-        patches = F.unfold(images, size).transpose(1, 2).flatten(0, 1).double()  # (N·L, C·s²)
-        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        variances, components = torch.linalg.eigh(covariance(images, size))
         filters = (components / (variances + FLOOR).sqrt()).T.view(-1, self.in_channels, size, size)
         self.weight.copy_(torch.cat([filters, -filters]))
         self.fitted.fill_(True)
+
+
+def covariance(images: Tensor, size: int) -> Tensor:
+    """The second moments of all size×size patches of images (N, C, H, W), in float64: (C·s², C·s²)."""
+    width, count = images.shape[1] * size**2, 0
+    total = images.new_zeros(width, width, dtype=torch.float64)
+    for part in images.split(AT_ONCE):
+        patches = F.unfold(part, size).transpose(1, 2).flatten(0, 1).double()  # (n·L, C·s²)
+        total += patches.T @ patches
+        count += len(patches)
+    return total / count

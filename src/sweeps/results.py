@@ -18,7 +18,8 @@ from src.records import write_table
 from src.sweeps.runs import Run, is_seed, read_runs, said, spoken
 
 STATUSES = ("finished", "failed", "interrupted", "running", "waiting")
-ABOUT = ("seed", "monitor", "mode", "best", "best_epoch", "epochs", "seconds", "parameters")  # in metrics.json
+# In metrics.json, beside the metrics.
+ABOUT = ("seed", "monitor", "mode", "best", "best_epoch", "epochs", "seconds", "compile_seconds", "parameters")
 STAGES = ("val/", "test/", "train/")
 MOST_ROWS = 20
 MOST_NUMBERS = 8

@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from src.callbacks.descent import Descent, arrows, losses, names_of, some_steps, surface_around
-from src.callbacks.gradient_norms import GradientNorms, gradient_norms, loss_scale
+from src.callbacks.gradient_norms import GradientNorms, gradient_norms, loss_scale, trained_layers
 from src.data.base import Samples
 from src.errors import DivergedError
 from src.models.base import SupervisedModule
+from src.models.resnet18 import ResNet18
 from tests.training import SGD, Given, points, quiet_trainer
 
 
@@ -51,16 +52,34 @@ def test_gradient_norms_are_the_layers_weights_in_order() -> None:
     # y = 2·(3x) at x = (1, 0): dy/dW1 = 2·x, dy/dW2 = 3; biases are left out.
     model = nn.Sequential(linear([[3, 4]], [0.0]), nn.Identity(), linear([[2]], [1.0]))
     model(torch.tensor([[1.0, 0.0]])).sum().backward()
-    assert gradient_norms(model).tolist() == [2, 3]
+    assert gradient_norms(trained_layers(model)).tolist() == [2, 3]
 
 
 def test_convolutions_count_and_layers_without_a_gradient_are_not_a_number() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    model[0].requires_grad_(False)
+    layers = trained_layers(model)
+    model[0].requires_grad_(False)  # for a while
     model(torch.randn(3, 1, 2, 2)).sum().backward()
-    first, second = gradient_norms(model).tolist()
+    first, second = gradient_norms(layers).tolist()
     assert np.isnan(first) and second > 0
-    assert gradient_norms(nn.Tanh()).shape == (0,)
+    assert gradient_norms(trained_layers(nn.Tanh())).shape == (0,)
+
+
+def test_layers_that_stay_as_they_are_do_not_count(tmp_path: Path) -> None:
+    callback, fixed = GradientNorms(1), linear([[1, 0], [0, 1]])
+    fixed.weight.requires_grad_(False)
+    fitted(callback, Made(fixed, linear([[1, 0]]), lr=0.0), ONE, tmp_path)
+    assert callback.norms == [pytest.approx([2 * 3 * 5])]
+
+
+def test_layers_that_are_frozen_for_some_epochs_keep_their_places(tmp_path: Path) -> None:
+    settings: Any = {"in_shape": [1, 8, 8], "num_classes": 2, "task": "multiclass", "optimizer": SGD}
+    model = ResNet18(None, 1, 1.0, "small", 0.0, None, **settings)
+    callback, samples = GradientNorms(1), Samples(torch.randn(4, 1, 8, 8), torch.arange(4) % 2)
+    quiet_trainer(tmp_path, callbacks=[callback], max_epochs=2).fit(model, datamodule=Given(samples))
+    frozen, free = torch.tensor(callback.norms)
+    assert len(free) == 21 and free.isfinite().all()
+    assert frozen[:-1].isnan().all() and frozen[-1] > 0
 
 
 ONE = Samples(torch.tensor([[3.0, 4.0]]), torch.tensor([0.0]))  # one sample: the gradient is 2·(w·x − t)·x

@@ -224,6 +224,14 @@ def test_the_picture_has_a_row_for_the_edge_kernel_and_one_for_each_kernel_that_
             assert low == -high == pytest.approx(-float(stage.maps[unit].abs().max()))
 
 
+def test_filters_that_are_not_trained_are_called_fixed(drawn: list[Figure], tmp_path: Path) -> None:
+    settings: Any = {"in_shape": [1, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": FIXED, "whiten": 2}
+    model, data = CNN([4], [], "relu", 0.0, False, **settings), Given(images(1), test=images(1), class_names=NAMES)
+    quiet_trainer(tmp_path, callbacks=[FeatureMaps(2)]).test(model, datamodule=data, verbose=False)
+    kernels = [axis.get_title() for axis in drawn[0].axes if "kernel " in axis.get_title()]
+    assert len(kernels) == 2 and all(title.startswith("fixed kernel ") for title in kernels)
+
+
 @pytest.mark.parametrize("callback", [FirstLayer(4, 1), FeatureMaps(4)])
 def test_a_network_on_points_has_none_of_these_pictures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)

@@ -192,6 +192,15 @@ def test_the_penalty_leaves_what_batch_norm_has_learned_free() -> None:
     assert model.objective(torch.tensor(0.0), 1).item() == 2 * 3 + 3
 
 
+def test_the_penalty_leaves_weights_that_stay_as_they_are_out() -> None:
+    model = MLP([3, 3], "relu", 0.0, False, in_shape=[2], num_classes=2, task="binary", l1=1.0, l2=1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(2.0)
+    next(model.parameters()).requires_grad_(False)  # 2·3 weights; the others are 3·3 and 3
+    assert model.objective(torch.tensor(0.0), 1).item() == (2 + 4) * (9 + 3)
+
+
 def test_a_penalty_by_hand() -> None:
     weights = [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0], [3.0]])]
     assert penalty(weights, l1=0.1, l2=0.0).item() == pytest.approx(0.6)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from src.data.base import Samples
 from src.errors import InputError
 from src.models.cnn import CNN
-from src.models.whitening import FLOOR, Whitening
+from src.models.whitening import AT_ONCE, FLOOR, Whitening, covariance
 from tests.training import SGD, Given, quiet_trainer, reloaded
 
 
@@ -87,6 +87,21 @@ def test_directions_in_which_patches_do_not_vary_are_not_blown_up() -> None:
     norms = sorted(layer.weight[:4].flatten(1).norm(dim=1).tolist())
     assert norms[1:] == pytest.approx([1 / FLOOR**0.5] * 3, rel=1e-4)
     assert norms[0] < 1
+
+
+def test_patches_are_looked_at_a_few_images_at_a_time_and_the_covariance_is_that_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given, at_once, unfold = images(2 * AT_ONCE + 7, side=5), [], F.unfold
+    patches = unfold(given, 3).transpose(1, 2).flatten(0, 1).double()
+
+    def noted(part: Tensor, size: int) -> Tensor:
+        at_once.append(len(part))
+        return unfold(part, size)
+
+    monkeypatch.setattr(F, "unfold", noted)
+    torch.testing.assert_close(covariance(given, 3), patches.T @ patches / len(patches), rtol=0, atol=1e-10)
+    assert at_once == [AT_ONCE, AT_ONCE, 7]
 
 
 # In a network

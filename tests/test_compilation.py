@@ -1,0 +1,65 @@
+"""compile=…: training steps by torch.compile, with the time that compiling takes told."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import BARE, evaluate, history, process, quick, read_json, run, same, weights
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler to compile with")
+SETTINGS = ("model.hidden_size=5", "data.batch_size=7", "optimizer=sgd")  # 14 batches of 7 points and one of 2
+COMPILED = "compile=default"
+TOLD = re.compile(r"compiled in (\d+\.\d) s \(torch\.compile, mode default\), counted in the run's seconds")
+
+
+def told(folder: Path) -> list[float]:
+    """The times that a run's log tells, in seconds."""
+    return [float(seconds) for seconds in TOLD.findall((folder / "train.log").read_text())]
+
+
+@needs_compiler
+def test_compiled_steps_are_the_plain_ones_but_for_rounding_and_each_batch_size_is_compiled_once(
+    tmp_path: Path,
+) -> None:
+    fast = quick(*SETTINGS, COMPILED, "trainer.max_epochs=3", cwd=tmp_path)
+    plain = quick(*SETTINGS, "trainer.max_epochs=3", cwd=tmp_path)
+    assert "steps: in chunks" in (fast.folder / "train.log").read_text()
+    for one, other in zip(history(fast.folder), history(plain.folder), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    assert fast.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-5)
+    assert list(weights(fast.folder)) == list(weights(plain.folder))
+    assert "compile_seconds" not in plain.metrics and not told(plain.folder)
+    spent, times = fast.metrics["compile_seconds"], told(fast.folder)
+    assert len(times) == 2 and sum(times) == pytest.approx(spent, abs=0.11)
+    assert 0 < spent < fast.metrics["seconds"]
+    evaluate(f"run={fast.folder}", "split=test", cwd=tmp_path)
+    assert read_json(fast.folder / "eval_test.json")["test/loss"] == fast.metrics["test/loss"]
+
+
+@needs_compiler
+def test_a_compiled_run_goes_on_exactly_and_adds_up_the_time(tmp_path: Path) -> None:
+    lively = (*SETTINGS, COMPILED, "model.dropout=0.2", "data.drop_last=true", "seed=3")
+    straight = quick(*lively, "trainer.max_epochs=3", cwd=tmp_path).folder
+    parted = quick(*lively, "trainer.max_epochs=2", cwd=tmp_path).folder
+    before = read_json(parted / "metrics.json")["compile_seconds"]
+    resumed = run("src.train", f"resume={parted}", "trainer.max_epochs=3", cwd=tmp_path)
+    assert resumed.code == 0, resumed.text
+    assert same(weights(straight), weights(parted)) and history(straight) == history(parted)
+    assert read_json(parted / "metrics.json")["compile_seconds"] > before
+    changed = run("src.train", f"resume={parted}", "trainer.max_epochs=4", "compile=null", cwd=tmp_path)
+    assert changed.error.startswith("error: resume: compile was default when the run began and cannot become None")
+
+
+def test_without_a_compiler_the_run_ends_in_one_line(tmp_path: Path) -> None:
+    nothing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled before")}
+    error = process("src.train", *BARE, *SETTINGS, COMPILED, cwd=tmp_path, **nothing).error
+    assert error.startswith("error: compile=default: torch.compile cannot compile MLPNet here (InvalidCxxCompiler: ")
+    assert "'no-such-compiler'" in error and error.endswith("; put that right, or use compile=null")
+
+
+def test_a_model_without_a_network_says_so_and_does_as_ever(tmp_path: Path) -> None:
+    outcome = quick("model=nearest_neighbor", COMPILED, "trainer.max_epochs=1", cwd=tmp_path)
+    assert "note: compile=default: NearestNeighbor has no network (net) to compile" in outcome.out
+    assert outcome.metrics["test/acc"] == 1.0 and "compile_seconds" not in outcome.metrics
