@@ -49,7 +49,7 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     ],
 )
 def test_bash_completes_what_follows_the_module(line: str, offered: list[str]) -> None:
-    script = f'source completion.bash; COMP_LINE="{sys.executable} {line}"; _thunderhead; echo "${{COMPREPLY[@]}}"'
+    script = f'source src/completion.bash; COMP_LINE="{sys.executable} {line}"; _thunderhead; echo "${{COMPREPLY[@]}}"'
     done = subprocess.run([str(BASH), "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == offered and not done.stderr
 

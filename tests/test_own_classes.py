@@ -67,7 +67,13 @@ class Rings(TensorDataModule):
         return Samples((1 + targets)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1), targets)
 """,
     "conf/model/centres.yaml": "_target_: mine.model.MyModel\nhidden_size: 20\n",
-    "conf/data/rings.yaml": "_target_: mine.data.Rings\npoints: 300\nbatch_size: 20\nval_size: 0.2\norder_seed: ${seed}\n",
+    "conf/data/rings.yaml": """
+_target_: mine.data.Rings
+points: 300
+batch_size: 20
+val_size: 0.2
+order_seed: ${seed}
+""",
     "conf/experiment/tuned.yaml": """
 # @package _global_
 defaults:

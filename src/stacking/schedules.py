@@ -35,10 +35,11 @@ class Schedule:
     def __init__(self, model: SupervisedModule, total_steps: int) -> None:
         model.trainer = Planned(total_steps)  # type: ignore[assignment]
         made = model.configure_optimizers()
-        chosen = made["lr_scheduler"] if isinstance(made, dict) else {"scheduler": None, "interval": "epoch"}
+        chosen: dict[str, Any] = made["lr_scheduler"] if isinstance(made, dict) else {}
         self.optimizer: torch.optim.Optimizer = made["optimizer"] if isinstance(made, dict) else made
-        self.scheduler, self.interval = chosen["scheduler"], chosen["interval"]
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedulers complain if it has not stepped
+        self.scheduler: Any = chosen.get("scheduler")
+        self.interval = chosen.get("interval", "epoch")
+        self.optimizer._opt_called = True  # schedulers complain if it has not stepped
 
     def numbers(self) -> list[list[float]]:
         """Of each parameter group those of `NUMBERS`; 0 for what the optimiser does not know."""

@@ -108,7 +108,7 @@ def verdict(config: DictConfig, processes: int) -> Verdict:
         reason = unsuitable_data(data) or unsuitable_model(model)
     except (InputError, OSError) as error:
         return Verdict(f"an error that each tells by itself ({error})")
-    return Verdict(reason) if reason else room(model, data, kind, processes)
+    return room(model, data, kind, processes) if reason is None else Verdict(reason)
 
 
 def unsuitable_settings(cfg: DictConfig) -> str | None:
@@ -163,7 +163,7 @@ def unsuitable_model(model: Any) -> str | None:
 # Memory
 
 
-def room(model: SupervisedModule, data: TensorDataModule, kind: str, processes: int) -> Verdict:
+def room(model: Any, data: TensorDataModule, kind: str, processes: int) -> Verdict:
     """How many such jobs memory bears."""
     values = values_of(model)
     weights = COPIES * sum(parameter.numel() for parameter in model.parameters())
@@ -174,7 +174,7 @@ def room(model: SupervisedModule, data: TensorDataModule, kind: str, processes: 
     return Verdict(None, max(1, most), eval_batch)
 
 
-def values_of(model: SupervisedModule) -> int:
+def values_of(model: Any) -> int:
     """How many numbers a network's layers give for one sample."""
     counts: list[int] = []
 

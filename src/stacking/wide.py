@@ -61,6 +61,8 @@ class WideConv2d(Wide):
 class WideBatchNorm(Wide):
     """(B, k·C, …) → the same shape; each job's statistics are its own."""
 
+    num_batches_tracked: Tensor  # (k,)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked += 1

@@ -1,6 +1,7 @@
 """The engine of ``hydra/launcher=vectorized``: jobs that differ in numbers alone, trained together as one model."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections import Counter
@@ -101,8 +102,10 @@ class Vectorized(NamedTuple):
                 continue
             most = min(verdict.most, self.most or len(group))
             count = 1 if group[0].stack else max(math.ceil(len(group) / most), math.ceil(len(parts) / len(several)))
-            for own in cut(group, min(count, len(group))):
-                slices.append(Slice(own, own[0].stack or state_of(sweep.folder, own), verdict.eval_batch))
+            slices += [
+                Slice(own, own[0].stack or state_of(sweep.folder, own), verdict.eval_batch)
+                for own in cut(group, min(count, len(group)))
+            ]
         return slices, rest
 
     def verdicts(self, sweep: Sweep, groups: list[list[Job]], parts: list[Share]) -> list[Any]:
@@ -155,7 +158,7 @@ def own_number(key: str) -> bool:
 def cut(jobs: list[Job], count: int) -> list[list[Job]]:
     """Jobs in so many parts of nearly equal length."""
     ends = [round(len(jobs) * part / count) for part in range(count + 1)]
-    return [jobs[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [jobs[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def state_of(folder: Path, jobs: list[Job]) -> Path:

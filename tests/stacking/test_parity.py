@@ -47,7 +47,7 @@ DIFFERENT = {
     "early stopping": (
         ["callbacks=early_stopping", "trainer.max_epochs=40"],
         "optimizer.lr=0.1 seed=2",
-        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.patience=4",
         "callbacks.early_stopping.patience=12",
     ),
     "regression": (["data=cubic", "model.hidden_size=6", "trainer.max_epochs=60"], "seed=0", "optimizer.lr=0.1"),

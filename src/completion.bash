@@ -1,4 +1,4 @@
-# Completion of `python -m src.train …` and `python -m src.eval …` in bash: source completion.bash
+# Completion of `python -m src.train …` and `python -m src.eval …` in bash: source src/completion.bash
 # (What Hydra's own --shell-completion prints completes `python FILE` only.)
 
 _thunderhead() {
