@@ -64,6 +64,7 @@ def train_together(order: StackOrder) -> None:
     training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, order.path)
     if order.path.is_file():
         training.go_on()
+        log.info("going on after epoch %d", training.stack.epoch)
     log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
@@ -160,5 +161,6 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 def last_words(member: Member, jobs: int, stack_log: Path) -> str:
     """What a job's log tells: how it was trained, and what came out."""
-    together = f"trained as one with {jobs - 1} other jobs; the log of all: {os.path.relpath(stack_log, member.folder)}"
+    others = f"{jobs - 1} other job{'s'[: jobs != 2]}"
+    together = f"trained as one with {others}; the log of all: {os.path.relpath(stack_log, member.folder)}"
     return f"{together}\n{member.trouble or member.results.outcome()}\n"

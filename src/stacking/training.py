@@ -36,7 +36,7 @@ class Training:
         self.last = rows_of(stack.changing, self.places)  # of each member, as it ended
         self.best = {name: values.clone() for name, values in self.last.items() if not name.startswith("update.")}
         self.seconds_before, self.began = 0.0, time.monotonic()
-        self.saved, self.cost = time.monotonic(), 0.0
+        self.saved, self.cost = -math.inf, 0.0
 
     @property
     def seconds(self) -> float:

@@ -115,6 +115,8 @@ class Vectorized(NamedTuple):
 
     def order(self, sweep: Sweep, own: Slice, share: Share) -> StackOrder:
         """What to tell the process of a stack."""
+        if own.jobs[0].stack is None:  # a state that is there belongs to jobs that have been cleared since
+            own.state.unlink(missing_ok=True)
         for job in own.jobs:
             write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
         parts = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]

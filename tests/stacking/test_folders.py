@@ -1,0 +1,102 @@
+"""What a job that was trained with others leaves in its folder is what it would have left alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.models.mlp import MLP
+from tests.command_line import evaluate, history, quick, read_json, run, train, weights
+from tests.stacking.both_ways import EXACT, alone, assert_close, checkpoint, jobs_with, together
+
+SHARED = ["data=xor", "model.hidden_size=5", "model.dropout=0.2", "trainer.max_epochs=4", "scheduler=cosine"]
+OWN = ("seed=0", "seed=1 optimizer.lr=0.1")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
+    """The folders of two jobs, trained together and alone."""
+    cwd = tmp_path_factory.mktemp("both")
+    return together(cwd, jobs_with(SHARED, *OWN)), alone(cwd, jobs_with(SHARED, *OWN))
+
+
+def test_the_config_is_the_same(both: tuple[list[Path], list[Path]]) -> None:
+    for mine, other in zip(*both, strict=True):
+        configs = [OmegaConf.load(folder / ".hydra" / "config.yaml") for folder in (mine, other)]
+        assert configs[0] == configs[1]
+        assert OmegaConf.load(mine / ".hydra" / "overrides.yaml") == OmegaConf.load(other / ".hydra" / "overrides.yaml")
+
+
+def test_lightnings_loops_stand_where_they_would(both: tuple[list[Path], list[Path]]) -> None:
+    for mine, other in zip(*both, strict=True):
+        loops, others = (checkpoint(folder)["loops"] for folder in (mine, other))
+        assert loops.keys() == others.keys()
+        assert loops["fit_loop"].keys() == others["fit_loop"].keys()
+        for name in ("epoch_progress", "epoch_loop.state_dict"):
+            assert loops["fit_loop"][name] == others["fit_loop"][name]
+        assert checkpoint(mine)["callbacks"].keys() == checkpoint(other)["callbacks"].keys()
+        assert checkpoint(mine)["hyper_parameters"] == checkpoint(other)["hyper_parameters"]
+
+
+def test_it_can_be_evaluated_and_loaded(both: tuple[list[Path], list[Path]]) -> None:
+    for mine in both[0]:
+        evaluate(f"run={mine}", "split=test", cwd=mine)
+        found, told = read_json(mine / "eval_test.json"), read_json(mine / "metrics.json")
+        assert found["test/loss"] == pytest.approx(told["test/loss"], abs=1e-6)
+        assert found["test/acc"] == told["test/acc"]
+        model = MLP.load_from_checkpoint(mine / "checkpoints" / "best.ckpt")
+        assert model.net.state_dict().keys() == {name.removeprefix("net.") for name in weights(mine, "best")}
+
+
+def test_a_run_that_starts_from_its_checkpoint_starts_from_its_weights(
+    both: tuple[list[Path], list[Path]], tmp_path: Path
+) -> None:
+    path = both[0][1] / "checkpoints" / "best.ckpt"
+    still = quick(*SHARED[:2], *EXACT, f"ckpt_path={path}", "optimizer=sgd", "optimizer.lr=1e-30", cwd=tmp_path)
+    torch.testing.assert_close(weights(still.folder), weights(both[0][1], "best"), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_it_goes_on_as_if_it_had_been_alone(optimizer: str, tmp_path: Path) -> None:
+    shared = [*SHARED[:-1], f"optimizer={optimizer}"]
+    mine, _ = together(tmp_path, jobs_with(shared, "seed=1", "seed=2"))
+    (other,) = alone(tmp_path, jobs_with(shared, "seed=1 trainer.max_epochs=7"))
+    train(f"resume={mine}", "trainer.max_epochs=7", cwd=tmp_path)
+    assert len(history(mine)) == 7
+    torch.testing.assert_close(weights(mine), weights(other), rtol=0, atol=1e-7)  # read in float32 when it goes on
+    assert history(mine)[-1]["train/loss"] == pytest.approx(history(other)[-1]["train/loss"], abs=1e-6)
+
+
+def test_the_events_are_those_of_a_run_of_its_own(tmp_path: Path) -> None:
+    jobs = jobs_with([*SHARED, "scheduler=exponential", "callbacks=default", "logger=tensorboard"], *OWN)
+    for mine, other in zip(together(tmp_path, jobs), alone(tmp_path, jobs), strict=True):
+        found, wanted = scalars(mine), scalars(other)
+        assert found.keys() == wanted.keys()
+        for tag in found.keys() - {"epoch"}:
+            assert [step for step, _ in found[tag]] == [step for step, _ in wanted[tag]], tag
+            assert [value for _, value in found[tag]] == pytest.approx([value for _, value in wanted[tag]], abs=1e-6)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves in a run's event files."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_provenance_and_log_say_that_it_was_trained_with_others(both: tuple[list[Path], list[Path]]) -> None:
+    for mine in both[0]:
+        assert json.loads((mine / "provenance.json").read_text())["stack"]["jobs"] == 2
+        assert "trained as one with 1 other job" in (mine / "train.log").read_text()
+
+
+def test_its_pictures_are_drawn_when_the_report_is_asked_for(tmp_path: Path) -> None:
+    sweep = ("-m", "hydra/launcher=vectorized", "seed=0,1", "trainer.max_epochs=2", "name=drawn")
+    assert run("src.train", *sweep, cwd=tmp_path).code == 0
+    folder = tmp_path / "outputs" / "sweeps" / "drawn"
+    assert not list(folder.glob("*/figures/*.png"))
+    assert run("src.report", str(folder), cwd=tmp_path).code == 0
+    names = {path.stem for path in folder.glob("0_*/figures/*.png")}
+    assert names == {"curves", "decision_regions", "confusion_matrix"}
