@@ -1,6 +1,7 @@
 """The parts of a run, made from its config: the machine set up, data, model, callbacks, trainer."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,16 @@ def build_data(cfg: DictConfig) -> TensorDataModule:
 
 def build_model(cfg: DictConfig, data: TensorDataModule, kind: str) -> LightningModule:
     """The config's model for the data's shape and task; all its settings are plain values."""
-    model: LightningModule = make(
-        "model",
-        OmegaConf.to_container(cfg.model, resolve=True),
-        in_shape=list(data.in_shape),
-        num_classes=data.num_classes,
-        task=data.task,
-        optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),
-        scheduler=OmegaConf.to_container(cfg.scheduler, resolve=True),
-        _recursive_=False,
-        _convert_="all",
-    )
+    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
+    model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
     devices.suit_memory(model, kind)
     return model
+
+
+def given(parts: Mapping[str, Any], data: TensorDataModule) -> dict[str, Any]:
+    """What a model gets beside its own settings."""
+    about = {"in_shape": list(data.in_shape), "num_classes": data.num_classes, "task": data.task}
+    return {**about, "optimizer": parts["optimizer"], "scheduler": parts["scheduler"]}
 
 
 def monitored(cfg: DictConfig, data: TensorDataModule) -> tuple[str | None, str]:

@@ -50,7 +50,7 @@ def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]
 
 
 def flat(config: DictConfig) -> dict[str, Any]:
-    """Settings by their full names, with their values; a list is a value."""
+    """Settings by their full names, with their values, Hydra's own apart; a list is a value."""
     found: dict[str, Any] = {}
 
     def walk(node: Any, prefix: str) -> None:
@@ -60,5 +60,7 @@ def flat(config: DictConfig) -> dict[str, Any]:
             else:
                 found[f"{prefix}{key}"] = value
 
-    walk(OmegaConf.to_container(config, resolve=True), "")
+    parts = {key: config[key] for key in config if key != "hydra"}
+    nested = {key: part for key, part in parts.items() if OmegaConf.is_config(part)}
+    walk(parts | {key: OmegaConf.to_container(part, resolve=True) for key, part in nested.items()}, "")
     return found

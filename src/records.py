@@ -15,8 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
+MANY: list[None] = []  # not empty while `many_files` are written
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
@@ -54,6 +57,18 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+class Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
+    """Writes what `OmegaConf.to_yaml` does, ten times as fast where PyYAML has its C library."""
+
+
+Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
+
+
+def as_yaml(content: Any) -> str:
+    """Plain values as `OmegaConf.to_yaml` writes them."""
+    return yaml.dump(content, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
 @contextmanager
 def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes its place in one step, forced to the disk; after an error it leaves no trace."""
@@ -62,12 +77,25 @@ def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
     try:
         with partial.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if not MANY:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def many_files() -> Iterator[None]:
+    """Files that are written here are forced to the disk all at once, in the end: to wait for each takes longer."""
+    MANY.append(None)
+    try:
+        yield
+    finally:
+        MANY.pop()
+        if not MANY:
+            os.sync()
 
 
 def finite(content: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from src.configs import flat
 from src.errors import InputError
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
 from src.models.losses import LOSSES
@@ -166,22 +167,25 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: naming each such setting, its value and what it must be.
     """
-    absent = object()
-    wrong = []
-    for key, (will_do, words) in CHECKS.items():
-        target = OmegaConf.select(cfg, f"{key.split('.')[0]}._target_")
-        if target and not target.startswith(("src.", "torch.", "lightning.")):
-            continue
-        value = OmegaConf.select(cfg, key, default=absent)
-        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        if value is not absent and not will_do(value):
-            wrong.append(f"{key}={value} must be {words}")
+    wrong = wrong_values(flat(cfg))
     if not cfg.get("resume"):  # a resumed run needs them no more
         wrong += missing_files(cfg)
     if OmegaConf.select(cfg, "ckpt_path") and OmegaConf.select(cfg, "model.weights"):
         wrong.append("ckpt_path and model.weights both give the first weights: use one of them")
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def wrong_values(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with settings, given by their full names."""
+    wrong = []
+    for key, (will_do, words) in CHECKS.items():
+        target = settings.get(f"{key.split('.')[0]}._target_")
+        if target and not target.startswith(("src.", "torch.", "lightning.")):
+            continue
+        if key in settings and not will_do(settings[key]):
+            wrong.append(f"{key}={settings[key]} must be {words}")
+    return wrong
 
 
 def missing_files(cfg: DictConfig) -> list[str]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class, instantiate
 from lightning import seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from src.build import build_callbacks, build_model, monitored
+from src.build import given
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, load_weights
@@ -26,28 +26,29 @@ class Member:
     """One of the jobs that are trained together.
 
     Args:
-        cfg: the job's config, without Hydra's part.
+        cfg: the job's config as plain values, references resolved.
         folder: the job's.
         data: what the stack learns from.
-        kind: of device.
+
+    Raises:
+        InputError: if its settings will not do.
     """
 
-    model: SupervisedModule
-
-    def __init__(self, cfg: DictConfig, folder: Path, data: TensorDataModule, kind: str) -> None:
-        self.cfg, self.folder, self.seed = cfg, folder, int(cfg.seed)
+    def __init__(self, cfg: dict[str, Any], folder: Path, data: TensorDataModule) -> None:
+        self.cfg, self.folder, self.seed = cfg, folder, int(cfg["seed"])
         seed_everything(self.seed, workers=True, verbose=False)
-        self.model = build_model(cfg, data, kind)  # type: ignore[assignment]
-        if cfg.ckpt_path:
-            load_weights(self.model, cfg.ckpt_path)
+        settings = dict(cfg["model"])
+        made = get_class(settings.pop("_target_"))  # Hydra's `instantiate` takes ten times as long
+        self.model: SupervisedModule = made(**settings, **given(cfg, data))
+        if cfg["ckpt_path"]:
+            load_weights(self.model, cfg["ckpt_path"])
         self.history = History()
         self.results = Results(folder, self.history)
-        monitor, mode = monitored(cfg, data)
-        self.kept = RunCheckpoint(folder / "checkpoints", monitor, mode, self.history)
-        callbacks = OmegaConf.create({name: each for name, each in cfg.callbacks.items() if stops_early(each)})
-        found = build_callbacks(OmegaConf.create({**cfg, "callbacks": callbacks}), data)
-        self.early = [each for each in found if isinstance(each, EarlyStopping)]
-        self.results.begin(self.model, self.seed, monitor, mode)
+        validates = data.val_set is not None and data.val_set.size > 0
+        monitor, mode = data.monitor
+        self.kept = RunCheckpoint(folder / "checkpoints", monitor if validates else None, mode, self.history)
+        self.early = [early_stopping(each, monitor, mode) for each in cfg["callbacks"].values() if stops_early(each)]
+        self.results.begin(self.model, self.seed, self.kept.monitor, mode)
         self.looks: list[tuple[int, float]] = []  # at the loss: the step and its mean since the look before
         self.rates: list[float] = []  # the learning rate that each epoch began with
         self.times: list[float] = []  # when each epoch ended, in seconds since 1970
@@ -129,5 +130,12 @@ class Member:
             self.results.write_status("failed", "diverged", self.trouble)
 
 
-def stops_early(settings: Any) -> bool:
-    return settings is not None and str(settings.get("_target_")).endswith("EarlyStopping")
+def stops_early(settings: dict[str, Any] | None) -> bool:
+    return settings is not None and settings["_target_"].endswith(".EarlyStopping")
+
+
+def early_stopping(settings: dict[str, Any], monitor: str, mode: str) -> EarlyStopping:
+    """The callback; where it names no metric it watches what the task is judged by."""
+    judged = {"monitor": monitor, "mode": mode} if settings["monitor"] is None else {}
+    made: EarlyStopping = instantiate({**settings, **judged})
+    return made

@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from src import cli, devices
 from src.build import build_data, check_batches, prepare
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import provenance, whole_or_not, write_json, write_text
+from src.records import as_yaml, many_files, provenance, whole_or_not, write_json, write_text
 from src.results import out_of_memory
-from src.settings import check
+from src.settings import wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
 from src.stacking.events import write_events
 from src.stacking.feed import Feed
@@ -28,6 +28,7 @@ from src.stacking.order import Part, StackOrder
 from src.stacking.schedules import Schedules
 from src.stacking.stack import Stack
 from src.stacking.training import Training
+from src.sweeps.jobs import read_job
 from src.sweeps.worker import note_failure
 
 log = logging.getLogger(__name__)
@@ -50,17 +51,20 @@ def train(order: StackOrder) -> None:
 
 
 def train_together(order: StackOrder) -> None:
-    configs = [own_config(part) for part in order.parts]
-    kind = prepare(configs[0])
-    data = build_data(configs[0])
+    """Train the jobs of a stack, test them once, and write their folders."""
+    first: DictConfig = pickle.loads(order.parts[0].config)
+    HydraConfig.instance().set_config(first)
+    kind = prepare(first)
+    data = build_data(first)
     data.prepare_data()
     data.setup()
-    members = list(begun(zip(configs, order.parts, strict=True), data, kind))
+    with many_files():
+        members = list(begun(order.parts, data))
     if not members:
         return
-    check_batches(configs[0], members[0].model, data)
+    check_batches(first, members[0].model, data)
     stack = stacked(members, data, kind, order.eval_batch)
-    trainer = members[0].cfg.trainer
+    trainer = first.trainer
     training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, order.path)
     if order.path.is_file():
         training.go_on()
@@ -68,40 +72,60 @@ def train_together(order: StackOrder) -> None:
     log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
-    write_folders(training, order, kind)
+    with many_files():
+        write_folders(training, order, kind)
+    with many_files():
+        for member in members:
+            member.close()
 
 
-def own_config(part: Part) -> DictConfig:
-    """A job's config with its references resolved; what Hydra would have written stands in the job's folder."""
-    config: DictConfig = pickle.loads(part.config)
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(part.folder.absolute())
-    HydraConfig.instance().set_config(config)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    told = {"config": own, "hydra": OmegaConf.masked_copy(config, ["hydra"]), "overrides": config.hydra.overrides.task}
-    for name, content in told.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content))
-    OmegaConf.resolve(own)
-    return own
-
-
-def begun(jobs: Iterable[tuple[DictConfig, Part]], data: TensorDataModule, kind: str) -> Iterable[Member]:
+def begun(parts: Sequence[Part], data: TensorDataModule) -> Iterator[Member]:
     """The jobs that can begin; of the others their folders tell why not."""
-    for cfg, part in jobs:
+    for part in parts:
         try:
-            check(cfg)
-            yield Member(cfg, part.folder, data, kind)
+            yield Member(own_config(part), part.folder, data)
         except InputError as error:
             note_failure(part.folder, str(error))
 
 
+def own_config(part: Part) -> dict[str, Any]:
+    """A job's config as plain values; as Hydra writes it, it is kept in the job's folder.
+
+    Raises:
+        InputError: if a setting in it will not do.
+    """
+    config: DictConfig = pickle.loads(part.config)
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(part.folder.absolute())
+    told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    hydra = told.pop("hydra")
+    for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
+        write_text(part.folder / ".hydra" / f"{name}.yaml", as_yaml(content))
+    settings = read_job(part.folder).settings
+    if wrong := wrong_values(settings):
+        raise InputError("; ".join(wrong))
+    return with_values(told, settings)
+
+
+def with_values(told: dict[str, Any], settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config with the values that its settings have come to, given by their full names."""
+    return {
+        key: with_values(value, settings, f"{prefix}{key}.")
+        if isinstance(value, dict)
+        else settings.get(f"{prefix}{key}", value)
+        for key, value in told.items()
+    }
+
+
 def stacked(members: Sequence[Member], data: TensorDataModule, kind: str, eval_batch: int) -> Stack:
-    models, cfg = [member.model for member in members], members[0].cfg
-    precision = devices.precision(cfg.trainer.precision, kind)
-    feed = Feed(data, [member.cfg.data.order_seed for member in members], torch.device(kind), DTYPES[precision])
-    schedules = Schedules(models, cfg.trainer.max_epochs * len(feed))
+    models, trainer = [member.model for member in members], members[0].cfg["trainer"]
+    precision = devices.precision(trainer["precision"], kind)
+    seeds = [member.cfg["data"]["order_seed"] for member in members]
+    feed = Feed(data, seeds, torch.device(kind), DTYPES[precision])
+    schedules = Schedules(models, trainer["max_epochs"] * len(feed))
     size = min(max(data.batch_size, EVAL_BATCH), eval_batch)
-    return Stack(models, [member.seed for member in members], feed, schedules, cfg.trainer.log_every_n_steps, size)
+    return Stack(models, [member.seed for member in members], feed, schedules, trainer["log_every_n_steps"], size)
 
 
 # What is left in the jobs' folders
@@ -124,11 +148,10 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     write_last(training)
     for member in training.members:
         write_json(member.folder / "provenance.json", source)
-        if member.cfg.logger:
+        if member.cfg["logger"]:
             write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
         member.tell(training.seconds)
         write_text(member.folder / "train.log", last_words(member, stack.k, order.log))
-        member.close()
 
 
 def write_best(training: Training) -> None:

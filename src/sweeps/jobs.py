@@ -105,7 +105,7 @@ def describe(config: DictConfig) -> dict[str, Any]:
     The config has to be Hydra's current one (`HydraConfig`), which references are resolved with.
     """
     hydra = config.hydra
-    settings = flat(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    settings = flat(config)
     return {
         "identity": identity(settings),
         "overrides": list(hydra.overrides.task),

@@ -14,6 +14,7 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from src.records import many_files
 from src.sweeps.jobs import Job
 from src.sweeps.worker import Task, work
 
@@ -91,8 +92,9 @@ class Pool:
 
     def start(self, jobs: Sequence[Job]) -> None:
         share = self.free.popleft()
-        for job in jobs:
-            job.make_ready()
+        with many_files() if len(jobs) > 1 else contextlib.nullcontext():
+            for job in jobs:
+                job.make_ready()
         process = self.context.Process(target=work, args=(self.task(jobs, share),))  # type: ignore[attr-defined]
         begin(self.context, process)
         self.running[process.sentinel] = Worker(jobs, process, share, time.monotonic())

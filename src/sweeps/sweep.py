@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.cli import swept_keys
 from src.errors import InputError
+from src.records import many_files
 from src.sweeps.jobs import Job, Register
 from src.sweeps.pool import LOOK_ONLY
 from src.sweeps.shares import Share
@@ -46,15 +47,16 @@ class Sweep:
         """The jobs that are asked for, each with its number and folder; equal ones are one."""
         keys = swept_keys(self.config.hydra.sweeper.get("params"))
         register, found = Register(self.folder), []
-        for overrides in asked:
-            config = self.context.config_loader.load_sweep_config(self.config, overrides)
-            HydraConfig.instance().set_config(config)
-            job = register.job(config, keys)
-            with read_write(config.hydra), open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = job.number
-                config.hydra.sweep.subdir = job.folder.name
-            self.configs[job.number] = pickle.dumps(config)
-            found.append(job)
+        with many_files():
+            for overrides in asked:
+                config = self.context.config_loader.load_sweep_config(self.config, overrides)
+                HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
+                job = register.job(config, keys)
+                with read_write(config.hydra), open_dict(config):
+                    config.hydra.job.id = config.hydra.job.num = job.number
+                    config.hydra.sweep.subdir = job.folder.name
+                self.configs[job.number] = pickle.dumps(config)
+                found.append(job)
         HydraConfig.instance().set_config(self.config)
         return found
 

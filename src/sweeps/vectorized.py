@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.configs import APART
-from src.records import write_json
+from src.records import many_files, write_json
 from src.stacking.order import Part, StackOrder
 from src.sweeps import local
 from src.sweeps.jobs import STACK, Job
@@ -117,8 +117,9 @@ class Vectorized(NamedTuple):
         """What to tell the process of a stack."""
         if own.jobs[0].stack is None:  # a state that is there belongs to jobs that have been cleared since
             own.state.unlink(missing_ok=True)
-        for job in own.jobs:
-            write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
+        with many_files():
+            for job in own.jobs:
+                write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
         parts = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]
         told = sweep.order(own.jobs[0], share)
         return StackOrder(parts, own.state, own.eval_batch, told.environment, told.command)

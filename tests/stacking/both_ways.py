@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from src.callbacks.history import Row
 from src.stacking.order import Part, StackOrder
 from src.stacking.run import train_together
+from src.sweeps.jobs import describe, note
 from tests.command_line import BARE, history, own_process_state, quick, weights
 from tests.course.presets import composed
 
@@ -25,11 +28,17 @@ def jobs_with(shared: Settings, *own: str) -> list[Settings]:
 def together(cwd: Path, jobs: list[Settings]) -> list[Path]:
     """Train jobs as one stack; returns their folders."""
     folders = [cwd / "together" / str(number) for number in range(len(jobs))]
-    parts = [Part(pickle.dumps(composed(*BARE, *job)), folder) for job, folder in zip(jobs, folders, strict=True)]
-    order = StackOrder(parts, cwd / "together" / "state.ckpt", 500, {}, [])
     with own_process_state("src.train", (), cwd):
-        train_together(order)
+        parts = [part(composed(*BARE, *job), folder) for job, folder in zip(jobs, folders, strict=True)]
+        train_together(StackOrder(parts, cwd / "together" / "state.ckpt", 500, {}, []))
     return folders
+
+
+def part(config: DictConfig, folder: Path) -> Part:
+    """A job of a stack, noted in its folder as a sweep does."""
+    HydraConfig.instance().set_config(config)
+    note(folder, int(folder.name), describe(config))
+    return Part(pickle.dumps(config), folder)
 
 
 def alone(cwd: Path, jobs: list[Settings]) -> list[Path]:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.models.mlp import MLP
 from tests.command_line import evaluate, history, quick, read_json, run, train, weights
-from tests.stacking.both_ways import EXACT, alone, assert_close, checkpoint, jobs_with, together
+from tests.stacking.both_ways import EXACT, alone, checkpoint, jobs_with, together
 
 SHARED = ["data=xor", "model.hidden_size=5", "model.dropout=0.2", "trainer.max_epochs=4", "scheduler=cosine"]
 OWN = ("seed=0", "seed=1 optimizer.lr=0.1")

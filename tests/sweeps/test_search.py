@@ -189,7 +189,7 @@ def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> N
         ([WIDTH, "hydra.sweeper.at_once=two"], "hydra.sweeper.at_once=two must be a whole number above 0"),
         ([WIDTH, "hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid must be tpe or random"),
         ([WIDTH, "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be a whole number, 0 or more"),
-        ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, ray or slurm"),
+        ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm"),
         (["model.width=interval(1,2)"], "there is no setting model.width"),
         (["model=mlp,cmm"], "model=cmm: there is no such choice"),
         (["optimizer.lr=interval(1,0.1)"], "optimizer.lr=interval(1,0.1) cannot be searched: its lower end comes"),
