@@ -72,6 +72,19 @@ SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
 LINEAR_IN_SMOOTHING = ("cross_entropy", "one_vs_rest")  # L(ε) = (1 − ε)·L(0) + ε·L(1)
 
 
+def gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """The derivative of each sample's loss in its outputs, written out: (B, K)."""
+    if name == "squared_error":
+        return 2 * (outputs - targets.unsqueeze(1).to(outputs.dtype))
+    wanted = expected(outputs, targets, smoothing)
+    if name == "perceptron":
+        return (outputs > 0).to(outputs.dtype) - wanted
+    if name == "cross_entropy" and outputs.shape[1] > 1:
+        return outputs.softmax(dim=1).sub_(wanted)
+    found = outputs.sigmoid()
+    return (found - wanted) * found * (1 - found) if name == "quadratic" else found.sub_(wanted)
+
+
 def penalty(weights: list[Tensor], l1: float, l2: float) -> Tensor:
     """l1·Σ|w| + l2·Σw² over all the weights."""
     flat = torch.cat([weight.flatten() for weight in weights])

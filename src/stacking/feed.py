@@ -8,6 +8,7 @@ from torch import Tensor
 
 from src.data.base import Samples, TensorDataModule
 
+AT_ONCE = 2**16  # numbers of inputs that are gathered together: of small batches several
 MOST_KEPT = 2**31  # bytes of inputs kept as the networks take them; larger sets are transformed batch by batch
 
 
@@ -53,25 +54,28 @@ class Feed:
         return self.data.transform(inputs, augment=augment).to(self.dtype)
 
     def epoch(self, number: int, generators: Sequence[torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch: inputs (B, k·C, …) and targets (B, k).
+        """The batches of an epoch: inputs (B, k, C, …) and targets (B, k).
 
-        Where all jobs have the same order, inputs are the same for all: (B, C, …).
+        Where all jobs have the same order, inputs are (B, 1, C, …).
 
         Args:
             number: the epoch's, from 0.
             generators: what each job draws its augmentation from.
         """
-        size, last = self.data.batch_size, len(self) * self.data.batch_size
-        order = self.orders(number)
-        for start in range(0, min(last, self.size), size):
-            index = order[start : start + size]  # (B, k or 1)
-            inputs = self.samples.inputs.index_select(0, index.flatten())  # (B·k, C, …)
-            targets = self.samples.targets.index_select(0, index.flatten()).view(index.shape)
-            if self.augments:
-                inputs = self.augmented(inputs.unflatten(0, index.shape), generators)  # (B, k, C, …)
-            else:
-                inputs = (inputs if self.ready else self.seen(inputs)).unflatten(0, index.shape)
-            yield inputs.flatten(1, 2), targets.expand(-1, len(self.order_seeds))
+        size, order = self.data.batch_size, self.orders(number)[: len(self) * self.data.batch_size]
+        few = max(1, AT_ONCE // (size * self.width * self.samples.inputs[0].numel()))
+        for indices in order.split(few * size):  # (T·B, k or 1)
+            inputs = self.samples.inputs.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+            targets = self.samples.targets.index_select(0, indices.flatten()).view(indices.shape)
+            wide = targets.expand(-1, len(self.order_seeds))
+            for batch in zip(inputs.split(size), wide.split(size), strict=True):
+                yield self.prepared(batch[0], generators), batch[1]
+
+    def prepared(self, inputs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """A batch as it is kept → as the networks take it, (B, k, C, …)."""
+        if self.augments:
+            return self.augmented(inputs, generators)
+        return inputs if self.ready else self.seen(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
 
     def orders(self, epoch: int) -> Tensor:
         """Which samples come when: (N, k), or (N, 1) for one order."""

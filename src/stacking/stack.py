@@ -1,6 +1,6 @@
 """k networks trained as one: a step of the stack is a step of each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from src.callbacks.epoch_seed import seed_of_epoch
 from src.data.base import Samples
 from src.models.base import SupervisedModule
-from src.models.losses import LOSSES
+from src.models.losses import LOSSES, gradient
 from src.stacking.feed import Feed
+from src.stacking.gradients import ByAutograd, Gradients, WrittenOut, plain_layers
 from src.stacking.schedules import Schedules
 from src.stacking.wide import WideDropout, widen
 
@@ -73,9 +74,9 @@ class Stack:
         self.every, self.eval_batch = every, eval_batch
         self.net = widen([model.net for model in models]).to(feed.device, feed.dtype)
         self.names = grouped_names(self.first)
-        self.parameters = [self.net.get_parameter(name) for names in self.names for name in names]
+        groups = [[self.net.get_parameter(name) for name in names] for names in self.names]
         self.weights = [weight for weight in self.net.parameters() if weight.ndim > 2]  # biases are (k, out)
-        self.thetas = [tied([self.net.get_parameter(name) for name in names]) for names in self.names]
+        self.thetas = [tied(group) for group in groups]
         self.updates = self.schedules.updates(self.thetas)
         self.generators = [torch.Generator(feed.device) for _ in models]
         for layer in self.net.modules():
@@ -84,11 +85,19 @@ class Stack:
         self.smoothing = [model.label_smoothing for model in models]
         self.penalties = [self.column([getattr(model, name) for model in models]) for name in ("l1", "l2")]
         self.penalised = any(bool(penalty.any()) for penalty in self.penalties)
+        self.gradients = self.way_back(groups)
         self.epoch = self.steps = 0
 
     def column(self, values: Sequence[float]) -> Tensor:
         """Numbers of the jobs, (k,)."""
         return torch.tensor(values, dtype=self.feed.dtype, device=self.feed.device)
+
+    def way_back(self, groups: Sequence[Sequence[nn.Parameter]]) -> Gradients:
+        """How gradients are found: written out where the network is simple enough."""
+        layers = None if self.penalised else plain_layers(self.net, groups)
+        if layers is None:
+            return ByAutograd(self.net, groups, self.objective)
+        return WrittenOut(layers[0], layers[1], self.derivative, self.thetas[0])
 
     # Training
 
@@ -99,49 +108,57 @@ class Stack:
             generator.manual_seed(seed_of_epoch(seed, self.epoch))
         numbers, count = self.schedules.epoch(len(self.feed)), len(self.feed)
         plans = [update.steps(mine, self.steps, count) for update, mine in zip(self.updates, numbers, strict=True)]
-        watched = Watched(self.first, self.k, self.steps, self.every)
-        for (inputs, targets), *numbers_now in zip(self.feed.epoch(self.epoch, self.generators), *plans, strict=True):
-            outputs = self.net(inputs).view(len(inputs), self.k, -1)  # (B, k, out)
-            losses = self.losses(outputs, targets)
-            self.step(losses, len(inputs), numbers_now)
-            watched.add(losses.detach(), outputs.detach(), targets)
+        watched = Watched(self, self.every)
+        for (inputs, targets), *now in zip(self.feed.epoch(self.epoch, self.generators), *plans, strict=True):
+            outputs, gradients = self.gradients(inputs, targets)
+            with torch.no_grad():
+                for update, part, settings in zip(self.updates, gradients, now, strict=True):
+                    update(part, settings)
+            watched.add(outputs, targets)
         self.steps += count
         self.epoch += 1
         return watched.epoch(numbers[0]["lr"][0])
 
-    def step(self, losses: Tensor, samples: int, numbers: Sequence[object]) -> None:
-        """Change all weights by the gradients of the jobs' mean losses (k,)."""
-        gradients = torch.autograd.grad(self.objective(losses, samples).sum(), self.parameters)
-        with torch.no_grad():
-            at = 0
-            for names, update, now in zip(self.names, self.updates, numbers, strict=True):
-                part = gradients[at : at + len(names)]
-                update(torch.cat([each.flatten(1) for each in part], dim=1), now)
-                at += len(names)
+    def each_loss(self, outputs: Tensor, targets: Tensor, smoothing: Sequence[float] | None = None) -> Tensor:
+        """The losses of samples: outputs (B, k, out), targets (B, k) → (B, k); of training with its smoothing."""
 
-    def losses(self, outputs: Tensor, targets: Tensor, smoothing: Sequence[float] | None = None) -> Tensor:
-        """Mean losses over a batch: outputs (B, k, out), targets (B, k) → (k,)."""
-        own = self.smoothing if smoothing is None else smoothing
-        if len(set(own)) == 1:
-            return self.each_loss(outputs, targets, own[0]).mean(dim=0)
-        share = self.column(own)
-        hard, soft = (self.each_loss(outputs, targets, amount) for amount in (0.0, 1.0))
-        return ((1 - share) * hard + share * soft).mean(dim=0)
+        def loss(amount: float) -> Tensor:
+            rows = LOSSES[self.first.loss_name](outputs.flatten(0, 1), targets.reshape(-1), amount, "none")
+            return rows.view(targets.shape)
 
-    def each_loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        """The loss of each sample, (B, k)."""
-        loss = LOSSES[self.first.loss_name]
-        return loss(outputs.flatten(0, 1), targets.reshape(-1), smoothing, "none").view(targets.shape)
+        return self.smoothed(loss, self.smoothing if smoothing is None else smoothing)
 
-    def objective(self, losses: Tensor, samples: int) -> Tensor:
-        """What a step descends on, of each job (k,), from its mean loss over so many samples."""
-        if self.first.reduction == "sum":
-            losses = losses * samples
-        if self.penalised:
-            flat = torch.cat([weight.flatten(1) for weight in self.weights], dim=1)
-            l1, l2 = self.penalties
-            losses = losses + l1 * flat.abs().sum(dim=1) + l2 * flat.square().sum(dim=1)
-        return losses
+    def smoothed(self, of: Callable[[float], Tensor], smoothing: Sequence[float]) -> Tensor:
+        """What depends on the label smoothing, with each job's own: it is linear in it where they differ."""
+        if len(set(smoothing)) == 1:
+            return of(smoothing[0])
+        hard, soft = of(0.0), of(1.0)
+        return hard + self.column(smoothing).view(1, self.k, *[1] * (hard.ndim - 2)) * (soft - hard)
+
+    def scale(self, samples: int) -> float:
+        """What a sample's loss counts in what a step descends on."""
+        return 1.0 if self.first.reduction == "sum" else 1 / samples
+
+    def objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What a step descends on, of each job: outputs (B, k, out), targets (B, k) → (k,)."""
+        losses = self.each_loss(outputs, targets).sum(dim=0) * self.scale(len(targets))
+        return losses + self.penalty() if self.penalised else losses
+
+    def derivative(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of the objective without penalties, in the outputs: (B, k, out)."""
+
+        def of(amount: float) -> Tensor:
+            rows = gradient(self.first.loss_name, outputs.flatten(0, 1), targets.reshape(-1), amount)
+            return rows.view(outputs.shape)
+
+        found, scale = self.smoothed(of, self.smoothing), self.scale(len(targets))
+        return found if scale == 1 else found * scale
+
+    def penalty(self) -> Tensor:
+        """What is added to each job's loss for the size of its weights, (k,)."""
+        flat = torch.cat([weight.flatten(1) for weight in self.weights], dim=1)
+        l1, l2 = self.penalties
+        return l1 * flat.abs().sum(dim=1) + l2 * flat.square().sum(dim=1)
 
     # Evaluation
 
@@ -156,7 +173,7 @@ class Stack:
         for inputs, targets in zip(*(part.split(self.eval_batch) for part in samples), strict=True):
             outputs = self.net(self.feed.seen(inputs.to(self.feed.device))).view(len(inputs), self.k, -1)
             truth = targets.to(self.feed.device).unsqueeze(1).expand(-1, self.k)  # (B, k)
-            sums[0] += self.losses(outputs, truth, none).double() * len(inputs)
+            sums[0] += self.each_loss(outputs, truth, none).double().sum(dim=0)
             if classes:
                 predicted = self.first.predict(outputs.flatten(0, 1)).view(truth.shape)
                 sums[1] += (predicted == truth).sum(dim=0)
@@ -201,40 +218,41 @@ class Watched:
     """Adds up what an epoch's steps tell, with few looks at it.
 
     Args:
-        model: whose predictions count.
-        k: how many jobs.
-        before: steps before this epoch.
+        stack: what is trained.
         every: steps between two looks.
     """
 
-    def __init__(self, model: SupervisedModule, k: int, before: int, every: int) -> None:
-        self.model, self.k, self.done, self.every = model, k, before, every
-        self.unread: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, stack: Stack, every: int) -> None:
+        self.stack, self.done, self.every = stack, stack.steps, every
+        self.unread: list[tuple[Tensor, Tensor]] = []
         self.sums: Tensor | None = None  # (2, k): loss·n, correct
         self.samples = 0
         self.looks: list[tuple[int, Tensor]] = []
         self.bad: dict[int, tuple[int, float]] = {}
 
-    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        self.unread.append((losses, outputs, targets))
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Outputs (B, k, out) and targets (B, k) of a step."""
+        self.unread.append((outputs, targets))
         if len(self.unread) == self.every:
             self.look()
 
+    @torch.no_grad()
     def look(self) -> None:
-        each, outputs, targets = zip(*self.unread, strict=True)
+        outputs, targets = (torch.cat(parts) for parts in zip(*self.unread, strict=True))  # (T·B, k, …)
+        counts = [len(part) for _, part in self.unread]
         self.unread.clear()
-        losses = torch.stack(each)  # (T, k)
-        counts = losses.new_tensor([len(part) for part in targets])
-        correct = torch.zeros_like(losses[0])
-        if self.model.task != "regression":
-            truth = torch.cat(targets)  # (T·B, k)
-            correct = (self.model.predict(torch.cat(outputs).flatten(0, 1)).view(truth.shape) == truth).sum(dim=0)
-        sums = torch.stack([counts @ losses, correct.to(losses.dtype)]).double()
+        each = self.stack.each_loss(outputs, targets)
+        losses = torch.stack([part.mean(dim=0) for part in each.split(counts)])  # (T, k)
+        correct = torch.zeros_like(each[0])
+        if self.stack.first.task != "regression":
+            predicted = self.stack.first.predict(outputs.flatten(0, 1)).view(targets.shape)
+            correct = (predicted == targets).sum(dim=0).to(each.dtype)
+        sums = torch.stack([each.sum(dim=0), correct]).double()
         self.sums = sums if self.sums is None else self.sums + sums
-        self.samples += int(counts.sum())
+        self.samples += len(targets)
         if not losses.isfinite().all():
             self.note_bad(losses)
-        self.done += len(losses)
+        self.done += len(counts)
         self.looks.append((self.done - 1, losses.mean(dim=0)))
 
     def note_bad(self, losses: Tensor) -> None:
@@ -249,7 +267,9 @@ class Watched:
             self.look()
         assert self.sums is not None
         loss, correct = self.sums / self.samples
-        return Epoch(Measured(loss, None if self.model.task == "regression" else correct), self.looks, rates, self.bad)
+        return Epoch(
+            Measured(loss, None if self.stack.first.task == "regression" else correct), self.looks, rates, self.bad
+        )
 
 
 def grouped_names(model: SupervisedModule) -> list[list[str]]:
