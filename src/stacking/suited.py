@@ -17,7 +17,7 @@ from src.build import build_data, build_model
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.figure import FigureCallback
 from src.callbacks.progress import Progress
-from src.data.base import EVAL_BATCH, TensorDataModule
+from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.job import LOADING
 from src.models.base import SupervisedModule
@@ -75,12 +75,12 @@ class Verdict(NamedTuple):
     Attributes:
         reason: why they cannot be trained together; ``None`` if they can.
         most: how many memory bears at once in one process.
-        eval_batch: samples of an evaluation's batch.
+        evaluated: how many samples of an evaluation it bears there, over all jobs.
     """
 
     reason: str | None
     most: int = 0
-    eval_batch: int = EVAL_BATCH
+    evaluated: int = 0
 
 
 def verdicts(configs: list[bytes], processes: int) -> list[Verdict]:
@@ -170,8 +170,7 @@ def room(model: Any, data: TensorDataModule, kind: str, processes: int) -> Verdi
     inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered, and augmented or on the way
     budget = SHARE_OF_MEMORY * free_memory(kind) / processes / 8  # bytes of float64, the larger type
     most = int(budget / (weights + data.batch_size * (inputs + 3 * values)))
-    eval_batch = max(1, min(EVAL_BATCH, int(budget / max(1, most) / (2 * values))))
-    return Verdict(None, max(1, most), eval_batch)
+    return Verdict(None, max(1, most), int(budget / (2 * values)))
 
 
 def values_of(model: Any) -> int:

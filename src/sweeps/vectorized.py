@@ -48,7 +48,7 @@ class Slice(NamedTuple):
     Attributes:
         jobs: which.
         state: where their state is kept.
-        eval_batch: samples of an evaluation's batch.
+        eval_batch: samples of an evaluation's batch, at most.
     """
 
     jobs: list[Job]
@@ -103,7 +103,7 @@ class Vectorized(NamedTuple):
             most = min(verdict.most, self.most or len(group))
             count = 1 if group[0].stack else max(math.ceil(len(group) / most), math.ceil(len(parts) / len(several)))
             slices += [
-                Slice(own, own[0].stack or state_of(sweep.folder, own), verdict.eval_batch)
+                Slice(own, own[0].stack or state_of(sweep.folder, own), max(1, verdict.evaluated // len(own)))
                 for own in cut(group, min(count, len(group)))
             ]
         return slices, rest
