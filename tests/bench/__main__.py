@@ -32,6 +32,8 @@ BENCHMARKS = (
     "growth",
     "sweep",
     "sweep_memory",
+    "vectorized_xor",
+    "vectorized_mnist",
 )
 
 
