@@ -23,6 +23,7 @@ DIFFERENT = {
     "nesterov": ([*MOMENTUM, "optimizer.nesterov=true"], "optimizer.momentum=0.5", "optimizer.lr=0.2 seed=1"),
     "adam": (ADAM, "optimizer.lr=0.1", "optimizer.weight_decay=0.1 seed=1", "optimizer.betas=[0.5,0.9]"),
     "adamw": (ADAMW, "optimizer.lr=0.1", "optimizer.weight_decay=0.5 seed=1", "optimizer.betas=[0.5,0.9]"),
+    "adam's eps": (ADAM, "+optimizer.eps=1e-3", "+optimizer.eps=1e-2 seed=1"),
     "cosine": ([*SGD, "scheduler=cosine"], "optimizer.lr=0.3", "scheduler.eta_min=0.05 seed=1"),
     "exponential": ([*ADAM, "scheduler=exponential"], "scheduler.gamma=0.5", "scheduler.gamma=0.9 optimizer.lr=0.1"),
     "one cycle": ([*MOMENTUM, "scheduler=one_cycle"], "optimizer.lr=0.3", "scheduler.pct_start=0.6 seed=1"),
