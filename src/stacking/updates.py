@@ -62,24 +62,27 @@ class Adam:
         self.theta, self.decoupled = theta, settings["decoupled_weight_decay"]
         self.decays = bool(numbers["weight_decay"].any())
         self.state = {"exp_avg": torch.zeros_like(theta), "exp_avg_sq": torch.zeros_like(theta)}
+        self.room = torch.empty_like(theta)  # for what is calculated on the way
 
     def steps(self, numbers: Numbers, done: int, count: int) -> Iterator[tuple[Tensor, ...]]:
         lr, beta1, beta2, decay = (numbers[name] for name in ("lr", "beta1", "beta2", "weight_decay"))
         number = torch.arange(done + 1, done + count + 1).unsqueeze(1)  # (T, 1), from 1 on
-        size, root = lr / (1 - beta1**number), (1 - beta2**number).sqrt()
+        root = (1 - beta2**number).sqrt()
+        size, floor = lr * root / (1 - beta1**number), numbers["eps"] * root
         shrunk = 1 - lr * decay if self.decoupled else decay
-        parts = (size, 1 - beta1, beta2, 1 - beta2, root, numbers["eps"], shrunk)
+        parts = (size, 1 - beta1, 1 - beta2, floor, shrunk)
         return zip(*(each_step(part, count, self.theta) for part in parts), strict=True)
 
     def __call__(self, gradient: Tensor, step: tuple[Tensor, ...]) -> None:
-        size, new, beta2, new2, root, eps, decay = step  # each (k, 1)
+        size, new, new2, floor, decay = step  # each (k, 1)
         if self.decays and self.decoupled:
             self.theta.mul_(decay)
         elif self.decays:
             gradient = torch.addcmul(gradient, self.theta, decay)
         mean = self.state["exp_avg"].lerp_(gradient, new)
-        square = self.state["exp_avg_sq"].mul_(beta2).addcmul_(gradient * gradient, new2)
-        self.theta.addcdiv_(mean * size, (square.sqrt() / root).add_(eps), value=-1)
+        square = self.state["exp_avg_sq"].lerp_(torch.mul(gradient, gradient, out=self.room), new2)
+        change = torch.div(mean, torch.sqrt(square, out=self.room).add_(floor), out=self.room)
+        self.theta.addcmul_(change, size, value=-1)
 
 
 def each_step(numbers: Tensor, count: int, theta: Tensor) -> tuple[Tensor, ...]:
