@@ -20,7 +20,9 @@ AXES: Mapping[str, tuple[int, ...]] = {
     "samples": (3200, 6400, 12800, 25600, 51200),
     "hidden units": (16, 64, 256, 1024, 4096),
     "jobs": (2, 4, 8, 16, 32),
+    "jobs as one": (2, 8, 32, 128, 512),
 }
+LAUNCHERS = {"jobs": "local", "jobs as one": "vectorized"}
 MEMORY = "MB at most, "
 
 
@@ -46,8 +48,8 @@ def side(axis: str, value: int, memory: dict[str, list[float]]) -> Callable[[int
 
     def run(number: int) -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
-            if axis == "jobs":
-                many = ("-m", f"seed=range({value})", "trainer.max_epochs=10")
+            if axis in LAUNCHERS:
+                many = ("-m", f"hydra/launcher={LAUNCHERS[axis]}", f"seed=range({value})", "trainer.max_epochs=10")
                 return [child("-m", "src.train", *many, *BARE, f"paths.outputs={folder}", OMP_NUM_THREADS="1").seconds]
             one = ("data=mnist", *settings[axis], *BARE, f"paths.outputs={folder}")
             memory.setdefault(f"{MEMORY}{axis} {value}", []).append(

@@ -71,7 +71,7 @@ def draw_ratios(record: Record, path: Path) -> None:
 
 def draw_growth(values: dict[str, list[float]], path: Path) -> None:
     """Seconds over each axis, beside the straight line through 0 and the last point; memory below."""
-    figure, panels = plt.subplots(2, len(AXES), figsize=(12, 5.5), sharex="col", sharey="row", layout="constrained")
+    figure, panels = plt.subplots(2, len(AXES), figsize=(14.5, 5.5), sharex="col", sharey="row", layout="constrained")
     for (above, below), (name, sizes) in zip(panels.T, AXES.items(), strict=True):
         x, seconds = np.asarray(sizes), medians(values, "", name)
         above.loglog(x, seconds, "o-", color=COLOURS[0])
