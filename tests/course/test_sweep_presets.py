@@ -28,6 +28,11 @@ SWEPT = {
     "sweep=gates": {"experiment": "gates,gates_sigmoid,gates_products,gates_hidden", "data.gate": "and,or,nand,xor"},
     "sweep=pulse": {"model.hidden_size": "1,2"},
     "sweep=xor": {"model.hidden_size": "1,2,3", "seed": "range(20)"},
+    "sweep=xor_many": {
+        "model.hidden_size": "1,2,3,4,5,6,7,8",
+        "optimizer.lr": "0.03,0.1,0.3,1.0",
+        "seed": "range(100)",
+    },
     "sweep=cubic": {"model.hidden_size": "1,2,4,100"},
     "sweep=overfit": {
         "experiment": "overfit,overfit_batch_norm,overfit_dropout,overfit_l2,overfit_l1,overfit_early_stopping"
