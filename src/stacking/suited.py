@@ -126,7 +126,7 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return f"optimizer {cfg.optimizer._target_}"
     if cfg.scheduler and get_class(cfg.scheduler._target_) is torch.optim.lr_scheduler.ReduceLROnPlateau:
         return "a scheduler that asks for metrics"
-    if cfg.deterministic:
+    if cfg.get("deterministic"):
         return "deterministic=true"
     if any(dict(each) != EVENTS for each in cfg.logger.values()):
         return "a logger of its own"
@@ -137,7 +137,7 @@ def sees_training(settings: DictConfig) -> bool:
     """Whether a callback has to be there while a job is trained; pictures are drawn when they are looked at."""
     kind = get_class(settings._target_)
     if kind in CALLBACKS:
-        return False
+        return kind is LearningRateMonitor and len(settings) > 1  # set to look step by step, or at more
     steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
     return steps or not issubclass(kind, FigureCallback)
 

@@ -39,6 +39,7 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["+trainer.min_epochs=3"], "trainer.min_epochs=3"),
         (["+optimizer.amsgrad=true"], "optimizer.amsgrad"),
         (["model.products=true"], "MLP with Products in it"),
+        (["callbacks=default", "+callbacks.learning_rate.logging_interval=step"], "callbacks.learning_rate"),
         (["callbacks=gradients"], "callbacks.gradient_norms"),
         (["experiment=descent", "callbacks=descent"], "callbacks.descent"),
         (["logger=tensorboard", "logger.tensorboard.version=a"], "a logger of its own"),
