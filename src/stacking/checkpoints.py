@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from src.models.base import SupervisedModule
-from src.stacking.schedules import Schedule
 from src.stacking.stack import Stack, State
 
 
@@ -44,7 +43,7 @@ def checkpoint(
 
 
 def with_optimizer(
-    told: dict[str, Any], stack: Stack, job: int, state: State, steps: int, schedule: Schedule
+    told: dict[str, Any], stack: Stack, job: int, state: State, steps: int, schedule: dict[str, Any]
 ) -> dict[str, Any]:
     """A checkpoint to go on from: also with what the job's optimiser and schedule have kept.
 
@@ -54,7 +53,7 @@ def with_optimizer(
         job: its place there.
         state: of the stack.
         steps: how many it has taken.
-        schedule: the job's, after as many.
+        schedule: the state of the job's `Schedule` after as many.
     """
     pieces: dict[str, dict[str, Tensor]] = {}
     for group in range(len(stack.names)):
@@ -62,8 +61,10 @@ def with_optimizer(
     names = {parameter: name for name, parameter in stack.models[job].net.named_parameters()}
     grouped = [names[each] for group in stack.models[job].parameter_groups(lr=0.0) for each in group["params"]]
     kept = {number: pieces[name] for number, name in enumerate(grouped) if pieces.get(name)}
-    groups = schedule.optimizer.state_dict()["param_groups"]
-    scheduled = [] if schedule.scheduler is None else [schedule.scheduler.state_dict()]
+    groups, scheduler = schedule["param_groups"], schedule["scheduler"]
+    if groups[0].get("momentum") == 0:  # others of the stack have some
+        kept = {}
+    scheduled = [] if scheduler is None else [scheduler]
     return told | {"optimizer_states": [{"state": kept, "param_groups": groups}], "lr_schedulers": scheduled}
 
 

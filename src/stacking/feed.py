@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from src.data.base import Samples, TensorDataModule
+from src.data.images import ImageDataModule
 
 AT_ONCE = 2**16  # numbers of inputs that are gathered together: of small batches several
 MOST_KEPT = 2**31  # bytes of inputs kept as the networks take them; larger sets are transformed batch by batch
@@ -28,7 +29,7 @@ class Feed:
         assert data.train_set is not None
         self.data, self.order_seeds, self.device, self.dtype = data, list(order_seeds), device, dtype
         self.samples = Samples(*(part.to(device) for part in data.train_set))
-        self.augments = bool(getattr(data, "augments", False))
+        self.augments = augments(data)
         self.shared = not self.augments and (not data.shuffle or len(set(self.order_seeds)) == 1)
         self.ready = not self.augments and self.samples.inputs.numel() * 4 <= MOST_KEPT
         if self.ready:
@@ -97,6 +98,13 @@ class Feed:
             parts.append(self.seen(inputs[:, job].contiguous(), augment=True))
             generator.set_state(default.get_state())
         return torch.stack(parts, dim=1)
+
+
+def augments(data: TensorDataModule) -> bool:
+    """Whether each job must see its own samples: also where it is not known what a transform of one's own draws."""
+    if isinstance(data, ImageDataModule) and type(data).transform is ImageDataModule.transform:
+        return data.augments
+    return type(data).transform is not TensorDataModule.transform
 
 
 def default_generator(device: torch.device) -> torch.Generator:

@@ -53,6 +53,13 @@ class Member:
         self.rates: list[float] = []  # the learning rate that each epoch began with
         self.times: list[float] = []  # when each epoch ended, in seconds since 1970
         self.trouble: str | None = None  # what stopped it
+        self.schedule: dict[str, Any] = {}  # the state of its `Schedule` as it ended
+
+    @property
+    def order_seed(self) -> int:
+        """Of its batches' order; where none is given, it is the job's, as in `TensorDataModule`."""
+        given = self.cfg["data"].get("order_seed")
+        return self.seed if given is None else int(given)
 
     # What comes out of an epoch
 
@@ -98,12 +105,14 @@ class Member:
             "rates": self.rates,
             "times": self.times,
             "trouble": self.trouble,
+            "schedule": self.schedule,
         }
 
     def go_on_from(self, progress: dict[str, Any], seconds: float) -> None:
         self.history.rows, self.history.saved = progress["rows"], len(progress["rows"])
         self.history.seconds_before = seconds
         self.kept.best_model_score, self.trouble = progress["best"], progress["trouble"]
+        self.schedule = progress["schedule"]
         for early, state in zip(self.early, progress["early"], strict=True):
             early.load_state_dict(state)
         self.looks, self.rates, self.times = progress["looks"], progress["rates"], progress["times"]

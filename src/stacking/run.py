@@ -17,15 +17,15 @@ from src import cli, devices
 from src.build import build_data, check_batches, prepare
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import as_yaml, many_files, provenance, whole_or_not, write_json, write_text
+from src.records import as_yaml, finished, many_files, provenance, whole_or_not, write_json, write_text
 from src.results import out_of_memory
-from src.settings import wrong_values
+from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
 from src.stacking.events import write_events
 from src.stacking.feed import Feed
 from src.stacking.member import Member
 from src.stacking.order import Part, StackOrder
-from src.stacking.schedules import Schedules
+from src.stacking.schedules import Schedule, Schedules
 from src.stacking.stack import Stack
 from src.stacking.training import Training
 from src.sweeps.jobs import read_job
@@ -45,21 +45,25 @@ def train(order: StackOrder) -> None:
     except Exception as error:
         traceback.print_exc()
         for part in order.parts:
-            note_failure(part.folder, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
+            fail(order, part, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
         raise SystemExit(1) from error
     order.path.unlink(missing_ok=True)
 
 
 def train_together(order: StackOrder) -> None:
     """Train the jobs of a stack, test them once, and write their folders."""
-    first: DictConfig = pickle.loads(order.parts[0].config)
+    with many_files():
+        able = list(checked(order))
+    if not able:
+        return
+    first: DictConfig = pickle.loads(able[0][0].config)
     HydraConfig.instance().set_config(first)
     kind = prepare(first)
     data = build_data(first)
     data.prepare_data()
     data.setup()
     with many_files():
-        members = list(begun(order.parts, data))
+        members = list(begun(order, able, data, first.trainer.max_epochs))
     if not members:
         return
     check_batches(first, members[0].model, data)
@@ -68,7 +72,6 @@ def train_together(order: StackOrder) -> None:
     training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, order.path)
     if order.path.is_file():
         training.go_on()
-        log.info("going on after epoch %d", training.stack.epoch)
     log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
@@ -79,13 +82,35 @@ def train_together(order: StackOrder) -> None:
             member.close()
 
 
-def begun(parts: Sequence[Part], data: TensorDataModule) -> Iterator[Member]:
-    """The jobs that can begin; of the others their folders tell why not."""
-    for part in parts:
+def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
+    """The jobs whose settings will do, with their configs; of the others their folders tell why not."""
+    for part in order.parts:
+        write_log(order, part.folder, "under way")
         try:
-            yield Member(own_config(part), part.folder, data)
+            yield part, own_config(part)
         except InputError as error:
-            note_failure(part.folder, str(error))
+            fail(order, part, str(error))
+
+
+def begun(
+    order: StackOrder, able: Sequence[tuple[Part, dict[str, Any]]], data: TensorDataModule, epochs: int
+) -> Iterator[Member]:
+    """The jobs that can begin; of the others their folders tell why not."""
+    for part, config in able:
+        try:
+            member = Member(config, part.folder, data)
+            Schedule(member.model, max(1, epochs * len(data.batches(data.train_set, train=True))))  # is it refused?
+            yield member
+        except InputError as error:
+            fail(order, part, str(error))
+
+
+def fail(order: StackOrder, part: Part, message: str, reason: str = "error") -> None:
+    """Write into a job's folder why it failed."""
+    if finished(part.folder):  # it came to its end before
+        return
+    note_failure(part.folder, message, reason)
+    write_log(order, part.folder, message)
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -103,7 +128,7 @@ def own_config(part: Part) -> dict[str, Any]:
     for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
         write_text(part.folder / ".hydra" / f"{name}.yaml", as_yaml(content))
     settings = read_job(part.folder).settings
-    if wrong := wrong_values(settings):
+    if wrong := wrong_values(settings) + missing_files(config):
         raise InputError("; ".join(wrong))
     return with_values(told, settings)
 
@@ -121,8 +146,7 @@ def with_values(told: dict[str, Any], settings: dict[str, Any], prefix: str = ""
 def stacked(members: Sequence[Member], data: TensorDataModule, kind: str, eval_batch: int) -> Stack:
     models, trainer = [member.model for member in members], members[0].cfg["trainer"]
     precision = devices.precision(trainer["precision"], kind)
-    seeds = [member.cfg["data"]["order_seed"] for member in members]
-    feed = Feed(data, seeds, torch.device(kind), DTYPES[precision])
+    feed = Feed(data, [member.order_seed for member in members], torch.device(kind), DTYPES[precision])
     schedules = Schedules(models, trainer["max_epochs"] * len(feed))
     size = min(max(data.batch_size, EVAL_BATCH), eval_batch)
     return Stack(models, [member.seed for member in members], feed, schedules, trainer["log_every_n_steps"], size)
@@ -151,7 +175,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
         if member.cfg["logger"]:
             write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
         member.tell(training.seconds)
-        write_text(member.folder / "train.log", last_words(member, stack.k, order.log))
+        write_log(order, member.folder, member.trouble or member.results.outcome())
 
 
 def write_best(training: Training) -> None:
@@ -171,9 +195,9 @@ def write_last(training: Training) -> None:
     stack.load(training.last)
     for place, member in enumerate(training.members):
         if member.trouble is None:
-            epochs, schedule = len(member.history.rows), stack.schedules.of(place)
+            epochs = len(member.history.rows)
             found = checkpoint(member.model, weights_of(stack, place), member.callback_states(), epochs, batches)
-            found = with_optimizer(found, stack, place, training.last, epochs * batches, schedule)
+            found = with_optimizer(found, stack, place, training.last, epochs * batches, member.schedule)
             save(found, member.folder / "checkpoints" / "last.ckpt")
 
 
@@ -182,8 +206,8 @@ def save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, file)
 
 
-def last_words(member: Member, jobs: int, stack_log: Path) -> str:
-    """What a job's log tells: how it was trained, and what came out."""
-    others = f"{jobs - 1} other job{'s'[: jobs != 2]}"
-    together = f"trained as one with {others}; the log of all: {os.path.relpath(stack_log, member.folder)}"
-    return f"{together}\n{member.trouble or member.results.outcome()}\n"
+def write_log(order: StackOrder, folder: Path, outcome: str) -> None:
+    """Write a job's log: how it is trained, and what came out."""
+    others = f"{len(order.parts) - 1} other job{'s'[: len(order.parts) != 2]}"
+    together = f"trained as one with {others}; the log of all: {os.path.relpath(order.log, folder)}"
+    write_text(folder / "train.log", f"{together}\n{outcome}\n")

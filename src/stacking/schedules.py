@@ -45,6 +45,11 @@ class Schedule:
         """Of each parameter group those of `NUMBERS`; 0 for what the optimiser does not know."""
         return [[float(known.get(name, 0.0)) for name in NUMBERS] for known in map(spread, self.optimizer.param_groups)]
 
+    def state(self) -> dict[str, Any]:
+        """The optimiser's parameter groups and what the scheduler keeps, as a checkpoint has them."""
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        return copy.deepcopy({"param_groups": self.optimizer.state_dict()["param_groups"], "scheduler": scheduler})
+
     def epoch(self, count: int) -> torch.Tensor:
         """The numbers in each of an epoch's steps, (count or 1, groups, numbers) float64; goes on to the next epoch."""
         each = [self.numbers()]
@@ -76,6 +81,7 @@ class Schedules:
         distinct = list(dict.fromkeys(told))
         self.all = [Schedule(models[told.index(each)], total_steps) for each in distinct]
         self.which = torch.tensor([distinct.index(each) for each in told])
+        self.first = torch.tensor([each.numbers() for each in self.all], dtype=torch.float64)
 
     def only(self, jobs: Sequence[int]) -> "Schedules":
         """Those of some of the jobs; they go on from where these are."""
@@ -85,10 +91,6 @@ class Schedules:
 
     def of(self, job: int) -> Schedule:
         return self.all[int(self.which[job])]
-
-    def now(self) -> list[Numbers]:
-        """Of each parameter group the numbers of all jobs at present."""
-        return self.parted(torch.stack([torch.tensor([each.numbers()], dtype=torch.float64) for each in self.all]))
 
     def epoch(self, count: int) -> list[Numbers]:
         """Of each parameter group the numbers in an epoch of ``count`` steps; goes on to the next."""
@@ -100,7 +102,8 @@ class Schedules:
         return [dict(zip(NUMBERS, group.unbind(), strict=True)) for group in groups.unbind()]
 
     def updates(self, thetas: Sequence[torch.Tensor]) -> list[Update]:
-        """What changes the parameters (k, P) of each group."""
+        """What changes the parameters (k, P) of each group; its state has the same parts in every smaller stack."""
         optimizer = self.all[0].optimizer
         kind, settings = KINDS[type(optimizer)], optimizer.defaults
-        return [kind(theta, numbers, settings) for theta, numbers in zip(thetas, self.now(), strict=True)]
+        used = [dict(zip(NUMBERS, group.any(dim=0).tolist(), strict=True)) for group in self.first.unbind(dim=1)]
+        return [kind(theta, each, settings) for theta, each in zip(thetas, used, strict=True)]

@@ -1,5 +1,7 @@
 """Which jobs can be trained together, and how many of them memory bears."""
 
+import copy
+import itertools
 import os
 import pickle
 from typing import Any, NamedTuple
@@ -10,21 +12,23 @@ from hydra.utils import get_class
 from lightning import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
-from torch.nn import Module
+from torch.nn import Conv2d, Dropout, Linear, Module
 
 from src import cli, devices
-from src.build import build_data, build_model
+from src.build import build_data, build_model, monitored
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.figure import FigureCallback
 from src.callbacks.progress import Progress
 from src.data.base import TensorDataModule
-from src.errors import InputError
 from src.job import LOADING
 from src.models.base import SupervisedModule
-from src.models.steps import CALLBACK_HOOKS, MODULE_HOOKS, overrides
+from src.models.cnn import CNN
+from src.models.images import ImageModule
+from src.models.mlp import MLP
+from src.models.steps import CALLBACK_HOOKS, overrides
 from src.stacking.run import DTYPES
 from src.stacking.schedules import KINDS
-from src.stacking.wide import why_not
+from src.stacking.wide import WideDropout, why_not, widen
 
 # What a stack takes steps by; settings of the Trainer that are not named here must be left alone.
 TRAINER: dict[str, Any] = {
@@ -49,22 +53,15 @@ HONOURED = (
     "check_val_every_n_epoch",
 )
 OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
-OWN_HOOKS = (
-    "forward",
-    "loss",
-    "objective",
-    "predict",
-    "training_step",
-    "step_loss",
-    "batch_sums",
-    "validation_step",
-    "configure_optimizers",
-    "scheduler",
-    "on_train_epoch_start",
-    "on_train_epoch_end",
-    "on_validation_epoch_end",
-)
+OURS = (SupervisedModule, ImageModule, MLP, CNN)  # models whose ways a stack knows
+FREE = {"parameter_groups", "images_only"}  # what another may have of its own, beside its network
 CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
+EVENTS = {  # conf/logger/tensorboard.yaml
+    "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
+    "name": "",
+    "version": "",
+    "default_hp_metric": False,
+}
 COPIES = 8  # of the weights: also gradients, two moments, the best and the last, and what is on the way
 SHARE_OF_MEMORY = 0.5
 
@@ -105,9 +102,9 @@ def verdict(config: DictConfig, processes: int) -> Verdict:
             return Verdict(f"trainer.precision={cfg.trainer.precision}")
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
-        reason = unsuitable_data(data) or unsuitable_model(model)
-    except (InputError, OSError) as error:
-        return Verdict(f"an error that each tells by itself ({error})")
+        reason = unsuitable_data(data) or unsuitable_monitor(cfg, data) or unsuitable_model(model)
+    except Exception as error:  # Hydra wraps those of a part that it makes
+        return Verdict(f"an error that each tells by itself ({cli.one_line(error)})")
     return room(model, data, kind, processes) if reason is None else Verdict(reason)
 
 
@@ -129,8 +126,10 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return f"optimizer {cfg.optimizer._target_}"
     if cfg.scheduler and get_class(cfg.scheduler._target_) is torch.optim.lr_scheduler.ReduceLROnPlateau:
         return "a scheduler that asks for metrics"
-    if any("TensorBoard" not in each._target_ for each in cfg.logger.values()):
-        return "a logger that is not TensorBoard's"
+    if cfg.get("deterministic"):
+        return "deterministic=true"
+    if any(dict(each) != EVENTS for each in cfg.logger.values()):
+        return "a logger of its own"
     return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
 
 
@@ -138,14 +137,27 @@ def sees_training(settings: DictConfig) -> bool:
     """Whether a callback has to be there while a job is trained; pictures are drawn when they are looked at."""
     kind = get_class(settings._target_)
     if kind in CALLBACKS:
-        return False
+        return kind is LearningRateMonitor and len(settings) > 1  # set to look step by step, or at more
     steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
     return steps or not issubclass(kind, FigureCallback)
 
 
 def unsuitable_data(data: Any) -> str | None:
-    own = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, (*LOADING, "epoch_order"))
+    hooks = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")
+    own = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, hooks)
     return None if own else f"{type(data).__name__}, which loads its batches in a way of its own"
+
+
+def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
+    """What early stopping watches that a stack does not look at, or that is not there."""
+    known = (None, "val/loss", *(["val/acc"] if data.num_classes else []))
+    for name, each in cfg.callbacks.items():
+        if each and get_class(each._target_) is EarlyStopping:
+            if monitored(cfg, data)[0] is None:
+                return f"callbacks.{name} without a validation set"
+            if each.get("monitor") not in known:
+                return f"callbacks.{name}.monitor={each.get('monitor')}"
+    return None
 
 
 def unsuitable_model(model: Any) -> str | None:
@@ -153,11 +165,46 @@ def unsuitable_model(model: Any) -> str | None:
         return type(model).__name__
     if getattr(model, "flip_test", False):
         return "model.flip_test=true"
-    if overrides(model, SupervisedModule, (*OWN_HOOKS, *set(MODULE_HOOKS) - {"configure_optimizers"})):
+    if has_ways_of_its_own(model):
         return f"{type(model).__name__}, which is trained in a way of its own"
     if layer := why_not(model.net):
         return f"{type(model).__name__} with {layer} in it"
+    if not bears_widening(model):
+        return f"{type(model).__name__}, whose network does more than its layers do"
     return None
+
+
+def has_ways_of_its_own(model: SupervisedModule) -> bool:
+    """Whether its class changes what `SupervisedModule` or Lightning does, not only which network there is."""
+    kinds = itertools.takewhile(lambda kind: kind is not SupervisedModule, type(model).__mro__)
+    own = {name for kind in kinds if kind not in OURS for name in vars(kind) if not name.startswith("__")}
+    return bool(own & set(dir(SupervisedModule)) - FREE)
+
+
+@torch.no_grad()
+def bears_widening(model: SupervisedModule) -> bool:
+    """Whether two such networks as one give what each gives: not where other code mixes what lies side by side."""
+    nets = [copy.deepcopy(model.net).double().train() for _ in range(2)]
+    for parameter in nets[1].parameters():
+        parameter.mul_(1.5).add_(0.1)
+    first = next(module for module in model.net.modules() if not list(module.children()))
+    if not isinstance(first, (Linear, Conv2d)):  # which alone take inputs that all jobs share
+        return False
+    inputs = torch.randn(3, 2, *model.in_shape, dtype=torch.float64)
+    wanted = torch.stack([without_dropout(net)(inputs[:, place]) for place, net in enumerate(nets)], dim=1)
+    try:
+        found = without_dropout(widen(nets))(inputs.flatten(1, 2)).view(wanted.shape)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def without_dropout(net: Module) -> Module:
+    """The network, of whose layers those do nothing that draw."""
+    for module in net.modules():
+        if isinstance(module, (Dropout, WideDropout)):
+            module.eval()
+    return net
 
 
 # Memory

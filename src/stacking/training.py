@@ -1,5 +1,6 @@
 """A stack's training: epoch by epoch, each job with its own best weights, its own end and its own troubles."""
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -8,11 +9,13 @@ from pathlib import Path
 import torch
 
 from src.checkpoints import read_checkpoint
+from src.errors import InputError
 from src.models.base import divergence
 from src.records import whole_or_not
 from src.stacking.member import Member
 from src.stacking.stack import Epoch, Measured, Stack, State, put, rows_of
 
+log = logging.getLogger(__name__)
 FEW = 0.75  # a stack of which no more than this share still trains is replaced by a smaller one
 SECONDS_BETWEEN_SAVES, SHARE_OF_SAVING = 5.0, 0.05
 
@@ -81,9 +84,11 @@ class Training:
 
     def see_who_ends(self, validated: bool) -> None:
         """Keep those as they are who have come to their end."""
-        rows = [row for row, place in enumerate(self.places) if place not in self.ended]
-        if self.stack.epoch < self.epochs:
-            rows = [row for row in rows if validated and self.members[self.places[row]].has_stopped]
+        rows = self.rows_under_way
+        stopped = [row for row in rows if validated and self.members[self.places[row]].has_stopped]
+        rows = stopped if self.stack.epoch < self.epochs else rows
+        for row in rows:
+            self.members[self.places[row]].schedule = self.stack.schedules.of(row).state()
         put(self.last, [self.places[row] for row in rows], self.stack.changing, rows)
         self.ended |= {self.places[row] for row in rows}
 
@@ -135,7 +140,13 @@ class Training:
 
     def go_on(self) -> None:
         """Take over what an earlier start of the same jobs has kept."""
-        kept = read_checkpoint(self.path)
+        try:
+            kept = read_checkpoint(self.path)
+        except InputError as error:
+            raise InputError(f"{error}; begin anew with rerun=failed") from error
+        if lost := {member.folder.name for member in self.members}.difference(kept["jobs"]):
+            log.info("all begin anew: some of them went on without %s", ", ".join(sorted(lost)))
+            return
         rows = [kept["jobs"].index(member.folder.name) for member in self.members]
         self.last, self.best = rows_of(kept["last"], rows), rows_of(kept["best"], rows)
         self.ended = {place for place, row in enumerate(rows) if row in kept["ended"]}
@@ -143,6 +154,7 @@ class Training:
         for member, row in zip(self.members, rows, strict=True):
             member.go_on_from(kept["progress"][row], kept["seconds"])
         self.stack.go_on_from(self.last, kept["epoch"])
+        log.info("going on after epoch %d", kept["epoch"])
 
 
 def told(stage: str, measured: Measured, row: int) -> dict[str, float]:

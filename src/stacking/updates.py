@@ -26,13 +26,13 @@ class SGD:
 
     Args:
         theta: the parameters (k, P).
-        numbers: ``lr``, ``momentum`` and ``weight_decay`` at the beginning.
+        used: of ``momentum`` and ``weight_decay`` whether any job has one.
         settings: ``nesterov``, one for all.
     """
 
-    def __init__(self, theta: Tensor, numbers: Numbers, settings: dict[str, Any]) -> None:
+    def __init__(self, theta: Tensor, used: dict[str, bool], settings: dict[str, Any]) -> None:
         self.theta, self.nesterov = theta, settings["nesterov"]
-        self.decays, self.moves = bool(numbers["weight_decay"].any()), bool(numbers["momentum"].any())
+        self.decays, self.moves = used["weight_decay"], used["momentum"]
         self.state = {"momentum_buffer": torch.zeros_like(theta)} if self.moves else {}
 
     def steps(self, numbers: Numbers, done: int, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -54,13 +54,13 @@ class Adam:
 
     Args:
         theta: the parameters (k, P).
-        numbers: ``lr``, ``beta1``, ``beta2``, ``eps`` and ``weight_decay`` at the beginning.
+        used: of ``weight_decay`` whether any job has one.
         settings: ``decoupled_weight_decay``, one for all.
     """
 
-    def __init__(self, theta: Tensor, numbers: Numbers, settings: dict[str, Any]) -> None:
+    def __init__(self, theta: Tensor, used: dict[str, bool], settings: dict[str, Any]) -> None:
         self.theta, self.decoupled = theta, settings["decoupled_weight_decay"]
-        self.decays = bool(numbers["weight_decay"].any())
+        self.decays = used["weight_decay"]
         self.state = {"exp_avg": torch.zeros_like(theta), "exp_avg_sq": torch.zeros_like(theta)}
         self.room = torch.empty_like(theta)  # for what is calculated on the way
 

@@ -133,7 +133,7 @@ def verdicts(configs: list[bytes], processes: int) -> list[Any]:
 
 
 def begun_alone(job: Job) -> bool:
-    return (job.folder / "checkpoints" / "last.ckpt").is_file()
+    return (job.folder / "checkpoints" / "last.ckpt").is_file() and not job.stack
 
 
 def groups_of(jobs: Iterator[Job]) -> list[list[Job]]:
@@ -148,6 +148,7 @@ def kind_of(job: Job) -> str:
     """All that jobs of one stack have in common: their settings but for numbers, and the state that they go on from."""
     shared = {key: value for key, value in job.settings.items() if not (key.startswith(APART) or own_number(key))}
     shared["model.dropout"] = bool(job.settings.get("model.dropout"))  # without it there is no such layer
+    shared["seed"] = job.settings.get("seed") is None  # it is drawn where the job begins
     shared["trainer.accelerator"] = job.settings.get("trainer.accelerator")
     if job.settings.get("model.loss") == "quadratic":  # not linear in it
         shared["model.label_smoothing"] = job.settings.get("model.label_smoothing")

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
 from src.records import read_json, write_json
+from src.sweeps.jobs import STACK
 
 HEAVY = (
     "src.job",
@@ -90,6 +91,7 @@ class Order(NamedTuple):
 
     def do(self) -> bool:
         """Do the job; how it went is in its folder."""
+        (self.folder / STACK).unlink(missing_ok=True)  # from here on it goes its own way
         try:
             return run(pickle.loads(self.config), self)
         except Exception as error:  # before the job itself could take note of it

@@ -56,6 +56,7 @@ def assert_both_ways_the_same(cwd: Path, jobs: list[Settings], steps: int = 50) 
         assert states["param_groups"] == others["param_groups"]
         torch.testing.assert_close(states["state"], others["state"], rtol=1e-9, atol=1e-9)
         assert checkpoint(mine)["lr_schedulers"] == checkpoint(other)["lr_schedulers"]
+        assert stopping(mine) == stopping(other)
         assert_close(history(mine), history(other))
         assert_close([metrics(mine)], [metrics(other)])
 
@@ -75,6 +76,13 @@ def metrics(folder: Path) -> dict[str, float]:
     """The numbers of ``metrics.json`` that do not depend on the clock."""
     found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return {name: value for name, value in found.items() if isinstance(value, (int, float)) and name != "seconds"}
+
+
+def stopping(folder: Path) -> list[dict[str, Any]]:
+    """What early stopping has kept, in the end."""
+    states = checkpoint(folder)["callbacks"].items()
+    kept = [dict(state) for name, state in states if name.startswith("EarlyStopping")]
+    return [state | {"best_score": round(float(state["best_score"]), 5)} for state in kept]
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:

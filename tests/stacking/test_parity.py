@@ -27,6 +27,11 @@ DIFFERENT = {
     "cosine": ([*SGD, "scheduler=cosine"], "optimizer.lr=0.3", "scheduler.eta_min=0.05 seed=1"),
     "exponential": ([*ADAM, "scheduler=exponential"], "scheduler.gamma=0.5", "scheduler.gamma=0.9 optimizer.lr=0.1"),
     "one cycle": ([*MOMENTUM, "scheduler=one_cycle"], "optimizer.lr=0.3", "scheduler.pct_start=0.6 seed=1"),
+    "momentum by one cycle": (
+        ["optimizer=sgd", "scheduler=one_cycle"],
+        "optimizer.momentum=0 scheduler.cycle_momentum=false",
+        "seed=1",
+    ),
     "one cycle of adam": ([*ADAMW, "scheduler=one_cycle"], "optimizer.lr=0.3", "scheduler.div_factor=3 seed=1"),
     "dropout": (["model.dropout=0.5"], "seed=0", "seed=1", "model.dropout=0.2", "model.dropout=0.8"),
     "batch norm": (["model.batch_norm=true"], "seed=0", "seed=1 optimizer.lr=0.1"),
@@ -50,6 +55,31 @@ DIFFERENT = {
         "optimizer.lr=0.1 seed=2",
         "callbacks.early_stopping.patience=4",
         "callbacks.early_stopping.patience=12",
+    ),
+    "early stopping on a schedule": (
+        ["callbacks=early_stopping", "trainer.max_epochs=40", "scheduler=cosine"],
+        "optimizer.lr=0.1 seed=2",
+        "callbacks.early_stopping.patience=4",
+        "callbacks.early_stopping.patience=12",
+    ),
+    "early stopping of those with momentum": (
+        ["callbacks=early_stopping", "trainer.max_epochs=20", "optimizer=sgd", "callbacks.early_stopping.patience=3"],
+        "optimizer.lr=0.5",
+        "optimizer.lr=0.4 seed=1",
+        "optimizer.lr=0.001 optimizer.momentum=0 callbacks.early_stopping.patience=100",
+    ),
+    "early stopping with batch norm and dropout": (
+        ["callbacks=early_stopping", "trainer.max_epochs=30", "model.batch_norm=true", "model.dropout=0.4"],
+        "optimizer.lr=0.1 seed=2",
+        "callbacks.early_stopping.patience=2",
+        "callbacks.early_stopping.patience=12 seed=5",
+        "callbacks.early_stopping.patience=3 seed=7 model.dropout=0.1",
+    ),
+    "no seed of the order": (["data.order_seed=null"], "seed=0", "seed=1"),
+    "ten points, some held out": (
+        ["data=ten_points", "data.held_out=3", "callbacks=early_stopping", "trainer.max_epochs=200"],
+        "optimizer.lr=0.01",
+        "seed=1 callbacks.early_stopping.patience=3",
     ),
     "regression": (["data=cubic", "model.hidden_size=6", "trainer.max_epochs=60"], "seed=0", "optimizer.lr=0.1"),
 }

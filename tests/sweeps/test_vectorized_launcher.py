@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,12 +93,41 @@ def test_jobs_of_another_shape_make_a_stack_of_their_own(tmp_path: Path) -> None
     assert outcome.code == 0
 
 
-def test_a_setting_that_will_not_do_stops_its_own_job_alone(tmp_path: Path) -> None:
-    outcome = sweep("model.label_smoothing=0,0.1,2", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "wrong", "told"),
+    [
+        (["model.label_smoothing=0,0.1,2"], 2, "model.label_smoothing=2 must be a number from 0 to below 1"),
+        (["model.label_smoothing=2,0,0.1"], 0, "model.label_smoothing=2 must be a number from 0 to below 1"),
+        (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0,0.5,0.9"], 0, "Nesterov momentum requires"),
+        (["ckpt_path=none.ckpt,null", "seed=0,1", "hydra.launcher.most=3"], 0, "none.ckpt: there is no such file"),
+        (["model.loss=squared_error,quadratic,perceptron"], 0, "model.loss=squared_error does not suit binary targets"),
+    ],
+)
+def test_a_setting_that_will_not_do_stops_its_own_jobs_alone(
+    settings: list[str], wrong: int, told: str, tmp_path: Path
+) -> None:
+    outcome = sweep(*settings, "hydra.launcher.jobs=1", cwd=tmp_path)
     assert outcome.code == 1
-    states = [job.status for job in jobs_of(tmp_path, "together")]
-    assert [state["status"] for state in states] == ["finished", "finished", "failed"]
-    assert "model.label_smoothing=2" in states[2]["message"]
+    jobs = jobs_of(tmp_path, "together")
+    failed = [job for job in jobs if job.status["status"] == "failed"]
+    assert {job.status["status"] for job in jobs if job not in failed} == {"finished"}
+    swept = settings[-1] if "seed=0,1" not in settings else settings[0]
+    key = swept.partition("=")[0]
+    assert {str(job.settings[key]) for job in failed} == {swept.partition("=")[2].split(",")[wrong]}
+    for job in failed:
+        assert told in job.status["message"]
+        assert told in (job.folder / "train.log").read_text()
+
+
+def test_a_job_without_a_seed_draws_one_by_itself(tmp_path: Path) -> None:
+    outcome = sweep("seed=0,1,null", "hydra.launcher.jobs=1", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert "1 one by one, because of no other job that is like them: 2" in outcome.text
+
+
+def test_jobs_on_other_parts_of_the_data_make_a_stack_of_their_own(tmp_path: Path) -> None:
+    outcome = sweep("data.split_seed=0,1", "data.train_size=40,60", "seed=0,1", "hydra.launcher.jobs=1", cwd=tmp_path)
+    assert "8 jobs in 4 stacks (4× 2)" in outcome.text
 
 
 @pytest.mark.parametrize("most", ["0", "many"])
@@ -146,6 +176,70 @@ def test_what_is_run_again_from_the_beginning_does_not_go_on(tmp_path: Path, und
     (log,) = folder.glob("stacks/*.log")
     assert "going on" not in log.read_text()
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
+
+
+def stopped(cwd: Path, *settings: str) -> Path:
+    """The folder of a sweep that was killed once it had kept the state of its stack."""
+    folder = cwd / "outputs" / "sweeps" / "long"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("stacks/*.ckpt")}
+    with spawn("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", *settings, cwd=cwd) as parent:
+        wait_for(lambda: kept_anew(folder, before), "a state of the stack")
+        parent.kill()
+        parent.communicate(timeout=60)
+    return folder
+
+
+def kept_anew(folder: Path, before: dict[Path, int]) -> bool:
+    return any(path.stat().st_mtime_ns != before.get(path) for path in folder.glob("stacks/*.ckpt"))
+
+
+def test_where_a_part_of_a_stack_went_on_alone_all_come_to_the_same(undisturbed: Path, tmp_path: Path) -> None:
+    stopped(tmp_path)
+    stopped(tmp_path, "seed=0")
+    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    jobs, others = jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long")
+    assert len(jobs) == 6
+    assert_the_same_results(jobs[:4], others)
+
+
+def test_a_job_that_was_stopped_while_its_files_were_written_stays_in_its_stack(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    stopped(tmp_path)
+    job, other = jobs_of(tmp_path, "long")[0], jobs_of(undisturbed, "long")[0]
+    shutil.copytree(other.folder / "checkpoints", job.folder / "checkpoints")
+    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
+    assert "4 jobs in 1 stack (1× 4)" in outcome.text
+    assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
+
+
+def test_another_launcher_takes_jobs_of_a_stack_over_and_hands_the_others_back(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    stopped(tmp_path)
+    local = (*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
+    assert run("src.train", *local, cwd=tmp_path).code == 0
+    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
+    assert "2 jobs in 1 stack (1× 2)" in outcome.text
+    assert [job.stack for job in jobs_of(tmp_path, "long")] == [None] * 4
+    for job, other in zip(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"), strict=True):
+        assert close(job, other.folder)
+
+
+def test_a_state_that_is_damaged_is_told_and_done_without_when_failed_jobs_run_again(tmp_path: Path) -> None:
+    folder = stopped(tmp_path)
+    (state,) = folder.glob("stacks/*.ckpt")
+    state.write_bytes(state.read_bytes()[:1000])
+    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
+    assert outcome.code == 1
+    assert {job.status["message"] for job in jobs_of(tmp_path, "long")} == {damage(state)}
+    assert run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", "rerun=failed", cwd=tmp_path).code == 0
+
+
+def damage(state: Path) -> str:
+    path = state.relative_to(state.parents[4])
+    return f"checkpoint {path} is truncated or not a checkpoint (RuntimeError); begin anew with rerun=failed"
 
 
 def test_the_sweeps_own_process_does_without_torch() -> None:

@@ -1,0 +1,164 @@
+"""Which jobs are not trained together, and the reason that is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from torch import Tensor, nn
+
+from src.data.base import Samples
+from src.data.toy import XOR
+from src.models.mlp import MLP
+from src.stacking.feed import augments
+from src.stacking.suited import verdict
+from tests.command_line import BARE, own_process_state
+from tests.course.presets import composed
+
+STOPPING = "callbacks=early_stopping"
+
+
+def reason(*settings: str, cwd: Path) -> str | None:
+    """Why jobs with these settings are not trained together."""
+    with own_process_state("src.train", (), cwd):
+        config = composed(*BARE, "trainer=cpu", *settings)
+        HydraConfig.instance().set_config(config)
+        return verdict(config, processes=1).reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["seed=null"], "seed=null"),
+        (["compile=default"], "compile=default"),
+        (["deterministic=true"], "deterministic=true"),
+        (["trainer.max_steps=5"], "trainer.max_steps=5"),
+        (["trainer.precision=bf16-mixed"], "trainer.precision=bf16-mixed"),
+        (["trainer.limit_val_batches=1"], "trainer.limit_val_batches=1"),
+        (["+trainer.min_epochs=3"], "trainer.min_epochs=3"),
+        (["+optimizer.amsgrad=true"], "optimizer.amsgrad"),
+        (["model.products=true"], "MLP with Products in it"),
+        (["callbacks=default", "+callbacks.learning_rate.logging_interval=step"], "callbacks.learning_rate"),
+        (["callbacks=gradients"], "callbacks.gradient_norms"),
+        (["experiment=descent", "callbacks=descent"], "callbacks.descent"),
+        (["logger=tensorboard", "logger.tensorboard.version=a"], "a logger of its own"),
+        ([STOPPING, "data.val_size=0"], "callbacks.early_stopping without a validation set"),
+        ([STOPPING, "callbacks.early_stopping.monitor=train/loss"], "callbacks.early_stopping.monitor=train/loss"),
+        (
+            [STOPPING, "data=cubic", "callbacks.early_stopping.monitor=val/acc"],
+            "callbacks.early_stopping.monitor=val/acc",
+        ),
+        (["model.loss=squared_error"], "an error that each tells by itself"),
+    ],
+)
+def test_what_needs_a_run_of_its_own_is_told(settings: list[str], told: str, tmp_path: Path) -> None:
+    assert str(reason(*settings, cwd=tmp_path)).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["experiment=overfit_batch_norm"],
+        ["experiment=overfit_early_stopping"],
+        ["experiment=gates"],
+        ["model.dropout=0.5", "model.batch_norm=after", "logger=tensorboard", "callbacks=plane"],
+        [STOPPING, "callbacks.early_stopping.monitor=val/loss", "callbacks.early_stopping.mode=min"],
+        ["model=cnn", "data=mnist", "model.dropout=0.3", "model.convolutions=2", "model.global_pool=true"],
+    ],
+)
+def test_the_projects_own_networks_are_trained_together(settings: list[str], tmp_path: Path) -> None:
+    assert reason(*settings, cwd=tmp_path) is None
+
+
+class Joined(nn.Module):
+    """Puts two hidden layers' outputs behind each other, which would part the jobs' values otherwise than widened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.out = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cat([self.left(x), self.right(x)], dim=1))
+
+
+class Added(Joined):
+    """Adds them up instead, which treats each value by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.left(x) + self.right(x))
+
+
+class Shifted(nn.Module):
+    """Has a parameter beside its layers', which no stack would know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.shift = nn.Linear(2, 1), nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x - self.shift)
+
+
+def dropped() -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1))
+
+
+class Own(MLP):
+    """With a network of its own."""
+
+    def __init__(self, make: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.net = globals()[make]()
+
+
+class Starting(MLP):
+    """Does something of its own when training starts."""
+
+    def on_train_start(self) -> None:
+        self.net.requires_grad_(True)
+
+
+@pytest.mark.parametrize(
+    ("make", "suited"), [("Joined", False), ("Shifted", False), ("dropped", False), ("Added", True)]
+)
+def test_a_network_of_ones_own_is_stacked_if_that_gives_what_it_gives(make: str, suited: bool, tmp_path: Path) -> None:
+    found = reason(f"model._target_={__name__}.Own", f"+model.make={make}", cwd=tmp_path)
+    assert found == (None if suited else "Own, whose network does more than its layers do")
+
+
+def test_a_model_that_does_more_than_make_a_network_is_not(tmp_path: Path) -> None:
+    found = reason(f"model._target_={__name__}.Starting", cwd=tmp_path)
+    assert found == "Starting, which is trained in a way of its own"
+
+
+class Noisy(XOR):
+    """Moves its training points at random."""
+
+    def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
+        return inputs + torch.randn_like(inputs) if augment else inputs
+
+
+class Sorted(XOR):
+    """Validates on batches of its own."""
+
+    def val_dataloader(self) -> list[Any]:
+        return [Samples(torch.zeros(1, 2), torch.zeros(1))]
+
+
+def test_data_of_ones_own_are_augmented_for_each_job() -> None:
+    settings: dict[str, Any] = dict.fromkeys(("train_size", "val_size", "test_size"), 8) | {
+        "noise": 0.0,
+        "batch_size": 4,
+    }
+    assert augments(Noisy(**settings))
+    assert not augments(XOR(**settings))
+
+
+def test_data_with_batches_of_their_own_are_not_stacked(tmp_path: Path) -> None:
+    found = reason(f"data._target_={__name__}.Sorted", cwd=tmp_path)
+    assert found == "Sorted, which loads its batches in a way of its own"
