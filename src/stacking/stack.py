@@ -16,6 +16,7 @@ from src.stacking.schedules import Schedules
 from src.stacking.wide import WideDropout, widen
 
 State = dict[str, Tensor]  # by name, each (k, …)
+Looks = list[tuple[int, float]]  # the mean loss of some steps, with the number of the last of them
 
 
 class Measured(NamedTuple):
@@ -37,14 +38,14 @@ class Epoch(NamedTuple):
 
     Attributes:
         measured: over its batches.
-        looks: the mean loss of the steps between two looks, and the number of the last of them.
-        rates: the learning rate that it began with, (k,).
+        looks: at each job's loss.
+        rates: the learning rate that each job began with.
         bad: of each job whose loss was not finite, the first such step (from 1) and the loss.
     """
 
     measured: Measured
-    looks: list[tuple[int, Tensor]]
-    rates: Tensor
+    looks: list[Looks]
+    rates: list[float]
     bad: dict[int, tuple[int, float]]
 
 
@@ -267,9 +268,10 @@ class Watched:
             self.look()
         assert self.sums is not None
         loss, correct = self.sums / self.samples
-        return Epoch(
-            Measured(loss, None if self.stack.first.task == "regression" else correct), self.looks, rates, self.bad
-        )
+        acc = None if self.stack.first.task == "regression" else correct
+        means = torch.stack([mean for _, mean in self.looks], dim=1).tolist()  # (k, looks), read at once
+        looks = [[(step, mean) for (step, _), mean in zip(self.looks, own, strict=True)] for own in means]
+        return Epoch(Measured(loss, acc), looks, rates.tolist(), self.bad)
 
 
 def grouped_names(model: SupervisedModule) -> list[list[str]]:

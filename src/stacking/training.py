@@ -13,7 +13,7 @@ from src.errors import InputError
 from src.models.base import divergence
 from src.records import whole_or_not
 from src.stacking.member import Member
-from src.stacking.stack import Epoch, Measured, Stack, State, put, rows_of
+from src.stacking.stack import Looks, Measured, Stack, State, put, rows_of
 
 log = logging.getLogger(__name__)
 FEW = 0.75  # a stack of which no more than this share still trains is replaced by a smaller one
@@ -51,7 +51,8 @@ class Training:
         self.leave_out_the_ended()
         while self.stack.epoch < self.epochs and len(self.ended) < len(self.members):
             epoch, validated = self.stack.train_epoch(), self.validate()
-            improved = [self.take(row, epoch, validated) for row in range(self.stack.k)]
+            told = zip(metrics_of({"val": validated, "train": epoch.measured}), epoch.looks, epoch.rates, strict=True)
+            improved = [self.take(row, epoch.bad.get(row), *what) for row, what in enumerate(told)]
             rows = [row for row, better in enumerate(improved) if better]
             put(self.best, [self.places[row] for row in rows], self.stack.changing, rows)
             self.see_who_ends(bool(validated))
@@ -64,23 +65,20 @@ class Training:
         due = epoch % self.validate_every == 0
         return self.stack.evaluate(samples) if due and samples is not None and samples.size else None
 
-    def take(self, row: int, epoch: Epoch, validated: Measured | None) -> bool:
+    def take(
+        self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rate: float
+    ) -> bool:
         """Tell a member what came out of an epoch; returns whether its weights are its best."""
         place = self.places[row]
-        member = self.members[place]
         if place in self.ended:
             return False
-        trouble = epoch.bad.get(row)
-        parts = [("val", validated), ("train", epoch.measured)]
-        metrics = {name: value for stage, part in parts if part for name, value in told(stage, part, row).items()}
-        if trouble is None and not all(map(math.isfinite, (metrics.get("val/loss", 0.0), metrics["train/loss"]))):
-            trouble = (self.stack.steps, metrics.get("val/loss", metrics["train/loss"]))
-        if trouble is not None:
-            member.trouble = divergence(trouble[1], trouble[0], self.stack.epoch)
+        if bad is None and not all(map(math.isfinite, metrics.values())):
+            bad = (self.stack.steps, next(value for value in metrics.values() if not math.isfinite(value)))
+        if bad is not None:
+            self.members[place].trouble = divergence(bad[1], bad[0], self.stack.epoch)
             self.ended.add(place)
             return False
-        looks = [(step, float(losses[row])) for step, losses in epoch.looks]
-        return member.add(metrics, looks, float(epoch.rates[row]))
+        return self.members[place].add(metrics, looks, rate)
 
     def see_who_ends(self, validated: bool) -> None:
         """Keep those as they are who have come to their end."""
@@ -157,7 +155,13 @@ class Training:
         log.info("going on after epoch %d", kept["epoch"])
 
 
-def told(stage: str, measured: Measured, row: int) -> dict[str, float]:
-    """A member's metrics of a stage, in float32 as they are logged."""
-    parts = {"loss": measured.loss, "acc": measured.acc}
-    return {f"{stage}/{name}": float(values[row].float()) for name, values in parts.items() if values is not None}
+def metrics_of(stages: dict[str, Measured | None]) -> list[dict[str, float]]:
+    """The metrics of each row of the stack by their names, in float32 as they are logged."""
+    columns = {
+        f"{stage}/{name}": values.float().tolist()
+        for stage, measured in stages.items()
+        if measured is not None
+        for name, values in (("loss", measured.loss), ("acc", measured.acc))
+        if values is not None
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -119,7 +119,9 @@ def test_each_steps_loss_is_that_of_a_plain_loop() -> None:
         models.append(MLP(hidden_size=[8, 6], activation="tanh", dropout=0.0, batch_norm=True, **parts).double())
     feed = Feed(data, [10, 11, 12], torch.device("cpu"), torch.float64)
     stack = Stack(models, [0, 1, 2], feed, Schedules(models, 60), every=1, eval_batch=500)
-    found = torch.stack([losses for _ in range(7) for _, losses in stack.train_epoch().looks])  # (63, 3)
+    epochs = [stack.train_epoch().looks for _ in range(7)]
+    losses = [[loss for looks in epochs for _, loss in looks[job]] for job in range(3)]
+    found = torch.tensor(losses, dtype=torch.float64).T  # (63, 3)
     for job, model in enumerate(models):
         torch.testing.assert_close(found[:, job], plain_loop(model, data, 10 + job), rtol=0, atol=1e-9)
 
