@@ -39,6 +39,7 @@ OWN = (
     "callbacks.early_stopping.min_delta",
 )
 SHARED_OF_SCHEDULES = ("scheduler._target_", "scheduler.interval")  # its other settings are numbers
+FEWEST = 8  # jobs that are worth a process of their own
 STATES = "stacks"  # the folder of the states of stacks under way, in the sweep's
 
 
@@ -100,13 +101,17 @@ class Vectorized(NamedTuple):
             if verdict.reason:
                 rest.setdefault(verdict.reason, []).extend(group)
                 continue
-            most = min(verdict.most, self.most or len(group))
-            count = 1 if group[0].stack else max(math.ceil(len(group) / most), math.ceil(len(parts) / len(several)))
+            pieces = 1 if group[0].stack else self.pieces(len(group), verdict.most, len(parts), len(several))
             slices += [
                 Slice(own, own[0].stack or state_of(sweep.folder, own), max(1, verdict.evaluated // len(own)))
-                for own in cut(group, min(count, len(group)))
+                for own in cut(group, pieces)
             ]
         return slices, rest
+
+    def pieces(self, jobs: int, bearable: int, processes: int, groups: int) -> int:
+        """Into how many stacks so many jobs are cut: so that memory bears each, and no process is idle."""
+        needed = math.ceil(jobs / min(bearable, self.most or jobs))
+        return max(needed, min(math.ceil(processes / groups), jobs // FEWEST))
 
     def verdicts(self, sweep: Sweep, groups: list[list[Job]], parts: list[Share]) -> list[Any]:
         """Whether the groups can be stacked, found out by a process of its own."""
