@@ -39,13 +39,13 @@ class Epoch(NamedTuple):
     Attributes:
         measured: over its batches.
         looks: at each job's loss.
-        rates: the learning rate that each job began with.
+        rates: each job's learning rates as it began, those of all parameter groups.
         bad: of each job whose loss was not finite, the first such step (from 1) and the loss.
     """
 
     measured: Measured
     looks: list[Looks]
-    rates: list[float]
+    rates: list[list[float]]
     bad: dict[int, tuple[int, float]]
 
 
@@ -118,7 +118,7 @@ class Stack:
             watched.add(outputs, targets)
         self.steps += count
         self.epoch += 1
-        return watched.epoch(numbers[0]["lr"][0])
+        return watched.epoch(torch.stack([group["lr"][0] for group in numbers], dim=1))
 
     def each_loss(self, outputs: Tensor, targets: Tensor, smoothing: Sequence[float] | None = None) -> Tensor:
         """The losses of samples: outputs (B, k, out), targets (B, k) → (B, k); of training with its smoothing."""
@@ -263,7 +263,7 @@ class Watched:
             self.bad.setdefault(job, (self.done + at + 1, float(losses[at, job])))
 
     def epoch(self, rates: Tensor) -> Epoch:
-        """All of it, at the epoch's end."""
+        """All of it, at the epoch's end, with the learning rates (k, groups) at its beginning."""
         if self.unread:
             self.look()
         assert self.sums is not None

@@ -66,7 +66,7 @@ class Training:
         return self.stack.evaluate(samples) if due and samples is not None and samples.size else None
 
     def take(
-        self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rate: float
+        self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rates: list[float]
     ) -> bool:
         """Tell a member what came out of an epoch; returns whether its weights are its best."""
         place = self.places[row]
@@ -78,7 +78,7 @@ class Training:
             self.members[place].trouble = divergence(bad[1], bad[0], self.stack.epoch)
             self.ended.add(place)
             return False
-        return self.members[place].add(metrics, looks, rate)
+        return self.members[place].add(metrics, looks, rates)
 
     def see_who_ends(self, validated: bool) -> None:
         """Keep those as they are who have come to their end."""

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.models.mlp import MLP
-from tests.command_line import evaluate, history, quick, read_json, run, train, weights
+from tests.command_line import evaluate, history, images, quick, read_json, run, train, weights
 from tests.stacking.both_ways import EXACT, alone, checkpoint, jobs_with, together
 
 SHARED = ["data=xor", "model.hidden_size=5", "model.dropout=0.2", "trainer.max_epochs=4", "scheduler=cosine"]
@@ -70,8 +70,13 @@ def test_it_goes_on_as_if_it_had_been_alone(optimizer: str, tmp_path: Path) -> N
     assert history(mine)[-1]["train/loss"] == pytest.approx(history(other)[-1]["train/loss"], abs=1e-6)
 
 
-def test_the_events_are_those_of_a_run_of_its_own(tmp_path: Path) -> None:
-    jobs = jobs_with([*SHARED, "scheduler=exponential", "callbacks=default", "logger=tensorboard"], *OWN)
+TWO_GROUPS = ["model=cnn", "model.channels=[2]", "model.norm_bias_lr=4", "model.dropout=0.2", "trainer.max_epochs=2"]
+
+
+@pytest.mark.parametrize("cnn", [False, True])
+def test_the_events_are_those_of_a_run_of_its_own(cnn: bool, data_dir: Path, tmp_path: Path) -> None:
+    shared = [*TWO_GROUPS, *images("mnist", data_dir)] if cnn else SHARED
+    jobs = jobs_with([*shared, "scheduler=exponential", "callbacks=default", "logger=tensorboard"], *OWN)
     for mine, other in zip(together(tmp_path, jobs), alone(tmp_path, jobs), strict=True):
         found, wanted = scalars(mine), scalars(other)
         assert found.keys() == wanted.keys()
