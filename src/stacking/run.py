@@ -159,6 +159,8 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     """Test the jobs' chosen weights, and write what each leaves."""
     stack, data = training.whole, training.stack.feed.data
     source = provenance(devices.describe(kind)) | {"stack": {"jobs": stack.k, "log": str(order.log)}}
+    for member in training.members:
+        member.history.seconds_before = training.share
     chosen = training.chosen()
     stack.load(chosen)
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
@@ -174,7 +176,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
         write_json(member.folder / "provenance.json", source)
         if member.cfg["logger"]:
             write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
-        member.tell(training.seconds)
+        member.results.write_metrics()
         write_log(order, member.folder, member.trouble or member.results.outcome())
 
 

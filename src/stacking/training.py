@@ -46,6 +46,11 @@ class Training:
         """Since the beginning, over all starts."""
         return self.seconds_before + time.monotonic() - self.began
 
+    @property
+    def share(self) -> float:
+        """Seconds of each job: their sum is what all of them took."""
+        return self.seconds / len(self.members)
+
     def run(self) -> None:
         """Train all to their end."""
         self.leave_out_the_ended()
@@ -124,7 +129,7 @@ class Training:
         with whole_or_not(self.path) as file:
             torch.save(content, file)
         for place in self.places_under_way:
-            self.members[place].tell(self.seconds)
+            self.members[place].tell(self.share)
         self.saved = time.monotonic()
         self.cost = self.saved - began
 
@@ -150,7 +155,7 @@ class Training:
         self.ended = {place for place, row in enumerate(rows) if row in kept["ended"]}
         self.seconds_before = kept["seconds"]
         for member, row in zip(self.members, rows, strict=True):
-            member.go_on_from(kept["progress"][row], kept["seconds"])
+            member.go_on_from(kept["progress"][row], self.share)
         self.stack.go_on_from(self.last, kept["epoch"])
         log.info("going on after epoch %d", kept["epoch"])
 
