@@ -22,7 +22,7 @@ def stage(job: Job) -> str:
     status = job.status["status"]
     if status == "failed":
         return "failed, to try again"
-    return "to go on with" if (job.folder / "checkpoints" / "last.ckpt").is_file() else "to do"
+    return "to go on with" if (job.folder / "checkpoints" / "last.ckpt").is_file() or job.stack else "to do"
 
 
 def commits(jobs: list[Job]) -> str:
