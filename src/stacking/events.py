@@ -39,10 +39,10 @@ def write_events(member: Member, optimizer: str, batches: int) -> None:
 def curves(member: Member, optimizer: str, batches: int) -> dict[int, Scalars]:
     """What is logged at each step."""
     found: dict[int, Scalars] = {}
-    for epoch, (row, rates) in enumerate(zip(member.history.rows, member.rates, strict=True)):
+    for step, rates in member.rates:
         names = [f"lr-{optimizer}/pg{group}" for group in range(1, len(rates) + 1)]
-        names = names if len(rates) > 1 else [f"lr-{optimizer}"]
-        found.setdefault(epoch * batches, {}).update(zip(names, rates, strict=True))
+        found.setdefault(step, {}).update(zip(names if len(rates) > 1 else [f"lr-{optimizer}"], rates, strict=True))
+    for epoch, row in enumerate(member.history.rows):
         own = {name: value for name, value in row.items() if name != "epoch"}
         found.setdefault((epoch + 1) * batches - 1, {}).update({"epoch": epoch, **own})
     for step, loss in member.looks:

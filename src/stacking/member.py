@@ -50,7 +50,7 @@ class Member:
         self.early = [early_stopping(each, monitor, mode) for each in cfg["callbacks"].values() if stops_early(each)]
         self.results.begin(self.model, self.seed, self.kept.monitor, mode)
         self.looks: list[tuple[int, float]] = []  # at the loss: the step and its mean since the look before
-        self.rates: list[list[float]] = []  # the learning rates that each epoch began with, of all parameter groups
+        self.rates: list[tuple[int, list[float]]] = []  # learning rates of all parameter groups, at some steps
         self.times: list[float] = []  # when each epoch ended, in seconds since 1970
         self.trouble: str | None = None  # what stopped it
         self.schedule: dict[str, Any] = {}  # the state of its `Schedule` as it ended
@@ -63,11 +63,11 @@ class Member:
 
     # What comes out of an epoch
 
-    def add(self, row: dict[str, float], looks: list[tuple[int, float]], rates: list[float]) -> bool:
+    def add(self, row: dict[str, float], looks: list[tuple[int, float]], rates: list[tuple[int, list[float]]]) -> bool:
         """Take an epoch's metrics in; returns whether its weights are the best so far."""
         self.history.rows.append({"epoch": len(self.history.rows) + 1, **row})
         self.looks += looks
-        self.rates.append(rates)
+        self.rates += rates
         self.times.append(time.time())
         self.history.saved = len(self.history.rows)
         score = row.get(self.kept.monitor) if self.kept.monitor else None

@@ -83,6 +83,11 @@ class Schedules:
         self.which = torch.tensor([distinct.index(each) for each in told])
         self.first = torch.tensor([each.numbers() for each in self.all], dtype=torch.float64)
 
+    @property
+    def by_step(self) -> bool:
+        """Whether the learning rates change step by step."""
+        return self.all[0].scheduler is not None and self.all[0].interval == "step"
+
     def only(self, jobs: Sequence[int]) -> "Schedules":
         """Those of some of the jobs; they go on from where these are."""
         fewer = copy.copy(self)

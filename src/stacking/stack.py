@@ -13,9 +13,11 @@ from src.models.losses import LOSSES, gradient
 from src.stacking.feed import Feed
 from src.stacking.gradients import ByAutograd, Gradients, WrittenOut, plain_layers
 from src.stacking.schedules import Schedules
+from src.stacking.updates import Numbers
 from src.stacking.wide import WideDropout, widen
 
 State = dict[str, Tensor]  # by name, each (k, …)
+Rates = list[tuple[int, list[float]]]  # learning rates with the number of the step
 Looks = list[tuple[int, float]]  # the mean loss of some steps, with the number of the last of them
 
 
@@ -39,13 +41,13 @@ class Epoch(NamedTuple):
     Attributes:
         measured: over its batches.
         looks: at each job's loss.
-        rates: each job's learning rates as it began, those of all parameter groups.
+        rates: each job's learning rates, those of all parameter groups, at some steps.
         bad: of each job whose loss was not finite, the first such step (from 1) and the loss.
     """
 
     measured: Measured
     looks: list[Looks]
-    rates: list[list[float]]
+    rates: list[Rates]
     bad: dict[int, tuple[int, float]]
 
 
@@ -118,7 +120,18 @@ class Stack:
             watched.add(outputs, targets)
         self.steps += count
         self.epoch += 1
-        return watched.epoch(torch.stack([group["lr"][0] for group in numbers], dim=1))
+        return watched.epoch(self.rates(numbers, count))
+
+    def rates(self, numbers: Sequence[Numbers], count: int) -> list[Rates]:
+        """The learning rates of an epoch that has just been trained, where Lightning's monitor logs them.
+
+        That is at its beginning, or where they change step by step, now and then.
+        """
+        before = self.steps - count
+        at = [step for step in range(count) if (before + step + 1) % self.every == 0] if self.schedules.by_step else [0]
+        chosen = torch.stack([group["lr"][at] for group in numbers], dim=2)  # (T, k, groups)
+        steps = [before + step for step in at]
+        return [list(zip(steps, own, strict=True)) for own in chosen.transpose(0, 1).tolist()]
 
     def each_loss(self, outputs: Tensor, targets: Tensor, smoothing: Sequence[float] | None = None) -> Tensor:
         """The losses of samples: outputs (B, k, out), targets (B, k) → (B, k); of training with its smoothing."""
@@ -262,8 +275,8 @@ class Watched:
             at = int((~losses[:, job].isfinite()).nonzero()[0])
             self.bad.setdefault(job, (self.done + at + 1, float(losses[at, job])))
 
-    def epoch(self, rates: Tensor) -> Epoch:
-        """All of it, at the epoch's end, with the learning rates (k, groups) at its beginning."""
+    def epoch(self, rates: list[Rates]) -> Epoch:
+        """All of it, at the epoch's end, with the learning rates of each job."""
         if self.unread:
             self.look()
         assert self.sums is not None
@@ -271,7 +284,7 @@ class Watched:
         acc = None if self.stack.first.task == "regression" else correct
         means = torch.stack([mean for _, mean in self.looks], dim=1).tolist()  # (k, looks), read at once
         looks = [[(step, mean) for (step, _), mean in zip(self.looks, own, strict=True)] for own in means]
-        return Epoch(Measured(loss, acc), looks, rates.tolist(), self.bad)
+        return Epoch(Measured(loss, acc), looks, rates, self.bad)
 
 
 def grouped_names(model: SupervisedModule) -> list[list[str]]:

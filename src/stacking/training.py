@@ -13,7 +13,7 @@ from src.errors import InputError
 from src.models.base import divergence
 from src.records import whole_or_not
 from src.stacking.member import Member
-from src.stacking.stack import Looks, Measured, Stack, State, put, rows_of
+from src.stacking.stack import Looks, Measured, Rates, Stack, State, put, rows_of
 
 log = logging.getLogger(__name__)
 FEW = 0.75  # a stack of which no more than this share still trains is replaced by a smaller one
@@ -71,7 +71,7 @@ class Training:
         return self.stack.evaluate(samples) if due and samples is not None and samples.size else None
 
     def take(
-        self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rates: list[float]
+        self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rates: Rates
     ) -> bool:
         """Tell a member what came out of an epoch; returns whether its weights are its best."""
         place = self.places[row]

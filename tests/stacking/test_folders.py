@@ -73,10 +73,11 @@ def test_it_goes_on_as_if_it_had_been_alone(optimizer: str, tmp_path: Path) -> N
 TWO_GROUPS = ["model=cnn", "model.channels=[2]", "model.norm_bias_lr=4", "model.dropout=0.2", "trainer.max_epochs=2"]
 
 
-@pytest.mark.parametrize("cnn", [False, True])
-def test_the_events_are_those_of_a_run_of_its_own(cnn: bool, data_dir: Path, tmp_path: Path) -> None:
-    shared = [*TWO_GROUPS, *images("mnist", data_dir)] if cnn else SHARED
-    jobs = jobs_with([*shared, "scheduler=exponential", "callbacks=default", "logger=tensorboard"], *OWN)
+@pytest.mark.parametrize("schedule", ["exponential", "cosine"])
+def test_the_events_are_those_of_a_run_of_its_own(schedule: str, data_dir: Path, tmp_path: Path) -> None:
+    shared = [*TWO_GROUPS, *images("mnist", data_dir)] if schedule == "exponential" else SHARED
+    often = ["trainer.log_every_n_steps=4", "callbacks=default", "logger=tensorboard"]
+    jobs = jobs_with([*shared, f"scheduler={schedule}", *often], *OWN)
     for mine, other in zip(together(tmp_path, jobs), alone(tmp_path, jobs), strict=True):
         found, wanted = scalars(mine), scalars(other)
         assert found.keys() == wanted.keys()
