@@ -76,9 +76,6 @@ def gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> T
     """The derivative of each sample's loss in its outputs, written out: (B, K)."""
     if name == "squared_error":
         return 2 * (outputs - targets.unsqueeze(1).to(outputs.dtype))
-    if name == "cross_entropy" and outputs.shape[1] > 1 and not smoothing:
-        own = targets.unsqueeze(1)
-        return outputs.softmax(dim=1).scatter_add_(1, own, outputs.new_tensor(-1.0).expand(own.shape))
     wanted = expected(outputs, targets, smoothing)
     if name == "perceptron":
         return (outputs > 0).to(outputs.dtype) - wanted
