@@ -30,15 +30,17 @@ class RememberingLoader:
         return getattr(self.loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """For Hydra, which asks only whether each job can be composed: one of its kind tells."""
+        kind, _ = self.kind(master_config, self.parse(sweep_overrides))
+        return master_config if kind in self.known else self.compose(master_config, sweep_overrides)
+
+    def compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """A job's config, as Hydra's own loader composes it."""
-        overrides = [self.parsed(text) for text in sweep_overrides]
-        whole = tuple(f"{each.key_or_group}." for each in overrides if isinstance(each.value(), dict))
-        plain = [each for each in overrides if is_value(each, master_config)]
-        plain = [each for each in plain if not each.key_or_group.startswith(whole)]  # its order counts
-        alike = tuple(each.get_key_element() if each in plain else str(each.input_line) for each in overrides)
-        if alike not in self.known:
-            self.known[alike] = pickle.dumps(self.loader.load_sweep_config(master_config, sweep_overrides))
-        config: DictConfig = pickle.loads(self.known[alike])
+        overrides = self.parse(sweep_overrides)
+        kind, plain = self.kind(master_config, overrides)
+        if kind not in self.known:
+            self.known[kind] = pickle.dumps(self.loader.load_sweep_config(master_config, sweep_overrides))
+        config: DictConfig = pickle.loads(self.known[kind])
         for override in plain:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         told = [override for override in overrides if not override.is_hydra_override()]
@@ -46,6 +48,16 @@ class RememberingLoader:
             config.hydra.overrides.task = [override.input_line for override in told]
             config.hydra.job.override_dirname = get_overrides_dirname(told, **config.hydra.job.config.override_dirname)
         return config
+
+    def parse(self, overrides: list[str]) -> list[Override]:
+        return [self.parsed(text) for text in overrides]
+
+    def kind(self, config: DictConfig, overrides: list[Override]) -> tuple[tuple[str, ...], list[Override]]:
+        """What jobs have in common that differ in values alone, and this one's overrides that give such values."""
+        whole = tuple(f"{each.key_or_group}." for each in overrides if isinstance(each.value(), dict))
+        plain = [each for each in overrides if is_value(each, config)]
+        plain = [each for each in plain if not each.key_or_group.startswith(whole)]  # its order counts
+        return tuple(each.get_key_element() if each in plain else str(each.input_line) for each in overrides), plain
 
 
 def is_value(override: Override, config: DictConfig) -> bool:

@@ -125,7 +125,7 @@ class Search:
         """The config of a job with these values, and the lowest of all else."""
         lowest = {setting.name: setting.lowest for setting in self.space.settings}
         loader: Any = self.sweep.context.config_loader
-        return cast(DictConfig, loader.load_sweep_config(self.sweep.config, self.space.overrides(lowest | chosen)))
+        return cast(DictConfig, loader.compose(self.sweep.config, self.space.overrides(lowest | chosen)))
 
     def compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Make sure that it is the same search.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from src.cli import swept_keys
 from src.errors import InputError
 from src.records import many_files
+from src.sweeps.composing import RememberingLoader
 from src.sweeps.jobs import Job, Register
 from src.sweeps.pool import LOOK_ONLY
 from src.sweeps.shares import Share
@@ -46,10 +48,10 @@ class Sweep:
     def jobs(self, asked: list[list[str]]) -> list[Job]:
         """The jobs that are asked for, each with its number and folder; equal ones are one."""
         keys = swept_keys(self.config.hydra.sweeper.get("params"))
-        register, found = Register(self.folder), []
+        register, loader, found = Register(self.folder), cast(RememberingLoader, self.context.config_loader), []
         with many_files():
             for overrides in asked:
-                config = self.context.config_loader.load_sweep_config(self.config, overrides)
+                config = loader.compose(self.config, overrides)
                 HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
                 job = register.job(config, keys)
                 with read_write(config.hydra), open_dict(config):

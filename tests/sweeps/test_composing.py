@@ -37,6 +37,6 @@ def test_each_job_is_composed_as_hydra_composes_it(jobs: list[list[str]]) -> Non
     for _ in range(2):  # the second time all of it is remembered
         for overrides in jobs:
             theirs = hydra.config_loader.load_sweep_config(sweep, overrides)
-            ours = remembering.load_sweep_config(sweep, overrides)
+            ours = remembering.compose(sweep, overrides)
             assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
             assert OmegaConf.is_struct(ours) and OmegaConf.is_struct(ours.hydra) == OmegaConf.is_struct(theirs.hydra)
