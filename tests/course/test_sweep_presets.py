@@ -30,7 +30,7 @@ SWEPT = {
     "sweep=xor": {"model.hidden_size": "1,2,3", "seed": "range(20)"},
     "sweep=xor_many": {
         "model.hidden_size": "1,2,3,4,5,6,7,8",
-        "optimizer.lr": "0.03,0.1,0.3,1.0",
+        "optimizer.lr": "0.1,0.3,1.0",
         "seed": "range(100)",
     },
     "sweep=cubic": {"model.hidden_size": "1,2,4,100"},
