@@ -8,8 +8,9 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.figures import draw_figures
 from src.models.mlp import MLP
-from tests.command_line import evaluate, history, images, quick, read_json, run, train, weights
+from tests.command_line import evaluate, history, images, quick, read_json, train, weights
 from tests.stacking.both_ways import EXACT, alone, checkpoint, jobs_with, together
 
 SHARED = ["data=xor", "model.hidden_size=5", "model.dropout=0.2", "trainer.max_epochs=4", "scheduler=cosine"]
@@ -98,11 +99,9 @@ def test_provenance_and_log_say_that_it_was_trained_with_others(both: tuple[list
         assert "trained as one with 1 other job" in (mine / "train.log").read_text()
 
 
-def test_its_pictures_are_drawn_when_the_report_is_asked_for(tmp_path: Path) -> None:
-    sweep = ("-m", "hydra/launcher=vectorized", "seed=0,1", "trainer.max_epochs=2", "name=drawn")
-    assert run("src.train", *sweep, cwd=tmp_path).code == 0
-    folder = tmp_path / "outputs" / "sweeps" / "drawn"
-    assert not list(folder.glob("*/figures/*.png"))
-    assert run("src.report", str(folder), cwd=tmp_path).code == 0
-    names = {path.stem for path in folder.glob("0_*/figures/*.png")}
+def test_its_pictures_can_be_drawn_afterwards(tmp_path: Path) -> None:
+    mine, _ = together(tmp_path, jobs_with(["trainer.max_epochs=2", "callbacks=default"], *OWN))
+    assert not list(mine.glob("figures/*.png"))
+    draw_figures(mine)
+    names = {path.stem for path in mine.glob("figures/*.png")}
     assert names == {"curves", "decision_regions", "confusion_matrix"}

@@ -51,13 +51,13 @@ DIFFERENT = {
     "no smaller last batch": (["data.batch_size=8", "data.drop_last=true"], "seed=0", "seed=1"),
     "validation now and then": (["trainer.check_val_every_n_epoch=4"], "seed=0", "seed=1"),
     "early stopping": (
-        ["callbacks=early_stopping", "trainer.max_epochs=40"],
+        ["callbacks=early_stopping", "trainer.max_epochs=20"],
         "optimizer.lr=0.1 seed=2",
         "callbacks.early_stopping.patience=4",
         "callbacks.early_stopping.patience=12",
     ),
     "early stopping on a schedule": (
-        ["callbacks=early_stopping", "trainer.max_epochs=40", "scheduler=cosine"],
+        ["callbacks=early_stopping", "trainer.max_epochs=20", "scheduler=cosine"],
         "optimizer.lr=0.1 seed=2",
         "callbacks.early_stopping.patience=4",
         "callbacks.early_stopping.patience=12",
