@@ -1,7 +1,6 @@
 """The command line: help, sweeps, names, exit statuses."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 from tests.command_line import BARE, CONF, ROOT, Outcome, process, quick, read_json, run
 
-BASH = shutil.which("bash")
 EXAMPLE = re.compile(r"^\s+python -m src\.train\b", re.MULTILINE)
 
 # Runs a module of the command line and then tells which of the heavy packages it has imported.
@@ -36,7 +34,6 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.skipif(not BASH, reason="there is no bash")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -50,7 +47,7 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
 )
 def test_bash_completes_what_follows_the_module(line: str, offered: list[str]) -> None:
     script = f'source src/completion.bash; COMP_LINE="{sys.executable} {line}"; _thunderhead; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run([str(BASH), "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == offered and not done.stderr
 
 
