@@ -69,7 +69,6 @@ BY_TASK: dict[str, tuple[str, ...]] = {  # the first of each is the default
     "regression": ("squared_error",),
 }
 SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
-LINEAR_IN_SMOOTHING = ("cross_entropy", "one_vs_rest")  # L(ε) = (1 − ε)·L(0) + ε·L(1)
 
 
 def gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
