@@ -9,15 +9,15 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from src.callbacks.history import History
+from src.core.files import open_atomic
 from src.errors import InputError
-from src.records import whole_or_not
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, forces it to the disk, then moves it there in one step."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with whole_or_not(Path(path)) as file:
+        with open_atomic(Path(path)) as file:
             torch.save(checkpoint, file)
 
 

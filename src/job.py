@@ -27,6 +27,7 @@ from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read
 from src.cli import in_sweep
 from src.compilation import compiled
 from src.configs import read_config
+from src.core.files import write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.environment import place_in
@@ -35,7 +36,7 @@ from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
 from src.presets import check_presets
-from src.records import keep_settings, spelled, write_json, write_provenance
+from src.records import keep_settings, spelled, write_provenance
 from src.results import Results
 from src.resume import alone, longer, where_to_go_on
 

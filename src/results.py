@@ -14,10 +14,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, input_error
+from src.core.files import read_json, write_csv, write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
-from src.records import read_json, spelled, write_json, write_table
+from src.records import spelled
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Results(Callback):
     def write_metrics(self) -> None:
         if is_main_process() and self.history.kept:  # before the first epoch what an earlier start left stays
             write_json(self.folder / "metrics.json", self.metrics())
-            write_table(self.folder / "history.csv", self.history.kept)
+            write_csv(self.folder / "history.csv", self.history.kept)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():

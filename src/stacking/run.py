@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
+from src.core.files import format_yaml, open_atomic, sync_together, write_json, write_text
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import as_yaml, finished, many_files, provenance, whole_or_not, write_json, write_text
+from src.records import finished, provenance
 from src.results import out_of_memory
 from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
@@ -52,7 +53,7 @@ def train(order: StackOrder) -> None:
 
 def train_together(order: StackOrder) -> None:
     """Train the jobs of a stack, test them once, and write their folders."""
-    with many_files():
+    with sync_together():
         able = list(checked(order))
     if not able:
         return
@@ -62,7 +63,7 @@ def train_together(order: StackOrder) -> None:
     data = build_data(first)
     data.prepare_data()
     data.setup()
-    with many_files():
+    with sync_together():
         members = list(begun(order, able, data, first.trainer.max_epochs))
     if not members:
         return
@@ -75,9 +76,9 @@ def train_together(order: StackOrder) -> None:
     log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
-    with many_files():
+    with sync_together():
         write_folders(training, order, kind)
-    with many_files():
+    with sync_together():
         for member in members:
             member.close()
 
@@ -126,7 +127,7 @@ def own_config(part: Part) -> dict[str, Any]:
     told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     hydra = told.pop("hydra")
     for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", as_yaml(content))
+        write_text(part.folder / ".hydra" / f"{name}.yaml", format_yaml(content))
     settings = read_job(part.folder).settings
     if wrong := wrong_values(settings) + missing_files(config):
         raise InputError("; ".join(wrong))
@@ -204,7 +205,7 @@ def write_last(training: Training) -> None:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    with whole_or_not(path) as file:
+    with open_atomic(path) as file:
         torch.save(content, file)
 
 

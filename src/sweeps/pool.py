@@ -14,7 +14,7 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from src.records import many_files
+from src.core.files import sync_together
 from src.sweeps.jobs import Job
 from src.sweeps.worker import Task, work
 
@@ -92,7 +92,7 @@ class Pool:
 
     def start(self, jobs: Sequence[Job]) -> None:
         share = self.free.popleft()
-        with many_files() if len(jobs) > 1 else contextlib.nullcontext():
+        with sync_together() if len(jobs) > 1 else contextlib.nullcontext():
             for job in jobs:
                 job.make_ready()
         process = self.context.Process(target=work, args=(self.task(jobs, share),))  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
-from src.records import read_json, write_json
+from src.core.files import read_json, write_json
 from src.sweeps.jobs import STACK
 
 HEAVY = (

@@ -3,8 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+from src.core.files import write_text
 from src.errors import InputError
-from src.records import write_text
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import draw_undrawn, undrawn

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
+from src.core.files import read_json
 from src.environment import SHARE_OF_CORES, cores
-from src.records import read_json
 from src.sweeps.drawing import why
 from src.sweeps.jobs import NOTES
 from src.sweeps.pool import mute
