@@ -42,7 +42,7 @@ def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
         "model: # cnn",
         "channels: [32, 64, 128] # of each block: 3×3 convolution, activation, 2×2 max pooling",
         "lr: 0.5 # learning rate, > 0",
-        "root: data # holds all data sets; the environment variable DATA_DIR, else data",
+        "order_seed: 0 # of the batches' order; one number for all jobs of a sweep: the same order",
         "max_epochs: 10",
         'name: ""',
         "gradient_clip_val: null # largest norm of the gradient; null: not clipped",
