@@ -40,8 +40,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path) if content is None else content
 
 
-
-
 class RunCheckpoint(Checkpoint):
     """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after each validation.
 
@@ -85,7 +83,8 @@ class RunCheckpoint(Checkpoint):
         self.history.record(trainer)
         if not due(trainer):
             return
-        self.stops, self.cut_short = find_stops(trainer), is_cut_short(trainer)
+        self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
+        self.cut_short = is_cut_short(trainer)
         score = self.history.rows[-1].get(self.monitor) if self.monitor else None  # None: not measured in this epoch
         if score is not None and self.at_least_as_good(score):
             self.best_model_score = score
@@ -132,15 +131,13 @@ def is_cut_short(trainer: Trainer) -> bool:
     return ends and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
-def find_stops(trainer: Trainer) -> Stops:
-    """Return what has told training to stop, by its callback's key, with the limit that it reached.
+def find_stops(callbacks: Iterable[Callback]) -> Stops:
+    """Return which callbacks have told training to stop, by their keys, each with the limit that it reached.
 
     The limit is that of `get_limit`; ``None`` where no other limit would let training go on.
     """
-    if not trainer.should_stop:
-        return {}
     found: Stops = {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks:
         if isinstance(callback, LightningEarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             impatient = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
             found[callback.state_key] = get_limit(callback) if impatient else None

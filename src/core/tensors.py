@@ -70,6 +70,7 @@ def _open(path: Path) -> IO[bytes]:
 def _verify(file: IO[bytes], path: Path, digest: str | None) -> None:
     if digest is None and file.read(1) == OLD_FORMAT:
         digest = _digest_in_name(path)
+    file.seek(0)
     if digest is None:
         _verify_parts(file, path)
     elif not hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):
