@@ -265,13 +265,11 @@ def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, s
     return {each.state_key: f"callbacks.{name}.patience" for name, each in zip(names, stopping, strict=False)}
 
 
-def raise_time(time: Any) -> str:
-    """Return the setting of twice the time, written as it is: "DD:HH:MM:SS", or a mapping of units to numbers."""
-    if isinstance(time, Mapping):
-        return " ".join(f"{TIME}.{unit}={2 * count}" for unit, count in time.items())
-    seconds = 2 * round(Timer(time).time_remaining() or 0.0)
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    return f"{TIME}={days:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
+def raise_time(time: str) -> str:
+    """Return the setting of twice a time, "DD:HH:MM:SS"."""
+    minutes, seconds = divmod(2 * round(Timer(time).time_remaining() or 0.0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{TIME}={hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
 
 
 def is_planned(cfg: DictConfig) -> bool:
