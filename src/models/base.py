@@ -13,7 +13,6 @@ from hydra.utils import get_class
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from src.data.base import Batches
 from src.errors import DivergedError, InputError
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
 from src.models.steps import take_steps
@@ -154,7 +153,7 @@ class SupervisedModule(LightningModule):
         """
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
         own, whole = len(targets), len(targets) * self.processes  # shares of other loaders count alike
-        if isinstance(loader, Batches):
+        if hasattr(loader, "counts"):
             own, whole = loader.counts(batch)
         if not own:
             outputs, targets = outputs[:0], targets[:0]
