@@ -153,8 +153,8 @@ class SupervisedModule(LightningModule):
         """
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
         own, whole = len(targets), len(targets) * self.processes  # shares of other loaders count alike
-        if hasattr(loader, "counts"):
-            own, whole = loader.counts(batch)
+        if count := getattr(loader, "counts", None):
+            own, whole = count(batch)
         if not own:
             outputs, targets = outputs[:0], targets[:0]
         self.unread.append((loss.detach() * (own / whole), outputs.detach(), targets))
