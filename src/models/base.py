@@ -6,13 +6,15 @@ training. Sums are kept on the device and read when they are logged, never at ea
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from hydra.utils import get_class
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from src.core.tensors import open_verified
 from src.errors import DivergedError, InputError
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
 from src.models.steps import take_steps
@@ -80,6 +82,16 @@ class SupervisedModule(LightningModule):
         self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
         self.batches_read = self.steps_before = 0  # batches of the epoch up to that look, optimiser steps before it
         self.processes = 1  # that train together
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
+        """Make a model from a checkpoint, as Lightning does, once the file's checksums hold.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        with open_verified(Path(checkpoint_path)) as file:
+            return super().load_from_checkpoint(file, *args, **settings)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
