@@ -163,6 +163,6 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     metrics = dict(loop(model, datamodule=data, verbose=False)[0])
     epoch = read_checkpoint(path).get("epoch", -1) + 1
     if trainer.is_global_zero:
-        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
+        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
     return metrics
