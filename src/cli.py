@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from src.core.files import StorageError
+from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.help import describe_settings
@@ -43,16 +43,30 @@ def start(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     hurry_hydra()
-    try:
+    with told_in_the_end():
         sys.argv[1:] = resumed_arguments([quoted(arg) for arg in flags_first(sys.argv[1:])])
         with ending_at_once():
             main()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        if TRACEBACKS:
+
+
+@contextmanager
+def told_in_the_end() -> Iterator[None]:
+    """End the process with one line and status 1 for an error that the user can put right."""
+    try:
+        with faults_told_once():
+            yield
+            sys.stdout.flush()
+    except Exception as error:
+        if TRACEBACKS or not tellable(error):
             raise
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def tellable(error: Exception) -> bool:
+    """Return whether an error is one that the user can put right."""
+    return input_error(error) is not None or isinstance(error, (HydraException, OmegaConfBaseException))
 
 
 @contextmanager
@@ -65,20 +79,21 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except Exception as error:
         log.debug("the traceback of what stopped the run:", exc_info=True)
-        told = input_error(error) or isinstance(error, (HydraException, OmegaConfBaseException))
+        told = tellable(error)
         here = place()
         if told or not here.first:  # of several processes only the first one's traceback would be seen
             log.error("error: %s%s", "" if here.first else f"in {here}: ", one_line(error))
         if told and not in_sweep() and not TRACEBACKS:
-            sys.exit(1)
+            raise SystemExit(1) from error
         raise
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """The `InputError` among an error and its causes."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    return error
+    """The `InputError` among an error and its causes; for a fault of the disk, which any library may have met, one."""
+    found = error
+    while found is not None and not isinstance(found, InputError):
+        found = found.__cause__
+    return find_fault(error) if found is None or isinstance(found, StorageError) else found
 
 
 def run_folder() -> Path:
@@ -176,11 +191,12 @@ class ClaimFolder(Callback):
             if not settings.exists() and (foreign := find_foreign(folder)):
                 sys.exit(f"error: {folder} is there already, with {foreign.name} in it: choose another name=…")
             claim(folder, config, exclusive=True)
+        except FileExistsError:
+            sys.exit(f"error: {folder} is there already: choose another name=…, or go on with it: resume={folder}")
         except (OSError, StorageError) as error:
-            if settings.exists():
-                sys.exit(f"error: {folder} is there already: choose another name=…, or go on with it: resume={folder}")
-            reason = getattr(error.__cause__ or error, "strerror", error)
-            sys.exit(f"error: {folder} cannot be made ({reason}): choose another paths.outputs=… or name=…")
+            cause = error if isinstance(error, OSError) else error.__cause__
+            fault = describe_fault(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
+            sys.exit(f"error: {fault}: {fault.remedy}, or choose another name=… or paths.outputs=…")
 
     def claim_sweep(self, folder: Path) -> None:
         # Hydra turns exceptions of callbacks into warnings, but lets an exit through.
@@ -189,7 +205,8 @@ class ClaimFolder(Callback):
         except FileExistsError:
             sys.exit(f"error: {folder} is there already: choose another name=…")
         except OSError as error:
-            sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
+            fault = describe_fault(folder, error, "made")
+            sys.exit(f"error: {fault}: {fault.remedy}, or choose another paths.outputs=…")
 
 
 def only_listen(config: DictConfig) -> None:
@@ -246,7 +263,10 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
 
 def one_line(error: Exception) -> str:
     """An error as one line; for names that do not exist, with the nearest that does."""
-    if found := input_error(error):
+    found = input_error(error)
+    if isinstance(found, StorageError):
+        return str(found.completed("what was there before is whole", "start again"))
+    if found:
         return str(found)
     text = " ".join(str(error).replace("\n", " ").split())
     if match := re.search(r"Could not find '([\w/]+)/([\w.-]+)'", text):
