@@ -102,11 +102,6 @@ def test_a_run_whose_last_checkpoint_is_missing_does_not_overwrite_its_best(tmp_
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == best
 
 
-def test_a_run_stopped_within_an_epoch_is_not_resumed_inexactly(tmp_path: Path) -> None:
-    folder = quick("trainer.max_steps=15", cwd=tmp_path).folder
-    assert "stopped within an epoch" in run("src.train", f"resume={folder}", "trainer.max_steps=30", cwd=tmp_path).error
-
-
 def test_fewer_epochs_than_there_are_already_are_refused(tmp_path: Path) -> None:
     folder = quick("trainer.max_epochs=3", cwd=tmp_path).folder
     assert "has 3 epochs already" in run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
