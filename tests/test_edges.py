@@ -27,7 +27,7 @@ def test_a_run_without_a_batch_is_refused(settings: tuple[str, ...], tmp_path: P
     assert "there is no batch to train on: 100 samples" in run("src.train", *settings, *BARE, cwd=tmp_path).error
 
 
-@pytest.mark.parametrize("settings", [("data=xor",), ("data=mnist", "data.val_size=40")])
+@pytest.mark.parametrize("settings", [("data=xor",), ("data=mnist", "data.val_size=40", "data.verify=false")])
 def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: Path, tmp_path: Path) -> None:
     more = ("trainer.precision=64-true", "trainer.max_epochs=1", f"paths.data={data_dir}")
     outcome = run("src.train", *settings, *more, cwd=tmp_path)

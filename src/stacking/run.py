@@ -175,7 +175,8 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
         if member.cfg["logger"]:
             write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
         member.results.write_metrics()
-        write_log(order, member.folder, member.trouble or member.results.outcome())
+        outcome = member.trouble or member.results.outcome()
+        write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
 def write_best(training: Training) -> None:
