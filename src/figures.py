@@ -16,7 +16,7 @@ from src.configs import read_config
 from src.data.base import TensorDataModule
 from src.models.steps import same_count
 from src.restoring import refusing
-from src.resume import check_content
+from src.resume import check_parts
 from src.sweeps.runs import read_history
 
 
@@ -83,7 +83,7 @@ def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, da
     last = folder / "checkpoints" / "last.ckpt"
     path = last if last.is_file() else chosen_checkpoint(folder, None)
     ended = read_checkpoint(path)
-    check_content(ended, path)
+    check_parts(ended, path)
     with refusing(path):
         trainer.fit_loop.load_state_dict(ended["loops"]["fit_loop"])
         for callback in pictures:

@@ -31,6 +31,7 @@ from src.configs import read_config
 from src.core.files import write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
+from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
 from src.events import events_after
@@ -41,7 +42,7 @@ from src.presets import check_presets
 from src.records import keep_settings, spelled, write_provenance
 from src.restoring import restore
 from src.results import Results
-from src.resume import Past, Reached, alone, check_model, clear_way, find_ends, find_longer, make_plan, read_past
+from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
 
 log = logging.getLogger(__name__)
 LOADING = (

@@ -91,12 +91,12 @@ def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str
 def find_foreign(folder: Path) -> Path | None:
     """Return something in a folder that no start of a run that was killed at once has left; ``None`` if there is none.
 
-    Such a start leaves folders, temporary files, locks and empty logs.
+    Such a start leaves folders, temporary files, locks and empty logs, and no links.
     """
-    for path in folder.rglob("*"):
+    for path in [folder] if folder.is_symlink() else folder.rglob("*"):
         ours = path.name == ".lock" or path.name.endswith(PARTIAL) or folder / ".hydra" in (path, path.parent)
         empty = path.suffix == ".log" and path.is_file() and not path.stat().st_size
-        if not (ours or empty):
+        if path.is_symlink() or not (ours or empty):
             return path
     return None
 
