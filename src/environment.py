@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src.core.files import read_json
 from src.errors import InputError
-from src.records import read_json
 
 SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the CPU cores of a process that others work beside
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""

@@ -1,110 +1,24 @@
-"""What a run leaves in its folder beside checkpoints and logs: JSON files and tables, whole at every moment."""
+"""What a run leaves in its folder beside checkpoints and logs: where it comes from, and its settings."""
 
-import csv
-import io
-import json
-import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-MANY: list[None] = []  # not empty while `many_files` are written
+from src.core.files import PARTIAL, format_yaml, open_atomic, read_json, write_json, write_text
+
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all; NaN and infinities become ``null``."""
-    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def finished(folder: Path) -> bool:
     """Whether the run in a folder has come to its end, test included."""
     return (read_json(folder / "status.json") or {}).get("status") == "finished"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's content; ``None`` if there is none or it is damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, whole or not at all; the columns are all the keys there are."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a part."""
-    with whole_or_not(path) as file:
-        file.write(text.encode())
-
-
-class Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
-    """Writes what `OmegaConf.to_yaml` does, seven times as fast where PyYAML has its C library."""
-
-
-Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
-
-
-def as_yaml(content: Any) -> str:
-    """Plain values as `OmegaConf.to_yaml` writes them."""
-    return yaml.dump(content, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
-
-
-@contextmanager
-def whole_or_not(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its place in one step, forced to the disk; after an error it leaves no trace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            if not MANY:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def many_files() -> Iterator[None]:
-    """Files that are written here are forced to the disk all at once, in the end: to wait for each takes longer."""
-    MANY.append(None)
-    try:
-        yield
-    finally:
-        MANY.pop()
-        if not MANY:
-            os.sync()
-
-
-def finite(content: Any) -> Any:
-    """The content with NaN and infinities as ``null``, which is all that JSON can say of them."""
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def git(*args: str) -> str | None:
@@ -142,6 +56,49 @@ def write_provenance(folder: Path, device: str) -> None:
         before.setdefault("resumed", []).append(now)
         now = before
     write_json(path, now)
+
+
+def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str, Any]:
+    """Make a folder a job's: write there how Hydra composed its config, and have Hydra write none.
+
+    A folder is a run's exactly if it has ``.hydra/config.yaml``, which is written first; what else lies in ``.hydra``
+    is for people to read.
+
+    Args:
+        folder: the job's.
+        config: the job's, with Hydra's own settings.
+        exclusive: refuse a folder that is a run's.
+
+    Returns:
+        The job's settings as plain values, references as they are.
+
+    Raises:
+        FileExistsError: if ``exclusive`` and the folder is a run's.
+        StorageError: if the disk cannot be written.
+    """
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(folder.absolute())
+        told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+        config.hydra.output_subdir = None
+    hydra = told.pop("hydra")
+    with open_atomic(folder / ".hydra" / "config.yaml", exclusive) as file:
+        file.write(format_yaml(told).encode())
+    write_text(folder / ".hydra" / "hydra.yaml", format_yaml({"hydra": hydra}))
+    write_text(folder / ".hydra" / "overrides.yaml", format_yaml(hydra["overrides"]["task"]))
+    return told
+
+
+def find_foreign(folder: Path) -> Path | None:
+    """Return something in a folder that no start of a run that was killed at once has left; ``None`` if there is none.
+
+    Such a start leaves folders, temporary files, locks and empty logs.
+    """
+    for path in folder.rglob("*"):
+        ours = path.name == ".lock" or path.name.endswith(PARTIAL) or folder / ".hydra" in (path, path.parent)
+        empty = path.suffix == ".log" and path.is_file() and not path.stat().st_size
+        if not (ours or empty):
+            return path
+    return None
 
 
 def keep_settings(cfg: DictConfig, folder: Path) -> None:

@@ -145,7 +145,8 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
     finally:
         for handler in root.handlers:
             if handler not in handlers:
-                handler.close()
+                with contextlib.suppress(OSError):  # as where Python ends: what it still has may not be written
+                    handler.close()
         root.handlers[:], root.level = handlers, level
         for name in set(sys.modules) - modules:
             if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(cwd)):

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.records import write_json
+from src.core.files import write_json
 from src.sweeps.drawing import DrawPictures
 from tests.command_line import BARE, Outcome, evaluate, read_json, run, train
 from tests.sweeps import made_job

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from src.colours import COLOURS
+from src.core.files import open_atomic
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.records import whole_or_not
 
 STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', {COLOURS})",
@@ -76,7 +76,7 @@ def rendered(figure: Figure) -> np.ndarray:
 
 def save(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG whole or not at all."""
-    with whole_or_not(path) as file:
+    with open_atomic(path) as file:
         Image.fromarray(pixels).save(file, format="png")
 
 

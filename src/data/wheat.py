@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.core.files import open_atomic
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
 from src.data.files import is_there, read_file
 from src.errors import InputError
-from src.records import whole_or_not
 
 PATIENCE = 30.0  # seconds without an answer until a download is given up
 
@@ -70,7 +70,7 @@ class Wheat(TensorDataModule):
                 f"Wheat is not in {self.root} and cannot be downloaded ({error}): put {self.path.name} of {self.url} "
                 f"into {self.path.parent}, or set paths.data=FOLDER (or DATA_DIR) to where wheat/ is"
             ) from error
-        with whole_or_not(self.path) as file:
+        with open_atomic(self.path) as file:
             file.write(content)
 
     def verified(self, content: bytes) -> Tensor:

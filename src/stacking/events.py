@@ -8,7 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.records import whole_or_not
+from src.core.files import open_atomic
 from src.stacking.member import Member
 
 Scalars = dict[str, float]
@@ -32,7 +32,7 @@ def write_events(member: Member, optimizer: str, batches: int) -> None:
         event = Event(wall_time=member.times[epoch], step=step, summary=Summary(value=values))
         writer.write(event.SerializeToString())
     name = f"events.out.tfevents.{int(began)}.{socket.gethostname()}.{os.getpid()}.0"
-    with whole_or_not(member.folder / name) as file:
+    with open_atomic(member.folder / name) as file:
         file.write(content.getvalue())
 
 

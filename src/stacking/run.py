@@ -5,19 +5,21 @@ import os
 import pickle
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
+from src.core.files import open_atomic, sync_together, write_json, write_text
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import as_yaml, finished, many_files, provenance, whole_or_not, write_json, write_text
+from src.records import claim, finished, provenance
 from src.results import out_of_memory
 from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
@@ -43,16 +45,17 @@ def train(order: StackOrder) -> None:
     try:
         train_together(order)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log, on a full disk
+            traceback.print_exc()
         for part in order.parts:
-            fail(order, part, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
+            fail(order, part, error)
         raise SystemExit(1) from error
     order.path.unlink(missing_ok=True)
 
 
 def train_together(order: StackOrder) -> None:
     """Train the jobs of a stack, test them once, and write their folders."""
-    with many_files():
+    with sync_together():
         able = list(checked(order))
     if not able:
         return
@@ -62,7 +65,7 @@ def train_together(order: StackOrder) -> None:
     data = build_data(first)
     data.prepare_data()
     data.setup()
-    with many_files():
+    with sync_together():
         members = list(begun(order, able, data, first.trainer.max_epochs))
     if not members:
         return
@@ -75,9 +78,9 @@ def train_together(order: StackOrder) -> None:
     log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
-    with many_files():
+    with sync_together():
         write_folders(training, order, kind)
-    with many_files():
+    with sync_together():
         for member in members:
             member.close()
 
@@ -89,7 +92,7 @@ def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
         try:
             yield part, own_config(part)
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
 def begun(
@@ -102,15 +105,15 @@ def begun(
             Schedule(member.model, max(1, epochs * len(data.batches(data.train_set, train=True))))  # is it refused?
             yield member
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
-def fail(order: StackOrder, part: Part, message: str, reason: str = "error") -> None:
+def fail(order: StackOrder, part: Part, error: Exception) -> None:
     """Write into a job's folder why it failed."""
     if finished(part.folder):  # it came to its end before
         return
-    note_failure(part.folder, message, reason)
-    write_log(order, part.folder, message)
+    note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
+    write_log(order, part.folder, cli.one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -121,12 +124,7 @@ def own_config(part: Part) -> dict[str, Any]:
     """
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(part.folder.absolute())
-    told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    hydra = told.pop("hydra")
-    for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", as_yaml(content))
+    told = claim(part.folder, config)
     settings = read_job(part.folder).settings
     if wrong := wrong_values(settings) + missing_files(config):
         raise InputError("; ".join(wrong))
@@ -205,7 +203,7 @@ def write_last(training: Training) -> None:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    with whole_or_not(path) as file:
+    with open_atomic(path) as file:
         torch.save(content, file)
 
 

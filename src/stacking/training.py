@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from src.checkpoints import read_checkpoint
+from src.core.files import open_atomic
 from src.errors import InputError
 from src.models.base import divergence
-from src.records import whole_or_not
 from src.stacking.member import Member
 from src.stacking.stack import Looks, Measured, Rates, Stack, State, put, rows_of
 
@@ -126,7 +126,7 @@ class Training:
             "last": self.last,
             "best": self.best,
         }
-        with whole_or_not(self.path) as file:
+        with open_atomic(self.path) as file:
             torch.save(content, file)
         for place in self.places_under_way:
             self.members[place].tell(self.share)

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.records import whole_or_not
+from src.core.files import open_atomic
 from src.sweeps.results import scalars
 from src.sweeps.runs import Run, read_runs, said
 
@@ -130,5 +130,5 @@ def event_file(values: list[Summary.Value], time: float = 0.0, step: int = 0) ->
 def keep(path: Path, content: bytes) -> None:
     """Give a file this content; one that has it already is not touched."""
     if not path.is_file() or path.read_bytes() != content:
-        with whole_or_not(path) as file:
+        with open_atomic(path) as file:
             file.write(content)

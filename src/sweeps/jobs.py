@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import swept_name
 from src.configs import APART, flat
+from src.core.files import read_json, write_json
 from src.errors import InputError
-from src.records import read_json, write_json
 
 NOTES = "job.json"
 STACK = "stack.json"  # of a job that is trained together with others: where their state is kept

@@ -14,9 +14,9 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from src.records import many_files
+from src.core.files import sync_together
 from src.sweeps.jobs import Job
-from src.sweeps.worker import Task, work
+from src.sweeps.worker import NO_STORAGE, Task, work
 
 TICK = 0.25  # seconds between two looks at the clock
 GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
@@ -92,7 +92,7 @@ class Pool:
 
     def start(self, jobs: Sequence[Job]) -> None:
         share = self.free.popleft()
-        with many_files() if len(jobs) > 1 else contextlib.nullcontext():
+        with sync_together() if len(jobs) > 1 else contextlib.nullcontext():
             for job in jobs:
                 job.make_ready()
         process = self.context.Process(target=work, args=(self.task(jobs, share),))  # type: ignore[attr-defined]
@@ -147,6 +147,8 @@ def why(code: int) -> tuple[str, str]:
     """The reason for an end without a word, and in words."""
     if code == LOST:
         return "killed", "its process was lost with the one that started it"
+    if code == NO_STORAGE:
+        return "error", "its process could not write its files"
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (by hand, or by the system when memory ran out)" if -code == signal.SIGKILL else ""

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from src.core.files import write_csv
 from src.errors import InputError
-from src.records import write_table
 from src.sweeps.runs import Run, is_seed, read_runs, said, spoken
 
 STATUSES = ("finished", "failed", "interrupted", "running", "waiting")
@@ -40,7 +40,7 @@ def write_results(folder: Path) -> Path:
         raise InputError(f"{folder}: no sweep there")
     path = folder / "results.csv"
     with FileLock(folder / ".results.lock"):  # who reads last writes last
-        write_table(path, rows(read_runs(folder)))
+        write_csv(path, rows(read_runs(folder)))
     return path
 
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from src.configs import APART
+from src.core.files import write_json
 from src.errors import InputError
-from src.records import write_json
 from src.sweeps.jobs import NOTES, Job, describe
 from src.sweeps.launching import Engine, begun, tell
 from src.sweeps.report.search import TOLD

@@ -3,7 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from src.records import git, read_json
+from src.core.files import read_json
+from src.records import git
 from src.sweeps.jobs import Job
 
 

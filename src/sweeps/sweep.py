@@ -15,8 +15,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src.cli import swept_keys
+from src.core.files import sync_together
 from src.errors import InputError
-from src.records import many_files
 from src.sweeps.composing import RememberingLoader
 from src.sweeps.jobs import Job, Register
 from src.sweeps.pool import LOOK_ONLY
@@ -49,7 +49,7 @@ class Sweep:
         """The jobs that are asked for, each with its number and folder; equal ones are one."""
         keys = swept_keys(self.config.hydra.sweeper.get("params"))
         register, loader, found = Register(self.folder), cast(RememberingLoader, self.context.config_loader), []
-        with many_files():
+        with sync_together():
             for overrides in asked:
                 config = loader.compose(self.config, overrides)
                 HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it

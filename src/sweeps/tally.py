@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.records import read_json
+from src.core.files import read_json
 
 KINDS = ("done", "running", "failed", "interrupted", "left")  # what can have become of a job
 SECONDS_BETWEEN_LOOKS = 2.0  # into a running job's folder

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.configs import APART
-from src.records import many_files, write_json
+from src.core.files import sync_together, write_json
 from src.stacking.order import Part, StackOrder
 from src.sweeps import local
 from src.sweeps.jobs import STACK, Job
@@ -122,7 +122,7 @@ class Vectorized(NamedTuple):
         """What to tell the process of a stack."""
         if own.jobs[0].stack is None:  # a state that is there belongs to jobs that have been cleared since
             own.state.unlink(missing_ok=True)
-        with many_files():
+        with sync_together():
             for job in own.jobs:
                 write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
         parts = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]

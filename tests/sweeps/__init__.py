@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from src.callbacks import figure as figures
-from src.records import write_json, write_table
+from src.core.files import write_csv, write_json
 from src.sweeps.pictures import SweepPicture
 from src.sweeps.runs import Run
 
@@ -50,7 +50,7 @@ def made_job(
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps(metrics))
     if history is not None:
-        write_table(folder / "history.csv", history)
+        write_csv(folder / "history.csv", history)
     return folder
 
 

@@ -11,7 +11,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from src.records import finite
+from src.core.files import replace_not_finite
 from src.sweeps.report.curves import curves
 from src.sweeps.report.gallery import Album, gallery, own_pictures
 from src.sweeps.report.pairs import MOST_PAIRS, pair_figure, pairs
@@ -170,7 +170,7 @@ def lasted(seconds: float) -> str:
 
 def json(content: Any) -> Markup:
     """JSON that can stand in a script element whatever it holds."""
-    return htmlsafe_json_dumps(finite(content), separators=(",", ":"))
+    return htmlsafe_json_dumps(replace_not_finite(content), separators=(",", ":"))
 
 
 def download(text: str, name: str) -> str:

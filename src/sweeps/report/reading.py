@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from src.core.files import read_json
 from src.errors import InputError
-from src.records import read_json
 from src.sweeps.jobs import APART, NOTES, Job, read_job
 from src.sweeps.runs import Run, read_run, read_yaml, swept_settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.colours import COLOURS
-from src.records import read_json
+from src.core.files import read_json
 from src.sweeps.report.plots import BLUE, VERMILION, Figure, metric_axis, named, plain
 from src.sweeps.report.reading import Sweeps, names
 from src.sweeps.results import many
