@@ -19,6 +19,7 @@ from src.core.storage import StorageError
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
+from src.events import flush_events
 from src.records import spelled
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,10 @@ class Results(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
+            flush_events(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        flush_events(trainer)
 
     def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
         """Take over the test's metrics, and the accuracy of each class where the model counts them."""
