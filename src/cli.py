@@ -155,8 +155,7 @@ class ClaimFolder(Callback):
         except InputError as error:
             sys.exit(f"error: {error}")
         folder = Path(config.hydra.sweep.dir)
-        known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
-        if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
+        if not (is_sweep(folder) and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
             self.claim(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -175,6 +174,13 @@ class ClaimFolder(Callback):
             sys.exit(f"error: {folder} is there already: choose another name=…{otherwise}")
         except OSError as error:
             sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
+
+
+def is_sweep(folder: Path) -> bool:
+    """Return whether a folder is a sweep's, be it one that was stopped before there was more than its lock."""
+    if (folder / "multirun.yaml").is_file() or any(folder.glob("*/job.json")):
+        return True
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def only_listen(config: DictConfig) -> None:

@@ -17,7 +17,7 @@ from src.cli import INTERRUPTED, TERMINATED, input_error
 from src.core.files import read_json, write_csv, write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.errors import DivergedError
+from src.errors import DivergedError, InputError
 from src.records import spelled
 
 log = logging.getLogger(__name__)
@@ -126,12 +126,13 @@ class Results(Callback):
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
         before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.begun or before == "waiting":
+        if not self.folder.is_dir() or not (self.begun or before == "waiting"):
+            return
+        for write in (self.write_metrics, lambda: self.write_status(status, reason, message)):
             try:
-                self.write_metrics()
-                self.write_status(status, reason, message)
-            except OSError as error:  # a full disk must not hide what stopped the run
-                log.error("%s could not be written: %s", self.folder, error)
+                write()
+            except InputError as error:  # a full disk must not hide what stopped the run
+                log.error("error: %s", error)
 
     def resume_command(self) -> str:
         return f"python -m src.train resume={quote(str(self.shown_folder()))}"

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import read_checkpoint
 from src.configs import APART, changes, read_config
-from src.core.files import remove_partials
+from src.core.files import pin_folders, remove_partials
 from src.devices import is_main_process
 from src.errors import InputError
 from src.records import finished
@@ -35,7 +35,8 @@ def alone(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder} is being trained by another process") from None
         remove_partials(folder)
     try:
-        yield
+        with pin_folders(folder):
+            yield
     finally:
         lock.release()
 

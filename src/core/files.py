@@ -6,6 +6,7 @@ exclusively and follow no links. Tests observe each operation and try every stat
 """
 
 import csv
+import errno
 import io
 import json
 import math
@@ -26,6 +27,7 @@ PARTIAL = ".partial"  # how the name of a temporary file ends
 MOST_TEXT = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
 OBSERVERS: list[Callable[["Operation"], None]] = []  # called with each operation once it is done; empty but in tests
 _pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and where they belong
+_pinned: list[str] = []  # folders that are not made again
 
 
 class StorageError(InputError):
@@ -67,6 +69,8 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         make_folder(path.parent)
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with open(partial, "xb") as file:  # exclusive: it follows no link
             yield file
             file.flush()
@@ -125,17 +129,21 @@ def sync_together() -> Iterator[None]:
 
 
 def _place_all(placed: list[tuple[Path, Path]]) -> None:
+    """Put files in their places; where one cannot be, the others are, and it is told in the end."""
     if not placed:
         return
     _sync_all()
-    for number, (partial, path) in enumerate(placed):
+    failed: StorageError | None = None
+    for partial, path in placed:
         try:
             _replace(partial, path)
         except OSError as error:
-            for rest, _ in placed[number:]:
-                rest.unlink(missing_ok=True)
-            raise StorageError(f"{path} cannot be written ({error.strerror})") from error
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            failed = failed or StorageError(f"{path} cannot be written ({error.strerror})")
     _sync_all()
+    if failed:
+        raise failed
 
 
 def _sync_all() -> None:
@@ -144,12 +152,33 @@ def _sync_all() -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing."""
+    """Make a folder and those above it that are missing.
+
+    Raises:
+        StorageError: if it cannot be made, or is pinned and gone.
+    """
     if path.is_dir():
         return
+    if os.path.abspath(path) in _pinned:
+        raise StorageError(f"{path} is gone: it was removed or renamed")
     make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be made ({error.strerror})") from error
     _observe(Operation("mkdir", path))
+
+
+@contextmanager
+def pin_folders(*paths: Path) -> Iterator[None]:
+    """Make folders that are there not again if someone removes or renames them: what is written there fails."""
+    names = [os.path.abspath(path) for path in paths]
+    _pinned.extend(names)
+    try:
+        yield
+    finally:
+        for name in names:
+            _pinned.remove(name)
 
 
 def append(path: Path, content: bytes) -> None:

@@ -43,3 +43,9 @@ class StackOrder(NamedTuple):
 
         train(self)
         return True
+
+    def refuse(self, message: str) -> None:
+        from src.sweeps.worker import note_failure
+
+        for part in self.parts:
+            note_failure(part.folder, message)

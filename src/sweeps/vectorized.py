@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 from src.configs import APART
-from src.core.files import sync_together, write_json
+from src.core.files import remove, write_json
 from src.stacking.order import Part, StackOrder
 from src.sweeps import local
+from src.sweeps.endings import written_together
 from src.sweeps.jobs import STACK, Job
 from src.sweeps.local import Local, asked
 from src.sweeps.pool import starting
@@ -72,16 +74,20 @@ class Vectorized(NamedTuple):
         self.local.warm_up()
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+        for state in sorted({job.stack for job in jobs if job.stack}):
+            if damage := damage_of(state):
+                remove(state)
+                watch.display.say(f"{state} is damaged ({damage}): the jobs that would go on from it begin anew")
         parts = self.local.shares(jobs)
         slices, rest = self.planned(sweep, jobs, parts)
         for line in introduction(slices, rest):
             watch.display.say(line)
         if slices:
             watch.at_once(min(sum(len(each.jobs) for each in slices), len(parts) * len(slices[0].jobs)))
-            orders = {each.jobs[0].number: each for each in slices}
+            slice_of = {job.number: each for each in slices for job in each.jobs}
 
             def order(own: Sequence[Job], share: Share) -> StackOrder:
-                return self.order(sweep, orders[own[0].number], share)
+                return self.order(sweep, slice_of[own[0].number]._replace(jobs=list(own)), share)
 
             self.local.pool(parts, order, watch).run([each.jobs for each in slices])
         if left := [job for reason in rest.values() for job in reason]:
@@ -121,8 +127,8 @@ class Vectorized(NamedTuple):
     def order(self, sweep: Sweep, own: Slice, share: Share) -> StackOrder:
         """What to tell the process of a stack."""
         if own.jobs[0].stack is None:  # a state that is there belongs to jobs that have been cleared since
-            own.state.unlink(missing_ok=True)
-        with sync_together():
+            remove(own.state)
+        with written_together():
             for job in own.jobs:
                 write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
         parts = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]
@@ -135,6 +141,16 @@ def verdicts(configs: list[bytes], processes: int) -> list[Any]:
     from src.stacking.suited import verdicts as found
 
     return found(configs, processes)
+
+
+def damage_of(state: Path) -> str | None:
+    """Return what is wrong with the file of a stack's state, in words; ``None``: nothing."""
+    try:
+        with ZipFile(state) as file:  # as PyTorch writes it, each part with its checksum
+            damaged = file.testzip()
+    except Exception as error:  # of many kinds, as each bit may be another
+        return str(error)
+    return f"{damaged} does not match its checksum" if damaged else None
 
 
 def begun_alone(job: Job) -> bool:

@@ -25,7 +25,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
-from src.core.files import read_json, write_json
+from src.core.files import read_json, remove, write_json
+from src.errors import InputError
 from src.sweeps.jobs import STACK
 
 HEAVY = (
@@ -67,6 +68,9 @@ class Task(Protocol):
     def do(self) -> bool:
         """Do it; returns whether it went well."""
 
+    def refuse(self, message: str) -> None:
+        """Note why it cannot be done."""
+
 
 class Order(NamedTuple):
     """A job to be done, by itself.
@@ -91,20 +95,28 @@ class Order(NamedTuple):
 
     def do(self) -> bool:
         """Do the job; how it went is in its folder."""
-        (self.folder / STACK).unlink(missing_ok=True)  # from here on it goes its own way
+        remove(self.folder / STACK)  # from here on it goes its own way
         try:
             return run(pickle.loads(self.config), self)
         except Exception as error:  # before the job itself could take note of it
             traceback.print_exc()
-            note_failure(self.folder, cli.one_line(error))
+            self.refuse(cli.one_line(error))
             return False
+
+    def refuse(self, message: str) -> None:
+        note_failure(self.folder, message)
 
 
 def work(task: Task) -> None:
     """Do what there is to do; the process ends with 0 if it did well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks its workers to stop
     threading.Thread(target=end_with_the_parent, daemon=True).start()
-    write_to(task.log)
+    try:
+        write_to(task.log)
+    except OSError as error:
+        write_to(Path(os.devnull))
+        task.refuse(f"{task.log} cannot be written ({error.strerror})")
+        sys.exit(1)
     os.environ.clear()
     os.environ.update(task.environment)
     sys.orig_argv[:] = task.command
@@ -112,9 +124,10 @@ def work(task: Task) -> None:
 
 
 def note_failure(folder: Path, message: str, reason: str = "error") -> None:
-    """Write why a job failed, unless that is known already."""
-    if (read_json(folder / "status.json") or {}).get("status") != "failed":
-        write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": message})
+    """Write why a job failed, unless that is known already; if it cannot be written, who started it finds out."""
+    if folder.is_dir() and (read_json(folder / "status.json") or {}).get("status") != "failed":
+        with suppress(InputError):
+            write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": message})
 
 
 def run(config: DictConfig, order: Order) -> bool:
@@ -138,7 +151,7 @@ def run(config: DictConfig, order: Order) -> bool:
 
 def write_to(path: Path) -> None:
     """Send all that this process prints to the end of a file, a crash's traceback too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
