@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
-from src.core.files import format_yaml, open_atomic, pin_folders, remove, write_json, write_text
+from src.core.files import open_atomic, pin_folders, remove, write_json, write_text
+from src.core.storage import StorageError
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import finished, provenance
+from src.records import claim, finished, provenance
 from src.results import out_of_memory
 from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
@@ -47,9 +48,10 @@ def train(order: StackOrder) -> None:
         with pin_folders(*(part.folder for part in order.parts)):
             train_together(order)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log, on a full disk
+            traceback.print_exc()
         for part in order.parts:
-            fail(order, part, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
+            fail(order, part, error)
         raise SystemExit(1) from error
     remove(order.path)
 
@@ -93,7 +95,7 @@ def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
             write_log(order, part.folder, "under way")
             yield part, own_config(part)
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
 def begun(
@@ -106,16 +108,16 @@ def begun(
             Schedule(member.model, max(1, epochs * len(data.batches(data.train_set, train=True))))  # is it refused?
             yield member
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
-def fail(order: StackOrder, part: Part, message: str, reason: str = "error") -> None:
+def fail(order: StackOrder, part: Part, error: Exception) -> None:
     """Write into a job's folder why it failed."""
     if finished(part.folder):  # it came to its end before
         return
-    note_failure(part.folder, message, reason)
-    with suppress(InputError):
-        write_log(order, part.folder, message)
+    with suppress(StorageError):  # who started this finds out
+        note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
+        write_log(order, part.folder, cli.one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -126,12 +128,7 @@ def own_config(part: Part) -> dict[str, Any]:
     """
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(part.folder.absolute())
-    told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    hydra = told.pop("hydra")
-    for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", format_yaml(content))
+    told = claim(part.folder, config)
     settings = read_job(part.folder).settings
     if wrong := wrong_values(settings) + missing_files(config):
         raise InputError("; ".join(wrong))
@@ -183,7 +180,8 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
             if member.cfg["logger"]:
                 write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
             member.results.write_metrics()
-            write_log(order, member.folder, member.trouble or member.results.outcome())
+            outcome = member.trouble or member.results.outcome()
+            write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
 def write_best(training: Training) -> None:

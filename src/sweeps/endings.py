@@ -1,6 +1,5 @@
 """How jobs begin and end where their folders are touched meanwhile: what goes wrong costs that job, and is told."""
 
-import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,13 +7,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from src.core.files import StorageError, read_json, replace_not_finite, sync_together, write_json
+from src.core.files import read_json, replace_not_finite, sync_together, write_json
+from src.core.storage import StorageError, find_fault
 from src.errors import InputError
 from src.sweeps.jobs import LOCK, NOTES, Job
 
 Status = dict[str, Any]  # of a job: status, reason and message
 LOST = "folder lost"  # the reason where a job's folder was removed or renamed
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that all jobs would meet
+KILLS = ("killed", "lost", LOST)  # reasons for a failure that lie outside of a job
 PATIENCE = 5.0  # seconds for a process of an earlier start, whose parent was killed, to end
 
 
@@ -32,7 +32,7 @@ def make_ready(job: Job) -> Status | None:
     except Timeout:  # what is written in its folder is for that process to say
         return _failed("held", "another process is at it")
     except (OSError, InputError) as error:
-        return _blame(error)
+        return blame(error)
     return None
 
 
@@ -72,13 +72,19 @@ def note_end(job: Job, complete: Callable[[Status], Status] = lambda status: sta
             job.write_status(**status)
         return status
     except (OSError, InputError) as error:
-        return _blame(error)
+        return blame(error)
 
 
 def where_it_lies(job: Job) -> Job:
     """Return a job with the folder that it has now, which someone may have renamed; told in it how it ended."""
     note_end(job)
     return job if job.folder.is_dir() else _renamed(job) or job
+
+
+def is_over(job: Job) -> bool:
+    """Return whether a job has come to its end by itself: not if its process was killed, or its folder lost."""
+    status = job.status
+    return status["status"] == "finished" or (status["status"] == "failed" and status["reason"] not in KILLS)
 
 
 @contextmanager
@@ -88,7 +94,7 @@ def written_together() -> Iterator[None]:
         with sync_together():
             yield
     except StorageError as error:
-        _blame(error)
+        blame(error)
 
 
 def _is_in_place(job: Job) -> bool:
@@ -126,11 +132,16 @@ def _renamed(job: Job) -> Job | None:
     return None
 
 
-def _blame(error: OSError | InputError) -> Status:
-    """Return the status of a job that an error keeps from being done; one that would keep all of them goes on."""
-    if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
-        raise error
-    return _failed("error", str(error))
+def blame(error: Exception) -> Status:
+    """Return the status of a job that an error keeps from being done.
+
+    Raises:
+        StorageError: if the error is the disk's, and keeps all jobs from being done.
+    """
+    fault = find_fault(error)
+    if fault and fault.whole_disk:
+        raise fault
+    return _failed("error", str(fault or error))
 
 
 def _failed(reason: str, message: str) -> Status:

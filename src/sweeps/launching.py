@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from src.cli import TERMINATED
 from src.core.files import remove_partials, write_text
+from src.core.storage import find_fault
 from src.errors import InputError
-from src.sweeps.endings import where_it_lies
+from src.sweeps.endings import blame, where_it_lies
 from src.sweeps.jobs import Job
 from src.sweeps.report import report
 from src.sweeps.results import leaderboard, write_results
@@ -68,13 +69,19 @@ def begun(sweep: Sweep) -> Iterator[None]:
 
     Raises:
         InputError: if another process is at it.
+        StorageError: if the disk cannot be written; it tells how to go on.
     """
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
-    with sweep.held(), stoppable():
-        remove_partials(sweep.folder)
-        write_text(sweep.folder / "multirun.yaml", OmegaConf.to_yaml(sweep.config))
-        yield
+    try:
+        with sweep.held(), stoppable():
+            remove_partials(sweep.folder)
+            write_text(sweep.folder / "multirun.yaml", OmegaConf.to_yaml(sweep.config))
+            yield
+    except Exception as error:
+        if fault := find_fault(error):
+            raise fault.completed("what the jobs have kept is whole", f"go on with: {sweep.command()}") from error
+        raise
 
 
 @contextmanager
@@ -126,7 +133,7 @@ def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
         try:
             act(sweep.folder)
         except (InputError, OSError) as error:
-            errors.append(str(error))
+            errors.append(blame(error)["message"])
     for line in failures(jobs):
         print(line)
     return list(dict.fromkeys(errors))

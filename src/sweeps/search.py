@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.configs import APART
 from src.core.files import read_json, write_json
+from src.core.storage import StorageError
 from src.errors import InputError
-from src.sweeps.endings import LOST, where_it_lies
+from src.sweeps.endings import blame, is_over, where_it_lies
 from src.sweeps.jobs import NOTES, Job, describe
 from src.sweeps.launching import Engine, begun, tell
 from src.sweeps.report.search import TOLD
@@ -28,7 +29,6 @@ from src.sweeps.watch import Watch
 
 JOURNAL = "study.journal"
 TRIES = 3  # times that a trial is run in one start whose process is killed each time; then it has failed
-KILLS = ("killed", "lost", LOST)  # reasons of failures that lie outside of a job
 NOTHING = "nothing of the kind"
 
 
@@ -69,12 +69,6 @@ def metric(config: DictConfig) -> tuple[str, str]:
     return name, mode
 
 
-def is_over(job: Job) -> bool:
-    """Return whether a job has come to its end by itself: not if its process was killed."""
-    status = job.status
-    return status["status"] == "finished" or (status["status"] == "failed" and status["reason"] not in KILLS)
-
-
 class Search:
     """A search over a sweep's folder.
 
@@ -92,7 +86,7 @@ class Search:
         self.sweep, self.engine, self.plan, self.space = sweep, engine, plan, space
         self.study = Study(sweep.folder / JOURNAL, space, plan.sampler, plan.seed)
         self.about = self.settled()
-        self.check_trials()
+        self.study.check()
         self.jobs = self.jobs_of(self.study.trials)  # each trial's
 
     # What it is
@@ -151,18 +145,6 @@ class Search:
             if old != new:
                 where = f"the search in {self.sweep.folder} has {old}"
                 raise InputError(f"{key} is {new} and {where}: keep to that, or choose another name=")
-
-    def check_trials(self) -> None:
-        """Raise an error if there are trials that are not this search's own.
-
-        Raises:
-            InputError: naming the first.
-        """
-        names = {setting.name for setting in self.space.settings}
-        for trial in self.study.trials:
-            if trial.state not in STATES or trial.params.keys() != names:
-                how = "another program has added it; choose another name="
-                raise InputError(f"{self.study.path}: trial {trial.number} is not of this search: {how}")
 
     # What it does
 
@@ -223,7 +205,7 @@ class Search:
             raise InputError(f"the search cannot go on without {where}; why stands above")
         for trial, job in zip(batch, jobs, strict=True):
             self.study.tell(trial.number, self.value(job))
-        with suppress(InputError):  # in the end it is told
+        with suppress(StorageError):  # in the end it is told
             self.write()
 
     def jobs_of(self, trials: list[FrozenTrial]) -> list[Job]:
@@ -283,8 +265,8 @@ class Search:
         errors = tell(self.sweep, jobs) if jobs else []
         try:
             self.write()
-        except InputError as error:
-            errors.append(str(error))
+        except StorageError as error:
+            errors.append(blame(error)["message"])
         states = [trial.state for trial in trials]
         failed, complete = states.count(TrialState.FAIL), states.count(TrialState.COMPLETE)
         if complete:

@@ -16,7 +16,8 @@ from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.core.files import StorageError, remove
+from src.core.files import remove
+from src.core.storage import StorageError
 from src.errors import InputError
 from src.sweeps.search_journal import Journal
 from src.sweeps.search_space import Space
@@ -79,6 +80,17 @@ class Study:
     def running(self) -> list[FrozenTrial]:
         """The trials whose results are not known yet."""
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    def check(self) -> None:
+        """Raise an error if there are trials that are not this search's own.
+
+        Raises:
+            InputError: naming the first.
+        """
+        for trial in self.trials:
+            if trial.state not in STATES or trial.params.keys() != self.space.distributions.keys():
+                how = "another program has added it; choose another name="
+                raise InputError(f"{self.path}: trial {trial.number} is not of this search: {how}")
 
     def ask(self) -> None:
         """Let the sampler suggest one more trial.

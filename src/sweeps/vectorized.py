@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZipFile
 
 from src.configs import APART
 from src.core.files import remove, write_json
+from src.errors import InputError
 from src.stacking.order import Part, StackOrder
 from src.sweeps import local
 from src.sweeps.endings import written_together
@@ -74,10 +74,8 @@ class Vectorized(NamedTuple):
         self.local.warm_up()
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        for state in sorted({job.stack for job in jobs if job.stack}):
-            if damage := damage_of(state):
-                remove(state)
-                watch.display.say(f"{state} is damaged ({damage}): the jobs that would go on from it begin anew")
+        for line in self.without_damaged_states(jobs):
+            watch.display.say(line)
         parts = self.local.shares(jobs)
         slices, rest = self.planned(sweep, jobs, parts)
         for line in introduction(slices, rest):
@@ -92,6 +90,15 @@ class Vectorized(NamedTuple):
             self.local.pool(parts, order, watch).run([each.jobs for each in slices])
         if left := [job for reason in rest.values() for job in reason]:
             self.local.run(sweep, left, watch)
+
+    def without_damaged_states(self, jobs: list[Job]) -> list[str]:
+        """Remove states that no job can go on from; a line tells of each."""
+        states = sorted({job.stack for job in jobs if job.stack})
+        found = asked(starting(self.local.start_method), damages, states) if states else []
+        told = {state: damage for state, damage in zip(states, found, strict=True) if damage}
+        for state in told:
+            remove(state)
+        return [f"{damage}; the jobs that would go on from it begin anew" for damage in told.values()]
 
     def planned(self, sweep: Sweep, jobs: list[Job], parts: list[Share]) -> tuple[list[Slice], dict[str, list[Job]]]:
         """Stacks of jobs, and by the reason those that are none."""
@@ -143,14 +150,18 @@ def verdicts(configs: list[bytes], processes: int) -> list[Any]:
     return found(configs, processes)
 
 
-def damage_of(state: Path) -> str | None:
-    """Return what is wrong with the file of a stack's state, in words; ``None``: nothing."""
-    try:
-        with ZipFile(state) as file:  # as PyTorch writes it, each part with its checksum
-            damaged = file.testzip()
-    except Exception as error:  # of many kinds, as each bit may be another
-        return str(error)
-    return f"{damaged} does not match its checksum" if damaged else None
+def damages(states: list[Path]) -> list[str | None]:
+    """Return what is wrong with the files of stacks' states, of each in words; it imports torch."""
+    from src.core.tensors import open_verified
+
+    def damage(state: Path) -> str | None:
+        try:
+            with open_verified(state):
+                return None
+        except InputError as error:
+            return str(error)
+
+    return [damage(state) for state in states]
 
 
 def begun_alone(job: Job) -> bool:

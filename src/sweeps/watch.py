@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from src.errors import InputError
 from src.sweeps.display import Display
+from src.sweeps.endings import blame
 from src.sweeps.jobs import Job
 from src.sweeps.results import write_results
 from src.sweeps.runs import read_runs
@@ -61,12 +61,14 @@ class Watch:
         """Keep up with what goes on; to be called a few times a second.
 
         Raises:
-            InputError: if the sweep must not go on.
+            InputError: if the sweep must not go on, or the disk takes no more.
         """
         self.check()
         now = time.monotonic()
         if self.news and now >= self.written + PAUSE:
-            with suppress(InputError, OSError):  # it is tried again; in the end it is told
+            try:
                 write_results(self.folder)
+            except (InputError, OSError) as error:  # it is tried again; in the end it is told
+                blame(error)
             self.news, self.written = False, now
         self.display.refresh()
