@@ -173,8 +173,7 @@ class ClaimFolder(Callback):
         except InputError as error:
             sys.exit(f"error: {error}")
         folder = Path(config.hydra.sweep.dir)
-        known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
-        if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
+        if not (is_sweep(folder) and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
             self.claim_sweep(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -207,6 +206,13 @@ class ClaimFolder(Callback):
         except OSError as error:
             fault = describe_fault(folder, error, "made")
             sys.exit(f"error: {fault}: {fault.remedy}, or choose another paths.outputs=…")
+
+
+def is_sweep(folder: Path) -> bool:
+    """Return whether a folder is a sweep's, be it one that was stopped before there was more than its lock."""
+    if (folder / "multirun.yaml").is_file() or any(folder.glob("*/job.json")):
+        return True
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def only_listen(config: DictConfig) -> None:

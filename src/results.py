@@ -137,7 +137,7 @@ class Results(Callback):
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
         before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.begun or before == "waiting":
+        if self.folder.is_dir() and (self.begun or before == "waiting"):
             with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
                 self.write_metrics()
             with suppress(StorageError):

@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import swept_name
 from src.configs import APART, flat
-from src.core.files import read_json, write_json
+from src.core.files import PARTIAL, read_json, remove, write_json
 from src.errors import InputError
 
 NOTES = "job.json"
+STATUS = "status.json"
+LOCK = ".lock"  # held by the process that trains in the folder
 STACK = "stack.json"  # of a job that is trained together with others: where their state is kept
 
 
@@ -40,7 +42,7 @@ class Job(NamedTuple):
     @property
     def status(self) -> dict[str, Any]:
         """How far it came: ``status``, ``reason``, ``message``."""
-        found = read_json(self.folder / "status.json") or {}
+        found = read_json(self.folder / STATUS) or {}
         return {
             "status": found.get("status", "waiting"),
             "reason": found.get("reason"),
@@ -52,7 +54,7 @@ class Job(NamedTuple):
         return read_json(self.folder / "metrics.json") or {}
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
-        write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+        write_json(self.folder / STATUS, {"status": status, "reason": reason, "message": message})
 
     @property
     def stack(self) -> Path | None:
@@ -68,13 +70,13 @@ class Job(NamedTuple):
             self.clear()
 
     def clear(self) -> None:
-        """Remove what the job has left; it is waiting again."""
+        """Remove what the job has left; it is waiting again, and so it is first of all, wherever this is stopped."""
+        self.write_status("waiting")
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != NOTES:
-                path.unlink()
-        self.write_status("waiting")
+            elif path.name not in (NOTES, STATUS, LOCK):
+                remove(path)
 
 
 def read_jobs(folder: Path) -> list[Job]:
@@ -136,10 +138,19 @@ class Register:
         """The job that a config asks for; a new one gets the next number and a folder named by what is swept."""
         told = describe(config)
         if told["identity"] not in self.known:
-            name = f"{self.next}{swept_name(told['overrides'], swept)}"
-            self.known[told["identity"]] = note(self.folder / name, self.next, told)
+            name = swept_name(told["overrides"], swept)
+            while not is_new(self.folder / f"{self.next}{name}"):
+                self.next += 1
+            self.known[told["identity"]] = note(self.folder / f"{self.next}{name}", self.next, told)
             self.next += 1
         return self.known[told["identity"]]
+
+
+def is_new(folder: Path) -> bool:
+    """Return whether a folder is not there, or holds no more than a start leaves that was stopped as it made it."""
+    if not (folder.exists() or folder.is_symlink()):
+        return True
+    return folder.is_dir() and all(path.name == STATUS or path.name.endswith(PARTIAL) for path in folder.iterdir())
 
 
 def note(folder: Path, number: int, told: dict[str, Any]) -> Job:

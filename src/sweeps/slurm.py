@@ -62,7 +62,7 @@ class Slurm(NamedTuple):
         shutil.rmtree(sweep.folder / SUBMITIT, ignore_errors=True)  # ids may come again, and their results must not
         if jobs:
             watch.at_once(self.at_once or len(jobs))
-            follow(cluster, jobs, [errand(sweep, job, self.cpus_per_job) for job in jobs], watch)
+            follow(cluster, jobs, lambda job: errand(sweep, job, self.cpus_per_job), watch)
 
     @property
     def at_once(self) -> int | None:

@@ -62,6 +62,7 @@ class Tally:
         self.expected = 0  # jobs there will be at least, where not all are known from the beginning
         self.counts = Counter(done=finished_before)
         self.running: dict[int, Running] = {}
+        self.unfinished: dict[int, str] = {}  # what became of jobs that ended before they could finish
         self.bests: dict[tuple[str, str], Best] = {}
         self.began = clock()
         self.seconds_of_jobs = 0.0  # of all that have ended in this start
@@ -96,16 +97,26 @@ class Tally:
         self.counts["done"] += finished_before
 
     def start(self, number: int, folder: Path) -> None:
+        self._take_back(number)
         self.running[number] = Running(folder, self.clock())
 
     def end(self, number: int, status: str, metrics: dict[str, Any]) -> Running | None:
         """Count a job that has ended; returns what was known of it while it ran."""
         job = self.running.pop(number, None)
         self.seconds_of_jobs += self.clock() - job.began if job else 0.0
-        self.counts[{"finished": "done", "interrupted": "interrupted"}.get(status, "failed")] += 1
-        if status == "finished":
+        self._take_back(number)
+        kind = {"finished": "done", "interrupted": "interrupted"}.get(status, "failed")
+        self.counts[kind] += 1
+        if kind == "done":
             self.rate(number, metrics)
+        else:
+            self.unfinished[number] = kind
         return job
+
+    def _take_back(self, number: int) -> None:
+        """Count a job no more that has ended before it could finish, and is run again."""
+        if kind := self.unfinished.pop(number, None):
+            self.counts[kind] -= 1
 
     def rate(self, number: int, metrics: dict[str, Any]) -> None:
         """See whether a finished job is the best by its monitored metric."""
