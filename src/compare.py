@@ -24,9 +24,10 @@ def main() -> None:
 
 
 def compare(folder: Path) -> list[str]:
-    """Write a sweep's results, tell them and draw its pictures; returns why some cannot be drawn."""
+    """Write a sweep's results, tell them and draw its pictures; returns what is damaged or cannot be drawn."""
     from src.sweeps.drawing import configured, draw
     from src.sweeps.hparams import write_hparams
+    from src.sweeps.jobs import find_damage
     from src.sweeps.results import leaderboard, write_results
 
     pictures = configured(folder)
@@ -35,7 +36,7 @@ def compare(folder: Path) -> list[str]:
     leaderboard(folder)
     files, errors = draw(folder, pictures) if pictures else ([], [])
     print("", table, *files, sep="\n")
-    return errors
+    return [*find_damage(folder), *errors]
 
 
 if __name__ == "__main__":

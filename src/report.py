@@ -9,7 +9,6 @@ drawn first.
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from src.errors import InputError
@@ -23,9 +22,11 @@ def main() -> None:
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
-        print(report(folders, draw=True))
-        with suppress(InputError):  # a damaged job is told in the report
-            write_hparams(folders[0])
+        notes: list[str] = []
+        print(report(folders, draw=True, tell=notes.append))
+        write_hparams(folders[0])
+        if notes:
+            sys.exit("\n".join(f"error: {note}" for note in notes))
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:  # while pictures are drawn

@@ -14,11 +14,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, input_error
-from src.core.files import read_json, write_csv, write_json
+from src.core.files import write_csv, write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
-from src.records import spelled
+from src.records import DAMAGED, read_status, spelled
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ class Results(Callback):
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
-        before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.begun or before == "waiting":
+        before = read_status(self.folder)["status"]
+        if self.begun or before in ("waiting", DAMAGED):
             try:
                 self.write_metrics()
                 self.write_status(status, reason, message)

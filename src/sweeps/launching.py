@@ -14,7 +14,7 @@ from src.errors import InputError
 from src.sweeps.jobs import Job
 from src.sweeps.report import report
 from src.sweeps.results import leaderboard
-from src.sweeps.summary import failures, introduction, unfinished
+from src.sweeps.summary import damaged, failures, introduction, unfinished
 from src.sweeps.sweep import Sweep, left_to_do
 from src.sweeps.watch import Watch
 
@@ -69,6 +69,8 @@ def begun(sweep: Sweep) -> Iterator[None]:
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
     with sweep.held(), stoppable():
+        for line in damaged(sweep.folder):
+            print(line, flush=True)
         yield
 
 

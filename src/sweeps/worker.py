@@ -25,7 +25,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
-from src.core.files import read_json, write_json
+from src.core.files import write_json
+from src.records import read_status
 from src.sweeps.jobs import STACK
 
 HEAVY = (
@@ -113,7 +114,7 @@ def work(task: Task) -> None:
 
 def note_failure(folder: Path, message: str, reason: str = "error") -> None:
     """Write why a job failed, unless that is known already."""
-    if (read_json(folder / "status.json") or {}).get("status") != "failed":
+    if read_status(folder)["status"] != "failed":
         write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": message})
 
 

@@ -143,7 +143,7 @@ def test_runs_that_lack_the_metric_which_most_are_judged_by_are_left_out() -> No
 
 def test_curves_without_a_metric_are_of_the_one_the_runs_are_judged_by(tmp_path: Path) -> None:
     history = [{"epoch": epoch, "val/loss": 1 / epoch, "val/acc": epoch / 2} for epoch in (1, 2)]
-    made_job(tmp_path, "0", metrics={"epochs": 2, "monitor": "val/loss", "mode": "min"}, history=history)
+    made_job(tmp_path, "0", metrics={"val/loss": 0.5, "monitor": "val/loss", "mode": "min"}, history=history)
     (axis,) = drawn(Curves(name="curves", title="Curves"), read_runs(tmp_path))
     assert (lines(axis), axis.get_ylabel()) == ({"all runs": [[1, 2], [1, 0.5]]}, "validation loss")
 
@@ -220,7 +220,7 @@ def histories(tmp_path: Path, losses: dict[str, list[list[float]]]) -> list[Run]
     for number, (rate, seed, row) in enumerate(jobs):
         history = [{"epoch": epoch, "train/loss": loss} for epoch, loss in enumerate(row, start=1)]
         overrides = (f"optimizer.lr={rate}", f"seed={seed}")
-        made_job(tmp_path, str(number), *overrides, metrics={"epochs": 3}, history=history)
+        made_job(tmp_path, str(number), *overrides, metrics={"epochs": len(row)}, history=history)
     return read_runs(tmp_path)
 
 

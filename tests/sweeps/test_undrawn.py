@@ -29,7 +29,7 @@ def trained(sweep: Path, number: int, seed: int = 0, callback: str = "curves.Cur
     """A job that has kept its weights and has that callback; the higher its number the better."""
     settings = {"callbacks.some._target_": f"src.callbacks.{callback}"}
     typed = (f"model.a={number}", f"seed={seed}")
-    folder = made(sweep, f"{number}_{seed}", *typed, val=number / 100, settings=settings, **more)
+    folder = made(sweep, f"{number + 20 * seed}_{seed}", *typed, val=number / 100, settings=settings, **more)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
     return folder
@@ -49,7 +49,7 @@ def test_those_of_the_best_dozen_and_of_all_chosen_runs_are_drawn(tmp_path: Path
         trained(tmp_path, number)
     for seed in (1, 2):
         trained(tmp_path, 19, seed)
-    assert left(tmp_path) == [*(f"{number}_0" for number in range(19, 7, -1)), "19_1", "19_2"]
+    assert left(tmp_path) == [*(f"{number}_0" for number in range(19, 7, -1)), "39_1", "59_2"]
 
 
 def test_runs_that_have_pictures_count_among_the_best_and_are_not_drawn_again(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Where an axis begins and ends: so that most values can be told apart, however far off a few others are."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+ROOM = 0.06  # of the axis, to both sides of the values on it
+
+
+class Rule(NamedTuple):
+    """What is far off, in sizes of the shortest interval that holds the greater part of the values.
+
+    Attributes:
+        share: of the values that this part is at least.
+        fewest: how many it is at least.
+        least: what the interval is taken to be at least.
+        worse: how far from it values may lie that are worse.
+        better: how far those that are better, which one wants to see.
+    """
+
+    share: float
+    fewest: int
+    least: float
+    worse: float
+    better: float
+
+
+LINEAR = Rule(share=2 / 3, fewest=3, least=0.0, worse=4.0, better=1e6)
+DECADES = Rule(share=1 / 2, fewest=2, least=2.0, worse=3.0, better=8.0)  # of logarithms to base 10
+CURVES = Rule(share=1 / 2, fewest=2, least=0.5, worse=3.0, better=8.0)  # the same, with the first epochs in sight
+
+
+class Window(NamedTuple):
+    """The part of an axis that is shown, and how many values lie below and above it."""
+
+    low: float
+    high: float
+    below: int
+    above: int
+
+    def has(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def words(self, what: str = "run") -> str:
+        """What is not on the axis: "2 runs far above, 1 run far below"."""
+        counts = ((self.above, "above"), (self.below, "below"))
+        return ", ".join(f"{count} {what}{'s' * (count != 1)} far {where}" for count, where in counts if count)
+
+
+def find_window(values: Iterable[float], higher: bool, logarithmic: bool, rule: Rule | None = None) -> Window | None:
+    """Find the part of an axis on which values can be told apart; ``None`` where that is all of it.
+
+    Args:
+        values: all of them finite.
+        higher: whether higher values are the better ones.
+        logarithmic: whether they lie by their logarithms; then all are above 0.
+        rule: what is far off; ``None``: what suits.
+    """
+    rule = rule or (DECADES if logarithmic else LINEAR)
+    given = sorted(values)
+    count = max(rule.fewest, math.ceil(rule.share * len(given)))
+    if len(given) <= count:
+        return None
+    places = [math.log10(value) for value in given] if logarithmic else given
+    low, high = _find_core(places, count, higher)
+    size = max(high - low, rule.least)
+    below, above = (rule.worse, rule.better) if higher else (rule.better, rule.worse)
+    kept = [place for place in places if low - below * size <= place <= high + above * size]
+    if size == 0 or len(kept) == len(places):
+        return None
+    room = ROOM * (kept[-1] - kept[0]) or ROOM * max(abs(kept[0]), 1.0)
+    ends = [10**end if logarithmic else end for end in (kept[0] - room, kept[-1] + room)]
+    return Window(ends[0], ends[1], places.index(kept[0]), places[::-1].index(kept[-1]))
+
+
+def _find_core(places: list[float], count: int, higher: bool) -> tuple[float, float]:
+    """Return the ends of the shortest interval that holds so many of the places, which are sorted."""
+    starts = range(len(places) - count + 1)
+    start = min(reversed(starts) if higher else starts, key=lambda start: places[start + count - 1] - places[start])
+    return places[start], places[start + count - 1]
