@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.environment import agree, place, place_in
 from src.errors import InputError
+from src.help import describe_settings
 from src.presets import check_choices
 from src.startup import ending_at_once, hurry_hydra
 
@@ -97,6 +98,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
     )
+    OmegaConf.register_new_resolver("describe_settings", describe_settings, replace=True)
 
 
 def run_name(name: Any, stamp: str) -> str:
