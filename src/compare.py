@@ -34,7 +34,10 @@ def compare(folder: Path) -> list[str]:
     table = write_results(folder)
     write_hparams(folder)
     leaderboard(folder)
-    files, errors = draw(folder, pictures) if pictures else ([], [])
+    try:
+        files, errors = draw(folder, pictures) if pictures else ([], [])
+    except InputError as error:
+        files, errors = [], [str(error)]
     print("", table, *files, sep="\n")
     return [*find_damage(folder), *errors]
 

@@ -138,10 +138,9 @@ def read_run(job: Job, swept: dict[str, Any]) -> Run:
 
 
 def swept_settings(jobs: list[Job]) -> list[dict[str, Any]]:
-    """For each job its values of the settings that were asked for and differ, both as typed and as resolved;
-    of paths and devices, which make no other job, none.
+    """For each job its values of the settings that were asked for and differ, both as typed and as resolved.
 
-    Of a damaged job none is known.
+    Paths and devices are none, as they make no other job; of a damaged job nothing is known.
     """
     typed = [typed_settings(job) for job in jobs]
     keys = list(dict.fromkeys(key for each in typed for key in each if not key.startswith(APART)))

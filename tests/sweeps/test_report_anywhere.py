@@ -101,10 +101,11 @@ def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
     picture(grid / "4_x", "curves").write_text("none")
     page = read(grid)
     notes = page.text.partition("Could not be read or drawn:")[2]
-    assert "0_x/history.csv is damaged: could not convert string to float: '<b>'" in notes
-    assert "1_x/job.json is damaged: it does not tell a job" in notes
+    assert '0_x/history.csv is damaged: val/loss in line 2 is "<b>" and must be a number' in notes
+    assert "1_x/job.json is damaged: it is no JSON" in notes
     assert "4_x/figures/curves.png cannot be shown" in notes
-    assert "7 jobs" in page.text
+    assert "8 jobs 5 finished 2 failed 1 damaged" in page.text
+    assert "job.json 1: 1_x" in page.sections["failures"]
     assert [run["name"].partition(":")[0] for run in page.curves["runs"]] == ["2", "3", "4", "5"]
 
 

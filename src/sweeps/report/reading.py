@@ -11,7 +11,7 @@ from src.core import schema
 from src.core.schema import DamagedError
 from src.errors import InputError
 from src.records import DAMAGED
-from src.sweeps.jobs import APART, Job, read_jobs
+from src.sweeps.jobs import Job, read_jobs
 from src.sweeps.runs import Run, read_run, read_yaml, swept_settings
 
 History = list[dict[str, float]]
@@ -48,7 +48,7 @@ def read_sweeps(folders: list[Path]) -> Sweeps:
     found = [(name, job) for folder, name in names(folders).items() for job in jobs_of(folder)]
     swept = swept_settings([job for _, job in found])
     if len(folders) > 1:
-        swept = [{"sweep": name} | without(each, APART) for (name, _), each in zip(found, swept, strict=True)]
+        swept = [{"sweep": name} | each for (name, _), each in zip(found, swept, strict=True)]
     runs = [read_run(job, each) for (_, job), each in zip(found, swept, strict=True)]
     notes = [str(run.message) for run in runs if run.status == DAMAGED]
     return Sweeps(folders, runs, [read_history(run, notes) for run in runs], notes)
@@ -76,16 +76,12 @@ def jobs_of(folder: Path) -> list[Job]:
 
 
 def read_history(run: Run, notes: list[str]) -> History:
-    """A run's history; none if it is damaged, which is noted."""
+    """A run's history; none if it is damaged, which is noted, or if it is not known what the run is."""
     try:
-        return run.history
+        return run.history if run.known else []
     except DamagedError as error:
         notes.append(str(error))
         return []
-
-
-def without(settings: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if not key.startswith(prefixes)}
 
 
 # Where the results come from
