@@ -40,8 +40,8 @@ class Curves(FigureCallback):
                     every.append(np.array(points)[:, 1])
             if best_epoch is not None:
                 axis.axvline(best_epoch, color="0.6", linestyle=":", label="kept")
-            beyond = limit_axis(axis, every, higher=False) if measure == "loss" else 0
-            axis.set(xlabel="epoch\n(not all is on this axis)" if beyond else "epoch", title=TITLES[measure])
+            beyond = limit_axis(axis, every, higher=False) if measure == "loss" else ""
+            axis.set(xlabel=f"epoch\n({beyond})" if beyond else "epoch", title=TITLES[measure])
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.25)
             axis.legend()

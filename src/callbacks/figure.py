@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from src.axes import CURVES, find_window
+from src.axes import CURVES, find_window_of_curves
 from src.colours import COLOURS
 from src.core.files import open_atomic
 from src.data.base import TensorDataModule
@@ -82,7 +82,7 @@ def save(pixels: np.ndarray, path: Path) -> None:
         Image.fromarray(pixels).save(file, format="png")
 
 
-def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> int:
+def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> str:
     """End the vertical axis where curves would squeeze the others that go far beyond these.
 
     Args:
@@ -91,15 +91,15 @@ def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> int:
         higher: whether higher values are the better ones.
 
     Returns:
-        How many curves go beyond the axis.
+        In words how many go beyond the axis; nothing if none does.
     """
-    values = np.concatenate([curve[np.isfinite(curve)] for curve in curves])
-    positive = bool(len(values)) and not higher and values.min() > 0
-    window = find_window(values.tolist(), higher, positive, CURVES if positive else None)
+    values = [curve[np.isfinite(curve)].tolist() for curve in curves]
+    positive = not higher and all(value > 0 for curve in values for value in curve)
+    window = find_window_of_curves(values, higher, positive, CURVES if positive else None)
     if window is None:
-        return 0
+        return ""
     axis.set_ylim(window.low, window.high)
-    return sum(any(not window.has(value) for value in curve) for curve in curves)
+    return window.words("curve")
 
 
 def data_of(trainer: Trainer) -> TensorDataModule:

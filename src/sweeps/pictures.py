@@ -158,7 +158,7 @@ class Curves(MetricPicture):
         axis.set(xlabel="epoch", ylabel=in_words(metric))
         every = [points(run, metric)[:, 1] for run in runs]
         if beyond := limit_axis(axis, every, higher=not lower_is_better(runs, metric)):
-            axis.set_xlabel(f"epoch\n({beyond} of {len(every)} runs beyond this axis)")
+            axis.set_xlabel(f"epoch\n({beyond})")
         axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         if is_share(metric):
             axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))

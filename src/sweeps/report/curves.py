@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-from src.axes import find_window
+from src.axes import find_window_of_curves
 from src.sweeps.report.levels import ABSENT, Levels, levels
 from src.sweeps.report.plots import Figure, effects, is_logarithmic, metric_axis, named, plain
 from src.sweeps.report.reading import History, Sweeps
-from src.sweeps.results import boards, many, short
+from src.sweeps.results import boards, short
 
 STAGES = ("train", "val")
 METRICS = ("acc", "loss")
@@ -82,13 +82,9 @@ def axis_of(metric: str, lines: list[dict[str, Line]]) -> Figure:
     parts = [[value for stage in STAGES for value in each.get(f"{stage}/{metric}", ([], []))[1]] for each in lines]
     values = [value for part in parts for value in part]
     name = f"/{metric}"  # of both stages
-    window = find_window(values, "acc" in metric, is_logarithmic(name, values))
+    window = find_window_of_curves(parts, "/acc" in name, is_logarithmic(name, values))
     axis = {**metric_axis(name, values, window), "title": {"text": plain(metric)}}
-    far = sum(any(not window.has(value) for value in part) for part in parts) if window else 0
-    return {
-        "axis": axis,
-        "beyond": f"{many(far, 'run')} {'go' if far != 1 else 'goes'} beyond this axis." if far else "",
-    }
+    return {"axis": axis, "beyond": f"Beyond this axis: {window.words()}." if window else ""}
 
 
 def strides(lines: list[dict[str, Line]], points: int) -> dict[str, int]:

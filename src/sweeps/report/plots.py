@@ -104,8 +104,8 @@ def effect_figure(each: Effect, board: Board) -> Figure:
         },
     }
     found = [value for value in each.found if value is not None]
-    average = means(each, known, metric)
     window = find_window(found, higher_is_better(board, metric), is_logarithmic(metric, found))
+    average = means(each, known, metric, window)
     xaxis = setting_axis(each, known, runs)
     layout = {"xaxis": xaxis, "yaxis": metric_axis(metric, found, window), "showlegend": False}
     if window is None:
@@ -130,15 +130,19 @@ def edges(marks: Figure, window: Window) -> list[Figure]:
     return [trace for trace in found if trace["x"]]
 
 
-def means(each: Effect, known: Scale, metric: str) -> Figure:
-    """The mean at each level, with its standard deviation; joined by a line where levels are numbers."""
+def means(each: Effect, known: Scale, metric: str, window: Window | None) -> Figure:
+    """The mean at each level, with its standard deviation if it is on the axis; joined where levels are numbers."""
     filled = [level for level in range(len(each.levels.labels)) if each.at(level)]
-    spread = [deviation(each.at(level)) or 0 for level in filled]
+    found = [mean(each.at(level)) for level in filled]
+    spread = [
+        (deviation(each.at(level)) or 0) if window is None or window.has(value) else 0
+        for level, value in zip(filled, found, strict=True)
+    ]
     return {
         "type": "scatter",
         "mode": "lines+markers" if each.levels.ordered else "markers",
         "x": [known.centres[level] for level in filled],
-        "y": [mean(each.at(level)) for level in filled],
+        "y": found,
         "error_y": {"array": spread, "thickness": 1.5, "width": 5},
         "text": [plain(f"{each.key} {each.levels.labels[level]}") for level in filled],
         "customdata": [f"{measured(metric, each.at(level))} (n = {len(each.at(level))})" for level in filled],
