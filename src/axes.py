@@ -85,7 +85,7 @@ def find_window_of_curves(
     inside = [curve for curve in curves if all(map(window.has, curve))]
     kept = [value for curve in inside or curves for value in curve if window.has(value)]
     places = [math.log10(value) if logarithmic else value for value in (min(kept), max(kept))]
-    low, high = _with_room(*places, logarithmic)
+    low, high = _with_room(places[0], places[1], logarithmic)
     below = sum(any(value < low for value in curve) for curve in curves)
     return Window(low, high, below, sum(any(value > high for value in curve) for curve in curves))
 

@@ -18,10 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.help import describe_settings
 from src.presets import check_choices
+from src.records import claim, find_foreign
 from src.startup import ending_at_once, hurry_hydra
 
 log = logging.getLogger(__name__)
@@ -41,16 +43,30 @@ def start(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     hurry_hydra()
-    try:
+    with told_in_the_end():
         sys.argv[1:] = resumed_arguments([quoted(arg) for arg in flags_first(sys.argv[1:])])
         with ending_at_once():
             main()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        if TRACEBACKS:
+
+
+@contextmanager
+def told_in_the_end() -> Iterator[None]:
+    """End the process with one line and status 1 for an error that the user can put right."""
+    try:
+        with faults_told_once():
+            yield
+            sys.stdout.flush()
+    except Exception as error:
+        if TRACEBACKS or not tellable(error):
             raise
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def tellable(error: Exception) -> bool:
+    """Return whether an error is one that the user can put right."""
+    return input_error(error) is not None or isinstance(error, (HydraException, OmegaConfBaseException))
 
 
 @contextmanager
@@ -63,20 +79,21 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except Exception as error:
         log.debug("the traceback of what stopped the run:", exc_info=True)
-        told = input_error(error) or isinstance(error, (HydraException, OmegaConfBaseException))
+        told = tellable(error)
         here = place()
         if told or not here.first:  # of several processes only the first one's traceback would be seen
             log.error("error: %s%s", "" if here.first else f"in {here}: ", one_line(error))
         if told and not in_sweep() and not TRACEBACKS:
-            sys.exit(1)
+            raise SystemExit(1) from error
         raise
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """The `InputError` among an error and its causes."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    return error
+    """The `InputError` among an error and its causes; for a fault of the disk, which any library may have met, one."""
+    found = error
+    while found is not None and not isinstance(found, InputError):
+        found = found.__cause__
+    return find_fault(error) if found is None or isinstance(found, StorageError) else found
 
 
 def run_folder() -> Path:
@@ -131,7 +148,7 @@ def swept_name(overrides: list[str], keys: set[str]) -> str:
 
 
 class ClaimFolder(Callback):
-    """Makes a new run's or sweep's folder before Hydra writes into it; refuses one that is another's."""
+    """Makes a new run's or sweep's folder; refuses one that is another's."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("rerun") is not None:
@@ -144,8 +161,7 @@ class ClaimFolder(Callback):
         if not here.first:
             only_listen(config)
         elif config.get("resume") is None:
-            folder = Path(config.hydra.run.dir)
-            self.claim(folder, f", or go on with it: resume={folder}", shared=here.meets)
+            self.claim_run(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if "sweep" in swept_keys():
@@ -159,7 +175,7 @@ class ClaimFolder(Callback):
         folder = Path(config.hydra.sweep.dir)
         known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
         if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
-            self.claim(folder)
+            self.claim_sweep(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
@@ -167,16 +183,30 @@ class ClaimFolder(Callback):
 
             note_running(config)
 
-    def claim(self, folder: Path, otherwise: str = "", shared: bool = False) -> None:
+    def claim_run(self, config: DictConfig) -> None:
+        """Make a run's folder; one that a start has left that was killed at once is taken over."""
+        folder = Path(config.hydra.run.dir)
+        settings = folder / ".hydra" / "config.yaml"
+        try:
+            if not settings.exists() and (foreign := find_foreign(folder)):
+                sys.exit(f"error: {folder} is there already, with {foreign.name} in it: choose another name=…")
+            claim(folder, config, exclusive=True)
+        except FileExistsError:
+            sys.exit(f"error: {folder} is there already: choose another name=…, or go on with it: resume={folder}")
+        except (OSError, StorageError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            fault = describe_fault(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
+            sys.exit(f"error: {fault}: {fault.remedy}, or choose another name=… or paths.outputs=…")
+
+    def claim_sweep(self, folder: Path) -> None:
         # Hydra turns exceptions of callbacks into warnings, but lets an exit through.
         try:
-            folder.mkdir(parents=True, exist_ok=shared)  # a process on another node may have been quicker
-            if shared:
-                (folder / ".hydra").mkdir()
+            folder.mkdir(parents=True)
         except FileExistsError:
-            sys.exit(f"error: {folder} is there already: choose another name=…{otherwise}")
+            sys.exit(f"error: {folder} is there already: choose another name=…")
         except OSError as error:
-            sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
+            fault = describe_fault(folder, error, "made")
+            sys.exit(f"error: {fault}: {fault.remedy}, or choose another paths.outputs=…")
 
 
 def only_listen(config: DictConfig) -> None:
@@ -233,7 +263,10 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
 
 def one_line(error: Exception) -> str:
     """An error as one line; for names that do not exist, with the nearest that does."""
-    if found := input_error(error):
+    found = input_error(error)
+    if isinstance(found, StorageError):
+        return str(found.completed("what was there before is whole", "start again"))
+    if found:
         return str(found)
     text = " ".join(str(error).replace("\n", " ").split())
     if match := re.search(r"Could not find '([\w/]+)/([\w.-]+)'", text):

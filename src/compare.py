@@ -9,22 +9,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.errors import InputError
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.compare", description="Add up a sweep again.")
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
-    try:
-        errors = compare(parser.parse_args().folder)
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
+    folder = parser.parse_args().folder
+    from src.cli import told_in_the_end
+
+    with told_in_the_end():
+        errors = compare(folder)
     if errors:
         sys.exit("\n".join(f"error: {each}" for each in errors))
 
 
 def compare(folder: Path) -> list[str]:
     """Write a sweep's results, tell them and draw its pictures; returns what is damaged or cannot be drawn."""
+    from src.core.storage import StorageError
+    from src.errors import InputError
     from src.sweeps.drawing import configured, draw
     from src.sweeps.hparams import write_hparams
     from src.sweeps.jobs import find_damage
@@ -36,7 +37,9 @@ def compare(folder: Path) -> list[str]:
     leaderboard(folder)
     try:
         files, errors = draw(folder, pictures) if pictures else ([], [])
-    except InputError as error:
+    except StorageError:
+        raise
+    except InputError as error:  # there are no runs to draw
         files, errors = [], [str(error)]
     print("", table, *files, sep="\n")
     return [*find_damage(folder), *errors]

@@ -11,28 +11,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.errors import InputError
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.report", description="Write the report of a sweep.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     folders = parser.parse_args().folders
-    try:
+    from src.cli import told_in_the_end
+
+    with told_in_the_end():
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
         notes: list[str] = []
         print(report(folders, draw=True, tell=notes.append))
         write_hparams(folders[0])
-        if notes:
-            sys.exit("\n".join(f"error: {note}" for note in notes))
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # while pictures are drawn
-        from src.cli import INTERRUPTED
-
-        sys.exit(INTERRUPTED)
+    if notes:
+        sys.exit("\n".join(f"error: {note}" for note in notes))
 
 
 if __name__ == "__main__":

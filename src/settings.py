@@ -112,6 +112,7 @@ CHECKS: dict[str, Check] = {
     "scheduler.anneal_strategy": one_of("cos", "linear"),
     "scheduler.cycle_momentum": SWITCH,
     "scheduler.interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
+    "data.verify": SWITCH,
     "data.batch_size": whole_from(1),
     "data.val_size": AMOUNT,
     "data.train_size": optional((lambda value: AMOUNT[0](value) and value > 0, "a count or a share above 0")),

@@ -44,6 +44,7 @@ WRONG = [
     ("model.norm_bias_lr", -64),
     ("model.norm_momentum", 0),
     ("data.crop_padding", "mirror"),
+    ("data.verify", "maybe"),
     ("model.flip_test", "left"),
     ("model.loss", "hinge"),
     ("model.reduction", "max"),

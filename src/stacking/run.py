@@ -5,20 +5,21 @@ import os
 import pickle
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
-from src.core.files import format_yaml, open_atomic, sync_together, write_json, write_text
+from src.core.files import open_atomic, sync_together, write_json, write_text
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import finished, provenance
+from src.records import claim, finished, provenance
 from src.results import out_of_memory
 from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
@@ -44,9 +45,10 @@ def train(order: StackOrder) -> None:
     try:
         train_together(order)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log, on a full disk
+            traceback.print_exc()
         for part in order.parts:
-            fail(order, part, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
+            fail(order, part, error)
         raise SystemExit(1) from error
     order.path.unlink(missing_ok=True)
 
@@ -90,7 +92,7 @@ def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
         try:
             yield part, own_config(part)
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
 def begun(
@@ -103,15 +105,15 @@ def begun(
             Schedule(member.model, max(1, epochs * len(data.batches(data.train_set, train=True))))  # is it refused?
             yield member
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
-def fail(order: StackOrder, part: Part, message: str, reason: str = "error") -> None:
+def fail(order: StackOrder, part: Part, error: Exception) -> None:
     """Write into a job's folder why it failed."""
     if finished(part.folder):  # it came to its end before
         return
-    note_failure(part.folder, message, reason)
-    write_log(order, part.folder, message)
+    note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
+    write_log(order, part.folder, cli.one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -122,12 +124,7 @@ def own_config(part: Part) -> dict[str, Any]:
     """
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(part.folder.absolute())
-    told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    hydra = told.pop("hydra")
-    for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", format_yaml(content))
+    told = claim(part.folder, config)
     settings = read_job(part.folder).settings
     if wrong := wrong_values(settings) + missing_files(config):
         raise InputError("; ".join(wrong))
@@ -178,7 +175,8 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
         if member.cfg["logger"]:
             write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
         member.results.write_metrics()
-        write_log(order, member.folder, member.trouble or member.results.outcome())
+        outcome = member.trouble or member.results.outcome()
+        write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
 def write_best(training: Training) -> None:

@@ -28,6 +28,7 @@ def report(folders: list[Path], draw: bool = False, tell: Callable[[str], object
 
     Raises:
         InputError: if one of the folders has no jobs in it.
+        StorageError: if the first one cannot be written.
     """
     sweeps = read_sweeps(folders)
     if draw:
