@@ -14,13 +14,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, in_sweep, input_error
-from src.core.files import read_json, write_csv, write_json
+from src.core.files import write_csv, write_json
 from src.core.storage import StorageError
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
 from src.events import flush_events
-from src.records import spelled
+from src.records import DAMAGED, read_status, spelled
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,8 @@ class Results(Callback):
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
-        before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.folder.is_dir() and (self.begun or before == "waiting"):
+        before = read_status(self.folder)["status"]
+        if self.folder.is_dir() and (self.begun or before in ("waiting", DAMAGED)):
             with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
                 self.write_metrics()
             with suppress(StorageError):

@@ -18,7 +18,7 @@ from src.sweeps.endings import blame, where_it_lies
 from src.sweeps.jobs import Job
 from src.sweeps.report import report
 from src.sweeps.results import leaderboard, write_results
-from src.sweeps.summary import failures, introduction, unfinished
+from src.sweeps.summary import damaged, failures, introduction, unfinished
 from src.sweeps.sweep import Sweep, left_to_do
 from src.sweeps.watch import Watch
 
@@ -77,6 +77,8 @@ def begun(sweep: Sweep) -> Iterator[None]:
         with sweep.held(), stoppable():
             remove_partials(sweep.folder)
             write_text(sweep.folder / "multirun.yaml", OmegaConf.to_yaml(sweep.config))
+            for line in damaged(sweep.folder):
+                print(line, flush=True)
             yield
     except Exception as error:
         if fault := find_fault(error):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.core.files import read_json
+from src.core import schema
+from src.core.schema import DamagedError
+from src.records import read_metrics
 
 KINDS = ("done", "running", "failed", "interrupted", "left")  # what can have become of a job
 SECONDS_BETWEEN_LOOKS = 2.0  # into a running job's folder
@@ -41,10 +43,19 @@ class Running:
         if now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = now
-        if epochs := (read_json(self.folder / "metrics.json") or {}).get("epochs"):
-            settings = (read_json(self.folder / "job.json") or {}).get("settings") or {}
-            most = settings.get("trainer.max_epochs") or -1
-            self.epochs = f"epoch {epochs}/{most}" if most > 0 else f"epoch {epochs}"
+        if epochs := read_metrics(self.folder).get("epochs"):
+            most = most_epochs(self.folder)
+            self.epochs = f"epoch {epochs}/{most}" if most else f"epoch {epochs}"
+
+
+def most_epochs(folder: Path) -> int | None:
+    """How many epochs a job trains at most; ``None`` if that is not limited or known."""
+    try:
+        told = schema.read(folder / "job.json", schema.JOB) or {"settings": {}}
+    except DamagedError:
+        return None
+    most = told["settings"].get("trainer.max_epochs")
+    return most if isinstance(most, int) and most > 0 else None
 
 
 class Tally:

@@ -25,9 +25,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
-from src.core.files import pin_folders, read_json, remove, write_json
+from src.core.files import pin_folders, remove, write_json
 from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
-from src.records import claim
+from src.records import claim, read_status
 from src.sweeps.jobs import STACK
 
 HEAVY = (
@@ -146,7 +146,7 @@ def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
     Raises:
         StorageError: if the disk cannot be written.
     """
-    if not folder.is_dir() or (read_json(folder / "status.json") or {}).get("status") == "failed":
+    if not folder.is_dir() or read_status(folder)["status"] == "failed":
         return
     told = cli.input_error(error)
     reason = told.reason if isinstance(told, StorageError) else reason
