@@ -1,5 +1,6 @@
 """Checkpoints that are whole at every moment, and reading them with one clear line when they are not."""
 
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from src.callbacks.history import History
+from src.core.checks import show
 from src.core.files import open_atomic
 from src.errors import InputError
 
@@ -95,8 +97,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: if the file is missing, truncated or holds something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
+    if not isfile(path):  # also where the name is too long to be one
+        raise InputError(f"checkpoint {show(path)} does not exist")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

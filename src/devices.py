@@ -15,6 +15,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
 # Lightning switches it on; on the CPU each optimiser step would then ask in vain whether there is a GPU, for 40 µs.
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+FEW_PROCESSES = 8  # bearable on a CPU with fewer cores, to try something out
+MOST_THREADS = 1024  # with a hundred times as many a process ends without a word
 SMALL_STEP = 20_000_000  # floating-point operations
 
 
@@ -46,15 +48,21 @@ def check_count(kind: str, devices: Any) -> int:
     """How many devices ``trainer.devices`` asks for; each has a process of its own.
 
     Raises:
-        InputError: if there are fewer GPUs.
+        InputError: if there are fewer GPUs, or far fewer CPU cores.
     """
     there = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
     if isinstance(devices, str):  # auto: all that there are
         devices = there or 1
-    wanted = devices if isinstance(devices, int) else len(devices)
-    if there is not None and wanted > there:
+    if there is None:
+        if not isinstance(devices, int):
+            raise InputError(f"trainer.devices={devices}: device numbers are for GPUs, and this run is on the CPU")
+        if devices > (most := max(FEW_PROCESSES, cores())):
+            raise InputError(f"trainer.devices={devices}: this machine has {cores()} CPU cores, use at most {most}")
+        return devices
+    wanted = [*range(devices)] if isinstance(devices, int) else devices
+    if any(number >= there for number in wanted):
         raise InputError(f"trainer.devices={devices}: this machine has {there} GPU{'s'[: there != 1]}")
-    return wanted
+    return len(wanted)
 
 
 def prepare(kind: str, threads: int | None, processes: int, deterministic: bool) -> None:
@@ -102,9 +110,17 @@ def precision(asked: Any, kind: str) -> Any:
 
 
 def asked_threads(threads: int | None) -> int | None:
-    """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does."""
+    """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does.
+
+    Raises:
+        InputError: if OMP_NUM_THREADS asks for more than any machine bears.
+    """
     environment = os.environ.get("OMP_NUM_THREADS", "")
-    return threads or (int(environment) if environment.isdigit() else None)
+    if threads or not environment.isdecimal():
+        return threads
+    if int(environment) > MOST_THREADS:
+        raise InputError(f"OMP_NUM_THREADS={environment}: at most {MOST_THREADS} threads can be asked for")
+    return int(environment) or None
 
 
 def match_threads(operations: int) -> None:

@@ -13,11 +13,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
-from src.cli import INTERRUPTED, TERMINATED, input_error
+from src.cli import INTERRUPTED, TERMINATED
 from src.core.files import read_json, write_csv, write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError
+from src.messages import input_error
 from src.records import spelled
 
 log = logging.getLogger(__name__)

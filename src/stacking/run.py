@@ -20,7 +20,7 @@ from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
 from src.records import finished, provenance
 from src.results import out_of_memory
-from src.settings import missing_files, wrong_values
+from src.validation import missing_files, wrong_settings
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
 from src.stacking.events import write_events
 from src.stacking.feed import Feed
@@ -128,10 +128,10 @@ def own_config(part: Part) -> dict[str, Any]:
     hydra = told.pop("hydra")
     for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
         write_text(part.folder / ".hydra" / f"{name}.yaml", format_yaml(content))
-    settings = read_job(part.folder).settings
-    if wrong := wrong_values(settings) + missing_files(config):
+    settings = with_values(told, read_job(part.folder).settings)
+    if wrong := wrong_settings(settings) + missing_files(settings):
         raise InputError("; ".join(wrong))
-    return with_values(told, settings)
+    return settings
 
 
 def with_values(told: dict[str, Any], settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

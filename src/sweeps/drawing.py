@@ -8,7 +8,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import TRACEBACKS, input_error
+from src.cli import TRACEBACKS
+from src.messages import input_error
 from src.errors import InputError
 from src.sweeps.runs import read_yaml, with_metrics
 
