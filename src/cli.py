@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.core.checks import PATH, complain, show
+from src.core.files import StorageError
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.help import describe_settings
 from src.messages import CONF, can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
 from src.places import check_places, run_name, slug
 from src.presets import check_choices
+from src.records import claim, find_foreign
 from src.startup import ending_at_once, hurry_hydra
 
 log = logging.getLogger(__name__)
@@ -125,13 +128,13 @@ def exiting() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not can_be_mended(error):
-            raise
+        if TRACEBACKS or not can_be_mended(error):
+            traceback.print_exc()
         sys.exit(f"error: {one_line(error)}")
 
 
 class ClaimFolder(Callback):
-    """Makes a new run's or sweep's folder before Hydra writes into it; refuses one that is another's."""
+    """Makes a new run's or sweep's folder; refuses one that is another's."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exiting():
@@ -144,17 +147,14 @@ class ClaimFolder(Callback):
     def claim_run(self, config: DictConfig) -> None:
         """Look at where a run is to lie, and make its folder."""
         if config.get("rerun") is not None:
-            raise InputError(
-                f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own"
-            )
+            raise InputError(f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own")
         check_places(config)
         here = place_in(config.get("trainer") or {})
         agree(config, here)
         if not here.first:
             only_listen(config)
         elif config.get("resume") is None:
-            folder = Path(config.hydra.run.dir)
-            self.claim(folder, f", or go on with it: resume={folder}", shared=here.meets)
+            self.make_run(config)
 
     def claim_sweep(self, config: DictConfig) -> None:
         """Look at where a sweep is to lie and make its folder; one that is there already it goes on with."""
@@ -167,7 +167,7 @@ class ClaimFolder(Callback):
         folder = Path(config.hydra.sweep.dir)
         known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
         if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
-            self.claim(folder)
+            self.make_sweep(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
@@ -175,13 +175,26 @@ class ClaimFolder(Callback):
 
             note_running(config)
 
-    def claim(self, folder: Path, otherwise: str = "", shared: bool = False) -> None:
+    def make_run(self, config: DictConfig) -> None:
+        """Make a run's folder; one that a start has left that was killed at once is taken over."""
+        folder = Path(config.hydra.run.dir)
+        settings = folder / ".hydra" / "config.yaml"
         try:
-            folder.mkdir(parents=True, exist_ok=shared)  # a process on another node may have been quicker
-            if shared:
-                (folder / ".hydra").mkdir()
+            if not os.path.exists(settings) and (foreign := find_foreign(folder)):
+                raise InputError(f"{folder} is there already, with {foreign.name} in it: choose another name=…")
+            claim(folder, config, exclusive=True)
+        except (OSError, StorageError) as error:
+            if os.path.exists(settings):
+                how = f"choose another name=…, or go on with it: resume={folder}"
+                raise InputError(f"{folder} is there already: {how}") from error
+            reason = getattr(error.__cause__ or error, "strerror", error)
+            raise InputError(f"{folder} cannot be made ({reason}): choose another paths.outputs=… or name=…") from error
+
+    def make_sweep(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True)
         except FileExistsError:
-            raise InputError(f"{folder} is there already: choose another name=…{otherwise}") from None
+            raise InputError(f"{folder} is there already: choose another name=…") from None
         except OSError as error:
             raise InputError(f"{folder} cannot be made ({error.strerror}): choose another paths.outputs=…") from error
 
@@ -210,7 +223,7 @@ def check_arguments(arguments: list[str]) -> None:
 
     for argument in arguments:
         if odd := [char for char in argument if char != "\t" and unicodedata.category(char) in UNTYPED]:
-            raise InputError(f"{show(argument)}: an argument is a line of text, and {ascii(odd[0])} is no part of one")
+            raise InputError(f"{show(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one")
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
     parser.parse_args(arguments)

@@ -30,8 +30,8 @@ def _format(parent: DictConfig, key: str, path: str, depth: int, comments: dict[
     node, start = _get_value(parent, key), "  " * (depth + 1) + f"{key}:"
     if isinstance(node, DictConfig) and len(node):
         yield _add_comment(start, comments.get(path))  # of a group: which choice it is
-        for name in node:
-            yield from _format(node, str(name), f"{path}.{name}", depth + 1, comments)
+        for name in map(str, node):
+            yield from _format(node, name, f"{path}.{name}", depth + 1, comments)
     else:
         yield _add_comment(f"{start} {_as_typed(node)}", comments.get(path))
 

@@ -69,9 +69,7 @@ def optional(check: Check) -> Check:
 
 def either(*checks: Check) -> Check:
     words = [check.words for check in checks]
-    return Check(
-        lambda value: any(check.allows(value) for check in checks), f"{', '.join(words[:-1])} or {words[-1]}"
-    )
+    return Check(lambda value: any(check.allows(value) for check in checks), f"{', '.join(words[:-1])} or {words[-1]}")
 
 
 ABOVE_ZERO = Check(lambda value: is_number(value) and 0 < value <= LARGEST, "a number above 0, up to 1e18")

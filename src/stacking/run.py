@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
-from src.core.files import format_yaml, open_atomic, sync_together, write_json, write_text
+from src.core.files import open_atomic, sync_together, write_json, write_text
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import finished, provenance
+from src.records import claim, finished, provenance
 from src.results import out_of_memory
-from src.validation import missing_files, wrong_settings
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
 from src.stacking.events import write_events
 from src.stacking.feed import Feed
@@ -31,6 +30,7 @@ from src.stacking.stack import Stack
 from src.stacking.training import Training
 from src.sweeps.jobs import read_job
 from src.sweeps.worker import note_failure
+from src.validation import missing_files, wrong_settings
 
 log = logging.getLogger(__name__)
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
@@ -122,12 +122,7 @@ def own_config(part: Part) -> dict[str, Any]:
     """
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(part.folder.absolute())
-    told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    hydra = told.pop("hydra")
-    for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", format_yaml(content))
+    told = claim(part.folder, config)
     settings = with_values(told, read_job(part.folder).settings)
     if wrong := wrong_settings(settings) + missing_files(settings):
         raise InputError("; ".join(wrong))

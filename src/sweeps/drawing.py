@@ -9,8 +9,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import TRACEBACKS
-from src.messages import input_error
 from src.errors import InputError
+from src.messages import input_error
 from src.sweeps.runs import read_yaml, with_metrics
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from src.sweeps.sweep import Sweep
 from src.sweeps.watch import Watch
 from src.sweeps.worker import Task
 
-
 CHECKS = {
     "jobs": optional(whole(1, 1024)),
     "jobs_per_gpu": whole(1, 1024),

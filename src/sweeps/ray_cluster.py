@@ -21,9 +21,7 @@ from src.sweeps.watch import Watch
 
 TICK = 0.25  # seconds between two looks at the clock
 SILENT = 20.0  # seconds for a cluster's head to come back; after 60 Ray would end this process
-ADDRESS = Check(
-    lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.:\[\]-]+:\d+", value)), "HOST:PORT"
-)
+ADDRESS = Check(lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.:\[\]-]+:\d+", value)), "HOST:PORT")
 GPUS = Check(
     lambda value: is_number(value) and 0 <= value <= 1024 and (value < 1 or value == int(value)),
     "a whole number from 0 to 1,024, or a fraction between 0 and 1",

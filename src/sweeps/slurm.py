@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import submitit
 
-from src.places import slug
 from src.core.checks import LABEL, SECONDS, TEXT, Check, is_number, one_of, optional, require, whole
 from src.errors import InputError
+from src.places import slug
 from src.sweeps.jobs import Job
 from src.sweeps.remote import Errand, errand, follow
 from src.sweeps.slurm_attempts import Attempts
@@ -27,9 +27,11 @@ ENDLESS = 1_000_000  # submitit's own counts: of jobs at once, and of times that
 SUBMITIT = ".submitit"  # in the sweep's folder: what submitit writes, and the logs of what runs the jobs
 OURS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "time")
 OPTIONS = Check(
-    lambda value: isinstance(value, Mapping)
-    and not {str(name).replace("_", "-") for name in value} & set(OURS)
-    and all(LABEL.allows(each) for name in value for each in (name, value[name])),
+    lambda value: (
+        isinstance(value, Mapping)
+        and not {str(name).replace("_", "-") for name in value} & set(OURS)
+        and all(LABEL.allows(each) for name in value for each in (name, value[name]))
+    ),
     f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(OURS)}",
 )
 CHECKS = {

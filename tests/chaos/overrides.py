@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from tests.chaos.composing import composing_once
 from tests.chaos.guard import Lost, call_each
-from tests.chaos.override_strings import ACCEPT, QUICK, REFUSE, TRAINED, Trial, trials
+from tests.chaos.override_strings import ACCEPT, REFUSE, TRAINED, Trial, trials
 from tests.chaos.settings import GROUPS, OF_PATHS, known
 from tests.command_line import Outcome, quick, read_json, run
 from tests.small_data import trust_cifar10, write_cifar10, write_mnist
@@ -146,10 +146,16 @@ def result(trial: Trial, outcome: Outcome, cwd: Path) -> Verdict:
     if trial.must == REFUSE:
         return Verdict("wrong", "nonsense accepted")
     if trial.module == "src.eval":
-        return Verdict("right") if "val/loss" in outcome.text or "test/loss" in outcome.text else Verdict("wrong", outcome.text)
+        return (
+            Verdict("right")
+            if "val/loss" in outcome.text or "test/loss" in outcome.text
+            else Verdict("wrong", outcome.text)
+        )
     if outcome.out.startswith(("Thunderhead", "#")) or "-m" in trial.arguments:
         return Verdict("right")
-    finished = [path.parent for path in cwd.parent.parent.rglob("status.json") if read_json(path)["status"] == "finished"]
+    finished = [
+        path.parent for path in cwd.parent.parent.rglob("status.json") if read_json(path)["status"] == "finished"
+    ]
     if len(finished) != 1:
         return Verdict("wrong", f"{len(finished)} finished runs: {outcome.text[-300:]!r}")
     return recorded(trial, finished[0])

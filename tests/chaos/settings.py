@@ -111,7 +111,11 @@ def known(config: str = "train") -> tuple[Setting, ...]:
     with mock.patch.object(sys, "argv", ["train"]), initialize_config_dir(str(CONF), version_base="1.3"):
         for chosen in needed:
             also = ("data=mnist",) if set(chosen) & set(IMAGES) else ()
-            also = (*also, "data.val_size=20", "data.batch_size=8") if any(name in IMAGE_SETS for name in (*chosen, *also)) else also
+            also = (
+                (*also, "data.val_size=20", "data.batch_size=8")
+                if any(name in IMAGE_SETS for name in (*chosen, *also))
+                else also
+            )
             composed = compose(config, [*chosen, *also, *["run=somewhere"] * (config == "eval")], True)
             parts = {name: composed[name] for name in composed if name != "hydra"}
             parts["hydra"] = {name: composed.hydra[name] for name in ("launcher", "sweeper") if groups}
