@@ -78,7 +78,8 @@ def build_data(cfg: DictConfig) -> TensorDataModule:
 def build_model(cfg: DictConfig, data: TensorDataModule, kind: str) -> LightningModule:
     """The config's model for the data's shape and task; all its settings are plain values."""
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
-    model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
+    with devices.within_memory(kind):
+        model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
     devices.suit_memory(model, kind)
     return model
 

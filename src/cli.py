@@ -47,8 +47,9 @@ def start(main: Callable[[], Any]) -> None:
     register_resolvers()
     hurry_hydra()
     try:
-        check_arguments(sys.argv[1:])
-        sys.argv[1:] = resumed_arguments([quoted(arg) for arg in flags_first(sys.argv[1:])])
+        arguments = flags_first(sys.argv[1:])
+        check_arguments(arguments)
+        sys.argv[1:] = resumed_arguments([quoted(argument) for argument in arguments])
         with ending_at_once():
             main()
     except Exception as error:

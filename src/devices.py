@@ -3,12 +3,15 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from src.environment import Place, cores
+from src.environment import Place, cores, memory
 from src.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -135,6 +138,31 @@ def match_threads(operations: int) -> None:
     """
     if 0 < operations < SMALL_STEP:
         torch.set_num_threads(1)
+
+
+@contextmanager
+def within_memory(kind: str) -> Iterator[None]:
+    """Refuse weights that this machine cannot hold, as they are made: the system would end the process without a word.
+
+    Raises:
+        InputError: as soon as there are too many.
+    """
+    needed = 0
+
+    def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter) -> None:
+        nonlocal needed
+        needed += weight.numel() * weight.element_size() * (2 if kind == CPU else 1)  # a gradient for each
+        if needed > memory():
+            raise InputError(
+                f"the model's weights need more than the {memory() / 2**30:,.0f} GB of memory here: choose a smaller "
+                "one (model.hidden_size, model.channels)"
+            )
+
+    counting = register_module_parameter_registration_hook(count)  # before there is anything in them
+    try:
+        yield
+    finally:
+        counting.remove()
 
 
 def suit_memory(module: torch.nn.Module, kind: str) -> None:

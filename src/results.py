@@ -1,6 +1,7 @@
 """A run's results: what stands in its folder when it ends, however it ends, and its last words."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from src.cli import INTERRUPTED, TERMINATED
 from src.core.files import read_json, write_csv, write_json
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.errors import DivergedError
+from src.errors import DivergedError, InputError
 from src.messages import input_error
 from src.records import spelled
 
@@ -120,8 +121,13 @@ class Results(Callback):
             self.stopped("failed", "diverged", str(error))
             raise
         except Exception as error:
-            reason = "out of memory" if out_of_memory(error) else "error"
-            self.stopped("failed", reason, str(input_error(error) or f"{type(error).__name__}: {error}"))
+            if out_of_memory(error):
+                told = InputError(
+                    f"there is not enough memory{asked_for(error)}: choose a smaller model or data.batch_size"
+                )
+                self.stopped("failed", "out of memory", str(told))
+                raise told from error
+            self.stopped("failed", "error", str(input_error(error) or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:
@@ -161,6 +167,12 @@ class Results(Callback):
             f"  evaluate it:  python -m src.eval run={quote(str(folder))}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
+
+
+def asked_for(error: Exception) -> str:
+    """Return " (PyTorch asked for …)" if an error says so."""
+    found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error))
+    return f" (PyTorch asked for {found[1]})" if found else ""
 
 
 def out_of_memory(error: Exception) -> bool:

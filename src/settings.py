@@ -36,21 +36,7 @@ DEVICE_NUMBERS = Check(
     lambda value: list_of(whole(0, 1023), "", low=1).allows(value) and len(set(value)) == len(value),
     "a list of different device numbers",
 )
-PRECISIONS = (
-    "32-true",
-    "bf16-mixed",
-    "16-mixed",
-    "64-true",
-    "16-true",
-    "bf16-true",
-    "auto",
-    32,
-    64,
-    16,
-    "32",
-    "64",
-    "16",
-)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "auto", 32, 64, 16)
 DICTIONARY = Check(lambda value: isinstance(value, dict), "settings with a _target_")
 
 RUN = {

@@ -82,9 +82,7 @@ def missing_groups(settings: Mapping[str, Any]) -> list[str]:
     """Return which groups a whole config of a run lacks; evaluation needs none."""
     groups = [name for name in KINDS if "." not in name and {"name", "seed"} <= settings.keys()]
     wrong = [name for name in groups if not isinstance(settings.get(name), Mapping)]
-    return [
-        f"{name} is missing: it was deleted (~{name} or {name}=null), and nothing runs without it" for name in wrong
-    ]
+    return [f"{name} is missing: it was deleted (~{name}, {name}=null), and nothing runs without it" for name in wrong]
 
 
 def parts(settings: Mapping[str, Any]) -> Iterator[Part]:

@@ -407,11 +407,10 @@ HYDRAS = ("max_batch_size", "params")  # of its own sweeper, whose types it chec
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    wrong = {"model": {"_target_": "src.models.mlp.MLP", "dropout": 2}, "data": {"_target_": 5}, "threads": 0}
-    with pytest.raises(
-        InputError, match=r"data\._target_=5 must be .*; threads=0 must be .*; model\.dropout=2 must be"
-    ):
-        check(OmegaConf.create(wrong))
+    settings = {"model": {"_target_": "src.models.mlp.MLP", "dropout": 2}, "data": {"_target_": 5}, "threads": 0}
+    wrong = r"data\._target_=5 must be .*; threads=0 must be .*; model\.dropout=2 must be"
+    with pytest.raises(InputError, match=wrong):
+        check(OmegaConf.create(settings))
 
 
 def test_classes_of_ones_own_take_what_they_like() -> None:

@@ -25,7 +25,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value is of a type, or the settings of an object that may be; if it cannot be told, it is."""
+    """Return whether a plain value, or an object that Hydra makes of it, may be of a type."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, each) for each in inner)
