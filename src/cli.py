@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.core.checks import PATH, complain, show
-from src.core.files import StorageError
+from src.core.storage import StorageError, describe_fault, faults_told_once
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.help import describe_settings
@@ -46,12 +46,21 @@ def start(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     hurry_hydra()
-    try:
+    with told_in_the_end():
         arguments = flags_first(sys.argv[1:])
         check_arguments(arguments)
         sys.argv[1:] = resumed_arguments([quoted(argument) for argument in arguments])
         with ending_at_once():
             main()
+
+
+@contextmanager
+def told_in_the_end() -> Iterator[None]:
+    """End the process with one line and status 1 for an error that the user can put right."""
+    try:
+        with faults_told_once():
+            yield
+            sys.stdout.flush()
     except Exception as error:
         told = can_be_mended(error)
         if TRACEBACKS or not (told or comes_from_hydra(error)):
@@ -59,6 +68,11 @@ def start(main: Callable[[], Any]) -> None:
         sys.exit(f"error: {one_line(error) if told else one_line_of_hydra(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def tellable(error: Exception) -> bool:
+    """Return whether an error is one that the user can put right."""
+    return input_error(error) is not None or isinstance(error, (HydraException, OmegaConfBaseException))
 
 
 @contextmanager
@@ -76,7 +90,7 @@ def told_in_one_line() -> Iterator[None]:
         if told or not here.first:  # of several processes only the first one's traceback would be seen
             log.error("%s", line)
         if told and not in_sweep() and not TRACEBACKS:
-            sys.exit(1 if seen() else line)
+            raise SystemExit(1 if seen() else line) from error
         raise
 
 
@@ -184,12 +198,13 @@ class ClaimFolder(Callback):
             if not os.path.exists(settings) and (foreign := find_foreign(folder)):
                 raise InputError(f"{folder} is there already, with {foreign.name} in it: choose another name=…")
             claim(folder, config, exclusive=True)
+        except FileExistsError:
+            how = f"choose another name=…, or go on with it: resume={folder}"
+            raise InputError(f"{folder} is there already: {how}") from None
         except (OSError, StorageError) as error:
-            if os.path.exists(settings):
-                how = f"choose another name=…, or go on with it: resume={folder}"
-                raise InputError(f"{folder} is there already: {how}") from error
-            reason = getattr(error.__cause__ or error, "strerror", error)
-            raise InputError(f"{folder} cannot be made ({reason}): choose another paths.outputs=… or name=…") from error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            fault = describe_fault(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
+            raise InputError(f"{fault}: {fault.remedy}, or choose another name=… or paths.outputs=…") from error
 
     def make_sweep(self, folder: Path) -> None:
         try:
@@ -197,7 +212,8 @@ class ClaimFolder(Callback):
         except FileExistsError:
             raise InputError(f"{folder} is there already: choose another name=…") from None
         except OSError as error:
-            raise InputError(f"{folder} cannot be made ({error.strerror}): choose another paths.outputs=…") from error
+            fault = describe_fault(folder, error, "made")
+            raise InputError(f"{fault}: {fault.remedy}, or choose another paths.outputs=…") from error
 
 
 def only_listen(config: DictConfig) -> None:

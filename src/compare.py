@@ -9,16 +9,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.errors import InputError
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.compare", description="Add up a sweep again.")
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
-    try:
-        errors = compare(parser.parse_args().folder)
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
+    folder = parser.parse_args().folder
+    from src.cli import told_in_the_end
+
+    with told_in_the_end():
+        errors = compare(folder)
     if errors:
         sys.exit("\n".join(f"error: {each}" for each in errors))
 

@@ -8,9 +8,10 @@ from yaml import YAMLError
 
 from src.errors import InputError
 
-# What does not make a run another: where its files lie, what it runs on, how it is started.
+# What does not make a run another: where its files lie, if they are verified, what it runs on, how it is started.
 APART = (
     "data.root",
+    "data.verify",
     "name",
     "paths.",
     "recipe.",  # what of it is used stands where it is used

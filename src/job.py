@@ -201,6 +201,6 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     metrics = dict(loop(model, datamodule=data, verbose=False)[0])
     epoch = epoch + 1 if isinstance(epoch, int) else 0  # of a file of weights alone that is not known
     if trainer.is_global_zero:
-        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
+        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
     return metrics

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.core.checks import escape, show
+from src.core.storage import StorageError, find_fault
 from src.errors import InputError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -27,10 +28,11 @@ MISCONFIGURED = "MisconfigurationException"  # Lightning's name for settings tha
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """Return the `InputError` among an error and its causes."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    return error
+    """Return the `InputError` among an error and its causes; one for a fault of the disk, which any library may meet."""
+    found = error
+    while found is not None and not isinstance(found, InputError):
+        found = found.__cause__
+    return find_fault(error) if found is None or isinstance(found, StorageError) else found
 
 
 def can_be_mended(error: BaseException) -> bool:
@@ -48,7 +50,10 @@ def comes_from_hydra(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """Return an error as one line; for names that do not exist, with the nearest that does."""
-    if found := input_error(error):
+    found = input_error(error)
+    if isinstance(found, StorageError):
+        found = found.completed("what was there before is whole", "start again")
+    if found:
         return escape(str(found).replace("\n", " "))
     text = _shortened(str(error))
     if match := re.search(r"Could not find '(.*?)' Available options|Could not find '(.*?)'", text):

@@ -8,8 +8,6 @@ drawn first.
 """
 
 import argparse
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 from src.errors import InputError
@@ -19,19 +17,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.report", description="Write the report of a sweep.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     folders = parser.parse_args().folders
-    try:
+    from src.cli import told_in_the_end
+
+    with told_in_the_end():
+        from src.core.storage import StorageError
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
         print(report(folders, draw=True))
-        with suppress(InputError):  # a damaged job is told in the report
+        try:
             write_hparams(folders[0])
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # while pictures are drawn
-        from src.cli import INTERRUPTED
-
-        sys.exit(INTERRUPTED)
+        except StorageError:
+            raise
+        except InputError:  # a damaged job is told in the report
+            pass
 
 
 if __name__ == "__main__":

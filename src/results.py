@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,8 +14,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
-from src.cli import INTERRUPTED, TERMINATED
+from src.cli import INTERRUPTED, TERMINATED, in_sweep
 from src.core.files import read_json, write_csv, write_json
+from src.core.storage import StorageError
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError, InputError
@@ -121,24 +122,36 @@ class Results(Callback):
             self.stopped("failed", "diverged", str(error))
             raise
         except Exception as error:
+            told = input_error(error)
+            if isinstance(told, StorageError):
+                told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.resume_command()}")
+                self.stopped("failed", told.reason, str(told))
+                raise told from error
             if out_of_memory(error):
                 told = InputError(
-                    f"there is not enough memory{asked_for(error)}: choose a smaller model or data.batch_size"
+                    f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size"
                 )
                 self.stopped("failed", "out of memory", str(told))
                 raise told from error
-            self.stopped("failed", "error", str(input_error(error) or f"{type(error).__name__}: {error}"))
+            self.stopped("failed", "error", str(told or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
         before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
         if self.begun or before == "waiting":
-            try:
+            with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
                 self.write_metrics()
+            with suppress(StorageError):
                 self.write_status(status, reason, message)
-            except OSError as error:  # a full disk must not hide what stopped the run
-                log.error("%s could not be written: %s", self.folder, error)
+
+    @property
+    def safe(self) -> str:
+        """What a disk that cannot be written has not taken, in words."""
+        if epochs := len(self.history.kept):
+            return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
+        kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
+        return "the epochs before are kept" if kept else "no epoch has ended yet"
 
     def resume_command(self) -> str:
         return f"python -m src.train resume={quote(str(self.shown_folder()))}"

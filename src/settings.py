@@ -120,6 +120,7 @@ SCHEDULER = {
 
 DATA = {
     "data.root": PATH,
+    "data.verify": SWITCH,
     "data.batch_size": whole(1),
     "data.val_size": count_or_fraction(0, MOST_SAMPLES),
     "data.train_size": optional(count_or_fraction(1, MOST_SAMPLES)),

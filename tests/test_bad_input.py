@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, Outcome, history, load, quick, read_json, run, weights
+from tests.command_line import BARE, Outcome, history, load, own_images, quick, read_json, run, weights
 
 
 def told(error: str, *words: str) -> None:
@@ -163,7 +163,7 @@ def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_pat
     ],
 )
 def test_more_samples_than_there_are_is_told(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", f"paths.data={data_dir}", "data.val_size=40", setting]
+    settings = ["data=mnist", *own_images(data_dir), "data.val_size=40", setting]
     told(run("src.train", *settings, cwd=tmp_path).error, *words)
 
 

@@ -18,6 +18,7 @@ from tests.command_line import (
     StopIn,
     history,
     load,
+    own_images,
     quick,
     read_json,
     run,
@@ -228,9 +229,9 @@ def test_a_schedule_of_epochs_goes_on_for_longer(tmp_path: Path) -> None:
 
 
 def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", "data.val_size=40"]
-    longer = quick(*settings, f"paths.data={data_dir}", "trainer.max_epochs=2", cwd=tmp_path).folder
-    folder = quick(*settings, f"paths.data={data_dir}", "trainer.max_epochs=1", cwd=tmp_path).folder
+    settings = ["data=mnist", "data.val_size=40", *own_images(data_dir)]
+    longer = quick(*settings, "trainer.max_epochs=2", cwd=tmp_path).folder
+    folder = quick(*settings, "trainer.max_epochs=1", cwd=tmp_path).folder
     config = folder / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace(str(data_dir), str(tmp_path / "no-longer-here")))
     train(f"resume={folder}", f"paths.data={data_dir}", "trainer.max_epochs=2", cwd=tmp_path)

@@ -20,16 +20,13 @@ from typing import IO, Any, NamedTuple
 import yaml
 from omegaconf._utils import get_omega_conf_dumper
 
+from src.core.storage import StorageError, describe_fault, is_fault
 from src.errors import InputError
 
 PARTIAL = ".partial"  # how the name of a temporary file ends
 MOST_TEXT = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
 OBSERVERS: list[Callable[["Operation"], None]] = []  # called with each operation once it is done; empty but in tests
 _pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and where they belong
-
-
-class StorageError(InputError):
-    """A file that cannot be written; what was there before is whole."""
 
 
 class Operation(NamedTuple):
@@ -77,9 +74,18 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
-            raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+        if fault := _find_cause(error):
+            raise describe_fault(path, fault) from error
         raise
+
+
+def _find_cause(error: BaseException | None) -> OSError | None:
+    """Return the system's error behind what stopped the writing of a file: torch hides it behind one of its own."""
+    if isinstance(error, OSError):
+        return None if isinstance(error, FileExistsError) else error
+    while isinstance(error, Exception) and not (isinstance(error, InputError) or is_fault(error)):
+        error = error.__context__
+    return error if isinstance(error, OSError) else None
 
 
 def _put_in_place(partial: Path, path: Path, exclusive: bool) -> None:
@@ -94,7 +100,13 @@ def _put_in_place(partial: Path, path: Path, exclusive: bool) -> None:
 
 def _link(partial: Path, path: Path) -> None:
     """Give a file its name, which none must have."""
-    os.link(partial, path)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the name is taken first
+        with open(path, "xb"):
+            return _replace(partial, path)
     _observe(Operation("link", path, other=partial))
     partial.unlink()
     _observe(Operation("remove", partial))
@@ -134,7 +146,7 @@ def _place_all(placed: list[tuple[Path, Path]]) -> None:
         except OSError as error:
             for rest, _ in placed[number:]:
                 rest.unlink(missing_ok=True)
-            raise StorageError(f"{path} cannot be written ({error.strerror})") from error
+            raise describe_fault(path, error) from error
     _sync_all()
 
 
@@ -144,11 +156,18 @@ def _sync_all() -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing."""
+    """Make a folder and those above it that are missing.
+
+    Raises:
+        StorageError: if the disk cannot be written.
+    """
     if path.is_dir():
         return
     make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise describe_fault(path, error, "made") from error
     _observe(Operation("mkdir", path))
     if _pending is None:
         sync_folder(path.parent)
@@ -174,13 +193,20 @@ def append(path: Path, content: bytes) -> None:
         if new:
             sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})") from error
+        raise describe_fault(path, error) from error
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is not there is fine."""
+    """Remove a file; one that is not there is fine.
+
+    Raises:
+        StorageError: if the disk cannot be written.
+    """
     if path.is_symlink() or path.exists():
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise describe_fault(path, error, "removed") from error
         _observe(Operation("remove", path))
 
 
@@ -198,7 +224,7 @@ def remove_tree(folder: Path) -> None:
 def remove_partials(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in a folder and those below; its owner calls this."""
     for path in list(folder.rglob(f".*{PARTIAL}")):
-        with suppress(OSError):
+        with suppress(StorageError):
             remove(path)
 
 

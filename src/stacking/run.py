@@ -5,6 +5,7 @@ import os
 import pickle
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ def train(order: StackOrder) -> None:
     try:
         train_together(order)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log, on a full disk
+            traceback.print_exc()
         for part in order.parts:
-            fail(order, part, cli.one_line(error), "out of memory" if out_of_memory(error) else "error")
+            fail(order, part, error)
         raise SystemExit(1) from error
     order.path.unlink(missing_ok=True)
 
@@ -90,7 +92,7 @@ def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
         try:
             yield part, own_config(part)
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
 def begun(
@@ -103,15 +105,15 @@ def begun(
             Schedule(member.model, max(1, epochs * len(data.batches(data.train_set, train=True))))  # is it refused?
             yield member
         except InputError as error:
-            fail(order, part, str(error))
+            fail(order, part, error)
 
 
-def fail(order: StackOrder, part: Part, message: str, reason: str = "error") -> None:
+def fail(order: StackOrder, part: Part, error: Exception) -> None:
     """Write into a job's folder why it failed."""
     if finished(part.folder):  # it came to its end before
         return
-    note_failure(part.folder, message, reason)
-    write_log(order, part.folder, message)
+    note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
+    write_log(order, part.folder, cli.one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -173,7 +175,8 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
         if member.cfg["logger"]:
             write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
         member.results.write_metrics()
-        write_log(order, member.folder, member.trouble or member.results.outcome())
+        outcome = member.trouble or member.results.outcome()
+        write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
 def write_best(training: Training) -> None:

@@ -1,6 +1,7 @@
 """When the pictures over a sweep's runs are drawn: as it ends, or whenever ``python -m src.compare`` asks."""
 
 import logging
+import sys
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -9,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import TRACEBACKS
+from src.core.storage import find_fault
 from src.errors import InputError
 from src.messages import input_error
 from src.sweeps.runs import read_yaml, with_metrics
@@ -31,6 +33,9 @@ class DrawPictures(Callback):
         try:
             files, errors = draw(folder, self.pictures)
         except Exception as error:  # the runs are done and kept, and Hydra would make a warning of two lines of it
+            if fault := find_fault(error):
+                again = f"try again: python -m src.compare {quote(str(folder))}"
+                sys.exit(f"error: {fault.completed('the runs are whole', again)}")
             files, errors = [], [why(error)]
         for path in files:
             log.info("picture: %s", path)
@@ -63,7 +68,7 @@ def draw(folder: Path, pictures: dict[str, Any]) -> tuple[list[Path], list[str]]
                 writer.add_image(f"figures/{name}", pixels, dataformats="HWC")
                 files.append(path)
             except Exception as error:  # the other pictures are drawn all the same
-                if TRACEBACKS:
+                if TRACEBACKS or find_fault(error):
                     raise
                 errors.append(f"{path} cannot be drawn: {why(error)}")
     return files, errors

@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import OmegaConf
 
 from src.cli import TERMINATED
+from src.core.storage import find_fault
 from src.errors import InputError
 from src.sweeps.jobs import Job
 from src.sweeps.report import report
@@ -65,11 +66,17 @@ def begun(sweep: Sweep) -> Iterator[None]:
 
     Raises:
         InputError: if another process is at it.
+        StorageError: if the disk cannot be written; it tells how to go on.
     """
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
-    with sweep.held(), stoppable():
-        yield
+    try:
+        with sweep.held(), stoppable():
+            yield
+    except Exception as error:
+        if fault := find_fault(error):
+            raise fault.completed("what the jobs have kept is whole", f"go on with: {sweep.command()}") from error
+        raise
 
 
 @contextmanager

@@ -17,7 +17,7 @@ Scalar = bool | int | float | str | None
 GROUPS = ("trainer", "callbacks", "logger", "optimizer", "scheduler", "data", "model", "debug")
 LAUNCHING = ("hydra/launcher", "hydra/sweeper")
 IMAGE_SETS = ("data=mnist", "data=fashion_mnist", "data=cifar10")
-FEW_IMAGES = ("data.val_size=20", "data.batch_size=8")
+FEW_IMAGES = ("data.verify=false", "data.val_size=20", "data.batch_size=8")
 IMAGES = ("model=cnn", "model=resnet18")
 # Where the default does not tell all types that a setting takes.
 TYPES: dict[str, tuple[type, ...]] = {

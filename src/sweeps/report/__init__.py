@@ -1,9 +1,9 @@
 """The report of a sweep: ``report.html``, one page that needs nothing but a browser."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from src.core.files import write_text
+from src.core.storage import StorageError
 from src.errors import InputError
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
@@ -28,13 +28,18 @@ def report(folders: list[Path], draw: bool = False) -> Path:
 
     Raises:
         InputError: if one of the folders has no jobs in it.
+        StorageError: if the first one cannot be written.
     """
     sweeps = read_sweeps(folders)
     if draw:
         draw_undrawn(sweeps)
     home = sweeps.folders[0]
-    with suppress(InputError):  # a damaged job is among the notes already
+    try:
         write_results(home)
+    except StorageError:
+        raise
+    except InputError:  # a damaged job is among the notes already
+        pass
     files = tables_to_take(sweeps)
     write_text(home / LATEX, files[LATEX])
     write_text(home / PAGE, page(sweeps, files, [] if draw else undrawn(sweeps)))

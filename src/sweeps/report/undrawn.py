@@ -56,7 +56,11 @@ def draw_undrawn(sweeps: Sweeps) -> None:
         return
     count = min(len(runs), cores())
     context, share = multiprocessing.get_context("spawn"), cores() // count
-    pool = ProcessPoolExecutor(count, context, begin, (share,))
+    try:
+        pool = ProcessPoolExecutor(count, context, begin, (share,))
+    except OSError as error:  # its locks lie in shared memory, which may be full
+        sweeps.notes.append(f"pictures cannot be drawn: no process can be started ({error.strerror})")
+        return
     try:
         with mute(1), mute(2):  # the processes that begin here
             drawings = {pool.submit(draw, run.folder): run for run in runs}
