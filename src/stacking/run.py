@@ -20,9 +20,9 @@ from src.core.files import open_atomic, pin_folders, remove, write_json, write_t
 from src.core.storage import StorageError
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
+from src.messages import one_line
 from src.records import claim, finished, provenance
 from src.results import out_of_memory
-from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
 from src.stacking.events import write_events
 from src.stacking.feed import Feed
@@ -34,6 +34,7 @@ from src.stacking.training import Training
 from src.sweeps.endings import written_together
 from src.sweeps.jobs import read_job
 from src.sweeps.worker import note_failure
+from src.validation import missing_files, wrong_settings
 
 log = logging.getLogger(__name__)
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
@@ -117,7 +118,7 @@ def fail(order: StackOrder, part: Part, error: Exception) -> None:
         return
     with suppress(StorageError):  # who started this finds out
         note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
-        write_log(order, part.folder, cli.one_line(error))
+        write_log(order, part.folder, one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -129,10 +130,10 @@ def own_config(part: Part) -> dict[str, Any]:
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
     told = claim(part.folder, config)
-    settings = read_job(part.folder).settings
-    if wrong := wrong_values(settings) + missing_files(config):
+    settings = with_values(told, read_job(part.folder).settings)
+    if wrong := wrong_settings(settings) + missing_files(settings):
         raise InputError("; ".join(wrong))
-    return with_values(told, settings)
+    return settings
 
 
 def with_values(told: dict[str, Any], settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

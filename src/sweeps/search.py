@@ -43,8 +43,8 @@ def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> Non
     Raises:
         InputError: if something is wrong with them, or no trial came to a result.
     """
+    check(settings)
     plan, preset = {key: value for key, value in settings.items() if key != "params"}, settings["params"] or {}
-    check(plan)
     sweep: Sweep = launcher.sweep
     if sweep.config.rerun is not None:
         how = "its trials rest on those before; search anew under another name="

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.configs import APART
+from src.core.checks import optional, require, whole
 from src.core.files import remove, write_json
 from src.errors import InputError
 from src.stacking.order import Part, StackOrder
@@ -41,6 +42,7 @@ OWN = (
     "callbacks.early_stopping.min_delta",
 )
 SHARED_OF_SCHEDULES = ("scheduler._target_", "scheduler.interval")  # its other settings are numbers
+CHECKS = {"most": optional(whole(1, 100_000)), **local.CHECKS}
 FEWEST = 8  # jobs that are worth a process of their own
 STATES = "stacks"  # the folder of the states of stacks under way, in the sweep's
 
@@ -223,6 +225,4 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-    local.check({name: value for name, value in settings.items() if name != "most"})
-    most = settings["most"]
-    local.refuse_others(settings, {"most": (most is None or local.whole(most), "null or a whole number above 0")})
+    require(settings, CHECKS, "hydra.launcher.")

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from src import cli
 from src.core.files import pin_folders, remove, write_json
 from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
+from src.messages import input_error, one_line
 from src.records import claim, read_status
 from src.sweeps.jobs import STACK
 
@@ -148,9 +149,9 @@ def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
     """
     if not folder.is_dir() or read_status(folder)["status"] == "failed":
         return
-    told = cli.input_error(error)
+    told = input_error(error)
     reason = told.reason if isinstance(told, StorageError) else reason
-    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": cli.one_line(error)})
+    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": one_line(error)})
 
 
 def run(config: DictConfig, order: Order) -> bool:
