@@ -101,7 +101,7 @@ def _is_in_place(job: Job) -> bool:
     """Return whether a job's folder is where it was; in it make notes good that someone has changed."""
     if not job.folder.is_dir():
         return False
-    if read_json(job.folder / NOTES) != (notes := _notes(job)):
+    if read_json(job.folder / NOTES) != _notes(job):
         write_notes(job)
     return True
 
