@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from src.checkpoints import WHOLE_EPOCH, Stops, check_fit, read_checkpoint, select_holding, write_checkpoint
 from src.configs import APART, changes, read_config
-from src.core.files import remove, remove_partials
+from src.core.files import pin_folders, remove, remove_partials
 from src.core.tensors import open_verified
 from src.devices import is_main_process
 from src.errors import InputError
@@ -40,7 +40,8 @@ def alone(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder} is being trained by another process") from None
         remove_partials(folder)
     try:
-        yield
+        with pin_folders(folder):
+            yield
     finally:
         lock.release()
 
