@@ -7,10 +7,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from src.core.files import read_json, replace_not_finite, sync_together, write_json
+from src.core.files import read_json, replace_not_finite, sync_together
 from src.core.storage import StorageError, find_fault
 from src.errors import InputError
-from src.sweeps.jobs import LOCK, NOTES, Job
+from src.sweeps.jobs import LOCK, NOTED, NOTES, Job, write_notes
 
 Status = dict[str, Any]  # of a job: status, reason and message
 LOST = "folder lost"  # the reason where a job's folder was removed or renamed
@@ -101,14 +101,14 @@ def _is_in_place(job: Job) -> bool:
     """Return whether a job's folder is where it was; in it make notes good that someone has changed."""
     if not job.folder.is_dir():
         return False
-    if read_json(job.folder / NOTES) != (notes := _notes(job)):
-        write_json(job.folder / NOTES, notes)
+    if read_json(job.folder / NOTES) != _notes(job):
+        write_notes(job)
     return True
 
 
 def _notes(job: Job) -> Any:
     """Return a job's notes as they are read back."""
-    notes = {key: value for key, value in job._asdict().items() if key != "folder"}
+    notes = {name: getattr(job, name) for name in NOTED}
     return json.loads(json.dumps(replace_not_finite(notes)))
 
 
@@ -116,7 +116,7 @@ def _lose(job: Job) -> Status:
     """Note that a job's folder was removed or renamed; one that was renamed keeps what it has."""
     renamed = _renamed(job)
     if renamed is None:
-        write_json(job.folder / NOTES, _notes(job))
+        write_notes(job)
     elif (status := renamed.status)["status"] == "finished":
         return status
     status = _failed(LOST, f"its folder was {'renamed' if renamed else 'removed'} meanwhile")
