@@ -23,18 +23,26 @@ def main() -> None:
 
 
 def compare(folder: Path) -> list[str]:
-    """Write a sweep's results, tell them and draw its pictures; returns why some cannot be drawn."""
+    """Write a sweep's results, tell them and draw its pictures; returns what is damaged or cannot be drawn."""
+    from src.core.storage import StorageError
+    from src.errors import InputError
     from src.sweeps.drawing import configured, draw
     from src.sweeps.hparams import write_hparams
+    from src.sweeps.jobs import find_damage
     from src.sweeps.results import leaderboard, write_results
 
     pictures = configured(folder)
     table = write_results(folder)
     write_hparams(folder)
     leaderboard(folder)
-    files, errors = draw(folder, pictures) if pictures else ([], [])
+    try:
+        files, errors = draw(folder, pictures) if pictures else ([], [])
+    except StorageError:
+        raise
+    except InputError as error:  # there are no runs to draw
+        files, errors = [], [str(error)]
     print("", table, *files, sep="\n")
-    return errors
+    return [*find_damage(folder), *errors]
 
 
 if __name__ == "__main__":

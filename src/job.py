@@ -39,7 +39,7 @@ from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
 from src.presets import check_presets
-from src.records import keep_settings, spelled, write_provenance
+from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.restoring import restore
 from src.results import Results
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
@@ -177,6 +177,8 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, su
         return
     if cfg.resume:
         keep_settings(cfg, folder)
+        if damage := find_damage(folder):
+            log.warning("%s: written anew", damage)
     write_provenance(folder, devices.describe(kind))
     log.info("%s, %s", what, devices.describe(kind))
     if note:

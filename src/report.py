@@ -8,9 +8,8 @@ drawn first.
 """
 
 import argparse
+import sys
 from pathlib import Path
-
-from src.errors import InputError
 
 
 def main() -> None:
@@ -20,17 +19,14 @@ def main() -> None:
     from src.cli import told_in_the_end
 
     with told_in_the_end():
-        from src.core.storage import StorageError
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
-        print(report(folders, draw=True))
-        try:
-            write_hparams(folders[0])
-        except StorageError:
-            raise
-        except InputError:  # a damaged job is told in the report
-            pass
+        notes: list[str] = []
+        print(report(folders, draw=True, tell=notes.append))
+        write_hparams(folders[0])
+    if notes:
+        sys.exit("\n".join(f"error: {note}" for note in notes))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A run's results: what stands in its folder when it ends, however it ends, and its last words."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +14,15 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
-from src.cli import INTERRUPTED, TERMINATED, in_sweep, input_error
-from src.core.files import read_json, write_csv, write_json
+from src.cli import INTERRUPTED, TERMINATED, in_sweep
+from src.core.files import write_csv, write_json
 from src.core.storage import StorageError
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.errors import DivergedError
+from src.errors import DivergedError, InputError
 from src.events import flush_events
-from src.records import spelled
+from src.messages import input_error
+from src.records import DAMAGED, read_status, spelled
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +132,19 @@ class Results(Callback):
                 told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.resume_command()}")
                 self.stopped("failed", told.reason, str(told))
                 raise told from error
-            reason = "out of memory" if out_of_memory(error) else "error"
-            self.stopped("failed", reason, str(told or f"{type(error).__name__}: {error}"))
+            if out_of_memory(error):
+                told = InputError(
+                    f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size"
+                )
+                self.stopped("failed", "out of memory", str(told))
+                raise told from error
+            self.stopped("failed", "error", str(told or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
-        before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.begun or before == "waiting":
+        before = read_status(self.folder)["status"]
+        if self.folder.is_dir() and (self.begun or before in ("waiting", DAMAGED)):
             with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
                 self.write_metrics()
             with suppress(StorageError):
@@ -178,6 +185,12 @@ class Results(Callback):
             f"  evaluate it:  python -m src.eval run={quote(str(folder))}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
+
+
+def asked_for(error: Exception) -> str:
+    """Return " (PyTorch asked for …)" if an error says so."""
+    found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error))
+    return f" (PyTorch asked for {found[1]})" if found else ""
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from src.checkpoints import WHOLE_EPOCH, check_fit, read_checkpoint, write_checkpoint
 from src.configs import APART, changes, read_config
-from src.core.files import remove, remove_partials
+from src.core.files import pin_folders, remove, remove_partials
 from src.core.tensors import open_verified
 from src.devices import is_main_process
 from src.ends import EPOCHS, STEPS, Reached, explain, find_ends, is_planned, limit_of
@@ -38,7 +38,8 @@ def alone(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder} is being trained by another process") from None
         remove_partials(folder)
     try:
-        yield
+        with pin_folders(folder):
+            yield
     finally:
         lock.release()
 

@@ -9,9 +9,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import TRACEBACKS, input_error
+from src.cli import TRACEBACKS
 from src.core.storage import find_fault
 from src.errors import InputError
+from src.messages import input_error
 from src.sweeps.runs import read_yaml, with_metrics
 
 log = logging.getLogger(__name__)

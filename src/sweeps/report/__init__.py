@@ -1,10 +1,9 @@
 """The report of a sweep: ``report.html``, one page that needs nothing but a browser."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from src.core.files import write_text
-from src.core.storage import StorageError
-from src.errors import InputError
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import draw_undrawn, undrawn
@@ -13,7 +12,7 @@ from src.sweeps.results import write_results
 PAGE, LATEX = "report.html", "leaderboard.tex"
 
 
-def report(folders: list[Path], draw: bool = False) -> Path:
+def report(folders: list[Path], draw: bool = False, tell: Callable[[str], object] = len) -> Path:
     """Write the report of a sweep, or of several together, into the first one's folder; at any time.
 
     Beside it: ``results.csv`` of that sweep, ``leaderboard.tex`` of all. Damaged files are told in the page.
@@ -22,6 +21,7 @@ def report(folders: list[Path], draw: bool = False) -> Path:
         folders: those of the sweeps.
         draw: have the pictures drawn first that the page would show and that runs have left undrawn, which takes a
             second or two for each run; else the page tells how to.
+        tell: is called with a line for each thing that could not be read or drawn; the page has these, too.
 
     Returns:
         The page.
@@ -34,13 +34,10 @@ def report(folders: list[Path], draw: bool = False) -> Path:
     if draw:
         draw_undrawn(sweeps)
     home = sweeps.folders[0]
-    try:
-        write_results(home)
-    except StorageError:
-        raise
-    except InputError:  # a damaged job is among the notes already
-        pass
+    write_results(home)
     files = tables_to_take(sweeps)
     write_text(home / LATEX, files[LATEX])
     write_text(home / PAGE, page(sweeps, files, [] if draw else undrawn(sweeps)))
+    for note in sweeps.notes:
+        tell(note)
     return home / PAGE

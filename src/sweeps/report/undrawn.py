@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
-from src.core.files import read_json
+from src.core.schema import DamagedError
 from src.environment import SHARE_OF_CORES, cores
 from src.sweeps.drawing import why
-from src.sweeps.jobs import NOTES
+from src.sweeps.jobs import read_job
 from src.sweeps.pool import mute
 from src.sweeps.report.gallery import MOST_RUNS, best_first, chosen_folders
 from src.sweeps.report.reading import Sweeps
@@ -44,7 +44,10 @@ def could_have(run: Run) -> bool:
     """Whether a run is finished and has weights, and callbacks that draw."""
     if run.status != "finished" or not any(run.folder.glob("checkpoints/*.ckpt")):
         return False
-    settings = (read_json(run.folder / NOTES) or {}).get("settings", {})
+    try:
+        settings = read_job(run.folder).settings
+    except DamagedError:  # since it was read
+        return False
     callbacks = [str(settings[key]) for key in settings if key.startswith("callbacks.") and key.endswith("._target_")]
     return not all(name.startswith(WITHOUT_PICTURES) for name in callbacks)
 
