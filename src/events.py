@@ -47,10 +47,10 @@ def events_after(folder: Path) -> Iterator[None]:
     from torch.utils.tensorboard import writer
 
     try:
-        event_file_writer.time = writer.time = _Clock(ahead)  # type: ignore[assignment, attr-defined]
+        event_file_writer.time = writer.time = _Clock(ahead)  # type: ignore[assignment]
         yield
     finally:
-        event_file_writer.time = writer.time = time  # type: ignore[attr-defined]
+        event_file_writer.time = writer.time = time
 
 
 def find_latest(folder: Path) -> float:
