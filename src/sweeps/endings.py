@@ -1,16 +1,16 @@
 """How jobs begin and end where their folders are touched meanwhile: what goes wrong costs that job, and is told."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from src.core.files import read_json, replace_not_finite, sync_together
+from src.core.files import read_json, sync_together
+from src.core.schema import DamagedError
 from src.core.storage import StorageError, find_fault
 from src.errors import InputError
-from src.sweeps.jobs import LOCK, NOTED, NOTES, Job, write_notes
+from src.sweeps.jobs import LOCK, NOTES, Job, read_job, write_notes
 
 Status = dict[str, Any]  # of a job: status, reason and message
 LOST = "folder lost"  # the reason where a job's folder was removed or renamed
@@ -101,15 +101,13 @@ def _is_in_place(job: Job) -> bool:
     """Return whether a job's folder is where it was; in it make notes good that someone has changed."""
     if not job.folder.is_dir():
         return False
-    if read_json(job.folder / NOTES) != _notes(job):
+    try:
+        noted = read_job(job.folder)
+    except DamagedError:
+        noted = None
+    if noted is None or (noted.number, noted.identity) != (job.number, job.identity):
         write_notes(job)
     return True
-
-
-def _notes(job: Job) -> Any:
-    """Return a job's notes as they are read back."""
-    notes = {name: getattr(job, name) for name in NOTED}
-    return json.loads(json.dumps(replace_not_finite(notes)))
 
 
 def _lose(job: Job) -> Status:

@@ -221,9 +221,6 @@ class Search:
         metrics = job.metrics
         if job.status["status"] != "finished":
             return None
-        if not metrics:
-            path = job.folder / "metrics.json"
-            raise InputError(f"{path} is missing or damaged: remove its folder, and the trial is run again")
         if (metrics.get("monitor"), metrics.get("mode")) != (self.about.metric, self.about.mode):
             theirs = f"{metrics.get('monitor')} and this search by {self.about.metric}"
             raise InputError(f"{job.folder} is judged by {theirs}: they cannot be compared")

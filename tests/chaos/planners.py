@@ -154,5 +154,3 @@ def _is_whole(path: Path) -> bool:
     from src.sweeps.vectorized import damage_of
 
     return damage_of(path) is None
-
-
