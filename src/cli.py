@@ -18,13 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from src.configs import CONF
+from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.presets import check_choices
+from src.resumed import in_quotes, resumed_arguments
 from src.startup import ending_at_once, hurry_hydra
 
 log = logging.getLogger(__name__)
-CONF = Path(__file__).parent.parent / "conf"
 PLUGINS = Path(__file__).parent / "plugins"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 PATHS = ("run", "resume", "name", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
@@ -41,6 +43,7 @@ def start(main: Callable[[], Any]) -> None:
     register_resolvers()
     hurry_hydra()
     try:
+        refuse_pickles(sys.argv[1:])
         sys.argv[1:] = resumed_arguments([quoted(arg) for arg in flags_first(sys.argv[1:])])
         with ending_at_once():
             main()
@@ -134,6 +137,8 @@ class ClaimFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("rerun") is not None:
             sys.exit(f"error: rerun={config.rerun} is for sweeps (-m, sweep=): a run has a folder of its own")
+        if config.get("trust") is not None and config.get("resume") is None:
+            sys.exit(f"error: trust={config.trust} is for resume=: classes that are typed are trusted")
         try:
             here = place_in(config.get("trainer") or {})
             agree(config, here)
@@ -150,11 +155,12 @@ class ClaimFolder(Callback):
             sys.exit("error: sweep=… is one preset: give it one value")
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             sys.exit("error: name=… names the sweep: give it one value")
+        folder = Path(config.hydra.sweep.dir)
         try:
             check_choices(config.hydra)
+            refuse_strays(folder)  # before Hydra writes its multirun.yaml there
         except InputError as error:
             sys.exit(f"error: {error}")
-        folder = Path(config.hydra.sweep.dir)
         known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
         if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
             self.claim(folder)
@@ -184,6 +190,12 @@ def only_listen(config: DictConfig) -> None:
         config.hydra.job_logging.root.handlers = ["console"]
 
 
+def refuse_pickles(arguments: list[str]) -> None:
+    """Refuse Hydra's flag that reads a config from a pickle, which runs whatever code is in it."""
+    if any(argument.startswith("--e") for argument in arguments):  # flags may be shortened
+        raise InputError("--experimental-rerun reads a pickle, which runs the code in it: use resume=FOLDER")
+
+
 def flags_first(arguments: list[str]) -> list[str]:
     """``-m`` before the settings, wherever it was typed: Hydra takes no flag between them."""
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
@@ -196,34 +208,6 @@ def quoted(argument: str) -> str:
     if key not in PATHS or sweeping or re.fullmatch(r"[\w./~-]*", value, re.ASCII) or value[:1] in "'\"":
         return argument
     return f"{key}={in_quotes(value)}"
-
-
-def in_quotes(value: str) -> str:
-    """A value that Hydra takes as it stands."""
-    return "'" + value.replace("'", "\\'") + "'"
-
-
-def resumed_arguments(arguments: list[str]) -> list[str]:
-    """``resume=FOLDER`` as Hydra's arguments: that run's own config, in that run's folder."""
-    given = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]
-    if not given or given[-1] in ("", "null") or any(arg.startswith("--config-path") for arg in arguments):
-        return arguments
-    if {"-m", "--multirun"} & set(arguments):
-        raise InputError("resume= goes on with one run: leave out -m")
-    folder = Path(given[-1].strip("'\"")).absolute()
-    config = folder / ".hydra" / "config.yaml"
-    if not config.is_file():
-        raise InputError(f"resume={given[-1]}: no run there ({config} is missing)")
-    return [
-        f"--config-path={config.parent}",
-        "--config-name=config",
-        *[arg for arg in arguments if not arg.startswith("resume=")],
-        f"hydra.searchpath=[{CONF}]",
-        "hydra/job_logging=thunderhead",
-        f"hydra.run.dir={in_quotes(str(folder))}",
-        "hydra.output_subdir=null",  # the run's config stays as it is; changes are added when it starts
-        f"resume={in_quotes(str(folder))}",
-    ]
 
 
 # Errors

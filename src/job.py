@@ -26,8 +26,9 @@ from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.cli import in_sweep
 from src.compilation import compiled
-from src.configs import read_config
+from src.configs import needed_trust, open_config
 from src.core.files import write_json
+from src.core.trust import read_packages, spell_trust
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.environment import place_in
@@ -67,6 +68,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     results = Results(folder, history)
     with results.kept(), alone(folder):
         check_presets()
+        results.trust = spell_trust(needed_trust(cfg))
         if not cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
             cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
         kind = prepare(cfg)
@@ -146,10 +148,10 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, su
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
     folder = Path(cfg.run)
-    run = read_config(folder)
     kind = prepare(cfg)
-    if cfg.paths.data:
-        run.paths.data = cfg.paths.data
+    given = ["paths.data"] if cfg.paths.data else []
+    run = open_config(folder, read_packages(cfg.trust), given)
+    run.paths.data = cfg.paths.data or run.paths.data
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:
         raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")

@@ -39,6 +39,7 @@ class Results(Callback):
 
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
+        self.trust = ""  # what a command adds that opens the run again
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
@@ -134,7 +135,7 @@ class Results(Callback):
                 log.error("%s could not be written: %s", self.folder, error)
 
     def resume_command(self) -> str:
-        return f"python -m src.train resume={quote(str(self.shown_folder()))}"
+        return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -157,7 +158,7 @@ class Results(Callback):
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
             f"  look at it:   tensorboard --logdir {quote(str(logdir))}",
-            f"  evaluate it:  python -m src.eval run={quote(str(folder))}",
+            f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 

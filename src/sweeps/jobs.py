@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from src.cli import swept_name
 from src.configs import APART, flat
 from src.core.files import read_json, write_json
+from src.core.strays import refuse_strays_of_job
 from src.errors import InputError
 
 NOTES = "job.json"
 STACK = "stack.json"  # of a job that is trained together with others: where their state is kept
+STATES = "stacks"  # the folder of the states of stacks under way, in the sweep's
 
 
 class Job(NamedTuple):
@@ -57,8 +60,9 @@ class Job(NamedTuple):
     @property
     def stack(self) -> Path | None:
         """Where the state is that it goes on from together with others; ``None`` if it does not."""
-        path = (read_json(self.folder / STACK) or {}).get("state")
-        return self.folder.parent / path if path and (self.folder.parent / path).is_file() else None
+        name = str((read_json(self.folder / STACK) or {}).get("state"))
+        path = self.folder.parent / name
+        return path if re.fullmatch(rf"{STATES}/[\w.-]+", name) and path.is_file() else None
 
     def make_ready(self) -> None:
         """Let it begin, or go on from where it was kept; what an unfinished first epoch has left is removed."""
@@ -90,8 +94,9 @@ def read_job(folder: Path) -> Job:
     """The job in a folder.
 
     Raises:
-        InputError: if its notes are missing or damaged.
+        InputError: if its notes are missing or damaged, or something in it leads elsewhere.
     """
+    refuse_strays_of_job(folder)
     notes = read_json(folder / NOTES) or {}
     try:
         return Job(folder, **notes)

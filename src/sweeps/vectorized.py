@@ -13,7 +13,7 @@ from src.configs import APART
 from src.core.files import sync_together, write_json
 from src.stacking.order import Part, StackOrder
 from src.sweeps import local
-from src.sweeps.jobs import STACK, Job
+from src.sweeps.jobs import STACK, STATES, Job
 from src.sweeps.local import Local, asked
 from src.sweeps.pool import starting
 from src.sweeps.shares import Share
@@ -40,7 +40,6 @@ OWN = (
 )
 SHARED_OF_SCHEDULES = ("scheduler._target_", "scheduler.interval")  # its other settings are numbers
 FEWEST = 8  # jobs that are worth a process of their own
-STATES = "stacks"  # the folder of the states of stacks under way, in the sweep's
 
 
 class Slice(NamedTuple):

@@ -139,7 +139,7 @@ def run(config: DictConfig, order: Order) -> bool:
 def write_to(path: Path) -> None:
     """Send all that this process prints to the end of a file, a crash's traceback too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

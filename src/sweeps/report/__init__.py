@@ -4,7 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from src.core.files import write_text
+from src.core.strays import refuse_strays_beside_jobs
 from src.errors import InputError
+from src.sweeps.jobs import NOTES
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import draw_undrawn, undrawn
@@ -13,7 +15,7 @@ from src.sweeps.results import write_results
 PAGE, LATEX = "report.html", "leaderboard.tex"
 
 
-def report(folders: list[Path], draw: bool = False) -> Path:
+def report(folders: list[Path], draw: bool = False, packages: tuple[str, ...] = ()) -> Path:
     """Write the report of a sweep, or of several together, into the first one's folder; at any time.
 
     Beside it: ``results.csv`` of that sweep, ``leaderboard.tex`` of all. Damaged files are told in the page.
@@ -22,16 +24,19 @@ def report(folders: list[Path], draw: bool = False) -> Path:
         folders: those of the sweeps.
         draw: have the pictures drawn first that the page would show and that runs have left undrawn, which takes a
             second or two for each run; else the page tells how to.
+        packages: those beside this project's whose classes the runs' configs may name where they are drawn.
 
     Returns:
         The page.
 
     Raises:
-        InputError: if one of the folders has no jobs in it.
+        InputError: if one of the folders has no jobs in it, or something beside these that leads elsewhere.
     """
+    for folder in folders:
+        refuse_strays_beside_jobs(folder, NOTES)
     sweeps = read_sweeps(folders)
     if draw:
-        draw_undrawn(sweeps)
+        draw_undrawn(sweeps, packages)
     home = sweeps.folders[0]
     with suppress(InputError):  # a damaged job is among the notes already
         write_results(home)

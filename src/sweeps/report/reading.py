@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from src.core.files import read_json
+from src.core.plain import read_yaml
 from src.errors import InputError
 from src.sweeps.jobs import APART, NOTES, Job, read_job
-from src.sweeps.runs import Run, read_run, read_yaml, swept_settings
+from src.sweeps.runs import Run, read_run, swept_settings
 
 History = list[dict[str, float]]
 
@@ -132,9 +133,9 @@ def command(folder: Path) -> str | None:
     """The command that a sweep was started with, as its ``multirun.yaml`` has it."""
     try:
         overrides = read_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]
+        return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
     except (InputError, KeyError, TypeError):
         return None
-    return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
 
 
 def commit(git: dict[str, Any]) -> str | None:
