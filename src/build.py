@@ -39,11 +39,13 @@ def prepare(cfg: DictConfig) -> str:
     size, world = OmegaConf.select(cfg, "data.batch_size"), processes * nodes
     if size is not None and size % world:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
-    parts = world * trainer.get("accumulate_grad_batches", 1)
+    if world > 1 and kind == devices.CPU and trainer.get("sync_batchnorm"):
+        raise InputError("trainer.sync_batchnorm=true works on GPUs alone: leave it out, or use no batch norm")
+    parts = trainer.get("accumulate_grad_batches", 1)
     if OmegaConf.select(cfg, "model.reduction") == "sum" and parts > 1:
         raise InputError(
-            f"model.reduction=sum adds up the samples of one batch: over {parts} processes or accumulated batches it "
-            "would be their mean; use one process and trainer.accumulate_grad_batches=1, or model.reduction=mean"
+            f"model.reduction=sum adds up the samples of one batch: over {parts} accumulated batches it would be the "
+            "mean of their sums; use trainer.accumulate_grad_batches=1, or model.reduction=mean"
         )
     sharing = processes if kind == devices.CPU else 1
     devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
@@ -153,9 +155,19 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: TensorDataModul
             f"there is no batch to train on: {samples} samples, data.batch_size={size}, "
             f"data.drop_last={data.drop_last}, trainer.limit_train_batches={cfg.trainer.limit_train_batches}"
         )
-    normalises = any(isinstance(module, BATCH_NORMS) for module in model.modules())
-    if normalises and (size == 1 or (samples % size == 1 and not data.drop_last)):
+    if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
+        _check_shares(cfg.trainer, samples, data)
+
+
+def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> None:
+    """Refuse a last batch of which a process gets too few samples for batch norm."""
+    processes = devices.check_count(devices.resolve(trainer.accelerator), trainer.devices) * trainer.get("num_nodes", 1)
+    together = processes > 1 and trainer.get("sync_batchnorm", False)
+    enough = processes if together else 2 * processes
+    last = data.batch_size if data.drop_last else samples % data.batch_size or data.batch_size
+    if last < enough:
+        needed = "two samples" if processes == 1 else f"{enough} samples for {processes} processes"
         raise InputError(
-            f"batch norm needs two samples: of {samples} with data.batch_size={size} the last batch has one; "
-            "choose another data.batch_size (2 or more), or data.drop_last=true"
+            f"batch norm needs {needed}: of {samples} with data.batch_size={data.batch_size} the last batch has "
+            f"{'one' if last == 1 else last}; choose another data.batch_size ({enough} or more), or data.drop_last=true"
         )

@@ -1,24 +1,43 @@
 """Checkpoints that are whole at every moment, and reading them with one clear line when they are not."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.history import History
 from src.core.files import open_atomic
+from src.core.tensors import read_tensors
+from src.devices import is_main_process
 from src.errors import InputError
+
+WHOLE_EPOCH = "whole_epoch"  # in the checkpoint of an epoch cut short: the content that it took the place of
+A_CALLBACK = "a callback"  # that told training to stop, and that is not known here
+Stops = dict[str, float | None]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, forces it to the disk, then moves it there in one step."""
+    """Writes a checkpoint whole or not at all, and verifies one that it reads.
+
+    Attributes:
+        read: the content that a run goes on from, read already; handed over once.
+    """
+
+    read: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with open_atomic(Path(path)) as file:
-            torch.save(checkpoint, file)
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, *args: Any, **settings: Any) -> dict[str, Any]:
+        content, self.read = self.read, None
+        return read_checkpoint(path) if content is None else content
 
 
 class RunCheckpoint(Checkpoint):
@@ -29,31 +48,48 @@ class RunCheckpoint(Checkpoint):
     Not Lightning's ModelCheckpoint, which (2.6) writes its last checkpoint only when the best one
     changes. Without a validation set nothing is selected: only ``last.ckpt`` is kept.
 
+    The checkpoints keep that training has been told to stop, so that a run that is killed before its end does not
+    train on. An epoch that is cut short (``max_steps``, ``max_time``) cannot be gone on with: its checkpoints hold
+    those that they took the place of, and a run that is to train longer goes on from these.
+
     Args:
         folder: the folder to keep them in.
         monitor, mode: the metric that chooses and its direction ("min" or "max"); ``None`` as a
             monitor keeps the last.
         history: where the epoch's metrics go before they are saved.
+
+    Attributes:
+        stops: what has told training to stop, see `find_stops`.
+        cut_short: whether the last epoch was.
     """
 
     def __init__(self, folder: Path, monitor: str | None, mode: str, history: History) -> None:
         self.folder, self.monitor, self.mode, self.history = folder, monitor, mode, history
         self.best_model_score: float | None = None
+        self.stops: Stops = {}
+        self.cut_short = False
+        self._replaced: dict[str, Any] | None = None  # by the checkpoint that is being saved
 
     @property
     def best_model_path(self) -> str:
         """Where the weights are that the run is judged by: the best, or the last where nothing selects."""
         return str(self.folder / ("last.ckpt" if self.best_model_score is None else "best.ckpt"))
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if select_holding(self.stops, trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.should_stop = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.record(trainer)
         if not due(trainer):
             return
+        self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
+        self.cut_short = is_cut_short(trainer)
         score = self.history.rows[-1].get(self.monitor) if self.monitor else None  # None: not measured in this epoch
         if score is not None and self.at_least_as_good(score):
             self.best_model_score = score
-            trainer.save_checkpoint(self.folder / "best.ckpt")
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+            self._save(trainer, self.folder / "best.ckpt")
+        self._save(trainer, self.folder / "last.ckpt")
         self.history.saved = len(self.history.rows)
 
     def at_least_as_good(self, score: float) -> bool:
@@ -62,11 +98,24 @@ class RunCheckpoint(Checkpoint):
             return True
         return score >= self.best_model_score if self.mode == "max" else score <= self.best_model_score
 
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        if self.cut_short and is_main_process():
+            self._replaced = read_checkpoint(path) if path.is_file() else None
+        trainer.save_checkpoint(path)
+        self._replaced = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.cut_short:
+            checkpoint[WHOLE_EPOCH] = self._replaced
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.cut_short = WHOLE_EPOCH in checkpoint
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best_model_score": self.best_model_score}
+        return {"best_model_score": self.best_model_score, "stops": self.stops}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_model_score = state_dict["best_model_score"]
+        self.best_model_score, self.stops = state_dict["best_model_score"], state_dict["stops"]
 
 
 def due(trainer: Trainer) -> bool:
@@ -74,6 +123,45 @@ def due(trainer: Trainer) -> bool:
     epochs = trainer.current_epoch + 1
     ends = trainer.should_stop or epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
     return ends or epochs % (trainer.check_val_every_n_epoch or 1) == 0
+
+
+def is_cut_short(trainer: Trainer) -> bool:
+    """Return whether training ends before the epoch's last batch."""
+    ends = trainer.global_step == trainer.max_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+    return ends and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+def find_stops(callbacks: Iterable[Callback]) -> Stops:
+    """Return which callbacks have told training to stop, by their keys, each with the limit that it reached.
+
+    The limit is that of `get_limit`; ``None`` where no other limit would let training go on.
+    """
+    found: Stops = {}
+    for callback in callbacks:
+        if isinstance(callback, LightningEarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            impatient = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
+            found[callback.state_key] = get_limit(callback) if impatient else None
+        elif isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0.0:
+            found[callback.state_key] = get_limit(callback)
+    return found or {A_CALLBACK: None}
+
+
+def get_limit(callback: Callback) -> float | None:
+    """Return what lets training go on when it is raised: epochs of patience, or seconds; ``None`` if there is none."""
+    if isinstance(callback, Timer):
+        return callback._duration
+    return callback.patience if isinstance(callback, EarlyStopping) else None
+
+
+def select_holding(stops: Stops, callbacks: Iterable[Callback]) -> Stops:
+    """Return those stops that hold with the callbacks that there are now."""
+    now = {callback.state_key: get_limit(callback) for callback in callbacks}
+    now[A_CALLBACK] = None
+    return {key: limit for key, limit in stops.items() if key in now and not _is_raised(limit, now[key])}
+
+
+def _is_raised(before: float | None, now: float | None) -> bool:
+    return before is not None and now is not None and now > before
 
 
 def chosen_checkpoint(folder: Path, name: str | None) -> Path:
@@ -88,40 +176,77 @@ def chosen_checkpoint(folder: Path, name: str | None) -> Path:
     return found[0]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    with open_atomic(path) as file:
+        torch.save(content, file)
+
+
+def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, Any]:
     """Read a checkpoint's tensors and plain values.
 
+    Args:
+        path: the file.
+        digest: what its SHA-256 begins with, if that is known.
+
     Raises:
-        InputError: if the file is missing, truncated or holds something else.
+        InputError: if the file is missing, damaged or holds something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__})") from error
-    if not isinstance(checkpoint, dict):
+    content = read_tensors(Path(path), digest)
+    if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} holds no weights")
-    return checkpoint
+    return content
 
 
-def load_weights(module: torch.nn.Module, path: str | Path) -> None:
-    """Load a checkpoint's weights into a module of the same shape.
+def load_weights(module: torch.nn.Module, path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's weights into a module of the same shape; return all that the checkpoint holds.
 
     Raises:
-        InputError: as `read_checkpoint`, or if the shapes differ.
+        InputError: as `read_checkpoint`, or if they do not fit.
     """
-    checkpoint = read_checkpoint(path)
-    state = checkpoint.get("state_dict", checkpoint)
+    content = read_checkpoint(path)
+    state = get_weights(content, path)
+    check_fit(module, state, path)
+    try:
+        module.load_state_dict(state)
+    except InputError:
+        raise
+    except Exception as error:  # what a module keeps beside its tensors it alone knows
+        raise InputError(f"checkpoint {path} does not fit the model ({type(error).__name__})") from error
+    return content
+
+
+def get_weights(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the weights by name that are in a run's checkpoint, or in a file of weights alone.
+
+    Raises:
+        InputError: if there are none.
+    """
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise InputError(f"checkpoint {path} holds no weights")
+    return state
+
+
+def check_fit(module: torch.nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    """Refuse weights that are not those of a module.
+
+    Raises:
+        InputError: if names, shapes or kinds of numbers differ.
+    """
     own = module.state_dict()
     for key in [*own, *state]:
         if key not in state or key not in own:
             where = "the checkpoint lacks it" if key not in state else "the model lacks it"
             raise InputError(f"checkpoint {path} does not fit the model: {key} ({where})")
-        if not key.endswith("_extra_state") and state[key].shape != own[key].shape:  # of extra state any size fits
-            raise InputError(
-                f"checkpoint {path} does not fit the model: {key} has shape {tuple(state[key].shape)} "
-                f"there, {tuple(own[key].shape)} here"
-            )
-    module.load_state_dict(state)
+        if key.endswith("_extra_state"):  # of extra state any size fits
+            continue
+        here, there = _describe(own[key]), _describe(state[key])
+        if here != there:
+            raise InputError(f"checkpoint {path} does not fit the model: {key} has shape {there} there, {here} here")
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return "none"
+    return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else f" of {value.dtype}")

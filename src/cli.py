@@ -19,10 +19,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from src.configs import CONF
+from src.core.files import StorageError
 from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
 from src.errors import InputError
+from src.help import describe_settings
 from src.presets import check_choices
+from src.records import claim, find_foreign
 from src.resumed import in_quotes, resumed_arguments
 from src.startup import ending_at_once, hurry_hydra
 
@@ -100,6 +103,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
     )
+    OmegaConf.register_new_resolver("describe_settings", describe_settings, replace=True)
 
 
 def run_name(name: Any, stamp: str) -> str:
@@ -132,7 +136,7 @@ def swept_name(overrides: list[str], keys: set[str]) -> str:
 
 
 class ClaimFolder(Callback):
-    """Makes a new run's or sweep's folder before Hydra writes into it; refuses one that is another's."""
+    """Makes a new run's or sweep's folder; refuses one that is another's."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("rerun") is not None:
@@ -142,13 +146,13 @@ class ClaimFolder(Callback):
         try:
             here = place_in(config.get("trainer") or {})
             agree(config, here)
+            refuse_strays(Path(config.hydra.run.dir))  # before anything is written there
         except InputError as error:
             sys.exit(f"error: {error}")
         if not here.first:
             only_listen(config)
         elif config.get("resume") is None:
-            folder = Path(config.hydra.run.dir)
-            self.claim(folder, f", or go on with it: resume={folder}", shared=here.meets)
+            self.claim_run(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if "sweep" in swept_keys():
@@ -163,7 +167,7 @@ class ClaimFolder(Callback):
             sys.exit(f"error: {error}")
         known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
         if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
-            self.claim(folder)
+            self.claim_sweep(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
@@ -171,14 +175,26 @@ class ClaimFolder(Callback):
 
             note_running(config)
 
-    def claim(self, folder: Path, otherwise: str = "", shared: bool = False) -> None:
+    def claim_run(self, config: DictConfig) -> None:
+        """Make a run's folder; one that a start has left that was killed at once is taken over."""
+        folder = Path(config.hydra.run.dir)
+        settings = folder / ".hydra" / "config.yaml"
+        try:
+            if not settings.exists() and (foreign := find_foreign(folder)):
+                sys.exit(f"error: {folder} is there already, with {foreign.name} in it: choose another name=…")
+            claim(folder, config, exclusive=True)
+        except (OSError, StorageError) as error:
+            if settings.exists():
+                sys.exit(f"error: {folder} is there already: choose another name=…, or go on with it: resume={folder}")
+            reason = getattr(error.__cause__ or error, "strerror", error)
+            sys.exit(f"error: {folder} cannot be made ({reason}): choose another paths.outputs=… or name=…")
+
+    def claim_sweep(self, folder: Path) -> None:
         # Hydra turns exceptions of callbacks into warnings, but lets an exit through.
         try:
-            folder.mkdir(parents=True, exist_ok=shared)  # a process on another node may have been quicker
-            if shared:
-                (folder / ".hydra").mkdir()
+            folder.mkdir(parents=True)
         except FileExistsError:
-            sys.exit(f"error: {folder} is there already: choose another name=…{otherwise}")
+            sys.exit(f"error: {folder} is there already: choose another name=…")
         except OSError as error:
             sys.exit(f"error: {folder} cannot be made ({error.strerror}): choose another paths.outputs=…")
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.core.plain import read_yaml
 from src.core.references import UNKNOWN, check_extent, take_out_foreign
 from src.core.strays import refuse_strays
-from src.core.trust import LENT, Rules, check_trust, find_foreign
+from src.core.trust import LENT, Rules, check_trust, find_packages
 from src.errors import InputError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -149,7 +149,7 @@ def _resolved(content: dict[str, Any], source: Path) -> Any:
 
 def needed_trust(cfg: DictConfig) -> tuple[str, ...]:
     """Return the packages that must be trusted to open a run again that has this config."""
-    return find_foreign(OmegaConf.to_container(cfg), _rules(()).unasked)
+    return find_packages(OmegaConf.to_container(cfg), _rules(()).unasked)
 
 
 def main_config() -> dict[str, Any]:

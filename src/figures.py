@@ -15,6 +15,8 @@ from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read
 from src.configs import open_config
 from src.data.base import TensorDataModule
 from src.models.steps import same_count
+from src.restoring import refusing
+from src.resume import check_content
 from src.sweeps.runs import read_history
 
 
@@ -80,12 +82,15 @@ def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, da
     checkpoint = RunCheckpoint(folder / "checkpoints", *monitored(cfg, data), history)
     trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint])
     last = folder / "checkpoints" / "last.ckpt"
-    ended = read_checkpoint(last if last.is_file() else chosen_checkpoint(folder, None))
-    trainer.fit_loop.load_state_dict(ended["loops"]["fit_loop"])
+    path = last if last.is_file() else chosen_checkpoint(folder, None)
+    ended = read_checkpoint(path)
+    check_content(ended, path)
+    with refusing(path):
+        trainer.fit_loop.load_state_dict(ended["loops"]["fit_loop"])
+        for callback in pictures:
+            if state := ended["callbacks"].get(callback.state_key):
+                callback.load_state_dict(state)
     same_count(trainer)
-    for callback in pictures:
-        if state := ended["callbacks"].get(callback.state_key):
-            callback.load_state_dict(state)
     return trainer
 
 

@@ -5,8 +5,9 @@ import os
 import secrets
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig
 
@@ -23,7 +24,7 @@ from src.build import (
 )
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
-from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
+from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
 from src.configs import needed_trust, open_config
@@ -38,8 +39,9 @@ from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
 from src.presets import check_presets
 from src.records import keep_settings, spelled, write_provenance
+from src.restoring import restore
 from src.results import Results
-from src.resume import alone, longer, where_to_go_on
+from src.resume import Past, Reached, alone, check_model, clear_way, find_ends, find_longer, make_plan, read_past
 
 log = logging.getLogger(__name__)
 LOADING = (
@@ -57,6 +59,25 @@ warnings.filterwarnings("ignore", ".*srun.*is available")  # which run to start 
 warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
 
 
+class Run(NamedTuple):
+    """A run that is set up: its parts, and what there is to do.
+
+    Attributes:
+        data, model, trainer, callbacks: what it is made of.
+        checkpoint: one of the callbacks.
+        past: the checkpoint that it goes on from.
+        over: all is done but the test.
+    """
+
+    data: TensorDataModule
+    model: LightningModule
+    trainer: Trainer
+    callbacks: list[Callback]
+    checkpoint: RunCheckpoint
+    past: Path | None
+    over: bool
+
+
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Train, choose a checkpoint, test it once; everything is written to ``folder``.
 
@@ -64,46 +85,64 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         The monitored validation metric's best, or ``None`` without a validation set.
     """
     devices.take_place(place_in(cfg.get("trainer") or {}))
-    history = History()
-    results = Results(folder, history)
+    results = Results(folder, History())
     with results.kept(), alone(folder):
-        check_presets()
         results.trust = spell_trust(needed_trust(cfg))
-        if not cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
-            cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
-        kind = prepare(cfg)
-        last, step = where_to_go_on(cfg, folder)
-        settle_seed(cfg, folder, last)
-        seed = seed_everything(cfg.seed, workers=True, verbose=False)
-        data = build_data(cfg)
-        model = build_model(cfg, data, kind)
-        summary = summarize(model, max_depth=3)
-        if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
-            devices.match_threads(summary.total_flops * data.batch_size)
-        if cfg.ckpt_path and last is None:
-            load_weights(model, cfg.ckpt_path)
-        data.prepare_data()
-        data.setup()
-        check_batches(cfg, model, data)
-
-        monitor, mode = monitored(cfg, data)
-        checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, history)
-        callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), results, history, checkpoint]
-        trainer = build_trainer(cfg, kind, folder, callbacks, first_step=step)
-        introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
-        take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
-        results.begin(model, seed, monitor, mode)
-
-        with in_company(trainer):
-            with compiled(model, cfg.get("compile"), history):
-                trainer.fit(model, datamodule=data, ckpt_path=last)
+        run = set_up(cfg, folder, results)
+        with in_company(run.trainer):
+            with compiled(run.model, None if run.over else cfg.get("compile"), results.history):
+                run.trainer.fit(run.model, datamodule=run.data, ckpt_path=run.past)
             results.write_metrics()
-            load_weights(model, checkpoint.best_model_path)
-            trainer.test(model, datamodule=data, verbose=False)
-        results.add_test(trainer, data)
+            load_weights(run.model, run.checkpoint.best_model_path)
+            run.trainer.test(run.model, datamodule=run.data, verbose=False)
+        results.add_test(run.trainer, run.data)
     if is_main_process():
-        log.info(results.outcome() if in_sweep() else results.conclusion(longer(cfg, len(history.rows))))
+        log.info(results.outcome() if in_sweep() else results.conclusion(suggest_longer(cfg, run)))
     return results.best
+
+
+def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
+    """Set up a run that starts, or goes on in its folder; before a file is changed there all settings are checked."""
+    check_presets()
+    if not cfg.resume and any((folder / "checkpoints").glob("*.ckpt")):
+        cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
+    kind = prepare(cfg)
+    past = read_past(cfg, folder)
+    settle_seed(cfg, folder, past)
+    seed = seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build_data(cfg)
+    model = build_model(cfg, data, kind)
+    if past is not None:
+        check_model(past, model, seed)
+    monitor, mode = monitored(cfg, data)
+    checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history)
+    own = [results, results.history, checkpoint]
+    callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), *own]
+    past, over = plan = make_plan(cfg, folder, past, callbacks)
+    summary = summarize(model, max_depth=3)
+    if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
+        devices.match_threads(summary.total_flops * data.batch_size)
+    if cfg.ckpt_path and past is None:
+        load_weights(model, cfg.ckpt_path)
+    data.prepare_data()
+    data.setup()
+    check_batches(cfg, model, data)
+    trainer = build_trainer(cfg, kind, folder, callbacks, first_step=past.step if past else 0)
+    introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
+    if past is not None:
+        restore(trainer, past)
+    if not over:
+        take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
+    results.begin(model, seed, monitor, mode)
+    if is_main_process():
+        clear_way(folder, plan)
+    return Run(data, model, trainer, callbacks, checkpoint, past.path if past else None, over)
+
+
+def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
+    """Return the settings with which a run that is over trains on; ``None`` if there are none."""
+    epochs = len(run.checkpoint.history.rows) - run.checkpoint.cut_short
+    return find_longer(find_ends(cfg, run.callbacks, Reached(epochs, run.trainer.global_step, run.checkpoint.stops)))
 
 
 def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataModule, operations: int) -> None:
@@ -119,15 +158,14 @@ def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataMo
         model.automatic_optimization, data.chunk = False, LOOKS * trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
-def settle_seed(cfg: DictConfig, folder: Path, last: str | None) -> None:
+def settle_seed(cfg: DictConfig, folder: Path, past: Past | None) -> None:
     """Draw a seed where none is given, and keep it with the run's settings.
 
     Processes that a run starts beside its own take over its seed, and so does a run that goes on.
     """
     if cfg.seed is None:
         first = None if is_main_process() else os.environ.get("PL_GLOBAL_SEED")
-        before = read_checkpoint(last)["callbacks"].get("EpochSeed", {}).get("seed") if last else None
-        cfg.seed = int(first) if first else secrets.randbelow(2**32) if before is None else before
+        cfg.seed = int(first) if first else past.seed if past else secrets.randbelow(2**32)
         if is_main_process():
             keep_settings(cfg, folder)
 
@@ -159,11 +197,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         cfg.trainer.precision = run.trainer.get("precision", "32-true")
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
-    load_weights(model, path)
+    epoch = load_weights(model, path).get("epoch")
     trainer = plain_trainer(cfg, kind, folder)
     loop = trainer.validate if cfg.split == "val" else trainer.test
     metrics = dict(loop(model, datamodule=data, verbose=False)[0])
-    epoch = read_checkpoint(path).get("epoch", -1) + 1
+    epoch = epoch + 1 if isinstance(epoch, int) else 0  # of a file of weights alone that is not known
     if trainer.is_global_zero:
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))

@@ -1,7 +1,10 @@
 """Processes that train one model together: where they meet, what they share, what is told when one is lost."""
 
 import logging
+import os
 import re
+import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,16 +26,59 @@ from src.environment import SRUN, TORCHRUN, place_in
 from src.errors import InputError
 
 log = logging.getLogger(__name__)
+LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
+
+
+class _OneMachine(ClusterEnvironment):
+    """Keep what the processes of one machine open for each other to its loopback interface."""
+
+    store: distributed.TCPStore | None = None
+
+    @property
+    def main_address(self) -> str:
+        """Return the loopback address; each process asks for it right before it meets the others."""
+        os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE  # else: where the host's name leads
+        os.environ["NCCL_SOCKET_IFNAME"] = f"={LOOPBACK_INTERFACE}"  # else: any interface but this one
+        if self.global_rank() == 0 and self.store is None:
+            self.store = _open_store(self.main_port)
+        return LOOPBACK
+
+
+class OwnProcesses(_OneMachine, LightningEnvironment):
+    """Processes of one machine that Lightning starts."""
+
+
+class SlurmTasks(_OneMachine, SLURMEnvironment):
+    """Processes of one machine that srun starts."""
+
+
+def _open_store(port: int) -> distributed.TCPStore:
+    """Return a store that listens on the loopback address alone.
+
+    torch would have its own listen on all addresses; it takes one that this process has at the port already.
+
+    Raises:
+        InputError: if something else listens there.
+    """
+    try:
+        listener = socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(f"MASTER_PORT={port}: the processes of this run cannot meet there ({why})") from error
+    return distributed.TCPStore(
+        LOOPBACK, port, is_master=True, wait_for_workers=False, multi_tenant=True, master_listen_fd=listener.detach()
+    )
 
 
 def meeting_place(trainer: Mapping[str, Any]) -> ClusterEnvironment:
     """What tells Lightning where the processes of a run meet, and which of them this one is."""
-    starter = place_in(trainer).starter
-    if starter == TORCHRUN:
-        return TorchElasticEnvironment()
-    if starter == SRUN:
-        return SLURMEnvironment(auto_requeue=False)  # its checkpoints would stand beside ours
-    return LightningEnvironment()
+    here = place_in(trainer)
+    if here.starter == TORCHRUN:
+        return TorchElasticEnvironment()  # its store is torchrun's
+    if here.starter == SRUN:  # auto_requeue: its checkpoints would stand beside ours
+        return (SlurmTasks if here.nodes == 1 else SLURMEnvironment)(auto_requeue=False)
+    return OwnProcesses() if here.nodes == 1 else LightningEnvironment()
 
 
 class Company(Callback):

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.core.files import read_json, write_json, write_text
+from src.core.files import PARTIAL, format_yaml, open_atomic, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
@@ -56,6 +56,49 @@ def write_provenance(folder: Path, device: str) -> None:
         before.setdefault("resumed", []).append(now)
         now = before
     write_json(path, now)
+
+
+def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str, Any]:
+    """Make a folder a job's: write there how Hydra composed its config, and have Hydra write none.
+
+    A folder is a run's exactly if it has ``.hydra/config.yaml``, which is written first; what else lies in ``.hydra``
+    is for people to read.
+
+    Args:
+        folder: the job's.
+        config: the job's, with Hydra's own settings.
+        exclusive: refuse a folder that is a run's.
+
+    Returns:
+        The job's settings as plain values, references as they are.
+
+    Raises:
+        FileExistsError: if ``exclusive`` and the folder is a run's.
+        StorageError: if the disk cannot be written.
+    """
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(folder.absolute())
+        told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+        config.hydra.output_subdir = None
+    hydra = told.pop("hydra")
+    with open_atomic(folder / ".hydra" / "config.yaml", exclusive) as file:
+        file.write(format_yaml(told).encode())
+    write_text(folder / ".hydra" / "hydra.yaml", format_yaml({"hydra": hydra}))
+    write_text(folder / ".hydra" / "overrides.yaml", format_yaml(hydra["overrides"]["task"]))
+    return told
+
+
+def find_foreign(folder: Path) -> Path | None:
+    """Return something in a folder that no start of a run that was killed at once has left; ``None`` if there is none.
+
+    Such a start leaves folders, temporary files, locks and empty logs.
+    """
+    for path in folder.rglob("*"):
+        ours = path.name == ".lock" or path.name.endswith(PARTIAL) or folder / ".hydra" in (path, path.parent)
+        empty = path.suffix == ".log" and path.is_file() and not path.stat().st_size
+        if not (ours or empty):
+            return path
+    return None
 
 
 def keep_settings(cfg: DictConfig, folder: Path) -> None:

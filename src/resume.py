@@ -1,16 +1,20 @@
 """Going on with a run: all that must hold is looked at before anything in its folder is touched."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from omegaconf import DictConfig
 
-from src.checkpoints import read_checkpoint
+from src.checkpoints import WHOLE_EPOCH, Stops, check_fit, read_checkpoint, select_holding, write_checkpoint
 from src.configs import APART, changes, read_config
-from src.core.files import remove_partials
+from src.core.files import remove, remove_partials
+from src.core.tensors import open_verified
 from src.devices import is_main_process
 from src.errors import InputError
 from src.records import finished
@@ -18,6 +22,7 @@ from src.records import finished
 # What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
 # comes from the checkpoint, so another learning rate would be written down and not used.
 MAY_CHANGE = (*APART, "callbacks.", "logger.", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
+EPOCHS, STEPS, TIME = "trainer.max_epochs", "trainer.max_steps", "trainer.max_time"
 
 
 @contextmanager
@@ -40,14 +45,61 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def where_to_go_on(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
-    """The checkpoint that a resumed run goes on from and its step; nothing for a run that starts.
+# What there is to go on from
+
+
+class Reached(NamedTuple):
+    """How far a run came: whole epochs, optimiser steps, and what told it to stop."""
+
+    epochs: int
+    steps: int
+    stops: Stops
+
+
+class Past(NamedTuple):
+    """The checkpoint of a run that was begun before.
+
+    Attributes:
+        path: the file.
+        content: of the file, or of the one that it took the place of.
+        changed: the settings that are given another value now: the value before and now.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]]
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it is of an epoch that did not come to its end."""
+        return WHOLE_EPOCH in self.content
+
+    @property
+    def step(self) -> int:
+        """How many optimiser steps have been taken."""
+        return int(self.content["global_step"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.content["callbacks"]["EpochSeed"]["seed"])
+
+    @property
+    def reached(self) -> Reached:
+        stops = self.content["callbacks"]["RunCheckpoint"].get("stops", {})
+        return Reached(self.content["epoch"] + 1 - self.cut_short, self.step, stops)
+
+
+def read_past(cfg: DictConfig, folder: Path) -> Past | None:
+    """Read what a resumed run goes on from; ``None`` for a run that starts, or starts over.
+
+    A run that was killed as it wrote its first checkpoints has no ``last.ckpt`` yet; its ``best.ckpt`` is as good.
 
     Raises:
-        InputError: if the run cannot go on exactly as it began, or has nothing left to do.
+        InputError: if it cannot go on as it began, or what it needs is missing, damaged or another run's.
     """
     if not cfg.resume:
-        return None, 0
+        return None
     changed = changes(read_config(folder), cfg)
     for key, (old, new) in changed.items():
         if not key.startswith(MAY_CHANGE):
@@ -55,48 +107,205 @@ def where_to_go_on(cfg: DictConfig, folder: Path) -> tuple[str | None, int]:
                 f"resume: {key} was {old} when the run began and cannot become {new}; start a new run from its "
                 f"weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
             )
-    path = folder / "checkpoints" / "last.ckpt"
+    last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    if not last.is_file() and finished(folder):
+        raise InputError(f"{last} is missing: start a new run from best.ckpt beside it, ckpt_path=…")
+    path = last if last.is_file() else best
     if not path.is_file():
-        if path.with_name("best.ckpt").is_file():
-            raise InputError(f"{path} is missing: start a new run from best.ckpt beside it, ckpt_path=…")
-        return None, 0  # stopped before its first epoch ended: it starts over
-    checkpoint = read_checkpoint(path)
-    check_there_is_more(cfg, folder, checkpoint, changed)
-    return str(path), checkpoint["global_step"]
+        return None  # stopped before its first epoch ended
+    content = read_checkpoint(path)
+    check_content(content, path)
+    if path == best and not content["optimizer_states"]:
+        return None  # of a job of a stack that was stopped as it wrote its files
+    if content["callbacks"]["RunCheckpoint"]["best_model_score"] is not None:
+        with open_verified(best):  # now, not after the training
+            pass
+    return Past(path, content, changed)
 
 
-def check_there_is_more(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], changed: dict[str, Any]) -> None:
-    """Refuse to go on with a run that is finished, or in a way that would not be exact."""
-    epochs, longest = checkpoint["epoch"] + 1, cfg.trainer.max_epochs
-    asked = any(key.startswith(("trainer.max_", "callbacks.early_stopping")) for key in changed)
-    if finished(folder) and (epochs == longest or not asked):
-        more = longer(cfg, epochs)
-        how = f"give more to train on, {more}" if more else "start a new run from its weights with ckpt_path="
-        raise InputError(f"{folder} is finished, with {epochs} epochs: {how}")
-    if epochs > longest:
-        raise InputError(f"{folder} has {epochs} epochs already: trainer.max_epochs={longest} is less")
-    if any(key.startswith("trainer.max_") for key in changed) and planned(cfg):
+def check_content(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that is none of a run here, or lacks what going on takes.
+
+    What the parts hold, those who take them over will see, see `src.restoring`.
+    """
+    kinds = {
+        "epoch": int,
+        "global_step": int,
+        "state_dict": dict,
+        "loops": dict,
+        "callbacks": dict,
+        "optimizer_states": list,
+        "lr_schedulers": list,
+    }
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    states = {} if "callbacks" in wrong else content["callbacks"]
+    for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_choice)):
+        if not wrong and not is_right(states.get(name), content):
+            wrong.append(f"callbacks.{name}")
+    if wrong:
         raise InputError(
-            "resume: the learning rate's schedule was made for the run's own number of steps; for more start a new "
-            f"run from its weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+            f"checkpoint {path} is none that a run goes on from: {wrong[0]} is missing or wrong; start a new run from "
+            f"its weights: ckpt_path={path}"
         )
-    if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+
+
+def _is_seed(state: Any, content: Mapping[str, Any]) -> bool:
+    return isinstance(state, dict) and isinstance(state.get("seed"), int)
+
+
+def _is_history(state: Any, content: Mapping[str, Any]) -> bool:
+    rows = state.get("rows") if isinstance(state, dict) else None
+    if not isinstance(rows, list) or len(rows) != content["epoch"] + 1 or not _is_number(state.get("seconds")):
+        return False
+    return all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows)
+
+
+def _is_choice(state: Any, content: Mapping[str, Any]) -> bool:
+    if not isinstance(state, dict) or "best_model_score" not in state:
+        return False
+    stops = state.get("stops", {})
+    numbers = [state["best_model_score"], *(stops.values() if isinstance(stops, dict) else ["none"])]
+    return all(number is None or _is_number(number) for number in numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def check_model(past: Past, model: LightningModule, seed: int) -> None:
+    """Refuse a checkpoint of another model, or of the same one that learns in another way or from another seed.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    check_fit(model, past.content["state_dict"], past.path)
+    here, there = dict(model.hparams), past.content.get("hyper_parameters", {})
+    if here and isinstance(there, dict):
+        here, there = here | {"seed": seed}, there | {"seed": past.seed}
+        for key in [key for key in here if key in there and repr(here[key]) != repr(there[key])]:
+            raise InputError(f"checkpoint {past.path} is another run's: {key} is {there[key]} there, {here[key]} here")
+
+
+# What is left to do
+
+
+class Plan(NamedTuple):
+    """What a run does: it goes on from ``past`` (``None``: it starts); ``over``: all is done but the test."""
+
+    past: Past | None
+    over: bool
+
+
+def make_plan(cfg: DictConfig, folder: Path, past: Past | None, callbacks: Sequence[Callback]) -> Plan:
+    """Decide how a run goes on.
+
+    Raises:
+        InputError: if it has nothing left to do, or would not go on exactly.
+    """
+    if past is None:
+        return Plan(None, over=False)
+    check_limits(cfg, folder, past)
+    ends = find_ends(cfg, callbacks, past.reached)
+    if ends:
+        if finished(folder):
+            raise InputError(f"{folder} is finished, with {past.content['epoch'] + 1} epochs: {explain(ends)}")
+        return Plan(past, over=True)
+    weights = f"start a new run from its weights: ckpt_path={past.path}"
+    if is_planned(cfg) and {EPOCHS, STEPS} & set(past.changed):
         raise InputError(
-            f"{folder} stopped within an epoch (trainer.max_steps or max_time) and cannot go on exactly; start a new "
-            f"run from its weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+            f"resume: the learning rate's schedule was made for the run's own number of steps; for more {weights}"
         )
+    if past.cut_short:
+        whole = past.content[WHOLE_EPOCH]
+        return Plan(None if whole is None else past._replace(content=whole), over=False)
+    return Plan(past, over=False)
 
 
-def planned(cfg: DictConfig) -> bool:
-    """Whether the learning rate follows a schedule made for the run's number of steps."""
+def check_limits(cfg: DictConfig, folder: Path, past: Past) -> None:
+    """Refuse limits that a run has passed already."""
+    for setting, count, what in ((EPOCHS, past.content["epoch"] + 1, "epochs"), (STEPS, past.step, "steps")):
+        if count > limit_of(cfg, setting):
+            raise InputError(f"{folder} has {count} {what} already: {setting}={limit_of(cfg, setting)} is less")
+
+
+def limit_of(cfg: DictConfig, setting: str) -> float:
+    """Return a limit of the trainer's; infinity where there is none."""
+    value = cfg.trainer.get(setting.removeprefix("trainer."))
+    return math.inf if value in (None, -1) else value
+
+
+def find_ends(cfg: DictConfig, callbacks: Sequence[Callback], reached: Reached) -> dict[str, str | None]:
+    """Return what ends training that has come so far; nothing if it is not over.
+
+    Returns:
+        For each limit that is reached the setting with which training goes on, exactly as if it had been that from
+        the start; ``None`` where there is none.
+    """
+    ends: dict[str, str | None] = {}
+    for setting, count in ((EPOCHS, reached.epochs), (STEPS, reached.steps)):
+        if count >= limit_of(cfg, setting):
+            ends[setting] = None if is_planned(cfg) else f"{setting}={2 * max(1, count)}"
+    if reached.epochs >= (cfg.trainer.get("min_epochs") or 0) and reached.steps >= (cfg.trainer.get("min_steps") or 0):
+        timer = Timer(cfg.trainer.get("max_time"))
+        names = name_patience(cfg, callbacks)
+        for key, limit in select_holding(reached.stops, [*callbacks, timer]).items():
+            if limit is None:
+                ends[key] = None
+            elif key == timer.state_key:
+                ends[TIME] = raise_time(cfg.trainer.max_time)
+            else:
+                ends[names[key]] = f"{names[key]}={2 * int(limit) + 1}"
+    return ends
+
+
+def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, str]:
+    """Return the settings of the patience of those callbacks that stop early, by their keys in a checkpoint."""
+    stopping = [each for each in callbacks if isinstance(each, EarlyStopping)]
+    names = [name for name, each in cfg.callbacks.items() if each and each._target_.endswith(".EarlyStopping")]
+    return {each.state_key: f"callbacks.{name}.patience" for name, each in zip(names, stopping, strict=False)}
+
+
+def raise_time(time: Any) -> str:
+    """Return the setting of twice the time, written as it is: "DD:HH:MM:SS", or a mapping of units to numbers."""
+    if isinstance(time, Mapping):
+        return " ".join(f"{TIME}.{unit}={2 * count}" for unit, count in time.items())
+    seconds = 2 * round(Timer(time).time_remaining() or 0.0)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    return f"{TIME}={days:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
+
+
+def is_planned(cfg: DictConfig) -> bool:
+    """Return whether the learning rate follows a schedule made for the run's number of steps."""
     return "total_steps" in cfg.scheduler.values()
 
 
-def longer(cfg: DictConfig, epochs: int) -> str | None:
-    """The setting that lets a finished run train on; ``None`` if none does."""
-    if planned(cfg) or cfg.trainer.max_steps != -1:
-        return None
-    patience = OmegaConf.select(cfg, "callbacks.early_stopping.patience")
-    if patience is not None and epochs < cfg.trainer.max_epochs:
-        return f"callbacks.early_stopping.patience={2 * patience + 1}"
-    return f"trainer.max_epochs={2 * max(1, epochs)}"
+def find_longer(ends: Mapping[str, str | None]) -> str | None:
+    """Return the settings that let a finished run train on; ``None`` if none do."""
+    more = [setting for setting in ends.values() if setting is not None]
+    return " ".join(more) if more and len(more) == len(ends) else None
+
+
+def explain(ends: Mapping[str, str | None]) -> str:
+    """Say how a finished run trains longer, or why it cannot."""
+    if more := find_longer(ends):
+        return f"give more to train on, {more}"
+    ended = next(name for name, more in ends.items() if more is None)
+    by = "the learning rate's schedule was made for its number of steps" if ended in (EPOCHS, STEPS) else f"by {ended}"
+    return f"{by}; start a new run from its weights with ckpt_path="
+
+
+def clear_way(folder: Path, plan: Plan) -> None:
+    """Remove from a run's folder the checkpoints that it does not go on from.
+
+    Those of an epoch cut short give way to those whose place they took. Being killed here changes nothing: the next
+    start does the rest.
+    """
+    for path in (folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt"):
+        if plan.over or not path.is_file():
+            continue
+        content = {} if plan.past is None else read_checkpoint(path)
+        before = content.get(WHOLE_EPOCH)
+        if before is not None:
+            write_checkpoint(before, path)
+        elif plan.past is None or WHOLE_EPOCH in content:
+            remove(path)

@@ -64,7 +64,7 @@ def refuse_other_weights(run: DictConfig, folder: Path, given: set[str]) -> None
     Raises:
         InputError: naming the setting.
     """
-    if (folder / "checkpoints" / "last.ckpt").is_file():
+    if any((folder / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "best")):
         return
     for key in ("ckpt_path", "model.weights"):
         weights = OmegaConf.select(run, key)

@@ -9,6 +9,7 @@ from torch import nn
 
 from src.callbacks.history import History
 from src.checkpoints import AtomicCheckpointIO, RunCheckpoint, load_weights, read_checkpoint
+from src.core.files import StorageError
 from src.errors import InputError
 from src.models.base import SupervisedModule
 from tests.command_line import history, quick, read_json, train
@@ -189,7 +190,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert read_checkpoint(path) == {"step": 1}
 

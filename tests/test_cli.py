@@ -34,6 +34,24 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
+    text = run("src.train", "--help", "model=cnn", "data=mnist", "optimizer.lr=0.5", cwd=tmp_path).out
+    lines = [" ".join(line.split()) for line in text.split("Settings, as")[1].splitlines()]
+    assert "${" not in text and "$$" not in text
+    for line in (
+        "model: # cnn",
+        "channels: [32, 64, 128] # of each block: 3×3 convolution, activation, 2×2 max pooling",
+        "lr: 0.5 # learning rate, > 0",
+        "order_seed: 0 # of the batches' order; one number for all jobs of a sweep: the same order",
+        "max_epochs: 10",
+        'name: ""',
+        "gradient_clip_val: null # largest norm of the gradient; null: not clipped",
+    ):
+        assert line in lines
+    evaluation = run("src.eval", "--help", cwd=tmp_path).out
+    assert "run: ??? # the run's folder" in [" ".join(line.split()) for line in evaluation.splitlines()]
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

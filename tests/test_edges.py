@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, load, process, quick, read_json, run, run_folders
+from tests.command_line import BARE, load, quick, read_json, run, run_folders
 
 
 @pytest.mark.parametrize("settings", [("data.batch_size=1",), ("data.batch_size=33",)])
@@ -153,17 +153,3 @@ def test_the_config_can_be_shown_resolved(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.text
     assert "lr: 0.01" in outcome.out
     assert "max_epochs: 50" in outcome.out
-
-
-def test_an_error_in_a_second_process_is_seen(tmp_path: Path) -> None:
-    (tmp_path / "ill.py").write_text(
-        "from lightning import Callback\n"
-        "class Ill(Callback):\n"
-        "    def on_train_epoch_end(self, trainer, pl_module):\n"
-        "        if trainer.global_rank == 1:\n"
-        "            raise ValueError('process one is ill')\n"
-    )
-    settings = ("trainer=ddp", "trainer.accelerator=cpu", "+callbacks.ill._target_=ill.Ill", "trainer.max_epochs=2")
-    outcome = process("src.train", *settings, *BARE, cwd=tmp_path)
-    assert outcome.code != 0
-    assert "error: in process 1: process one is ill" in outcome.text

@@ -12,6 +12,7 @@ import torch
 
 from src.environment import ALONE, BY_HAND, SRUN, TORCHRUN, Place, place, place_in
 from src.errors import InputError
+from src.nodes import meeting_place
 from tests.command_line import BARE, PATIENCE, Outcome, history, quick, read_json, run, run_folders, spawn, weights
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1")
@@ -27,6 +28,8 @@ class Ill(Callback):
             raise RuntimeError("node one is ill")
 """
 SLURM = {"SLURM_NODEID": "1", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+ONE_NODE = {"SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "1"}
+ONE_NODE |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
 ELASTIC = {"GROUP_RANK": "0", "LOCAL_RANK": "1", "GROUP_WORLD_SIZE": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
 
 
@@ -38,11 +41,15 @@ def no_place(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def on_two_nodes(*settings: str, cwd: Path) -> list[Outcome]:
-    """The same command on node 0 and on node 1, to their ends; node 1 starts first."""
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        return str(probe.getsockname()[1])
+
+
+def on_two_nodes(*settings: str, cwd: Path) -> list[Outcome]:
+    """The same command on node 0 and on node 1, to their ends; node 1 starts first."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     started: list[subprocess.Popen[str]] = []
     outcomes = []
     try:
@@ -168,6 +175,36 @@ def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
     settings: Any = {"trainer": None, "pl_module": None}
     with pytest.raises(InputError, match="must be storage that all share"):
         Company(tmp_path).on_fit_start(**settings)
+
+
+@pytest.mark.parametrize("variables", [{}, ONE_NODE])
+def test_processes_of_one_machine_meet_where_no_other_machine_reaches_them(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = {"MASTER_ADDR": "192.0.2.1", "GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
+    for name, value in {**variables, **outside, "MASTER_PORT": free_port()}.items():
+        monkeypatch.setenv(name, value)
+    meeting = meeting_place({"strategy": "ddp", "devices": 2, "num_nodes": 1})
+    assert meeting.main_address == "127.0.0.1"
+    socket.create_connection(("127.0.0.1", meeting.main_port)).close()
+    with pytest.raises(ConnectionRefusedError):  # by whatever else this machine is reached at
+        socket.create_connection(("127.0.0.2", meeting.main_port))
+    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    assert os.environ["NCCL_SOCKET_IFNAME"] in ("=lo", "=lo0")
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        meeting = meeting_place({"strategy": "ddp", "devices": 2, "num_nodes": 1})
+        with pytest.raises(InputError, match=r"cannot meet there \(Address already in use\)"):
+            _ = meeting.main_address
+
+
+def test_processes_of_several_machines_meet_where_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    meet(monkeypatch, MASTER_ADDR="192.0.2.1", GLOO_SOCKET_IFNAME="eth0")
+    assert meeting_place({"strategy": "ddp", "devices": 2, "num_nodes": 2}).main_address == "192.0.2.1"
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
 
 
 @pytest.mark.parametrize(

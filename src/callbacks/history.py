@@ -8,7 +8,6 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from src.devices import is_main_process
-from src.models.steps import same_count
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]
@@ -57,7 +56,6 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
-        same_count(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = True

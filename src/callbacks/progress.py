@@ -1,27 +1,87 @@
-"""The progress bar of a terminal; elsewhere the log's lines show that a run goes on."""
+"""The progress bar of a terminal or a notebook; elsewhere the log's lines show that a run goes on."""
 
+import logging
+import math
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm.auto import tqdm
+from tqdm.contrib import DummyTqdmFile
+
+FORMAT = "{desc} |{bar:16}| {n:>{width}}/{total_fmt} batches, {elapsed} and {remaining} left{postfix}"
 
 
-class Progress(TQDMProgressBar):
-    """Lightning's bar over one epoch after the other, with the metrics.
+class Progress(ProgressBar):
+    """Show one bar over the whole run: the epoch, the batches, the time left, the metrics.
+
+    Log lines appear above the bar. It is gone when training ends, however that is.
 
     Args:
         refresh_rate: batches between two updates, ≥ 1.
     """
 
+    takes_chunks = True  # it counts the batches in them
+
     def __init__(self, refresh_rate: int) -> None:
-        super().__init__(refresh_rate=refresh_rate)
-        if not sys.stderr.isatty():
-            self.disable()
+        super().__init__()
+        self.refresh_rate = refresh_rate
+        self.shown = _has_screen()
+        self.bar: Any = None
+        self.around = ExitStack()  # what the bar changes while it is there
 
     def enable(self) -> None:
-        if sys.stderr.isatty():
-            super().enable()
+        self.shown = _has_screen()
+
+    def disable(self) -> None:
+        self.shown = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.shown:
+            return
+        total = _count_all(trainer)
+        self.around.enter_context(_log_above_bars())
+        self.bar = tqdm(
+            total=total,
+            initial=trainer.current_epoch * _count_batches(trainer) if total else 0,
+            bar_format=FORMAT.replace("{width}", str(len(str(total or "")))),
+            dynamic_ncols=True,
+            leave=False,
+            file=sys.stderr,
+        )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None:
+            limit = "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)
+            self.bar.set_description_str(f"epoch {trainer.current_epoch + 1:>{len(limit)}}/{limit}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
+        per_epoch, chunked = _count_batches(trainer), _is_chunked(trainer)
+        done: int = pl_module.batches if chunked else batch_idx + 1  # type: ignore[assignment]
+        if chunked or done % self.refresh_rate == 0 or done == per_epoch:
+            before = trainer.current_epoch * per_epoch
+            self.bar.set_postfix_str(_format(self.get_metrics(trainer, pl_module)), refresh=False)
+            self.bar.update(before + done - self.bar.n)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away; what is printed next begins on a line of its own."""
+        self.around.close()
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -31,5 +91,50 @@ class Progress(TQDMProgressBar):
         loss = getattr(pl_module, "loss_shown", None)
         return metrics if loss is None else {"loss": loss, **metrics}
 
-    def init_validation_tqdm(self) -> Tqdm:
-        return Tqdm(disable=True)  # validation takes a moment; a second bar would only flicker
+
+@contextmanager
+def _log_above_bars() -> Iterator[None]:
+    """Have what is logged to a screen appear above the bars, on lines of its own."""
+    screens = (sys.stdout, sys.stderr)
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+    changed = {each: each.setStream(DummyTqdmFile(each.stream)) for each in handlers if each.stream in screens}
+    try:
+        yield
+    finally:
+        for handler, stream in changed.items():
+            handler.setStream(stream)
+
+
+def _has_screen() -> bool:
+    """Return whether a bar can be shown: in a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def _is_chunked(trainer: Trainer) -> bool:
+    """Return whether a batch of Lightning's is several of the data module's."""
+    return hasattr(trainer.train_dataloader, "batches")
+
+
+def _count_batches(trainer: Trainer) -> int:
+    """Return how many batches an epoch has; 0 if that is not known."""
+    if _is_chunked(trainer):
+        return len(trainer.train_dataloader.batches)  # type: ignore[union-attr]
+    count = trainer.num_training_batches
+    return int(count) if math.isfinite(count) else 0
+
+
+def _count_all(trainer: Trainer) -> int | None:
+    """Return how many batches the run has at most; ``None`` if that is not known."""
+    limits = []
+    if trainer.max_epochs not in (None, -1):
+        limits.append((trainer.max_epochs or 0) * _count_batches(trainer))
+    if trainer.max_steps != -1:
+        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    return min((limit for limit in limits if limit), default=None)
+
+
+def _format(metrics: Any) -> str:
+    """Return metrics in columns that keep their width: the steps' loss, then the last validation's, accuracy first."""
+    metrics = dict(sorted(metrics.items(), key=lambda each: ("/" in each[0], "/acc" not in each[0])))
+    metrics = {name: value for name, value in metrics.items() if not name.startswith("train/")}
+    return "  ".join(f"{name} {value:<7.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))

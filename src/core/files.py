@@ -150,6 +150,8 @@ def make_folder(path: Path) -> None:
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     _observe(Operation("mkdir", path))
+    if _pending is None:
+        sync_folder(path.parent)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -180,6 +182,17 @@ def remove(path: Path) -> None:
     if path.is_symlink() or path.exists():
         path.unlink(missing_ok=True)
         _observe(Operation("remove", path))
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is in it; a link in it is removed, not followed."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            remove(path)
+    folder.rmdir()
+    _observe(Operation("remove", folder))
 
 
 def remove_partials(folder: Path) -> None:

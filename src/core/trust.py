@@ -83,7 +83,7 @@ def spell_trust(packages: tuple[str, ...]) -> str:
     return f" 'trust=[{','.join(packages)}]'"
 
 
-def find_foreign(content: Any, unasked: Kinds = ()) -> tuple[str, ...]:
+def find_packages(content: Any, unasked: Kinds = ()) -> tuple[str, ...]:
     """Return the packages of the classes in a config that must be trusted to read it back.
 
     Args:

@@ -45,15 +45,15 @@ class Batches:
 
     ``batch_size`` counts the samples of one optimiser step over all processes: of ``world_size``
     processes, number ``rank`` gets every ``world_size``-th sample of each batch, so that the steps
-    are the same however many processes share them. A training batch that does not divide evenly
-    is filled up from its own start (the mean over processes weighs them alike); in evaluation
-    every sample counts exactly once.
+    are the same however many processes share them. Where a training batch has fewer samples than
+    there are processes, those left without one get its first, which counts for nothing: all take
+    part in each step. `counts` tells whoever trains what a share weighs.
 
     Args:
         samples: what to iterate over, N samples.
         batch_size: samples per step, ≥ 1.
         order: a function that returns this epoch's order, (N,) int64; ``None`` keeps the samples' own.
-        train: fill up uneven shares, and leave out the last batch if ``drop_last`` says so.
+        train: leave no process without a sample, and leave out the last batch if ``drop_last`` says so.
         rank, world_size: this process's number and how many there are.
     """
 
@@ -88,10 +88,13 @@ class Batches:
 
     def share(self, indices: Tensor) -> Tensor:
         """This process's part of a batch's indices."""
-        missing = -len(indices) % self.world_size
-        if self.train and missing:
-            indices = torch.cat([indices, indices.repeat(missing)[:missing]])
-        return indices[self.rank :: self.world_size]
+        own = indices[self.rank :: self.world_size]
+        return indices[:1] if self.train and not len(own) else own
+
+    def counts(self, batch: int) -> tuple[int, int]:
+        """Return how many samples of a batch, numbered from 0, are this process's own, and how many it has in all."""
+        whole = min(self.batch_size, self.samples.size - batch * self.batch_size)
+        return len(range(self.rank, whole, self.world_size)), whole
 
 
 class Chunk:

@@ -6,13 +6,15 @@ training. Sums are kept on the device and read when they are logged, never at ea
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from hydra.utils import get_class
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from src.core.tensors import open_verified
 from src.errors import DivergedError, InputError
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
 from src.models.steps import take_steps
@@ -79,6 +81,17 @@ class SupervisedModule(LightningModule):
         self.loss_shown: float | None = None  # mean loss up to the last look, for the progress bar
         self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
         self.batches_read = self.steps_before = 0  # batches of the epoch up to that look, optimiser steps before it
+        self.processes = 1  # that train together
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
+        """Make a model from a checkpoint, as Lightning does, once the file's checksums hold.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        with open_verified(Path(checkpoint_path)) as file:
+            return super().load_from_checkpoint(file, *args, **settings)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
@@ -138,13 +151,32 @@ class SupervisedModule(LightningModule):
         if outputs.dtype in (torch.bfloat16, torch.half):  # of mixed precision; too coarse for a loss
             outputs = outputs.float()
         loss = self.loss(outputs, targets, self.label_smoothing)
+        if self.processes > 1:
+            return self.shared_objective(loss, outputs, targets)
         self.unread.append((loss.detach(), outputs.detach(), targets))
         return self.objective(loss, len(targets))
+
+    def shared_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what this process descends on, from the mean loss of its share of a batch; note the share.
+
+        The gradient is averaged over the processes. What each descends on is weighed by the size of its share, so that
+        this average is the gradient of what one process would descend on: the mean over all samples, or their sum, and
+        the penalties once. Noted is the share's part of the whole batch's mean loss.
+        """
+        loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
+        own, whole = len(targets), len(targets) * self.processes  # shares of other loaders count alike
+        if count := getattr(loader, "counts", None):
+            own, whole = count(batch)
+        if not own:
+            outputs, targets = outputs[:0], targets[:0]
+        self.unread.append((loss.detach() * (own / whole), outputs.detach(), targets))
+        return self.objective(loss, whole) * (self.processes * own / whole)
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
         self.unread.clear()
         self.batches_read, self.steps_before = 0, self.trainer.global_step
+        self.processes = self.trainer.world_size
 
     def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss times n, number correct and n of one batch: (3,)."""
@@ -159,8 +191,11 @@ class SupervisedModule(LightningModule):
         self.batches_read = self.batches
         self.unread.clear()
         losses = torch.stack(each).float()
+        if self.processes > 1:
+            losses = self.over_processes(losses)  # each process has noted its part
         counts = losses.new_tensor([len(part) for part in targets])
-        sums = self.batch_sums((losses * counts).sum() / counts.sum(), torch.cat(outputs), torch.cat(targets))
+        mean = (losses * counts).sum() / counts.sum() if any(map(len, targets)) else losses.new_zeros(())
+        sums = self.batch_sums(mean, torch.cat(outputs), torch.cat(targets))
         self.train_sums = sums if self.train_sums is None else self.train_sums + sums
         finite = losses.isfinite()
         if not finite.all():
@@ -208,6 +243,8 @@ class SupervisedModule(LightningModule):
     def evaluation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Keep a batch's outputs for the end of the evaluation; returns them, (B, out_features)."""
         inputs, targets = batch
+        if not len(targets):  # of a batch with fewer samples than there are processes
+            return inputs.new_zeros(0, self.out_features)
         outputs = self(inputs).float()
         self.evaluated.append((outputs, targets))
         return outputs
@@ -218,7 +255,7 @@ class SupervisedModule(LightningModule):
         """Measure all outputs (N, out_features) of the evaluation at once."""
         sums = torch.zeros(3, device=self.device)
         cells = torch.zeros(0, dtype=torch.long, device=self.device)
-        if any(len(targets) for _, targets in self.evaluated):  # a process may have had no share
+        if self.evaluated:  # a process may have had no share
             outputs, targets = [torch.cat(parts) for parts in zip(*self.evaluated, strict=True)]
             sums = self.batch_sums(self.loss(outputs, targets), outputs, targets)
             if self.task != "regression":

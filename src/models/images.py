@@ -30,8 +30,8 @@ class ImageModule(SupervisedModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         outputs = self.evaluation_step(batch, batch_idx)
-        if self.flip_test:
-            inputs, targets = batch
+        inputs, targets = batch
+        if self.flip_test and len(targets):
             both = (outputs + self(inputs.flip(-1)).float()) / 2  # (B, out_features)
             correct = (self.predict(both) == targets).sum()
             self.flip_sums += torch.stack([correct, correct.new_tensor(len(targets))])

@@ -8,7 +8,7 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.checkpoints import read_checkpoint
+from src.checkpoints import get_weights, read_checkpoint
 from src.errors import InputError
 from src.models.base import Settings
 from src.models.images import ImageModule
@@ -120,28 +120,39 @@ def published_names() -> list[str]:
 
 def load_backbone(backbone: nn.Module, weights: str) -> None:
     """Load all but the output layer from published weights or from a checkpoint's path."""
-    if weights in published_names():
-        try:
-            state = torchvision.models.ResNet18_Weights[weights].get_state_dict(progress=True, check_hash=True)
-        except Exception as error:  # of the network, of the disk, or of a file that is not whole
-            file = Path(torchvision.models.ResNet18_Weights[weights].url).name
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
-                f"model.weights={weights} cannot be downloaded or read ({reason}): put {file} into "
-                f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or use model.weights=null or a checkpoint's path"
-            ) from error
-    else:
-        state = read_checkpoint(weights)
-        state = state.get("state_dict", state)
+    content = read_published(weights) if weights in published_names() else read_checkpoint(weights)
+    state = get_weights(content, weights)
     prefix = "net.backbone."
     own = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(("fc.", "net.head."))}
     expected = backbone.state_dict()
     if not any(key in own for key in expected):
         raise InputError(f"model.weights={weights} holds no ResNet18")
-    wrong = [key for key in expected if key not in own or own[key].shape != expected[key].shape]
+    wrong = [key for key in expected if getattr(own.get(key), "shape", None) != expected[key].shape]
     if wrong:
         raise InputError(
             f"model.weights={weights} does not fit this backbone at {wrong[0]}: "
             "choose model.stem=imagenet or small as it was trained with"
         )
     backbone.load_state_dict({key: own[key] for key in expected})
+
+
+def read_published(name: str) -> dict[str, Any]:
+    """Read published weights from torch's cache, or download them there first.
+
+    Raises:
+        InputError: if they cannot be downloaded, or the file is not what its name says.
+    """
+    url = torchvision.models.ResNet18_Weights[name].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    digest = file.stem.split("-")[-1]
+    try:
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digest)
+    except Exception as error:  # of the network, of the disk, or of a file that is not whole
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"model.weights={name} cannot be downloaded ({reason}): put {file.name} into {file.parent}, or use "
+            "model.weights=null or a checkpoint's path"
+        ) from error
+    return read_checkpoint(file, digest)

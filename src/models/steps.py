@@ -83,6 +83,8 @@ def counts_batches(trainer: Any) -> bool:
 
 def sees_steps(callback: Callback) -> bool:
     """Whether a callback looks at each step, or is one of Lightning's that may change how steps are taken."""
+    if getattr(callback, "takes_chunks", False):
+        return False
     base = next(kind for kind in type(callback).__mro__ if kind.__module__.startswith("lightning."))
     theirs = base not in (Callback, Checkpoint) and not issubclass(base, HARMLESS)
     each = getattr(callback, "logging_interval", None) == "step"

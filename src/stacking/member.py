@@ -14,7 +14,7 @@ from torch import Tensor
 from src.build import given
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
-from src.checkpoints import RunCheckpoint, load_weights
+from src.checkpoints import RunCheckpoint, find_stops, load_weights
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
 from src.results import Results
@@ -85,12 +85,15 @@ class Member:
                 stop, why = early._evaluate_stopping_criteria(torch.tensor(row[early.monitor]))
                 if stop:
                     early.stopped_epoch, early.stopping_reason_message = len(self.history.rows) - 1, why
+                    self.kept.stops = find_stops(self.early)
         return stop
 
     def callback_states(self, rows: int | None = None) -> dict[str, Any]:
         """What its callbacks keep in a checkpoint, with so many of its epochs."""
         history = {"rows": [dict(row) for row in self.history.rows[:rows]], "seconds": self.history.seconds}
         parts = {each.state_key: each.state_dict() for each in (EpochSeed(self.seed), self.kept, *self.early)}
+        if rows is not None and rows < len(self.history.rows):
+            parts[self.kept.state_key]["stops"] = {}  # it went on
         return {**parts, self.history.state_key: history}
 
     # Being stopped and going on
@@ -100,6 +103,7 @@ class Member:
         return {
             "rows": self.history.rows,
             "best": self.kept.best_model_score,
+            "stops": self.kept.stops,
             "early": [each.state_dict() for each in self.early],
             "looks": self.looks,
             "rates": self.rates,
@@ -112,7 +116,7 @@ class Member:
         self.history.rows, self.history.saved = progress["rows"], len(progress["rows"])
         self.history.seconds_before = seconds
         self.kept.best_model_score, self.trouble = progress["best"], progress["trouble"]
-        self.schedule = progress["schedule"]
+        self.schedule, self.kept.stops = progress["schedule"], progress["stops"]
         for early, state in zip(self.early, progress["early"], strict=True):
             early.load_state_dict(state)
         self.looks, self.rates, self.times = progress["looks"], progress["rates"], progress["times"]

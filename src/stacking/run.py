@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
-from src.core.files import format_yaml, open_atomic, sync_together, write_json, write_text
+from src.core.files import open_atomic, sync_together, write_json, write_text
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
-from src.records import finished, provenance
+from src.records import claim, finished, provenance
 from src.results import out_of_memory
 from src.settings import missing_files, wrong_values
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
@@ -122,12 +122,7 @@ def own_config(part: Part) -> dict[str, Any]:
     """
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(part.folder.absolute())
-    told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    hydra = told.pop("hydra")
-    for name, content in {"config": told, "hydra": {"hydra": hydra}, "overrides": hydra["overrides"]["task"]}.items():
-        write_text(part.folder / ".hydra" / f"{name}.yaml", format_yaml(content))
+    told = claim(part.folder, config)
     settings = read_job(part.folder).settings
     if wrong := wrong_values(settings) + missing_files(config):
         raise InputError("; ".join(wrong))

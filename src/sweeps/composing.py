@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.core.trust import TARGET, find_foreign
+from src.core.trust import TARGET, find_packages
 
 
 class RememberingLoader:
@@ -45,7 +45,7 @@ class RememberingLoader:
             composed = self.loader.load_sweep_config(master_config, sweep_overrides)
             self.known[kind] = pickle.dumps(composed)
             settings: Any = OmegaConf.to_container(composed)
-            self.packages.update(find_foreign({**settings, "hydra": {}}))
+            self.packages.update(find_packages({**settings, "hydra": {}}))
         config: DictConfig = pickle.loads(self.known[kind])
         for override in plain:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)

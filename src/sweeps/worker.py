@@ -26,6 +26,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
 from src.core.files import read_json, write_json
+from src.records import claim
 from src.sweeps.jobs import STACK
 
 HEAVY = (
@@ -124,6 +125,7 @@ def run(config: DictConfig, order: Order) -> bool:
     JobRuntime.instance().set("name", config.hydra.job.name)
     task = getattr(sys.modules["__main__"], order.task)
     context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]  # composed it is
+    claim(order.folder, config)
     with read_write(config.hydra), open_dict(config):
         config.hydra.job_logging.root.handlers = ["file"]  # what the process prints goes there, too
     done = run_job(

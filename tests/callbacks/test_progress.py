@@ -1,10 +1,15 @@
+import logging
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from src.callbacks.progress import Progress
+from tests.command_line import train
 from tests.training import Given, Recorder, points, quiet_trainer
 
 
@@ -16,10 +21,11 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_bar_is_for_terminals_alone(terminal: bool) -> None:
     progress = Progress(refresh_rate=1)
-    assert progress.is_enabled == terminal
+    assert progress.shown == terminal
     progress.disable()
+    assert not progress.shown
     progress.enable()  # as Lightning does for the first of several processes
-    assert progress.is_enabled == terminal
+    assert progress.shown == terminal
 
 
 def test_the_bar_shows_metrics_without_lightnings_version_number(tmp_path: Path) -> None:
@@ -39,3 +45,75 @@ def test_the_bar_shows_the_loss_of_the_last_look(tmp_path: Path) -> None:
     trainer.fit(model, datamodule=Given(points(4, classes=2), points(4, classes=2)))
     model.loss_shown = 0.25  # type: ignore[assignment]
     assert progress.get_metrics(trainer, model) == {"loss": 0.25}
+
+
+@pytest.fixture
+def screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> pytest.CaptureFixture[str]:
+    """A terminal; what is written to it can be read."""
+    monkeypatch.setattr("src.callbacks.progress._has_screen", lambda: True)
+    return capsys
+
+
+def read_bars(text: str) -> list[tuple[str, str]]:
+    """Return each bar that was drawn: its epoch, and how many batches of how many."""
+    return [
+        (epoch, count.strip()) for epoch, count in re.findall(r"epoch (\S+) \|[^|]*\|([ 0-9]+/[0-9]+) batches", text)
+    ]
+
+
+class Slow(Progress):
+    """A bar that is drawn at each update."""
+
+    def on_train_start(self, *args: Any) -> None:
+        super().on_train_start(*args)
+        self.bar.mininterval = 0
+
+
+def test_bar_counts_batches_over_all_epochs(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, max_epochs=2)
+    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    bars = read_bars(screen.readouterr().err)
+    assert list(dict.fromkeys(bars)) == [
+        *[("1/2", f"{count}/6") for count in (0, 1, 2, 3)],
+        *[("2/2", f"{count}/6") for count in (3, 4, 5, 6)],
+    ]
+
+
+def test_bar_ends_at_max_steps_and_is_gone_in_the_end(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, max_epochs=-1, max_steps=4
+    )
+    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    text = screen.readouterr().err
+    assert read_bars(text)[-1] == ("2/?", "4/4")
+    assert text.split("\r")[-1] == "" and not text.split("\r")[-2].strip()  # the line is empty again
+
+
+def test_bar_counts_the_batches_of_a_chunk(
+    tmp_path: Path, screen: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("model=mlp", "data=xor", "callbacks=default", "logger=none", "trainer.max_epochs=2")
+    pictures = ("~callbacks.decision_regions", "~callbacks.curves", "~callbacks.samples", "~callbacks.misclassified")
+    outcome = train(*overrides, *pictures, "~callbacks.confusion_matrix", "data.train_size=100", cwd=tmp_path)
+    assert "steps: in chunks" in (outcome.folder / "train.log").read_text()
+    assert {count.split("/")[1] for _, count in read_bars(outcome.err)} == {"20"}
+
+
+def test_log_lines_and_errors_stand_on_lines_of_their_own(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    class Speaks(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            logging.getLogger("speaker").warning("a word")
+            if trainer.global_step == 2:
+                raise RuntimeError("the end")
+
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(handler)
+    trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1), Speaks()], enable_progress_bar=True)
+    try:
+        with pytest.raises(RuntimeError, match="the end"):
+            trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+        assert handler.stream is sys.stderr
+    finally:
+        logging.getLogger().removeHandler(handler)
+    text = screen.readouterr().err
+    assert len(re.findall(r"\ra word\n", text)) == 2 and text.endswith("\r")

@@ -68,8 +68,9 @@ def test_file_is_synced_before_it_takes_its_place_and_the_folder_after(
     tmp_path: Path, operations: list[Operation]
 ) -> None:
     write_text(tmp_path / "new" / "a.txt", "text")
-    assert [each.kind for each in operations] == ["mkdir", "write", "sync", "replace", "sync_folder"]
-    assert operations[1].content == b"text" and operations[3].path == tmp_path / "new" / "a.txt"
+    kinds = ["mkdir", "sync_folder", "write", "sync", "replace", "sync_folder"]
+    assert [each.kind for each in operations] == kinds
+    assert operations[2].content == b"text" and operations[4].path == tmp_path / "new" / "a.txt"
 
 
 def test_files_written_together_are_all_synced_before_the_first_takes_its_place(

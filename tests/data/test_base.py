@@ -62,16 +62,19 @@ def test_in_evaluation_every_sample_counts_once_over_all_processes(count: int, w
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [12, 13, 17])
-def test_in_training_the_processes_shares_are_equally_large_and_make_up_the_batch(count: int, world: int) -> None:
+def test_in_training_every_sample_counts_once_and_no_process_goes_without(count: int, world: int) -> None:
     def order() -> Tensor:
         return torch.arange(count).flip(0)
 
-    shares = [
-        numbers(Batches(numbered(count), 6, order, train=True, rank=rank, world_size=world)) for rank in range(world)
-    ]
+    loaders = [Batches(numbered(count), 6, order, train=True, rank=rank, world_size=world) for rank in range(world)]
+    shares = [numbers(loader) for loader in loaders]
     for step, batch in enumerate(numbers(Batches(numbered(count), 6, order))):
-        assert len({len(share[step]) for share in shares}) == 1
-        assert set(joined([share[step] for share in shares])) == set(batch)
+        counts = [loader.counts(step) for loader in loaders]
+        assert all(whole == len(batch) for _, whole in counts)
+        assert sum(own for own, _ in counts) == len(batch)
+        counted = [share[step][:own] for share, (own, _) in zip(shares, counts, strict=True)]
+        assert sorted(joined(counted)) == sorted(batch)
+        assert all(share[step] == batch[:1] for share, (own, _) in zip(shares, counts, strict=True) if not own)
 
 
 # Sizes

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -166,7 +167,10 @@ def test_published_weights_come_from_torchs_cache(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub/checkpoints"
     cache.mkdir(parents=True)
-    torch.save(theirs, cache / "resnet18-f37072fd.pth")
+    torch.save(theirs, cache / "new.pth")
+    digest = hashlib.sha256((cache / "new.pth").read_bytes()).hexdigest()[:8]
+    path = (cache / "new.pth").rename(cache / f"resnet18-{digest}.pth")
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value, "url", f"https://none/{path.name}")
     backbone, _ = first_weights("IMAGENET1K_V1", tmp_path, stem="auto")
     assert is_same(backbone, without_output(theirs))
 
@@ -189,7 +193,17 @@ def test_a_damaged_file_in_torchs_cache_is_named(tmp_path: Path, monkeypatch: py
     cache = tmp_path / "hub/checkpoints"
     cache.mkdir(parents=True)
     (cache / "resnet18-f37072fd.pth").write_bytes(b"<html>moved</html>")
-    with pytest.raises(InputError, match=r"resnet18-f37072fd\.pth"):
+    with pytest.raises(InputError, match=r"resnet18-f37072fd\.pth is damaged: its SHA-256 does not"):
+        first_weights("IMAGENET1K_V1", tmp_path)
+
+
+def test_other_weights_in_the_place_of_published_ones_are_refused(
+    theirs: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(theirs, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
+    with pytest.raises(InputError, match="does not begin with f37072fd"):
         first_weights("IMAGENET1K_V1", tmp_path)
 
 

@@ -1,0 +1,80 @@
+"""How a trainer takes over a checkpoint: as an epoch's end, exactly, or not at all."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.loops.loop import _Loop
+
+from src.checkpoints import AtomicCheckpointIO
+from src.errors import InputError
+from src.models.steps import same_count
+from src.resume import Past
+
+
+def restore(trainer: Trainer, past: Past) -> None:
+    """Have a trainer's ``fit`` take over a checkpoint that has been read.
+
+    Raises:
+        InputError: in ``fit``, if a part of the checkpoint is not what it should be.
+    """
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    trainer.strategy.checkpoint_io.read = kept = past.content
+    expected = [kept["epoch"] + 1, kept["global_step"], len(kept["optimizer_states"]), len(kept["lr_schedulers"])]
+    connector = trainer._checkpoint_connector
+    restore_states, restore_loops = connector._restore_modules_and_callbacks, connector.restore_training_state
+
+    def restore_callbacks(*args: Any, **settings: Any) -> None:
+        with refusing(past.path):
+            restore_states(*args, **settings)
+
+    def restore_training() -> None:
+        with refusing(past.path):
+            restore_loops()
+            if trainer.fit_loop._loaded_from_state_dict:  # also called before a test, which takes over nothing
+                begin_after_epoch(trainer, expected)
+
+    connector._restore_modules_and_callbacks = restore_callbacks  # type: ignore[method-assign]
+    connector.restore_training_state = restore_training  # type: ignore[method-assign]
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Tell in one line what those who take over a checkpoint's parts find wrong with it.
+
+    Raises:
+        InputError: if anything is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"checkpoint {path} does not fit this run ({reason[:200]}); start a new run from its weights: "
+            f"ckpt_path={path}"
+        ) from error
+
+
+def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
+    """Let training go on with the next epoch.
+
+    With ``max_steps`` Lightning would end the last one again, and count it twice.
+
+    Args:
+        trainer: with its state taken over.
+        expected: epochs, steps, optimisers and schedules of the learning rate that there are.
+
+    Raises:
+        ValueError: if there are others: the parts of the checkpoint are not of one moment.
+    """
+    same_count(trainer)
+    _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+    epochs = trainer.fit_loop.epoch_progress.current.processed
+    found = (epochs, trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs))
+    for what, here, there in zip(("epochs", "steps", "optimizers", "schedulers"), found, expected, strict=True):
+        if here != there:
+            raise ValueError(f"{there} {what}, not {here}")

@@ -1,0 +1,215 @@
+"""List all runs and sweeps: when, what, result, status.
+
+    python -m src.runs                                  # those under outputs/, newest first
+    python -m src.runs --filter mnist --sort result     # of MNIST, the best first
+    python -m src.runs --filter failed elsewhere/outputs
+
+A filter is a word that a row must contain; of several all.
+"""
+
+import argparse
+import csv
+import math
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from src.core.files import read_json
+from src.core.strays import refuse_strays
+from src.errors import InputError
+
+ORDERS = ("when", "result", "status", "name")
+
+
+class Row(NamedTuple):
+    """A run or a sweep.
+
+    Attributes:
+        when: it was started first.
+        folder: where it lies.
+        what: the settings that were typed.
+        status: a run's, or how many jobs of a sweep have which.
+        metric: what it is judged by, and whether "min" or "max" is best.
+        value: the metric's best; NaN if there is none yet.
+    """
+
+    when: datetime
+    folder: Path
+    what: str
+    status: str
+    metric: tuple[str, str]
+    value: float
+
+    @property
+    def result(self) -> str:
+        name, _ = self.metric
+        if math.isnan(self.value):
+            return ""
+        return f"{name} {self.value:.2%}" if "/acc" in name else f"{name} {self.value:.4g}"
+
+    @property
+    def cells(self) -> list[str]:
+        return [f"{self.when.astimezone():%Y-%m-%d %H:%M}", str(self.folder), self.what, self.result, self.status]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m src.runs", description="List all runs and sweeps.")
+    parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder that holds them")
+    parser.add_argument("--sort", choices=ORDERS, default="when", help="newest, best or first in the alphabet on top")
+    parser.add_argument("--filter", action="append", default=[], metavar="WORD", help="show rows that contain it")
+    given = parser.parse_args()
+    try:
+        rows = read_rows(given.outputs)
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+    words = [word.lower() for word in given.filter]
+    kept = [row for row in rows if all(word in " ".join(row.cells).lower() for word in words)]
+    show(sorted(kept, key=_get_key(given.sort)))
+
+
+def read_rows(outputs: Path) -> list[Row]:
+    """Read what lies in ``runs/`` and ``sweeps/`` of a folder.
+
+    Raises:
+        InputError: if it has neither.
+    """
+    runs, sweeps = outputs / "runs", outputs / "sweeps"
+    if not (runs.is_dir() or sweeps.is_dir()):
+        raise InputError(f"{outputs}: there are no runs and no sweeps in it")
+    found = dict.fromkeys(_find(runs, ".hydra/config.yaml"), _read_run)
+    found |= dict.fromkeys(_find(sweeps, "multirun.yaml"), _read_sweep)
+    return [_read_closed(folder) or read(folder) for folder, read in found.items()]
+
+
+def show(rows: list[Row]) -> None:
+    """Print rows as a table; where the output is no terminal nothing is cut off."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("started", "folder", "settings", "best", "status"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row.cells), style="red" if "failed" in row.status else "")
+    console.print(table)
+
+
+def _get_key(order: str) -> Callable[[Row], Any]:
+    keys: dict[str, Callable[[Row], Any]] = {
+        "when": lambda row: -row.when.timestamp(),
+        "result": lambda row: (row.metric, math.isnan(row.value), -row.value if row.metric[1] == "max" else row.value),
+        "status": lambda row: (row.status, -row.when.timestamp()),
+        "name": lambda row: str(row.folder),
+    }
+    return keys[order]
+
+
+def _find(folder: Path, mark: str) -> Iterator[Path]:
+    """Yield the folders in a folder that have a file."""
+    return (path for path in sorted(folder.glob("*")) if (path / mark).is_file())
+
+
+def _read_closed(folder: Path) -> Row | None:
+    """Return the row of a folder that is not read, since something in it leads elsewhere; of others ``None``."""
+    try:
+        refuse_strays(folder)
+    except InputError as error:
+        return Row(_read_time(folder, {}), folder, "", f"damaged: {error}", ("", ""), math.nan)
+    return None
+
+
+def _read_run(folder: Path) -> Row:
+    metrics, provenance = read_json(folder / "metrics.json") or {}, read_json(folder / "provenance.json") or {}
+    return Row(
+        when=_read_time(folder, provenance),
+        folder=folder,
+        what=_read_settings(provenance),
+        status=_read_status(folder),
+        metric=(str(metrics.get("monitor") or ""), str(metrics.get("mode") or "")),
+        value=_as_number(metrics.get("best")),
+    )
+
+
+def _read_sweep(folder: Path) -> Row:
+    jobs = list(_find(folder, "job.json"))
+    statuses = Counter((read_json(job / "status.json") or {}).get("status", "waiting") for job in jobs)
+    metrics = next((found for job in jobs if (found := read_json(job / "metrics.json"))), {})
+    provenance = next((found for job in jobs if (found := read_json(job / "provenance.json"))), {})
+    metric = (str(metrics.get("monitor") or ""), str(metrics.get("mode") or ""))
+    if statuses["running"] and not _is_held(folder):
+        statuses["stopped"] = statuses.pop("running")
+    return Row(
+        when=_read_time(folder, provenance),
+        folder=folder,
+        what=_read_settings(provenance),
+        status=f"{len(jobs)} jobs: " + ", ".join(f"{count} {status}" for status, count in statuses.most_common()),
+        metric=metric,
+        value=_read_best(folder / "results.csv", *metric),
+    )
+
+
+def _read_status(folder: Path) -> str:
+    """Return a run's status; one that is said to run and is not has been killed: "stopped"."""
+    status = str((read_json(folder / "status.json") or {}).get("status", "waiting"))
+    return "stopped" if status == "running" and not _is_held(folder) else status
+
+
+def _is_held(folder: Path) -> bool:
+    """Return whether a process is at work in a folder."""
+    lock = folder / ".lock"
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _read_time(folder: Path, provenance: dict[str, Any]) -> datetime:
+    """Return when a run was first started; of one that has not noted it, when its folder changed."""
+    try:
+        return datetime.fromisoformat(str(provenance.get("started")))
+    except ValueError:
+        return datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+
+
+def _read_settings(provenance: dict[str, Any]) -> str:
+    """Return the settings of the command that started a run, without the program and the name."""
+    try:
+        words = shlex.split(str(provenance.get("command") or ""))
+    except ValueError:
+        return ""
+    return shlex.join(word for word in words[3:] if not word.startswith(("name=", "-m")))
+
+
+def _read_best(path: Path, metric: str, mode: str) -> float:
+    """Return the best value of a metric in a sweep's results."""
+    try:
+        with path.open(newline="") as file:
+            values = [_as_number(row.get(metric)) for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error):
+        return math.nan
+    return (max if mode == "max" else min)((each for each in values if math.isfinite(each)), default=math.nan)
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+if __name__ == "__main__":
+    main()

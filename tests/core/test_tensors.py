@@ -1,0 +1,173 @@
+"""A file of tensors is read as it was written, or refused by name: whatever has become of it since."""
+
+import hashlib
+import io
+import os
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.core.tensors import read_tensors
+from src.errors import InputError
+from tests.command_line import same
+
+CONTENT: dict[str, Any] = {
+    "state_dict": {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(7)},
+    "epoch": 3,
+    "parts": {"names": ["a", "b"], "rate": 0.1, "none": None, "yes": True},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "a.ckpt"
+    torch.save(CONTENT, path)
+    return path
+
+
+def read(path: Path) -> Any:
+    """Return what is read, or the line that refuses it."""
+    try:
+        return read_tensors(path)
+    except InputError as error:
+        line = str(error)
+        assert str(path) in line and line.isprintable(), line
+        return line
+
+
+def test_what_was_written_is_read(path: Path) -> None:
+    assert same(read_tensors(path), CONTENT)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
+    """Five hundred drawn from all bits, and all those of a part's header that mark it as a folder."""
+    content = path.read_bytes()
+    headers = [at for at in range(len(content)) if content.startswith(b"PK\1\2", at)]
+    marks = [8 * (at + 38) + bit for at in headers for bit in range(32)]  # external attributes
+    drawn = random.Random(0).sample(range(8 * len(content)), 500)
+    refused = 0
+    for bit in [*drawn, *marks]:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = read(path)
+        assert isinstance(found, str) or same(found, CONTENT), f"bit {bit}"
+        refused += isinstance(found, str)
+    assert refused > 250
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_refused(share: float, path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert "is truncated or not a checkpoint" in read(path)
+
+
+def rewritten(path: Path, change: Callable[[zipfile.ZipFile, list[tuple[str, bytes]]], None]) -> None:
+    """Write a file's parts anew, as ``change`` does it."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        change(archive, parts)
+
+
+def test_compressed_parts_are_refused(path: Path) -> None:
+    def compress(archive: zipfile.ZipFile, parts: list[tuple[str, bytes]]) -> None:
+        for name, content in [*parts, ("a/data/9", bytes(10**7))]:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+    rewritten(path, compress)
+    assert path.stat().st_size < 10**5
+    assert "is not as torch writes such a file" in read(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_part_that_is_there_twice_is_refused(path: Path) -> None:
+    def repeat(archive: zipfile.ZipFile, parts: list[tuple[str, bytes]]) -> None:
+        for name, content in [*parts, parts[0]]:
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+    rewritten(path, repeat)
+    assert "is not as torch writes such a file" in read(path)
+
+
+def test_parts_that_share_their_bytes_are_refused(path: Path) -> None:
+    def overlap(archive: zipfile.ZipFile, parts: list[tuple[str, bytes]]) -> None:
+        archive.writestr(zipfile.ZipInfo("a/data/0"), bytes(10**5))
+        first = archive.infolist()[0]
+        for number in range(1, 50):
+            again = zipfile.ZipInfo(f"a/data/{number}")
+            again.header_offset, again.CRC = first.header_offset, first.CRC
+            again.file_size = again.compress_size = first.file_size
+            archive.filelist.append(again)
+
+    rewritten(path, overlap)
+    assert "is not as torch writes such a file" in read(path)
+
+
+def test_something_before_or_after_the_archive_is_refused_or_changes_nothing(path: Path) -> None:
+    content = path.read_bytes()
+    for other in (b"#!/bin/sh\n" + content, content + b"more"):
+        path.write_bytes(other)
+        found = read(path)
+        assert isinstance(found, str) or same(found, CONTENT)
+
+
+def test_a_pipe_and_a_folder_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "folder.ckpt").mkdir()
+    assert read(tmp_path / "pipe.ckpt").endswith("is no plain file")
+    assert read(tmp_path / "folder.ckpt").endswith("is no plain file")
+    assert read(tmp_path / "none.ckpt").endswith("does not exist")
+
+
+def test_code_is_not_run(path: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "made"),))
+
+    torch.save({"state_dict": Evil()}, path)
+    assert "not a checkpoint" in read(path)
+    assert not (tmp_path / "made").exists()
+
+
+# Files without checksums
+
+
+def test_torchs_old_format_is_refused_with_how_to_convert_it(tmp_path: Path) -> None:
+    path = tmp_path / "it's old.pth"
+    torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
+    line = read(path)
+    assert "old format" in line
+    command = line.split("python -c ")[1]
+    assert os.system(f"true {command}") == 0  # quoted for the shell
+    exec(compile(os.popen(f"printf %s {command}").read(), "command", "exec"))
+    assert same(read_tensors(path), CONTENT)
+
+
+def test_the_old_format_is_read_where_the_files_name_has_its_digest(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    torch.save(CONTENT, content, _use_new_zipfile_serialization=False)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
+    path = tmp_path / f"net-{digest}.pth"
+    path.write_bytes(content.getvalue())
+    assert same(read_tensors(path), CONTENT)
+    path.write_bytes(content.getvalue()[:-1] + b"x")
+    assert f"its SHA-256 does not begin with {digest}" in read(path)
+
+
+def test_a_name_that_looks_like_a_digest_does_no_harm(tmp_path: Path) -> None:
+    torch.save(CONTENT, tmp_path / "run-20261124.ckpt")
+    assert same(read_tensors(tmp_path / "run-20261124.ckpt"), CONTENT)
+
+
+def test_a_digest_that_is_asked_for_must_be_the_files(path: Path) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert same(read_tensors(path, digest), CONTENT)
+    with pytest.raises(InputError, match="does not begin with 0badc0de"):
+        read_tensors(path, "0badc0de")
