@@ -126,10 +126,10 @@ def check_trust(content: Any, source: Path, rules: Rules, packages: tuple[str, .
         InputError: naming the first such setting, and how to allow it.
     """
     try:
-        _check_settings(content, rules)
         targets = list(_targets(content))
         for key, target in targets:
             _check_name(key, target, packages)
+        _check_settings(content, rules)
         for key, target in targets:
             _check_class(key, target, rules, packages)
     except ValueError as error:
