@@ -122,9 +122,11 @@ def own_folder(sweep: Path) -> Path:
 
 def remove_earlier(own: Path) -> None:
     """Remove what earlier starts have left beside this one's folder."""
-    for folder in own.parent.iterdir():
-        if folder != own:
-            shutil.rmtree(folder, ignore_errors=True)
+    for path in own.parent.iterdir():
+        if path.is_dir() and path != own:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != own:
+            path.unlink()
 
 
 def end_earlier(cluster: Queue | Here) -> bool:
