@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LOCK = $(shell $(PYTHON) -c 'import sys, sysconfig; print(f"lock-{sysconfig.get_platform()}-{sys.implementation.cache_tag}.txt")')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test bench lint format tensorboard screenshots clean
+.PHONY: help install install-locked lock audit train test bench lint format tensorboard screenshots clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create .venv and install everything into it
 
@@ -17,6 +18,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# What is built (one package, and this project's own) is built by the setuptools of the lock, which therefore goes first.
+install-locked: ## create .venv anew from the very files whose hashes are locked
+	@test -f $(LOCK) || { echo "there is no $(LOCK): on this platform, make install and make lock come first"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	grep '^setuptools==' $(LOCK) | $(BIN)/python -m pip install --require-hashes --no-deps --requirement /dev/stdin
+	$(BIN)/python -m pip install --require-hashes --no-deps --no-build-isolation --requirement $(LOCK)
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $(INSTALLED)
+
+lock: $(INSTALLED) ## write the hashes of what constraints.txt installs on this platform
+	$(BIN)/python -m tests.dependencies lock
+
+audit: $(INSTALLED) ## ask whether holes are known in what is locked (needs a network)
+	$(BIN)/python -m tests.dependencies audit
 
 train: $(INSTALLED) ## train the default model on a built-in data set: make train ARGS="model=cnn data=mnist"
 	$(BIN)/python -m src.train $(ARGS)

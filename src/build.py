@@ -1,5 +1,6 @@
 """The parts of a run, made from its config: the machine set up, data, model, callbacks, trainer."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.nodes import meeting_place
-from src.settings import check
+from src.validation import check
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -53,12 +54,20 @@ def prepare(cfg: DictConfig) -> str:
 
 
 def make(group: str, settings: Any, **given: Any) -> Any:
-    """Instantiate a config's part; a setting that its class does not take is told in one line."""
+    """Instantiate a config's part.
+
+    Raises:
+        InputError: for a setting that its class does not take, or that is not for a config to give.
+    """
+    if taken := [key for key in settings if key in given]:
+        raise InputError(f"{group}.{taken[0]} is no setting: a run gives it to {settings['_target_']} itself")
     try:
         return instantiate(settings, **given)
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
+        if "takes no arguments" in str(error):
+            raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
         raise
 
 
@@ -69,7 +78,8 @@ def build_data(cfg: DictConfig) -> TensorDataModule:
 def build_model(cfg: DictConfig, data: TensorDataModule, kind: str) -> LightningModule:
     """The config's model for the data's shape and task; all its settings are plain values."""
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
-    model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
+    with devices.within_memory(kind):
+        model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
     devices.suit_memory(model, kind)
     return model
 
@@ -90,7 +100,7 @@ def monitored(cfg: DictConfig, data: TensorDataModule) -> tuple[str | None, str]
 def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
     """The config's callbacks; one whose ``monitor`` is null watches what the task is judged by."""
     callbacks = []
-    for settings in cfg.callbacks.values():
+    for key, settings in cfg.callbacks.items():
         if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not cfg.logger):
             continue  # with nowhere to log the rates Lightning refuses to start
         if "monitor" in settings and settings.monitor is None:
@@ -98,11 +108,13 @@ def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
             if name is None:
                 raise InputError(f"{settings._target_.split('.')[-1]} needs a validation set: data.val_size is 0")
             settings = OmegaConf.merge(settings, {"monitor": name, "mode": mode})
-        callbacks.append(make("callbacks", settings))
+        callbacks.append(make(f"callbacks.{key}", settings))
     return callbacks
 
 
-def build_trainer(cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int = 0) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int | None = None
+) -> Trainer:
     """Lightning's Trainer as the config has it, working in ``folder``.
 
     Args:
@@ -110,12 +122,15 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path, callbacks: list[Call
         kind: the kind of device, from `prepare`.
         folder: where everything is written.
         callbacks: what to call, in order.
-        first_step: the step that a resumed run goes on from; logs after it are taken back.
+        first_step: the step that a resumed run goes on from; logs from it on are taken back. ``None``: there are none.
     """
     loggers = []
-    for settings in cfg.logger.values():
-        takes_back = {"purge_step": first_step} if first_step and "TensorBoard" in settings._target_ else {}
-        loggers.append(make("logger", settings, save_dir=str(folder), **takes_back))
+    for key, settings in cfg.logger.items():
+        if settings is None:
+            continue
+        logged_before = first_step is not None and "TensorBoard" in settings._target_
+        takes_back = {"purge_step": first_step} if logged_before else {}
+        loggers.append(make(f"logger.{key}", settings, save_dir=str(folder), **takes_back))
     return plain_trainer(
         cfg,
         kind,
@@ -129,12 +144,13 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path, callbacks: list[Call
 def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> Trainer:
     """The config's Trainer with further settings; without any it shows and keeps nothing."""
     quiet = {} if settings else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    own = {**cfg.trainer, "accelerator": kind, "deterministic": cfg.get("deterministic", False)}
+    own = {**cfg.trainer, "accelerator": kind}
     if "precision" in own:
         own["precision"] = devices.precision(own["precision"], kind)
     return make(
         "trainer",
         own,
+        deterministic=cfg.get("deterministic", False),
         plugins=[AtomicCheckpointIO(), meeting_place(cfg.trainer)],
         default_root_dir=str(folder),
         num_sanity_val_steps=0,
@@ -150,6 +166,7 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: TensorDataModul
     if data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size
+    check_limits(cfg.trainer, samples // size if data.drop_last else math.ceil(samples / size))
     if cfg.trainer.limit_train_batches == 0 or (data.drop_last and samples < size):
         raise InputError(
             f"there is no batch to train on: {samples} samples, data.batch_size={size}, "
@@ -171,3 +188,14 @@ def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> 
             f"batch norm needs {needed}: of {samples} with data.batch_size={data.batch_size} the last batch has "
             f"{'one' if last == 1 else last}; choose another data.batch_size ({enough} or more), or data.drop_last=true"
         )
+
+
+def check_limits(trainer: DictConfig, batches: int) -> None:
+    """Refuse shares of an epoch's batches that come to none, and more of them than there are."""
+    for name in ("limit_train_batches", "overfit_batches"):
+        share = trainer.get(name)
+        if isinstance(share, float) and 0 < share * batches < 1:
+            raise InputError(f"trainer.{name}={share}: of {batches} batches that is none")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, int) and interval > batches:
+        raise InputError(f"trainer.val_check_interval={interval}: an epoch has {batches} batches")

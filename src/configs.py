@@ -12,15 +12,16 @@ from src.core.references import UNKNOWN, check_extent, take_out_foreign
 from src.core.strays import refuse_strays
 from src.core.trust import LENT, Rules, check_trust, find_packages
 from src.errors import InputError
+from src.messages import CONF
 
-CONF = Path(__file__).parent.parent / "conf"
 FILE = Path(".hydra", "config.yaml")  # in a run's folder
 PARTS = ("data", "model", "optimizer", "trainer")
 SEVERAL = ("callbacks", "logger")  # sections of parts
 
-# What does not make a run another: where its files lie, what it runs on, how it is started.
+# What does not make a run another: where its files lie, if they are verified, what it runs on, how it is started.
 APART = (
     "data.root",
+    "data.verify",
     "name",
     "paths.",
     "recipe.",  # what of it is used stands where it is used

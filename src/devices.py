@@ -3,18 +3,23 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from src.environment import Place, cores
+from src.environment import Place, cores, memory
 from src.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
 # Lightning switches it on; on the CPU each optimiser step would then ask in vain whether there is a GPU, for 40 µs.
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+FEW_PROCESSES = 8  # bearable on a CPU with fewer cores, to try something out
+MOST_THREADS = 1024  # with a hundred times as many a process ends without a word
 SMALL_STEP = 20_000_000  # floating-point operations
 
 
@@ -46,15 +51,21 @@ def check_count(kind: str, devices: Any) -> int:
     """How many devices ``trainer.devices`` asks for; each has a process of its own.
 
     Raises:
-        InputError: if there are fewer GPUs.
+        InputError: if there are fewer GPUs, or far fewer CPU cores.
     """
     there = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
     if isinstance(devices, str):  # auto: all that there are
         devices = there or 1
-    wanted = devices if isinstance(devices, int) else len(devices)
-    if there is not None and wanted > there:
+    if there is None:
+        if not isinstance(devices, int):
+            raise InputError(f"trainer.devices={devices}: device numbers are for GPUs, and this run is on the CPU")
+        if devices > (most := max(FEW_PROCESSES, cores())):
+            raise InputError(f"trainer.devices={devices}: this machine has {cores()} CPU cores, use at most {most}")
+        return devices
+    wanted = [*range(devices)] if isinstance(devices, int) else devices
+    if any(number >= there for number in wanted):
         raise InputError(f"trainer.devices={devices}: this machine has {there} GPU{'s'[: there != 1]}")
-    return wanted
+    return len(wanted)
 
 
 def prepare(kind: str, threads: int | None, processes: int, deterministic: bool) -> None:
@@ -102,9 +113,17 @@ def precision(asked: Any, kind: str) -> Any:
 
 
 def asked_threads(threads: int | None) -> int | None:
-    """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does."""
+    """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does.
+
+    Raises:
+        InputError: if OMP_NUM_THREADS asks for more than any machine bears.
+    """
     environment = os.environ.get("OMP_NUM_THREADS", "")
-    return threads or (int(environment) if environment.isdigit() else None)
+    if threads or not environment.isdecimal():
+        return threads
+    if int(environment) > MOST_THREADS:
+        raise InputError(f"OMP_NUM_THREADS={environment}: at most {MOST_THREADS} threads can be asked for")
+    return int(environment) or None
 
 
 def match_threads(operations: int) -> None:
@@ -119,6 +138,31 @@ def match_threads(operations: int) -> None:
     """
     if 0 < operations < SMALL_STEP:
         torch.set_num_threads(1)
+
+
+@contextmanager
+def within_memory(kind: str) -> Iterator[None]:
+    """Refuse weights that this machine cannot hold, as they are made: the system would end the process without a word.
+
+    Raises:
+        InputError: as soon as there are too many.
+    """
+    needed = 0
+
+    def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter) -> None:
+        nonlocal needed
+        needed += weight.numel() * weight.element_size() * (2 if kind == CPU else 1)  # a gradient for each
+        if needed > memory():
+            raise InputError(
+                f"the model's weights need more than the {memory() / 2**30:,.0f} GB of memory here: choose a smaller "
+                "one (model.hidden_size, model.channels)"
+            )
+
+    counting = register_module_parameter_registration_hook(count)  # before there is anything in them
+    try:
+        yield
+    finally:
+        counting.remove()
 
 
 def suit_memory(module: torch.nn.Module, kind: str) -> None:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.core.files import read_json
 from src.errors import InputError
+from src.records import read_status
 
 SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the CPU cores of a process that others work beside
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""
@@ -24,6 +26,16 @@ def cores() -> int:
     if (share := os.environ.get(SHARE_OF_CORES, "")).isdigit():
         return int(share)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def memory() -> int:
+    """Return the bytes of memory of this machine, or of its part that this process may use."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
+        with suppress(OSError, ValueError):
+            found.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(found)
 
 
 class Place(NamedTuple):
@@ -133,6 +145,6 @@ def agree(config: Mapping[str, Any], here: Place) -> None:
         if config.get(setting, 0) is None:
             raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
     folder = config["hydra"]["run"]["dir"]
-    before = read_json(Path(folder) / "status.json") or {}
-    if not here.first and before.get("status", "running") != "running":  # the first one sees so, too, and ends
+    before = read_status(Path(folder))["status"]
+    if not here.first and before not in ("waiting", "running"):  # the first one sees so, too, and ends
         raise InputError(f"{folder} is there already: choose another name=…")

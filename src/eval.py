@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from src import cli
-from src.configs import CONF
+from src.messages import CONF
 from src.startup import importing
 
 

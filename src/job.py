@@ -34,11 +34,12 @@ from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.environment import place_in
 from src.errors import InputError
+from src.events import events_after
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
 from src.presets import check_presets
-from src.records import keep_settings, spelled, write_provenance
+from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.restoring import restore
 from src.results import Results
 from src.resume import Past, Reached, alone, check_model, clear_way, find_ends, find_longer, make_plan, read_past
@@ -87,7 +88,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
-    with results.kept(), alone(folder):
+    with results.kept(), alone(folder), events_after(folder):
         results.trust = spell_trust(needed_trust(cfg))
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
@@ -128,7 +129,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     data.prepare_data()
     data.setup()
     check_batches(cfg, model, data)
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step=past.step if past else 0)
+    first_step = past.step if past else 0 if cfg.resume else None
+    trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
     if past is not None:
         restore(trainer, past)
@@ -177,6 +179,8 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, su
         return
     if cfg.resume:
         keep_settings(cfg, folder)
+        if damage := find_damage(folder):
+            log.warning("%s: written anew", damage)
     write_provenance(folder, devices.describe(kind))
     log.info("%s, %s", what, devices.describe(kind))
     if note:
@@ -206,6 +210,6 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     metrics = dict(loop(model, datamodule=data, verbose=False)[0])
     epoch = epoch + 1 if isinstance(epoch, int) else 0  # of a file of weights alone that is not known
     if trainer.is_global_zero:
-        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
+        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
     return metrics

@@ -10,32 +10,28 @@ drawn first.
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from src.core.trust import TRUST, take_trust
-from src.errors import InputError
 
 
 def main() -> None:
     about = "Write the report of a sweep."
     parser = argparse.ArgumentParser(prog="python -m src.report", description=about, epilog=TRUST)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
-    try:
+    from src.cli import told_in_the_end
+
+    with told_in_the_end():
         packages, rest = take_trust(sys.argv[1:])
         folders = parser.parse_args(rest).folders
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
-        print(report(folders, draw=True, packages=packages))
-        with suppress(InputError):  # a damaged job is told in the report
-            write_hparams(folders[0])
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # while pictures are drawn
-        from src.cli import INTERRUPTED
-
-        sys.exit(INTERRUPTED)
+        notes: list[str] = []
+        print(report(folders, draw=True, packages=packages, tell=notes.append))
+        write_hparams(folders[0])
+    if notes:
+        sys.exit("\n".join(f"error: {note}" for note in notes))
 
 
 if __name__ == "__main__":

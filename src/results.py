@@ -1,9 +1,10 @@
 """A run's results: what stands in its folder when it ends, however it ends, and its last words."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -13,12 +14,15 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
-from src.cli import INTERRUPTED, TERMINATED, input_error
-from src.core.files import read_json, write_csv, write_json
+from src.cli import INTERRUPTED, TERMINATED, in_sweep
+from src.core.files import write_csv, write_json
+from src.core.storage import StorageError
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
-from src.errors import DivergedError
-from src.records import spelled
+from src.errors import DivergedError, InputError
+from src.events import flush_events
+from src.messages import input_error
+from src.records import DAMAGED, read_status, spelled
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +96,10 @@ class Results(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
+            flush_events(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        flush_events(trainer)
 
     def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
         """Take over the test's metrics, and the accuracy of each class where the model counts them."""
@@ -120,19 +128,36 @@ class Results(Callback):
             self.stopped("failed", "diverged", str(error))
             raise
         except Exception as error:
-            reason = "out of memory" if out_of_memory(error) else "error"
-            self.stopped("failed", reason, str(input_error(error) or f"{type(error).__name__}: {error}"))
+            told = input_error(error)
+            if isinstance(told, StorageError):
+                told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.resume_command()}")
+                self.stopped("failed", told.reason, str(told))
+                raise told from error
+            if out_of_memory(error):
+                told = InputError(
+                    f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size"
+                )
+                self.stopped("failed", "out of memory", str(told))
+                raise told from error
+            self.stopped("failed", "error", str(told or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
-        before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.begun or before == "waiting":
-            try:
+        before = read_status(self.folder)["status"]
+        if self.folder.is_dir() and (self.begun or before in ("waiting", DAMAGED)):
+            with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
                 self.write_metrics()
+            with suppress(StorageError):
                 self.write_status(status, reason, message)
-            except OSError as error:  # a full disk must not hide what stopped the run
-                log.error("%s could not be written: %s", self.folder, error)
+
+    @property
+    def safe(self) -> str:
+        """What a disk that cannot be written has not taken, in words."""
+        if epochs := len(self.history.kept):
+            return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
+        kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
+        return "the epochs before are kept" if kept else "no epoch has ended yet"
 
     def resume_command(self) -> str:
         return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"
@@ -161,6 +186,12 @@ class Results(Callback):
             f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
+
+
+def asked_for(error: Exception) -> str:
+    """Return " (PyTorch asked for …)" if an error says so."""
+    found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error))
+    return f" (PyTorch asked for {found[1]})" if found else ""
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from src.checkpoints import WHOLE_EPOCH, Stops, check_fit, read_checkpoint, select_holding, write_checkpoint
 from src.configs import APART, changes, read_config
-from src.core.files import remove, remove_partials
+from src.core.files import pin_folders, remove, remove_partials
 from src.core.tensors import open_verified
 from src.devices import is_main_process
 from src.errors import InputError
@@ -40,7 +40,8 @@ def alone(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder} is being trained by another process") from None
         remove_partials(folder)
     try:
-        yield
+        with pin_folders(folder):
+            yield
     finally:
         lock.release()
 
@@ -126,7 +127,7 @@ def read_past(cfg: DictConfig, folder: Path) -> Past | None:
 def check_content(content: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint that is none of a run here, or lacks what going on takes.
 
-    What the parts hold, those who take them over will see, see `src.restoring`.
+    What else the parts hold, those who take them over look at, see `src.restoring`.
     """
     kinds = {
         "epoch": int,
@@ -138,6 +139,8 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
         "lr_schedulers": list,
     }
     wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if not wrong and not _is_count(content["loops"]):
+        wrong.append("loops")
     states = {} if "callbacks" in wrong else content["callbacks"]
     for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_choice)):
         if not wrong and not is_right(states.get(name), content):
@@ -147,6 +150,15 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
             f"checkpoint {path} is none that a run goes on from: {wrong[0]} is missing or wrong; start a new run from "
             f"its weights: ckpt_path={path}"
         )
+
+
+def _is_count(loops: Any) -> bool:
+    """Return whether Lightning's loops, one within the other, count in numbers."""
+    if not isinstance(loops, dict):
+        return True
+    if "ready" in loops:
+        return all(isinstance(count, int) for count in loops.values())
+    return all(map(_is_count, loops.values()))
 
 
 def _is_seed(state: Any, content: Mapping[str, Any]) -> bool:
@@ -265,13 +277,11 @@ def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, s
     return {each.state_key: f"callbacks.{name}.patience" for name, each in zip(names, stopping, strict=False)}
 
 
-def raise_time(time: Any) -> str:
-    """Return the setting of twice the time, written as it is: "DD:HH:MM:SS", or a mapping of units to numbers."""
-    if isinstance(time, Mapping):
-        return " ".join(f"{TIME}.{unit}={2 * count}" for unit, count in time.items())
-    seconds = 2 * round(Timer(time).time_remaining() or 0.0)
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    return f"{TIME}={days:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
+def raise_time(time: str) -> str:
+    """Return the setting of twice a time, "DD:HH:MM:SS"."""
+    minutes, seconds = divmod(2 * round(Timer(time).time_remaining() or 0.0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{TIME}={hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
 
 
 def is_planned(cfg: DictConfig) -> bool:

@@ -1,74 +1,66 @@
-"""The checks of settings, all in one place, made before any data is loaded."""
+"""The table of all settings of a run: what the value of each has to be. `src.validation` holds a config to it."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
-
-from src.configs import flat
-from src.errors import InputError
+from src.core.checks import (
+    ABOVE_ZERO,
+    FRACTION,
+    FROM_ZERO,
+    PATH,
+    PROBABILITY,
+    SEED,
+    SWITCH,
+    TEXT,
+    Check,
+    count_or_fraction,
+    either,
+    is_number,
+    list_of,
+    one_of,
+    optional,
+    whole,
+)
+from src.devices import MOST_THREADS
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
 from src.models.losses import LOSSES
+from src.places import LONGEST_NAME, PLACES
 
-Check = tuple[Callable[[Any], bool], str]  # whether a value will do, and in words what would
-
-
-def number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def whole_from(low: int) -> Check:
-    return lambda value: whole(value) and value >= low, f"a whole number, {low} or more"
-
-
-def share(value: Any) -> bool:
-    return isinstance(value, float) and 0 <= value <= 1
-
-
-def sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(whole(item) and item >= 1 for item in value)
-
-
-def one_of(*choices: Any) -> Check:
-    """One of the choices, of the same type (1 is not true)."""
-    names = [str(choice).lower() for choice in choices]
-    return (
-        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
-        f"{', '.join(names[:-1])} or {names[-1]}",
-    )
-
-
-def optional(check: Check) -> Check:
-    return lambda value: value is None or check[0](value), f"null or {check[1]}"
-
-
-ABOVE_ZERO: Check = (lambda value: number(value) and 0 < value < float("inf"), "a number above 0")
-FROM_ZERO: Check = (lambda value: number(value) and 0 <= value < float("inf"), "a number, 0 or more")
-PROBABILITY: Check = (lambda value: number(value) and 0 <= value < 1, "a number from 0 to below 1")
-SWITCH: Check = (lambda value: isinstance(value, bool), "true or false")
-AMOUNT: Check = (lambda value: (whole(value) and value >= 0) or share(value), "a count, or a share from 0.0 to 1.0")
-STEPS: Check = (
-    lambda value: value == "total_steps" or (whole(value) and value >= 1),
-    "a whole number above 0, or total_steps",
+MOST_SAMPLES = 10_000_000
+WIDTH = whole(1, 1_000_000)
+PICTURES = whole(1, 1000)  # images in a picture
+FOLDER = Check(
+    lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= LONGEST_NAME,
+    f"a folder's name, of at most {LONGEST_NAME} characters",
 )
-SPLIT: Check = (lambda value: value in ("val", "test"), "val or test")
+RATE = either(ABOVE_ZERO, one_of("lr"), list_of(ABOVE_ZERO, "a list of numbers above 0", low=1))
+STEPS = either(whole(1, 10**12), one_of("total_steps"))
+DEVICE_NUMBERS = Check(
+    lambda value: list_of(whole(0, 1023), "", low=1).allows(value) and len(set(value)) == len(value),
+    "a list of different device numbers",
+)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "auto", 32, 64, 16)
+DICTIONARY = Check(lambda value: isinstance(value, dict), "settings with a _target_")
 
-CHECKS: dict[str, Check] = {
-    "seed": optional((lambda value: whole(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")),
+RUN = {
+    **PLACES,
+    "seed": optional(SEED),
     "deterministic": SWITCH,
-    "threads": optional(whole_from(1)),
+    "threads": optional(whole(1, MOST_THREADS)),
     "compile": optional(one_of("default", "reduce-overhead", "max-autotune")),
-    "split": SPLIT,
-    "model.hidden_size": (
-        lambda value: (whole(value) and value >= 1) or sizes(value),
-        "a whole number above 0 or a list of them ('[512,512]'; [] for none)",
-    ),
-    "model.channels": (lambda value: sizes(value) and len(value) > 0, "a list of whole numbers above 0"),
+    "rerun": optional(one_of("failed", "all")),
+    "ckpt_path": optional(PATH),
+    "paths.data": PATH,
+}
+
+EVALUATION = {  # these come first where a run is evaluated
+    "run": PATH,
+    "split": one_of("val", "test"),
+    "checkpoint": optional(PATH),
+    "paths.data": optional(PATH),
+    "trainer.precision": optional(one_of(*PRECISIONS)),
+}
+
+MODEL = {
+    "model.hidden_size": either(WIDTH, list_of(WIDTH, "a list of them ('[512,512]'; [] for none)")),
+    "model.channels": list_of(whole(1, 100_000), "a list of whole numbers from 1 to 100,000", low=1),
     "model.activation": one_of(*ACTIVATIONS),
     "model.dropout": PROBABILITY,
     "model.batch_norm": one_of(*BATCH_NORMS),
@@ -76,13 +68,13 @@ CHECKS: dict[str, Check] = {
     "model.products": SWITCH,
     "model.init": one_of(*INITIALISATIONS),
     "model.init_std": ABOVE_ZERO,
-    "model.convolutions": whole_from(1),
+    "model.convolutions": whole(1, 100),
     "model.pool": one_of("last", "first"),
-    "model.whiten": whole_from(0),
+    "model.whiten": whole(0, 1000),
     "model.global_pool": SWITCH,
     "model.output_scale": ABOVE_ZERO,
     "model.norm_scale": SWITCH,
-    "model.norm_momentum": (lambda value: number(value) and 0 < value <= 1, "a number above 0, up to 1"),
+    "model.norm_momentum": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1"),
     "model.norm_bias_lr": ABOVE_ZERO,
     "model.flip_test": SWITCH,
     "model.loss": optional(one_of(*LOSSES)),
@@ -90,112 +82,124 @@ CHECKS: dict[str, Check] = {
     "model.l1": FROM_ZERO,
     "model.l2": FROM_ZERO,
     "model.distance": one_of("l1", "l2"),
-    "model.k": whole_from(1),
-    "model.block": whole_from(1),
+    "model.k": whole(1, MOST_SAMPLES),
+    "model.block": whole(1, 100_000),
     "model.label_smoothing": PROBABILITY,
-    "model.freeze": (
-        lambda value: value in ("none", "backbone") or (whole(value) and value >= 0),
-        "none, backbone or a number of epochs",
-    ),
+    "model.freeze": either(one_of("none", "backbone"), whole(0)),
     "model.backbone_lr_factor": ABOVE_ZERO,
-    "model.stem": (lambda value: value in ("auto", "small", "imagenet"), "auto, small or imagenet"),
-    "model.resize": optional(whole_from(1)),
-    "optimizer.lr": ABOVE_ZERO,
-    "optimizer.weight_decay": FROM_ZERO,
-    "optimizer.momentum": PROBABILITY,
+    "model.stem": one_of("auto", "small", "imagenet"),
+    "model.resize": optional(whole(1, 2048)),
+    "model.weights": optional(PATH),
+}
+
+OPTIMIZER = {
+    "lr": ABOVE_ZERO,
+    "betas": list_of(PROBABILITY, "a list of two numbers from 0 to below 1", low=2, high=2),
+    "eps": ABOVE_ZERO,
+    "weight_decay": FROM_ZERO,
+    "momentum": PROBABILITY,
+    "dampening": FRACTION,
+    "nesterov": SWITCH,
+    "fused": optional(SWITCH),
+}
+CHOICES_OF_OPTIMIZERS = ("adam", "adamw", "sgd")
+
+SCHEDULER = {
+    "scheduler.interval": one_of("step", "epoch"),
     "scheduler.gamma": ABOVE_ZERO,
     "scheduler.T_max": STEPS,
+    "scheduler.eta_min": FROM_ZERO,
+    "scheduler.max_lr": RATE,
     "scheduler.total_steps": STEPS,
-    "scheduler.pct_start": (lambda value: number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "scheduler.pct_start": PROBABILITY,
     "scheduler.div_factor": ABOVE_ZERO,
     "scheduler.final_div_factor": ABOVE_ZERO,
     "scheduler.anneal_strategy": one_of("cos", "linear"),
     "scheduler.cycle_momentum": SWITCH,
-    "scheduler.interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
-    "data.batch_size": whole_from(1),
-    "data.val_size": AMOUNT,
-    "data.train_size": optional((lambda value: AMOUNT[0](value) and value > 0, "a count or a share above 0")),
-    "data.test_size": whole_from(1),
+}
+
+DATA = {
+    "data.root": PATH,
+    "data.verify": SWITCH,
+    "data.batch_size": whole(1),
+    "data.val_size": count_or_fraction(0, MOST_SAMPLES),
+    "data.train_size": optional(count_or_fraction(1, MOST_SAMPLES)),
+    "data.test_size": whole(1, MOST_SAMPLES),
     "data.noise": FROM_ZERO,
-    "data.split_seed": whole_from(0),
+    "data.split_seed": SEED,
+    "data.order_seed": optional(SEED),
     "data.shuffle": SWITCH,
     "data.drop_last": SWITCH,
     "data.gate": one_of("and", "or", "nand", "xor"),
-    "data.held_out": whole_from(0),
-    "data.folds": whole_from(2),
-    "data.fold": whole_from(0),
+    "data.held_out": whole(0, 8),
+    "data.folds": whole(2, 1000),
+    "data.fold": whole(0, 999),
     "data.standardize": SWITCH,
     "data.flip": SWITCH,
-    "data.crop": whole_from(0),
+    "data.crop": whole(0, 1000),
     "data.crop_padding": one_of("zeros", "reflect"),
-    "data.cutout": whole_from(0),
-    "callbacks.early_stopping.patience": whole_from(0),
-    "callbacks.samples.count": whole_from(1),
-    "callbacks.misclassified.count": whole_from(1),
-    "callbacks.class_probabilities.count": whole_from(1),
-    "callbacks.first_layer.count": whole_from(1),
-    "callbacks.first_layer.every_n_epochs": whole_from(0),
-    "callbacks.feature_maps.count": whole_from(1),
-    "callbacks.augmented_batch.count": whole_from(1),
-    "callbacks.decision_regions.every_n_epochs": whole_from(0),
-    "callbacks.hidden_space.every_n_epochs": whole_from(0),
-    "callbacks.fit.every_n_epochs": whole_from(0),
-    "callbacks.gradient_norms.every_n_steps": whole_from(1),
-    "trainer.max_epochs": whole_from(1),
-    "trainer.check_val_every_n_epoch": whole_from(1),
-    "trainer.max_steps": (lambda value: value == -1 or (whole(value) and value >= 1), "a whole number above 0, or -1"),
-    "trainer.gradient_clip_val": optional(ABOVE_ZERO),
-    "trainer.accumulate_grad_batches": whole_from(1),
-    "trainer.log_every_n_steps": whole_from(1),
-    "trainer.devices": (
-        lambda value: value == "auto" or (whole(value) and value >= 1) or isinstance(value, (list, str)),
-        "a whole number above 0, a list of device numbers, or auto",
-    ),
-    "trainer.num_nodes": whole_from(1),
-    "trainer.accelerator": (
-        lambda value: value in ("auto", "cpu", "gpu", "cuda", "mps"),
-        "auto, cpu, gpu, cuda or mps",
-    ),
+    "data.cutout": whole(0, 1000),
 }
 
+CALLBACKS = {
+    "callbacks.progress.refresh_rate": whole(0),
+    "callbacks.early_stopping.monitor": optional(TEXT),
+    "callbacks.early_stopping.mode": optional(one_of("min", "max")),
+    "callbacks.early_stopping.patience": whole(0),
+    "callbacks.early_stopping.min_delta": FROM_ZERO,
+    "callbacks.samples.count": PICTURES,
+    "callbacks.misclassified.count": PICTURES,
+    "callbacks.class_probabilities.count": PICTURES,
+    "callbacks.first_layer.count": PICTURES,
+    "callbacks.first_layer.every_n_epochs": whole(0),
+    "callbacks.feature_maps.count": PICTURES,
+    "callbacks.augmented_batch.count": PICTURES,
+    "callbacks.decision_regions.every_n_epochs": whole(0),
+    "callbacks.hidden_space.every_n_epochs": whole(0),
+    "callbacks.fit.every_n_epochs": whole(0),
+    "callbacks.gradient_norms.every_n_steps": whole(1),
+    "logger.tensorboard.name": FOLDER,
+    "logger.tensorboard.version": FOLDER,
+    "logger.tensorboard.default_hp_metric": SWITCH,
+}
 
-def check(cfg: DictConfig) -> None:
-    """Refuse settings of a wrong type or out of range.
+TRAINER = {
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": either(whole(1, 1024), DEVICE_NUMBERS, one_of("auto")),
+    "trainer.num_nodes": whole(1, 10_000),
+    "trainer.strategy": either(TEXT, DICTIONARY),
+    "trainer.precision": one_of(*PRECISIONS),
+    "trainer.max_epochs": whole(1),
+    "trainer.min_epochs": optional(whole(1)),
+    "trainer.max_steps": either(whole(1, 10**12), one_of(-1)),
+    "trainer.min_steps": optional(whole(1, 10**12)),
+    "trainer.gradient_clip_val": optional(ABOVE_ZERO),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.log_every_n_steps": whole(1),
+    "trainer.check_val_every_n_epoch": whole(1),
+    "trainer.val_check_interval": count_or_fraction(1),
+    "trainer.limit_train_batches": count_or_fraction(0),
+    "trainer.limit_val_batches": count_or_fraction(0),
+    "trainer.limit_test_batches": count_or_fraction(0),
+    "trainer.overfit_batches": count_or_fraction(0),
+    "trainer.profiler": optional(either(one_of("simple", "advanced", "pytorch"), DICTIONARY)),
+    "trainer.profiler.filename": optional(FOLDER),
+}
 
-    Settings that a config does not have are passed over, and those of classes of one's own.
+RECIPE = {
+    "recipe.max_epochs": TRAINER["trainer.max_epochs"],
+    "recipe.check_val_every_n_epoch": TRAINER["trainer.check_val_every_n_epoch"],
+    "recipe.picture_every_n_epochs": CALLBACKS["callbacks.fit.every_n_epochs"],
+    **{f"recipe.{choice}.{name}": check for choice in CHOICES_OF_OPTIMIZERS for name, check in OPTIMIZER.items()},
+}
 
-    Raises:
-        InputError: naming each such setting, its value and what it must be.
-    """
-    wrong = wrong_values(flat(cfg))
-    if not cfg.get("resume"):  # a resumed run needs them no more
-        wrong += missing_files(cfg)
-    if OmegaConf.select(cfg, "ckpt_path") and OmegaConf.select(cfg, "model.weights"):
-        wrong.append("ckpt_path and model.weights both give the first weights: use one of them")
-    if wrong:
-        raise InputError("; ".join(wrong))
-
-
-def wrong_values(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with settings, given by their full names."""
-    wrong = []
-    for key, (will_do, words) in CHECKS.items():
-        target = settings.get(f"{key.split('.')[0]}._target_")
-        if target and not target.startswith(("src.", "torch.", "lightning.")):
-            continue
-        if key in settings and not will_do(settings[key]):
-            wrong.append(f"{key}={settings[key]} must be {words}")
-    return wrong
-
-
-def missing_files(cfg: DictConfig) -> list[str]:
-    """What is wrong with the checkpoints that a new run is to start from."""
-    path, weights = cfg.get("ckpt_path"), OmegaConf.select(cfg, "model.weights")
-    wrong = [] if not path or Path(path).is_file() else [f"ckpt_path={path}: there is no such file"]
-    if weights and OmegaConf.select(cfg, "model._target_") == "src.models.resnet18.ResNet18":
-        from src.models.resnet18 import published_names  # torchvision's models take a while to import
-
-        if weights not in published_names() and not Path(weights).is_file():
-            names = ", ".join(published_names())
-            wrong.append(f"model.weights={weights}: there is no such file, and published weights are {names}")
-    return wrong
+CHECKS: dict[str, Check] = {
+    **RUN,
+    **MODEL,
+    **{f"optimizer.{name}": check for name, check in OPTIMIZER.items()},
+    **SCHEDULER,
+    **DATA,
+    **CALLBACKS,
+    **TRAINER,
+    **RECIPE,
+}

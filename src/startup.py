@@ -48,10 +48,15 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # once: of a process's further runs all can be garbage
-            gc.freeze()
-            atexit.register(gc.unfreeze)  # what is frozen at the end some libraries report as leaked
+        keep_imported()
         gc.enable()
+
+
+@cache  # once: of a process's further runs all can be garbage
+def keep_imported() -> None:
+    """Have what there is now never looked at as garbage."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # what is frozen at the end some libraries report as leaked
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, Outcome, history, load, quick, read_json, run, weights
+from tests.command_line import BARE, Outcome, history, images, load, own_images, quick, read_json, run, weights
 
 
 def told(error: str, *words: str) -> None:
@@ -36,23 +36,23 @@ def told(error: str, *words: str) -> None:
         # out of range
         ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
         ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
-        ("optimizer.weight_decay=-0.1", ["optimizer.weight_decay=-0.1", "0 or more"]),
+        ("optimizer.weight_decay=-0.1", ["optimizer.weight_decay=-0.1", "from 0"]),
         ("model.dropout=1.0", ["model.dropout=1.0", "below 1"]),
         ("model.dropout=-0.5", ["model.dropout=-0.5", "from 0"]),
         ("model.init=dirac", ["model.init=dirac is for convolutions", "MLPNet has none", "xavier, he"]),
         ("model.label_smoothing=1", ["model.label_smoothing=1", "below 1"]),
-        ("model.hidden_size=0", ["model.hidden_size=0", "whole number above 0", "[512,512]"]),
+        ("model.hidden_size=0", ["model.hidden_size=0", "whole number from 1", "[512,512]"]),
         ("model.hidden_size=[4,-4]", ["model.hidden_size=[4, -4]", "[512,512]"]),
-        ("data.batch_size=0", ["data.batch_size=0", "1 or more"]),
+        ("data.batch_size=0", ["data.batch_size=0", "from 1"]),
         ("data.val_size=-5", ["data.val_size=-5", "share"]),
         ("data.train_size=0", ["data.train_size=0", "above 0"]),
-        ("data.noise=-1", ["data.noise=-1", "0 or more"]),
-        ("trainer.max_epochs=0", ["trainer.max_epochs=0", "1 or more"]),
-        ("trainer.devices=0", ["trainer.devices=0", "above 0"]),
+        ("data.noise=-1", ["data.noise=-1", "from 0"]),
+        ("trainer.max_epochs=0", ["trainer.max_epochs=0", "from 1"]),
+        ("trainer.devices=0", ["trainer.devices=0", "from 1", "auto"]),
         ("trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val=-1", "above 0"]),
         ("seed=-1", ["seed=-1", "from 0"]),
         ("seed=4294967296", ["seed=4294967296", "2³²"]),
-        ("threads=0", ["threads=0", "1 or more"]),
+        ("threads=0", ["threads=0", "from 1 to 1,024"]),
         # of a wrong type
         ("optimizer.lr=fast", ["optimizer.lr=fast", "a number above 0"]),
         ("optimizer.lr=true", ["optimizer.lr=True", "a number above 0"]),
@@ -149,8 +149,8 @@ def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_pat
     root = Path(shutil.copytree(data_dir, tmp_path / "data"))
     content = (root / file).read_bytes()
     (root / file).write_bytes(content[: len(content) // 2])
-    outcome = run("src.train", f"data={data}", f"paths.data={root}", "data.val_size=40", cwd=tmp_path)
-    told(outcome.error, str(root / file), "delete it")
+    outcome = run("src.train", *images(data, root), cwd=tmp_path)
+    told(outcome.error, f"{root / file}: ", "files of your own must be in ")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_pat
     ],
 )
 def test_more_samples_than_there_are_is_told(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", f"paths.data={data_dir}", "data.val_size=40", setting]
+    settings = ["data=mnist", *own_images(data_dir), "data.val_size=40", setting]
     told(run("src.train", *settings, cwd=tmp_path).error, *words)
 
 
@@ -248,7 +248,7 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
 
 
 def test_a_rate_that_is_far_too_high_is_told(tmp_path: Path) -> None:
-    outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
+    outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e18", cwd=tmp_path)
     told(outcome.error, "the loss became", "epoch 1", "optimizer.lr")
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 

@@ -181,7 +181,7 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
     [
         (("trainer=ddp",), "trainer.strategy=ddp in a sweep (-m)"),
         (("trainer.devices=2",), "trainer.devices=2 in a sweep (-m)"),
-        (("trainer.devices=[0,1]",), "trainer.devices=[0, 1] in a sweep (-m)"),
+        (("trainer.devices=[0,1]",), "trainer.devices=[0, 1]: device numbers are for GPUs"),
     ],
 )
 def test_several_processes_are_refused_in_a_sweep(settings: tuple[str, ...], told: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import register_resolvers
 from src.data.toy import TableDataModule
-from src.settings import check
+from src.validation import check
 from tests.command_line import CONF
 
 MAIN = [CONF / "train.yaml", CONF / "eval.yaml"]

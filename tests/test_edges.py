@@ -27,7 +27,7 @@ def test_a_run_without_a_batch_is_refused(settings: tuple[str, ...], tmp_path: P
     assert "there is no batch to train on: 100 samples" in run("src.train", *settings, *BARE, cwd=tmp_path).error
 
 
-@pytest.mark.parametrize("settings", [("data=xor",), ("data=mnist", "data.val_size=40")])
+@pytest.mark.parametrize("settings", [("data=xor",), ("data=mnist", "data.val_size=40", "data.verify=false")])
 def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: Path, tmp_path: Path) -> None:
     more = ("trainer.precision=64-true", "trainer.max_epochs=1", f"paths.data={data_dir}")
     outcome = run("src.train", *settings, *more, cwd=tmp_path)
@@ -39,7 +39,7 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("optimizer.betas=[2,3]", "optimizer: torch.optim.Adam does not take these settings"),
+        ("optimizer.betas=[2,3]", "optimizer.betas=[2, 3] must be a list of two numbers from 0 to below 1"),
         ("+optimizer.nonsense=1", "nonsense"),
         (
             "scheduler=cosine +scheduler.nonsense=1",
@@ -100,11 +100,6 @@ def test_a_run_whose_last_checkpoint_is_missing_does_not_overwrite_its_best(tmp_
     error = run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
     assert "last.ckpt is missing" in error
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == best
-
-
-def test_a_run_stopped_within_an_epoch_is_not_resumed_inexactly(tmp_path: Path) -> None:
-    folder = quick("trainer.max_steps=15", cwd=tmp_path).folder
-    assert "stopped within an epoch" in run("src.train", f"resume={folder}", "trainer.max_steps=30", cwd=tmp_path).error
 
 
 def test_fewer_epochs_than_there_are_already_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Outcome, Seen, Spoil, evaluate, quick, read_json, run
+from tests.command_line import Outcome, Seen, Spoil, evaluate, own_images, quick, read_json, run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_run_without_a_validation_set_is_evaluated_on_the_test_set_only(tmp_pa
 
 
 def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", "data.val_size=40", "trainer.max_epochs=1", f"paths.data={data_dir}"]
+    settings = ["data=mnist", "data.val_size=40", "trainer.max_epochs=1", *own_images(data_dir)]
     outcome = quick(*settings, cwd=tmp_path)
     config = outcome.folder / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace(str(data_dir), str(tmp_path / "no-longer-here")))
@@ -88,7 +88,7 @@ def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_evaluation_validates_on_the_split_of_the_runs_settings(data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", "data.val_size=0.25", "data.split_seed=7", "seed=3", f"paths.data={data_dir}"]
+    settings = ["data=mnist", "data.val_size=0.25", "data.split_seed=7", "seed=3", *own_images(data_dir)]
     outcome = quick(*settings, Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
     assert Seen.last.data.val_set.size == 50
     evaluate(f"run={outcome.folder}", cwd=tmp_path)

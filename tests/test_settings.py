@@ -1,8 +1,29 @@
+"""The table of settings: what each refuses and lets pass, that it has all, and what a config as a whole must have."""
+
+from typing import Any
+
 import pytest
+from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 
+from src.core.checks import show
 from src.errors import InputError
-from src.settings import CHECKS, check
+from src.places import PLACES
+from src.settings import CHECKS, CHOICES_OF_OPTIMIZERS, EVALUATION, OPTIMIZER
+from src.sweeps import local, ray_cluster, search_plan, slurm, vectorized
+from src.validation import KINDS, check
+from tests.chaos.settings import known
+
+RIGHT_OF_OPTIMIZERS = {
+    "lr": 0.1,
+    "betas": [0.9, 0.99],
+    "eps": 1e-6,
+    "weight_decay": 0,
+    "momentum": 0,
+    "dampening": 0,
+    "nesterov": False,
+    "fused": True,
+}
 
 WRONG = [
     ("scheduler.T_max", 0),
@@ -18,6 +39,8 @@ WRONG = [
     ("trainer.max_steps", 0),
     ("seed", -1),
     ("deterministic", "maybe"),
+    ("deterministic", {"a": 1}),
+    ("deterministic", {}),
     ("threads", 0),
     ("compile", True),
     ("split", "train"),
@@ -44,6 +67,7 @@ WRONG = [
     ("model.norm_bias_lr", -64),
     ("model.norm_momentum", 0),
     ("data.crop_padding", "mirror"),
+    ("data.verify", "maybe"),
     ("model.flip_test", "left"),
     ("model.loss", "hinge"),
     ("model.reduction", "max"),
@@ -99,7 +123,75 @@ WRONG = [
     ("trainer.devices", 0),
     ("trainer.num_nodes", 0),
     ("trainer.accelerator", "tpu9"),
+    ("seed", 2**32),
+    ("seed", True),
+    ("threads", 99999),
+    ("name", ["a"]),
+    ("resume", 5),
+    ("resume", ""),
+    ("rerun", "some"),
+    ("ckpt_path", 5),
+    ("run", ""),
+    ("checkpoint", 5),
+    ("paths.data", ""),
+    ("paths.outputs", ""),
+    ("paths.outputs", " "),
+    ("model.hidden_size", 10**9),
+    ("model.hidden_size", [8] * 1001),
+    ("model.weights", 1.5),
+    ("model.dropout", float("nan")),
+    ("optimizer.lr", float("inf")),
+    ("optimizer.lr", 10**400),
+    ("optimizer.betas", [0.9]),
+    ("optimizer.betas", [0.9, 1.0]),
+    ("optimizer.betas", {}),
+    ("optimizer.eps", 0),
+    ("optimizer.dampening", 2),
+    ("optimizer.nesterov", 1),
+    ("optimizer.fused", 100),
+    ("scheduler.pct_start", 1.0),
+    ("scheduler.eta_min", -1),
+    ("scheduler.max_lr", "rate"),
+    ("scheduler.max_lr", []),
+    ("data.root", ""),
+    ("data.verify", 1),
+    ("data.order_seed", 0.5),
+    ("data.order_seed", 2**62),
+    ("data.split_seed", 2**63),
+    ("data.train_size", 10**9),
+    ("callbacks.progress.refresh_rate", "-m"),
+    ("callbacks.early_stopping.monitor", 5),
+    ("callbacks.early_stopping.mode", "most"),
+    ("callbacks.early_stopping.min_delta", -1),
+    ("callbacks.samples.count", {}),
+    ("callbacks.samples.count", 10**9),
+    ("logger.tensorboard.name", "a/b"),
+    ("logger.tensorboard.version", 300 * "a"),
+    ("logger.tensorboard.default_hp_metric", "yes"),
+    ("trainer.max_epochs", 10**21),
+    ("trainer.max_epochs", "2"),
+    ("trainer.min_epochs", 0),
+    ("trainer.min_steps", 0),
+    ("trainer.devices", []),
+    ("trainer.devices", [0, 0]),
+    ("trainer.devices", "2"),
+    ("trainer.devices", [-1]),
+    ("trainer.strategy", ""),
+    ("trainer.precision", "31-true"),
+    ("trainer.limit_train_batches", 1e21),
+    ("trainer.limit_val_batches", -1),
+    ("trainer.limit_test_batches", 2.0),
+    ("trainer.overfit_batches", "all"),
+    ("trainer.val_check_interval", 0),
+    ("trainer.profiler", 1),
+    ("trainer.profiler", "fast"),
+    ("trainer.profiler.filename", "a/b"),
+    ("recipe.max_epochs", 0),
+    ("recipe.check_val_every_n_epoch", None),
+    ("recipe.picture_every_n_epochs", "often"),
+    *[(f"recipe.{choice}.{name}", "abc") for choice in CHOICES_OF_OPTIMIZERS for name in OPTIMIZER],
 ]
+
 RIGHT = [
     ("scheduler.T_max", "total_steps"),
     ("scheduler.total_steps", 100),
@@ -143,6 +235,7 @@ RIGHT = [
     ("model.norm_bias_lr", 64),
     ("model.norm_momentum", 1),
     ("data.crop_padding", "reflect"),
+    ("data.verify", False),
     ("model.flip_test", True),
     ("model.loss", "quadratic"),
     ("model.loss", None),
@@ -201,14 +294,80 @@ RIGHT = [
     ("trainer.devices", [0, 1]),
     ("trainer.num_nodes", 2),
     ("trainer.accelerator", "cuda"),
+    ("name", "a run"),
+    ("name", 0),
+    ("resume", None),
+    ("rerun", "failed"),
+    ("ckpt_path", None),
+    ("run", "outputs/runs/a"),
+    ("checkpoint", "best"),
+    ("paths.data", "data"),
+    ("paths.outputs", "/somewhere"),
+    ("model.weights", None),
+    ("optimizer.betas", [0, 0.999]),
+    ("optimizer.eps", 1e-8),
+    ("optimizer.dampening", 0.5),
+    ("optimizer.nesterov", True),
+    ("optimizer.fused", None),
+    ("scheduler.eta_min", 0),
+    ("scheduler.max_lr", "lr"),
+    ("scheduler.max_lr", [0.1]),
+    ("data.root", "data"),
+    ("data.verify", False),
+    ("data.order_seed", 2**32 - 1),
+    ("data.order_seed", None),
+    ("callbacks.progress.refresh_rate", 0),
+    ("callbacks.early_stopping.monitor", None),
+    ("callbacks.early_stopping.mode", "min"),
+    ("callbacks.early_stopping.min_delta", 0),
+    ("logger.tensorboard.name", ""),
+    ("logger.tensorboard.version", "v1"),
+    ("logger.tensorboard.default_hp_metric", False),
+    ("trainer.min_epochs", None),
+    ("trainer.min_steps", 10),
+    ("trainer.devices", 1),
+    ("trainer.strategy", "ddp"),
+    ("trainer.precision", "bf16-mixed"),
+    ("trainer.precision", 64),
+    ("trainer.limit_train_batches", 1),
+    ("trainer.limit_val_batches", 0),
+    ("trainer.limit_test_batches", 0.5),
+    ("trainer.overfit_batches", 0.0),
+    ("trainer.val_check_interval", 0.5),
+    ("trainer.profiler", "simple"),
+    ("trainer.profiler", None),
+    ("trainer.profiler.filename", "profile"),
+    ("recipe.max_epochs", 10),
+    ("recipe.check_val_every_n_epoch", 5),
+    ("recipe.picture_every_n_epochs", 0),
+    *[(f"recipe.{choice}.{name}", RIGHT_OF_OPTIMIZERS[name]) for choice in CHOICES_OF_OPTIMIZERS for name in OPTIMIZER],
 ]
 
 
-def config(key: str, value: object, target: str = "src.some.Class") -> DictConfig:
+ALL = CHECKS | EVALUATION
+CLASSES = {
+    "model": "src.models.cnn.CNN",
+    "data": "src.data.toy.XOR",
+    "optimizer": "torch.optim.Adam",
+    "scheduler": "torch.optim.lr_scheduler.StepLR",
+    "trainer": "lightning.Trainer",
+    "callbacks": "src.callbacks.curves.Curves",
+    "logger": "lightning.pytorch.loggers.TensorBoardLogger",
+    "trainer.profiler": "lightning.pytorch.profilers.SimpleProfiler",
+}
+
+
+def config(key: str, value: object, target: object = None) -> DictConfig:
+    """A config of one setting, and the class of what it is a setting of."""
     made = OmegaConf.create({})
     OmegaConf.update(made, key, value)
-    if "." in key:
-        OmegaConf.update(made, f"{key.split('.')[0]}._target_", target)
+    parent = key.rpartition(".")[0]
+    if kind := CLASSES.get(parent, CLASSES.get(parent.split(".")[0])):
+        OmegaConf.update(made, f"{parent}._target_", target or kind)
+    if parent == "trainer.profiler":
+        OmegaConf.update(made, "trainer._target_", CLASSES["trainer"])
+    if key in EVALUATION and key not in CHECKS:
+        made.run = made.get("run", "somewhere")
     return made
 
 
@@ -216,11 +375,12 @@ def config(key: str, value: object, target: str = "src.some.Class") -> DictConfi
 def test_a_wrong_value_is_named_with_what_it_must_be(key: str, value: object) -> None:
     with pytest.raises(InputError) as caught:
         check(config(key, value))
-    assert str(caught.value) == f"{key}={value} must be {CHECKS[key][1]}"
+    assert str(caught.value) == f"{key}={show(value)} must be {(EVALUATION | CHECKS)[key].words}"
 
 
 def test_every_check_refuses_something_and_lets_something_pass() -> None:
-    assert {key for key, _ in WRONG} == {key for key, _ in RIGHT} == set(CHECKS)
+    early = {"hydra.run.dir", "hydra.sweep.dir"}  # see the places
+    assert {key for key, _ in WRONG} == {key for key, _ in RIGHT} == set(ALL) - early
 
 
 @pytest.mark.parametrize(("key", "value"), RIGHT)
@@ -228,13 +388,105 @@ def test_a_right_value_passes(key: str, value: object) -> None:
     check(config(key, value))
 
 
+def test_there_is_a_check_of_each_setting_in_the_configs() -> None:
+    """A class's name has to be one of the right kind; what a launcher or a sweeper has, its own table checks."""
+    tables = {
+        "hydra.launcher": vectorized.CHECKS | local.CHECKS | ray_cluster.CHECKS | slurm.CHECKS,
+        "hydra.sweeper": search_plan.CHECKS | dict.fromkeys(HYDRAS),
+    }
+    named = {f"{part}.{name}" for part, table in tables.items() for name in [*table, "_target_"]}
+    settings = [setting.name for command in ("train", "eval") for setting in known(command) if setting.default != {}]
+    classes = {f"{group}._target_" for group in KINDS}
+    several = ("callbacks.", "logger.")
+    unchecked = {
+        name
+        for name in settings
+        if name not in ALL | PLACES | dict.fromkeys(named | classes)
+        and not (name.startswith(several) and name.endswith("._target_"))
+    }
+    assert unchecked == set()
+
+
+HYDRAS = ("max_batch_size", "params")  # of its own sweeper, whose types it checks
+
+
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(InputError, match=r"model\.dropout=2 must be .*; optimizer\.lr=-1 must be"):
-        check(OmegaConf.create({"model": {"dropout": 2}, "optimizer": {"lr": -1}}))
+    settings = {"model": {"_target_": "src.models.mlp.MLP", "dropout": 2}, "data": {"_target_": 5}, "threads": 0}
+    wrong = r"data\._target_=5 must be .*; threads=0 must be .*; model\.dropout=2 must be"
+    with pytest.raises(InputError, match=wrong):
+        check(OmegaConf.create(settings))
 
 
 def test_classes_of_ones_own_take_what_they_like() -> None:
-    check(config("model.dropout", [0.1, 0.2], target="mypackage.MyModel"))
+    check(config("model.dropout", [0.1, 0.2], target=f"{__name__}.Own"))
+
+
+class Own(LightningModule):
+    """A model of one's own."""
+
+
+@pytest.mark.parametrize(
+    ("part", "target", "words"),
+    [
+        ("model", 5, "model._target_=5 must be the name of a class"),
+        ("model", None, "model._target_=None must be the name of a class"),
+        ("model", ["a"], "model._target_=['a'] must be the name of a class"),
+        ("model", "no.such.Class", "model._target_=no.such.Class: there is no such class (ModuleNotFoundError"),
+        ("model", "src.models.mlp", "model._target_=src.models.mlp: that is no class"),
+        ("model", "os.system", "model._target_=os.system: that is no class"),
+        ("model", "src.data.toy.XOR", "must be a class of lightning.LightningModule"),
+        ("data", "src.models.mlp.MLP", "data._target_=src.models.mlp.MLP must be a class of lightning.LightningData"),
+        ("optimizer", "torch.Tensor", "optimizer._target_=torch.Tensor must be a class of torch.optim.Optimizer"),
+        ("scheduler", "torch.optim.Adam", "must be a class of torch.optim.lr_scheduler.LRScheduler"),
+        ("trainer", "lightning.Callback", "must be a class of lightning.Trainer"),
+        ("callbacks.mine", "torch.optim.Adam", "callbacks.mine._target_=torch.optim.Adam must be a class of"),
+        ("logger.mine", "lightning.Callback", "must be a class of lightning.pytorch.loggers.Logger"),
+        ("trainer.profiler", "lightning.Callback", "must be a class of lightning.pytorch.profilers.Profiler"),
+    ],
+)
+def test_a_class_of_the_wrong_kind_is_refused(part: str, target: object, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check(of(part, target))
+    assert words in str(caught.value)
+
+
+def of(part: str, target: object) -> DictConfig:
+    made = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer"}} if part == "trainer.profiler" else {})
+    OmegaConf.update(made, f"{part}._target_", target)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "words"),
+    [
+        ("optimizer", {"amsgrad": 7}, "optimizer.amsgrad=7 must be true or false"),
+        ("trainer", {"detect_anomaly": "x"}, "trainer.detect_anomaly=x must be true or false"),
+        ("trainer", {"reload_dataloaders_every_n_epochs": 2**63}, "must be a whole number"),
+        ("trainer", {"max_time": 2.5}, "trainer.max_time=2.5 must be a text or an object of timedelta or a dictionary"),
+        ("callbacks.early_stopping", {"strict": 1}, "callbacks.early_stopping.strict=1 must be true or false"),
+        ("callbacks.early_stopping", {"stopping_threshold": float("nan")}, "must be a number or null"),
+        ("logger", 5, "logger.a must have a class: logger.a._target_=…"),
+        ("model", {"_partial_": True}, "model._partial_: a model takes no such setting"),
+    ],
+)
+def test_what_only_a_class_knows_has_to_be_of_its_type(part: str, settings: Any, words: str) -> None:
+    classes = {**CLASSES, "callbacks.early_stopping": "src.callbacks.early_stopping.EarlyStopping"}
+    made = {"_target_": classes[part], **settings} if isinstance(settings, dict) else {"a": settings}
+    config = OmegaConf.create({})
+    OmegaConf.update(config, part, made)
+    with pytest.raises(InputError) as caught:
+        check(config)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["nonsense", "recipe.nonsense", "paths.nonsense"])
+def test_a_setting_that_nothing_reads_is_refused(setting: str) -> None:
+    made = config(setting, 0.5)
+    with pytest.raises(InputError, match=f"{setting}: there is no such setting"):
+        check(made)
+    OmegaConf.update(made, "threads", f"${{{setting}}}")
+    OmegaConf.update(made, setting, 2)
+    check(made)
 
 
 def test_a_checkpoint_that_is_not_there_is_named() -> None:
@@ -243,5 +495,6 @@ def test_a_checkpoint_that_is_not_there_is_named() -> None:
 
 
 def test_two_sources_of_first_weights_are_refused() -> None:
+    weights = {"_target_": "src.models.resnet18.ResNet18", "weights": "IMAGENET1K_V1"}
     with pytest.raises(InputError, match="use one of them"):
-        check(OmegaConf.create({"ckpt_path": __file__, "model": {"weights": "IMAGENET1K_V1"}}))
+        check(OmegaConf.create({"ckpt_path": __file__, "model": weights}))

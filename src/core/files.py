@@ -6,6 +6,7 @@ exclusively and follow no links. Tests observe each operation and try every stat
 """
 
 import csv
+import errno
 import io
 import json
 import math
@@ -20,16 +21,14 @@ from typing import IO, Any, NamedTuple
 import yaml
 from omegaconf._utils import get_omega_conf_dumper
 
+from src.core.storage import StorageError, describe_fault, is_fault, shorten
 from src.errors import InputError
 
 PARTIAL = ".partial"  # how the name of a temporary file ends
 MOST_TEXT = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
 OBSERVERS: list[Callable[["Operation"], None]] = []  # called with each operation once it is done; empty but in tests
 _pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and where they belong
-
-
-class StorageError(InputError):
-    """A file that cannot be written; what was there before is whole."""
+_pinned: list[str] = []  # folders that are not made again
 
 
 class Operation(NamedTuple):
@@ -67,6 +66,8 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         make_folder(path.parent)
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with open(partial, "xb") as file:  # exclusive: it follows no link
             yield file
             file.flush()
@@ -77,9 +78,18 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
-            raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+        if fault := _find_cause(error):
+            raise describe_fault(path, fault) from error
         raise
+
+
+def _find_cause(error: BaseException | None) -> OSError | None:
+    """Return the system's error behind what stopped the writing of a file: torch hides it behind one of its own."""
+    if isinstance(error, OSError):
+        return None if isinstance(error, FileExistsError) else error
+    while isinstance(error, Exception) and not (isinstance(error, InputError) or is_fault(error)):
+        error = error.__context__
+    return error if isinstance(error, OSError) else None
 
 
 def _put_in_place(partial: Path, path: Path, exclusive: bool) -> None:
@@ -94,7 +104,13 @@ def _put_in_place(partial: Path, path: Path, exclusive: bool) -> None:
 
 def _link(partial: Path, path: Path) -> None:
     """Give a file its name, which none must have."""
-    os.link(partial, path)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the name is taken first
+        with open(path, "xb"):
+            return _replace(partial, path)
     _observe(Operation("link", path, other=partial))
     partial.unlink()
     _observe(Operation("remove", partial))
@@ -125,17 +141,21 @@ def sync_together() -> Iterator[None]:
 
 
 def _place_all(placed: list[tuple[Path, Path]]) -> None:
+    """Put files in their places; where one cannot be, the others are, and it is told in the end."""
     if not placed:
         return
     _sync_all()
-    for number, (partial, path) in enumerate(placed):
+    failed: StorageError | None = None
+    for partial, path in placed:
         try:
             _replace(partial, path)
         except OSError as error:
-            for rest, _ in placed[number:]:
-                rest.unlink(missing_ok=True)
-            raise StorageError(f"{path} cannot be written ({error.strerror})") from error
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            failed = failed or describe_fault(path, error)
     _sync_all()
+    if failed:
+        raise failed
 
 
 def _sync_all() -> None:
@@ -144,14 +164,35 @@ def _sync_all() -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing."""
+    """Make a folder and those above it that are missing.
+
+    Raises:
+        StorageError: if the disk cannot be written, or the folder is pinned and gone.
+    """
     if path.is_dir():
         return
+    if os.path.abspath(path) in _pinned:
+        raise StorageError(f"{shorten(path)} is gone: it was removed or renamed")
     make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise describe_fault(path, error, "made") from error
     _observe(Operation("mkdir", path))
     if _pending is None:
         sync_folder(path.parent)
+
+
+@contextmanager
+def pin_folders(*paths: Path) -> Iterator[None]:
+    """Make folders that are there not again if someone removes or renames them: what is written there fails."""
+    names = [os.path.abspath(path) for path in paths]
+    _pinned.extend(names)
+    try:
+        yield
+    finally:
+        for name in names:
+            _pinned.remove(name)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -174,13 +215,20 @@ def append(path: Path, content: bytes) -> None:
         if new:
             sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})") from error
+        raise describe_fault(path, error) from error
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is not there is fine."""
+    """Remove a file; one that is not there is fine.
+
+    Raises:
+        StorageError: if the disk cannot be written.
+    """
     if path.is_symlink() or path.exists():
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise describe_fault(path, error, "removed") from error
         _observe(Operation("remove", path))
 
 
@@ -198,7 +246,7 @@ def remove_tree(folder: Path) -> None:
 def remove_partials(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in a folder and those below; its owner calls this."""
     for path in list(folder.rglob(f".*{PARTIAL}")):
-        with suppress(OSError):
+        with suppress(StorageError):
             remove(path)
 
 

@@ -9,59 +9,39 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from src.errors import InputError
+from src.core.schema import DamagedError
 
 MOST = 1_000_000  # files and folders of a run
 REMEDY = "nothing outside is read or written: remove it, or put what it leads to in its place"
 
 
-def refuse_strays(folder: Path) -> None:
-    """Refuse a run's folder with strays in it; the folder itself may be a link.
+def refuse_strays(folder: Path, but_for: Callable[[Path], bool] | None = None) -> None:
+    """Refuse the folder of a run or a sweep with strays in it; the folder itself may be a link.
+
+    Args:
+        folder: which.
+        but_for: tells which of the folders and links right in it to pass over.
 
     Raises:
-        InputError: naming the first.
+        DamagedError: naming the first.
     """
-    for stray in _find_strays(folder):
-        raise InputError(stray)
+    for stray in _find_strays(folder, but_for):
+        raise DamagedError(stray)
 
 
 def refuse_strays_of_job(folder: Path) -> None:
     """Refuse a job's folder with strays in it, or one that is itself a link that leads out of its sweep's folder.
 
     Raises:
-        InputError: naming the first.
+        DamagedError: naming the first.
     """
     if folder.is_symlink() and _leads_out(folder, os.path.realpath(folder.parent)):
-        raise InputError(f"{folder} is a link that leads out of {folder.parent}; {REMEDY}")
+        raise DamagedError(f"{folder} is a link that leads out of {folder.parent}; {REMEDY}")
     refuse_strays(folder)
 
 
-def refuse_strays_beside_jobs(folder: Path, notes: str) -> None:
-    """Refuse a sweep's folder with strays in it, but for those in its jobs' folders.
-
-    Args:
-        folder: the sweep's.
-        notes: the name of the file that makes a folder one of a job.
-
-    Raises:
-        InputError: naming the first.
-    """
-
-    def is_job(entry: "os.DirEntry[str]") -> bool:
-        # By a number at its front, which nothing else in a sweep's folder has: figures/ with notes is no job's.
-        return entry.name[0].isdigit() and entry.is_dir() and os.path.lexists(os.path.join(entry.path, notes))
-
-    for stray in _find_strays(folder, but_for=is_job):
-        raise InputError(stray)
-
-
-def _find_strays(folder: Path, but_for: "Callable[[os.DirEntry[str]], bool] | None" = None) -> Iterator[str]:
-    """Yield a line on each stray in a folder and below; no link is followed.
-
-    Args:
-        folder: where to look.
-        but_for: which of the entries of the folder itself to pass over.
-    """
+def _find_strays(folder: Path, but_for: Callable[[Path], bool] | None) -> Iterator[str]:
+    """Yield a line on each stray in a folder and below; no link is followed."""
     home, seen, waiting = os.path.realpath(folder), 0, [os.fspath(folder)]
     while waiting:
         try:
@@ -77,7 +57,7 @@ def _find_strays(folder: Path, but_for: "Callable[[os.DirEntry[str]], bool] | No
             yield f"{folder} has more than {MOST:,} files, which is no run's"
             return
         for entry in entries:
-            if but_for and but_for(entry):
+            if but_for and entry.is_dir() and but_for(Path(entry.path)):
                 continue
             if entry.is_symlink():
                 if _leads_out(entry.path, home):

@@ -2,9 +2,12 @@
 
 import math
 import struct
-from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import torch
 import torchvision.datasets
+from torch import Tensor
 
 from src.data.base import Samples
 from src.data.images import ImageDataModule
@@ -16,34 +19,46 @@ class MNIST(ImageDataModule):
     in_shape = (1, 28, 28)
     class_names = tuple("0123456789")
     folder = "MNIST/raw"
-    dataset: type[torchvision.datasets.MNIST] = torchvision.datasets.MNIST
+    dataset = torchvision.datasets.MNIST
+    sha256: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
 
-    def files(self) -> list[str]:
-        return [Path(name).stem for name, _ in self.dataset.resources]
-
-    def read(self, train: bool, download: bool = False) -> Samples:
-        dataset = self.dataset(str(self.root), train=train, download=download)
-        return Samples(dataset.data.unsqueeze(1), dataset.targets)
-
-    def damaged(self) -> str | None:
-        for name in self.files():
-            path = self.root / self.folder / name
-            if complaint := idx_complaint(path):
-                return f"{path}: {complaint}"
-        return None
+    def read(self, train: bool) -> Samples:
+        part = "train" if train else "t10k"
+        images = self.read_file(f"{part}-images-idx3-ubyte", lambda content: decode_idx(content, self.in_shape[1:]))
+        return self.read_file(
+            f"{part}-labels-idx1-ubyte",
+            lambda content: self.samples(images.unsqueeze(1), decode_idx(content, ()).tolist()),
+        )
 
 
-def idx_complaint(path: Path) -> str | None:
-    """What is wrong with a file of LeCun's IDX format of unsigned bytes; ``None`` if it is whole.
+def decode_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
+    """Decode LeCun's IDX format of unsigned bytes.
 
     The header is a magic number (two zeros, the type 8, the number of dimensions), then each
-    dimension as a big-endian int32.
+    dimension as a big-endian uint32.
+
+    Args:
+        content: a file's.
+        shape: what each of its N items must have.
+
+    Returns:
+        uint8 (N, *shape).
+
+    Raises:
+        ValueError: if the content is anything else, or cut short.
     """
-    content = path.read_bytes()
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 3:
-        return "not an IDX file of bytes"
-    header = 4 + 4 * content[3]
-    if len(content) < header:
-        return f"truncated, {len(content)} bytes"
-    expected = header + math.prod(struct.unpack(f">{content[3]}i", content[4:header]))
-    return None if len(content) == expected else f"{len(content)} bytes, its header says {expected}"
+    header = 4 + 4 * (1 + len(shape))
+    if len(content) < header or content[:4] != bytes([0, 0, 8, 1 + len(shape)]):
+        raise ValueError(f"not a {1 + len(shape)}-dimensional IDX file of bytes")
+    count, *found = struct.unpack(f">{1 + len(shape)}I", content[4:header])
+    if tuple(found) != shape:
+        raise ValueError(f"{'×'.join(map(str, found))} pixels, not {'×'.join(map(str, shape))}")
+    expected = header + count * math.prod(shape)
+    if len(content) != expected:
+        raise ValueError(f"{len(content)} bytes, its header says {expected}")
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8, offset=header)).view(count, *shape)

@@ -16,6 +16,7 @@ from torch import Tensor
 from src.core.files import open_atomic
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
+from src.data.files import is_there, read_file
 from src.errors import InputError
 
 PATIENCE = 30.0  # seconds without an answer until a download is given up
@@ -56,7 +57,7 @@ class Wheat(TensorDataModule):
 
     def prepare_data(self) -> None:
         """Download the file if it is missing; of several processes that start at once, one does it."""
-        download_once(self.root, "wheat", lambda: not self.path.is_file(), self.download)
+        download_once(self.root, "wheat", lambda: not is_there(self.path), self.download)
 
     def download(self) -> None:
         """Fetch the published file, verify it and put it in its place."""
@@ -84,12 +85,10 @@ class Wheat(TensorDataModule):
         return torch.tensor(rows, dtype=torch.float64)
 
     def load(self) -> tuple[Samples, Samples]:
+        if not is_there(self.path):
+            raise InputError(f"{self.path.parent} lacks {self.path.name}")
         try:
-            table = self.verified(self.path.read_bytes())
-        except FileNotFoundError as error:
-            raise InputError(f"{self.path.parent} lacks {self.path.name}") from error
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({error.strerror})") from error
+            table = self.verified(read_file(self.path))
         except ValueError as error:
             raise InputError(f"{self.path}: {error}; delete it and start again to download it anew") from error
         samples = Samples(table[:, :-1], table[:, -1].long() - 1)

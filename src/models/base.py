@@ -294,9 +294,13 @@ class SupervisedModule(LightningModule):
         if "_target_" not in settings:
             raise InputError(f"scheduler.{next(iter(settings))}: there is no scheduler to take it; choose scheduler=…")
         interval, target = settings.pop("interval", "epoch"), settings.pop("_target_")
+        steps = int(self.trainer.estimated_stepping_batches)
+        asked, taken = settings.get("total_steps"), steps if interval == "step" else self.trainer.max_epochs
+        if isinstance(asked, int) and asked < (taken or 0):
+            raise InputError(f"scheduler.total_steps={asked}: the run takes {taken}; give as many, or total_steps")
         for key, value in settings.items():
             if value == "total_steps":
-                settings[key] = int(self.trainer.estimated_stepping_batches)
+                settings[key] = steps
             elif value == "lr":
                 settings[key] = [group["lr"] for group in optimizer.param_groups]
         return {"scheduler": made("scheduler", target, optimizer, **settings), "interval": interval}
@@ -312,5 +316,5 @@ def made(part: str, target: str, *given: Any, **settings: Any) -> Any:
     """An optimiser or a scheduler; what its class refuses is told in one line."""
     try:
         return get_class(target)(*given, **settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{part}: {target} does not take these settings: {error}") from error

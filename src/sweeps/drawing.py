@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.cli import TRACEBACKS, input_error
+from src.cli import TRACEBACKS
 from src.core.plain import read_yaml
+from src.core.storage import find_fault
 from src.core.trust import Rules, check_trust, read_packages, spell_trust
 from src.errors import InputError
+from src.messages import input_error
 from src.sweeps.runs import with_metrics
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ class DrawPictures(Callback):
         try:
             files, errors = draw(folder, self.pictures, packages)
         except Exception as error:  # the runs are done and kept, and Hydra would make a warning of two lines of it
+            if fault := find_fault(error):
+                again = f"try again: python -m src.compare {quote(str(folder))}"
+                sys.exit(f"error: {fault.completed('the runs are whole', again)}")
             files, errors = [], [why(error)]
         for path in files:
             log.info("picture: %s", path)
@@ -72,7 +78,7 @@ def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> t
                 writer.add_image(f"figures/{name}", pixels, dataformats="HWC")
                 files.append(path)
             except Exception as error:  # the other pictures are drawn all the same
-                if TRACEBACKS:
+                if TRACEBACKS or find_fault(error):
                     raise
                 errors.append(f"{path} cannot be drawn: {why(error)}")
     return files, errors

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
+from src.core.checks import SECONDS, one_of, optional, require, whole
 from src.errors import InputError
 from src.sweeps.jobs import Job
 from src.sweeps.pool import Pool, begin, starting, warm_up
@@ -12,6 +13,13 @@ from src.sweeps.shares import Share, Wish, shares, tell
 from src.sweeps.sweep import Sweep
 from src.sweeps.watch import Watch
 from src.sweeps.worker import Task
+
+CHECKS = {
+    "jobs": optional(whole(1, 1024)),
+    "jobs_per_gpu": whole(1, 1024),
+    "time_limit": optional(SECONDS),
+    "start_method": optional(one_of("forkserver", "spawn")),
+}
 
 
 class Local(NamedTuple):
@@ -58,29 +66,7 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-    jobs, limit, method = settings["jobs"], settings["time_limit"], settings["start_method"]
-    will_do = {
-        "jobs": (jobs is None or whole(jobs), "null or a whole number above 0"),
-        "jobs_per_gpu": (whole(settings["jobs_per_gpu"]), "a whole number above 0"),
-        "time_limit": (limit is None or above_zero(limit), "null or seconds above 0"),
-        "start_method": (method in (None, "forkserver", "spawn"), "null, forkserver or spawn"),
-    }
-    refuse_others(settings, will_do)
-
-
-def refuse_others(settings: dict[str, Any], will_do: dict[str, tuple[bool, str]]) -> None:
-    """Refuse settings by name of which it is known whether they will do, and what would."""
-    for name, (fine, words) in will_do.items():
-        if not fine:
-            raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
-
-
-def whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def above_zero(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    require(settings, CHECKS, "hydra.launcher.")
 
 
 def asked(context: BaseContext, question: Callable[..., Any], *given: Any) -> Any:

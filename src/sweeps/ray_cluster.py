@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.cli import TERMINATED
+from src.core.checks import SECONDS, Check, is_number, optional, require, whole
 from src.errors import InputError
 from src.sweeps.jobs import Job
 from src.sweeps.ray_connection import KNOCK, connected, knock
@@ -20,6 +21,18 @@ from src.sweeps.watch import Watch
 
 TICK = 0.25  # seconds between two looks at the clock
 SILENT = 20.0  # seconds for a cluster's head to come back; after 60 Ray would end this process
+ADDRESS = Check(lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.:\[\]-]+:\d+", value)), "HOST:PORT")
+GPUS = Check(
+    lambda value: is_number(value) and 0 <= value <= 1024 and (value < 1 or value == int(value)),
+    "a whole number from 0 to 1,024, or a fraction between 0 and 1",
+)
+CHECKS = {
+    "address": optional(ADDRESS),
+    "cpus_per_job": whole(1, 1024),
+    "gpus_per_job": GPUS,
+    "retries": whole(0, 1_000_000),
+    "time_limit": optional(SECONDS),
+}
 LONELY = 300.0  # seconds to wait for a machine that takes the jobs, when the last such one was lost
 
 
@@ -55,8 +68,7 @@ class Ray(NamedTuple):
                 raise InputError("trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one")
         machines = Machines(self)
         watch.at_once(machines.places())
-        errands = [errand(sweep, job, self.cpus_per_job, self.time_limit) for job in jobs]
-        follow(machines, jobs, errands, watch)
+        follow(machines, jobs, lambda job: errand(sweep, job, self.cpus_per_job, self.time_limit), watch)
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -65,23 +77,7 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-
-    def whole(value: Any, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    address, gpus, limit = settings["address"], settings["gpus_per_job"], settings["time_limit"]
-    part = isinstance(gpus, float) and (0 < gpus < 1 or (gpus >= 1 and gpus.is_integer()))
-    above_zero = isinstance(limit, (int, float)) and not isinstance(limit, bool) and limit > 0
-    will_do = {
-        "address": (address is None or re.fullmatch(r"[\w.:\[\]-]+:\d+", str(address)), "null or HOST:PORT"),
-        "cpus_per_job": (whole(settings["cpus_per_job"], 1), "a whole number above 0"),
-        "gpus_per_job": (whole(gpus, 0) or part, "a whole number, or a fraction between 0 and 1"),
-        "retries": (whole(settings["retries"], 0), "a whole number"),
-        "time_limit": (limit is None or above_zero, "null or seconds above 0"),
-    }
-    for name, (fine, words) in will_do.items():
-        if not fine:
-            raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
+    require(settings, CHECKS, "hydra.launcher.")
 
 
 class Machines:
@@ -145,7 +141,7 @@ class Machines:
         try:
             told: dict[str, Any] = self.ray.get(task)
         except errors.TaskCancelledError:
-            return ended("interrupted", *STOPPED)
+            return STOPPED
         except errors.RayTaskError as error:
             return ended("failed", "error", in_words(error.cause))
         except errors.OutOfMemoryError:

@@ -2,9 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from src.errors import InputError
-
-SAMPLERS = ("tpe", "random")
+from src.core.checks import MAPPING, SEED, one_of, optional, require, whole
 
 
 class Plan(NamedTuple):
@@ -23,23 +21,19 @@ class Plan(NamedTuple):
     seed: int
 
 
+CHECKS = {
+    "trials": whole(1, 1_000_000),
+    "at_once": whole(1, 1000),
+    "sampler": one_of("tpe", "random"),
+    "seed": SEED,
+    "params": optional(MAPPING),
+}
+
+
 def check(settings: dict[str, Any]) -> None:
     """Refuse settings that no search can run with.
 
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-
-    def whole(name: str, low: int) -> bool:
-        value = settings[name]
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-    will_do = {
-        "trials": (whole("trials", 1), "a whole number above 0"),
-        "at_once": (whole("at_once", 1), "a whole number above 0"),
-        "sampler": (settings["sampler"] in SAMPLERS, " or ".join(SAMPLERS)),
-        "seed": (whole("seed", 0), "a whole number, 0 or more"),
-    }
-    for name, (fine, words) in will_do.items():
-        if not fine:
-            raise InputError(f"hydra.sweeper.{name}={settings[name]} must be {words}")
+    require(settings, CHECKS, "hydra.sweeper.")

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import submitit
 
-from src.cli import slug
+from src.core.checks import LABEL, SECONDS, TEXT, Check, is_number, one_of, optional, require, whole
 from src.errors import InputError
+from src.places import slug
 from src.sweeps.jobs import Job
 from src.sweeps.remote import Errand, errand, follow
 from src.sweeps.slurm_attempts import Attempts
@@ -26,6 +27,25 @@ EARLY = 65  # seconds: Slurm may send the notice 60 too early, says its manual, 
 ENDLESS = 1_000_000  # submitit's own counts: of jobs at once, and of times that a job comes back
 SUBMITIT = ".submitit"  # in the sweep's folder: what submitit writes, and the logs of what runs the jobs
 OURS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "time")
+OPTIONS = Check(
+    lambda value: (
+        isinstance(value, Mapping)
+        and not {str(name).replace("_", "-") for name in value} & set(OURS)
+        and all(LABEL.allows(each) for name in value for each in (name, value[name]))
+    ),
+    f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(OURS)}",
+)
+CHECKS = {
+    "partition": optional(TEXT),
+    "cpus_per_job": whole(1, 1024),
+    "gpus_per_job": whole(0, 1024),
+    "memory": optional(Check(lambda value: is_number(value) and 0 < value <= 1_000_000, "GB above 0, up to 1,000,000")),
+    "time_limit": SECONDS,
+    "requeues": whole(0, ENDLESS),
+    "jobs": optional(whole(1, ENDLESS)),
+    "options": optional(OPTIONS),
+    "cluster": one_of("slurm", "local"),
+}
 
 
 class Slurm(NamedTuple):
@@ -63,7 +83,7 @@ class Slurm(NamedTuple):
         remove_earlier(cluster.executor.folder)
         if jobs:
             watch.at_once(self.at_once or len(jobs))
-            follow(cluster, jobs, [errand(sweep, job, self.cpus_per_job) for job in jobs], watch)
+            follow(cluster, jobs, lambda job: errand(sweep, job, self.cpus_per_job), watch)
 
     @property
     def at_once(self) -> int | None:
@@ -146,30 +166,7 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-
-    def whole(name: str, least: int) -> bool:
-        value = settings[name]
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    def above_zero(name: str) -> bool:
-        value = settings[name]
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-
-    options = {} if settings["options"] is None else settings["options"]
-    ours = isinstance(options, Mapping) and {str(name).replace("_", "-") for name in options} & set(OURS)
-    will_do = {
-        "cpus_per_job": (whole("cpus_per_job", 1), "a whole number above 0"),
-        "gpus_per_job": (whole("gpus_per_job", 0), "0 or a whole number above 0"),
-        "memory": (settings["memory"] is None or above_zero("memory"), "null or GB above 0"),
-        "time_limit": (above_zero("time_limit"), "seconds above 0"),
-        "requeues": (whole("requeues", 0), "0 or a whole number above 0"),
-        "jobs": (settings["jobs"] is None or whole("jobs", 1), "null or a whole number above 0"),
-        "options": (ours == set(), f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(OURS)}"),
-        "cluster": (settings["cluster"] in ("slurm", "local"), "slurm or local"),
-    }
-    for name, (fine, words) in will_do.items():
-        if not fine:
-            raise InputError(f"hydra.launcher.{name}={settings[name]} must be {words}")
+    require(settings, CHECKS, "hydra.launcher.")
     if settings["cluster"] == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         how = "start the sweep on a machine of the cluster, or try it out with hydra.launcher.cluster=local"
         raise InputError(f"hydra/launcher=slurm: there is no Slurm on this machine (no sbatch, no srun): {how}")

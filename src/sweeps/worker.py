@@ -25,8 +25,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
-from src.core.files import read_json, write_json
-from src.records import claim
+from src.core.files import pin_folders, remove, write_json
+from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
+from src.messages import input_error, one_line
+from src.records import claim, read_status
 from src.sweeps.jobs import STACK
 
 HEAVY = (
@@ -45,6 +47,8 @@ HEAVY = (
     "torch.utils.tensorboard",
     "torch._dynamo",  # imported by the first optimiser
 )
+
+NO_STORAGE = os.EX_IOERR  # exit status of a process that cannot write why its jobs failed
 
 
 class Task(Protocol):
@@ -67,6 +71,13 @@ class Task(Protocol):
 
     def do(self) -> bool:
         """Do it; returns whether it went well."""
+
+    def refuse(self, error: Exception) -> None:
+        """Note why it cannot be done.
+
+        Raises:
+            StorageError: if the disk cannot be written.
+        """
 
 
 class Order(NamedTuple):
@@ -92,30 +103,55 @@ class Order(NamedTuple):
 
     def do(self) -> bool:
         """Do the job; how it went is in its folder."""
-        (self.folder / STACK).unlink(missing_ok=True)  # from here on it goes its own way
+        remove(self.folder / STACK)  # from here on it goes its own way
         try:
-            return run(pickle.loads(self.config), self)
+            with pin_folders(self.folder):
+                return run(pickle.loads(self.config), self)
         except Exception as error:  # before the job itself could take note of it
-            traceback.print_exc()
-            note_failure(self.folder, cli.one_line(error))
+            with suppress(OSError):  # the log, on a full disk
+                traceback.print_exc()
+            self.refuse(error)
             return False
+
+    def refuse(self, error: Exception) -> None:
+        note_failure(self.folder, error)
 
 
 def work(task: Task) -> None:
-    """Do what there is to do; the process ends with 0 if it did well."""
+    """Do what there is to do; the process ends with 0 if it did well, with `NO_STORAGE` if it cannot write how."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks its workers to stop
     threading.Thread(target=end_with_the_parent, daemon=True).start()
-    write_to(task.log)
     os.environ.clear()
     os.environ.update(task.environment)
     sys.orig_argv[:] = task.command
-    sys.exit(0 if task.do() else 1)
+    with faults_told_once():
+        try:
+            write_to(task.log)
+            sys.exit(0 if task.do() else 1)
+        except Exception as error:
+            if not find_fault(error):
+                raise
+            with suppress(StorageError):
+                task.refuse(error)
+            sys.exit(NO_STORAGE)
 
 
-def note_failure(folder: Path, message: str, reason: str = "error") -> None:
-    """Write why a job failed, unless that is known already."""
-    if (read_json(folder / "status.json") or {}).get("status") != "failed":
-        write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": message})
+def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
+    """Write why a job failed, unless that is known already or its folder is lost.
+
+    Args:
+        folder: the job's.
+        error: what stopped it.
+        reason: the same in a word; a full disk has its own.
+
+    Raises:
+        StorageError: if the disk cannot be written.
+    """
+    if not folder.is_dir() or read_status(folder)["status"] == "failed":
+        return
+    told = input_error(error)
+    reason = told.reason if isinstance(told, StorageError) else reason
+    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": one_line(error)})
 
 
 def run(config: DictConfig, order: Order) -> bool:
@@ -135,13 +171,22 @@ def run(config: DictConfig, order: Order) -> bool:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    if done.status == JobStatus.FAILED:
+        note_failure(order.folder, done._return_value)
     return done.status == JobStatus.COMPLETED
 
 
 def write_to(path: Path) -> None:
-    """Send all that this process prints to the end of a file, a crash's traceback too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+    """Send all that this process prints to the end of a file, a crash's traceback too.
+
+    Raises:
+        StorageError: if the file cannot be opened, or is a link.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+    except OSError as error:
+        raise describe_fault(path, error, "opened") from error
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

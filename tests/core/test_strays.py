@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src.core.strays import refuse_strays, refuse_strays_beside_jobs, refuse_strays_of_job
+from src.core.strays import refuse_strays, refuse_strays_of_job
 from src.errors import InputError
+from src.sweeps.jobs import refuse_strays_beside_jobs
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_folder_without_strays_passes_also_where_it_is_a_link(sweep: Path) -> 
     (sweep.parent / "link").symlink_to("sweep")
     for folder in (sweep, sweep.parent / "link", sweep / "nothing", sweep / "0_a" / "job.json"):
         refuse_strays(folder)
-        refuse_strays_beside_jobs(folder, "job.json")
+        refuse_strays_beside_jobs(folder)
     refuse_strays_of_job(sweep / "0_a")
     refuse_strays_of_job(sweep / "best")
 
@@ -60,13 +61,13 @@ def test_pipes_and_sockets_are_told(sweep: Path, monkeypatch: pytest.MonkeyPatch
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("x.png")
         with pytest.raises(InputError, match=r"figures/x\.png is no plain file"):
-            refuse_strays_beside_jobs(sweep, "job.json")
+            refuse_strays_beside_jobs(sweep)
 
 
 def test_beside_the_jobs_only_what_is_no_jobs_counts(sweep: Path) -> None:
     (sweep / "0_a" / "link").symlink_to("/etc")
     (sweep / "1_b").symlink_to("../secret")
-    refuse_strays_beside_jobs(sweep, "job.json")
+    refuse_strays_beside_jobs(sweep)
     for folder in ("0_a", "1_b"):
         with pytest.raises(InputError, match="leads out"):
             refuse_strays_of_job(sweep / folder)
@@ -77,14 +78,14 @@ def test_links_beside_the_jobs_are_told(sweep: Path, name: str) -> None:
     (sweep / "figures").rmdir()
     (sweep / name).symlink_to("../sweep2" if name == "7_not_a_job" else "../secret")
     with pytest.raises(InputError, match=f"{name} is a link that leads out"):
-        refuse_strays_beside_jobs(sweep, "job.json")
+        refuse_strays_beside_jobs(sweep)
 
 
 def test_a_folder_of_figures_is_no_jobs_whatever_lies_in_it(sweep: Path) -> None:
     (sweep / "figures" / "job.json").write_text("{}")
     (sweep / "figures" / "x.png").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match=r"figures/x\.png is a link"):
-        refuse_strays_beside_jobs(sweep, "job.json")
+        refuse_strays_beside_jobs(sweep)
 
 
 def test_a_folder_without_end_is_given_up(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import quick
+from tests.command_line import own_images, quick
 from tests.data.test_wheat import lines, trusted
 
 
 @pytest.fixture(scope="session")
 def small(data_dir: Path) -> list[str]:
     """The settings for the small image files: 160 images to train on, 40 to choose by."""
-    return [f"paths.data={data_dir}", "data.val_size=40"]
+    return [*own_images(data_dir), "data.val_size=40"]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from src.data.cifar10 import CIFAR10
 from src.models.nearest_neighbor import NearestNeighbor
 from src.models.whitening import Whitening
-from tests.command_line import history, load, quick, read_json, same, timeless, train, weights
+from tests.command_line import history, load, own_images, quick, read_json, same, timeless, train, weights
 from tests.course.presets import Begun, State, composed, scores, sizes
 from tests.trouble import FOLDER, Trouble
 
@@ -85,7 +85,7 @@ def refitted(data: CIFAR10) -> Whitening:
 
 
 def test_the_fast_network_is_made_as_airbench_has_it_and_learns(data_dir: Path, tmp_path: Path) -> None:
-    few = [f"paths.data={data_dir}", "data.batch_size=20", "data.train_size=60", "trainer.max_epochs=2"]
+    few = [*own_images(data_dir), "data.batch_size=20", "data.train_size=60", "trainer.max_epochs=2"]
     folder = quick("experiment=cifar10_fast", *few, Begun.SETTING, cwd=tmp_path).folder
     begun = Begun.last
     widths = [24, 64, 64, 256, 256, 256, 256]
@@ -101,7 +101,7 @@ def test_the_fast_network_is_made_as_airbench_has_it_and_learns(data_dir: Path, 
 
 
 def test_the_fast_network_goes_on_bit_for_bit(data_dir: Path, tmp_path: Path) -> None:
-    few = [f"paths.data={data_dir}", "data.batch_size=4", "data.train_size=12", "trainer.max_epochs=2"]
+    few = [*own_images(data_dir), "data.batch_size=4", "data.train_size=12", "trainer.max_epochs=2"]
     straight = quick("experiment=cifar10_fast", *few, "name=straight", cwd=tmp_path).folder
     trouble, stopped = tmp_path / FOLDER / "stopped", straight.with_name("stopped")
     trouble.parent.mkdir()
@@ -147,11 +147,12 @@ def test_the_book_s_network_steps_down_the_sum_of_the_losses_and_the_penalty(sma
 
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 def test_each_remembered_image_is_its_own_nearest_neighbour(distance: str, data_dir: Path, tmp_path: Path) -> None:
-    outcome = quick("experiment=nearest_neighbor", f"paths.data={data_dir}", f"model.distance={distance}", cwd=tmp_path)
+    files = own_images(data_dir)
+    outcome = quick("experiment=nearest_neighbor", *files, f"model.distance={distance}", cwd=tmp_path)
     path = outcome.folder / "checkpoints" / "last.ckpt"
     model = NearestNeighbor.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     memory = model.inputs  # (200, 3072), bytes
-    images = CIFAR10(root=str(data_dir), batch_size=10, val_size=0, standardize=False).load()[0].inputs
+    images = CIFAR10(root=str(data_dir), verify=False, batch_size=10, val_size=0, standardize=False).load()[0].inputs
     assert sorted(memory.tolist()) == sorted(images.flatten(1).tolist())  # all of them, as they are
     model.targets = torch.arange(200)  # so that an image is found by its number
     assert model.neighbours(memory / 255).flatten().tolist() == list(range(200))

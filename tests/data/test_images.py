@@ -1,22 +1,17 @@
 import pickle
-import shutil
-import threading
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
 
-from src.data.base import Samples
 from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
 from src.data.images import ImageDataModule, channel_statistics
 from src.data.mnist import MNIST
 from src.errors import InputError
-from tests.small_data import trust_cifar10, write_idx, write_mnist
 from tests.training import Recorder, quiet_trainer
 
 SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
@@ -24,7 +19,7 @@ SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
 
 def ready(kind: type[ImageDataModule], root: Path, val_size: int = 50, **settings: Any) -> ImageDataModule:
     """A data module that has loaded its samples: 200 to train and validate on, 100 to test on."""
-    data = kind(root=str(root), batch_size=50, val_size=val_size, order_seed=0, **settings)
+    data = kind(root=str(root), verify=False, batch_size=50, val_size=val_size, order_seed=0, **settings)
     data.prepare_data()
     data.setup()
     return data
@@ -50,14 +45,14 @@ def test_images_are_kept_as_bytes_with_their_classes(kind: type[ImageDataModule]
 
 
 def test_mnist_pixels_and_labels_are_those_of_the_files(data_dir: Path) -> None:
-    _, test = MNIST(root=str(data_dir), batch_size=1, val_size=0).load()
+    _, test = MNIST(root=str(data_dir), verify=False, batch_size=1, val_size=0).load()
     raw = data_dir / "MNIST/raw"
     assert test.inputs.numpy().tobytes() == (raw / "t10k-images-idx3-ubyte").read_bytes()[16:]
     assert bytes(test.targets.tolist()) == (raw / "t10k-labels-idx1-ubyte").read_bytes()[8:]
 
 
 def test_cifar10_pixels_and_labels_are_those_of_the_files(data_dir: Path) -> None:
-    train, _ = CIFAR10(root=str(data_dir), batch_size=1, val_size=0).load()
+    train, _ = CIFAR10(root=str(data_dir), verify=False, batch_size=1, val_size=0).load()
     folder = data_dir / "cifar-10-batches-py"
     batches = [pickle.loads((folder / f"data_batch_{number}").read_bytes()) for number in range(1, 6)]
     assert np.array_equal(train.inputs.flatten(1).numpy(), np.concatenate([batch["data"] for batch in batches]))
@@ -161,151 +156,3 @@ def test_a_crop_that_mirrors_shifts_in_no_black_and_no_more_than_there_is(data_d
         assert len(data.transform(white, augment=True).unique()) == (6 if mode == "zeros" else 3)
     with pytest.raises(InputError, match=r"data\.crop=32: images of 32×32 pixels cannot be mirrored so far"):
         ready(CIFAR10, data_dir, crop=32, crop_padding="reflect")
-
-
-# Missing and damaged files
-
-
-def copy_of(data_dir: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(data_dir, tmp_path / "data"))
-
-
-def complaint(kind: type[ImageDataModule], root: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        ready(kind, root)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-MNIST_FILES = MNIST(root="", batch_size=1, val_size=0).files()
-CIFAR10_FILES = CIFAR10(root="", batch_size=1, val_size=0).files()
-
-
-def test_torchvision_reads_four_files_of_mnist_and_seven_of_cifar10() -> None:
-    assert sorted(MNIST_FILES) == [f"{p}-{k}-ubyte" for p in ("t10k", "train") for k in ("images-idx3", "labels-idx1")]
-    assert sorted(CIFAR10_FILES) == ["batches.meta", *[f"data_batch_{n}" for n in range(1, 6)], "test_batch"]
-
-
-@pytest.mark.parametrize("name", MNIST_FILES)
-@pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
-@pytest.mark.parametrize("damage", ["truncated", "header only", "empty", "text", "wrong magic number"])
-def test_a_damaged_file_of_mnist_is_named(
-    kind: type[ImageDataModule], name: str, damage: str, data_dir: Path, tmp_path: Path
-) -> None:
-    root = copy_of(data_dir, tmp_path)
-    path = root / kind.folder / name
-    whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "truncated": whole[:-1],
-            "header only": whole[:6],
-            "empty": b"",
-            "text": b"<html>not found</html>",
-            "wrong magic number": b"\x00\x00\x0d" + whole[3:],
-        }[damage]
-    )
-    message = complaint(kind, root)
-    assert message.startswith(f"{path}: ")
-    assert message.endswith("; delete it and start again to download it anew")
-    if damage == "truncated":
-        assert f"{len(whole) - 1} bytes, its header says {len(whole)}" in message
-
-
-@pytest.mark.parametrize("name", CIFAR10_FILES)
-@pytest.mark.parametrize("damage", ["truncated", "one byte changed"])
-def test_a_damaged_file_of_cifar10_is_named(name: str, damage: str, data_dir: Path, tmp_path: Path) -> None:
-    root = copy_of(data_dir, tmp_path)
-    path = root / CIFAR10.folder / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] if damage == "truncated" else whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
-    assert complaint(CIFAR10, root).startswith(f"{path}: truncated or corrupted, its MD5 is not ")
-
-
-def test_a_label_that_is_no_class_is_refused(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    write_idx(tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte", np.arange(100) % 11)
-    assert f"{tmp_path / 'MNIST/raw'}: labels do not fit the images" in complaint(MNIST, tmp_path)
-
-
-def test_fewer_labels_than_images_are_refused(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.arange(199) % 10)
-    assert "labels do not fit the images" in complaint(MNIST, tmp_path)
-
-
-def test_loading_names_what_is_missing(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(InputError, match=r"MNIST/raw lacks t10k-labels-idx1-ubyte$"):
-        MNIST(root=str(tmp_path), batch_size=1, val_size=0).load()
-
-
-# Downloading
-
-
-def test_where_all_files_are_there_the_folder_is_left_alone(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    ready(MNIST, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
-
-
-def test_of_several_that_start_at_once_one_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = 4
-    all_see_it_missing = threading.Barrier(count)
-    first_look = threading.local()
-    downloads: list[bool] = []
-    missing, read = MNIST.missing, MNIST.read
-
-    def missing_at_first(self: MNIST) -> list[str]:
-        names = missing(self)
-        if not hasattr(first_look, "done"):
-            first_look.done = True
-            all_see_it_missing.wait()
-        return names
-
-    def downloading(self: MNIST, train: bool, download: bool = False) -> Samples:
-        if download:
-            downloads.append(train)
-            write_mnist(tmp_path)
-        return read(self, train)
-
-    monkeypatch.setattr(MNIST, "missing", missing_at_first)
-    monkeypatch.setattr(MNIST, "read", downloading)
-    threads = [
-        threading.Thread(target=MNIST(root=str(tmp_path), batch_size=1, val_size=0).prepare_data) for _ in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert downloads == [True, False]
-
-
-def test_without_a_network_the_files_and_where_they_belong_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*args: Any, **kwargs: Any) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
-    for kind, files in ((MNIST, MNIST_FILES), (CIFAR10, CIFAR10_FILES)):
-        message = complaint(kind, tmp_path)
-        assert f"{kind.__name__} is not in {tmp_path} and cannot be downloaded (" in message
-        assert f"put {', '.join(files)} into {tmp_path / kind.folder}, " in message
-        assert "DATA_DIR" in message
-
-
-def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert f"data folder {tmp_path / 'file/data'} cannot be written" in complaint(MNIST, tmp_path / "file/data")
-
-
-def test_the_small_cifar10_is_accepted_only_while_its_sums_are_trusted(data_dir: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("train_list", "test_list", "meta"):
-            patch.setattr(torchvision.datasets.CIFAR10, name, getattr(torchvision.datasets.CIFAR10, name))
-        trust_cifar10(dict.fromkeys(CIFAR10_FILES, "0" * 32))
-        assert "MD5 is not 00000" in complaint(CIFAR10, data_dir)
-    assert training_images(ready(CIFAR10, data_dir)).shape == (150, 3, 32, 32)

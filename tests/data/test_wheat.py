@@ -1,5 +1,6 @@
 import hashlib
 import http.client
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,15 @@ def test_a_changed_file_is_named_with_what_is_wrong(old: str, new: str, reason: 
 def test_loading_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"wheat lacks seeds_dataset.txt$"):
         wheat(tmp_path).load()
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "wheat/seeds_dataset.txt"
+    path.mkdir(parents=True)
+    assert complaint(tmp_path) == f"{path} is not a file but a folder, a pipe or a device: move it away"
+    path.rmdir()
+    os.mkfifo(path)
+    assert complaint(tmp_path) == f"{path} is not a file but a folder, a pipe or a device: move it away"
 
 
 def test_nothing_but_the_published_numbers_is_accepted(tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ UNCHANGED = ("data.flip=false", "data.crop=0")  # the images as they are
 def test_a_run_keeps_images_as_bytes_and_its_accuracy_is_the_definitions(data_dir: Path, tmp_path: Path) -> None:
     settings = (*images("cifar10", data_dir), *UNCHANGED, "data.standardize=false", "model.k=3")
     outcome = quick(NEAREST, *settings, cwd=tmp_path)
-    data = CIFAR10(str(data_dir), batch_size=16, val_size=40, standardize=False)
+    data = CIFAR10(str(data_dir), verify=False, batch_size=16, val_size=40, standardize=False)
     data.setup()
     assert data.train_set is not None and data.test_set is not None
     memory, x = Samples(data.train_set.inputs.flatten(1), data.train_set.targets), data.test_set.inputs.flatten(1)

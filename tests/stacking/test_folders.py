@@ -82,6 +82,8 @@ def test_the_events_are_those_of_a_run_of_its_own(schedule: str, data_dir: Path,
     for mine, other in zip(together(tmp_path, jobs), alone(tmp_path, jobs), strict=True):
         found, wanted = scalars(mine), scalars(other)
         assert found.keys() == wanted.keys()
+        notes = ["not verified" in (folder / "train.log").read_text() for folder in (mine, other)]
+        assert notes == [schedule == "exponential"] * 2  # files of one's own
         for tag in found.keys() - {"epoch"}:
             assert [step for step, _ in found[tag]] == [step for step, _ in wanted[tag]], tag
             assert [value for _, value in found[tag]] == pytest.approx([value for _, value in wanted[tag]], abs=1e-6)

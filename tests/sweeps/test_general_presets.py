@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from hydra.core.plugins import Plugins
 
-from tests.command_line import history, images, load, read_json, run
+from tests.command_line import history, images, load, own_images, read_json, run
 from tests.course.presets import composed, sweep
 
 AXES = {
@@ -171,7 +171,7 @@ def test_hidden_layers_of_the_widths_that_were_asked_for(tmp_path: Path) -> None
 
 
 def test_each_learning_rate_with_each_batch_size(data_dir: Path, tmp_path: Path) -> None:
-    small = [f"paths.data={data_dir}", "data.val_size=40", "trainer.max_epochs=2"]
+    small = [*own_images(data_dir), "data.val_size=40", "trainer.max_epochs=2"]
     given = ["data=fashion_mnist", "data.batch_size=16,160", "optimizer.lr=1e-4,1e-2"]
     jobs = sweep("sweep=learning_rate", *given, *small, cwd=tmp_path)
     assert list(jobs) == [f"batch_size-{batch}_lr-{rate}" for batch in (16, 160) for rate in ("0.0001", "0.01")]
@@ -201,7 +201,7 @@ def test_ten_seeds_of_the_run_on_the_command_line(data_dir: Path, tmp_path: Path
 
 
 def test_each_model_on_each_data_set(data_dir: Path, tmp_path: Path) -> None:
-    small = [f"paths.data={data_dir}", "data.val_size=40", "data.batch_size=16"]
+    small = [f"paths.data={data_dir}", "++data.verify=false", "data.val_size=40", "data.batch_size=16"]
     jobs = sweep("sweep=models_data", *small, cwd=tmp_path)
     names = ["mnist", "fashion_mnist", "cifar10"]
     assert list(jobs) == [f"data-{data}_model-{model}" for data in names for model in ("mlp", "cnn")]

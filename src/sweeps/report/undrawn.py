@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
-from src.core.files import read_json
+from src.core.schema import DamagedError
 from src.environment import SHARE_OF_CORES, cores
 from src.sweeps.drawing import why
-from src.sweeps.jobs import NOTES
+from src.sweeps.jobs import read_job
 from src.sweeps.pool import mute
 from src.sweeps.report.gallery import MOST_RUNS, best_first, chosen_folders
 from src.sweeps.report.reading import Sweeps
@@ -44,7 +44,10 @@ def could_have(run: Run) -> bool:
     """Whether a run is finished and has weights, and callbacks that draw."""
     if run.status != "finished" or not any(run.folder.glob("checkpoints/*.ckpt")):
         return False
-    settings = (read_json(run.folder / NOTES) or {}).get("settings", {})
+    try:
+        settings = read_job(run.folder).settings
+    except DamagedError:  # since it was read
+        return False
     callbacks = [str(settings[key]) for key in settings if key.startswith("callbacks.") and key.endswith("._target_")]
     return not all(name.startswith(WITHOUT_PICTURES) for name in callbacks)
 
@@ -61,7 +64,11 @@ def draw_undrawn(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
         return
     count = min(len(runs), cores())
     context, share = multiprocessing.get_context("spawn"), cores() // count
-    pool = ProcessPoolExecutor(count, context, begin, (share,))
+    try:
+        pool = ProcessPoolExecutor(count, context, begin, (share,))
+    except OSError as error:  # its locks lie in shared memory, which may be full
+        sweeps.notes.append(f"pictures cannot be drawn: no process can be started ({error.strerror})")
+        return
     try:
         with mute(1), mute(2):  # the processes that begin here
             drawings = {pool.submit(draw, run.folder, packages): run for run in runs}

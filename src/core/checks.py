@@ -1,0 +1,120 @@
+"""Kinds of checks of settings: what a value has to be, as a function and in words. Nothing heavy is imported here."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from src.errors import InputError
+
+BILLION = 10**9
+LARGEST = 1e18  # of a number; whole ones of 2⁶³ and more PyTorch cannot take
+LONGEST_PATH = 1000  # characters
+LONGEST = 60  # characters of a value that a message shows
+
+
+class Check(NamedTuple):
+    """What a setting's value has to be.
+
+    Attributes:
+        allows: return whether a value will do.
+        words: what would, after "must be".
+    """
+
+    allows: Callable[[Any], bool]
+    words: str
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number, NaN and infinities apart."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(low: int, high: int = BILLION) -> Check:
+    """Return the check of a whole number from ``low`` to ``high``."""
+    return Check(lambda value: is_whole(value) and low <= value <= high, f"a whole number from {low} to {high:,}")
+
+
+def count_or_fraction(low: int, high: int = BILLION) -> Check:
+    """Return the check of a number of things, or of a fraction of them, which is a float."""
+    count = whole(low, high)
+    return Check(
+        lambda value: count.allows(value) or (isinstance(value, float) and 0 <= value <= 1 and (value > 0 or not low)),
+        f"{count.words}, or a share {'from 0.0' if not low else 'above 0.0, up'} to 1.0",
+    )
+
+
+def one_of(*choices: Any) -> Check:
+    """Return the check for one of the choices, of the same type (1 is not true)."""
+    names = [str(choice).lower() for choice in choices]
+    return Check(
+        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
+        f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0],
+    )
+
+
+def list_of(each: Check, words: str, low: int = 0, high: int = 1000) -> Check:
+    """Return the check of a list of ``low`` to ``high`` things."""
+    return Check(
+        lambda value: isinstance(value, list) and low <= len(value) <= high and all(map(each.allows, value)), words
+    )
+
+
+def optional(check: Check) -> Check:
+    return Check(lambda value: value is None or check.allows(value), f"null or {check.words}")
+
+
+def either(*checks: Check) -> Check:
+    words = [check.words for check in checks]
+    return Check(lambda value: any(check.allows(value) for check in checks), f"{', '.join(words[:-1])} or {words[-1]}")
+
+
+ABOVE_ZERO = Check(lambda value: is_number(value) and 0 < value <= LARGEST, "a number above 0, up to 1e18")
+FROM_ZERO = Check(lambda value: is_number(value) and 0 <= value <= LARGEST, "a number from 0 to 1e18")
+PROBABILITY = Check(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+FRACTION = Check(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+SEED = Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")
+SECONDS = Check(lambda value: is_number(value) and 0 < value <= BILLION, "seconds above 0, up to 1,000,000,000")
+SWITCH = Check(lambda value: isinstance(value, bool), "true or false")
+TEXT = Check(lambda value: isinstance(value, str) and bool(value), "a text")
+MAPPING = Check(lambda value: isinstance(value, Mapping), "a dictionary")
+PATH = Check(
+    lambda value: isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_PATH,
+    f"a path of at most {LONGEST_PATH:,} characters",
+)
+LABEL = Check(lambda value: isinstance(value, (str, bool)) or is_number(value), "a text or a number")
+
+
+def escape(text: str) -> str:
+    """Return a text with its control characters written out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def show(value: Any) -> str:
+    """Return a value as a message shows it: on one line, and not long."""
+    text = escape(str(value)[: LONGEST + 1])
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def complain(name: str, value: Any, check: Check) -> str:
+    """Return what is wrong with a setting's value, in one line."""
+    return f"{name}={show(value)} must be {check.words}"
+
+
+def require(settings: Mapping[str, Any], checks: Mapping[str, Check], prefix: str) -> None:
+    """Refuse settings of a launcher or a sweeper that are missing, unknown, or will not do.
+
+    Raises:
+        InputError: naming each of them.
+    """
+    wrong = [f"{prefix}{name} is missing" for name in checks if name not in settings]
+    for name, value in settings.items():
+        if name not in checks:
+            wrong.append(f"there is no setting {prefix}{show(name)}: there are {', '.join(checks)}")
+        elif not checks[name].allows(value):
+            wrong.append(complain(f"{prefix}{name}", value, checks[name]))
+    if wrong:
+        raise InputError("; ".join(wrong))

@@ -1,0 +1,58 @@
+"""Types of a class's settings, as its constructors are annotated, and whether plain values are of them."""
+
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from src.core.checks import is_number, is_whole
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+LISTS = (list, tuple, Sequence, Iterable)
+DICTIONARIES = (dict, Mapping)
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """Return the types of the settings that a class and those it builds on take, as far as they say so."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if base is not object and "__init__" in vars(base):
+            with suppress(Exception):  # names that only a type checker knows
+                found |= get_type_hints(base.__init__)
+    return found
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain value, or an object that Hydra makes of it, may be of a type."""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inner)
+    if hint is float:
+        return is_number(value)
+    if hint is int:
+        return is_whole(value) and abs(value) < 2**63
+    if origin in LISTS:
+        return isinstance(value, list) and (not inner or all(any(fits(item, each) for each in inner) for item in value))
+    if origin in DICTIONARIES:
+        return isinstance(value, dict)
+    if hint in WORDS or not isinstance(hint, type):
+        return hint not in WORDS or isinstance(value, hint)
+    return isinstance(value, hint) or (isinstance(value, dict) and "_target_" in value)
+
+
+def spell(hint: Any) -> str:
+    """Return a type in words."""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(spell, inner)))
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin in LISTS:
+        return "a list"
+    if origin in DICTIONARIES:
+        return "a dictionary"
+    return WORDS.get(hint) or f"an object of {getattr(hint, '__name__', hint)}"

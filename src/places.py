@@ -1,0 +1,61 @@
+"""Where a run or a sweep lies: names and folders, looked at before one is made. Nothing heavy is imported here."""
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.core.checks import LABEL, PATH, Check, complain, optional, show
+from src.errors import InputError
+
+LONGEST_NAME = 200  # characters; file systems take 255, and a sweep's jobs and temporary files add some
+
+PLACES: dict[str, Check] = {
+    "name": optional(LABEL),
+    "resume": optional(PATH),
+    "paths.outputs": PATH,
+    "hydra.run.dir": PATH,
+    "hydra.sweep.dir": PATH,
+}
+KEPT_IN = ".hydra"  # in a run's folder: its settings
+
+
+def check_places(config: DictConfig) -> None:
+    """Refuse a name or a folder that no run can have, and choices outside their groups.
+
+    Raises:
+        InputError: naming the setting, its value and what it must be.
+    """
+    for name, check in PLACES.items():
+        value = OmegaConf.select(config, name)
+        if not check.allows(value):
+            raise InputError(complain(name, value, check))
+    kept_in, jobs = config.hydra.output_subdir, OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
+    if config.resume is None and kept_in != KEPT_IN:
+        raise InputError(f"hydra.output_subdir={show(kept_in)}: a run keeps its settings in {KEPT_IN}")
+    if not PATH.allows(jobs):
+        raise InputError(complain("hydra.sweep.subdir", jobs, PATH))
+    for group, choice in config.hydra.runtime.choices.items():
+        if ".." in str(choice).split("/") or str(choice).endswith(".yaml"):
+            raise InputError(f"{group}={show(choice)}: there is no such choice; it is the name of a file without .yaml")
+
+
+def run_name(name: Any, stamp: str) -> str:
+    """Return a run's name as a folder's; the stamp where none is given.
+
+    Raises:
+        InputError: if it cannot name a folder.
+    """
+    if name is None:
+        return stamp
+    folder = slug(str(name))
+    if not folder.strip(".-"):
+        raise InputError(f"name={show(name)}: give it letters or digits, it names a folder")
+    if len(folder) > LONGEST_NAME:
+        raise InputError(f"name={show(name)}: it names a folder, so give it at most {LONGEST_NAME} characters")
+    return folder
+
+
+def slug(text: str) -> str:
+    """Return text with only letters, digits, dots, underscores and hyphens."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("[]{}() '\""))

@@ -1,0 +1,182 @@
+"""A run's config, held to what its settings have to be before any data are loaded.
+
+The parts have to be there and name classes of the right kind; a setting has to be what the table in `src.settings`
+says, and one that only its class knows has to be of the type that the class asks for.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from os.path import isfile
+from typing import Any, NamedTuple
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from src.core.checks import complain, show
+from src.core.hints import fits, hints_of, spell
+from src.errors import InputError
+from src.settings import CHECKS, EVALUATION
+
+KINDS = {  # of what class each part has to be
+    "model": "lightning.LightningModule",
+    "data": "lightning.LightningDataModule",
+    "optimizer": "torch.optim.Optimizer",
+    "scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "trainer": "lightning.Trainer",
+    "callbacks": "lightning.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+    "trainer.profiler": "lightning.pytorch.profilers.Profiler",
+    "trainer.strategy": "lightning.pytorch.strategies.Strategy",
+}
+SEVERAL = ("callbacks", "logger")  # groups of parts, by names of their own
+MAY_BE_EMPTY = ("scheduler", *SEVERAL)
+OURS = ("src.", "torch.", "lightning.")
+OF_HYDRA = ("_partial_", "_args_")  # with them Hydra would make something else of a part
+
+
+class Part(NamedTuple):
+    """An object of a run: its full name, its settings, and the class that it has to be of."""
+
+    name: str
+    settings: Any
+    kind: str
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a config that no run can have.
+
+    Settings that a config does not have are passed over, and those of classes of one's own.
+
+    Raises:
+        InputError: naming each wrong setting, its value and what it must be.
+    """
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    wrong = wrong_settings(settings) + unread(settings, str(OmegaConf.to_container(cfg, resolve=False)))
+    if not cfg.get("resume"):  # a resumed run needs them no more
+        wrong += missing_files(settings)
+    if wrong:
+        raise InputError("; ".join(wrong))
+
+
+def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a run's settings, a line for each; they are plain values, nested."""
+    wrong = missing_groups(settings)
+    passed_over = []
+    for part in parts(settings):
+        if told := wrong_part(part):
+            wrong.append(told)
+        elif part.settings["_target_"].startswith(OURS):
+            wrong += wrong_types(part)
+            continue
+        passed_over.append(f"{part.name}.")
+    checks = CHECKS | EVALUATION if "run" in settings else CHECKS
+    for name, each in checks.items():
+        there, value = look_up(settings, name)
+        if there and not name.startswith(tuple(passed_over)) and not each.allows(value):
+            wrong.append(complain(name, value, each))
+    return wrong
+
+
+def missing_groups(settings: Mapping[str, Any]) -> list[str]:
+    """Return which groups a whole config of a run lacks; evaluation needs none."""
+    groups = [name for name in KINDS if "." not in name and {"name", "seed"} <= settings.keys()]
+    wrong = [name for name in groups if not isinstance(settings.get(name), Mapping)]
+    return [f"{name} is missing: it was deleted (~{name}, {name}=null), and nothing runs without it" for name in wrong]
+
+
+def parts(settings: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the objects that a run is made of."""
+    for name, kind in KINDS.items():
+        there, value = look_up(settings, name)
+        if name in SEVERAL and isinstance(value, Mapping):
+            yield from (Part(f"{name}.{key}", each, kind) for key, each in value.items() if each is not None)
+        elif there and isinstance(value, Mapping) and (value or name not in MAY_BE_EMPTY):
+            yield Part(name, value, kind)
+
+
+def look_up(settings: Mapping[str, Any], name: str) -> tuple[bool, Any]:
+    """Return whether a setting is there, and its value."""
+    node: Any = settings
+    for key in name.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return False, None
+        node = node[key]
+    return True, node
+
+
+def wrong_part(part: Part) -> str | None:
+    """Return what is wrong with the class of a part; ``None`` if it is of the right kind."""
+    if not isinstance(part.settings, Mapping) or "_target_" not in part.settings:
+        if part.name == "scheduler":
+            return f"scheduler.{next(iter(part.settings))}: there is no scheduler to take it; choose scheduler=…"
+        return f"{part.name} must have a class: {part.name}._target_=…"
+    target = part.settings["_target_"]
+    told = f"{part.name}._target_={show(target)}"
+    if not isinstance(target, str):
+        return f"{told} must be the name of a class"
+    found = found_class(target)
+    if isinstance(found, str):
+        return f"{told}: {found}"
+    if not issubclass(found, found_class(part.kind)):  # type: ignore[arg-type]
+        return f"{told} must be a class of {part.kind}"
+    if extra := [key for key in OF_HYDRA if key in part.settings]:
+        return f"{part.name}.{extra[0]}: a {part.name.split('.')[0]} takes no such setting"
+    return None
+
+
+@cache
+def found_class(target: str) -> type | str:
+    """Return the class of a name, or why there is none."""
+    try:
+        found = get_object(target)
+    except Exception as error:  # of the import, too
+        cause = error.__cause__ or error
+        return f"there is no such class ({type(cause).__name__}: {cause})"
+    return found if isinstance(found, type) else "that is no class"
+
+
+def wrong_types(part: Part) -> list[str]:
+    """Return which settings of a part that the table does not have are not what its class asks for."""
+    hints = hints_of(found_class(part.settings["_target_"]))  # type: ignore[arg-type]
+    unknown = {key: value for key, value in part.settings.items() if f"{part.name}.{key}" not in CHECKS}
+    return [
+        f"{part.name}.{key}={show(value)} must be {spell(hints[key])}"
+        for key, value in unknown.items()
+        if key in hints and not fits(value, hints[key])
+    ]
+
+
+def unread(settings: Mapping[str, Any], unresolved: str) -> list[str]:
+    """Return which settings nothing reads: neither a part of a run nor a reference of another setting."""
+    known = {name.split(".")[0] for name in [*KINDS, *CHECKS, *EVALUATION]}
+    found = [key for key in settings if key not in known]
+    for group in ("recipe", "paths"):
+        found += [name for name in leaves(settings.get(group), f"{group}.") if name not in CHECKS]
+    found = [name for name in found if not re.search(rf"\${{[^{{}}]*\b{re.escape(name.split('.')[-1])}\b", unresolved)]
+    return [f"{show(name)}: there is no such setting, and no other refers to it" for name in found]
+
+
+def leaves(node: Any, prefix: str) -> list[str]:
+    """Return the full names of the values below a node."""
+    if not isinstance(node, Mapping):
+        return []
+    nested = {f"{prefix}{key}": value for key, value in node.items()}
+    return [name for key, value in nested.items() for name in (leaves(value, f"{key}.") or [key])]
+
+
+def missing_files(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the checkpoints that a new run is to start from."""
+    path, weights = settings.get("ckpt_path"), look_up(settings, "model.weights")[1]
+    wrong = []
+    if path and weights:
+        wrong.append("ckpt_path and model.weights both give the first weights: use one of them")
+    if isinstance(path, str) and not isfile(path):
+        wrong.append(f"ckpt_path={show(path)}: there is no such file")
+    if isinstance(weights, str) and look_up(settings, "model._target_")[1] == "src.models.resnet18.ResNet18":
+        from src.models.resnet18 import published_names  # torchvision's models take a while to import
+
+        if weights not in published_names() and not isfile(weights):
+            names = ", ".join(published_names())
+            wrong.append(f"model.weights={show(weights)}: there is no such file, and published weights are {names}")
+    return wrong

@@ -1,0 +1,351 @@
+"""The files of image sets: verified, read soundly where they are someone's own, and downloaded."""
+
+import hashlib
+import os
+import pickle
+import random
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torchvision.datasets
+from omegaconf import OmegaConf
+
+from src.data.cifar10 import CIFAR10
+from src.data.fashion_mnist import FashionMNIST
+from src.data.images import ImageDataModule
+from src.data.mnist import MNIST
+from src.errors import InputError
+from tests.command_line import BARE, images, quick, run
+from tests.small_data import write_idx, write_mnist
+
+SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
+FILES = [(kind, name) for kind in SETS for name in kind.sha256]
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def prepared(kind: type[ImageDataModule], root: Path, **settings: Any) -> ImageDataModule:
+    data = kind(root=str(root), batch_size=50, val_size=50, order_seed=0, **settings)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def complaint(kind: type[ImageDataModule], root: Path, **settings: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        prepared(kind, root, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def root(data_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the small image sets."""
+    return Path(shutil.copytree(data_dir, tmp_path / "data"))
+
+
+@pytest.fixture
+def published(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the small image sets, which are taken for the published ones."""
+    for kind in SETS:
+        digests = {name: hashlib.sha256((root / kind.folder / name).read_bytes()).hexdigest() for name in kind.sha256}
+        monkeypatch.setattr(kind, "sha256", digests)
+    return root
+
+
+# Verified files
+
+
+def test_there_is_a_digest_for_each_file_of_images_that_torchvision_reads() -> None:
+    for kind in (MNIST, FashionMNIST):
+        assert list(kind.sha256) == [Path(name).stem for name, _ in kind.dataset.resources]
+    cifar10 = torchvision.datasets.CIFAR10
+    assert list(CIFAR10.sha256) == [name for name, _ in cifar10.train_list + cifar10.test_list]
+    digests = [digest for kind in SETS for digest in kind.sha256.values()]
+    assert len(set(digests)) == 14 and all(len(digest) == 64 and int(digest, 16) for digest in digests)
+
+
+def test_the_published_files_are_read_without_a_note(published: Path, tmp_path: Path) -> None:
+    verified = ["data=mnist", f"paths.data={published}", "data.val_size=40", "trainer.max_epochs=1"]
+    folder = quick(*verified, cwd=tmp_path).folder
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").data.verify is True
+    assert "verified" not in (folder / "train.log").read_text()
+    assert prepared(CIFAR10, published).train_set.size == prepared(FashionMNIST, published).train_set.size == 150
+
+
+@pytest.mark.parametrize(("kind", "name"), FILES)
+def test_one_bit_is_enough_to_refuse_a_file(kind: type[ImageDataModule], name: str, published: Path) -> None:
+    path = published / kind.folder / name
+    content = bytearray(path.read_bytes())
+    content[random.Random(name).randrange(len(content))] ^= 4
+    path.write_bytes(content)
+    message, digest = complaint(kind, published), hashlib.sha256(content).hexdigest()
+    assert message == (
+        f"{path} is damaged or not {kind.__name__}'s (its SHA-256 is {digest[:12]}…, not {kind.sha256[name][:12]}…); "
+        "delete it and start again to download it anew, or set data.verify=false to use files of your own"
+    )
+
+
+def test_another_set_s_images_other_labels_and_fewer_images_are_refused(published: Path, tmp_path: Path) -> None:
+    raw = published / MNIST.folder
+    labels = (raw / LABELS).read_bytes()
+    (raw / LABELS).write_bytes(labels[:8] + labels[:7:-1])
+    assert f"{raw / LABELS} is damaged or not MNIST's" in complaint(MNIST, published)
+    write_mnist(published, train=100)
+    assert f"{raw / IMAGES} is damaged or not MNIST's" in complaint(MNIST, published)
+    for name in MNIST.sha256:
+        shutil.copy(published / FashionMNIST.folder / name, raw)
+    outcome = run("src.train", *BARE, "data=mnist", f"paths.data={published}", "data.val_size=40", cwd=tmp_path)
+    assert outcome.error.startswith(f"error: {raw / IMAGES} is damaged or not MNIST's")
+    assert outcome.error.endswith(" data.verify=false to use files of your own")
+
+
+# Files of one's own
+
+
+def test_a_run_on_files_of_one_s_own_says_so_and_keeps_it(root: Path, tmp_path: Path) -> None:
+    folder = quick(*images("mnist", root), "trainer.max_epochs=1", cwd=tmp_path).folder
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").data.verify is False
+    note = f"note: the files in {root / 'MNIST/raw'} were not verified to be MNIST (data.verify=false)"
+    assert note in (folder / "train.log").read_text()
+    again = ["trainer.max_epochs=2", "name=verified", f"paths.data={root}"]
+    error = run("src.train", "data=mnist", "data.val_size=40", *again, cwd=tmp_path).error
+    assert f"{root / 'MNIST/raw' / IMAGES} is damaged or not MNIST's" in error
+
+
+def own(raw: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Replace MNIST's training files."""
+    write_idx(raw / IMAGES, images)
+    write_idx(raw / LABELS, labels)
+
+
+def test_other_numbers_of_images_are_read_as_they_are(root: Path) -> None:
+    own(root / MNIST.folder, np.arange(60 * 28 * 28).reshape(60, 28, 28) % 251, np.arange(60) % 3)
+    train, test = MNIST(root=str(root), verify=False, batch_size=1, val_size=0).load()
+    assert train.inputs.flatten().tolist() == [number % 251 for number in range(60 * 28 * 28)]
+    assert train.targets.tolist() == [0, 1, 2] * 20 and test.size == 100
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "name", "reason"),
+    [
+        ((60, 28, 27), (60,), IMAGES, "28×27 pixels, not 28×28"),
+        ((60, 28 * 28), (60,), IMAGES, "not a 3-dimensional IDX file of bytes"),
+        ((60, 28, 28), (60, 1), LABELS, "not a 1-dimensional IDX file of bytes"),
+        ((60, 28, 28), (59,), LABELS, "59 labels for 60 images"),
+        ((60, 28, 28), (61,), LABELS, "61 labels for 60 images"),
+        ((0, 28, 28), (0,), LABELS, "0 labels for 0 images"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_refused(
+    images: tuple[int, ...], labels: tuple[int, ...], name: str, reason: str, root: Path
+) -> None:
+    raw = root / MNIST.folder
+    own(raw, np.zeros(images), np.zeros(labels))
+    assert (
+        complaint(MNIST, root, verify=False) == f"{raw / name}: {reason}; files of your own must be in MNIST's format"
+    )
+
+
+def test_a_label_that_is_no_class_is_refused(root: Path) -> None:
+    own(root / MNIST.folder, np.zeros((60, 28, 28)), np.arange(60) % 11)
+    assert "label 10 is none of the 10 classes" in complaint(MNIST, root, verify=False)
+
+
+@pytest.mark.parametrize("name", MNIST.sha256)
+@pytest.mark.parametrize("damage", ["truncated", "header only", "empty", "text", "wrong magic number"])
+def test_a_file_that_is_no_idx_file_is_named(name: str, damage: str, root: Path, tmp_path: Path) -> None:
+    path = root / MNIST.folder / name
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": whole[:-1],
+            "header only": whole[:6],
+            "empty": b"",
+            "text": b"<html>not found</html>",
+            "wrong magic number": b"\x00\x00\x0d" + whole[3:],
+        }[damage]
+    )
+    reason = f"{len(whole) - 1} bytes, its header says {len(whole)}" if damage == "truncated" else "not a "
+    assert complaint(MNIST, root, verify=False).startswith(f"{path}: {reason}")
+
+
+class Payload:
+    """Calls something while its pickle is read."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+PIXELS, CLASSES = np.zeros((40, 3072), dtype=np.uint8), [number % 10 for number in range(40)]
+NO_IMAGES = "its data are not an array of images (N, 3072)"
+NO_LABELS = "its labels are not a list of integers"
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        ({"data": PIXELS, "labels": CLASSES[1:]}, "39 labels for 40 images"),
+        ({"data": PIXELS, "labels": [*CLASSES[1:], 10]}, "label 10 is none of the 10 classes"),
+        ({"data": PIXELS, "labels": [*CLASSES[1:], -1]}, "label -1 is none of the 10 classes"),
+        ({"data": PIXELS, "labels": [*CLASSES[1:], 2**70]}, f"label {2**70} is none of the 10 classes"),
+        ({"data": PIXELS, "labels": [*CLASSES[1:], 1.5]}, NO_LABELS),
+        ({"data": PIXELS, "labels": None}, NO_LABELS),
+        ({"data": PIXELS[:, 1:], "labels": CLASSES}, NO_IMAGES),
+        ({"data": PIXELS[0], "labels": CLASSES}, NO_IMAGES),
+        ({"data": PIXELS.tolist(), "labels": CLASSES}, NO_IMAGES),
+        ({"data": PIXELS / 255, "labels": CLASSES}, "an array that is not of bytes"),
+        ({"data": PIXELS[:0], "labels": []}, "0 labels for 0 images"),
+        ({"labels": CLASSES}, NO_IMAGES),
+        (PIXELS, NO_IMAGES),
+        (Payload(os.mkdir, "made-by-a-pickle"), "not a pickle of arrays and plain values (it calls posix.mkdir)"),
+        (Payload(np.frombuffer, b""), "not a pickle of arrays and plain values (it calls numpy.frombuffer)"),
+    ],
+)
+def test_a_batch_of_cifar10_that_is_not_sound_is_refused(
+    batch: Any, reason: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = root / CIFAR10.folder / "data_batch_4"
+    path.write_bytes(pickle.dumps(batch))
+    monkeypatch.chdir(root)
+    message = complaint(CIFAR10, root, verify=False)
+    assert message == f"{path}: {reason}; files of your own must be in CIFAR10's format"
+    assert not (root / "made-by-a-pickle").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_file_that_is_no_pickle_is_named(damage: str, root: Path) -> None:
+    path = root / CIFAR10.folder / "test_batch"
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:-1], "empty": b"", "text": b"<html>not found</html>"}[damage])
+    assert complaint(CIFAR10, root, verify=False).startswith(f"{path}: not a pickle of arrays and plain values (")
+
+
+# Files that cannot be read
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(("kind", "name"), [(MNIST, LABELS), (CIFAR10, "test_batch")])
+def test_what_is_no_file_is_named(kind: type[ImageDataModule], name: str, verify: bool, published: Path) -> None:
+    path = published / kind.folder / name
+    path.unlink()
+    for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        make()
+        message = complaint(kind, published, verify=verify)
+        assert message == f"{path} is not a file but a folder, a pipe or a device: move it away"
+        os.rmdir(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (MemoryError(), "it does not fit into memory"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    error: Exception, reason: str, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert complaint(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read ({reason})"
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", fail)
+    assert complaint(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read (Permission denied)"
+
+
+def test_loading_names_what_is_missing(root: Path) -> None:
+    (root / MNIST.folder / LABELS).unlink()
+    with pytest.raises(InputError, match=f"MNIST/raw lacks {LABELS}$"):
+        MNIST(root=str(root), batch_size=1, val_size=0).load()
+
+
+# Downloading
+
+
+def test_where_all_files_are_there_the_folder_is_left_alone(published: Path) -> None:
+    before = sorted(published.rglob("*"))
+    prepared(MNIST, published)
+    assert sorted(published.rglob("*")) == before
+
+
+def refuse(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("a download was begun")
+
+
+def test_nothing_is_downloaded_over_files_of_one_s_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision would replace those that are there, too."""
+    for kind, name in ((MNIST, LABELS), (CIFAR10, "data_batch_2")):
+        monkeypatch.setattr(kind, "dataset", refuse)
+        (root / kind.folder / name).unlink()
+        message = complaint(kind, root, verify=False)
+        assert message == f"{root / kind.folder} lacks {name}: with data.verify=false nothing is downloaded"
+        assert f"is damaged or not {kind.__name__}'s" in complaint(kind, root)
+
+
+def test_of_several_that_start_at_once_one_downloads(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, empty = 4, tmp_path / "empty"
+    all_see_it_missing = threading.Barrier(count)
+    first_look = threading.local()
+    downloads: list[str] = []
+    missing = MNIST.missing
+
+    def missing_at_first(self: MNIST) -> list[str]:
+        names = missing(self)
+        if names and not hasattr(first_look, "done"):
+            first_look.done = True
+            all_see_it_missing.wait()
+        return names
+
+    def download(root: str, download: bool) -> None:
+        downloads.append(root)
+        shutil.copytree(published / "MNIST", empty / "MNIST")
+
+    monkeypatch.setattr(MNIST, "missing", missing_at_first)
+    monkeypatch.setattr(MNIST, "dataset", staticmethod(download))
+    sets = [MNIST(root=str(empty), batch_size=1, val_size=0) for _ in range(count)]
+    threads = [threading.Thread(target=each.prepare_data) for each in sets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert downloads == [str(empty)]
+    assert sets[0].load()[0].size == 200
+
+
+def test_without_a_network_the_files_and_where_they_belong_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    for kind in SETS:
+        message = complaint(kind, tmp_path)
+        assert f"{kind.__name__} is not in {tmp_path} and cannot be downloaded (" in message
+        assert f"put {', '.join(kind.sha256)} into {tmp_path / kind.folder}, " in message
+        assert "DATA_DIR" in message
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert f"data folder {tmp_path / 'file/data'} cannot be written" in complaint(MNIST, tmp_path / "file/data")

@@ -1,0 +1,116 @@
+"""What the project depends on: no versions with known holes, and hashes for those that are pinned."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.dependencies import LOCK, ROOT, audit, line_of
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
+
+
+def requirements() -> dict[str, Requirement]:
+    """What the project asks for, its extras' included."""
+    extras = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+    found = [Requirement(text) for text in PROJECT["dependencies"] + extras]
+    return {each.name: each for each in found if each.name != PROJECT["name"]}
+
+
+def pinned() -> dict[str, str]:
+    """The versions in constraints.txt, by their names in one spelling."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("hydra-core", ["1.3.2", "1.3.3", "1.3.7"], "1.3.8"),
+        ("lightning", ["2.6.1", "2.6.2", "2.6.3", "2.6.5"], "2.6.6"),
+        ("torch", ["2.5.1", "2.9.1"], "2.11.0"),
+        ("filelock", ["3.20.0", "3.20.2"], "3.20.3"),
+        ("jinja2", ["3.1.3", "3.1.5"], "3.1.6"),
+        ("ray", ["2.51.0"], "2.52.0"),
+        ("pytest", ["9.0.2"], "9.0.3"),
+    ],
+)
+def test_versions_with_known_holes_are_not_allowed(name: str, bad: list[str], good: str) -> None:
+    allowed = requirements()[name].specifier
+    assert not [version for version in bad if version in allowed]
+    assert good in allowed
+
+
+def test_what_is_pinned_is_what_the_project_asks_for() -> None:
+    versions = pinned()
+    for name, requirement in requirements().items():
+        assert versions[canonicalize_name(name)] in requirement.specifier, name
+
+
+def test_each_lock_has_a_hash_for_each_pinned_version() -> None:
+    locks = list(ROOT.glob("lock-*.txt"))
+    assert [path.name for path in locks] == ["lock-linux-x86_64-cpython-311.txt"]
+    head, *lines = locks[0].read_text().splitlines()
+    matches = [LINE.fullmatch(line) for line in lines]
+    assert head.startswith("#") and all(matches)
+    locked = {canonicalize_name(match[1]): match[2] for match in matches if match}
+    assert locked == pinned()
+    assert "://" not in locks[0].read_text()  # nothing of where the files were
+
+
+def test_the_lock_has_the_hash_that_pip_reports() -> None:
+    report = {
+        "metadata": {"name": "Jinja2", "version": "3.1.6"},
+        "download_info": {"url": "file:///a.whl", "archive_info": {"hashes": {"sha256": "ab" * 32}}},
+    }
+    assert line_of(report) == f"Jinja2==3.1.6 --hash=sha256:{'ab' * 32}\n"
+
+
+def test_a_locked_install_takes_nothing_without_its_hash() -> None:
+    command = ["make", "--dry-run", f"PYTHON={sys.executable}", "install-locked"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tools, all_of_it, project = [line for line in recipe.splitlines() if "pip install" in line]
+    assert f"'^setuptools==' {LOCK.name}" in tools and f"--requirement {LOCK.name}" in all_of_it
+    assert all("--require-hashes --no-deps" in line for line in (tools, all_of_it))
+    assert all("--no-deps --no-build-isolation" in line for line in (all_of_it, project))
+    assert project.endswith("--editable .")
+
+
+# Asking for known holes
+
+TABLE = "Name   Version ID\nfilelock 3.13.0  CVE-2025-68146"
+
+
+def fake(out: str, err: str, status: int) -> list[str]:
+    """A command that writes and ends as pip-audit would."""
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; print({err!r}, file=sys.stderr); print({out!r}, end=''); sys.exit({status})",
+    ]
+
+
+def test_holes_that_are_known_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        audit(fake(TABLE, "Found 1 known vulnerability in 1 package", 1))
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == f"{TABLE}\n"
+
+
+def test_no_known_holes_are_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        audit(fake("", "No known vulnerabilities found", 0))
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "No known vulnerabilities found\n"
+
+
+def test_what_could_not_be_asked_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        audit(fake("", "Traceback (most recent call last):\n  File\nConnectionError: no network", 1))
+    assert ended.value.code == "not audited: ConnectionError: no network"  # which Python prints, and ends with 1
+    assert capsys.readouterr().out == ""
