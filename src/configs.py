@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -161,24 +162,16 @@ def main_config() -> dict[str, Any]:
 
 def _rules(writing: tuple[str, ...]) -> Rules:
     """Return what a run's config may name."""
-    from lightning import Callback, LightningDataModule, LightningModule, Trainer  # takes seconds, see `src.train`
+    from lightning import Callback, LightningDataModule  # takes seconds, see `src.train`
     from lightning.pytorch import callbacks, loggers
-    from lightning.pytorch.profilers import Profiler
     from lightning.pytorch.serve import ServableModuleValidator
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    places = {
-        "data": LightningDataModule,
-        "model": LightningModule,
-        "optimizer": Optimizer,
-        "scheduler": LRScheduler,
-        "trainer": Trainer,
-        "trainer.profiler": Profiler,
-        "callbacks.*": Callback,
-        "logger.*": loggers.Logger,
-    }
+    from src.validation import KINDS
+
+    places = {f"{name}.*" if name in SEVERAL else name: get_class(kind) for name, kind in KINDS.items()}
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
     unasked = (callbacks.Checkpoint, callbacks.SpikeDetection, ServableModuleValidator, *elsewhere)
     return Rules(places, (nn.Module, Optimizer, LRScheduler, Callback, LightningDataModule), unasked, writing)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src import devices
 from src.build import (
@@ -27,7 +27,7 @@ from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
-from src.configs import flat, needed_trust, open_config
+from src.configs import needed_trust, open_config
 from src.core.files import write_json
 from src.core.trust import read_packages, spell_trust
 from src.data.base import TensorDataModule
@@ -43,7 +43,7 @@ from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.restoring import restore
 from src.results import Results
 from src.resume import Past, Reached, alone, check_model, clear_way, find_ends, find_longer, make_plan, read_past
-from src.settings import wrong_values
+from src.validation import wrong_settings
 
 log = logging.getLogger(__name__)
 LOADING = (
@@ -195,7 +195,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     given = ["paths.data"] if cfg.paths.data else []
     run = open_config(folder, read_packages(cfg.trust), given)
     run.paths.data = cfg.paths.data or run.paths.data
-    if wrong := wrong_values(flat(run)):
+    if wrong := wrong_settings(OmegaConf.to_container(run, resolve=True)):
         raise InputError(f"{folder}: {'; '.join(wrong)}")
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:

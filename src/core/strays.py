@@ -15,6 +15,10 @@ MOST = 1_000_000  # files and folders of a run
 REMEDY = "nothing outside is read or written: remove it, or put what it leads to in its place"
 
 
+class StrayError(DamagedError):
+    """A folder in which nothing is to be read or written, since something in it leads elsewhere."""
+
+
 def refuse_strays(folder: Path, but_for: Callable[[Path], bool] | None = None) -> None:
     """Refuse the folder of a run or a sweep with strays in it; the folder itself may be a link.
 
@@ -23,20 +27,20 @@ def refuse_strays(folder: Path, but_for: Callable[[Path], bool] | None = None) -
         but_for: tells which of the folders and links right in it to pass over.
 
     Raises:
-        DamagedError: naming the first.
+        StrayError: naming the first.
     """
     for stray in _find_strays(folder, but_for):
-        raise DamagedError(stray)
+        raise StrayError(stray)
 
 
 def refuse_strays_of_job(folder: Path) -> None:
     """Refuse a job's folder with strays in it, or one that is itself a link that leads out of its sweep's folder.
 
     Raises:
-        DamagedError: naming the first.
+        StrayError: naming the first.
     """
     if folder.is_symlink() and _leads_out(folder, os.path.realpath(folder.parent)):
-        raise DamagedError(f"{folder} is a link that leads out of {folder.parent}; {REMEDY}")
+        raise StrayError(f"{folder} is a link that leads out of {folder.parent}; {REMEDY}")
     refuse_strays(folder)
 
 

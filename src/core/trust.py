@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_class
 
+from src.core.checks import Check, complain, either, list_of, optional
 from src.errors import InputError
 
 PACKAGES = ("src", "torch.optim", "lightning", "torchvision")
@@ -27,6 +28,9 @@ PLACE = re.compile(r"(dir|dirpath|path|folder|root)$", re.IGNORECASE)  # how a s
 ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|.*(://|(^|[/\\])\.\.([/\\]|$))", re.DOTALL)
 
 LENT: set[Path] = set()  # folders that the config opened last names: its data are read there, nothing is written
+
+_PACKAGE = Check(lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)), "a package's name")
+TRUSTED = optional(either(_PACKAGE, list_of(_PACKAGE, "a list of them")))
 
 Kinds = tuple[type, ...]
 
@@ -48,16 +52,15 @@ class Rules(NamedTuple):
 
 
 def read_packages(value: Any) -> tuple[str, ...]:
-    """Return the packages that ``trust=`` names: null, one or a list of them.
+    """Return the packages that ``trust=`` names.
 
     Raises:
         InputError: if it is something else.
     """
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    names = list(value) if several else [] if value is None else [value]
-    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
-        raise InputError(f"trust={value}: give it the name of a package, or several: trust=mylab or 'trust=[a,b]'")
-    return tuple(names)
+    value = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if not TRUSTED.allows(value):
+        raise InputError(complain("trust", value, TRUSTED))
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def take_trust(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from src.core.files import read_bytes
 from src.errors import InputError
@@ -23,5 +23,7 @@ def read_png(path: Path) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} × {image.height} pixels are too many")
             return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} cannot be shown: it is no PNG") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be shown: {' '.join(str(error).split())}") from error

@@ -145,8 +145,7 @@ def test_only_that_package_is_trusted(trust: str, cwd: Path) -> None:
 
 @pytest.mark.parametrize("trust", ["''", "canary.", "..", "canary.Model()", "5", "[canary,5]", "{a: 1}", "a b", "[a"])
 def test_what_names_no_package_is_refused(trust: str, cwd: Path) -> None:
-    assert "trust=" in (error := attempt(cwd, *RESUME[:-1], f"trust={trust}"))
-    assert "give it the name of a package" in error
+    assert " must be null or a package's name or a list of them" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
 
 
 def test_functions_of_a_package_that_is_trusted_are_not_called(cwd: Path) -> None:

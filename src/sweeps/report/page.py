@@ -114,7 +114,10 @@ class Failure(NamedTuple):
 def failures(sweeps: Sweeps) -> list[Failure]:
     """The runs that failed, are damaged or were interrupted, in this order; the first of them with their logs."""
     stopped = [run for status in ("failed", DAMAGED, "interrupted") for run in sweeps.runs if run.status == status]
-    return [Failure(run, tail(run.folder) if place < MOST_TAILS else None) for place, run in enumerate(stopped)]
+    return [
+        Failure(run, tail(run.folder) if run.known and place < MOST_TAILS else None)
+        for place, run in enumerate(stopped)
+    ]
 
 
 def tail(folder: Path) -> str | None:

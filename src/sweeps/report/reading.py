@@ -101,7 +101,7 @@ class Origin(NamedTuple):
 
 def origin(sweeps: Sweeps) -> Origin:
     """What the runs' ``provenance.json`` tell; the commands from ``multirun.yaml`` where none has started yet."""
-    told = [read_origin(run, sweeps.notes) for run in sweeps.runs]
+    told = [read_origin(run, sweeps.notes) for run in sweeps.runs if run.known]
     starts = [start for each in told for start in (each, *each.get("resumed", [])) if start]
     commands = distinct(start.get("command") for start in starts) or distinct(map(command, sweeps.folders))
     return Origin(
