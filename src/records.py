@@ -167,7 +167,7 @@ def find_foreign(folder: Path) -> Path | None:
 def keep_settings(cfg: DictConfig, folder: Path) -> None:
     """Keep a run's settings as they are now, so that its next start has them too."""
     config = folder / ".hydra" / "config.yaml"
-    kept = OmegaConf.merge(cfg, {"resume": None})
+    kept = OmegaConf.merge(cfg, {"resume": None, "trust": None})
     write_text(config, OmegaConf.to_yaml(kept))
 
 

@@ -43,6 +43,7 @@ class Results(Callback):
 
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
+        self.trust = ""  # what a command adds that opens the run again
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
@@ -159,7 +160,7 @@ class Results(Callback):
         return "the epochs before are kept" if kept else "no epoch has ended yet"
 
     def resume_command(self) -> str:
-        return f"python -m src.train resume={quote(str(self.shown_folder()))}"
+        return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -182,7 +183,7 @@ class Results(Callback):
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
             f"  look at it:   tensorboard --logdir {quote(str(logdir))}",
-            f"  evaluate it:  python -m src.eval run={quote(str(folder))}",
+            f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from src.core import schema
 from src.core.files import read_text
 from src.core.schema import DamagedError
+from src.core.strays import refuse_strays
 from src.errors import InputError
 from src.records import DAMAGED, read_metrics, read_status
 
@@ -85,7 +86,9 @@ def read_rows(outputs: Path) -> list[Row]:
     runs, sweeps = outputs / "runs", outputs / "sweeps"
     if not (runs.is_dir() or sweeps.is_dir()):
         raise InputError(f"{outputs}: there are no runs and no sweeps in it")
-    return [*map(_read_run, _find(runs, ".hydra/config.yaml")), *map(_read_sweep, _find(sweeps, "multirun.yaml"))]
+    found = dict.fromkeys(_find(runs, ".hydra/config.yaml"), _read_run)
+    found |= dict.fromkeys(_find(sweeps, "multirun.yaml"), _read_sweep)
+    return [_read_closed(folder) or read(folder) for folder, read in found.items()]
 
 
 def show(rows: list[Row]) -> None:
@@ -119,6 +122,15 @@ def _get_key(order: str) -> Callable[[Row], Any]:
 def _find(folder: Path, mark: str) -> Iterator[Path]:
     """Yield the folders in a folder that have a file."""
     return (path for path in sorted(folder.glob("*")) if (path / mark).is_file())
+
+
+def _read_closed(folder: Path) -> Row | None:
+    """Return the row of a folder that is not read, since something in it leads elsewhere; of others ``None``."""
+    try:
+        refuse_strays(folder)
+    except InputError as error:
+        return Row(_read_time(folder, {}), folder, "", f"damaged: {error}", ("", ""), math.nan)
+    return None
 
 
 def _read_run(folder: Path) -> Row:

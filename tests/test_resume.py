@@ -157,7 +157,7 @@ def test_provenance_keeps_both_starts(copy: Path, tmp_path: Path) -> None:
     both = read_json(copy / "provenance.json")
     resumed = both.pop("resumed")
     assert both == first
-    assert [start["command"] for start in resumed] == [f"python -m src.train resume={copy}"]
+    assert [start["command"] for start in resumed] == [f"python -m src.train resume={copy} trust=tests"]
 
 
 def test_the_log_and_the_events_go_on(copy: Path, tmp_path: Path) -> None:

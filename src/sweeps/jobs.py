@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import swept_name
 from src.configs import APART, flat
-from src.core import schema
+from src.core import schema, strays
 from src.core.files import PARTIAL, remove, remove_tree, write_json
 from src.core.schema import DamagedError
 from src.errors import InputError
@@ -37,6 +37,7 @@ class Job(NamedTuple):
         choices: the choice taken in each config group.
         settings: all its settings by their full names.
         damage: what is wrong with its ``job.json``; then all that is known is its folder, with a number to call it by.
+        closed: nothing in its folder is read, since something in it leads elsewhere.
     """
 
     folder: Path
@@ -46,17 +47,18 @@ class Job(NamedTuple):
     choices: dict[str, Any]
     settings: dict[str, Any]
     damage: str | None = None
+    closed: bool = False
 
     @property
     def status(self) -> dict[str, Any]:
         """How far it came: ``status``, ``reason``, ``message``."""
         if self.damage is not None:
-            return {"status": DAMAGED, "reason": NOTES, "message": self.damage}
+            return {"status": DAMAGED, "reason": "its folder" if self.closed else NOTES, "message": self.damage}
         return read_status(self.folder)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return read_metrics(self.folder)
+        return {} if self.closed else read_metrics(self.folder)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         write_json(self.folder / STATUS, {"status": status, "reason": reason, "message": message})
@@ -91,29 +93,42 @@ class Job(NamedTuple):
 
 def read_jobs(folder: Path) -> list[Job]:
     """Return the jobs of the sweep in a folder, in the order of their numbers; damaged ones tell so."""
-    jobs, damage = [], dict[Path, str]()
+    jobs, damage, closed = [], dict[Path, str](), set[Path]()
     for path in sorted(filter(is_job, folder.glob("*"))):
         try:
             jobs.append(read_job(path))
         except InputError as error:
             damage[path] = str(error)
+            closed |= {path} if isinstance(error, strays.StrayError) else set()
     jobs.sort(key=lambda job: (job.number, number_of(job.folder) != job.number))
     for before, job in pairwise(jobs):
         if before.number == job.number:
             damage[job.folder] = f"{job.folder / NOTES} is damaged: its number {job.number} is that of {before.folder}"
     whole = [job for job in jobs if job.folder not in damage]
-    return sorted([*whole, *damaged_jobs(damage, {job.number for job in whole})], key=lambda job: job.number)
+    told = damaged_jobs(damage, closed, {job.number for job in whole})
+    return sorted([*whole, *told], key=lambda job: job.number)
 
 
-def damaged_jobs(damage: dict[Path, str], taken: set[int]) -> list[Job]:
+def damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) -> list[Job]:
     """Return the jobs of which only the folder is known, by these; their numbers are those of none of the others."""
     jobs: list[Job] = []
     for path, fault in damage.items():
         number, numbers = number_of(path), taken | {job.number for job in jobs}
         if number is None or number in numbers:
             number = max(numbers, default=-1) + 1
-        jobs.append(Job(path, number, "", [], {}, {}, fault))
+        jobs.append(Job(path, number, "", [], {}, {}, fault, path in closed))
     return jobs
+
+
+def refuse_strays_beside_jobs(folder: Path) -> None:
+    """Refuse a sweep's folder with something beside its jobs that leads elsewhere; a job is looked at when it is read.
+
+    A job's folder is named by a number, which no other folder here is: ``figures/`` with notes in it is none.
+
+    Raises:
+        StrayError: naming the first.
+    """
+    strays.refuse_strays(folder, but_for=lambda path: number_of(path) is not None and is_job(path))
 
 
 def is_job(folder: Path) -> bool:
@@ -133,8 +148,9 @@ def read_job(folder: Path) -> Job:
     """The job in a folder.
 
     Raises:
-        DamagedError: if its notes are missing or damaged.
+        InputError: if its notes are missing or damaged, or something in it leads elsewhere.
     """
+    strays.refuse_strays_of_job(folder)
     notes = schema.read(folder / NOTES, schema.JOB)
     if notes is None:
         raise DamagedError(f"{folder / NOTES} is missing")

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from PIL import Image
 
 from src.axes import Window, find_window
 from src.callbacks.figure import COLOURS, limit_axis
 from src.errors import InputError
+from src.sweeps.images import read_png
 from src.sweeps.results import deviation, mean
 from src.sweeps.runs import Run, folded
 
@@ -31,6 +31,8 @@ class SweepPicture:
         name: of the file, ``figures/NAME.png`` in the sweep's folder.
         title: what stands over it.
     """
+
+    packages: tuple[str, ...] = ()  # beside this project's, whose classes the runs' configs may name
 
     def __init__(self, name: str, title: str = "") -> None:
         self.name, self.title = name, title
@@ -194,8 +196,7 @@ class Gallery(SweepPicture):
 
     def size(self, runs: list[Run]) -> tuple[float, float]:
         files = self.found(runs)
-        with Image.open(files[0][1]) as first:
-            width, height = first.size
+        width, height = read_png(files[0][1]).size
         columns = min(self.columns, len(files))
         return (columns * 4.4, math.ceil(len(files) / columns) * (4.4 * height / width + 0.3) + 0.3)
 
@@ -206,8 +207,7 @@ class Gallery(SweepPicture):
         for axis in axes:
             axis.axis("off")
         for axis, (title, path) in zip(axes, files, strict=False):
-            with Image.open(path) as image:
-                axis.imshow(np.asarray(image.convert("RGB")))
+            axis.imshow(np.asarray(read_png(path)))
             axis.set_title(title, fontsize=10)
         figure.suptitle(self.title, fontsize=11)
 

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 from src.configs import APART
 from src.core.schema import read_history
 from src.errors import InputError
@@ -165,15 +162,3 @@ def typed_settings(job: Job) -> dict[str, str]:
     """The settings that a job was asked for with, by name, as typed; deletions and Hydra's own are none."""
     pairs = [override.lstrip("+").split("=", 1) for override in job.overrides]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and not pair[0].startswith(("~", "hydra.", "hydra/"))}
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML file's content as it was written, references left unresolved.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error

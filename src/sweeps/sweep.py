@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.cli import swept_keys
 from src.core.files import make_folder, pin_folders, sync_together
+from src.core.trust import read_packages
 from src.errors import InputError
 from src.sweeps.composing import RememberingLoader
 from src.sweeps.jobs import LOCK, Job, Register
@@ -60,6 +61,8 @@ class Sweep:
                     config.hydra.sweep.subdir = job.folder.name
                 self.configs[job.number] = pickle.dumps(config)
                 found.append(job)
+        with read_write(self.config), open_dict(self.config):  # what was typed may be opened again to be drawn
+            self.config.trust = sorted({*read_packages(self.config.trust), *loader.packages}) or None
         HydraConfig.instance().set_config(self.config)
         return found
 

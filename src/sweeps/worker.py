@@ -180,11 +180,11 @@ def write_to(path: Path) -> None:
     """Send all that this process prints to the end of a file, a crash's traceback too.
 
     Raises:
-        StorageError: if the file cannot be opened.
+        StorageError: if the file cannot be opened, or is a link.
     """
     try:
         path.parent.mkdir(exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
     except OSError as error:
         raise describe_fault(path, error, "opened") from error
     os.dup2(file, 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from src.core.files import write_text
+from src.sweeps.jobs import refuse_strays_beside_jobs
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import draw_undrawn, undrawn
@@ -12,7 +13,9 @@ from src.sweeps.results import write_results
 PAGE, LATEX = "report.html", "leaderboard.tex"
 
 
-def report(folders: list[Path], draw: bool = False, tell: Callable[[str], object] = len) -> Path:
+def report(
+    folders: list[Path], draw: bool = False, packages: tuple[str, ...] = (), tell: Callable[[str], object] = len
+) -> Path:
     """Write the report of a sweep, or of several together, into the first one's folder; at any time.
 
     Beside it: ``results.csv`` of that sweep, ``leaderboard.tex`` of all. Damaged files are told in the page.
@@ -21,18 +24,21 @@ def report(folders: list[Path], draw: bool = False, tell: Callable[[str], object
         folders: those of the sweeps.
         draw: have the pictures drawn first that the page would show and that runs have left undrawn, which takes a
             second or two for each run; else the page tells how to.
+        packages: those beside this project's whose classes the runs' configs may name where they are drawn.
         tell: is called with a line for each thing that could not be read or drawn; the page has these, too.
 
     Returns:
         The page.
 
     Raises:
-        InputError: if one of the folders has no jobs in it.
+        InputError: if one of the folders has no jobs in it, or something beside these that leads elsewhere.
         StorageError: if the first one cannot be written.
     """
+    for folder in folders:
+        refuse_strays_beside_jobs(folder)
     sweeps = read_sweeps(folders)
     if draw:
-        draw_undrawn(sweeps)
+        draw_undrawn(sweeps, packages)
     home = sweeps.folders[0]
     write_results(home)
     files = tables_to_take(sweeps)

@@ -11,7 +11,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from src.core.files import replace_not_finite
+from src.core.files import open_plain, replace_not_finite
 from src.records import DAMAGED
 from src.sweeps.report.curves import curves
 from src.sweeps.report.gallery import Album, gallery, own_pictures
@@ -114,7 +114,10 @@ class Failure(NamedTuple):
 def failures(sweeps: Sweeps) -> list[Failure]:
     """The runs that failed, are damaged or were interrupted, in this order; the first of them with their logs."""
     stopped = [run for status in ("failed", DAMAGED, "interrupted") for run in sweeps.runs if run.status == status]
-    return [Failure(run, tail(run.folder) if place < MOST_TAILS else None) for place, run in enumerate(stopped)]
+    return [
+        Failure(run, tail(run.folder) if run.known and place < MOST_TAILS else None)
+        for place, run in enumerate(stopped)
+    ]
 
 
 def tail(folder: Path) -> str | None:
@@ -122,7 +125,7 @@ def tail(folder: Path) -> str | None:
     logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     if not logs:
         return None
-    with logs[-1].open("rb") as file:
+    with open_plain(logs[-1]) as file:
         file.seek(max(0, logs[-1].stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-TAIL_LINES:]) or None

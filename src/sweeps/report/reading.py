@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from src.core import schema
+from src.core.plain import read_yaml
 from src.core.schema import DamagedError
 from src.errors import InputError
 from src.records import DAMAGED
 from src.sweeps.jobs import Job, read_jobs
-from src.sweeps.runs import Run, read_run, read_yaml, swept_settings
+from src.sweeps.runs import Run, read_run, swept_settings
 
 History = list[dict[str, float]]
 
@@ -100,7 +101,7 @@ class Origin(NamedTuple):
 
 def origin(sweeps: Sweeps) -> Origin:
     """What the runs' ``provenance.json`` tell; the commands from ``multirun.yaml`` where none has started yet."""
-    told = [read_origin(run, sweeps.notes) for run in sweeps.runs]
+    told = [read_origin(run, sweeps.notes) for run in sweeps.runs if run.known]
     starts = [start for each in told for start in (each, *each.get("resumed", [])) if start]
     commands = distinct(start.get("command") for start in starts) or distinct(map(command, sweeps.folders))
     return Origin(
@@ -131,9 +132,9 @@ def command(folder: Path) -> str | None:
     """The command that a sweep was started with, as its ``multirun.yaml`` has it."""
     try:
         overrides = read_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]
+        return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
     except (InputError, KeyError, TypeError):
         return None
-    return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
 
 
 def commit(git: dict[str, Any]) -> str | None:

@@ -52,8 +52,13 @@ def could_have(run: Run) -> bool:
     return not all(name.startswith(WITHOUT_PICTURES) for name in callbacks)
 
 
-def draw_undrawn(sweeps: Sweeps) -> None:
-    """Have the pictures drawn that the page would show, and show how far that is; what fails is noted."""
+def draw_undrawn(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
+    """Have the pictures drawn that the page would show, and show how far that is; what fails is noted.
+
+    Args:
+        sweeps: whose.
+        packages: those beside this project's whose classes the runs' configs may name.
+    """
     runs = undrawn(sweeps)
     if not runs:
         return
@@ -66,7 +71,7 @@ def draw_undrawn(sweeps: Sweeps) -> None:
         return
     try:
         with mute(1), mute(2):  # the processes that begin here
-            drawings = {pool.submit(draw, run.folder): run for run in runs}
+            drawings = {pool.submit(draw, run.folder, packages): run for run in runs}
         tell(0, len(runs))
         for done, drawing in enumerate(as_completed(drawings), start=1):
             if reason := failure(drawing):
@@ -82,12 +87,12 @@ def begin(share: int) -> None:
     Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def draw(folder: Path) -> str | None:
+def draw(folder: Path, packages: tuple[str, ...]) -> str | None:
     """Draw a run's pictures; what stood in the way, in one line."""
     try:
         from src.figures import draw_figures  # with PyTorch, which only these processes need
 
-        draw_figures(folder)
+        draw_figures(folder, packages)
     except Exception as error:  # the next run's pictures can be drawn all the same
         return why(error)
     return None
