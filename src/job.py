@@ -5,7 +5,7 @@ import os
 import secrets
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
@@ -196,7 +196,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     given = ["paths.data"] if cfg.paths.data else []
     run = open_config(folder, read_packages(cfg.trust), given)
     run.paths.data = cfg.paths.data or run.paths.data
-    if wrong := wrong_settings(OmegaConf.to_container(run, resolve=True)):
+    settings: Any = OmegaConf.to_container(run, resolve=True)
+    if wrong := wrong_settings(settings):
         raise InputError(f"{folder}: {'; '.join(wrong)}")
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:

@@ -38,7 +38,7 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
         raise InputError("resume= goes on with one run: leave out -m")
     if any(each.startswith(OTHER_CONFIGS) for each in rest):
         raise InputError("resume= goes on with the run's own config: leave out --config-path and --config-name")
-    folder = Path(given).absolute()
+    folder = Path(str(given)).absolute()
     if not os.path.isfile(folder / FILE):  # also for a name that no file can have
         raise InputError(f"resume={show(given)}: no run there ({folder / FILE} is missing)")
     names = {each.split("=")[0].lstrip("+~") for each in rest if not each.startswith("-")}

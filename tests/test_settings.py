@@ -1,5 +1,6 @@
 """The table of settings: what each refuses and lets pass, that it has all, and what a config as a whole must have."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -390,7 +391,7 @@ def test_a_right_value_passes(key: str, value: object) -> None:
 
 def test_there_is_a_check_of_each_setting_in_the_configs() -> None:
     """A class's name has to be one of the right kind; what a launcher or a sweeper has, its own table checks."""
-    tables = {
+    tables: dict[str, Iterable[str]] = {
         "hydra.launcher": vectorized.CHECKS | local.CHECKS | ray_cluster.CHECKS | slurm.CHECKS,
         "hydra.sweeper": search_plan.CHECKS | dict.fromkeys(HYDRAS),
     }

@@ -54,7 +54,7 @@ def composing_once() -> Iterator[None]:
             (config_loader_impl, "create_defaults_list", create),
             (ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
             (Hydra, "get_mode", get_mode),
-            (Plugins, "_initialize", lambda plugins: vars(plugins).update(found)),
+            (Plugins, "_initialize", lambda plugins: plugins.__dict__.update(found)),
         ):
             patches.enter_context(mock.patch.object(owner, name, own))
         yield

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
+from src.callbacks.early_stopping import EarlyStopping
 from src.cli import is_sweep
-from src.configs import read_config
+from src.configs import open_config
 from src.core.files import remove_partials
 from src.errors import InputError
 from src.records import find_foreign
@@ -19,6 +19,7 @@ from src.sweeps.jobs import Job, Register
 from src.sweeps.results import write_results
 from src.sweeps.search_study import STATES, Study
 from src.sweeps.sweep import left_to_do
+from src.sweeps.vectorized import damages
 from tests.chaos.crash import Crash, State
 from tests.chaos.states import Planner
 
@@ -106,7 +107,7 @@ def check_once(known: dict[Any, str | None], folder: Path, crash: Crash) -> str 
 
 def _check_run(folder: Path, crash: Crash) -> str | None:
     """Return what is wrong with how a run would go on from its folder."""
-    cfg = read_config(folder)
+    cfg = open_config(folder, ())
     cfg.resume = str(folder)
     past = read_past(cfg, folder)
     least, epochs = count_epochs(folder, crash.certain), past.content["epoch"] + 1 if past else 0
@@ -129,10 +130,8 @@ def _make_stoppers(cfg: DictConfig) -> list[Callback]:
 
 
 def _stopper(cfg: DictConfig) -> EarlyStopping:
-    from src.callbacks.early_stopping import EarlyStopping as Own
-
     settings = cfg.callbacks.early_stopping
-    return Own(monitor=settings.monitor, mode=settings.mode, patience=settings.patience)
+    return EarlyStopping(monitor=settings.monitor, mode=settings.mode, patience=settings.patience)
 
 
 def count_epochs(folder: Path, state: State) -> int:
@@ -151,6 +150,4 @@ def is_finished(folder: Path, state: State) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    from src.sweeps.vectorized import damage_of
-
-    return damage_of(path) is None
+    return damages([path]) == [None]

@@ -112,7 +112,7 @@ def test_references_within_stay_and_those_that_lead_outside_are_taken_out() -> N
     assert found == {"data.list.1": "${oc.env:HOME}"} | {f"x.{key}": text for key, text in outside.items()}
     assert set(held.values()) == {UNKNOWN}
     check_extent(content)
-    resolved = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     assert resolved["data"] == {"order": 1, "same": 1, "up": 1, "list": [1, UNKNOWN]}
     assert (resolved["lr"], resolved["nothing"], resolved["name"]) == (0.001, None, "width_1_1")
 

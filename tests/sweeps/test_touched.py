@@ -199,7 +199,7 @@ def test_jobs_on_a_cluster_whose_folders_are_lost_cost_none_of_the_others(tmp_pa
     def refuse() -> None:
         pass
 
-    told = {"overrides": [], "choices": {}, "settings": {}}
+    told: dict[str, Any] = {"overrides": [], "choices": {}, "settings": {}}
     jobs = [note(tmp_path / str(number), number, {"identity": f"{number:016}", **told}) for number in range(4)]
     shutil.rmtree(jobs[0].folder)
     machines = Machines({1: shutil.rmtree, 2: lambda folder: (folder / "job.json").unlink()})
