@@ -17,11 +17,12 @@ from src.records import find_foreign
 from src.resume import make_plan, read_past
 from src.sweeps.jobs import Job, Register
 from src.sweeps.results import write_results
+from src.sweeps.search_space import Space
 from src.sweeps.search_study import STATES, Study
 from src.sweeps.sweep import left_to_do
 from src.sweeps.vectorized import damages
 from tests.chaos.crash import Crash, State
-from tests.chaos.states import Planner
+from tests.chaos.stage import Planner
 
 _EPOCHS: dict[bytes, int] = {}  # by a checkpoint's content
 
@@ -68,16 +69,17 @@ def plan_sweep(folder: Path) -> Planner:
     return plan
 
 
-def plan_search(folder: Path, space: Any) -> Planner:
+def plan_search(folder: Path) -> Planner:
     """Return a planner of the search in a folder: its trials, and its jobs as those of a sweep."""
     plan_jobs = plan_sweep(folder)
     journal = folder / "study.journal"
 
     def count_told(content: bytes) -> int:
-        return content.count(b'"op_code":6')  # states and values of trials that are told
+        whole = content.split(b"\n")[:-1]
+        return sum(b'"op_code":6' in line for line in whole)  # states and values of trials that are told
 
     def plan(crash: Crash) -> str | None:
-        study = Study(journal, space, "random", 0)
+        study = Study(journal, Space([]), "random", 0)
         told = sum(STATES[trial.state] == "complete" for trial in study.trials)
         certain = crash.certain.get(journal) or b""
         if told < count_told(certain):
@@ -89,8 +91,8 @@ def plan_search(folder: Path, space: Any) -> Planner:
 
 def check_job(job: Job, known: dict[Any, str | None], crash: Crash) -> str | None:
     """Return what is wrong with how a sweep's job would go on."""
-    if (state := job.stack) is not None and not _is_whole(state):
-        return "a stack's state is damaged"
+    if (state := job.stack) is not None:
+        return None if _is_whole(state) else "a stack's state is damaged"
     if job.folder / ".hydra" / "config.yaml" not in crash.state:
         return "a job's checkpoint has no config" if count_epochs(job.folder, crash.certain) else None
     return check_once(known, job.folder, crash)
@@ -109,7 +111,10 @@ def _check_run(folder: Path, crash: Crash) -> str | None:
     """Return what is wrong with how a run would go on from its folder."""
     cfg = open_config(folder, ())
     cfg.resume = str(folder)
-    past = read_past(cfg, folder)
+    try:
+        past = read_past(cfg, folder)
+    except InputError as error:
+        return f"refused: {error}"
     least, epochs = count_epochs(folder, crash.certain), past.content["epoch"] + 1 if past else 0
     if epochs < least:
         return f"{least - epochs} epochs are lost"

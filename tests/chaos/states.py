@@ -1,124 +1,137 @@
-"""Put the disk into the states that crashes leave, and let the next start plan from each.
+"""Every state that a crash may leave the disk in: the next start plans from each.
 
-A planner reads the state as the next start of the same command does. It returns what is wrong: a file that is read
-and is not whole, finished work that would be done again, more lost than the epoch in flight, a folder that no command
-takes.
+Runs, sweeps by each launcher and a search are recorded once, operation by operation. Of each recording crashes are
+drawn: a kill, a kill in the midst of a write, a loss of power, the workers each anywhere near the moment. What they
+leave is laid out, and the next start plans from it as far as its first training step.
 """
 
-import os
-import random
-import shutil
+import multiprocessing
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from src.core import files
 from src.core.files import Operation
-from tests.chaos.crash import Crash, State, draw_crash
-from tests.chaos.recording import Recorded
+from src.environment import cores
+from tests.chaos.planners import plan_run, plan_search, plan_sweep
+from tests.chaos.recording import Recorded, record_command
+from tests.chaos.stage import Found, Planner, explore
+from tests.chaos.table import Row, Table
 
-Planner = Callable[[Crash], str | None]  # returns what is wrong; None: nothing
-
-
-class Found(NamedTuple):
-    """What came of the states that crashes of a command leave.
-
-    Attributes:
-        tries: crashes that were drawn.
-        states: how many of them left different states.
-        wrong: what was wrong and how often; the first crash of each is in ``examples``.
-        examples: for each of ``wrong`` its kind, the number of operations before it, and the files that it left.
-    """
-
-    tries: int
-    states: int
-    wrong: Counter[str]
-    examples: dict[str, tuple[str, int, list[str]]]
-
-
-class Stage:
-    """A folder in which states are laid out one after the other; only what differs is written.
-
-    Args:
-        folder: where the recorded command ran; what lies there is removed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.laid: State = {}
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def lay_out(self, state: State) -> None:
-        """Make the folder hold a state and nothing else."""
-        kept = {*state, *(folder for path in state for folder in path.parents)}
-        for path in _walk(self.folder):
-            if path not in kept:
-                _remove(path)
-        for path, content in sorted(state.items()):
-            if content is None:
-                path.mkdir(parents=True, exist_ok=True)
-            elif path not in self.laid or self.laid[path] != content:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-        self.laid = dict(state)
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Note what is written or removed here, so that the next state is laid out right."""
-
-        def forget(operation: Operation) -> None:
-            for path in (operation.path, operation.other):
-                self.laid = {each: content for each, content in self.laid.items() if each != path}
-
-        files.OBSERVERS.append(forget)
-        try:
-            yield
-        finally:
-            files.OBSERVERS.remove(forget)
+MEMORY = Path("/dev/shm")  # where files are made quickly
+CHUNK = 2_000  # crashes of a task
+LONG = 2_000  # bytes of a file that is only looked at by people, of which more would but take time
+BARE = ("callbacks=none", "logger=none", "name=x")
+STOPPING = (
+    "callbacks=early_stopping",
+    "~callbacks.curves",
+    "callbacks.early_stopping.monitor=val/loss",
+    "+callbacks.early_stopping.mode=min",
+    "callbacks.early_stopping.patience=1",
+    "logger=none",
+    "name=x",
+)
+SWEEP = ("-m", *BARE, "trainer.max_epochs=2", "seed=range(4)")
 
 
-def explore(recording: Sequence[Recorded], folder: Path, planner: Planner, seed: int, count: int) -> Found:
-    """Draw crashes of a recorded command and plan from each state that they leave.
+class Scenario(NamedTuple):
+    """A command that crashes: its arguments, its folder below outputs, its planner, its share of the crashes."""
 
-    Args:
-        recording: what the command did.
-        folder: where it ran; all of the recording's paths lie below it.
-        planner: plans from the state that lies there.
-        seed: of the crashes.
-        count: how many.
-    """
-    chance, stage = random.Random(seed), Stage(folder)
-    crashes = [draw_crash(recording, chance) for _ in range(count)]
-    seen: set[int] = set()
-    wrong: Counter[str] = Counter()
-    examples: dict[str, tuple[str, int, list[str]]] = {}
-    for crash in sorted(crashes, key=lambda each: each.done):  # neighbours differ little
-        key = hash(frozenset(crash.state.items()))
-        if key in seen:
-            continue
-        seen.add(key)
-        stage.lay_out(crash.state)
-        with stage.watch():
-            fault = planner(crash)
-        if fault:
-            wrong[fault] += 1
-            left = sorted(str(path.relative_to(folder)) for path in crash.state)
-            examples.setdefault(fault, (crash.what, crash.done, left))
-    return Found(count, len(seen), wrong, examples)
+    arguments: tuple[str, ...]
+    folder: str
+    planner: Callable[[Path], Planner]
+    share: float
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Return all that lies below a folder, what lies in a folder before the folder itself."""
-    found = []
-    for place, folders, names in os.walk(folder, topdown=False):
-        found += [Path(place, name) for name in (*names, *folders)]
-    return found
+SCENARIOS = {
+    "run": Scenario((*BARE, "trainer.max_epochs=3"), "runs/x", plan_run, 0.02),
+    "run, early stopping": Scenario((*STOPPING, "optimizer.lr=0.3", "trainer.max_epochs=9"), "runs/x", plan_run, 0.02),
+    "run, max_steps within an epoch": Scenario((*BARE, "trainer.max_steps=25"), "runs/x", plan_run, 0.02),
+    "sweep, local": Scenario((*SWEEP, "hydra.launcher.jobs=4"), "sweeps/x", plan_sweep, 0.3),
+    "sweep, vectorized": Scenario((*SWEEP, "hydra/launcher=vectorized"), "sweeps/x", plan_sweep, 0.1),
+    "sweep, slurm (stood in for)": Scenario(
+        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.24
+    ),
+    "search": Scenario(
+        (
+            *("-m", *BARE, "trainer.max_epochs=2", "hydra/sweeper=optuna", "hydra.launcher.jobs=4"),
+            *("hydra.sweeper.trials=8", "hydra.sweeper.at_once=4", "optimizer.lr=tag(log,interval(0.001,0.1))"),
+        ),
+        "sweeps/x",
+        plan_search,
+        0.3,
+    ),
+}
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
+class Task(NamedTuple):
+    """A part of the crashes of a scenario; the recording's paths are relative to where the command ran."""
+
+    name: str
+    recording: list[Recorded]
+    seed: int
+    crashes: int
+
+
+def run(seed: int, count: int, names: tuple[str, ...] = tuple(SCENARIOS)) -> Table:
+    """Draw crashes, as many as are asked for over all scenarios, and return what came of them."""
+    tasks = [task for name in names for task in _make_tasks(name, seed, count)]
+    found: dict[str, list[Found]] = {name: [] for name in names}
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+        for task, result in zip(tasks, pool.map(do, tasks), strict=True):
+            found[task.name].append(result)
+    rows, findings = [], []
+    for name, parts in found.items():
+        states: set[bytes] = set().union(*(part.states for part in parts))
+        wrong: Counter[str] = sum((part.wrong for part in parts), Counter())
+        lost = sum(times for fault, times in wrong.items() if "lost" in fault or "again" in fault)
+        tries = sum(part.tries for part in parts)
+        rows.append(Row(name, len(states), lost, wrong.total() - lost, f"different states, of {tries:,} crashes"))
+        examples = {fault: each for part in parts for fault, each in part.examples.items()}
+        findings += [f"{name}: {times}× {fault} (first: {examples[fault]})" for fault, times in wrong.items()]
+    return Table(rows, findings)
+
+
+def _make_tasks(name: str, seed: int, count: int) -> list[Task]:
+    """Record a scenario, and part its crashes."""
+    scenario = SCENARIOS[name]
+    with tempfile.TemporaryDirectory(dir=_quick_place()) as place:
+        recording = [_shorten(each, Path(place)) for each in record_command(list(scenario.arguments), Path(place))]
+    share = max(1, round(count * scenario.share))
+    sizes = [CHUNK] * (share // CHUNK) + [share % CHUNK] * bool(share % CHUNK)
+    return [Task(name, recording, seed * 1_000_000 + number, size) for number, size in enumerate(sizes)]
+
+
+def _shorten(recorded: Recorded, place: Path) -> Recorded:
+    """Return an operation with paths relative to a place, and no more of a report's content than is looked at."""
+    operation = recorded.operation
+    content = operation.content[:LONG] if ".report.html" in operation.path.name else operation.content
+    other = operation.other and operation.other.relative_to(place)
+    path = operation.path.relative_to(place) if operation.path.is_relative_to(place) else operation.path
+    return recorded._replace(operation=Operation(operation.kind, path, content, other))
+
+
+def do(task: Task) -> Found:
+    """Do a part, in a process of its own."""
+    from src.cli import register_resolvers
+    from src.startup import hurry_hydra
+
+    register_resolvers()
+    hurry_hydra()
+    scenario = SCENARIOS[task.name]
+    with tempfile.TemporaryDirectory(dir=_quick_place()) as place:
+        outputs = Path(place) / "outputs"
+        recording = [_place(each, Path(place)) for each in task.recording]
+        return explore(recording, outputs, scenario.planner(outputs / scenario.folder), task.seed, task.crashes)
+
+
+def _place(recorded: Recorded, place: Path) -> Recorded:
+    operation = recorded.operation
+    moved = operation._replace(path=place / operation.path, other=operation.other and place / operation.other)
+    return recorded._replace(operation=moved)
+
+
+def _quick_place() -> Path | None:
+    return MEMORY if MEMORY.is_dir() else None
