@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning import Callback
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.early_stopping import EarlyStopping
 from src.cli import is_sweep
-from src.configs import open_config
+from src.configs import FILE, open_config
 from src.core.files import remove_partials
 from src.errors import InputError
 from src.records import find_foreign
@@ -25,6 +26,7 @@ from tests.chaos.crash import Crash, State
 from tests.chaos.stage import Planner
 
 _EPOCHS: dict[bytes, int] = {}  # by a checkpoint's content
+_CONFIGS: dict[bytes, DictConfig] = {}  # by the file's content
 
 
 def plan_run(folder: Path) -> Planner:
@@ -109,10 +111,11 @@ def check_once(known: dict[Any, str | None], folder: Path, crash: Crash) -> str 
 
 def _check_run(folder: Path, crash: Crash) -> str | None:
     """Return what is wrong with how a run would go on from its folder."""
-    cfg = open_config(folder, ())
+    cfg = _open_config(folder)
     cfg.resume = str(folder)
     try:
-        past = read_past(cfg, folder)
+        with mock.patch("src.resume.read_config", _open_config):  # for each start by itself it is quick enough
+            past = read_past(cfg, folder)
     except InputError as error:
         return f"refused: {error}"
     least, epochs = count_epochs(folder, crash.certain), past.content["epoch"] + 1 if past else 0
@@ -127,6 +130,14 @@ def _check_run(folder: Path, crash: Crash) -> str | None:
     decided = past is not None and past.content["callbacks"]["RunCheckpoint"]["stops"]
     over = decided or epochs == cfg.trainer.max_epochs or (past and past.step == cfg.trainer.max_steps)
     return "a run that is over would train on" if over and not planned.over else None
+
+
+def _open_config(folder: Path) -> DictConfig:
+    """Open a run's config; the same content is parsed once."""
+    content = (folder / FILE).read_bytes()
+    if content not in _CONFIGS:
+        _CONFIGS[content] = open_config(folder, ())
+    return _CONFIGS[content].copy()
 
 
 def _make_stoppers(cfg: DictConfig) -> list[Callback]:

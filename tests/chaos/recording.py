@@ -26,13 +26,15 @@ def record_to(path: str) -> None:
     target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def observe(operation: Operation) -> None:
-        operation = operation._replace(
-            path=operation.path.absolute(), other=operation.other and operation.other.absolute()
-        )
-        content = pickle.dumps(Recorded(os.getpid(), operation))
+        content = pickle.dumps(Recorded(os.getpid(), make_absolute(operation)))
         os.write(target, len(content).to_bytes(8, "big") + content)  # one write: processes do not mix theirs
 
     files.OBSERVERS.append(observe)
+
+
+def make_absolute(operation: Operation) -> Operation:
+    """Return an operation with the paths that it has from everywhere."""
+    return operation._replace(path=operation.path.absolute(), other=operation.other and operation.other.absolute())
 
 
 def read_recording(path: Path) -> list[Recorded]:

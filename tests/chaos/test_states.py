@@ -1,0 +1,85 @@
+"""A short part of ``make chaos ARGS=states``: the next start plans right from whatever a crash leaves."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from src.core import files
+from src.core.files import Operation, append, remove, write_text
+from tests.chaos.crash import Disk, draw_crash
+from tests.chaos.planners import plan_run, plan_sweep
+from tests.chaos.recording import Recorded, make_absolute, record_command
+from tests.chaos.stage import explore
+from tests.chaos.states import BARE, SCENARIOS
+from tests.command_line import train
+
+
+@pytest.fixture
+def operations(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
+    """The operations that the test makes on the disk."""
+    seen: list[Operation] = []
+
+    def observe(operation: Operation) -> None:
+        seen.append(make_absolute(operation))
+
+    monkeypatch.setattr(files, "OBSERVERS", [observe])
+    return seen
+
+
+def play(operations: list[Operation]) -> Disk:
+    disk = Disk()
+    for operation in operations:
+        disk.apply(operation)
+    return disk
+
+
+def test_what_is_synced_survives_a_loss_of_power(tmp_path: Path, operations: list[Operation]) -> None:
+    write_text(tmp_path / "a", "old")
+    write_text(tmp_path / "a", "new")
+    append(tmp_path / "b", b"1\n")
+    remove(tmp_path / "a")
+    disk = play(operations)
+    assert disk.after_kill() == {tmp_path / "b": b"1\n"}
+    assert disk.certain() == {tmp_path / "a": b"new", tmp_path / "b": b"1\n"}
+    states = {frozenset(disk.after_power_loss(random.Random(seed)).items()) for seed in range(30)}
+    assert {dict(state).get(tmp_path / "a") for state in states} == {b"new", None}
+
+
+def test_what_is_not_synced_may_be_lost_in_part_and_in_any_order(tmp_path: Path, operations: list[Operation]) -> None:
+    write_text(tmp_path / "a", "first")
+    write_text(tmp_path / "b", "second")
+    unsynced = [each for each in operations if not each.kind.startswith("sync")]
+    disk = play(unsynced)
+    states = [disk.after_power_loss(random.Random(seed)) for seed in range(200)]
+    assert any(tmp_path / "b" in state and tmp_path / "a" not in state for state in states)
+    assert {state.get(tmp_path / "a") for state in states} >= {None, b"", b"first", bytes(5), b"fi"}
+
+
+@pytest.mark.parametrize("arguments", [("trainer.max_epochs=3",), ("trainer.max_steps=15",)], ids=["epochs", "steps"])
+def test_next_start_of_a_run_plans_right_from_every_crash(
+    arguments: tuple[str, ...], tmp_path: Path, operations: list[Operation]
+) -> None:
+    outcome = train(*BARE, *arguments, cwd=tmp_path)
+    recording = [Recorded(0, each) for each in operations]
+    found = explore(recording, tmp_path / "outputs", plan_run(outcome.folder), seed=0, count=300)
+    assert not found.wrong, found.examples
+    assert len(found.states) > 50
+    hasty = [each for each in recording if not each.operation.kind.startswith("sync")]
+    assert explore(hasty, tmp_path / "outputs", plan_run(outcome.folder), seed=0, count=100).wrong
+
+
+def test_next_start_of_a_sweep_plans_right_from_every_crash(tmp_path: Path) -> None:
+    recording = record_command(list(SCENARIOS["sweep, local"].arguments), tmp_path)
+    planner = plan_sweep(tmp_path / "outputs" / "sweeps" / "x")
+    found = explore(recording, tmp_path / "outputs", planner, seed=0, count=200)
+    assert not found.wrong, found.examples
+    assert len(found.states) > 100
+
+
+def test_crash_is_the_same_for_the_same_seed(tmp_path: Path, operations: list[Operation]) -> None:
+    for number in range(5):
+        write_text(tmp_path / str(number), "text")
+    recording = [Recorded(number % 2, each) for number, each in enumerate(operations)]
+    crashes = [[draw_crash(recording, random.Random(seed)) for seed in range(20)] for _ in range(2)]
+    assert crashes[0] == crashes[1] and len({each.what for each in crashes[0]}) == 3
