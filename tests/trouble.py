@@ -20,8 +20,8 @@ NOTES = "notes.txt"
 class Trouble(Callback):
     """Does to a job, as its second epoch begins, what the file named by its number says.
 
-    "raise" an error, run out of "memory", "exit" without a word, "diverge" by a learning rate of 1e30,
-    "hold" still for as long as the file is there, "defy" the request to stop, too.
+    "raise" an error, run out of "memory", "exit" without a word, "kill" its own process, "diverge" by a learning rate
+    of 1e30, "hold" still for as long as the file is there, "defy" the request to stop, too.
     """
 
     SETTING = "+callbacks.trouble._target_=tests.trouble.Trouble"
@@ -36,6 +36,8 @@ class Trouble(Callback):
             raise MemoryError("there is no more")
         if what == "exit":
             os._exit(7)
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         if what == "diverge":
             trainer.optimizers[0].param_groups[0]["lr"] = 1e30
         if what == "defy":

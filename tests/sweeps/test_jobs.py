@@ -142,9 +142,7 @@ def test_all_are_run_again_if_asked_for(cwd: Path) -> None:
 def test_another_word_for_what_to_run_again_is_refused(cwd: Path) -> None:
     before = files(cwd)
     assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == ("error: rerun=nonsense: it is failed or all (or left out)")
-    assert {
-        path: content for path, content in files(cwd).items() if path.name != "multirun.yaml"
-    }.items() <= before.items()
+    assert files(cwd).items() <= before.items()
 
 
 def test_a_single_run_is_not_run_again(tmp_path: Path) -> None:
@@ -181,9 +179,7 @@ def test_a_sweep_that_another_process_is_at_is_left_alone(cwd: Path) -> None:
     with FileLock(cwd / "outputs/sweeps/swept/.lock"):
         assert "another process is at this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
     assert names(cwd) == NAMES
-    assert {
-        path: content for path, content in files(cwd).items() if path.name != "multirun.yaml"
-    }.items() <= before.items()
+    assert files(cwd).items() <= before.items()
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", "{}", '{"status": 1}', '{"reason": "x"}'])
@@ -194,6 +190,22 @@ def test_a_job_whose_status_is_damaged_goes_on(damage: str, cwd: Path) -> None:
     assert "1 finished before" in outcome.out and "1 to go on with" in outcome.out
     assert ended(cwd) == [0, 0, 1]
     assert statuses(cwd) == ["finished"] * 2
+
+
+def test_a_start_that_was_killed_at_once_is_gone_on_with(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {})
+    folder = tmp_path / "outputs/sweeps/swept"
+    (folder / "0_lr-0.1").mkdir(parents=True)
+    for name in (".lock", ".multirun.yaml.1f.partial", "0_lr-0.1/.job.json.2e.partial", "0_lr-0.1/status.json"):
+        (folder / name).touch()
+    (folder / "1_lr-0.01").mkdir()
+    (folder / "1_lr-0.01/mine").touch()
+    assert "is there already" in sweep(RATES, cwd=tmp_path).error  # not all of it is what such a start leaves
+    (folder / "multirun.yaml").touch()
+    outcome = sweep(RATES, cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    assert names(tmp_path) == ["0_lr-0.1", "2_lr-0.01"] and (folder / "1_lr-0.01/mine").exists()
+    assert not list(folder.rglob("*.partial"))
 
 
 def test_a_job_whose_folder_was_removed_is_run_again(cwd: Path) -> None:

@@ -1,6 +1,7 @@
 """Searches that go through everything: failures, kills, changed minds."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from src.sweeps.jobs import Job, read_jobs
-from tests.command_line import BARE, Outcome, read_json, run, spawn, wait_for
+from tests.command_line import BARE, PATIENCE, Outcome, read_json, run, spawn, wait_for
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
 SPACE = ("model.hidden_size=tag(log,interval(2,16))", "optimizer.lr=tag(log,interval(1e-3,1e-1))")
@@ -45,7 +46,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """The same search, killed with its jobs when one of a batch was half done and the others were."""
+    """The same search, killed with its jobs when one of a batch was half done and the others were.
+
+    In its second start the process of another trial is killed.
+    """
     cwd = tmp_path_factory.mktemp("killed")
     make_trouble(cwd, FAILING | {10: "hold"})
     with spawn("src.train", *LONG, cwd=cwd) as parent:
@@ -53,8 +57,13 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
         wait_for(lambda: {9, 11} <= {note.number for note in read_notes(cwd) if note.event == "test"}, "the others")
         parent.send_signal(signal.SIGKILL)
         parent.communicate(timeout=60)
-    make_trouble(cwd, FAILING)
-    return cwd, run("src.train", *LONG, cwd=cwd)
+    make_trouble(cwd, FAILING | {12: "hold"})
+    with spawn("src.train", *LONG, cwd=cwd) as parent:
+        (worker,) = wait_for_trouble(cwd, 12)
+        os.kill(worker, signal.SIGKILL)
+        make_trouble(cwd, FAILING)
+        out, err = parent.communicate(timeout=PATIENCE)
+    return cwd, Outcome(parent.returncode, out, err)
 
 
 def test_a_search_that_was_killed_in_the_middle_is_the_search_that_was_not(
@@ -70,6 +79,13 @@ def test_the_jobs_that_were_done_or_under_way_do_not_begin_again(killed: tuple[P
     assert "14 trials (tpe): 9 done before, 5 to do" in killed[1].out
     begun = [note.number for note in read_notes(killed[0]) if note.event == "1"]
     assert sorted(begun) == list(range(14))
+
+
+def test_a_trial_whose_process_is_killed_is_run_again_and_goes_on_where_it_was(killed: tuple[Path, Outcome]) -> None:
+    cwd, outcome = killed
+    assert "FAILED, killed: by signal SIGKILL" in outcome.out and outcome.code == 0
+    assert [note.event for note in read_notes(cwd) if note.number == 12] == ["1", "2", "2", "test"]
+    assert "2 of 14 trials failed" in outcome.out
 
 
 def test_failed_trials_are_told_and_do_not_end_the_search(undisturbed: tuple[Path, Outcome]) -> None:
@@ -211,10 +227,36 @@ def test_without_optuna_the_command_that_installs_it_is_told(tmp_path: Path) -> 
     assert outcome.error.startswith("error: hydra/sweeper=optuna needs the package optuna, which is not installed: ")
 
 
+def test_a_trial_that_is_killed_each_time_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+    make_trouble(tmp_path, {0: "kill"})
+    plan = ("trainer.max_epochs=2", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=1")
+    outcome = run("src.train", *COMMON, Trouble.SETTING, WIDTH, *plan, "name=small", cwd=tmp_path)
+    assert outcome.code == 0 and "1 of 2 trials failed" in outcome.out
+    assert [each[1] for each in told(tmp_path, "small")] == ["FAIL", "COMPLETE"]
+    assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "2"]
+
+
+def test_a_search_whose_journal_is_damaged_or_lost_finds_its_trials_anew_and_runs_none_again(small: Path) -> None:
+    journal, command = folder(small, "small") / "study.journal", (*SMALL, WIDTH, "hydra.sweeper.trials=2")
+    assert run("src.train", *command, cwd=small).code == 0
+    before, jobs = told(small, "small"), {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")}
+    content = journal.read_bytes()
+    journal.write_bytes(content.replace(b"trial", b"trail", 1))
+    assert run("src.train", *command, cwd=small).error.startswith(
+        "error: outputs/sweeps/small/study.journal is damaged (line "
+    )
+    journal.unlink()
+    other = run("src.train", *command, "hydra.sweeper.seed=1", cwd=small)
+    assert other.error.startswith("error: hydra.sweeper.seed is 1 and the search in outputs/sweeps/small has 0")
+    outcome = run("src.train", *command, cwd=small)
+    assert outcome.code == 0 and told(small, "small") == before
+    assert {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")} == jobs
+
+
 def test_half_a_line_that_a_killed_process_has_left_is_passed_over(small: Path) -> None:
     journal = folder(small, "small") / "study.journal"
     before = told(small, "small")
     with journal.open("a") as file:
         file.write(json.dumps({"op_code": 4, "worker_id": "x"})[:20])
-    assert run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=small).code == 0
-    assert told(small, "small")[:1] == before and len(told(small, "small")) == 2
+    assert run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=3", cwd=small).code == 0
+    assert told(small, "small")[: len(before)] == before and len(told(small, "small")) == 3
