@@ -70,11 +70,6 @@ def told_in_the_end() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def tellable(error: Exception) -> bool:
-    """Return whether an error is one that the user can put right."""
-    return input_error(error) is not None or isinstance(error, (HydraException, OmegaConfBaseException))
-
-
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
     """Write a job's error to its log: one line if the user can put it right, always with its traceback.

@@ -5,17 +5,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.checks import LABEL, PATH, Check, complain, optional, show
+from src.core.checks import LABEL, PATH, Check, complain, optional, show, whole
 from src.errors import InputError
 
+OF_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 LONGEST_NAME = 200  # characters; file systems take 255, and a sweep's jobs and temporary files add some
 
+PLUGIN = Check(lambda value: isinstance(value, str) and value.startswith(OF_PLUGINS), "a class of hydra_plugins")
 PLACES: dict[str, Check] = {
     "name": optional(LABEL),
     "resume": optional(PATH),
     "paths.outputs": PATH,
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
+    "hydra.launcher._target_": PLUGIN,
+    "hydra.sweeper._target_": PLUGIN,
+    "hydra.sweeper.max_batch_size": optional(whole(1)),
 }
 KEPT_IN = ".hydra"  # in a run's folder: its settings
 
