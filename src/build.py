@@ -111,7 +111,9 @@ def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
     return callbacks
 
 
-def build_trainer(cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int = 0) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int | None = None
+) -> Trainer:
     """Lightning's Trainer as the config has it, working in ``folder``.
 
     Args:
@@ -119,13 +121,14 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path, callbacks: list[Call
         kind: the kind of device, from `prepare`.
         folder: where everything is written.
         callbacks: what to call, in order.
-        first_step: the step that a resumed run goes on from; logs after it are taken back.
+        first_step: the step that a resumed run goes on from; logs from it on are taken back. ``None``: there are none.
     """
     loggers = []
     for key, settings in cfg.logger.items():
         if settings is None:
             continue
-        takes_back = {"purge_step": first_step} if first_step and "TensorBoard" in settings._target_ else {}
+        logged_before = first_step is not None and "TensorBoard" in settings._target_
+        takes_back = {"purge_step": first_step} if logged_before else {}
         loggers.append(make(f"logger.{key}", settings, save_dir=str(folder), **takes_back))
     return plain_trainer(
         cfg,

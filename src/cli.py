@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 import traceback
 import unicodedata
@@ -18,15 +17,17 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.core.checks import PATH, complain, show
+from src.core.checks import show
 from src.core.storage import StorageError, describe_fault, faults_told_once
+from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
 from src.errors import InputError
 from src.help import describe_settings
-from src.messages import CONF, can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
+from src.messages import can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
 from src.places import check_places, run_name, slug
 from src.presets import check_choices
 from src.records import claim, find_foreign
+from src.resumed import in_quotes, resumed_arguments
 from src.startup import ending_at_once, hurry_hydra
 
 log = logging.getLogger(__name__)
@@ -158,9 +159,12 @@ class ClaimFolder(Callback):
         """Look at where a run is to lie, and make its folder."""
         if config.get("rerun") is not None:
             raise InputError(f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own")
+        if config.get("trust") is not None and config.get("resume") is None:
+            raise InputError(f"trust={show(config.trust)} is for resume=: classes that are typed are trusted")
         check_places(config)
         here = place_in(config.get("trainer") or {})
         agree(config, here)
+        refuse_strays(Path(config.hydra.run.dir))  # before anything is written there
         if not here.first:
             only_listen(config)
         elif config.get("resume") is None:
@@ -175,8 +179,8 @@ class ClaimFolder(Callback):
         check_places(config)
         check_choices(config.hydra)
         folder = Path(config.hydra.sweep.dir)
-        known = (folder / "multirun.yaml").is_file() or (folder.is_dir() and not any(folder.iterdir()))
-        if not (known and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
+        refuse_strays(folder)  # before Hydra writes its multirun.yaml there
+        if not (is_sweep(folder) and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
             self.make_sweep(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -211,6 +215,13 @@ class ClaimFolder(Callback):
             raise InputError(f"{fault}: {fault.remedy}, or choose another paths.outputs=…") from error
 
 
+def is_sweep(folder: Path) -> bool:
+    """Return whether a folder is a sweep's, be it one that was stopped before there was more than its lock."""
+    if (folder / "multirun.yaml").is_file() or any(folder.glob("*/job.json")):
+        return True
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+
+
 def only_listen(config: DictConfig) -> None:
     """Of several processes that train together the first one writes; Hydra and the log leave its folder alone."""
     with read_write(config), open_dict(config):
@@ -238,7 +249,8 @@ def check_arguments(arguments: list[str]) -> None:
             raise InputError(f"{show(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one")
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    parser.parse_args(arguments)
+    if parser.parse_args(arguments).experimental_rerun is not None:
+        raise InputError("--experimental-rerun reads a pickle, which runs the code in it: use resume=FOLDER")
 
 
 def quoted(argument: str) -> str:
@@ -248,34 +260,3 @@ def quoted(argument: str) -> str:
     if key not in PATHS or sweeping or value in ("", "null") or value[0] in "'\"":
         return argument
     return f"{key}={in_quotes(os.path.expanduser(value) if key != 'name' else value)}"
-
-
-def in_quotes(value: str) -> str:
-    """A value that Hydra takes as it stands; a backslash counts before a quote alone."""
-    return "'" + re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
-
-
-def resumed_arguments(arguments: list[str]) -> list[str]:
-    """``resume=FOLDER`` as Hydra's arguments: that run's own config, in that run's folder."""
-    asked = [arg for arg in arguments if arg.startswith("resume=")]
-    given = [OverridesParser.create().parse_override(arg).value() for arg in asked]
-    if not given or not given[-1] or any(arg.startswith("--config-path") for arg in arguments):
-        return arguments
-    if {"-m", "--multirun"} & set(arguments):
-        raise InputError("resume= goes on with one run: leave out -m")
-    if not PATH.allows(given[-1]):
-        raise InputError(complain("resume", given[-1], PATH))
-    folder = Path(given[-1]).absolute()
-    config = folder / ".hydra" / "config.yaml"
-    if not os.path.isfile(config):
-        raise InputError(f"resume={show(given[-1])}: no run there ({config} is missing)")
-    return [
-        f"--config-path={config.parent}",
-        "--config-name=config",
-        *[arg for arg in arguments if not arg.startswith("resume=")],
-        f"hydra.searchpath=[{CONF}]",
-        "hydra/job_logging=thunderhead",
-        f"hydra.run.dir={in_quotes(str(folder))}",
-        "hydra.output_subdir=null",  # the run's config stays as it is; changes are added when it starts
-        f"resume={in_quotes(str(folder))}",
-    ]

@@ -1,6 +1,7 @@
 """Add up a sweep again, from its jobs' folders: results.csv, the table of the best, the pictures.
 
     python -m src.compare outputs/sweeps/NAME
+    python -m src.compare outputs/sweeps/NAME trust=mylab    # it names classes of a package of one's own
 
 That is done by itself when a sweep ends; this is for one that was stopped, or that goes on.
 """
@@ -9,32 +10,48 @@ import argparse
 import sys
 from pathlib import Path
 
+from src.core.trust import TRUST, take_trust
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.compare", description="Add up a sweep again.")
+    parser = argparse.ArgumentParser(prog="python -m src.compare", description="Add up a sweep again.", epilog=TRUST)
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
-    folder = parser.parse_args().folder
     from src.cli import told_in_the_end
 
     with told_in_the_end():
-        errors = compare(folder)
+        packages, rest = take_trust(sys.argv[1:])
+        errors = compare(parser.parse_args(rest).folder, packages)
     if errors:
         sys.exit("\n".join(f"error: {each}" for each in errors))
 
 
-def compare(folder: Path) -> list[str]:
-    """Write a sweep's results, tell them and draw its pictures; returns why some cannot be drawn."""
+def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
+    """Write a sweep's results, tell them and draw its pictures; returns what is damaged or cannot be drawn.
+
+    Args:
+        folder: the sweep's, which may be a stranger's.
+        packages: those beside this project's whose classes it may name.
+    """
+    from src.core.storage import StorageError
+    from src.errors import InputError
     from src.sweeps.drawing import configured, draw
     from src.sweeps.hparams import write_hparams
+    from src.sweeps.jobs import find_damage, refuse_strays_beside_jobs
     from src.sweeps.results import leaderboard, write_results
 
-    pictures = configured(folder)
+    refuse_strays_beside_jobs(folder)
+    pictures = configured(folder, packages)
     table = write_results(folder)
     write_hparams(folder)
     leaderboard(folder)
-    files, errors = draw(folder, pictures) if pictures else ([], [])
+    try:
+        files, errors = draw(folder, pictures, packages) if pictures else ([], [])
+    except StorageError:
+        raise
+    except InputError as error:  # there are no runs to draw
+        files, errors = [], [str(error)]
     print("", table, *files, sep="\n")
-    return errors
+    return [*find_damage(folder), *errors]
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.core.files import read_json
 from src.errors import InputError
+from src.records import read_status
 
 SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the CPU cores of a process that others work beside
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""
@@ -145,6 +145,6 @@ def agree(config: Mapping[str, Any], here: Place) -> None:
         if config.get(setting, 0) is None:
             raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
     folder = config["hydra"]["run"]["dir"]
-    before = read_json(Path(folder) / "status.json") or {}
-    if not here.first and before.get("status", "running") != "running":  # the first one sees so, too, and ends
+    before = read_status(Path(folder))["status"]
+    if not here.first and before not in ("waiting", "running"):  # the first one sees so, too, and ends
         raise InputError(f"{folder} is there already: choose another name=…")

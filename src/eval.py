@@ -8,10 +8,11 @@ import hydra
 from omegaconf import DictConfig
 
 from src import cli
+from src.messages import CONF
 from src.startup import importing
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="eval")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     with cli.told_in_one_line():
         with importing():

@@ -12,15 +12,15 @@ from src.build import build_callbacks, build_data, build_model, build_trainer, m
 from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
-from src.configs import read_config
+from src.configs import open_config
 from src.data.base import TensorDataModule
 from src.models.steps import same_count
 from src.restoring import refusing
-from src.resume import check_content
+from src.resume import check_parts
 from src.sweeps.runs import read_history
 
 
-def draw_figures(folder: Path) -> None:
+def draw_figures(folder: Path, packages: tuple[str, ...] = ()) -> None:
     """Draw the pictures of the run in a folder: into ``figures/`` and, if it keeps events for TensorBoard, into these.
 
     The run's own callbacks draw them, from ``history.csv`` and from one evaluation on the test set with the weights
@@ -28,11 +28,12 @@ def draw_figures(folder: Path) -> None:
 
     Args:
         folder: the run's; nothing in it changes but the pictures, and these all at once.
+        packages: those beside this project's whose classes the run's config may name.
 
     Raises:
         InputError: if the run's config, checkpoint, history or data are missing or damaged.
     """
-    cfg = for_this_machine(read_config(folder))
+    cfg = for_this_machine(open_config(folder, packages, writing=("callbacks", "logger")))
     kind = prepare(cfg)
     seed_everything(cfg.seed, verbose=False)  # the random images of `AugmentedBatch` are those of the run
     data = build_data(cfg)
@@ -83,7 +84,7 @@ def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, da
     last = folder / "checkpoints" / "last.ckpt"
     path = last if last.is_file() else chosen_checkpoint(folder, None)
     ended = read_checkpoint(path)
-    check_content(ended, path)
+    check_parts(ended, path)
     with refusing(path):
         trainer.fit_loop.load_state_dict(ended["loops"]["fit_loop"])
         for callback in pictures:

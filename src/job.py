@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src import devices
 from src.build import (
@@ -27,20 +27,24 @@ from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
-from src.configs import read_config
+from src.configs import needed_trust, open_config
 from src.core.files import write_json
+from src.core.trust import read_packages, spell_trust
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
+from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
+from src.events import events_after
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
 from src.presets import check_presets
-from src.records import keep_settings, spelled, write_provenance
+from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.restoring import restore
 from src.results import Results
-from src.resume import Past, Reached, alone, check_model, clear_way, find_ends, find_longer, make_plan, read_past
+from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
+from src.validation import wrong_settings
 
 log = logging.getLogger(__name__)
 LOADING = (
@@ -85,7 +89,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
-    with results.kept(), alone(folder):
+    with results.kept(), alone(folder), events_after(folder):
+        results.trust = spell_trust(needed_trust(cfg))
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
             with compiled(run.model, None if run.over else cfg.get("compile"), results.history):
@@ -125,7 +130,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     data.prepare_data()
     data.setup()
     check_batches(cfg, model, data)
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step=past.step if past else 0)
+    first_step = past.step if past else 0 if cfg.resume else None
+    trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
     if past is not None:
         restore(trainer, past)
@@ -174,6 +180,8 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, su
         return
     if cfg.resume:
         keep_settings(cfg, folder)
+        if damage := find_damage(folder):
+            log.warning("%s: written anew", damage)
     write_provenance(folder, devices.describe(kind))
     log.info("%s, %s", what, devices.describe(kind))
     if note:
@@ -184,10 +192,12 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, su
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
     folder = Path(cfg.run)
-    run = read_config(folder)
     kind = prepare(cfg)
-    if cfg.paths.data:
-        run.paths.data = cfg.paths.data
+    given = ["paths.data"] if cfg.paths.data else []
+    run = open_config(folder, read_packages(cfg.trust), given)
+    run.paths.data = cfg.paths.data or run.paths.data
+    if wrong := wrong_settings(OmegaConf.to_container(run, resolve=True)):
+        raise InputError(f"{folder}: {'; '.join(wrong)}")
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:
         raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")

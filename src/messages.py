@@ -28,7 +28,7 @@ MISCONFIGURED = "MisconfigurationException"  # Lightning's name for settings tha
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """Return the `InputError` among an error and its causes; a fault of the disk is one, whichever library met it."""
+    """Return the `InputError` among an error and its causes; one for a fault of the disk, whichever library met it."""
     found = error
     while found is not None and not isinstance(found, InputError):
         found = found.__cause__

@@ -2,35 +2,36 @@
 
     python -m src.report outputs/sweeps/NAME            # at any time, also while it runs
     python -m src.report outputs/sweeps/A outputs/sweeps/B   # both together, in A's folder
+    python -m src.report outputs/sweeps/NAME trust=mylab     # they name classes of a package of one's own
 
 Beside it lie results.csv and leaderboard.tex. Pictures that the page would show and that runs have left undrawn are
 drawn first.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from src.errors import InputError
+from src.core.trust import TRUST, take_trust
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.report", description="Write the report of a sweep.")
+    about = "Write the report of a sweep."
+    parser = argparse.ArgumentParser(prog="python -m src.report", description=about, epilog=TRUST)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
-    folders = parser.parse_args().folders
     from src.cli import told_in_the_end
 
     with told_in_the_end():
-        from src.core.storage import StorageError
+        packages, rest = take_trust(sys.argv[1:])
+        folders = parser.parse_args(rest).folders
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
 
-        print(report(folders, draw=True))
-        try:
-            write_hparams(folders[0])
-        except StorageError:
-            raise
-        except InputError:  # a damaged job is told in the report
-            pass
+        notes: list[str] = []
+        print(report(folders, draw=True, packages=packages, tell=notes.append))
+        write_hparams(folders[0])
+    if notes:
+        sys.exit("\n".join(f"error: {note}" for note in notes))
 
 
 if __name__ == "__main__":

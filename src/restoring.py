@@ -73,7 +73,7 @@ def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
     """
     same_count(trainer)
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
-    epochs = trainer.fit_loop.epoch_progress.current.processed
+    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     found = (epochs, trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs))
     for what, here, there in zip(("epochs", "steps", "optimizers", "schedulers"), found, expected, strict=True):
         if here != there:

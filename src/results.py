@@ -15,13 +15,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, in_sweep
-from src.core.files import read_json, write_csv, write_json
+from src.core.files import write_csv, write_json
 from src.core.storage import StorageError
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError, InputError
+from src.events import flush_events
 from src.messages import input_error
-from src.records import spelled
+from src.records import DAMAGED, read_status, spelled
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Results(Callback):
 
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
+        self.trust = ""  # what a command adds that opens the run again
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
@@ -94,6 +96,10 @@ class Results(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
+            flush_events(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        flush_events(trainer)
 
     def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
         """Take over the test's metrics, and the accuracy of each class where the model counts them."""
@@ -138,8 +144,8 @@ class Results(Callback):
 
     def stopped(self, status: str, reason: str, message: str) -> None:
         """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
-        before = (read_json(self.folder / "status.json") or {}).get("status", "waiting")
-        if self.begun or before == "waiting":
+        before = read_status(self.folder)["status"]
+        if self.folder.is_dir() and (self.begun or before in ("waiting", DAMAGED)):
             with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
                 self.write_metrics()
             with suppress(StorageError):
@@ -154,7 +160,7 @@ class Results(Callback):
         return "the epochs before are kept" if kept else "no epoch has ended yet"
 
     def resume_command(self) -> str:
-        return f"python -m src.train resume={quote(str(self.shown_folder()))}"
+        return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -177,7 +183,7 @@ class Results(Callback):
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
             f"  look at it:   tensorboard --logdir {quote(str(logdir))}",
-            f"  evaluate it:  python -m src.eval run={quote(str(folder))}",
+            f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 

@@ -1,6 +1,5 @@
 """Going on with a run: all that must hold is looked at before anything in its folder is touched."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,21 +7,20 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig
 
-from src.checkpoints import WHOLE_EPOCH, Stops, check_fit, read_checkpoint, select_holding, write_checkpoint
+from src.checkpoints import WHOLE_EPOCH, check_fit, read_checkpoint, write_checkpoint
 from src.configs import APART, changes, read_config
-from src.core.files import remove, remove_partials
+from src.core.files import pin_folders, remove, remove_partials
 from src.core.tensors import open_verified
 from src.devices import is_main_process
+from src.ends import EPOCHS, STEPS, Reached, explain, find_ends, is_planned, limit_of
 from src.errors import InputError
 from src.records import finished
 
 # What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
 # comes from the checkpoint, so another learning rate would be written down and not used.
 MAY_CHANGE = (*APART, "callbacks.", "logger.", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
-EPOCHS, STEPS, TIME = "trainer.max_epochs", "trainer.max_steps", "trainer.max_time"
 
 
 @contextmanager
@@ -40,20 +38,13 @@ def alone(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder} is being trained by another process") from None
         remove_partials(folder)
     try:
-        yield
+        with pin_folders(folder):
+            yield
     finally:
         lock.release()
 
 
 # What there is to go on from
-
-
-class Reached(NamedTuple):
-    """How far a run came: whole epochs, optimiser steps, and what told it to stop."""
-
-    epochs: int
-    steps: int
-    stops: Stops
 
 
 class Past(NamedTuple):
@@ -118,6 +109,8 @@ def read_past(cfg: DictConfig, folder: Path) -> Past | None:
     if path == best and not content["optimizer_states"]:
         return None  # of a job of a stack that was stopped as it wrote its files
     if content["callbacks"]["RunCheckpoint"]["best_model_score"] is not None:
+        if not best.is_file():
+            raise InputError(f"{best} is missing: start a new run from last.ckpt beside it, ckpt_path=…")
         with open_verified(best):  # now, not after the training
             pass
     return Past(path, content, changed)
@@ -128,6 +121,14 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
 
     What else the parts hold, those who take them over look at, see `src.restoring`.
     """
+    check_parts(content, path)
+    for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_choice)):
+        if not is_right(content["callbacks"].get(name), content):
+            raise _wrong_part(f"callbacks.{name}", path)
+
+
+def check_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint without the parts that Lightning gives one, or with other things in their places."""
     kinds = {
         "epoch": int,
         "global_step": int,
@@ -137,18 +138,16 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
         "optimizer_states": list,
         "lr_schedulers": list,
     }
-    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
-    if not wrong and not _is_count(content["loops"]):
-        wrong.append("loops")
-    states = {} if "callbacks" in wrong else content["callbacks"]
-    for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_choice)):
-        if not wrong and not is_right(states.get(name), content):
-            wrong.append(f"callbacks.{name}")
-    if wrong:
-        raise InputError(
-            f"checkpoint {path} is none that a run goes on from: {wrong[0]} is missing or wrong; start a new run from "
-            f"its weights: ckpt_path={path}"
-        )
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind) or (name == "loops" and not _is_count(content[name])):
+            raise _wrong_part(name, path)
+
+
+def _wrong_part(name: str, path: Path) -> InputError:
+    return InputError(
+        f"checkpoint {path} is none that a run goes on from: {name} is missing or wrong; start a new run from its "
+        f"weights: ckpt_path={path}"
+    )
 
 
 def _is_count(loops: Any) -> bool:
@@ -237,70 +236,6 @@ def check_limits(cfg: DictConfig, folder: Path, past: Past) -> None:
     for setting, count, what in ((EPOCHS, past.content["epoch"] + 1, "epochs"), (STEPS, past.step, "steps")):
         if count > limit_of(cfg, setting):
             raise InputError(f"{folder} has {count} {what} already: {setting}={limit_of(cfg, setting)} is less")
-
-
-def limit_of(cfg: DictConfig, setting: str) -> float:
-    """Return a limit of the trainer's; infinity where there is none."""
-    value = cfg.trainer.get(setting.removeprefix("trainer."))
-    return math.inf if value in (None, -1) else value
-
-
-def find_ends(cfg: DictConfig, callbacks: Sequence[Callback], reached: Reached) -> dict[str, str | None]:
-    """Return what ends training that has come so far; nothing if it is not over.
-
-    Returns:
-        For each limit that is reached the setting with which training goes on, exactly as if it had been that from
-        the start; ``None`` where there is none.
-    """
-    ends: dict[str, str | None] = {}
-    for setting, count in ((EPOCHS, reached.epochs), (STEPS, reached.steps)):
-        if count >= limit_of(cfg, setting):
-            ends[setting] = None if is_planned(cfg) else f"{setting}={2 * max(1, count)}"
-    if reached.epochs >= (cfg.trainer.get("min_epochs") or 0) and reached.steps >= (cfg.trainer.get("min_steps") or 0):
-        timer = Timer(cfg.trainer.get("max_time"))
-        names = name_patience(cfg, callbacks)
-        for key, limit in select_holding(reached.stops, [*callbacks, timer]).items():
-            if limit is None:
-                ends[key] = None
-            elif key == timer.state_key:
-                ends[TIME] = raise_time(cfg.trainer.max_time)
-            else:
-                ends[names[key]] = f"{names[key]}={2 * int(limit) + 1}"
-    return ends
-
-
-def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, str]:
-    """Return the settings of the patience of those callbacks that stop early, by their keys in a checkpoint."""
-    stopping = [each for each in callbacks if isinstance(each, EarlyStopping)]
-    names = [name for name, each in cfg.callbacks.items() if each and each._target_.endswith(".EarlyStopping")]
-    return {each.state_key: f"callbacks.{name}.patience" for name, each in zip(names, stopping, strict=False)}
-
-
-def raise_time(time: str) -> str:
-    """Return the setting of twice a time, "DD:HH:MM:SS"."""
-    minutes, seconds = divmod(2 * round(Timer(time).time_remaining() or 0.0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{TIME}={hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
-
-
-def is_planned(cfg: DictConfig) -> bool:
-    """Return whether the learning rate follows a schedule made for the run's number of steps."""
-    return "total_steps" in cfg.scheduler.values()
-
-
-def find_longer(ends: Mapping[str, str | None]) -> str | None:
-    """Return the settings that let a finished run train on; ``None`` if none do."""
-    more = [setting for setting in ends.values() if setting is not None]
-    return " ".join(more) if more and len(more) == len(ends) else None
-
-
-def explain(ends: Mapping[str, str | None]) -> str:
-    """Say how a finished run trains longer, or why it cannot."""
-    if more := find_longer(ends):
-        return f"give more to train on, {more}"
-    ended = next(name for name, more in ends.items() if more is None)
-    by = "the learning rate's schedule was made for its number of steps" if ended in (EPOCHS, STEPS) else f"by {ended}"
-    return f"{by}; start a new run from its weights with ckpt_path="
 
 
 def clear_way(folder: Path, plan: Plan) -> None:

@@ -9,6 +9,7 @@ A filter is a word that a row must contain; of several all.
 
 import argparse
 import csv
+import io
 import math
 import shlex
 import sys
@@ -20,8 +21,12 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from src.core.files import read_json
+from src.core import schema
+from src.core.files import read_text
+from src.core.schema import DamagedError
+from src.core.strays import refuse_strays
 from src.errors import InputError
+from src.records import DAMAGED, read_metrics, read_status
 
 ORDERS = ("when", "result", "status", "name")
 
@@ -81,7 +86,9 @@ def read_rows(outputs: Path) -> list[Row]:
     runs, sweeps = outputs / "runs", outputs / "sweeps"
     if not (runs.is_dir() or sweeps.is_dir()):
         raise InputError(f"{outputs}: there are no runs and no sweeps in it")
-    return [*map(_read_run, _find(runs, ".hydra/config.yaml")), *map(_read_sweep, _find(sweeps, "multirun.yaml"))]
+    found = dict.fromkeys(_find(runs, ".hydra/config.yaml"), _read_run)
+    found |= dict.fromkeys(_find(sweeps, "multirun.yaml"), _read_sweep)
+    return [_read_closed(folder) or read(folder) for folder, read in found.items()]
 
 
 def show(rows: list[Row]) -> None:
@@ -98,7 +105,7 @@ def show(rows: list[Row]) -> None:
     for name in ("started", "folder", "settings", "best", "status"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row.cells), style="red" if "failed" in row.status else "")
+        table.add_row(*map(Text, row.cells), style="red" if "failed" in row.status or DAMAGED in row.status else "")
     console.print(table)
 
 
@@ -117,8 +124,17 @@ def _find(folder: Path, mark: str) -> Iterator[Path]:
     return (path for path in sorted(folder.glob("*")) if (path / mark).is_file())
 
 
+def _read_closed(folder: Path) -> Row | None:
+    """Return the row of a folder that is not read, since something in it leads elsewhere; of others ``None``."""
+    try:
+        refuse_strays(folder)
+    except InputError as error:
+        return Row(_read_time(folder, {}), folder, "", f"damaged: {error}", ("", ""), math.nan)
+    return None
+
+
 def _read_run(folder: Path) -> Row:
-    metrics, provenance = read_json(folder / "metrics.json") or {}, read_json(folder / "provenance.json") or {}
+    metrics, provenance = read_metrics(folder), _read_provenance(folder)
     return Row(
         when=_read_time(folder, provenance),
         folder=folder,
@@ -131,9 +147,9 @@ def _read_run(folder: Path) -> Row:
 
 def _read_sweep(folder: Path) -> Row:
     jobs = list(_find(folder, "job.json"))
-    statuses = Counter((read_json(job / "status.json") or {}).get("status", "waiting") for job in jobs)
-    metrics = next((found for job in jobs if (found := read_json(job / "metrics.json"))), {})
-    provenance = next((found for job in jobs if (found := read_json(job / "provenance.json"))), {})
+    statuses = Counter(_read_status_of_job(job) for job in jobs)
+    metrics = next((found for job in jobs if (found := read_metrics(job))), {})
+    provenance = next((found for job in jobs if (found := _read_provenance(job))), {})
     metric = (str(metrics.get("monitor") or ""), str(metrics.get("mode") or ""))
     if statuses["running"] and not _is_held(folder):
         statuses["stopped"] = statuses.pop("running")
@@ -148,9 +164,27 @@ def _read_sweep(folder: Path) -> Row:
 
 
 def _read_status(folder: Path) -> str:
-    """Return a run's status; one that is said to run and is not has been killed: "stopped"."""
-    status = str((read_json(folder / "status.json") or {}).get("status", "waiting"))
-    return "stopped" if status == "running" and not _is_held(folder) else status
+    """Return a run's status, with what is damaged; one that is said to run and is not has been killed: "stopped"."""
+    status = read_status(folder)
+    if status["status"] == DAMAGED:
+        return f"{DAMAGED} ({status['reason']})"
+    return "stopped" if status["status"] == "running" and not _is_held(folder) else str(status["status"])
+
+
+def _read_status_of_job(folder: Path) -> str:
+    try:
+        schema.read(folder / "job.json", schema.JOB)
+    except DamagedError:
+        return DAMAGED
+    return str(read_status(folder)["status"])
+
+
+def _read_provenance(folder: Path) -> dict[str, Any]:
+    """Return where a run comes from; nothing if that is not known."""
+    try:
+        return schema.read(folder / "provenance.json", schema.PROVENANCE) or {}
+    except DamagedError:
+        return {}
 
 
 def _is_held(folder: Path) -> bool:
@@ -185,9 +219,8 @@ def _read_settings(provenance: dict[str, Any]) -> str:
 def _read_best(path: Path, metric: str, mode: str) -> float:
     """Return the best value of a metric in a sweep's results."""
     try:
-        with path.open(newline="") as file:
-            values = [_as_number(row.get(metric)) for row in csv.DictReader(file)]
-    except (OSError, ValueError, csv.Error):
+        values = [_as_number(row.get(metric)) for row in csv.DictReader(io.StringIO(read_text(path)))]
+    except (OSError, ValueError, csv.Error, InputError):
         return math.nan
     return (max if mode == "max" else min)((each for each in values if math.isfinite(each)), default=math.nan)
 

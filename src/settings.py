@@ -18,6 +18,7 @@ from src.core.checks import (
     optional,
     whole,
 )
+from src.core.trust import TRUSTED
 from src.devices import MOST_THREADS
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
 from src.models.losses import LOSSES
@@ -46,6 +47,7 @@ RUN = {
     "threads": optional(whole(1, MOST_THREADS)),
     "compile": optional(one_of("default", "reduce-overhead", "max-autotune")),
     "rerun": optional(one_of("failed", "all")),
+    "trust": TRUSTED,
     "ckpt_path": optional(PATH),
     "paths.data": PATH,
 }

@@ -13,10 +13,11 @@ import hydra
 from omegaconf import DictConfig
 
 from src import cli
+from src.messages import CONF
 from src.startup import importing
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the best validation score so far, for sweepers."""
     with cli.told_in_one_line():

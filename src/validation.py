@@ -51,12 +51,18 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: naming each wrong setting, its value and what it must be.
     """
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    wrong = wrong_settings(settings) + unread(settings, str(OmegaConf.to_container(cfg, resolve=False)))
+    unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
+    unresolved.pop("hydra", None)  # a stack's jobs have it, too, and not all of it can be resolved there
+    settings = {str(key): _resolve(cfg[key]) for key in unresolved}
+    wrong = wrong_settings(settings) + unread(settings, str(unresolved))
     if not cfg.get("resume"):  # a resumed run needs them no more
         wrong += missing_files(settings)
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def _resolve(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def wrong_settings(settings: Mapping[str, Any]) -> list[str]:

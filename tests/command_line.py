@@ -108,7 +108,7 @@ def evaluate(*overrides: str, cwd: Path) -> Outcome:
 
 def run(module: str, *arguments: str, cwd: Path) -> Outcome:
     """``python -m MODULE ARGUMENTS`` in this process, which stays as it was; on one thread of the CPU."""
-    before, code, message = run_folders(cwd), 0, ""
+    before, code, message, arguments = run_folders(cwd), 0, "", with_trust(arguments)
     with own_process_state(module, arguments, cwd) as (out, err):
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -118,6 +118,13 @@ def run(module: str, *arguments: str, cwd: Path) -> Outcome:
             else:
                 code = stop.code or 0
     return Outcome(code, out.getvalue(), err.getvalue() + message, sorted(run_folders(cwd) - before))
+
+
+def with_trust(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Return arguments that open a run with callbacks of the tests in it; those that give ``trust=`` as they are."""
+    opens = any(argument.startswith(("resume=", "run=")) for argument in arguments)
+    trusts = any(argument.startswith("trust=") for argument in arguments)
+    return (*arguments, "trust=tests") if opens and not trusts else arguments
 
 
 @contextlib.contextmanager
@@ -244,7 +251,7 @@ class StopIn(Callback):
 def spawn(module: str, *arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start ``python -m MODULE ARGUMENTS`` in a folder, its output in pipes."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", module, *with_trust(arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.PIPE,

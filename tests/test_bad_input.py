@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, Outcome, history, load, own_images, quick, read_json, run, weights
+from tests.command_line import BARE, Outcome, history, images, load, own_images, quick, read_json, run, weights
 
 
 def told(error: str, *words: str) -> None:
@@ -149,8 +149,8 @@ def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_pat
     root = Path(shutil.copytree(data_dir, tmp_path / "data"))
     content = (root / file).read_bytes()
     (root / file).write_bytes(content[: len(content) // 2])
-    outcome = run("src.train", f"data={data}", f"paths.data={root}", "data.val_size=40", cwd=tmp_path)
-    told(outcome.error, str(root / file), "delete it")
+    outcome = run("src.train", *images(data, root), cwd=tmp_path)
+    told(outcome.error, f"{root / file}: ", "files of your own must be in ")
 
 
 @pytest.mark.parametrize(

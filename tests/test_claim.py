@@ -42,6 +42,16 @@ def test_a_folder_with_something_else_in_it_is_left_alone(name: str, tmp_path: P
     assert [each for each in (tmp_path / "outputs").rglob("*") if each.is_file()] == [path]
 
 
+@pytest.mark.parametrize("name", [".", ".hydra"])
+def test_a_link_to_another_folder_is_not_followed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "outputs" / "runs" / "mine" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    assert "is there already" in run("src.train", *SETTINGS, cwd=tmp_path).error
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_of_two_starts_at_the_same_moment_one_wins(
     straight: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -207,6 +207,11 @@ def test_pictures_of_a_sweep_without_metrics_are_told_below_its_table(sweep: Pat
     for path in sweep.glob("*/metrics.json"):
         path.unlink()
     outcome = compare(sweep)
-    assert outcome.error == f"error: {sweep}: there are no runs with metrics in it"
-    assert outcome.out.startswith("\nmoved here: 2 jobs, 2 finished\n")
+    *damaged, last = outcome.err.splitlines()
+    assert damaged == [
+        f"error: {path.parent}/metrics.json is missing, and the run has finished"
+        for path in sorted(sweep.glob("*/job.json"))
+    ]
+    assert last == f"error: {sweep}: there are no runs with metrics in it"
+    assert outcome.out.startswith("\nmoved here: 2 jobs, 2 damaged\n")
     assert (sweep / "results.csv").is_file()

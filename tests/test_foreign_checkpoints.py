@@ -102,7 +102,7 @@ def test_another_models_checkpoint_is_refused(folder: Path, tmp_path: Path) -> N
 
 def test_a_missing_best_checkpoint_is_told_before_training(folder: Path, tmp_path: Path) -> None:
     (folder / "checkpoints" / "best.ckpt").unlink()
-    assert "best.ckpt does not exist" in refusal(folder, tmp_path)
+    assert "best.ckpt is missing: start a new run from last.ckpt" in refusal(folder, tmp_path)
 
 
 def test_weights_to_start_from_or_to_evaluate_are_looked_at(folder: Path, tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def test_an_own_model_resumes_and_is_evaluated_like_any_other(project: Path) -> 
     settings = [searchpath(project), "model=centres", "data=rings"]
     folder = quick(*settings, "trainer.max_epochs=2", cwd=project).folder
     longer = quick(*settings, "trainer.max_epochs=4", cwd=project).folder
-    train(f"resume={folder}", "trainer.max_epochs=4", cwd=project)
+    train(f"resume={folder}", "trainer.max_epochs=4", "trust=mine", cwd=project)
     assert history(folder) == history(longer)
-    evaluate(f"run={folder}", "split=test", cwd=project)
+    evaluate(f"run={folder}", "split=test", "trust=mine", cwd=project)
     assert read_json(folder / "eval_test.json")["test/acc"] == read_json(folder / "metrics.json")["test/acc"]
 
 

@@ -1,8 +1,10 @@
 """Going on with a run: exactly as if nothing had stopped it, in its own folder, with its own settings."""
 
+import itertools
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +68,7 @@ class Stopped(NamedTuple):
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stopped]:
     """The same run stopped in the middle of its third epoch, by each signal; they run side by side."""
     cwd = tmp_path_factory.mktemp("stopped")
-    settings = [*BARE, *RESTLESS, "trainer=cpu", "trainer.max_epochs=6"]
+    settings = ["callbacks=none", *RESTLESS, "trainer=cpu", "trainer.max_epochs=6"]
     started = {
         name: spawn("src.train", *settings, f"name={name}", StopIn.setting(name, epoch=3), cwd=cwd)
         for name in ("SIGINT", "SIGTERM", "SIGKILL")
@@ -155,13 +157,16 @@ def test_provenance_keeps_both_starts(copy: Path, tmp_path: Path) -> None:
     both = read_json(copy / "provenance.json")
     resumed = both.pop("resumed")
     assert both == first
-    assert [start["command"] for start in resumed] == [f"python -m src.train resume={copy}"]
+    assert [start["command"] for start in resumed] == [f"python -m src.train resume={copy} trust=tests"]
 
 
-def test_the_log_goes_on(copy: Path, tmp_path: Path) -> None:
+def test_the_log_and_the_events_go_on(copy: Path, tmp_path: Path) -> None:
     train(f"resume={copy}", cwd=tmp_path)
     log = (copy / "train.log").read_text()
     assert [log.count(f"epoch {epoch}/6 ") for epoch in range(1, 7)] == [1] * 6
+    events = EventAccumulator(str(copy), size_guidance={"scalars": 0}).Reload()
+    for metric in ("train/loss", "val/loss"):  # also of the epochs just before it was killed
+        assert [point.step for point in events.Scalars(metric)] == [9, 19, 29, 39, 49, 59]
 
 
 # Runs that came to their end and go on for longer
@@ -295,9 +300,15 @@ def test_the_seconds_of_all_starts_add_up(tmp_path: Path) -> None:
     assert read_json(folder / "metrics.json")["seconds"] > before > 0
 
 
-def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
-
-    folder = train("trainer.max_epochs=2", cwd=tmp_path).folder
+@pytest.mark.parametrize("days", [0.0, -10.0])
+def test_tensorboard_has_each_step_once_and_in_order_after_a_resume(
+    days: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the clock stands still, so that both starts fall within one second, or was set back."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    folder = train("trainer.max_epochs=2", "trainer.log_every_n_steps=5", cwd=tmp_path).folder
+    monkeypatch.setattr(time, "time", lambda: now + days * 24 * 3600)
     train(f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path)
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
@@ -305,6 +316,8 @@ def test_tensorboard_has_each_step_once_after_a_resume(tmp_path: Path) -> None:
         points = events.Scalars(f"{stage}/loss")
         assert [point.step for point in points] == [9, 19, 29, 39]
         assert [point.value for point in points] == pytest.approx([row[f"{stage}/loss"] for row in history(folder)])
+        assert all(now <= one.wall_time <= two.wall_time for one, two in itertools.pairwise(points))
+    assert [point.step for point in events.Scalars("train/loss_step")] == [4, 9, 14, 19, 24, 29, 34, 39]
 
 
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:

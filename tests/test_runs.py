@@ -26,7 +26,8 @@ def make_run(folder: Path, day: int, command: str, status: str = "finished", **m
     started = f"2026-01-{day:02}T12:00:00+00:00"
     write_json(folder / "provenance.json", {"started": started, "command": f"python -m src.train {command}"})
     write_json(folder / "status.json", {"status": status, "reason": None, "message": None})
-    write_json(folder / "metrics.json", {"monitor": "val/acc", "mode": "max", "best": None, **metrics})
+    told = {"monitor": "val/acc", "mode": "max", "best": None, **metrics}
+    write_json(folder / "metrics.json", {str(told["monitor"]): told["best"], **told})
     return folder
 
 
@@ -41,7 +42,8 @@ def outputs(tmp_path: Path) -> Path:
     write_text(sweep / "multirun.yaml", "hydra: {}")
     for number, (status, best) in enumerate({"finished": 0.75, "failed": None, "running": 0.9}.items()):
         job = make_run(sweep / f"{number}_seed-{number}", 4, "-m data=mnist seed=0,1,2", status, best=best)
-        write_json(job / "job.json", {"number": number})
+        notes = {"identity": f"{number}", "overrides": [], "choices": {}, "settings": {}}
+        write_json(job / "job.json", {"number": number, **notes})
     write_text(sweep / "results.csv", "number,val/acc\n0,0.75\n1,\n2,0.9\n")
     return tmp_path
 
@@ -75,12 +77,14 @@ def test_run_is_running_only_while_a_process_holds_its_folder(outputs: Path) -> 
         assert read_table(list_runs(cwd=outputs))[0][-1] == "running"
 
 
-def test_damaged_files_leave_cells_empty(outputs: Path) -> None:
+def test_damaged_files_are_named_and_leave_cells_empty(outputs: Path) -> None:
     folder = outputs / "outputs" / "runs" / "a"
     for name in ("metrics.json", "provenance.json", "status.json"):
         (folder / name).write_bytes(b"\xff")
-    row = next(row for row in read_table(list_runs(cwd=outputs)) if row[1] == "outputs/runs/a")
-    assert row[2:] == ["", "", "waiting"]
+    (outputs / "outputs" / "sweeps" / "s" / "1_seed-1" / "job.json").write_text("{}")
+    rows = {row[1]: row[2:] for row in read_table(list_runs(cwd=outputs))}
+    assert rows["outputs/runs/a"] == ["", "", "damaged (status.json, metrics.json)"]
+    assert rows["outputs/sweeps/s"][-1] == "3 jobs: 1 finished, 1 damaged, 1 stopped"
 
 
 def test_folder_without_runs_is_told_in_one_line(tmp_path: Path) -> None:

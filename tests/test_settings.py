@@ -235,6 +235,7 @@ RIGHT = [
     ("model.norm_bias_lr", 64),
     ("model.norm_momentum", 1),
     ("data.crop_padding", "reflect"),
+    ("data.verify", False),
     ("model.flip_test", True),
     ("model.loss", "quadratic"),
     ("model.loss", None),

@@ -1,9 +1,10 @@
 """Loss and accuracy over the epochs."""
 
+import numpy as np
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 
-from src.callbacks.figure import COLOURS, FigureCallback
+from src.callbacks.figure import COLOURS, FigureCallback, limit_axis
 from src.callbacks.history import History, Row
 
 STAGES = {"train": COLOURS[0], "val": COLOURS[1]}
@@ -30,14 +31,17 @@ class Curves(FigureCallback):
     def draw(self, figure: Figure, rows: list[Row], best_epoch: float | None) -> None:
         measures = measured(rows)
         for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False).flat, measures, strict=True):
+            every = []
             for stage, colour in STAGES.items():
                 points = [(row["epoch"], row[f"{stage}/{measure}"]) for row in rows if f"{stage}/{measure}" in row]
                 if points:
                     few = "o" if len(points) < 20 else ""
                     axis.plot(*zip(*points, strict=True), label=stage, color=colour, marker=few, markersize=4)
+                    every.append(np.array(points)[:, 1])
             if best_epoch is not None:
                 axis.axvline(best_epoch, color="0.6", linestyle=":", label="kept")
-            axis.set(xlabel="epoch", title=TITLES[measure])
+            beyond = limit_axis(axis, every, higher=False) if measure == "loss" else ""
+            axis.set(xlabel=f"epoch\n({beyond})" if beyond else "epoch", title=TITLES[measure])
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.25)
             axis.legend()

@@ -4,7 +4,7 @@ Pictures are drawn for TensorBoard's size and for eyes that do not tell red from
 colours are Okabe and Ito's (2008), the scales matplotlib's perceptually uniform ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from src.axes import CURVES, find_window_of_curves
 from src.colours import COLOURS
 from src.core.files import open_atomic
 from src.data.base import TensorDataModule
@@ -78,6 +80,26 @@ def save(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG whole or not at all."""
     with open_atomic(path) as file:
         Image.fromarray(pixels).save(file, format="png")
+
+
+def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> str:
+    """End the vertical axis where curves would squeeze the others that go far beyond these.
+
+    Args:
+        axis: what they are drawn on.
+        curves: the values of each, (N,).
+        higher: whether higher values are the better ones.
+
+    Returns:
+        In words how many go beyond the axis; nothing if none does.
+    """
+    values = [curve[np.isfinite(curve)].tolist() for curve in curves]
+    positive = not higher and all(value > 0 for curve in values for value in curve)
+    window = find_window_of_curves(values, higher, positive, CURVES if positive else None)
+    if window is None:
+        return ""
+    axis.set_ylim(window.low, window.high)
+    return window.words("curve")
 
 
 def data_of(trainer: Trainer) -> TensorDataModule:

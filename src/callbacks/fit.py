@@ -14,6 +14,7 @@ from src.data.base import Samples
 
 POINTS = 400  # along the input
 MOST_LABELS = 8
+FAR = 4.0  # ranges of the samples from these: as far as the axis goes with the fit
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
 
 
@@ -123,6 +124,11 @@ def draw_fit(axis: Axes, curve: Curve, samples: Samples, names: tuple[str, ...])
     axis.plot(curve.x, curve.fit, color="black" if names else COLOURS[0], linewidth=2, label=fitted)
     if curve.truth is not None:
         axis.plot(curve.x, curve.truth, color="0.5" if names else COLOURS[1], linestyle="--", label="truth")
+    else_drawn = [samples.targets.float(), *([] if curve.truth is None else [curve.truth])]
+    low, high = (float(end) for end in torch.cat(else_drawn).aminmax())
+    room = FAR * (high - low or 1.0)
+    if not low - room <= float(curve.fit.min()) <= float(curve.fit.max()) <= high + room:
+        axis.set_ylim(low - room, high + room)  # what a fit that has diverged would squeeze is to be seen
     axis.set_ylabel(fitted if names else "$y$")
 
 

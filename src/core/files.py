@@ -6,6 +6,7 @@ exclusively and follow no links. Tests observe each operation and try every stat
 """
 
 import csv
+import errno
 import io
 import json
 import math
@@ -20,13 +21,14 @@ from typing import IO, Any, NamedTuple
 import yaml
 from omegaconf._utils import get_omega_conf_dumper
 
-from src.core.storage import StorageError, describe_fault, is_fault
+from src.core.storage import StorageError, describe_fault, is_fault, shorten
 from src.errors import InputError
 
 PARTIAL = ".partial"  # how the name of a temporary file ends
 MOST_TEXT = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
 OBSERVERS: list[Callable[["Operation"], None]] = []  # called with each operation once it is done; empty but in tests
 _pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and where they belong
+_pinned: list[str] = []  # folders that are not made again
 
 
 class Operation(NamedTuple):
@@ -64,6 +66,8 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         make_folder(path.parent)
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with open(partial, "xb") as file:  # exclusive: it follows no link
             yield file
             file.flush()
@@ -137,17 +141,21 @@ def sync_together() -> Iterator[None]:
 
 
 def _place_all(placed: list[tuple[Path, Path]]) -> None:
+    """Put files in their places; where one cannot be, the others are, and it is told in the end."""
     if not placed:
         return
     _sync_all()
-    for number, (partial, path) in enumerate(placed):
+    failed: StorageError | None = None
+    for partial, path in placed:
         try:
             _replace(partial, path)
         except OSError as error:
-            for rest, _ in placed[number:]:
-                rest.unlink(missing_ok=True)
-            raise describe_fault(path, error) from error
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            failed = failed or describe_fault(path, error)
     _sync_all()
+    if failed:
+        raise failed
 
 
 def _sync_all() -> None:
@@ -159,10 +167,12 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it that are missing.
 
     Raises:
-        StorageError: if the disk cannot be written.
+        StorageError: if the disk cannot be written, or the folder is pinned and gone.
     """
     if path.is_dir():
         return
+    if os.path.abspath(path) in _pinned:
+        raise StorageError(f"{shorten(path)} is gone: it was removed or renamed")
     make_folder(path.parent)
     try:
         path.mkdir(exist_ok=True)
@@ -171,6 +181,18 @@ def make_folder(path: Path) -> None:
     _observe(Operation("mkdir", path))
     if _pending is None:
         sync_folder(path.parent)
+
+
+@contextmanager
+def pin_folders(*paths: Path) -> Iterator[None]:
+    """Make folders that are there not again if someone removes or renames them: what is written there fails."""
+    names = [os.path.abspath(path) for path in paths]
+    _pinned.extend(names)
+    try:
+        yield
+    finally:
+        for name in names:
+            _pinned.remove(name)
 
 
 def append(path: Path, content: bytes) -> None:

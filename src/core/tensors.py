@@ -73,7 +73,7 @@ def _verify(file: IO[bytes], path: Path, digest: str | None) -> None:
     file.seek(0)
     if digest is None:
         _verify_parts(file, path)
-    elif not hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):
+    elif not hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):  # type: ignore[arg-type]
         raise InputError(f"{path} is damaged: its SHA-256 does not begin with {digest}; download it again")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from src.core.trust import is_lent
 from src.errors import InputError
 
 
@@ -18,10 +19,15 @@ def download_once(root: Path, name: str, missing: Callable[[], object], download
         download: does it.
 
     Raises:
-        InputError: if the folder cannot be written.
+        InputError: if the folder cannot be written, or it is one that a run's config names and not the user.
     """
     if not missing():
         return
+    if is_lent(root):
+        raise InputError(
+            f"{name} is not in {root}, and since it is the run's folder that says so, nothing is downloaded there: "
+            "give paths.data=FOLDER"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):

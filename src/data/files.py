@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from src.errors import InputError
+from src.core.files import read_bytes
+from src.core.storage import describe_fault
+
+MOST = 4 * 2**30  # bytes of a file
 
 
 def is_there(path: Path) -> bool:
@@ -14,19 +17,16 @@ def is_there(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+        raise describe_fault(path, error, "read") from error
 
 
 def read_file(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        InputError: if it is missing, cannot be read, or is a folder, a pipe or a device, which may never end.
+        InputError: if it is missing, cannot be read, is larger than any such file, or no file.
     """
-    if is_there(path) and not path.is_file():
-        raise InputError(f"{path} is not a file but a folder, a pipe or a device: move it away")
     try:
-        return path.read_bytes()
-    except (OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it does not fit into memory"
-        raise InputError(f"{path} cannot be read ({reason})") from error
+        return read_bytes(path, MOST)
+    except OSError as error:
+        raise describe_fault(path, error, "read") from error

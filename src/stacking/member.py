@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, find_stops, load_weights
 from src.data.base import TensorDataModule
+from src.errors import InputError
 from src.models.base import SupervisedModule
 from src.results import Results
 
@@ -53,6 +56,7 @@ class Member:
         self.rates: list[tuple[int, list[float]]] = []  # learning rates of all parameter groups, at some steps
         self.times: list[float] = []  # when each epoch ended, in seconds since 1970
         self.trouble: str | None = None  # what stopped it
+        self.unwritable: str | None = None  # what keeps its folder from being written
         self.schedule: dict[str, Any] = {}  # the state of its `Schedule` as it ended
 
     @property
@@ -130,17 +134,29 @@ class Member:
             shares = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
             self.results.test_metrics |= {"test/acc": acc, "test/acc_per_class": dict(zip(names, shares, strict=True))}
 
+    @contextmanager
+    def at_own_cost(self) -> Iterator[None]:
+        """Let what keeps this job's folder from being written cost this job, and none of those beside it."""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            self.unwritable = self.unwritable or str(error)
+
     def tell(self, seconds: float) -> None:
         """Write how far it is, after so many seconds of training."""
         self.history.seconds_before = seconds
-        self.results.write_metrics()
+        with self.at_own_cost():
+            self.results.write_metrics()
 
     def close(self) -> None:
         """Write how it ended; last of all files."""
-        if self.trouble is None:
-            self.results.write_status("finished")
-        else:
-            self.results.write_status("failed", "diverged", self.trouble)
+        with self.at_own_cost():
+            if self.unwritable is not None:
+                self.results.write_status("failed", "error", self.unwritable)
+            elif self.trouble is not None:
+                self.results.write_status("failed", "diverged", self.trouble)
+            else:
+                self.results.write_status("finished")
 
 
 def stops_early(settings: dict[str, Any] | None) -> bool:

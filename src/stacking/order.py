@@ -43,3 +43,10 @@ class StackOrder(NamedTuple):
 
         train(self)
         return True
+
+    def refuse(self, error: Exception) -> None:
+        """Note in the jobs' folders why they cannot be done."""
+        from src.sweeps.worker import note_failure
+
+        for part in self.parts:
+            note_failure(part.folder, error)

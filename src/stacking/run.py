@@ -16,9 +16,11 @@ from omegaconf import DictConfig
 
 from src import cli, devices
 from src.build import build_data, check_batches, prepare
-from src.core.files import open_atomic, sync_together, write_json, write_text
+from src.core.files import open_atomic, pin_folders, remove, write_json, write_text
+from src.core.storage import StorageError
 from src.data.base import EVAL_BATCH, TensorDataModule
 from src.errors import InputError
+from src.messages import one_line
 from src.records import claim, finished, provenance
 from src.results import out_of_memory
 from src.stacking.checkpoints import checkpoint, weights_of, with_optimizer
@@ -29,6 +31,7 @@ from src.stacking.order import Part, StackOrder
 from src.stacking.schedules import Schedule, Schedules
 from src.stacking.stack import Stack
 from src.stacking.training import Training
+from src.sweeps.endings import written_together
 from src.sweeps.jobs import read_job
 from src.sweeps.worker import note_failure
 from src.validation import missing_files, wrong_settings
@@ -43,19 +46,20 @@ def train(order: StackOrder) -> None:
     setup_globals()
     cli.register_resolvers()
     try:
-        train_together(order)
+        with pin_folders(*(part.folder for part in order.parts)):
+            train_together(order)
     except Exception as error:
         with suppress(OSError):  # the log, on a full disk
             traceback.print_exc()
         for part in order.parts:
             fail(order, part, error)
         raise SystemExit(1) from error
-    order.path.unlink(missing_ok=True)
+    remove(order.path)
 
 
 def train_together(order: StackOrder) -> None:
     """Train the jobs of a stack, test them once, and write their folders."""
-    with sync_together():
+    with written_together():
         able = list(checked(order))
     if not able:
         return
@@ -65,7 +69,7 @@ def train_together(order: StackOrder) -> None:
     data = build_data(first)
     data.prepare_data()
     data.setup()
-    with sync_together():
+    with written_together():
         members = list(begun(order, able, data, first.trainer.max_epochs))
     if not members:
         return
@@ -78,9 +82,9 @@ def train_together(order: StackOrder) -> None:
     log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
-    with sync_together():
+    with written_together():
         write_folders(training, order, kind)
-    with sync_together():
+    with written_together():
         for member in members:
             member.close()
 
@@ -88,8 +92,8 @@ def train_together(order: StackOrder) -> None:
 def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
     """The jobs whose settings will do, with their configs; of the others their folders tell why not."""
     for part in order.parts:
-        write_log(order, part.folder, "under way")
         try:
+            write_log(order, part.folder, "under way")
             yield part, own_config(part)
         except InputError as error:
             fail(order, part, error)
@@ -112,8 +116,9 @@ def fail(order: StackOrder, part: Part, error: Exception) -> None:
     """Write into a job's folder why it failed."""
     if finished(part.folder):  # it came to its end before
         return
-    note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
-    write_log(order, part.folder, cli.one_line(error))
+    with suppress(StorageError):  # who started this finds out
+        note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
+        write_log(order, part.folder, one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
@@ -171,12 +176,13 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     write_best(training)
     write_last(training)
     for member in training.members:
-        write_json(member.folder / "provenance.json", source)
-        if member.cfg["logger"]:
-            write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
-        member.results.write_metrics()
-        outcome = member.trouble or member.results.outcome()
-        write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
+        with member.at_own_cost():
+            write_json(member.folder / "provenance.json", source)
+            if member.cfg["logger"]:
+                write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
+            member.results.write_metrics()
+            outcome = member.trouble or member.results.outcome()
+            write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
 def write_best(training: Training) -> None:
@@ -187,7 +193,7 @@ def write_best(training: Training) -> None:
             epochs = int(member.results.chosen["epoch"])
             callbacks = member.callback_states(epochs)
             found = checkpoint(member.model, weights_of(stack, place), callbacks, epochs, batches)
-            save(found, member.folder / "checkpoints" / "best.ckpt")
+            save(found, member, "best")
 
 
 def write_last(training: Training) -> None:
@@ -199,11 +205,11 @@ def write_last(training: Training) -> None:
             epochs = len(member.history.rows)
             found = checkpoint(member.model, weights_of(stack, place), member.callback_states(), epochs, batches)
             found = with_optimizer(found, stack, place, training.last, epochs * batches, member.schedule)
-            save(found, member.folder / "checkpoints" / "last.ckpt")
+            save(found, member, "last")
 
 
-def save(content: dict[str, Any], path: Path) -> None:
-    with open_atomic(path) as file:
+def save(content: dict[str, Any], member: Member, name: str) -> None:
+    with member.at_own_cost(), open_atomic(member.folder / "checkpoints" / f"{name}.ckpt") as file:
         torch.save(content, file)
 
 

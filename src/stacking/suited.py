@@ -21,6 +21,7 @@ from src.callbacks.figure import FigureCallback
 from src.callbacks.progress import Progress
 from src.data.base import TensorDataModule
 from src.job import LOADING
+from src.messages import one_line
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.images import ImageModule
@@ -104,7 +105,7 @@ def verdict(config: DictConfig, processes: int) -> Verdict:
         model = build_model(cfg, data, kind)
         reason = unsuitable_data(data) or unsuitable_monitor(cfg, data) or unsuitable_model(model)
     except Exception as error:  # Hydra wraps those of a part that it makes
-        return Verdict(f"an error that each tells by itself ({cli.one_line(error)})")
+        return Verdict(f"an error that each tells by itself ({one_line(error)})")
     return room(model, data, kind, processes) if reason is None else Verdict(reason)
 
 

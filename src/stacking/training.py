@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from src.stacking.stack import Looks, Measured, Rates, Stack, State, put, rows_o
 
 log = logging.getLogger(__name__)
 FEW = 0.75  # a stack of which no more than this share still trains is replaced by a smaller one
+KEPT = {"jobs", "progress", "ended", "epoch", "seconds", "last", "best"}  # what a state has
 SECONDS_BETWEEN_SAVES, SHARE_OF_SAVING = 5.0, 0.05
 
 
@@ -142,13 +144,11 @@ class Training:
         return [self.places[row] for row in self.rows_under_way]
 
     def go_on(self) -> None:
-        """Take over what an earlier start of the same jobs has kept."""
+        """Take over what an earlier start of the same jobs has kept; where that will not do, all begin anew."""
         try:
-            kept = read_checkpoint(self.path)
+            kept = self.read_kept()
         except InputError as error:
-            raise InputError(f"{error}; begin anew with rerun=failed") from error
-        if lost := {member.folder.name for member in self.members}.difference(kept["jobs"]):
-            log.info("all begin anew: some of them went on without %s", ", ".join(sorted(lost)))
+            log.warning("all begin anew: %s", error)
             return
         rows = [kept["jobs"].index(member.folder.name) for member in self.members]
         self.last, self.best = rows_of(kept["last"], rows), rows_of(kept["best"], rows)
@@ -158,6 +158,19 @@ class Training:
             member.go_on_from(kept["progress"][row], self.share)
         self.stack.go_on_from(self.last, kept["epoch"])
         log.info("going on after epoch %d", kept["epoch"])
+
+    def read_kept(self) -> dict[str, Any]:
+        """Read the state that an earlier start has kept.
+
+        Raises:
+            InputError: if it is damaged, of an earlier version, or of other jobs.
+        """
+        kept = read_checkpoint(self.path)
+        if kept.keys() != KEPT:
+            raise InputError(f"{self.path} is damaged or of another version")
+        if lost := {member.folder.name for member in self.members}.difference(kept["jobs"]):
+            raise InputError(f"some of them went on without {', '.join(sorted(lost))}")
+        return kept
 
 
 def metrics_of(stages: dict[str, Measured | None]) -> list[dict[str, float]]:

@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from src.core.trust import TARGET, find_packages
+
 
 class RememberingLoader:
     """Hydra's config loader for a sweep, which remembers what it has composed.
@@ -24,6 +26,7 @@ class RememberingLoader:
         self.loader = loader
         self.parser = OverridesParser.create(config_loader=loader)
         self.known: dict[tuple[str, ...], bytes] = {}  # pickled, which is copied ten times as fast
+        self.packages: set[str] = set()  # beside this project's, whose classes the jobs name
         self.parsed = functools.cache(lambda text: self.parser.parse_override(text))
 
     def __getattr__(self, name: str) -> Any:
@@ -39,7 +42,10 @@ class RememberingLoader:
         overrides = self.parse(sweep_overrides)
         kind, plain = self.kind(master_config, overrides)
         if kind not in self.known:
-            self.known[kind] = pickle.dumps(self.loader.load_sweep_config(master_config, sweep_overrides))
+            composed = self.loader.load_sweep_config(master_config, sweep_overrides)
+            self.known[kind] = pickle.dumps(composed)
+            settings: Any = OmegaConf.to_container(composed)
+            self.packages.update(find_packages({**settings, "hydra": {}}))
         config: DictConfig = pickle.loads(self.known[kind])
         for override in plain:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
@@ -64,7 +70,7 @@ def is_value(override: Override, config: DictConfig) -> bool:
     """Whether an override does nothing but give a value to a setting that is there."""
     key = override.key_or_group
     marked = override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None
-    if marked or override.is_hydra_override() or isinstance(override.value(), dict):
+    if marked or override.is_hydra_override() or isinstance(override.value(), dict) or key.endswith(TARGET):
         return False
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config

@@ -1,19 +1,22 @@
 """When the pictures over a sweep's runs are drawn: as it ends, or whenever ``python -m src.compare`` asks."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from src.cli import TRACEBACKS
+from src.core.plain import read_yaml
 from src.core.storage import find_fault
+from src.core.trust import Rules, check_trust, read_packages, spell_trust
 from src.errors import InputError
 from src.messages import input_error
-from src.sweeps.runs import read_yaml, with_metrics
+from src.sweeps.runs import with_metrics
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +32,9 @@ class DrawPictures(Callback):
         self.pictures = pictures
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+        folder, packages = Path(config.hydra.sweep.dir), read_packages(config.get("trust"))
         try:
-            files, errors = draw(folder, self.pictures)
+            files, errors = draw(folder, self.pictures, packages)
         except Exception as error:  # the runs are done and kept, and Hydra would make a warning of two lines of it
             if fault := find_fault(error):
                 again = f"try again: python -m src.compare {quote(str(folder))}"
@@ -40,11 +43,17 @@ class DrawPictures(Callback):
         for path in files:
             log.info("picture: %s", path)
         for told in errors:
-            log.error("error: %s (try again: python -m src.compare %s)", told, quote(str(folder)))
+            how = f"python -m src.compare {quote(str(folder))}{spell_trust(packages)}"
+            log.error("error: %s (try again: %s)", told, how)
 
 
-def draw(folder: Path, pictures: dict[str, Any]) -> tuple[list[Path], list[str]]:
+def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> tuple[list[Path], list[str]]:
     """Draw the pictures over a sweep's runs, into ``figures/`` and for TensorBoard.
+
+    Args:
+        folder: the sweep's.
+        pictures: their settings by name.
+        packages: those beside this project's whose classes the runs' configs may name.
 
     Returns:
         The files, and for each picture that cannot be drawn a line that says why.
@@ -63,6 +72,7 @@ def draw(folder: Path, pictures: dict[str, Any]) -> tuple[list[Path], list[str]]
             path = folder / "figures" / f"{name}.png"
             try:
                 picture = make(f"picture {name}", settings, name=name)
+                picture.packages = packages
                 pixels = drawn(picture.size(runs), picture.draw, runs)
                 save(pixels, path)
                 writer.add_image(f"figures/{name}", pixels, dataformats="HWC")
@@ -79,14 +89,37 @@ def why(error: Exception) -> str:
     return str(input_error(error) or " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def configured(folder: Path) -> dict[str, Any]:
+def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
     """The pictures that a sweep was started with, by name; often none.
 
+    Args:
+        folder: the sweep's, which may be a stranger's.
+        packages: those beside this project's whose classes it may name.
+
     Raises:
-        InputError: if the folder is not that of a sweep.
+        InputError: if the folder is not that of a sweep, or names what a folder must not name.
     """
     path = folder / "multirun.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no sweep there ({path} is missing)")
-    pictures = OmegaConf.select(OmegaConf.create(read_yaml(path)), "hydra.callbacks.pictures.pictures")
-    return pictures or {}
+    pictures = _pictures_in(read_yaml(path))
+    for name, settings in pictures.items():
+        if not re.fullmatch(r"\w[\w-]*", str(name)):  # it names a file
+            raise InputError(f"{path}: {name} is no picture's name")
+        if not isinstance(settings, dict) or "_target_" not in settings:
+            raise InputError(f"{path} is damaged: it does not say what the picture {name} is")
+        if "${" in str(settings):
+            raise InputError(f"{path}: the picture {name} refers to other settings; write their values there")
+    if pictures:
+        from src.sweeps.pictures import SweepPicture  # with matplotlib
+
+        rules = Rules({"pictures.*": SweepPicture}, writing=("pictures",))
+        check_trust({"pictures": pictures}, path, rules, packages)
+    return pictures
+
+
+def _pictures_in(content: Any) -> dict[str, Any]:
+    """Return the settings of pictures in what ``multirun.yaml`` holds; of something else nothing."""
+    for key in ("hydra", "callbacks", "pictures", "pictures"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}

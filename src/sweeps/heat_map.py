@@ -1,21 +1,32 @@
 """A metric over two settings of a sweep, as a map of colours and numbers."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from src.axes import find_window
 from src.colours import COLOURS
-from src.sweeps.pictures import ROUNDING, MetricPicture, in_words, is_share, measured, spread_over_decades
+from src.sweeps.pictures import (
+    ROUNDING,
+    MetricPicture,
+    in_words,
+    is_logarithmic,
+    is_share,
+    lower_is_better,
+    measured,
+    within,
+)
+from src.sweeps.results import mean
 from src.sweeps.runs import Run, said
 
 NAMES = {"lr": "learning rate"}
 NOTHING = "–"
+ENDS = {(True, False): "min", (False, True): "max", (True, True): "both"}  # of the colours, beyond which values lie
 
 
 class HeatMap(MetricPicture):
@@ -50,20 +61,22 @@ class HeatMap(MetricPicture):
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         self.values(runs)  # raises where there are none
         axis, metric, cells = figure.subplots(), self.metric_of(runs), self.cells(runs)
-        means = np.array([[cell.mean() if len(cell) else np.nan for cell in row] for row in cells])  # (y, x)
-        lower = lower_is_better(runs, metric)
-        image = axis.imshow(means, cmap="viridis_r" if lower else "viridis", origin="lower", aspect="auto")
-        if not is_share(metric) and spread_over_decades(means[np.isfinite(means)]):
-            image.set_norm(LogNorm(np.nanmin(means), np.nanmax(means)))
-        for (row, column), mean in np.ndenumerate(means):
-            colour = ink(*image.cmap(image.norm(mean))[:3]) if np.isfinite(mean) else "black"
-            axis.text(column, row, number(mean, is_share(metric)), color=colour, ha="center", va="center", fontsize=9)
+        means = np.array([[mean(cell) for cell in row] for row in cells])  # (y, x)
+        lower, found = lower_is_better(runs, metric), means[np.isfinite(means)]
+        window = find_window(found.tolist(), not lower, is_logarithmic(metric, found))
+        shown = within(window, found)
+        norm = (LogNorm if is_logarithmic(metric, shown) else Normalize)(shown.min(), shown.max())
+        image = axis.imshow(means, cmap="viridis_r" if lower else "viridis", norm=norm, origin="lower", aspect="auto")
+        for (row, column), value in np.ndenumerate(means):
+            colour = ink(*image.cmap(image.norm(value))[:3]) if np.isfinite(value) else "black"
+            axis.text(column, row, number(value, is_share(metric)), color=colour, ha="center", va="center", fontsize=9)
         best = np.nanmin(means) if lower else np.nanmax(means)
         frame(axis, np.argwhere(np.isclose(means, best, rtol=ROUNDING, atol=0)))
         label_axes(axis, runs, self.x, self.y)
         words = f"{in_words(metric)}{averaged([len(cell) for row in cells for cell in row])}"
         percent = PercentFormatter(1.0, decimals=None) if is_share(metric) else None
-        figure.colorbar(image, ax=axis, label=words, format=percent).outline.set_visible(False)
+        extend = "neither" if window is None else ENDS[window.below > 0, window.above > 0]
+        figure.colorbar(image, ax=axis, label=words, format=percent, extend=extend).outline.set_visible(False)
         figure.legend(handles=axis.patches[:1], loc="outside lower center", fontsize=9)
         figure.suptitle(self.title, fontsize=11)
 
@@ -82,12 +95,6 @@ def levels(runs: list[Run], key: str) -> list[str | None]:
         return value if isinstance(value, (int, float)) and not isinstance(value, bool) else np.inf
 
     return sorted(values, key=place)
-
-
-def lower_is_better(runs: list[Run], metric: str) -> bool:
-    """Whether a metric is the better the lower, as the runs say that are judged by it; else only shares are not."""
-    modes = Counter(run.metrics.get("mode") for run in runs if run.metrics.get("monitor") == metric)
-    return modes.most_common(1)[0][0] == "min" if modes else not is_share(metric)
 
 
 def number(mean: float, share: bool) -> str:

@@ -18,14 +18,17 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.core.files import open_atomic
+from src.records import DAMAGED
 from src.sweeps.results import scalars
 from src.sweeps.runs import Run, read_runs, said
 
 EVENTS = "events.out.tfevents.0.hparams"  # sorts before a run's own file, whose name has a time
+LARGEST = 3.4e38  # numbers here have 32 bits
 FINAL = "final/"  # apart from the curves, whose last value is not that of the epoch that was kept
 STATUSES = {
     "finished": api_pb2.STATUS_SUCCESS,
     "failed": api_pb2.STATUS_FAILURE,
+    DAMAGED: api_pb2.STATUS_FAILURE,
     "interrupted": api_pb2.STATUS_FAILURE,
     "running": api_pb2.STATUS_RUNNING,
 }  # one that waits has not ended in any way: unknown
@@ -38,10 +41,10 @@ def write_hparams(folder: Path) -> None:
     or the job has no such setting; all else, and what is mixed, is strings. Files that are right already stay.
 
     Raises:
-        InputError: if there are no jobs, or the notes of one are damaged.
+        InputError: if there are no jobs.
     """
     with FileLock(folder / ".results.lock"):  # who reads last writes last
-        runs = read_runs(folder)
+        runs = [run for run in read_runs(folder) if run.known]
         columns = [column(name, runs) for name in dict.fromkeys(name for run in runs for name in run.swept)]
         for run in runs:
             keep(run.folder / EVENTS, session(run, columns))
@@ -97,14 +100,15 @@ def session(run: Run, columns: list[api_pb2.HParamInfo]) -> bytes:
 
 
 def final(run: Run) -> dict[str, float]:
-    """The metrics of the epoch that was kept, and the test's; those that are finite."""
+    """The metrics of the epoch that was kept, and the test's; those that are finite, as TensorBoard's numbers are."""
     names = [name for name in scalars(run.metrics) if name.startswith(("val/", "test/"))]
-    return {name: run.metrics[name] for name in names if run.metrics[name] is not None}
+    return {name: value for name in names if (value := run.metrics[name]) is not None and abs(value) < LARGEST}
 
 
 def last_change(folder: Path) -> float:
     """When a job's status changed last, in seconds since 1970."""
-    return next(path.stat().st_mtime for name in ("status.json", "job.json") if (path := folder / name).exists())
+    path = next((path for name in ("status.json", "job.json") if (path := folder / name).exists()), folder)
+    return path.stat().st_mtime
 
 
 def noted(tag: str, **told: Any) -> Summary.Value:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-import shutil
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import swept_name
 from src.configs import APART, flat
-from src.core.files import read_json, write_json
+from src.core import schema, strays
+from src.core.files import PARTIAL, remove, remove_tree, write_json
+from src.core.schema import DamagedError
 from src.errors import InputError
+from src.records import DAMAGED, drop_damaged, read_metrics, read_status
 
 NOTES = "job.json"
+STATUS = "status.json"
+LOCK = ".lock"  # held by the process that trains in the folder
 STACK = "stack.json"  # of a job that is trained together with others: where their state is kept
+NOTED = ("number", "identity", "overrides", "choices", "settings")
+LEFT = (".hydra", "checkpoints", "metrics.json", "train.log")  # what a job that has begun has in its folder
 
 
 class Job(NamedTuple):
@@ -28,6 +36,8 @@ class Job(NamedTuple):
         overrides: the settings that it was asked for with, as typed.
         choices: the choice taken in each config group.
         settings: all its settings by their full names.
+        damage: what is wrong with its ``job.json``; then all that is known is its folder, with a number to call it by.
+        closed: nothing in its folder is read, since something in it leads elsewhere.
     """
 
     folder: Path
@@ -36,67 +46,115 @@ class Job(NamedTuple):
     overrides: list[str]
     choices: dict[str, Any]
     settings: dict[str, Any]
+    damage: str | None = None
+    closed: bool = False
 
     @property
     def status(self) -> dict[str, Any]:
         """How far it came: ``status``, ``reason``, ``message``."""
-        found = read_json(self.folder / "status.json") or {}
-        return {
-            "status": found.get("status", "waiting"),
-            "reason": found.get("reason"),
-            "message": found.get("message"),
-        }
+        if self.damage is not None:
+            return {"status": DAMAGED, "reason": "its folder" if self.closed else NOTES, "message": self.damage}
+        return read_status(self.folder)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return read_json(self.folder / "metrics.json") or {}
+        return {} if self.closed else read_metrics(self.folder)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
-        write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+        write_json(self.folder / STATUS, {"status": status, "reason": reason, "message": message})
 
     @property
     def stack(self) -> Path | None:
-        """Where the state is that it goes on from together with others; ``None`` if it does not."""
-        path = (read_json(self.folder / STACK) or {}).get("state")
-        return self.folder.parent / path if path and (self.folder.parent / path).is_file() else None
+        """Where the state is that it goes on from together with others; ``None`` if it does not, or not any more."""
+        try:
+            told = schema.read(self.folder / STACK, schema.STACK)
+        except DamagedError:
+            return None
+        path = self.folder.parent / told["state"] if told else None
+        return path if path and path.is_file() else None
 
     def make_ready(self) -> None:
         """Let it begin, or go on from where it was kept; what an unfinished first epoch has left is removed."""
         if (self.folder / "checkpoints" / "last.ckpt").is_file() or self.stack:
+            drop_damaged(self.folder)
             self.write_status("waiting")
         else:
             self.clear()
 
     def clear(self) -> None:
-        """Remove what the job has left; it is waiting again."""
+        """Remove what the job has left; it is waiting again, and so it is first of all, wherever this is stopped."""
+        self.write_status("waiting")
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != NOTES:
-                path.unlink()
-        self.write_status("waiting")
+                remove_tree(path)
+            elif path.name not in (NOTES, STATUS, LOCK):
+                remove(path)
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The jobs of the sweep in a folder, in the order of their numbers.
+    """Return the jobs of the sweep in a folder, in the order of their numbers; damaged ones tell so."""
+    jobs, damage, closed = [], dict[Path, str](), set[Path]()
+    for path in sorted(filter(is_job, folder.glob("*"))):
+        try:
+            jobs.append(read_job(path))
+        except InputError as error:
+            damage[path] = str(error)
+            closed |= {path} if isinstance(error, strays.StrayError) else set()
+    jobs.sort(key=lambda job: (job.number, number_of(job.folder) != job.number))
+    for before, job in pairwise(jobs):
+        if before.number == job.number:
+            damage[job.folder] = f"{job.folder / NOTES} is damaged: its number {job.number} is that of {before.folder}"
+    whole = [job for job in jobs if job.folder not in damage]
+    told = damaged_jobs(damage, closed, {job.number for job in whole})
+    return sorted([*whole, *told], key=lambda job: job.number)
+
+
+def damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) -> list[Job]:
+    """Return the jobs of which only the folder is known, by these; their numbers are those of none of the others."""
+    jobs: list[Job] = []
+    for path, fault in damage.items():
+        number, numbers = number_of(path), taken | {job.number for job in jobs}
+        if number is None or number in numbers:
+            number = max(numbers, default=-1) + 1
+        jobs.append(Job(path, number, "", [], {}, {}, fault, path in closed))
+    return jobs
+
+
+def refuse_strays_beside_jobs(folder: Path) -> None:
+    """Refuse a sweep's folder with something beside its jobs that leads elsewhere; a job is looked at when it is read.
+
+    A job's folder is named by a number, which no other folder here is: ``figures/`` with notes in it is none.
 
     Raises:
-        InputError: if one's notes are damaged.
+        StrayError: naming the first.
     """
-    return sorted((read_job(path.parent) for path in folder.glob(f"*/{NOTES}")), key=lambda job: job.number)
+    strays.refuse_strays(folder, but_for=lambda path: number_of(path) is not None and is_job(path))
+
+
+def is_job(folder: Path) -> bool:
+    """Whether a folder is a job's: it has notes, or a job's name and something in it that a job has left."""
+    if (folder / NOTES).exists():
+        return True
+    return number_of(folder) is not None and any((folder / name).exists() for name in LEFT)
+
+
+def number_of(folder: Path) -> int | None:
+    """The number that a job's folder is named by; ``None`` if it is named otherwise."""
+    found = re.match(r"(\d{1,9})(_|$)", folder.name, re.ASCII)
+    return int(found[1]) if found else None
 
 
 def read_job(folder: Path) -> Job:
     """The job in a folder.
 
     Raises:
-        InputError: if its notes are missing or damaged.
+        InputError: if its notes are missing or damaged, or something in it leads elsewhere.
     """
-    notes = read_json(folder / NOTES) or {}
-    try:
-        return Job(folder, **notes)
-    except TypeError as error:
-        raise InputError(f"{folder / NOTES} is damaged: it does not tell a job") from error
+    strays.refuse_strays_of_job(folder)
+    notes = schema.read(folder / NOTES, schema.JOB)
+    if notes is None:
+        raise DamagedError(f"{folder / NOTES} is missing")
+    return Job(folder, *(notes[name] for name in NOTED))
 
 
 def describe(config: DictConfig) -> dict[str, Any]:
@@ -123,35 +181,59 @@ def identity(settings: dict[str, Any]) -> str:
 class Register:
     """Gives each job of a sweep its number and folder when it is first asked for.
 
+    A job whose notes are damaged is not known: its folder is left as it is, and the job gets another.
+
     Args:
         folder: the sweep's folder, which the caller holds alone.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.known = {job.identity: job for job in read_jobs(folder)}
-        self.next = max((job.number for job in self.known.values()), default=-1) + 1
+        jobs = read_jobs(folder)
+        self.known = {job.identity: job for job in jobs if job.damage is None}
+        self.next = max((job.number for job in jobs), default=-1) + 1
 
     def job(self, config: DictConfig, swept: set[str]) -> Job:
         """The job that a config asks for; a new one gets the next number and a folder named by what is swept."""
         told = describe(config)
-        if told["identity"] not in self.known:
-            name = f"{self.next}{swept_name(told['overrides'], swept)}"
-            self.known[told["identity"]] = note(self.folder / name, self.next, told)
+        known = self.known.get(told["identity"])
+        if known is None:
+            name = swept_name(told["overrides"], swept)
+            while not is_new(self.folder / f"{self.next}{name}"):
+                self.next += 1
+            known = note(self.folder / f"{self.next}{name}", self.next, told)
             self.next += 1
-        return self.known[told["identity"]]
+        known = known._replace(settings=told["settings"])  # paths and devices are those asked for now
+        self.known[told["identity"]] = known
+        return known
+
+
+def is_new(folder: Path) -> bool:
+    """Return whether a folder is not there, or holds no more than a start leaves that was stopped as it made it."""
+    if not (folder.exists() or folder.is_symlink()):
+        return True
+    return folder.is_dir() and all(path.name == STATUS or path.name.endswith(PARTIAL) for path in folder.iterdir())
 
 
 def note(folder: Path, number: int, told: dict[str, Any]) -> Job:
     """Write a job's notes into its folder, and that it waits."""
     job = Job(folder, number, **told)
     job.write_status("waiting")
-    write_json(folder / NOTES, {"number": number, **told})  # last: a folder with notes is complete
+    write_notes(job)  # last: a folder with notes is complete
     return job
+
+
+def write_notes(job: Job) -> None:
+    write_json(job.folder / NOTES, {name: getattr(job, name) for name in NOTED})
 
 
 def note_running(config: DictConfig) -> None:
     """Note the job that Hydra runs at present, if its launcher is one that notes nothing."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not (folder / NOTES).exists():
-        write_json(folder / NOTES, {"number": config.hydra.job.num, **describe(config)})
+        write_notes(Job(folder, config.hydra.job.num, **describe(config)))
+
+
+def find_damage(folder: Path) -> list[str]:
+    """Return a line for each job of the sweep in a folder that is damaged: what is wrong."""
+    return [status["message"] for job in read_jobs(folder) if (status := job.status)["status"] == DAMAGED]

@@ -4,18 +4,21 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import OmegaConf
 
 from src.cli import TERMINATED
+from src.core.files import remove_partials, write_text
 from src.core.storage import find_fault
 from src.errors import InputError
+from src.sweeps.endings import blame, where_it_lies
 from src.sweeps.jobs import Job
 from src.sweeps.report import report
-from src.sweeps.results import leaderboard
-from src.sweeps.summary import failures, introduction, unfinished
+from src.sweeps.results import leaderboard, write_results
+from src.sweeps.summary import damaged, failures, introduction, unfinished
 from src.sweeps.sweep import Sweep, left_to_do
 from src.sweeps.watch import Watch
 
@@ -52,12 +55,12 @@ def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobRetu
         print(introduction(sweep.folder, unique, left), flush=True)
         try:
             if left:
-                with Watch(sweep.folder) as watch:
+                with Watch(sweep.folder, sweep.check) as watch:
                     watch.expect(unique)
                     engine.run(sweep, left, watch)
         finally:
             conclude(sweep, unique)
-    return [outcome(job) for job in jobs]
+    return [outcome(where_it_lies(job)) for job in jobs]
 
 
 @contextmanager
@@ -72,6 +75,10 @@ def begun(sweep: Sweep) -> Iterator[None]:
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
     try:
         with sweep.held(), stoppable():
+            remove_partials(sweep.folder)
+            write_text(sweep.folder / "multirun.yaml", OmegaConf.to_yaml(sweep.config))
+            for line in damaged(sweep.folder):
+                print(line, flush=True)
             yield
     except Exception as error:
         if fault := find_fault(error):
@@ -98,28 +105,44 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
     """Tell what came out and, if not all jobs finished, which did not and how to go on.
 
     Raises:
-        InputError: if some did not, unless it was the sweep itself that was stopped.
+        InputError: if some did not, or it cannot be written down, unless it was the sweep itself that was stopped.
     """
-    tell(sweep, jobs)
+    if sweep.is_gone:
+        return
+    jobs = [where_it_lies(job) for job in jobs]
+    unwritten = tell(sweep, jobs)
     if missing := unfinished(jobs):
-        how = f"{missing}; go on with: {sweep.command()}"
-        if sys.exc_info()[0] is not None:  # it was stopped, and that is how the process ends
-            print(how, flush=True)
-        else:
-            end = sweep.context.callbacks.on_multirun_end  # Hydra itself calls it only if all is well
-            end(config=sweep.config, config_name=None)
-            raise InputError(how)
+        unwritten.append(f"{missing}; go on with: {sweep.command()}")
+    how = "; ".join(unwritten)
+    if how and sys.exc_info()[0] is not None:  # it was stopped, and that is how the process ends
+        print(how, flush=True)
+    elif how:
+        end = sweep.context.callbacks.on_multirun_end  # Hydra itself calls it only if all is well
+        end(config=sweep.config, config_name=None)
+        raise InputError(how)
 
 
-def tell(sweep: Sweep, jobs: list[Job]) -> None:
-    """Tell what came out of jobs of a sweep: the table, the report, and what failed."""
+def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
+    """Tell what came out of jobs of a sweep: the table, the report, and what failed.
+
+    Returns:
+        What could not be written, a line each.
+    """
     from src.sweeps.hparams import write_hparams  # TensorBoard, which is not needed before
 
-    leaderboard(sweep.folder)
-    write_hparams(sweep.folder)
-    print(f"all of it: {report([sweep.folder])}")
+    errors: list[str] = []
+    for act in (write_results, leaderboard, write_hparams, tell_report):
+        try:
+            act(sweep.folder)
+        except (InputError, OSError) as error:
+            errors.append(blame(error)["message"])
     for line in failures(jobs):
         print(line)
+    return list(dict.fromkeys(errors))
+
+
+def tell_report(folder: Path) -> None:
+    print(f"all of it: {report([folder])}")
 
 
 def outcome(job: Job) -> JobReturn:

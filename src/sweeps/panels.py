@@ -13,7 +13,7 @@ from src.build import build_data, build_model
 from src.callbacks.decision_regions import MOST_LINES, draw_classes, draw_lines, lines, regions
 from src.callbacks.fit import along, curve_of, draw_fit
 from src.checkpoints import chosen_checkpoint, load_weights
-from src.configs import read_config
+from src.configs import open_config
 from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.sweeps.pictures import SweepPicture
@@ -43,7 +43,7 @@ class Panels(SweepPicture):
         rows = math.ceil(len(runs) / columns)
         axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
         for number, (axis, run) in enumerate(zip(axes, runs, strict=False)):
-            draw_panel(axis, *reopened(run))
+            draw_panel(axis, *reopened(run, self.packages))
             axis.set_title(fill(run.title, WIDEST) + f"\n{score(run)}", fontsize=9)
             lowest = number + columns >= len(runs)
             axis.set(xlabel=axis.get_xlabel() if lowest else "", ylabel="" if number % columns else axis.get_ylabel())
@@ -57,9 +57,9 @@ class Panels(SweepPicture):
         figure.suptitle(self.title, fontsize=11)
 
 
-def reopened(run: Run) -> tuple[TensorDataModule, LightningModule]:
+def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
     """A run's data, set up, and its model with the weights kept."""
-    config = read_config(run.folder)
+    config = open_config(run.folder, packages)
     data = build_data(config)
     data.setup()
     model = build_model(config, data, devices.CPU)

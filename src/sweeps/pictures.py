@@ -10,15 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from PIL import Image
 
-from src.callbacks.figure import COLOURS
+from src.axes import Window, find_window
+from src.callbacks.figure import COLOURS, limit_axis
 from src.errors import InputError
+from src.sweeps.images import read_png
+from src.sweeps.results import deviation, mean
 from src.sweeps.runs import Run, folded
 
 Z = 1.96  # standard deviations to both sides that hold 95% of a normal distribution
 ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 right are 0.94999999
 DASHES = ["-", "--", "-.", ":"]
+EDGE = 0.015  # of an axis: where what is far off is marked
 
 
 class SweepPicture:
@@ -28,6 +31,8 @@ class SweepPicture:
         name: of the file, ``figures/NAME.png`` in the sweep's folder.
         title: what stands over it.
     """
+
+    packages: tuple[str, ...] = ()  # beside this project's, whose classes the runs' configs may name
 
     def __init__(self, name: str, title: str = "") -> None:
         self.name, self.title = name, title
@@ -56,7 +61,7 @@ class MetricPicture(SweepPicture):
 
     def metric_of(self, runs: list[Run]) -> str:
         """The metric that is drawn of these runs."""
-        judges = Counter(judge for run in runs if (judge := run.metrics.get("monitor")))
+        judges = Counter(judge for run in runs if (judge := run.metrics.get("monitor")) in run.metrics)
         return self.metric or next((str(judge) for judge, _ in judges.most_common(1)), "train/loss")
 
     def values(self, runs: list[Run]) -> dict[str, np.ndarray]:
@@ -77,18 +82,25 @@ class Scores(MetricPicture):
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
+        every = np.concatenate(list(groups.values()))
+        window = find_window(every.tolist(), not lower_is_better(runs, metric), is_logarithmic(metric, every))
         for row, values in enumerate(groups.values()):
+            average = mean(values.tolist())
             axis.scatter(values, np.full(len(values), row), color=COLOURS[0], alpha=0.5, s=30, linewidths=0)
+            mark_beyond(axis, values, row, window, COLOURS[0])
             if len(values) > 1:
-                axis.errorbar(values.mean(), row, xerr=values.std(ddof=1), color=COLOURS[1], marker="D", capsize=4)
+                axis.errorbar(average, row, xerr=deviation(values.tolist()), color=COLOURS[1], marker="D", capsize=4)
+                mark_beyond(axis, np.array([average]), row, window, COLOURS[1])
             beside(axis, row, described(values, is_share(metric)))
         axis.set_yticks(range(len(groups)), list(groups))
-        axis.set(xlabel=in_words(metric), ylim=(len(groups) - 0.5, -0.5))
+        axis.set(xlabel=in_words(metric) + (f"\n({window.words()})" if window else ""), ylim=(len(groups) - 0.5, -0.5))
         if is_share(metric):
             axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
             axis.locator_params(axis="x", nbins=5)
-        elif spread_over_decades(np.concatenate(list(groups.values()))):
+        elif is_logarithmic(metric, within(window, every)):
             axis.set_xscale("log")
+        if window:
+            axis.set_xlim(window.low, window.high)
         axis.grid(alpha=0.25)
         figure.suptitle(self.title, fontsize=11)
 
@@ -146,6 +158,9 @@ class Curves(MetricPicture):
         if not axis.lines:
             raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
         axis.set(xlabel="epoch", ylabel=in_words(metric))
+        every = [points(run, metric)[:, 1] for run in runs]
+        if beyond := limit_axis(axis, every, higher=not lower_is_better(runs, metric)):
+            axis.set_xlabel(f"epoch\n({beyond})")
         axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         if is_share(metric):
             axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
@@ -181,8 +196,7 @@ class Gallery(SweepPicture):
 
     def size(self, runs: list[Run]) -> tuple[float, float]:
         files = self.found(runs)
-        with Image.open(files[0][1]) as first:
-            width, height = first.size
+        width, height = read_png(files[0][1]).size
         columns = min(self.columns, len(files))
         return (columns * 4.4, math.ceil(len(files) / columns) * (4.4 * height / width + 0.3) + 0.3)
 
@@ -193,8 +207,7 @@ class Gallery(SweepPicture):
         for axis in axes:
             axis.axis("off")
         for axis, (title, path) in zip(axes, files, strict=False):
-            with Image.open(path) as image:
-                axis.imshow(np.asarray(image.convert("RGB")))
+            axis.imshow(np.asarray(read_png(path)))
             axis.set_title(title, fontsize=10)
         figure.suptitle(self.title, fontsize=11)
 
@@ -207,7 +220,13 @@ def points(run: Run, metric: str) -> np.ndarray:
 
 def measured(runs: list[Run], metric: str) -> np.ndarray:
     """The metric of those runs that have it: (N,)."""
-    return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None])
+    return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None], dtype=float)
+
+
+def lower_is_better(runs: list[Run], metric: str) -> bool:
+    """Whether a metric is the better the lower, as the runs say that are judged by it; else only shares are not."""
+    modes = Counter(run.metrics.get("mode") for run in runs if run.metrics.get("monitor") == metric)
+    return modes.most_common(1)[0][0] == "min" if modes else not is_share(metric)
 
 
 def in_words(metric: str) -> str:
@@ -226,16 +245,31 @@ def beside(axis: Axes, row: int, text: str) -> None:
     axis.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
 
 
-def spread_over_decades(values: np.ndarray) -> bool:
-    """Whether values lie so far apart that they show on a logarithmic axis only."""
-    return bool(values.min() > 0 and values.max() > 10 * values.min())
+def is_logarithmic(metric: str, values: np.ndarray) -> bool:
+    """Whether a metric's values, one at least, lie so far apart that they show on a logarithmic axis only."""
+    return bool(not is_share(metric) and values.min() > 0 and values.max() > 10 * values.min())
+
+
+def within(window: Window | None, values: np.ndarray) -> np.ndarray:
+    """Those of the values that are on the axis."""
+    return values if window is None else values[(values >= window.low) & (values <= window.high)]
+
+
+def mark_beyond(axis: Axes, values: np.ndarray, row: float, window: Window | None, colour: str) -> None:
+    """Mark at the ends of the horizontal axis that there are values beyond them."""
+    if window is None:
+        return
+    for place, marker, beyond in ((1 - EDGE, ">", values > window.high), (EDGE, "<", values < window.low)):
+        if beyond.any():
+            axis.plot(place, row, marker=marker, color=colour, transform=axis.get_yaxis_transform())
 
 
 def described(values: np.ndarray, share: bool) -> str:
     """Mean ± standard deviation and how many: "97.43 ± 0.21% (n=5)"."""
     factor, form, unit = (100, ".2f", "%") if share else (1, ".3g", "")
-    spread = f" ± {factor * values.std(ddof=1):{form}}" if len(values) > 1 else ""
-    return f"{factor * values.mean():{form}}{spread}{unit} (n={len(values)})"
+    found = deviation(values.tolist())
+    spread = f" ± {factor * found:{form}}" if found is not None else ""
+    return f"{factor * mean(values.tolist()):{form}}{spread}{unit} (n={len(values)})"
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

@@ -14,13 +14,15 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from src.core.files import sync_together
+from src.errors import InputError
+from src.sweeps.endings import Status, make_ready, note_end, prepared, written_together
 from src.sweeps.jobs import Job
 from src.sweeps.worker import NO_STORAGE, Task, work
 
 TICK = 0.25  # seconds between two looks at the clock
 GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
 LOOK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"  # looking for GPUs leaves no CUDA context, so that one can fork
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # of a program's own making
 LOST = 255  # what multiprocessing reports where the process that forks workers has died
 
 
@@ -58,7 +60,8 @@ class Pool:
         shares: for each process at once the environment variables that give it its part of the machine.
         time_limit: seconds per process; ``None``: no limit.
         task: what a process has to do, from its jobs and its share.
-        started, ended: called with each job.
+        started: called with each job that begins.
+        ended: called with each job that has ended, and how.
         ticked: called a few times a second.
     """
 
@@ -69,7 +72,7 @@ class Pool:
         time_limit: float | None,
         task: Callable[[Sequence[Job], dict[str, str]], Task],
         started: Callable[[Job], None],
-        ended: Callable[[Job], None],
+        ended: Callable[[Job, Status], None],
         ticked: Callable[[], None],
     ) -> None:
         self.context, self.free, self.time_limit, self.task = context, deque(shares), time_limit, task
@@ -84,17 +87,22 @@ class Pool:
                 while waiting and self.free:
                     self.start(waiting.popleft())
                 self.look()
+                self.ticked()
         finally:
             for worker in self.running.values():
                 worker.ask_to_stop("killed", "the sweep was stopped")
             while self.running:
                 self.look()
+                with contextlib.suppress(InputError):  # which may be what has interrupted it
+                    self.ticked()
 
     def start(self, jobs: Sequence[Job]) -> None:
+        """Start a process with those of its jobs that can be done."""
+        with written_together() if len(jobs) > 1 else contextlib.nullcontext():
+            jobs = prepared(jobs, make_ready, self.ended)
+        if not jobs:
+            return
         share = self.free.popleft()
-        with sync_together() if len(jobs) > 1 else contextlib.nullcontext():
-            for job in jobs:
-                job.make_ready()
         process = self.context.Process(target=work, args=(self.task(jobs, share),))  # type: ignore[attr-defined]
         begin(self.context, process)
         self.running[process.sentinel] = Worker(jobs, process, share, time.monotonic())
@@ -111,7 +119,6 @@ class Pool:
                 worker.ask_to_stop("time limit", f"stopped after {limit:g} seconds")
             if now > worker.patience:
                 worker.process.kill()
-        self.ticked()
 
     def settle(self, worker: Worker) -> None:
         """Take note of how its jobs ended, and give its share of the machine to the next."""
@@ -123,24 +130,22 @@ class Pool:
         worker.process.close()
         self.free.append(worker.share)
         for job in worker.jobs:
-            note_end(job, code, worker.asked)
-            self.ended(job)
+            self.ended(job, note_end(job, lambda status: completed(status, code, worker.asked)))
 
 
-def note_end(job: Job, code: int, asked: tuple[str, str] | None) -> None:
-    """Complete a job's status where its process could not.
+def completed(status: Status, code: int, asked: tuple[str, str] | None) -> Status:
+    """Return the status that a job ended with.
 
     Args:
-        job: whose process has ended.
-        code: its exit status, negative after a signal.
+        status: what its own process has left.
+        code: that process's exit status, negative after a signal.
         asked: why it was made to stop, and in words; ``None`` if it was not.
     """
-    status = job.status["status"]
-    if asked and status != "finished":
-        reason, message = asked
-        job.write_status("failed" if reason == "time limit" else "interrupted", reason, message)
-    elif status not in ("finished", "failed", "interrupted"):
-        job.write_status("failed", *why(code))
+    if status["status"] == "finished" or (status["status"] in ("failed", "interrupted") and not asked):
+        return status
+    reason, message = asked or why(code)
+    stopped = asked and reason != "time limit"
+    return {"status": "interrupted" if stopped else "failed", "reason": reason, "message": message}
 
 
 def why(code: int) -> tuple[str, str]:
@@ -152,7 +157,7 @@ def why(code: int) -> tuple[str, str]:
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (by hand, or by the system when memory ran out)" if -code == signal.SIGKILL else ""
-        return "killed", f"by signal {name}{hint}"
+        return "crashed" if -code in CRASHES else "killed", f"by signal {name}{hint}"
     return "error", f"its process ended with status {code} and without a word"
 
 

@@ -68,8 +68,7 @@ class Ray(NamedTuple):
                 raise InputError("trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one")
         machines = Machines(self)
         watch.at_once(machines.places())
-        errands = [errand(sweep, job, self.cpus_per_job, self.time_limit) for job in jobs]
-        follow(machines, jobs, errands, watch)
+        follow(machines, jobs, lambda job: errand(sweep, job, self.cpus_per_job, self.time_limit), watch)
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -142,7 +141,7 @@ class Machines:
         try:
             told: dict[str, Any] = self.ray.get(task)
         except errors.TaskCancelledError:
-            return ended("interrupted", *STOPPED)
+            return STOPPED
         except errors.RayTaskError as error:
             return ended("failed", "error", in_words(error.cause))
         except errors.OutOfMemoryError:

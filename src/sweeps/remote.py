@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from src.environment import SHARE_OF_CORES
 from src.errors import InputError
+from src.sweeps.endings import Status, let_wait, note_end, prepared
 from src.sweeps.jobs import Job, read_job
 from src.sweeps.pool import GRACE, Pool, starting
 from src.sweeps.sweep import Sweep
@@ -29,7 +30,7 @@ LOOK = 2.0  # seconds between two looks for jobs that have begun
 FREE = 120.0  # seconds that a job's folder may still be held by an attempt whose machine was lost
 TRAVELS = ("DATA_DIR", "TORCH_HOME", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")  # what jobs read of the environment
 STAYS = ("SLURM_", "RAY_", "OMP_NUM_THREADS")  # what a cluster's worker has for itself; Ray sets the last, too
-STOPPED = ("killed", "the sweep was stopped")
+STOPPED = {"status": "interrupted", "reason": "killed", "message": "the sweep was stopped"}
 
 
 class Errand(NamedTuple):
@@ -57,7 +58,7 @@ class Cluster(Protocol):
     def over(self, tasks: list[Any]) -> list[Any]:
         """Those among the tasks that have come to an end; waits a moment for one that does."""
 
-    def outcome(self, task: Any) -> dict[str, Any]:
+    def outcome(self, task: Any) -> Status:
         """How a task ended: what `do` returned, or a status of the same form where it could not return."""
 
     def cancel(self, tasks: list[Any]) -> None:
@@ -82,11 +83,12 @@ def errand(sweep: Sweep, job: Job, cores: int, time_limit: float | None = None) 
     return Errand(order, spec.name if spec else "src.train", Path.cwd(), time_limit)
 
 
-def follow(cluster: Cluster, jobs: list[Job], errands: list[Errand], watch: Watch) -> None:
+def follow(cluster: Cluster, jobs: list[Job], errand_of: Callable[[Job], Errand], watch: Watch) -> None:
     """Have a cluster do jobs, and tell what becomes of them; when this is interrupted, so are they."""
-    for job in jobs:
-        job.make_ready()
-    tasks = dict(zip(cluster.submit(errands), jobs, strict=True))
+    jobs = prepared(jobs, let_wait, watch.ended)
+    if not jobs:
+        return
+    tasks = dict(zip(cluster.submit([errand_of(job) for job in jobs]), jobs, strict=True))
     to_begin, looked = {job.number: job for job in jobs}, time.monotonic()
     try:
         while tasks:
@@ -98,17 +100,15 @@ def follow(cluster: Cluster, jobs: list[Job], errands: list[Errand], watch: Watc
             for task in over:
                 job = tasks.pop(task)
                 to_begin.pop(job.number, None)  # it may have ended before it could begin
-                settle(job, cluster.outcome(task))
-                watch.ended(job)
+                watch.ended(job, settle(job, cluster.outcome(task)))
             watch.ticked()
     finally:
         stop(cluster, tasks)
 
 
-def settle(job: Job, told: dict[str, Any]) -> None:
+def settle(job: Job, told: Status) -> Status:
     """Complete a job's status where the job itself could not, or where its file is not seen here yet."""
-    if job.status["status"] not in OVER:
-        job.write_status(**told)
+    return note_end(job, lambda left: left if left["status"] in OVER else told)
 
 
 def stop(cluster: Cluster, tasks: dict[Any, Job]) -> None:
@@ -121,14 +121,13 @@ def stop(cluster: Cluster, tasks: dict[Any, Job]) -> None:
         for task in cluster.over(list(tasks)):
             tasks.pop(task)
     for job in jobs:
-        if job.status["status"] == "running":
-            job.write_status("interrupted", *STOPPED)
+        note_end(job, lambda left: STOPPED if left["status"] == "running" else left)
 
 
 # There
 
 
-def do(errand: Errand, start_method: str | None = None) -> dict[str, Any]:
+def do(errand: Errand, start_method: str | None = None) -> Status:
     """Do a job on this machine, in a process of its own; returns its status.
 
     It may be another attempt, since the machine of the first was lost: it goes on from the last checkpoint.
@@ -150,13 +149,15 @@ def do(errand: Errand, start_method: str | None = None) -> dict[str, Any]:
     job = read_job(errand.order.folder)
     with FileLock(job.folder / ".lock", timeout=FREE):
         pass
-    if job.status["status"] != "finished":
-        with as_main(errand.main):
-            pool_of_one(errand, start_method).run([[job]])
-    return job.status
+    if job.status["status"] == "finished":
+        return job.status
+    ends: list[Status] = []
+    with as_main(errand.main):
+        pool_of_one(errand, start_method, lambda _, status: ends.append(status)).run([[job]])
+    return ends[0]
 
 
-def pool_of_one(errand: Errand, start_method: str | None) -> Pool:
+def pool_of_one(errand: Errand, start_method: str | None, ended: Callable[[Job, Status], None]) -> Pool:
     """What runs one job here."""
 
     def order(jobs: Sequence[Job], share: dict[str, str]) -> Order:
@@ -166,7 +167,7 @@ def pool_of_one(errand: Errand, start_method: str | None) -> Pool:
     def nothing(*_: Any) -> None:
         pass
 
-    return Pool(starting(start_method), [errand.order.environment], errand.time_limit, order, nothing, nothing, nothing)
+    return Pool(starting(start_method), [errand.order.environment], errand.time_limit, order, nothing, ended, nothing)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -13,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from src.core import schema
 from src.core.files import write_csv
 from src.errors import InputError
+from src.records import DAMAGED
 from src.sweeps.runs import Run, is_seed, read_runs, said, spoken
 
-STATUSES = ("finished", "failed", "interrupted", "running", "waiting")
-# In metrics.json, beside the metrics.
-ABOUT = ("seed", "monitor", "mode", "best", "best_epoch", "epochs", "seconds", "compile_seconds", "parameters")
+STATUSES = (*schema.STATUSES[:2], DAMAGED, *schema.STATUSES[2:])  # the worst after the finished
 STAGES = ("val/", "test/", "train/")
 MOST_ROWS = 20
 MOST_NUMBERS = 8
@@ -34,7 +35,7 @@ def write_results(folder: Path) -> Path:
     """Write ``results.csv`` of the sweep in a folder, anew from its jobs; at any time, by any process.
 
     Raises:
-        InputError: if there are no jobs, or the notes of one are damaged.
+        InputError: if there are no jobs.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no sweep there")
@@ -65,9 +66,7 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
 
 def scalars(metrics: dict[str, Any]) -> list[str]:
     """The names of the metrics that are one number each."""
-    return [
-        name for name, value in metrics.items() if name not in ABOUT and isinstance(value, (int, float, type(None)))
-    ]
+    return [name for name, value in metrics.items() if name not in schema.ABOUT_METRICS and not isinstance(value, dict)]
 
 
 def cell(value: Any) -> Any:
@@ -97,9 +96,13 @@ class Entry(NamedTuple):
         return sum(run.status == "failed" for run in self.runs)
 
     @property
+    def damaged(self) -> int:
+        return sum(run.status == DAMAGED for run in self.runs)
+
+    @property
     def left(self) -> int:
         """How many have neither finished nor failed."""
-        return len(self.runs) - len(self.finished) - self.failed
+        return len(self.runs) - len(self.finished) - self.failed - self.damaged
 
     @property
     def monitor(self) -> tuple[str | None, str | None] | None:
@@ -108,8 +111,9 @@ class Entry(NamedTuple):
         return (known[0]["monitor"], known[0].get("mode")) if known else None
 
     def values(self, metric: str) -> list[float]:
-        """A metric of the finished runs; NaN for one that is not finite."""
-        return [math.nan if (value := run.metrics.get(metric)) is None else value for run in self.finished]
+        """A metric of the finished runs that have measured it; NaN for one that is not finite."""
+        found = [run.metrics[metric] for run in self.finished if metric in run.metrics]
+        return [math.nan if value is None else value for value in found]
 
 
 class Board(NamedTuple):
@@ -121,19 +125,34 @@ class Board(NamedTuple):
     entries: list[Entry]
 
     @property
+    def judge(self) -> str | None:
+        """The monitored metric, if a finished run has measured it: where training ends early, none may have."""
+        return self.monitor if self.monitor and any(entry.values(self.monitor) for entry in self.entries) else None
+
+    @property
+    def unmeasured(self) -> int:
+        """How many finished runs have not measured the metric that others are judged by."""
+        return sum(len(entry.finished) - len(entry.values(self.judge)) for entry in self.entries) if self.judge else 0
+
+    @property
     def chosen(self) -> Entry | None:
         """The best entry; ``None`` if none has finished, or nothing says which of several is the best."""
         first = self.entries[0]
-        if self.monitor is None:
+        if self.judge is None:
             return first if first.finished and len(self.entries) == 1 else None
-        return first if math.isfinite(mean(first.values(self.monitor))) else None
+        return first if math.isfinite(mean(first.values(self.judge))) else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no run is left to do."""
+        return not any(entry.left or entry.damaged for entry in self.entries)
 
 
 def leaderboard(folder: Path, console: Console | None = None) -> None:
     """Tell what a sweep came to: for each data set a table, best first, and the test of the best alone.
 
     Raises:
-        InputError: if there are no jobs, or the notes of one are damaged.
+        InputError: if there are no jobs.
     """
     runs = read_runs(folder)
     console = console or Console(highlight=False)
@@ -158,8 +177,11 @@ def told(console: Console, line: str, style: str = "") -> None:
 
 
 def boards(runs: list[Run]) -> list[Board]:
-    """The runs in boards, in the order of their first jobs; those without metrics with others on the same data."""
-    entries = repeats(runs)
+    """The runs in boards, in the order of their first jobs; those without metrics with others on the same data.
+
+    Those are left out of which it is not known what they are.
+    """
+    entries = repeats([run for run in runs if run.known])
     known = {entry.data: entry.monitor for entry in reversed(entries) if entry.monitor}
     parts: dict[tuple[str | None, str | None, str | None], list[Entry]] = {}
     for entry in entries:
@@ -191,15 +213,19 @@ def ranked(entries: list[Entry], monitor: str | None, mode: str | None) -> list[
 
 
 def heading(board: Board, several: bool) -> str:
-    """What a board's table shows; its data where there are several."""
-    if board.monitor:
+    """What a board's table shows, and what is missing; its data where there are several."""
+    finished = any(entry.finished for entry in board.entries)
+    if board.judge or (board.monitor and not finished):
         better = "higher" if board.mode == "max" else "lower"
         text = f"{'best first by ' if len(board.entries) > 1 else ''}{board.monitor}, {better} is better"
+    elif board.monitor:
+        text = f"no run has measured {board.monitor}: nothing to choose by"
     else:
-        text = "no validation set to choose by" if board.entries[0].finished else "nothing has finished"
+        text = "no validation set to choose by" if finished else "nothing has finished"
     repeated = any(len(entry.finished) > 1 for entry in board.entries)
-    spread = "; mean ± standard deviation of n runs" if repeated and board.monitor else ""
-    return f"{f'{board.data}: ' if several else ''}{text}{spread}"
+    spread = "; mean ± standard deviation of n runs" if repeated and board.judge else ""
+    missing = f"; not measured by {many(board.unmeasured, 'finished run')}" if board.unmeasured else ""
+    return f"{f'{board.data}: ' if several else ''}{text}{spread}{missing}"
 
 
 def table(board: Board) -> Table:
@@ -223,7 +249,7 @@ def figures(board: Board) -> dict[str, list[str]]:
     entries, metric = board.entries, board.monitor
     columns = {metric: [measured(metric, entry.values(metric)) for entry in entries]} if metric else {}
     columns["n"] = [str(len(entry.finished)) for entry in entries]
-    counts = {"failed": [entry.failed for entry in entries], "left": [entry.left for entry in entries]}
+    counts = {name: [getattr(entry, name) for entry in entries] for name in ("failed", DAMAGED, "left")}
     return columns | {name: [str(count or "") for count in column] for name, column in counts.items() if any(column)}
 
 
@@ -248,7 +274,7 @@ def conclusion(board: Board) -> list[str]:
         return []
     tests = dict.fromkeys(name for run in chosen.finished for name in scalars(run.metrics) if name.startswith("test/"))
     results = ", ".join(f"{name} {measured(name, chosen.values(name))}" for name in tests) or "not tested"
-    which = "best so far: " if any(entry.left for entry in board.entries) else "chosen: "
+    which = "chosen: " if board.is_complete else "best so far: "
     what = f"{which if len(board.entries) > 1 else ''}{spoken(chosen.settings) or 'all runs'}"
     return [
         f"{what}: {results} (n = {len(chosen.finished)})",
@@ -264,9 +290,23 @@ def others(runs: list[Run]) -> str:
     return f"  (its other runs: {numbers})" if numbers else ""
 
 
-def mean(values: list[float]) -> float:
-    """The mean; NaN of none."""
-    return statistics.fmean(values) if values else math.nan
+def mean(values: Iterable[float]) -> float:
+    """The mean; NaN of none, infinite where it is too large for a number."""
+    found = list(values)
+    try:
+        return statistics.fmean(found) if found else math.nan
+    except OverflowError:
+        return sum(found) / len(found)
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation (over n − 1); ``None`` of fewer than two values, or where one is not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    try:
+        return statistics.stdev(values)
+    except OverflowError:
+        return math.inf
 
 
 def measured(metric: str, values: list[float]) -> str:
@@ -274,8 +314,8 @@ def measured(metric: str, values: list[float]) -> str:
     if not values:
         return NOTHING
     factor, form, unit = (100, ".2f", "%") if "/acc" in metric else (1, ".4g", "")
-    finite = len(values) > 1 and all(map(math.isfinite, values))
-    spread = f" ± {factor * statistics.stdev(values):{form if unit else '.2g'}}" if finite else ""
+    found = deviation(values)
+    spread = f" ± {factor * found:{form if unit else '.2g'}}" if found is not None else ""
     return f"{factor * mean(values):{form}}{spread}{unit}"
 
 

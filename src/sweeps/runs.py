@@ -1,13 +1,12 @@
 """The runs of a sweep as their folders tell them, at any time and wherever they lie."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
+from src.configs import APART
+from src.core.schema import read_history
 from src.errors import InputError
+from src.records import DAMAGED
 from src.sweeps.jobs import Job, read_jobs
 
 CHOICES = ("experiment", "model", "data")  # settings whose values say what they are
@@ -21,11 +20,12 @@ class Run(NamedTuple):
         number: its number in the sweep.
         swept: the settings that vary over the sweep, resolved; those that it has.
         seed: the one that it drew from, if it is known.
-        status: waiting, running, finished, interrupted or failed.
-        reason: why it was stopped, in a word or two.
-        message: why, in a sentence.
+        status: waiting, running, finished, interrupted, failed, or damaged where its files do not tell.
+        reason: why it was stopped, in a word or two; of a damaged one the files.
+        message: why, in a sentence; of a damaged one what is wrong.
         metrics: what its ``metrics.json`` tells; empty before its first epoch's end.
         data: its data set.
+        known: whether it is known what it is, as its notes are whole.
     """
 
     folder: Path
@@ -37,6 +37,7 @@ class Run(NamedTuple):
     message: str | None
     metrics: dict[str, Any]
     data: str | None
+    known: bool = True
 
     @property
     def label(self) -> str:
@@ -50,8 +51,13 @@ class Run(NamedTuple):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """Its metrics, epoch by epoch, from ``history.csv``."""
-        return read_history(self.folder / "history.csv")
+        """Its metrics, epoch by epoch, from ``history.csv``.
+
+        Raises:
+            DamagedError: if it is damaged.
+        """
+        epochs = self.metrics.get("epochs") if self.status == "finished" else None
+        return read_history(self.folder / "history.csv", epochs)
 
 
 def is_seed(key: str) -> bool:
@@ -92,7 +98,7 @@ def read_runs(folder: Path) -> list[Run]:
     """All jobs of a sweep in the order of their numbers.
 
     Raises:
-        InputError: if there is none, or the notes of one are damaged.
+        InputError: if there is none.
     """
     jobs = read_jobs(folder)
     if not jobs:
@@ -101,12 +107,12 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def with_metrics(folder: Path) -> list[Run]:
-    """The runs of a sweep that can be drawn: with metrics and not failed.
+    """The runs of a sweep that can be drawn: with metrics, neither failed nor damaged.
 
     Raises:
-        InputError: if there is none, or the notes of a job are damaged.
+        InputError: if there is none.
     """
-    runs = [run for run in read_runs(folder) if run.metrics and run.status != "failed"]
+    runs = [run for run in read_runs(folder) if run.metrics and run.status not in ("failed", DAMAGED)]
     if not runs:
         raise InputError(f"{folder}: there are no runs with metrics in it")
     return runs
@@ -115,30 +121,33 @@ def with_metrics(folder: Path) -> list[Run]:
 def read_run(job: Job, swept: dict[str, Any]) -> Run:
     """A job's run, from what it has left so far."""
     status, metrics = job.status, job.metrics
-    seed = metrics.get("seed")
+    seed, data = metrics.get("seed"), job.choices.get("data")
     return Run(
         folder=job.folder,
         number=job.number,
         swept=swept,
         seed=job.settings.get("seed") if seed is None else seed,
-        status=status.get("status", "waiting"),
-        reason=status.get("reason"),
-        message=status.get("message"),
+        **status,
         metrics=metrics,
-        data=job.choices.get("data"),
+        data=None if data is None else said(data),
+        known=job.damage is None,
     )
 
 
 def swept_settings(jobs: list[Job]) -> list[dict[str, Any]]:
-    """For each job its values of the settings that were asked for and differ, both as typed and as resolved."""
+    """For each job its values of the settings that were asked for and differ, both as typed and as resolved.
+
+    Paths and devices are none, as they make no other job; of a damaged job nothing is known.
+    """
     typed = [typed_settings(job) for job in jobs]
-    keys = list(dict.fromkeys(key for each in typed for key in each))
+    keys = list(dict.fromkeys(key for each in typed for key in each if not key.startswith(APART)))
     resolved = [resolved_settings(job, each, keys) for job, each in zip(jobs, typed, strict=True)]
+    whole = [place for place, job in enumerate(jobs) if job.damage is None]
     varying = [
         key
         for key in keys
-        if len({each.get(key) for each in typed}) > 1
-        and len({said(each[key]) if key in each else None for each in resolved}) > 1
+        if len({typed[place].get(key) for place in whole}) > 1
+        and len({said(resolved[place][key]) if key in resolved[place] else None for place in whole}) > 1
     ]
     return [{key: each[key] for key in varying if key in each} for each in resolved]
 
@@ -153,30 +162,3 @@ def typed_settings(job: Job) -> dict[str, str]:
     """The settings that a job was asked for with, by name, as typed; deletions and Hydra's own are none."""
     pairs = [override.lstrip("+").split("=", 1) for override in job.overrides]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and not pair[0].startswith(("~", "hydra.", "hydra/"))}
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML file's content as it was written, references left unresolved.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``history.csv``; what was not measured in an epoch is not in its row.
-
-    Raises:
-        InputError: if there is something else than numbers in it.
-    """
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged: {error}") from error

@@ -4,15 +4,18 @@ import json
 import math
 import shlex
 import sys
+from contextlib import suppress
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
 from src.configs import APART
-from src.core.files import write_json
+from src.core.files import read_json, write_json
+from src.core.storage import StorageError
 from src.errors import InputError
+from src.sweeps.endings import blame, is_over, where_it_lies
 from src.sweeps.jobs import NOTES, Job, describe
 from src.sweeps.launching import Engine, begun, tell
 from src.sweeps.report.search import TOLD
@@ -25,6 +28,7 @@ from src.sweeps.sweep import Sweep
 from src.sweeps.watch import Watch
 
 JOURNAL = "study.journal"
+TRIES = 3  # times that a trial is run in one start whose process is killed each time; then it has failed
 NOTHING = "nothing of the kind"
 
 
@@ -47,7 +51,6 @@ def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> Non
         raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {how}")
     given = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
     space = read_space(given, sweep.context.config_loader)
-    OmegaConf.save(sweep.config, sweep.folder / "multirun.yaml")
     with begun(sweep):
         Search(sweep, launcher.engine(), Plan(**plan), space).run()
 
@@ -83,6 +86,7 @@ class Search:
         self.sweep, self.engine, self.plan, self.space = sweep, engine, plan, space
         self.study = Study(sweep.folder / JOURNAL, space, plan.sampler, plan.seed)
         self.about = self.settled()
+        self.study.check()
         self.jobs = self.jobs_of(self.study.trials)  # each trial's
 
     # What it is
@@ -98,8 +102,11 @@ class Search:
             self.compare(about.made_of, made_of)
             return about
         folder = self.sweep.folder
-        if list(folder.glob(f"*/{NOTES}")):
-            raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
+        if list(folder.glob(f"*/{NOTES}")):  # its journal is lost, or it never had one
+            before = (read_json(folder / TOLD) or {}).get("made_of")
+            if not isinstance(before, dict):
+                raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
+            self.compare(before, made_of)
         about = About(*metric(config), made_of)
         for setting in self.space.settings:
             for choice in setting.choices:
@@ -148,10 +155,12 @@ class Search:
             InputError: if no trial came to a result.
         """
         print(self.introduction(), flush=True)
+        self.write()  # from now on the folder is known for a search's, even if its journal is lost
         finished = {job.number for job in self.jobs if job.status["status"] == "finished"}
         gone = len(self.study.trials) - len(self.study.running) - len(finished)  # failed, or the same once more
         try:
-            with Watch(self.sweep.folder, expected=max(self.plan.trials, len(self.jobs)) - max(gone, 0)) as watch:
+            expected = max(self.plan.trials, len(self.jobs)) - max(gone, 0)
+            with Watch(self.sweep.folder, self.sweep.check, expected) as watch:
                 if finished:
                     watch.expect([job for job in self.jobs if job.number in finished])
                 while batch := self.next_batch():
@@ -177,16 +186,27 @@ class Search:
         return self.study.running
 
     def do(self, batch: list[FrozenTrial], watch: Watch) -> None:
-        """Run a batch's jobs and tell the study what they came to, in the order of the trials."""
+        """Run a batch's jobs and tell the study what they came to, in the order of the trials.
+
+        What a job comes to by itself counts; one whose process was killed is run again.
+
+        Raises:
+            InputError: if a job cannot be run.
+        """
         jobs = self.jobs_of(batch)
         self.jobs[batch[0].number :] = jobs
         unique = list({job.number: job for job in jobs}.values())
         watch.expect(unique)
-        if left := [job for job in unique if job.status["status"] not in ("finished", "failed")]:
-            self.engine.run(self.sweep, left, watch)
+        for _ in range(TRIES):
+            if left := [job for job in unique if not is_over(job)]:
+                self.engine.run(self.sweep, left, watch)
+        if stuck := [job for job in unique if job.status["status"] not in ("finished", "failed")]:
+            where = ", ".join(str(job.folder) for job in stuck)
+            raise InputError(f"the search cannot go on without {where}; why stands above")
         for trial, job in zip(batch, jobs, strict=True):
             self.study.tell(trial.number, self.value(job))
-        self.write()
+        with suppress(StorageError):  # in the end it is told
+            self.write()
 
     def jobs_of(self, trials: list[FrozenTrial]) -> list[Job]:
         """The job of each trial; equal settings have the same."""
@@ -223,6 +243,7 @@ class Search:
             "metric": self.about.metric,
             "mode": self.about.mode,
             "space": {setting.name: str(setting) for setting in self.space.settings},
+            "made_of": self.about.made_of,
             "trials": trials,
             "importance": self.study.importance(),
         }
@@ -232,25 +253,31 @@ class Search:
         """Tell what came out and, if the search was stopped, how to go on.
 
         Raises:
-            InputError: if all trials failed, unless the search was stopped.
+            InputError: if all trials failed or what came out cannot be written, unless the search was stopped.
         """
-        jobs, trials = list({job.number: job for job in self.jobs}.values()), self.study.trials
-        if jobs:
+        if self.sweep.is_gone:
+            return
+        trials = self.study.trials
+        jobs = [where_it_lies(job) for job in {job.number: job for job in self.jobs}.values()]
+        errors = tell(self.sweep, jobs) if jobs else []
+        try:
             self.write()
-            tell(self.sweep, jobs)
+        except StorageError as error:
+            errors.append(blame(error)["message"])
         states = [trial.state for trial in trials]
         failed, complete = states.count(TrialState.FAIL), states.count(TrialState.COMPLETE)
         if complete:
             print(self.best(complete))
         if sys.exc_info()[0] is not None:
-            how = f"go on with: {self.sweep.command()}"
-            print(f"{complete + failed} of {many(self.plan.trials, 'trial')} done; {how}", flush=True)
-        elif failed:
+            done = f"{complete + failed} of {many(self.plan.trials, 'trial')} done"
+            print("; ".join([*errors, done, f"go on with: {self.sweep.command()}"]), flush=True)
+            return
+        if failed:
             told = f"{failed} of {many(len(trials), 'trial')} failed"
-            if not complete:
-                self.sweep.context.callbacks.on_multirun_end(config=self.sweep.config, config_name=None)
-                raise InputError(f"{told}: why stands above")
-            print(told)
+            print(told) if complete else errors.append(f"{told}: why stands above")
+        if errors:
+            self.sweep.context.callbacks.on_multirun_end(config=self.sweep.config, config_name=None)
+            raise InputError("; ".join(errors))
 
     def best(self, complete: int) -> str:
         """The best trial, with its settings as one types them."""

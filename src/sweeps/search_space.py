@@ -51,6 +51,13 @@ class Setting(NamedTuple):
         found = self.distribution
         return found.choices[0] if isinstance(found, CategoricalDistribution) else found.low
 
+    def takes(self, value: Any) -> bool:
+        """Return whether a value is one of those that are searched."""
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            return value in found.choices
+        return isinstance(value, (int, float)) and found.low <= value <= found.high
+
     def __str__(self) -> str:
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
@@ -77,7 +84,14 @@ class Space(NamedTuple):
         return {setting.name: setting.distribution for setting in self.settings}
 
     def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
-        """A job's overrides for the values that were chosen."""
+        """A job's overrides for the values that were chosen.
+
+        Raises:
+            InputError: if one cannot have been: a journal is no place to say what else a job does.
+        """
+        for setting in self.settings:
+            if not setting.takes(chosen.get(setting.name)):
+                raise InputError(f"{setting.name}={chosen.get(setting.name)} is none of its values: {setting}")
         return [part if isinstance(part, str) else f"{part.key}={said(chosen[part.name])}" for part in self.parts]
 
 

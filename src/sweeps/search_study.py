@@ -4,7 +4,6 @@ What is suggested depends on the trials so far, the seed and the trial's number 
 killed goes on as if nothing had happened.
 """
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,13 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from src.core.files import remove
+from src.core.storage import StorageError
 from src.errors import InputError
+from src.sweeps.search_journal import Journal
 from src.sweeps.search_space import Space
 
 ABOUT = "search"  # the study's attribute that tells what the search is
@@ -64,7 +65,7 @@ class Study:
 
     def begin(self, about: About) -> None:
         """Begin a search that has no trials yet."""
-        self.path.unlink(missing_ok=True)  # left by one that was killed before its first
+        remove(self.path)  # left by one that was killed before its first
         direction = StudyDirection.MAXIMIZE if about.mode == "max" else StudyDirection.MINIMIZE
         self.study = optuna.create_study(
             storage=storage(self.path), study_name=self.path.parent.name, direction=direction
@@ -79,6 +80,17 @@ class Study:
     def running(self) -> list[FrozenTrial]:
         """The trials whose results are not known yet."""
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    def check(self) -> None:
+        """Raise an error if there are trials that are not this search's own.
+
+        Raises:
+            InputError: naming the first.
+        """
+        for trial in self.trials:
+            if trial.state not in STATES or trial.params.keys() != self.space.distributions.keys():
+                how = "another program has added it; choose another name="
+                raise InputError(f"{self.path}: trial {trial.number} is not of this search: {how}")
 
     def ask(self) -> None:
         """Let the sampler suggest one more trial.
@@ -124,7 +136,7 @@ class Study:
 
 
 def storage(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(Journal(path))
 
 
 def opened(path: Path) -> optuna.Study | None:
@@ -135,18 +147,15 @@ def opened(path: Path) -> optuna.Study | None:
     """
     if not path.exists():
         return None
-    mend(path)
     try:
         kept = storage(path)
         names = optuna.get_all_study_names(kept)
         study = optuna.load_study(study_name=names[0], storage=kept) if names else None
-        return study if study and study.trials and study.user_attrs[ABOUT] else None
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error!r}): choose another name=") from error
-
-
-def mend(path: Path) -> None:
-    """Remove what a process that was killed as it wrote has left: half a line, its lock."""
-    content = path.read_bytes()
-    os.truncate(path, content.rfind(b"\n") + 1)
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        return study if study and study.trials and About(**study.user_attrs[ABOUT]).made_of.keys() else None
+    except StorageError:
+        raise
+    except Exception as error:  # Optuna looks at nothing that it reads
+        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{path} is damaged ({why}): remove it, and the same command finds its trials anew from the jobs' folders"
+        ) from error

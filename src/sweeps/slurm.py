@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import submitit
@@ -79,10 +80,10 @@ class Slurm(NamedTuple):
         cluster = self.submission(sweep.folder.absolute())
         if end_earlier(cluster):
             jobs = left_to_do(jobs, sweep.config.rerun)  # some may have finished since this start
-        shutil.rmtree(sweep.folder / SUBMITIT, ignore_errors=True)  # ids may come again, and their results must not
+        remove_earlier(cluster.executor.folder)
         if jobs:
             watch.at_once(self.at_once or len(jobs))
-            follow(cluster, jobs, [errand(sweep, job, self.cpus_per_job) for job in jobs], watch)
+            follow(cluster, jobs, lambda job: errand(sweep, job, self.cpus_per_job), watch)
 
     @property
     def at_once(self) -> int | None:
@@ -96,9 +97,9 @@ class Slurm(NamedTuple):
     def submission(self, folder: Path) -> Queue | Here:
         """What takes the jobs of the sweep in a folder."""
         if self.cluster == "local":
-            return Here(self.local_executor(folder / SUBMITIT), self.attempts, self.at_once or 1)
+            return Here(self.local_executor(own_folder(folder)), self.attempts, self.at_once or 1)
         name = f"{slug(folder.name)}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
-        return Queue(self.slurm_executor(folder / SUBMITIT, name), self.attempts, name)
+        return Queue(self.slurm_executor(own_folder(folder), name), self.attempts, name)
 
     def attempts(self, errand: Errand) -> Attempts:
         return Attempts(errand, self.time_limit - self.notice - EARLY, self.requeues)
@@ -127,6 +128,25 @@ class Slurm(NamedTuple):
             additional_parameters={"requeue": True, **(self.options or {})},
         )
         return executor
+
+
+def own_folder(sweep: Path) -> Path:
+    """Make a folder for submitit that is this start's alone.
+
+    Jobs come and go as pickles there, and to read one runs the code in it: nobody else can have put any into a folder
+    that is new, has a name that cannot be guessed and is closed to others.
+    """
+    (sweep / SUBMITIT).mkdir(exist_ok=True)
+    return Path(mkdtemp(dir=sweep / SUBMITIT))
+
+
+def remove_earlier(own: Path) -> None:
+    """Remove what earlier starts have left beside this one's folder."""
+    for path in own.parent.iterdir():
+        if path.is_dir() and path != own:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != own:
+            path.unlink()
 
 
 def end_earlier(cluster: Queue | Here) -> bool:

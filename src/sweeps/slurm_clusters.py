@@ -153,7 +153,8 @@ class Here:
     def left(self) -> list[str]:
         """The processes of this sweep's jobs that have not ended, of earlier starts, too."""
         told = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True).stdout
-        ours = [line for line in told.splitlines() if line.endswith(f" {self.executor.folder}") and "submitit" in line]
+        starts = f" {self.executor.folder.parent}{os.sep}"  # this sweep's, each with a folder of its own there
+        ours = [line for line in told.splitlines() if starts in line and "submitit" in line]
         return [line.split()[0] for line in ours]
 
     def end(self, jobs: list[str]) -> None:

@@ -3,9 +3,22 @@
 from collections import Counter
 from pathlib import Path
 
-from src.core.files import read_json
-from src.records import git
-from src.sweeps.jobs import Job
+from src.core import schema
+from src.core.schema import DamagedError
+from src.records import DAMAGED, git
+from src.sweeps.jobs import Job, read_jobs
+
+
+def damaged(folder: Path) -> list[str]:
+    """Return a line for each job in a sweep's folder that is damaged: what is wrong, and what becomes of it."""
+    found = []
+    for job in read_jobs(folder):
+        status = job.status
+        if job.damage is not None:
+            found.append(f"{job.damage}; its folder stays as it is, and the job begins anew in another")
+        elif status["status"] == DAMAGED:
+            found.append(f"{status['message']}; the job {'goes on' if has_checkpoint(job) else 'begins anew'}")
+    return found
 
 
 def introduction(folder: Path, jobs: list[Job], left: list[Job]) -> str:
@@ -23,17 +36,31 @@ def stage(job: Job) -> str:
     status = job.status["status"]
     if status == "failed":
         return "failed, to try again"
-    return "to go on with" if (job.folder / "checkpoints" / "last.ckpt").is_file() or job.stack else "to do"
+    return "to go on with" if has_checkpoint(job) else "to do"
+
+
+def has_checkpoint(job: Job) -> bool:
+    """Whether there is something that a job goes on from."""
+    return (job.folder / "checkpoints" / "last.ckpt").is_file() or job.stack is not None
 
 
 def commits(jobs: list[Job]) -> str:
     """The commits that jobs ran with, and a word if it is not the present one."""
-    found = {(read_json(job.folder / "provenance.json") or {}).get("git", {}).get("commit") for job in jobs} - {None}
+    found = {commit for job in jobs if (commit := commit_of(job))}
     if not found:
         return ""
     now = git("rev-parse", "HEAD")
     other = "" if found == {now} else f"; now it is {str(now)[:7]}: rerun=all runs them again"
     return f" (commit {', '.join(sorted(commit[:7] for commit in found))}{other})"
+
+
+def commit_of(job: Job) -> str | None:
+    """The commit that a job ran with; ``None`` if that is not known."""
+    try:
+        told = schema.read(job.folder / "provenance.json", schema.PROVENANCE) or {}
+    except DamagedError:  # the report tells
+        return None
+    return told.get("git", {}).get("commit")
 
 
 def failures(jobs: list[Job]) -> list[str]:

@@ -5,7 +5,7 @@ import pickle
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +15,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src.cli import swept_keys
-from src.core.files import sync_together
+from src.core.files import make_folder, pin_folders, sync_together
+from src.core.trust import read_packages
 from src.errors import InputError
 from src.sweeps.composing import RememberingLoader
-from src.sweeps.jobs import Job, Register
+from src.sweeps.jobs import LOCK, Job, Register
 from src.sweeps.pool import LOOK_ONLY
 from src.sweeps.shares import Share
 from src.sweeps.worker import Order
@@ -43,6 +44,7 @@ class Sweep:
             raise InputError(f"rerun={config.rerun}: it is failed or all (or left out)")
         self.config, self.context, self.task = config, context, task
         self.folder = Path(config.hydra.sweep.dir)
+        self.place: tuple[int, int] | None = None
         self.configs: dict[int, bytes] = {}  # by job: pickled, as they take a tenth of the memory so
 
     def jobs(self, asked: list[list[str]]) -> list[Job]:
@@ -59,6 +61,8 @@ class Sweep:
                     config.hydra.sweep.subdir = job.folder.name
                 self.configs[job.number] = pickle.dumps(config)
                 found.append(job)
+        with read_write(self.config), open_dict(self.config):  # what was typed may be opened again to be drawn
+            self.config.trust = sorted({*read_packages(self.config.trust), *loader.packages}) or None
         HydraConfig.instance().set_config(self.config)
         return found
 
@@ -80,21 +84,51 @@ class Sweep:
         Raises:
             InputError: if another has it.
         """
-        lock = FileLock(self.folder / ".lock", timeout=0)
+        lock = FileLock(self.folder / LOCK, timeout=0)
         try:
+            make_folder(self.folder)
             lock.acquire()
         except Timeout:
             how = "wait for it or choose another name="
             raise InputError(f"{self.folder}: another process is at this sweep; {how}") from None
+        except OSError as error:
+            raise InputError(f"{self.folder / LOCK} cannot be locked ({error.strerror})") from error
+        self.place = place_of(self.folder)
         try:
-            yield
+            with pin_folders(self.folder):
+                yield
         finally:
             lock.release()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the folder has been removed or renamed since it is held."""
+        return place_of(self.folder) != self.place
+
+    def check(self) -> None:
+        """Raise an error if the folder is gone.
+
+        Raises:
+            InputError: if it is.
+        """
+        if self.is_gone:
+            how = "if it was renamed, give the same command its new name="
+            raise InputError(f"{self.folder} is gone: it was removed or renamed while the sweep ran; {how}")
+
+
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from others of its name, of earlier or later ones too; ``None`` if it is not there."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
 
 
 def left_to_do(jobs: list[Job], rerun: str | None) -> list[Job]:
     """The jobs that are not finished; what is to be run again from its beginning is cleared."""
     for job in jobs:
         if rerun == "all" or (rerun == "failed" and job.status["status"] == "failed"):
-            job.clear()
+            with suppress(OSError):  # its folder is gone, which is told when it is to begin
+                job.clear()
     return [job for job in jobs if job.status["status"] != "finished"]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.core.files import read_json
+from src.core import schema
+from src.core.schema import DamagedError
+from src.records import read_metrics
 
 KINDS = ("done", "running", "failed", "interrupted", "left")  # what can have become of a job
 SECONDS_BETWEEN_LOOKS = 2.0  # into a running job's folder
@@ -41,10 +43,19 @@ class Running:
         if now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = now
-        if epochs := (read_json(self.folder / "metrics.json") or {}).get("epochs"):
-            settings = (read_json(self.folder / "job.json") or {}).get("settings") or {}
-            most = settings.get("trainer.max_epochs") or -1
-            self.epochs = f"epoch {epochs}/{most}" if most > 0 else f"epoch {epochs}"
+        if epochs := read_metrics(self.folder).get("epochs"):
+            most = most_epochs(self.folder)
+            self.epochs = f"epoch {epochs}/{most}" if most else f"epoch {epochs}"
+
+
+def most_epochs(folder: Path) -> int | None:
+    """How many epochs a job trains at most; ``None`` if that is not limited or known."""
+    try:
+        told = schema.read(folder / "job.json", schema.JOB) or {"settings": {}}
+    except DamagedError:
+        return None
+    most = told["settings"].get("trainer.max_epochs")
+    return most if isinstance(most, int) and most > 0 else None
 
 
 class Tally:
@@ -62,6 +73,7 @@ class Tally:
         self.expected = 0  # jobs there will be at least, where not all are known from the beginning
         self.counts = Counter(done=finished_before)
         self.running: dict[int, Running] = {}
+        self.unfinished: dict[int, str] = {}  # what became of jobs that ended before they could finish
         self.bests: dict[tuple[str, str], Best] = {}
         self.began = clock()
         self.seconds_of_jobs = 0.0  # of all that have ended in this start
@@ -96,16 +108,26 @@ class Tally:
         self.counts["done"] += finished_before
 
     def start(self, number: int, folder: Path) -> None:
+        self._take_back(number)
         self.running[number] = Running(folder, self.clock())
 
     def end(self, number: int, status: str, metrics: dict[str, Any]) -> Running | None:
         """Count a job that has ended; returns what was known of it while it ran."""
         job = self.running.pop(number, None)
         self.seconds_of_jobs += self.clock() - job.began if job else 0.0
-        self.counts[{"finished": "done", "interrupted": "interrupted"}.get(status, "failed")] += 1
-        if status == "finished":
+        self._take_back(number)
+        kind = {"finished": "done", "interrupted": "interrupted"}.get(status, "failed")
+        self.counts[kind] += 1
+        if kind == "done":
             self.rate(number, metrics)
+        else:
+            self.unfinished[number] = kind
         return job
+
+    def _take_back(self, number: int) -> None:
+        """Count a job no more that has ended before it could finish, and is run again."""
+        if kind := self.unfinished.pop(number, None):
+            self.counts[kind] -= 1
 
     def rate(self, number: int, metrics: dict[str, Any]) -> None:
         """See whether a finished job is the best by its monitored metric."""

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from src.configs import APART
 from src.core.checks import optional, require, whole
-from src.core.files import sync_together, write_json
+from src.core.files import remove, write_json
+from src.errors import InputError
 from src.stacking.order import Part, StackOrder
 from src.sweeps import local
+from src.sweeps.endings import written_together
 from src.sweeps.jobs import STACK, Job
 from src.sweeps.local import Local, asked
 from src.sweeps.pool import starting
@@ -74,20 +76,31 @@ class Vectorized(NamedTuple):
         self.local.warm_up()
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+        for line in self.without_damaged_states(jobs):
+            watch.display.say(line)
         parts = self.local.shares(jobs)
         slices, rest = self.planned(sweep, jobs, parts)
         for line in introduction(slices, rest):
             watch.display.say(line)
         if slices:
             watch.at_once(min(sum(len(each.jobs) for each in slices), len(parts) * len(slices[0].jobs)))
-            orders = {each.jobs[0].number: each for each in slices}
+            slice_of = {job.number: each for each in slices for job in each.jobs}
 
             def order(own: Sequence[Job], share: Share) -> StackOrder:
-                return self.order(sweep, orders[own[0].number], share)
+                return self.order(sweep, slice_of[own[0].number]._replace(jobs=list(own)), share)
 
             self.local.pool(parts, order, watch).run([each.jobs for each in slices])
         if left := [job for reason in rest.values() for job in reason]:
             self.local.run(sweep, left, watch)
+
+    def without_damaged_states(self, jobs: list[Job]) -> list[str]:
+        """Remove states that no job can go on from; a line tells of each."""
+        states = sorted({job.stack for job in jobs if job.stack})
+        found = asked(starting(self.local.start_method), damages, states) if states else []
+        told = {state: damage for state, damage in zip(states, found, strict=True) if damage}
+        for state in told:
+            remove(state)
+        return [f"{damage}; the jobs that would go on from it begin anew" for damage in told.values()]
 
     def planned(self, sweep: Sweep, jobs: list[Job], parts: list[Share]) -> tuple[list[Slice], dict[str, list[Job]]]:
         """Stacks of jobs, and by the reason those that are none."""
@@ -123,8 +136,8 @@ class Vectorized(NamedTuple):
     def order(self, sweep: Sweep, own: Slice, share: Share) -> StackOrder:
         """What to tell the process of a stack."""
         if own.jobs[0].stack is None:  # a state that is there belongs to jobs that have been cleared since
-            own.state.unlink(missing_ok=True)
-        with sync_together():
+            remove(own.state)
+        with written_together():
             for job in own.jobs:
                 write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
         parts = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]
@@ -137,6 +150,20 @@ def verdicts(configs: list[bytes], processes: int) -> list[Any]:
     from src.stacking.suited import verdicts as found
 
     return found(configs, processes)
+
+
+def damages(states: list[Path]) -> list[str | None]:
+    """Return what is wrong with the files of stacks' states, of each in words; it imports torch."""
+    from src.core.tensors import open_verified
+
+    def damage(state: Path) -> str | None:
+        try:
+            with open_verified(state):
+                return None
+        except InputError as error:
+            return str(error)
+
+    return [damage(state) for state in states]
 
 
 def begun_alone(job: Job) -> bool:

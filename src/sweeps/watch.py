@@ -1,10 +1,13 @@
 """What goes on in a sweep, shown and written down."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from src.errors import InputError
 from src.sweeps.display import Display
+from src.sweeps.endings import blame
 from src.sweeps.jobs import Job
 from src.sweeps.results import write_results
 from src.sweeps.runs import read_runs
@@ -17,11 +20,12 @@ class Watch:
 
     Args:
         folder: the sweep's.
+        check: raises an error if the sweep must not go on.
         expected: how many jobs there will be, where not all are known from the beginning.
     """
 
-    def __init__(self, folder: Path, expected: int = 0) -> None:
-        self.folder, self.news, self.written = folder, False, -PAUSE
+    def __init__(self, folder: Path, check: Callable[[], None], expected: int = 0) -> None:
+        self.folder, self.check, self.news, self.written = folder, check, False, -PAUSE
         self.display = Display({}, finished_before=0, at_once=1)
         self.display.tally.expected = expected
 
@@ -31,8 +35,6 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.display.__exit__(*error)
-        if self.display.tally.names:
-            write_results(self.folder)
 
     def expect(self, jobs: list[Job]) -> None:
         """Jobs that will be done, or are finished already."""
@@ -51,14 +53,22 @@ class Watch:
     def started(self, job: Job) -> None:
         self.display.started(job.number, job.folder)
 
-    def ended(self, job: Job) -> None:
+    def ended(self, job: Job, status: dict[str, Any]) -> None:
         self.news = True
-        self.display.ended(job.number, **job.status, metrics=job.metrics)
+        self.display.ended(job.number, **status, metrics=job.metrics)
 
     def ticked(self) -> None:
-        """To be called a few times a second."""
+        """Keep up with what goes on; to be called a few times a second.
+
+        Raises:
+            InputError: if the sweep must not go on, or the disk takes no more.
+        """
+        self.check()
         now = time.monotonic()
         if self.news and now >= self.written + PAUSE:
-            write_results(self.folder)
+            try:
+                write_results(self.folder)
+            except (InputError, OSError) as error:  # it is tried again; in the end it is told
+                blame(error)
             self.news, self.written = False, now
         self.display.refresh()

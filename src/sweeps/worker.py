@@ -25,10 +25,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src import cli
-from src.core.files import read_json, write_json
-from src.core.storage import StorageError, faults_told_once, find_fault
+from src.core.files import pin_folders, remove, write_json
+from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
 from src.messages import input_error, one_line
-from src.records import claim
+from src.records import claim, read_status
 from src.sweeps.jobs import STACK
 
 HEAVY = (
@@ -72,6 +72,13 @@ class Task(Protocol):
     def do(self) -> bool:
         """Do it; returns whether it went well."""
 
+    def refuse(self, error: Exception) -> None:
+        """Note why it cannot be done.
+
+        Raises:
+            StorageError: if the disk cannot be written.
+        """
+
 
 class Order(NamedTuple):
     """A job to be done, by itself.
@@ -96,14 +103,18 @@ class Order(NamedTuple):
 
     def do(self) -> bool:
         """Do the job; how it went is in its folder."""
-        (self.folder / STACK).unlink(missing_ok=True)  # from here on it goes its own way
+        remove(self.folder / STACK)  # from here on it goes its own way
         try:
-            return run(pickle.loads(self.config), self)
+            with pin_folders(self.folder):
+                return run(pickle.loads(self.config), self)
         except Exception as error:  # before the job itself could take note of it
             with suppress(OSError):  # the log, on a full disk
                 traceback.print_exc()
-            note_failure(self.folder, error)
+            self.refuse(error)
             return False
+
+    def refuse(self, error: Exception) -> None:
+        note_failure(self.folder, error)
 
 
 def work(task: Task) -> None:
@@ -120,11 +131,13 @@ def work(task: Task) -> None:
         except Exception as error:
             if not find_fault(error):
                 raise
+            with suppress(StorageError):
+                task.refuse(error)
             sys.exit(NO_STORAGE)
 
 
 def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
-    """Write why a job failed, unless that is known already.
+    """Write why a job failed, unless that is known already or its folder is lost.
 
     Args:
         folder: the job's.
@@ -134,7 +147,7 @@ def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
     Raises:
         StorageError: if the disk cannot be written.
     """
-    if (read_json(folder / "status.json") or {}).get("status") == "failed":
+    if not folder.is_dir() or read_status(folder)["status"] == "failed":
         return
     told = input_error(error)
     reason = told.reason if isinstance(told, StorageError) else reason
@@ -164,9 +177,16 @@ def run(config: DictConfig, order: Order) -> bool:
 
 
 def write_to(path: Path) -> None:
-    """Send all that this process prints to the end of a file, a crash's traceback too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """Send all that this process prints to the end of a file, a crash's traceback too.
+
+    Raises:
+        StorageError: if the file cannot be opened, or is a link.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+    except OSError as error:
+        raise describe_fault(path, error, "opened") from error
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src import build, devices
-from src.cli import CONF, register_resolvers
+from src.cli import register_resolvers
 from src.data.base import Samples, TensorDataModule
+from src.messages import CONF
 
 
 def train_and_time(optimizer_kind: str, *arguments: str) -> dict[str, list[float]]:

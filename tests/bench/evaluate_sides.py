@@ -18,8 +18,9 @@ from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch import Tensor, nn
 
 from src import build, devices
-from src.cli import CONF, register_resolvers
+from src.cli import register_resolvers
 from src.data.base import TensorDataModule
+from src.messages import CONF
 from tests.bench.measuring import OURS
 
 REPEATS, SECONDS = 15, 30.0  # at most so many of each side, and so long in all

@@ -60,6 +60,15 @@ def test_curves_show_each_epochs_metrics_and_which_is_kept() -> None:
     assert drawn[0]["kept"][0] == [2, 2]
 
 
+def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
+    rows = [{"epoch": epoch, "train/loss": loss} for epoch, loss in enumerate([2.0, 1.5, 1e30, 1.0], start=1)]
+    figure = Figure()
+    Curves().draw(figure, rows, None)
+    (axis,) = figure.axes
+    assert axis.get_ylim() == pytest.approx((0.96, 2.09), abs=0.02)
+    assert axis.get_xlabel() == "epoch\n(1 curve far above)"
+
+
 def test_curves_of_a_regression_show_the_loss_alone() -> None:
     figure = Figure()
     Curves().draw(figure, [{"epoch": 1, "train/loss": 2.0}], None)

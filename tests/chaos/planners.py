@@ -1,90 +1,156 @@
 """What the next start of a command finds in its folder, and what of that is wrong."""
 
-from collections.abc import Callable
+import io
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from src.cli import resumed_arguments
+from src.cli import is_sweep
 from src.configs import read_config
 from src.core.files import remove_partials
 from src.errors import InputError
-from src.records import find_foreign, finished
+from src.records import find_foreign
 from src.resume import make_plan, read_past
+from src.sweeps.jobs import Job, Register
+from src.sweeps.results import write_results
+from src.sweeps.search_study import STATES, Study
+from src.sweeps.sweep import left_to_do
 from tests.chaos.crash import Crash, State
 from tests.chaos.states import Planner
 
-
-def remember(read: Callable[[Path], DictConfig]) -> Callable[[Path, Crash], DictConfig]:
-    """Return a reader of a folder's config that reads the same bytes once: YAML takes ten milliseconds."""
-    known: dict[bytes, DictConfig] = {}
-
-    def read_once(folder: Path, crash: Crash) -> DictConfig:
-        content = crash.state[folder / ".hydra" / "config.yaml"] or b""
-        if content not in known:
-            known[content] = read(folder)
-        return known[content].copy()
-
-    return read_once
+_EPOCHS: dict[bytes, int] = {}  # by a checkpoint's content
 
 
 def plan_run(folder: Path) -> Planner:
-    """Return a planner of ``resume=FOLDER``, or of the same name where nothing has begun."""
-    read = remember(read_config)
+    """Return a planner of ``resume=FOLDER``, and of the same name where nothing has begun."""
+    known: dict[Any, str | None] = {}
 
     def plan(crash: Crash) -> str | None:
         settings = folder / ".hydra" / "config.yaml"
-        if settings not in crash.state:
-            if settings in crash.certain:
-                return "the run's config is lost"
-            foreign = find_foreign(folder) if folder.is_dir() else None
-            return f"no command takes the folder: {foreign.name} lies in it" if foreign else None
-        resumed_arguments([f"resume={folder}"])
-        remove_partials(folder)
-        return check_job(folder, read(folder, crash), crash)
+        if settings in crash.state:
+            remove_partials(folder)
+            return check_once(known, folder, crash)
+        if settings in crash.certain:
+            return "the run's config is lost"
+        foreign = find_foreign(folder) if folder.is_dir() else None
+        return f"no command takes the folder: {foreign.name} lies in it" if foreign else None
 
     return plan
 
 
-def check_job(folder: Path, cfg: DictConfig, crash: Crash) -> str | None:
-    """Return what is wrong with how a run, or a sweep's job, would go on in its folder."""
+def plan_sweep(folder: Path) -> Planner:
+    """Return a planner of the command that started the sweep in a folder."""
+    known: dict[Any, str | None] = {}
+
+    def plan(crash: Crash) -> str | None:
+        if folder.is_dir() and not is_sweep(folder):
+            return "no command takes the folder"
+        if not folder.is_dir():
+            return None
+        remove_partials(folder)
+        jobs = list(Register(folder).known.values())
+        expected = {path.parent.name for path in crash.certain if path.name == "job.json"}
+        if lost := expected - {job.folder.name for job in jobs}:
+            return f"the notes of {len(lost)} jobs are lost"
+        left = {job.folder for job in left_to_do(jobs, None)}
+        if any(is_finished(job.folder, crash.certain) and job.folder in left for job in jobs):
+            return "a finished job would be run again"
+        if jobs:
+            write_results(folder)
+        faults = [check_job(job, known, crash) for job in jobs if job.folder in left]
+        return next((fault for fault in faults if fault), None)
+
+    return plan
+
+
+def plan_search(folder: Path, space: Any) -> Planner:
+    """Return a planner of the search in a folder: its trials, and its jobs as those of a sweep."""
+    plan_jobs = plan_sweep(folder)
+    journal = folder / "study.journal"
+
+    def count_told(content: bytes) -> int:
+        return content.count(b'"op_code":6')  # states and values of trials that are told
+
+    def plan(crash: Crash) -> str | None:
+        study = Study(journal, space, "random", 0)
+        told = sum(STATES[trial.state] == "complete" for trial in study.trials)
+        certain = crash.certain.get(journal) or b""
+        if told < count_told(certain):
+            return f"{count_told(certain) - told} results of trials are lost"
+        return plan_jobs(crash)
+
+    return plan
+
+
+def check_job(job: Job, known: dict[Any, str | None], crash: Crash) -> str | None:
+    """Return what is wrong with how a sweep's job would go on."""
+    if (state := job.stack) is not None and not _is_whole(state):
+        return "a stack's state is damaged"
+    if job.folder / ".hydra" / "config.yaml" not in crash.state:
+        return "a job's checkpoint has no config" if count_epochs(job.folder, crash.certain) else None
+    return check_once(known, job.folder, crash)
+
+
+def check_once(known: dict[Any, str | None], folder: Path, crash: Crash) -> str | None:
+    """Check a run's folder, or recall what was wrong with the same content, and as much for sure."""
+    own = frozenset((path, content) for path, content in crash.state.items() if path.is_relative_to(folder))
+    key = own, count_epochs(folder, crash.certain), is_finished(folder, crash.certain)
+    if key not in known:
+        known[key] = _check_run(folder, crash)
+    return known[key]
+
+
+def _check_run(folder: Path, crash: Crash) -> str | None:
+    """Return what is wrong with how a run would go on from its folder."""
+    cfg = read_config(folder)
     cfg.resume = str(folder)
     past = read_past(cfg, folder)
     least, epochs = count_epochs(folder, crash.certain), past.content["epoch"] + 1 if past else 0
     if epochs < least:
         return f"{least - epochs} epochs are lost"
-    was_finished = is_finished(folder, crash.certain)
-    stops = past.content["callbacks"].get("EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}") if past else None
-    callbacks = [EarlyStopping("val/loss", patience=cfg.callbacks.early_stopping.patience)] if stops else []
     try:
-        planned = make_plan(cfg, folder, past, callbacks)
+        planned = make_plan(cfg, folder, past, _make_stoppers(cfg))
     except InputError as error:
-        return None if "is finished" in str(error) and finished(folder) else f"refused: {error}"
-    if was_finished:
+        return None if "is finished" in str(error) and is_finished(folder, crash.state) else f"refused: {error}"
+    if is_finished(folder, crash.certain):
         return "a finished run would be run again"
     decided = past is not None and past.content["callbacks"]["RunCheckpoint"]["stops"]
-    if (decided or epochs == cfg.trainer.max_epochs) and not planned.over:
-        return "a run that is over would train on"
-    return None
+    over = decided or epochs == cfg.trainer.max_epochs or (past and past.step == cfg.trainer.max_steps)
+    return "a run that is over would train on" if over and not planned.over else None
+
+
+def _make_stoppers(cfg: DictConfig) -> list[Callback]:
+    patience = OmegaConf.select(cfg, "callbacks.early_stopping.patience")
+    return [] if patience is None else [_stopper(cfg)]
+
+
+def _stopper(cfg: DictConfig) -> EarlyStopping:
+    from src.callbacks.early_stopping import EarlyStopping as Own
+
+    settings = cfg.callbacks.early_stopping
+    return Own(monitor=settings.monitor, mode=settings.mode, patience=settings.patience)
 
 
 def count_epochs(folder: Path, state: State) -> int:
-    """Return how many epochs the checkpoint has that a state has for sure."""
+    """Return how many epochs the checkpoint has that a state has."""
     content = state.get(folder / "checkpoints" / "last.ckpt")
     if not content:
         return 0
     if content not in _EPOCHS:
-        import io
-
         _EPOCHS[content] = torch.load(io.BytesIO(content), weights_only=True)["epoch"] + 1
     return _EPOCHS[content]
 
 
-_EPOCHS: dict[bytes, int] = {}
-
-
 def is_finished(folder: Path, state: State) -> bool:
-    """Return whether a state has it for sure that a run is finished."""
+    """Return whether a state has it that a run is finished."""
     return b'"finished"' in (state.get(folder / "status.json") or b"")
+
+
+def _is_whole(path: Path) -> bool:
+    from src.sweeps.vectorized import damage_of
+
+    return damage_of(path) is None

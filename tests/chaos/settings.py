@@ -18,6 +18,7 @@ GROUPS = ("trainer", "callbacks", "logger", "optimizer", "scheduler", "data", "m
 LAUNCHING = ("hydra/launcher", "hydra/sweeper")
 IMAGE_SETS = ("data=mnist", "data=fashion_mnist", "data=cifar10")
 FEW_ALONE = ("trainer.devices=1", "trainer.accelerator=cpu")
+FEW_IMAGES = ("data.verify=false", "data.val_size=20", "data.batch_size=8")
 IMAGES = ("data.verify=false", "data.val_size=20", "data.batch_size=8")
 ALONE = ("trainer.devices=1", "trainer.accelerator=cpu")
 IMAGES = ("model=cnn", "model=resnet18")

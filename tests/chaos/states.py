@@ -52,8 +52,9 @@ class Stage:
 
     def lay_out(self, state: State) -> None:
         """Make the folder hold a state and nothing else."""
+        kept = {*state, *(folder for path in state for folder in path.parents)}
         for path in _walk(self.folder):
-            if path not in state:
+            if path not in kept:
                 _remove(path)
         for path, content in sorted(state.items()):
             if content is None:

@@ -57,6 +57,8 @@ def assert_both_ways_the_same(cwd: Path, jobs: list[Settings], steps: int = 50) 
         torch.testing.assert_close(states["state"], others["state"], rtol=1e-9, atol=1e-9)
         assert checkpoint(mine)["lr_schedulers"] == checkpoint(other)["lr_schedulers"]
         assert stopping(mine) == stopping(other)
+        for name in ("best", "last"):
+            assert stops(mine, name) == stops(other, name)
         assert_close(history(mine), history(other))
         assert_close([metrics(mine)], [metrics(other)])
 
@@ -83,6 +85,12 @@ def stopping(folder: Path) -> list[dict[str, Any]]:
     states = checkpoint(folder)["callbacks"].items()
     kept = [dict(state) for name, state in states if name.startswith("EarlyStopping")]
     return [state | {"best_score": round(float(state["best_score"]), 5)} for state in kept]
+
+
+def stops(folder: Path, name: str) -> Any:
+    """What had told training to stop when a checkpoint was written; ``None`` if there is none."""
+    written = (folder / "checkpoints" / f"{name}.ckpt").exists()
+    return checkpoint(folder, name)["callbacks"]["RunCheckpoint"]["stops"] if written else None
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:

@@ -7,7 +7,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from src.cli import CONF, register_resolvers
+from src.cli import register_resolvers
+from src.messages import CONF
 from src.sweeps.composing import RememberingLoader
 
 VALUES = [

@@ -129,6 +129,15 @@ def test_losses_that_are_decades_apart_have_logarithmic_colours(values: list[flo
     assert isinstance(axis.images[0].norm, LogNorm) == logarithmic
 
 
+def test_a_mean_that_has_diverged_has_the_last_colour_and_the_others_are_told_apart() -> None:
+    losses = {(1, 1): [0.5], (2, 1): [0.6], (1, 2): [0.7], (2, 2): [1e30, 0.5]}
+    axis, bar = heat_map(runs_of(losses, "val/loss"), "val/loss")
+    (image,) = axis.images
+    assert (image.norm.vmin, image.norm.vmax) == (0.5, 0.7) and not isinstance(image.norm, LogNorm)
+    assert written(axis)[1, 1] == "5e+29"
+    assert bar._colorbar.extend == "max"
+
+
 def test_a_setting_that_is_not_swept_makes_one_row_without_a_name() -> None:
     runs = [made_run({LR: rate, "seed": seed}, {"val/acc": rate + seed / 10}) for rate in (0.1, 0.2) for seed in (0, 1)]
     axis, bar = heat_map(runs)

@@ -8,9 +8,8 @@ import pytest
 from filelock import FileLock
 
 from src.configs import read_config
-from src.errors import InputError
 from src.sweeps.jobs import identity, read_jobs
-from tests.command_line import BARE, Outcome, evaluate, read_json, run
+from tests.command_line import BARE, Outcome, evaluate, read_json, run, timeless
 from tests.trouble import Trouble, make_trouble, read_notes
 
 QUICK = (*BARE, Trouble.SETTING, "trainer.max_epochs=2", "model.hidden_size=3")
@@ -219,14 +218,34 @@ def test_a_truncated_checkpoint_fails_its_job_alone_until_that_is_run_from_its_b
     assert sweep(RATES, "rerun=failed", cwd=cwd).code == 0
 
 
-def test_damaged_notes_are_told_in_one_line(cwd: Path) -> None:
-    notes = cwd / "outputs/sweeps/swept" / NAMES[0] / "job.json"
-    notes.write_text('{"number": 0}')
-    assert sweep(RATES, cwd=cwd).error == (
-        f"error: outputs/sweeps/swept/{NAMES[0]}/job.json is damaged: it does not tell a job"
-    )
-    with pytest.raises(InputError, match="damaged"):
-        read_jobs(cwd / "outputs/sweeps/swept")
+def test_a_job_whose_notes_are_damaged_begins_anew_in_another_folder_and_the_old_one_stays(cwd: Path) -> None:
+    folder = cwd / "outputs/sweeps/swept" / NAMES[0]
+    (folder / "job.json").write_text('{"number": 0}')
+    before = {path: content for path, content in files(cwd).items() if path.is_relative_to(folder)}
+    outcome = sweep(RATES, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    (line,) = [line for line in outcome.out.splitlines() if "damaged:" in line]
+    assert line.startswith(f"outputs/sweeps/swept/{NAMES[0]}/job.json is damaged: identity is missing; overrides is")
+    assert "2 jobs: 1 finished before" in outcome.out
+    assert [job.folder.name for job in read_jobs(folder.parent)] == [*NAMES, "2_lr-0.1"]
+    assert statuses(cwd) == ["damaged", "finished", "finished"]
+    assert {path: content for path, content in files(cwd).items() if path.is_relative_to(folder)} == before
+
+
+@pytest.mark.parametrize("damage", ['{"val/acc": "high"}', None])
+def test_a_finished_job_whose_metrics_are_damaged_is_tested_again_and_comes_to_the_same(
+    damage: str | None, cwd: Path
+) -> None:
+    path = cwd / "outputs/sweeps/swept" / NAMES[0] / "metrics.json"
+    before = read_json(path)
+    path.unlink()
+    if damage is not None:
+        path.write_text(damage)
+    outcome = sweep(RATES, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert f"outputs/sweeps/swept/{NAMES[0]}/metrics.json is " in outcome.out and "the job goes on" in outcome.out
+    assert [note.event for note in read_notes(cwd) if note.number == 0] == ["1", "2", "test", "test"]
+    assert timeless(read_json(path)) == timeless(before)
 
 
 # Hydra's own launcher

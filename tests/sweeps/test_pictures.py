@@ -54,6 +54,16 @@ def test_the_mean_stands_with_its_standard_deviation_where_there_are_several_run
     assert texts(axis) == ["60.00 ± 14.14% (n=2)", "90.00% (n=1)"]
 
 
+def test_a_score_that_has_diverged_is_marked_at_the_edge_and_counted(tmp_path: Path) -> None:
+    axis = scores("test/loss", {"1": [0.5, 0.7], "2": [0.6, 1e30], "3": [0.65, 0.75]}, tmp_path)
+    low, high = axis.get_xlim()
+    assert 0.45 < low < 0.5 and 0.75 < high < 0.8 and axis.get_xscale() == "linear"
+    marks = [line for line in axis.lines if line.get_marker() == ">"]
+    assert [(mark.get_xdata(), mark.get_ydata()) for mark in marks] == [([0.985], [1])] * 2  # the run, and the mean
+    assert axis.get_xlabel() == "test loss\n(1 run far above)"
+    assert texts(axis)[1] == "5e+29 ± 7.07e+29 (n=2)"
+
+
 def test_runs_that_lack_the_metric_are_left_out_and_labels_without_any_too(tmp_path: Path) -> None:
     axis = scores("test/loss", {"1": [2.0, None], "2": [None], "3": [0.5]}, tmp_path)
     assert ticks(axis) == ["hidden size 1", "hidden size 3"]
@@ -143,7 +153,7 @@ def test_runs_that_lack_the_metric_which_most_are_judged_by_are_left_out() -> No
 
 def test_curves_without_a_metric_are_of_the_one_the_runs_are_judged_by(tmp_path: Path) -> None:
     history = [{"epoch": epoch, "val/loss": 1 / epoch, "val/acc": epoch / 2} for epoch in (1, 2)]
-    made_job(tmp_path, "0", metrics={"epochs": 2, "monitor": "val/loss", "mode": "min"}, history=history)
+    made_job(tmp_path, "0", metrics={"val/loss": 0.5, "monitor": "val/loss", "mode": "min"}, history=history)
     (axis,) = drawn(Curves(name="curves", title="Curves"), read_runs(tmp_path))
     assert (lines(axis), axis.get_ylabel()) == ({"all runs": [[1, 2], [1, 0.5]]}, "validation loss")
 
@@ -220,7 +230,7 @@ def histories(tmp_path: Path, losses: dict[str, list[list[float]]]) -> list[Run]
     for number, (rate, seed, row) in enumerate(jobs):
         history = [{"epoch": epoch, "train/loss": loss} for epoch, loss in enumerate(row, start=1)]
         overrides = (f"optimizer.lr={rate}", f"seed={seed}")
-        made_job(tmp_path, str(number), *overrides, metrics={"epochs": 3}, history=history)
+        made_job(tmp_path, str(number), *overrides, metrics={"epochs": len(row)}, history=history)
     return read_runs(tmp_path)
 
 
@@ -264,6 +274,13 @@ def test_many_long_labels_stand_below_the_curves_and_leave_them_room(tmp_path: P
     axis = curves("train/loss", histories(tmp_path, {rate: [[2, 1]] for rate in rates}))
     assert len(axis.figure.legends[0].texts) == 8
     assert axis.get_position().width > 0.8 and axis.get_position().height > 0.5  # of the picture's
+
+
+def test_a_curve_that_diverges_leaves_the_axis_to_the_others_and_is_counted(tmp_path: Path) -> None:
+    axis = curves("train/loss", histories(tmp_path, {"1": [[4, 2, 1], [3, 2, 1]], "2": [[5, 1e10, 1e30]]}))
+    low, high = axis.get_ylim()
+    assert 0.8 < low < 1 and 4 < high < 5
+    assert axis.get_xlabel() == "epoch\n(1 curve far above)"
 
 
 def test_a_metric_that_no_history_has_is_told(tmp_path: Path) -> None:

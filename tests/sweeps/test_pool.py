@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from src.sweeps import pool
 from src.sweeps.jobs import Job, read_jobs
-from src.sweeps.pool import note_end
+from src.sweeps.pool import completed
 from tests.command_line import BARE, Outcome, run
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
@@ -40,7 +40,7 @@ LIMIT = ("time limit", "stopped after 5 seconds")
         ("finished", 0, None, ("finished", None, None)),
         ("running", 3, None, ("failed", "error", "its process ended with status 3 and without a word")),
         ("running", 0, None, ("failed", "error", "its process ended with status 0 and without a word")),
-        ("waiting", -signal.SIGSEGV, None, ("failed", "killed", "by signal SIGSEGV")),
+        ("waiting", -signal.SIGSEGV, None, ("failed", "crashed", "by signal SIGSEGV")),
         (
             "running",
             -signal.SIGKILL,
@@ -56,12 +56,10 @@ LIMIT = ("time limit", "stopped after 5 seconds")
     ],
 )
 def test_a_jobs_status_is_completed_where_its_process_could_not(
-    status: str, code: int, asked: tuple[str, str] | None, after: tuple[str, str | None, str | None], tmp_path: Path
+    status: str, code: int, asked: tuple[str, str] | None, after: tuple[str, str | None, str | None]
 ) -> None:
-    job = Job(tmp_path, 0, "", [], {}, {})
-    job.write_status(status)
-    note_end(job, code, asked)
-    assert tuple(job.status.values()) == after
+    left = {"status": status, "reason": None, "message": None}
+    assert tuple(completed(left, code, asked).values()) == after
 
 
 def test_one_at_a_time_run_one_after_the_other_in_their_order(tmp_path: Path) -> None:

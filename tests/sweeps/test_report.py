@@ -85,6 +85,36 @@ def test_what_is_better_is_brighter_also_where_lower_is_better(tmp_path: Path) -
     assert figure["data"][0]["text"] == [["1", "100"], ["10", "1e+03"]]
 
 
+def test_a_value_that_has_diverged_does_not_stretch_the_plots_but_is_marked_and_counted(tmp_path: Path) -> None:
+    for number in range(12):
+        value = 1e30 if number == 11 else 0.25 + number / 16
+        history = [{"epoch": epoch, "val/loss": value * 2 / epoch} for epoch in (1, 2)]
+        typed = (f"model.a={number // 6}", f"model.b={number // 2 % 3}", f"seed={number % 2}")
+        made_job(
+            tmp_path,
+            f"{number}",
+            *typed,
+            metrics={"val/loss": value, "monitor": "val/loss", "mode": "min"},
+            history=history,
+        )
+    page = read(tmp_path)
+    effect = page.figures("scatter")["model.a<br>1 run far above / val/loss"]
+    dots, far, far_mean, means = effect["data"]
+    low, high = effect["layout"]["yaxis"]["range"]
+    assert 0.15 < low < 0.25 and 0.875 < high < 1.0 and "type" not in effect["layout"]["yaxis"]
+    assert (max(dots["y"]), means["y"][1]) == (1e30, pytest.approx(1e30 / 6))  # in their places after a double click
+    assert (far["text"], far["customdata"], far["y"]) == (["11: a 1, b 2, seed 1"], ["1e+30"], [0.97])
+    assert (far_mean["marker"]["symbol"], far_mean["yaxis"], far_mean["x"]) == ("triangle-up", "y2", [1])
+    assert means["error_y"]["array"] == [pytest.approx(0.1169, abs=1e-4), 0]
+    (heat,) = page.figures("heatmap").values()
+    assert heat["layout"]["xaxis"]["title"]["text"] == "model.a<br>1 mean far above"
+    assert heat["data"][0]["z"][2][1] == heat["data"][0]["z"][1][1] == pytest.approx(0.78125)  # as the worst in sight
+    assert heat["data"][0]["text"][2][1] == "5e+29"
+    loss = page.curves["axes"]["loss"]
+    assert loss["beyond"] == "Beyond this axis: 1 run far above."
+    assert 1.75 < loss["axis"]["range"][1] < 2.1
+
+
 def test_of_many_pairs_the_strongest_are_shown_and_that_is_said(tmp_path: Path) -> None:
     keys = "abcdef"  # 15 pairs
     for number in range(64):

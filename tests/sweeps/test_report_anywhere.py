@@ -89,6 +89,43 @@ def test_without_a_validation_set_nothing_is_chosen_and_the_test_is_not_plotted(
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.5, 0.75]
 
 
+def test_where_no_run_has_measured_what_it_is_judged_by_training_is_shown(tmp_path: Path) -> None:
+    for number in range(4):
+        metrics = {"train/acc": number / 4, "test/acc": 0.1, "monitor": "val/acc", "mode": "max", "best": None}
+        made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"seed={number % 2}", metrics=metrics)
+    page = read(tmp_path)
+    assert "no run has measured val/acc: nothing to choose by" in page.text
+    assert "No run has measured val/acc, train/acc is shown: nothing to choose by." in page.text
+    assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.125, 0.625]
+    assert "test/" not in page.text + json.dumps(page.data)
+
+
+def test_damaged_runs_are_told_with_what_is_wrong_and_the_others_shown(grid: Path) -> None:
+    (grid / "0_x" / "metrics.json").write_text('{"val/acc": "<b>"}')
+    (grid / "1_x" / "provenance.json").write_text('{"git": "0f"}')
+    (grid / "4_x" / "status.json").unlink()
+    told: list[str] = []
+    page = Page(report([grid], tell=told.append))
+    assert told == [
+        f'{grid}/0_x/metrics.json is damaged: val/acc is "<b>" and must be a finite number',
+        f"{grid}/4_x/status.json is missing, and metrics.json is there",
+        f'{grid}/1_x/provenance.json is damaged: git is "0f" and must be values by name',
+    ]
+    assert all(line in page.text for line in told)
+    assert "8 jobs 4 finished 2 failed 2 damaged" in page.text
+    assert page.rows[1][:6] == ["1", "8", "0.01", "100.00%", "1", ""]
+    assert "metrics.json 0: hidden size 4, lr 0.01, seed 0" in page.sections["failures"]
+
+
+def test_a_sweep_of_damaged_jobs_alone_has_a_page_that_says_so(grid: Path) -> None:
+    for path in grid.glob("*/job.json"):
+        path.write_text("[]")
+    page = read(grid)
+    assert "8 jobs 8 damaged" in page.text
+    assert page.text.count("job.json is damaged: it is a list and must be values by name") == 16
+    assert not page.figures("scatter") and not page.figures("heatmap")
+
+
 def test_where_nothing_but_the_seed_varies_its_effect_is_shown(tmp_path: Path) -> None:
     for seed in range(3):
         made(tmp_path, f"{seed}", f"seed={seed}", val=seed / 4)
@@ -101,10 +138,11 @@ def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
     picture(grid / "4_x", "curves").write_text("none")
     page = read(grid)
     notes = page.text.partition("Could not be read or drawn:")[2]
-    assert "0_x/history.csv is damaged: could not convert string to float: '<b>'" in notes
-    assert "1_x/job.json is damaged: it does not tell a job" in notes
+    assert '0_x/history.csv is damaged: val/loss in line 2 is "<b>" and must be a number' in notes
+    assert "1_x/job.json is damaged: it is no JSON" in notes
     assert "4_x/figures/curves.png cannot be shown" in notes
-    assert "7 jobs" in page.text
+    assert "8 jobs 5 finished 2 failed 1 damaged" in page.text
+    assert "job.json 1: 1_x" in page.sections["failures"]
     assert [run["name"].partition(":")[0] for run in page.curves["runs"]] == ["2", "3", "4", "5"]
 
 

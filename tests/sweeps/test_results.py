@@ -133,19 +133,61 @@ def test_processes_that_write_it_at_once_leave_it_whole(tmp_path: Path) -> None:
     assert [row["number"] for row in read_table(tmp_path)] == [str(number) for number in range(50)]
 
 
-def test_a_damaged_job_and_a_folder_without_any_are_told_and_the_file_stays(tmp_path: Path) -> None:
+def test_a_folder_without_jobs_is_told_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: no sweep there$"):
         write_results(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(InputError, match=r"there are no jobs in it$"):
         write_results(tmp_path)
-    made_jobs(tmp_path, [("seed=0", accuracy(0.5))])
-    before = write_results(tmp_path).read_bytes()
-    (tmp_path / "0_x" / "job.json").write_text("{")
-    for action in (write_results, told):
-        with pytest.raises(InputError, match=r"0_x/job\.json is damaged"):
-            action(tmp_path)
-    assert (tmp_path / "results.csv").read_bytes() == before
+    with pytest.raises(InputError, match=r"there are no jobs in it$"):
+        told(tmp_path)
+
+
+def test_damaged_jobs_are_a_status_of_their_own_and_the_others_are_told(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", accuracy(n / 10)) for n in range(6)])
+    (tmp_path / "1_x" / "job.json").write_text("{")
+    (tmp_path / "2_x" / "metrics.json").write_text('{"val/acc": "high"}')
+    (tmp_path / "3_x" / "status.json").write_text("")
+    write_results(tmp_path)
+    rows = [[row[key] for key in ("number", "status", "reason", "val/acc")] for row in read_table(tmp_path)]
+    assert rows == [
+        ["0", "finished", "", "0.0"],
+        ["1", "damaged", "job.json", "0.1"],
+        ["2", "damaged", "metrics.json", ""],
+        ["3", "damaged", "status.json", "0.3"],
+        ["4", "finished", "", "0.4"],
+        ["5", "finished", "", "0.5"],
+    ]
+    lines = told(tmp_path)
+    assert lines[1].endswith(": 6 jobs, 3 finished, 3 damaged")
+    assert table(lines) == [
+        ["lr", "val/acc", "n", "damaged"],
+        ["2", "45.00 ± 7.07%", "2"],
+        ["0", "0.00%", "1"],
+        ["1", "–", "0", "2"],
+    ]
+    assert lines[-2].startswith("best so far: lr 2: ")
+
+
+def test_where_the_monitored_metric_was_measured_by_no_run_that_is_said_and_nothing_chosen(tmp_path: Path) -> None:
+    early = {"train/loss": 0.5, "test/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": None}
+    lines = told(made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", early) for n in range(4)]))
+    assert lines[3] == "no run has measured val/acc: nothing to choose by"
+    assert table(lines) == [["lr", "val/acc", "n"], ["0", "–", "2"], ["1", "–", "2"]]
+    assert not any("test/" in line or "src.eval" in line for line in lines)
+
+
+def test_runs_that_have_not_measured_the_monitored_metric_are_counted(tmp_path: Path) -> None:
+    early = {"monitor": "val/acc", "mode": "max", "best": None}
+    jobs = [("optimizer.lr=1 seed=0", accuracy(0.5)), ("optimizer.lr=1 seed=1", early), ("optimizer.lr=2", early)]
+    lines = told(made_jobs(tmp_path, jobs))
+    assert lines[3].endswith("; not measured by 2 finished runs")
+    assert table(lines)[1:] == [["1", "50.00%", "2"], ["2", "–", "1"]]
+
+
+def test_numbers_too_large_to_add_up_are_told_all_the_same(tmp_path: Path) -> None:
+    made_jobs(tmp_path, [(f"optimizer.lr=1 seed={n}", loss(value)) for n, value in enumerate((1.5e308, 1e308))])
+    assert table(told(tmp_path))[1:] == [["inf ± 3.5e+307", "2"]]
 
 
 # The table: what counts

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src.errors import InputError
-from src.sweeps.runs import Run, folded, read_history, read_runs, said, with_metrics
+from src.sweeps.runs import Run, folded, read_runs, said, with_metrics
 from tests.sweeps import made_job, made_run
 
 DONE = {"test/acc": 0.5}
@@ -38,12 +38,30 @@ def test_a_run_tells_how_far_it_came_and_of_what_seed(tmp_path: Path) -> None:
     assert third == Run(tmp_path / "4", 4, {}, None, "waiting", None, None, {}, "xor")
 
 
-def test_damaged_metrics_and_status_are_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "reason", "message"),
+    [
+        ({"metrics.json": "{"}, "metrics.json", "metrics.json is damaged: it is no JSON"),
+        ({"status.json": '{"status": []}'}, "status.json", "status.json is damaged: status is a list and must be"),
+        ({"status.json": "", "metrics.json": ""}, "status.json, metrics.json", "status.json is damaged: it is empty; "),
+        ({"metrics.json": None}, "metrics.json", "metrics.json is missing, and the run has finished"),
+        ({"status.json": None}, "status.json", "status.json is missing, and metrics.json is there"),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
+    damage: dict[str, str | None], reason: str, message: str, tmp_path: Path
+) -> None:
     folder = made_job(tmp_path, "0", metrics=DONE)
-    for name in ("metrics.json", "status.json"):
-        (folder / name).write_text('{"test/acc": 0.')
-    (run,) = read_runs(tmp_path)
-    assert (run.status, run.metrics) == ("waiting", {})
+    made_job(tmp_path, "1", metrics=DONE)
+    for name, content in damage.items():
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_text(content)
+    first, second = read_runs(tmp_path)
+    assert (first.status, first.reason, first.metrics) == ("damaged", reason, {} if "metrics.json" in damage else DONE)
+    assert (first.message or "").startswith(f"{folder}/{message}") and "\n" not in (first.message or "")
+    assert (second.status, second.message) == ("finished", None)
+    assert with_metrics(tmp_path) == [second]
 
 
 def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path) -> None:
@@ -74,9 +92,26 @@ def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
 def test_damaged_notes_of_a_job_are_told_with_their_path(tmp_path: Path, content: bytes) -> None:
     path = made_job(tmp_path, "0", metrics=DONE) / "job.json"
     path.write_bytes(content)
-    with pytest.raises(InputError) as error:
-        read_runs(tmp_path)
-    assert str(error.value).startswith(f"{path} is damaged: ") and "\n" not in str(error.value)
+    made_job(tmp_path, "1_a", "model.a=1", "seed=0", metrics=DONE)
+    made_job(tmp_path, "2_b", "model.a=2", "seed=0", metrics=DONE)
+    damaged, first, second = read_runs(tmp_path)
+    assert (damaged.number, damaged.status, damaged.reason, damaged.known) == (0, "damaged", "job.json", False)
+    assert (damaged.message or "").startswith(f"{path} is damaged: ") and "\n" not in (damaged.message or "")
+    assert (damaged.swept, first.swept, second.swept) == ({}, {"model.a": 1}, {"model.a": 2})
+
+
+def test_notes_that_are_missing_or_another_jobs_are_told(tmp_path: Path) -> None:
+    for name in ("0_a", "1_b", "2_c"):
+        made_job(tmp_path, name, metrics=DONE)
+    shutil.copy(tmp_path / "1_b" / "job.json", tmp_path / "0_a" / "job.json")
+    (tmp_path / "2_c" / "job.json").unlink()
+    (tmp_path / "3").mkdir()  # of a start that was stopped as it made it
+    (tmp_path / "3" / "status.json").write_text('{"status": "waiting"}')
+    assert [(run.number, run.message) for run in read_runs(tmp_path)] == [
+        (0, f"{tmp_path}/0_a/job.json is damaged: its number 1 is that of {tmp_path}/1_b"),
+        (1, None),
+        (2, f"{tmp_path}/2_c/job.json is missing"),
+    ]
 
 
 # What was swept
@@ -149,17 +184,6 @@ def test_the_history_has_what_was_measured_in_each_epoch(tmp_path: Path) -> None
     first, second = read_runs(tmp_path)[0].history
     assert first == {"epoch": 1, "train/loss": 2.0}
     assert second["val/acc"] == 0.5 and second["train/loss"] != second["train/loss"]
-
-
-def test_a_run_without_a_history_has_no_epochs(tmp_path: Path) -> None:
-    assert read_history(tmp_path / "history.csv") == []
-
-
-@pytest.mark.parametrize("content", [b"epoch,a\n1,half", b"epoch,a\n1,2,3", b"epoch,a\n1,\xff"])
-def test_a_damaged_history_is_told_with_its_path(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "history.csv").write_bytes(content)
-    with pytest.raises(InputError, match=r"history\.csv is damaged: "):
-        read_history(tmp_path / "history.csv")
 
 
 # Names

@@ -93,3 +93,20 @@ def test_a_setting_tells_what_it_is_chosen_from() -> None:
     typed = ["a=tag(log,interval(16,512))", "b=interval(0,0.5)", "c=true,false", "d=range(0,1,0.25)"]
     told = {setting.name: str(setting) for setting in read_space(typed, None).settings}
     assert told == {"a": "16 to 512 (whole, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("interval(0, 1)", "{_target_: os.system}"),
+        ("interval(0, 1)", 2),
+        ("interval(0.0, 1.0)", "0.5,0.6"),
+        ("relu,tanh", "gelu"),
+        ("relu,tanh", {"_target_": "os.system"}),
+        ("relu,tanh", None),
+    ],
+)
+def test_a_journal_cannot_have_chosen_what_is_not_searched(typed: str, value: object) -> None:
+    space = read_space([f"x={typed}"], None)
+    with pytest.raises(InputError, match="is none of its values"):
+        space.overrides({"x": value})

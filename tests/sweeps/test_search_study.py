@@ -103,7 +103,7 @@ def test_a_search_without_trials_has_not_begun(space: Space, tmp_path: Path) -> 
 def test_a_damaged_file_is_told_in_one_line(space: Space, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
     study.path.write_text("no journal\n" + study.path.read_text())
-    with pytest.raises(InputError, match=r"study.journal is damaged .*: choose another name="):
+    with pytest.raises(InputError, match=r"study.journal is damaged \(line 1 is damaged\): remove it, and"):
         Study(study.path, space, "tpe", 0)
 
 

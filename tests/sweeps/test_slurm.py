@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import stat
 import time
 from collections import Counter
 from pathlib import Path
@@ -156,3 +157,15 @@ def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     outcome = run("src.train", "-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
     assert "there is no Slurm on this machine (no sbatch, no srun): start the sweep on" in outcome.error
+
+
+def test_each_start_has_a_folder_of_its_own_for_pickles_which_no_earlier_one_can_have_filled(tmp_path: Path) -> None:
+    from src.sweeps.slurm import own_folder, remove_earlier
+
+    (planted := tmp_path / ".submitit" / "0_0_result.pkl").parent.mkdir()
+    planted.write_bytes(b"a stranger's")
+    first, second = own_folder(tmp_path), own_folder(tmp_path)
+    assert first != second and first.parent == second.parent == tmp_path / ".submitit"
+    assert stat.S_IMODE(first.stat().st_mode) == 0o700 and not list(first.iterdir())
+    remove_earlier(second)
+    assert list(second.parent.iterdir()) == [second]

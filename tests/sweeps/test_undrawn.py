@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning import Callback
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -29,7 +30,7 @@ def trained(sweep: Path, number: int, seed: int = 0, callback: str = "curves.Cur
     """A job that has kept its weights and has that callback; the higher its number the better."""
     settings = {"callbacks.some._target_": f"src.callbacks.{callback}"}
     typed = (f"model.a={number}", f"seed={seed}")
-    folder = made(sweep, f"{number}_{seed}", *typed, val=number / 100, settings=settings, **more)
+    folder = made(sweep, f"{number + 20 * seed}_{seed}", *typed, val=number / 100, settings=settings, **more)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
     return folder
@@ -49,7 +50,7 @@ def test_those_of_the_best_dozen_and_of_all_chosen_runs_are_drawn(tmp_path: Path
         trained(tmp_path, number)
     for seed in (1, 2):
         trained(tmp_path, 19, seed)
-    assert left(tmp_path) == [*(f"{number}_0" for number in range(19, 7, -1)), "19_1", "19_2"]
+    assert left(tmp_path) == [*(f"{number}_0" for number in range(19, 7, -1)), "39_1", "59_2"]
 
 
 def test_runs_that_have_pictures_count_among_the_best_and_are_not_drawn_again(tmp_path: Path) -> None:
@@ -110,9 +111,9 @@ def figures(cwd: Path) -> list[Path]:
     return sorted((cwd / HERE).glob("*/figures"))
 
 
-def command(cwd: Path) -> tuple[Outcome, Page]:
-    outcome = process("src.report", HERE, cwd=cwd)
-    assert outcome.code == 0, outcome.text
+def command(cwd: Path, *arguments: str, code: int = 0) -> tuple[Outcome, Page]:
+    outcome = process("src.report", HERE, *arguments, cwd=cwd)
+    assert outcome.code == code, outcome.text
     assert outcome.out == f"{HERE}/report.html\n"
     return outcome, Page(cwd / HERE / "report.html")
 
@@ -142,16 +143,31 @@ def test_the_sweep_itself_draws_none_and_tells_the_command(cwd: Path) -> None:
 
 
 def test_a_run_that_cannot_be_drawn_is_a_line_in_the_page_and_the_others_are_drawn(cwd: Path) -> None:
-    first, second, *_ = sorted((cwd / HERE).glob("[0-9]_*"))
+    first, second, third, _ = sorted((cwd / HERE).glob("[0-9]_*"))
+    config = OmegaConf.load(third / ".hydra" / "config.yaml")
+    config.callbacks.curves = {"_target_": "os._exit", "status": 3}
+    OmegaConf.save(config, third / ".hydra" / "config.yaml")
     (first / "checkpoints" / "best.ckpt").write_bytes(b"none")
     (second / ".hydra" / "config.yaml").unlink()
-    _, page = command(cwd)
+    outcome, page = command(cwd, code=1)
     notes = page.text.partition("Could not be read or drawn:")[2]
     assert f"{HERE}/{first.name}: its pictures cannot be drawn: checkpoint " in notes
     assert "best.ckpt is truncated or not a checkpoint (" in notes
     assert f"{HERE}/{second.name}: its pictures cannot be drawn: run=" in notes
-    assert len(figures(cwd)) == 2
+    assert f"{HERE}/{third.name}: its pictures cannot be drawn: " in notes
+    assert "callbacks.curves._target_=os._exit is not trusted" in notes
+    assert {line.partition(": its pictures")[0] for line in outcome.err.splitlines()[-3:]} == {
+        f"error: {HERE}/{folder.name}" for folder in (first, second, third)
+    }
+    assert len(figures(cwd)) == 1
     assert TOLD not in page.text
+
+
+class Exit(Callback):
+    """Ends the process that makes it."""
+
+    def __init__(self) -> None:
+        os._exit(3)
 
 
 def test_a_process_that_dies_while_it_draws_is_told_too(cwd: Path) -> None:
@@ -159,9 +175,9 @@ def test_a_process_that_dies_while_it_draws_is_told_too(cwd: Path) -> None:
     for folder in others:
         drawn(folder)
     config = OmegaConf.load(first / ".hydra" / "config.yaml")
-    config.callbacks.curves = {"_target_": "os._exit", "status": 3}
+    config.callbacks.curves = {"_target_": "tests.sweeps.test_undrawn.Exit"}
     OmegaConf.save(config, first / ".hydra" / "config.yaml")
-    _, page = command(cwd)
+    _, page = command(cwd, "trust=tests", code=1)
     assert f"{first.name}: its pictures cannot be drawn: A process in the process pool was terminated" in page.text
 
 

@@ -2,14 +2,20 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from src.core.files import write_text
 
 
 class SweepLauncher(Launcher):
@@ -90,6 +96,33 @@ class SlurmLauncher(SweepLauncher):
 
         check(self.settings)
         return Slurm(**self.settings)
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper, every combination a job; but the sweep's ``multirun.yaml`` is written durably.
+
+    Launchers of ours write it, once the sweep's folder is theirs: a start that they refuse leaves it as it was.
+    """
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        assert self.config is not None
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        if not isinstance(self.launcher, SweepLauncher):
+            write_text(Path(self.config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(self.config))
+        returned: list[Sequence[JobReturn]] = []
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            self.validate_batch_is_legal(batch)
+            returned.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returned))))
+            for each in returned[-1]:
+                _ = each.return_value  # raises the error of a job that failed
+        return returned
+
+
+GRID = BasicSweeperConf(_target_="hydra_plugins.thunderhead.GridSweeper")
+ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GRID, provider="thunderhead")  # in its place
 
 
 class OptunaSweeper(Sweeper):

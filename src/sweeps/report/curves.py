@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from src.axes import find_window_of_curves
 from src.sweeps.report.levels import ABSENT, Levels, levels
-from src.sweeps.report.plots import effects, named, plain
+from src.sweeps.report.plots import Figure, effects, is_logarithmic, metric_axis, named, plain
 from src.sweeps.report.reading import History, Sweeps
 from src.sweeps.results import boards, short
 
@@ -19,7 +20,8 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
     """What the page draws curves from.
 
     Returns:
-        ``metrics``, their names, the one that chooses first; ``epochs``, lists of epochs that curves share;
+        ``metrics``, their names, the one that chooses first; ``axes``, the axis of each and what runs go beyond it;
+        ``epochs``, lists of epochs that curves share;
         ``thinned``, how many points a curve has at most, 0 if all have all of theirs; ``groups``, the ways to colour
         the runs, each with its ``title``, its ``name`` and ``labels`` for plotly, whether these are ``ordered``, and
         the level ``of`` each run; ``runs``, each with its ``name``, whether it is ``finished``, and its ``lines``: for
@@ -33,6 +35,7 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
     epochs: dict[tuple[int, ...], int] = {}
     return {
         "metrics": names,
+        "axes": {name: axis_of(name, lines) for name in names},
         "thinned": points if any(step > 1 for step in steps.values()) else 0,
         "groups": [
             {"title": name, "name": plain(name), "labels": [plain(label) for label in found.labels]}
@@ -72,6 +75,16 @@ def full_lines(history: History, names: list[str]) -> dict[str, Line]:
         if rows:
             lines[name] = ([int(row["epoch"]) for row in rows], [row[name] for row in rows])
     return lines
+
+
+def axis_of(metric: str, lines: list[dict[str, Line]]) -> Figure:
+    """The axis of a metric, for plotly, and as ``beyond`` in words how many runs go beyond it."""
+    parts = [[value for stage in STAGES for value in each.get(f"{stage}/{metric}", ([], []))[1]] for each in lines]
+    values = [value for part in parts for value in part]
+    name = f"/{metric}"  # of both stages
+    window = find_window_of_curves(parts, "/acc" in name, is_logarithmic(name, values))
+    axis = {**metric_axis(name, values, window), "title": {"text": plain(metric)}}
+    return {"axis": axis, "beyond": f"Beyond this axis: {window.words()}." if window else ""}
 
 
 def strides(lines: list[dict[str, Line]], points: int) -> dict[str, int]:

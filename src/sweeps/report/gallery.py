@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from src.errors import InputError
+from src.sweeps.images import read_png
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.results import boards
 from src.sweeps.runs import Run
@@ -61,17 +63,20 @@ class Album:
             return None
         try:
             source = embedded(path, width)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            self.sweeps.notes.append(f"{path} cannot be shown: {' '.join(str(error).split())}")
+        except InputError as error:
+            self.sweeps.notes.append(str(error))
             return None
         self.left -= len(source)
         return Shown(title, source, self.sweeps.link(path))
 
 
 def embedded(path: Path, width: int) -> str:
-    """A picture as an address that holds it, at most so many pixels wide."""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    """A picture as an address that holds it, at most so many pixels wide.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    small = read_png(path)
     small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "webp", quality=QUALITY, method=2)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from src.sweeps.results import NOTHING
+from src.sweeps.results import NOTHING, mean
 from src.sweeps.runs import said
 
 MOST = 12  # different values that are told apart one by one
@@ -104,9 +104,9 @@ def scale(values: Sequence[Any], known: Levels) -> Scale:
         return Scale(
             kind, [float(level) for level in known.of], [float(level) for level in range(last + 1)], (-0.5, last + 0.5)
         )
-    mean = statistics.geometric_mean if kind == "log" else statistics.fmean
+    average = statistics.geometric_mean if kind == "log" else mean
     members = [known.members(level) for level in range(len(known.labels))]
-    centres = [mean([values[run] for run in part]) for part in members]
+    centres = [average([values[run] for run in part]) for part in members]
     low, high = [math.log10(end(values)) if kind == "log" else end(values) for end in (min, max)]
     room = 0.1 * (high - low)
     return Scale(kind, [float(value) for value in values], centres, (low - room, high + room))

@@ -150,16 +150,13 @@
           });
         });
       });
-      const low = traces.reduce((least, trace) => trace.y.reduce((a, b) => (b !== null && b < a ? b : a), least), Infinity);
-      const high = traces.reduce((most, trace) => trace.y.reduce((a, b) => (b !== null && b > a ? b : a), most), -Infinity);
-      const yaxis = { title: { text: plain(metric) } };
-      if (metric.startsWith("acc")) yaxis.tickformat = ".2~%";
-      else if (low > 0 && high > 10 * low) yaxis.type = "log";
+      const { axis, beyond } = data.axes[metric];
+      document.getElementById("curves-beyond").textContent = beyond;
       return {
         data: traces,
         layout: {
           xaxis: { title: { text: "epoch" }, zeroline: false, ...(last <= 12 && { dtick: 1 }) },
-          yaxis,
+          yaxis: structuredClone(axis),
           showlegend: true,
           legend: {
             title: { text: group.name },

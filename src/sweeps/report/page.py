@@ -11,7 +11,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from src.core.files import replace_not_finite
+from src.core.files import open_plain, replace_not_finite
+from src.records import DAMAGED
 from src.sweeps.report.curves import curves
 from src.sweeps.report.gallery import Album, gallery, own_pictures
 from src.sweeps.report.pairs import MOST_PAIRS, pair_figure, pairs
@@ -36,6 +37,7 @@ class Part(NamedTuple):
     columns: list[Column]
     chosen: Chosen | None
     metric: str | None
+    monitor: str | None
     validated: bool
     effects: list[Figure]
     pairs: list[Figure]
@@ -90,7 +92,8 @@ def part(board: Board, several: bool) -> Part:
         columns=columns(board),
         chosen=chosen(board),
         metric=metric_of(board),
-        validated=board.monitor is not None,
+        monitor=board.monitor,
+        validated=board.judge is not None,
         effects=[effect_figure(each, board) for each in known],
         pairs=[pair_figure(*pair, board) for pair in both[:MOST_PAIRS]],
         all_pairs=len(both),
@@ -109,9 +112,12 @@ class Failure(NamedTuple):
 
 
 def failures(sweeps: Sweeps) -> list[Failure]:
-    """The runs that failed or were interrupted, the failed ones first; the first of them with their logs."""
-    stopped = [run for status in ("failed", "interrupted") for run in sweeps.runs if run.status == status]
-    return [Failure(run, tail(run.folder) if place < MOST_TAILS else None) for place, run in enumerate(stopped)]
+    """The runs that failed, are damaged or were interrupted, in this order; the first of them with their logs."""
+    stopped = [run for status in ("failed", DAMAGED, "interrupted") for run in sweeps.runs if run.status == status]
+    return [
+        Failure(run, tail(run.folder) if run.known and place < MOST_TAILS else None)
+        for place, run in enumerate(stopped)
+    ]
 
 
 def tail(folder: Path) -> str | None:
@@ -119,7 +125,7 @@ def tail(folder: Path) -> str | None:
     logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     if not logs:
         return None
-    with logs[-1].open("rb") as file:
+    with open_plain(logs[-1]) as file:
         file.seek(max(0, logs[-1].stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-TAIL_LINES:]) or None

@@ -1,11 +1,11 @@
 """What two settings do together to the metric that chooses: heat maps for plotly.js."""
 
 import math
-import statistics
 from itertools import combinations
 
-from src.sweeps.report.plots import Effect, Figure, metric_axis, metric_of, plain, tick
-from src.sweeps.results import Board, measured
+from src.axes import find_window
+from src.sweeps.report.plots import Effect, Figure, higher_is_better, is_logarithmic, metric_of, plain, tick
+from src.sweeps.results import Board, mean, measured
 
 MOST_PAIRS = 12
 MOST_ROOM = 7  # columns that have room for numbers
@@ -28,31 +28,45 @@ def cells(across: Effect, down: Effect) -> Cells:
 
 
 def pair_figure(across: Effect, down: Effect, board: Board) -> Figure:
-    """The mean of the metric at each pair of levels, over all else; the brighter the better."""
+    """The mean of the metric at each pair of levels, over all else; the brighter the better, those far off as the end.
+
+    Where accuracies or losses are far off, colours tell the others apart.
+    """
     metric, found = metric_of(board) or "", cells(across, down)
-    means = [[statistics.fmean(cell) if cell else None for cell in row] for row in found]
-    flat = [value for row in means for value in row if value is not None]
-    logarithmic = "type" in metric_axis(metric, flat)
+    means = [[mean(cell) if cell else None for cell in row] for row in found]
+    flat = [value for row in means for value in row if value is not None and math.isfinite(value)]
+    higher = higher_is_better(board, metric)
+    window = find_window(flat, higher, is_logarithmic(metric, flat))
+    shown = [value for value in flat if window is None or window.has(value)]
+    logarithmic = is_logarithmic(metric, shown)
+    z = [[place_of(value, min(shown), max(shown), logarithmic) for value in row] for row in means]
     heat = {
         "type": "heatmap",
-        "z": [[math.log10(value) if logarithmic and value else value for value in row] for row in means],
+        "z": z,
         "text": [[short_number(metric, value) for value in row] for row in means],
         "customdata": told(across, down, found, metric),
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
         "colorscale": "Viridis",
-        "reversescale": not higher_is_better(board, metric),
-        "colorbar": {"title": {"text": plain(metric)}, **colour_ticks(metric, flat, logarithmic)},
+        "reversescale": not higher,
+        "colorbar": {"title": {"text": plain(metric)}, **colour_ticks(metric, shown, logarithmic)},
         "xgap": 2,
         "ygap": 2,
     }
     if len(across.levels.labels) <= MOST_ROOM:
         heat["texttemplate"] = "%{text}"
-    return {"data": [heat], "layout": {"xaxis": level_axis(across), "yaxis": level_axis(down)}}
+    xaxis = level_axis(across)
+    if window is not None:
+        xaxis["title"]["text"] += f"<br>{window.words('mean')}"
+    return {"data": [heat], "layout": {"xaxis": xaxis, "yaxis": level_axis(down)}}
 
 
-def higher_is_better(board: Board, metric: str) -> bool:
-    return board.mode == "max" if board.mode else "/acc" in metric
+def place_of(value: float | None, low: float, high: float, logarithmic: bool) -> float | None:
+    """Where a mean lies among the colours, which end at the lowest and the highest one shown."""
+    if value is None or math.isnan(value):
+        return None
+    shown = min(max(value, low), high)
+    return math.log10(shown) if logarithmic else shown
 
 
 def short_number(metric: str, value: float | None) -> str:
@@ -77,7 +91,7 @@ def told(across: Effect, down: Effect, found: Cells, metric: str) -> list[list[s
 def colour_ticks(metric: str, values: list[float], logarithmic: bool) -> Figure:
     """The numbers beside the colours; of logarithms the numbers themselves."""
     if not logarithmic:
-        return metric_axis(metric, values)
+        return {"tickformat": ".2~%"} if "/acc" in metric else {}
     low, high = math.log10(min(values)), math.log10(max(values))
     places = [low + part * (high - low) / 4 for part in range(5)]
     return {"tickvals": places, "ticktext": [f"{10**place:.2g}" for place in places]}

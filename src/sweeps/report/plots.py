@@ -4,17 +4,19 @@ plotly reads markup in texts (``<b>``, ``<a href>``): every text of a sweep goes
 """
 
 import math
-import statistics
 from html import escape
 from typing import Any, NamedTuple
 
+from src.axes import Window, find_window
 from src.colours import COLOURS
 from src.sweeps.report.levels import ABSENT, Levels, Scale, levels, scale
-from src.sweeps.results import Board, measured
+from src.sweeps.results import Board, deviation, mean, measured
 from src.sweeps.runs import Run, is_seed
 
 LONGEST_TICK = 22
 MANY = 200  # dots, which are smaller then
+EDGE = 0.03  # of the height: where dots are marked that have no place on the axis
+EDGE_AXIS = {"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False}
 BLUE, VERMILION = COLOURS[:2]
 Figure = dict[str, Any]  # as plotly.js takes it: "data" and "layout"
 
@@ -41,7 +43,7 @@ class Effect(NamedTuple):
     @property
     def strength(self) -> float:
         """How far apart the means at its levels lie."""
-        means = [statistics.fmean(found) for level in range(len(self.levels.labels)) if (found := self.at(level))]
+        means = [mean(found) for level in range(len(self.levels.labels)) if (found := self.at(level))]
         return max(means) - min(means) if means else 0.0
 
 
@@ -53,10 +55,10 @@ def runs_of(board: Board) -> list[Run]:
 
 
 def metric_of(board: Board) -> str | None:
-    """The metric that plots show: the one that chooses; without a validation set one of training, never of the test."""
+    """The metric that plots show: the one that chooses; where there is none one of training, never of the test."""
     known = [run.metrics for run in runs_of(board)]
     fallback = [name for name in ("train/acc", "train/loss") if any(name in metrics for metrics in known)]
-    return board.monitor or next(iter(fallback), None)
+    return board.judge or next(iter(fallback), board.monitor)
 
 
 def effects(board: Board) -> list[Effect]:
@@ -84,7 +86,7 @@ def finished_value(run: Run, metric: str | None) -> float | None:
 
 
 def effect_figure(each: Effect, board: Board) -> Figure:
-    """Each run as a dot, and at each value the mean ± standard deviation of its runs."""
+    """Each run as a dot, and at each value the mean ± standard deviation of its runs; at the edge those far off."""
     metric, runs = metric_of(board) or "", runs_of(board)
     known = scale(each.values, each.levels)
     shown = [run for run, value in enumerate(each.found) if value is not None]
@@ -94,27 +96,53 @@ def effect_figure(each: Effect, board: Board) -> Figure:
         "x": [known.beside(known.places[run], number) for number, run in enumerate(shown)],
         "y": [each.found[run] for run in shown],
         "text": [named(runs[run]) for run in shown],
-        "hovertemplate": f"%{{text}}<br>{plain(metric)} %{{y}}<extra></extra>",
+        "customdata": [f"{each.found[run]:.5g}" for run in shown],
+        "hovertemplate": f"%{{text}}<br>{plain(metric)} %{{customdata}}<extra></extra>",
         "marker": {
             "color": BLUE,
             **({"size": 5, "opacity": 0.3} if len(shown) > MANY else {"size": 8, "opacity": 0.45}),
         },
     }
     found = [value for value in each.found if value is not None]
-    yaxis = {"title": {"text": plain(metric)}, **metric_axis(metric, found)}
-    layout = {"xaxis": setting_axis(each, known, runs), "yaxis": yaxis, "showlegend": False}
-    return {"data": [dots, means(each, known, metric)], "layout": layout}
+    window = find_window(found, higher_is_better(board, metric), is_logarithmic(metric, found))
+    average = means(each, known, metric, window)
+    xaxis = setting_axis(each, known, runs)
+    layout = {"xaxis": xaxis, "yaxis": metric_axis(metric, found, window), "showlegend": False}
+    if window is None:
+        return {"data": [dots, average], "layout": layout}
+    xaxis["title"]["text"] += f"<br>{window.words()}"
+    layout["yaxis2"] = EDGE_AXIS
+    return {"data": [dots, *edges(dots, window), *edges(average, window), average], "layout": layout}
 
 
-def means(each: Effect, known: Scale, metric: str) -> Figure:
-    """The mean at each level, with its standard deviation; joined by a line where levels are numbers."""
+def edges(marks: Figure, window: Window) -> list[Figure]:
+    """The marks of a trace that have no place on the axis, as triangles at its edge."""
+    found = []
+    for height, symbol, is_beyond in (
+        (1 - EDGE, "triangle-up", lambda value: value > window.high),
+        (EDGE, "triangle-down", lambda value: value < window.low),
+    ):
+        places = [place for place, value in enumerate(marks["y"]) if is_beyond(value)]
+        told = {key: [marks[key][place] for place in places] for key in ("x", "text", "customdata")}
+        marker = {"color": marks["marker"]["color"], "symbol": symbol, "size": 9}
+        trace = {key: marks[key] for key in ("type", "hovertemplate")} | {"mode": "markers", "yaxis": "y2"}
+        found.append({**trace, **told, "y": [height] * len(places), "marker": marker})
+    return [trace for trace in found if trace["x"]]
+
+
+def means(each: Effect, known: Scale, metric: str, window: Window | None) -> Figure:
+    """The mean at each level, with its standard deviation if it is on the axis; joined where levels are numbers."""
     filled = [level for level in range(len(each.levels.labels)) if each.at(level)]
-    spread = [statistics.stdev(each.at(level)) if len(each.at(level)) > 1 else 0 for level in filled]
+    found = [mean(each.at(level)) for level in filled]
+    spread = [
+        (deviation(each.at(level)) or 0) if window is None or window.has(value) else 0
+        for level, value in zip(filled, found, strict=True)
+    ]
     return {
         "type": "scatter",
         "mode": "lines+markers" if each.levels.ordered else "markers",
         "x": [known.centres[level] for level in filled],
-        "y": [statistics.fmean(each.at(level)) for level in filled],
+        "y": found,
         "error_y": {"array": spread, "thickness": 1.5, "width": 5},
         "text": [plain(f"{each.key} {each.levels.labels[level]}") for level in filled],
         "customdata": [f"{measured(metric, each.at(level))} (n = {len(each.at(level))})" for level in filled],
@@ -142,13 +170,26 @@ def setting_axis(each: Effect, known: Scale, runs: list[Run]) -> Figure:
     return axis
 
 
-def metric_axis(metric: str, values: list[float]) -> Figure:
-    """How a metric's values lie on an axis: accuracies in per cent, losses that span decades by their logarithm."""
+def higher_is_better(board: Board, metric: str) -> bool:
+    return board.mode == "max" if board.judge and board.mode else "/acc" in metric
+
+
+def is_logarithmic(metric: str, values: list[float]) -> bool:
+    """Whether a metric's values lie by their logarithms: losses that span decades."""
+    return "/acc" not in metric and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+
+
+def metric_axis(metric: str, values: list[float], window: Window | None = None) -> Figure:
+    """The axis of a metric's values, or of the window on it; accuracies in per cent."""
+    shown = [value for value in values if window is None or window.has(value)]
+    axis: Figure = {"title": {"text": plain(metric)}}
     if "/acc" in metric:
-        return {"tickformat": ".2~%"}
-    if values and min(values) > 0 and max(values) > 10 * min(values):
-        return {"type": "log", "exponentformat": "power"}
-    return {}
+        axis["tickformat"] = ".2~%"
+    elif is_logarithmic(metric, shown):
+        axis |= {"type": "log", "exponentformat": "power"}
+    if window is not None:
+        axis["range"] = [math.log10(end) if "type" in axis else end for end in (window.low, window.high)]
+    return axis
 
 
 # Words

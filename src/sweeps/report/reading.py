@@ -1,6 +1,5 @@
 """What a report tells of: the runs of a sweep or of several, and where they come from."""
 
-import math
 import os
 import shlex
 from collections.abc import Iterable
@@ -8,10 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from src.core.files import read_json
+from src.core import schema
+from src.core.plain import read_yaml
+from src.core.schema import DamagedError
 from src.errors import InputError
-from src.sweeps.jobs import APART, NOTES, Job, read_job
-from src.sweeps.runs import Run, read_run, read_yaml, swept_settings
+from src.records import DAMAGED
+from src.sweeps.jobs import Job, read_jobs
+from src.sweeps.runs import Run, read_run, swept_settings
 
 History = list[dict[str, float]]
 
@@ -44,12 +46,12 @@ def read_sweeps(folders: list[Path]) -> Sweeps:
         InputError: if one of the folders has no jobs in it.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    notes: list[str] = []
-    found = [(name, job) for folder, name in names(folders).items() for job in read_jobs(folder, notes)]
+    found = [(name, job) for folder, name in names(folders).items() for job in jobs_of(folder)]
     swept = swept_settings([job for _, job in found])
     if len(folders) > 1:
-        swept = [{"sweep": name} | without(each, APART) for (name, _), each in zip(found, swept, strict=True)]
+        swept = [{"sweep": name} | each for (name, _), each in zip(found, swept, strict=True)]
     runs = [read_run(job, each) for (_, job), each in zip(found, swept, strict=True)]
+    notes = [str(run.message) for run in runs if run.status == DAMAGED]
     return Sweeps(folders, runs, [read_history(run, notes) for run in runs], notes)
 
 
@@ -63,34 +65,24 @@ def names(folders: list[Path]) -> dict[Path, str]:
     }
 
 
-def read_jobs(folder: Path, notes: list[str]) -> list[Job]:
-    """A sweep's jobs in the order of their numbers; what is damaged is noted.
+def jobs_of(folder: Path) -> list[Job]:
+    """A sweep's jobs in the order of their numbers.
 
     Raises:
         InputError: if there is none.
     """
-    jobs = []
-    for path in sorted(folder.glob(f"*/{NOTES}")):
-        try:
-            jobs.append(read_job(path.parent))
-        except InputError as error:
-            notes.append(str(error))
-    if not jobs:
-        raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
-    return sorted(jobs, key=lambda job: job.number)
+    if jobs := read_jobs(folder):
+        return jobs
+    raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
 
 
 def read_history(run: Run, notes: list[str]) -> History:
-    """A run's history; none if it is damaged, which is noted."""
+    """A run's history; none if it is damaged, which is noted, or if it is not known what the run is."""
     try:
-        return run.history
-    except (InputError, OSError) as error:
+        return run.history if run.known else []
+    except DamagedError as error:
         notes.append(str(error))
         return []
-
-
-def without(settings: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if not key.startswith(prefixes)}
 
 
 # Where the results come from
@@ -109,18 +101,26 @@ class Origin(NamedTuple):
 
 def origin(sweeps: Sweeps) -> Origin:
     """What the runs' ``provenance.json`` tell; the commands from ``multirun.yaml`` where none has started yet."""
-    told = [read_json(run.folder / "provenance.json") or {} for run in sweeps.runs]
+    told = [read_origin(run, sweeps.notes) for run in sweeps.runs if run.known]
     starts = [start for each in told for start in (each, *each.get("resumed", [])) if start]
     commands = distinct(start.get("command") for start in starts) or distinct(map(command, sweeps.folders))
-    seconds = [run.metrics.get("seconds") or 0.0 for run in sweeps.runs]
     return Origin(
         commands=commands,
         started=min((start["started"] for start in starts if start.get("started")), default=None),
         commits=distinct(commit(start.get("git") or {}) for start in starts),
         versions=distinct(versions(start) for start in starts),
         devices=distinct(start.get("device") for start in starts),
-        seconds=math.fsum(seconds),
+        seconds=sum(run.metrics.get("seconds", 0.0) for run in sweeps.runs),
     )
+
+
+def read_origin(run: Run, notes: list[str]) -> dict[str, Any]:
+    """Where a run comes from; nothing if that is not there or damaged, which is noted."""
+    try:
+        return schema.read(run.folder / "provenance.json", schema.PROVENANCE) or {}
+    except DamagedError as error:
+        notes.append(str(error))
+        return {}
 
 
 def distinct(texts: Iterable[str | None]) -> list[str]:
@@ -132,9 +132,9 @@ def command(folder: Path) -> str | None:
     """The command that a sweep was started with, as its ``multirun.yaml`` has it."""
     try:
         overrides = read_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]
+        return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
     except (InputError, KeyError, TypeError):
         return None
-    return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
 
 
 def commit(git: dict[str, Any]) -> str | None:

@@ -1,20 +1,21 @@
 """How a search went: the best so far over its trials, and how much each setting mattered; figures for plotly.js."""
 
+import math
 from collections.abc import Callable
 from functools import reduce
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from src.axes import Window, find_window
 from src.colours import COLOURS
-from src.core.files import read_json
-from src.sweeps.report.plots import BLUE, VERMILION, Figure, metric_axis, named, plain
+from src.core import schema
+from src.core.schema import DamagedError
+from src.sweeps.report.plots import BLUE, EDGE, EDGE_AXIS, VERMILION, Figure, is_logarithmic, metric_axis, named, plain
 from src.sweeps.report.reading import Sweeps, names
 from src.sweeps.results import many
 
 TOLD = "search.json"  # what a search tells of itself, in its sweep's folder
-SQUEEZED = 3  # times as high as all but the poorest quarter: an axis on which one could tell nothing of these
-EDGE = 0.03  # of the height: where trials are marked that have no place on the axis
 
 
 class Trial(NamedTuple):
@@ -79,18 +80,17 @@ def searches(sweeps: Sweeps) -> list[Shown]:
 
 def read_search(sweeps: Sweeps, folder: Path, name: str) -> Search | None:
     """The search in a folder, if there is one; what is damaged is noted."""
-    path = folder / TOLD
-    if not path.exists():
-        return None
     titles = {run.number: named(run) for run in sweeps.runs if run.folder.parent == folder}
     try:
-        told: dict[str, Any] = read_json(path) or {}
-        sampler, metric, mode = [str(told[key]) for key in ("sampler", "metric", "mode")]
-        trials = [Trial(**each) for each in told["trials"]]
-        return Search(name, sampler, metric, mode, trials, dict(told["importance"]), titles, (BLUE, VERMILION))
-    except (KeyError, TypeError, ValueError):
-        sweeps.notes.append(f"{path} is damaged: it does not tell a search")
+        told = schema.read(folder / TOLD, schema.SEARCH)
+    except DamagedError as error:
+        sweeps.notes.append(str(error))
         return None
+    if told is None:
+        return None
+    trials = [Trial(**{field: each[field] for field in Trial._fields}) for each in told["trials"]]
+    about = {key: told[key] for key in ("sampler", "metric", "mode", "importance")}
+    return Search(name=name, trials=trials, titles=titles, colours=(BLUE, VERMILION), **about)
 
 
 def coloured(part: list[Search]) -> list[Search]:
@@ -125,40 +125,29 @@ def progress(metric: str, part: list[Search]) -> Figure:
     """A dot for each trial and, as steps, the best so far; at the edge those that failed or are far off."""
     values = [value for each in part for _, value in each.complete]
     last = max((each.trials[-1].number for each in part if each.trials), default=0)
-    axis = metric_axis(metric, values)
-    limits = None if axis.get("type") == "log" else window(values, part[0].mode)
+    window = find_window(values, part[0].mode == "max", is_logarithmic(metric, values))
     layout = {
         "xaxis": {"title": {"text": "trial"}, "zeroline": False, "range": [-1, last + 1]},
-        "yaxis": {"title": {"text": plain(metric)}, "zeroline": False, **axis, **({"range": limits} if limits else {})},
-        "yaxis2": {"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False},
+        "yaxis": {"zeroline": False, **metric_axis(metric, values, window)},
+        "yaxis2": EDGE_AXIS,
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         "showlegend": True,
     }
-    return {"data": [trace for each in part for trace in traces(each, limits, len(part) > 1)], "layout": layout}
+    return {"data": [trace for each in part for trace in traces(each, window, len(part) > 1)], "layout": layout}
 
 
-def window(values: list[float], mode: str) -> list[float] | None:
-    """The part of the axis on which good trials can be told apart; ``None`` where that is all of it."""
-    ranked = sorted(values, reverse=mode == "max")  # the best first
-    if not ranked:
-        return None
-    best, fair, worst = ranked[0], ranked[(len(ranked) - 1) * 3 // 4], ranked[-1]
-    if fair == best or abs(worst - best) <= SQUEEZED * abs(fair - best):
-        return None
-    return sorted([best - 0.08 * (fair - best), fair + 0.15 * (fair - best)])
-
-
-def traces(search: Search, limits: list[float] | None, several: bool) -> list[Figure]:
+def traces(search: Search, window: Window | None, several: bool) -> list[Figure]:
     """The marks of one search."""
-    low, high = limits or (-float("inf"), float("inf"))
-    far = [trial for trial, value in search.complete if not low <= value <= high]
+    low, high = (window.low, window.high) if window else (-math.inf, math.inf)
+    below = [trial for trial, value in search.complete if value < low]
+    above = [trial for trial, value in search.complete if value > high]
     failed = [trial for trial in search.trials if trial.state == "failed"]
     name = plain(search.name)
-    height, arrow = (EDGE, "triangle-down") if search.mode == "max" else (1 - EDGE, "triangle-up")
     found = [
         dots(search, [trial for trial, _ in search.complete], "circle", "trials"),
         steps(search, name if several else "best so far"),
-        dots(search, far, arrow, "far off", height),
+        dots(search, below, "triangle-down", "far below", EDGE),
+        dots(search, above, "triangle-up", "far above", 1 - EDGE),
         dots(search, failed, "x", "failed", EDGE),
     ]
     if several:  # the line stands for all of them

@@ -3,11 +3,11 @@
 import csv
 import io
 import math
-import statistics
 from typing import Any, NamedTuple
 
+from src.records import DAMAGED
 from src.sweeps.report.reading import Sweeps
-from src.sweeps.results import Board, Entry, boards, heading, mean, measured, rows, scalars, short, varying
+from src.sweeps.results import Board, Entry, boards, deviation, heading, mean, measured, rows, scalars, short, varying
 from src.sweeps.runs import Run, said, spoken
 
 MOST_IN_LATEX = 20
@@ -45,6 +45,7 @@ def columns(board: Board) -> list[Column]:
     counts = [
         count("n", "finished runs", [len(entry.finished) for entry in entries]),
         count("failed", "failed runs", [entry.failed for entry in entries]),
+        count(DAMAGED, "runs whose files are damaged", [entry.damaged for entry in entries]),
         count("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
     ]
     found += [each for each in counts if each.name == "n" or any(each.order)]
@@ -58,7 +59,7 @@ def validation(board: Board) -> list[str]:
     """The metrics of the validation set, the one that chooses first."""
     names = [name for entry in board.entries for run in entry.finished for name in scalars(run.metrics)]
     found = [name for name in names if name.startswith("val/")]
-    return list(dict.fromkeys([*([board.monitor] if board.monitor else []), *found]))
+    return list(dict.fromkeys([*([board.judge] if board.judge else []), *found]))
 
 
 def setting(key: str, name: str, entries: list[Entry]) -> Column:
@@ -104,11 +105,10 @@ def chosen(board: Board) -> Chosen | None:
     if not (entry := board.chosen):
         return None
     names = dict.fromkeys(name for run in entry.finished for name in scalars(run.metrics) if name.startswith("test/"))
-    left = any(each.left for each in board.entries)
     return Chosen(
-        said="Only one" if len(board.entries) == 1 else "Best so far" if left else "Chosen",
+        said="Only one" if len(board.entries) == 1 else "Chosen" if board.is_complete else "Best so far",
         what=spoken(entry.settings) or "all runs",
-        value=f"{board.monitor} {measured(board.monitor, entry.values(board.monitor))}" if board.monitor else "",
+        value=f"{board.judge} {measured(board.judge, entry.values(board.judge))}" if board.judge else "",
         tests=[(name, measured(name, entry.values(name))) for name in names],
         runs=entry.finished,
     )
@@ -165,8 +165,9 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
         for name in names:
             values = entry.values(name)
             row[f"{name} mean"] = mean(values) if values else None
-            row[f"{name} sd"] = statistics.stdev(values) if len(values) > 1 else None
-        table.append({**row, "n": len(entry.finished), "failed": entry.failed, "left": entry.left})
+            row[f"{name} sd"] = deviation(values)
+        counts = {"failed": entry.failed, DAMAGED: entry.damaged, "left": entry.left}
+        table.append({**row, "n": len(entry.finished), **counts})
     return table
 
 
@@ -184,7 +185,7 @@ def latex(sweeps: Sweeps) -> str:
 
 
 def latex_table(board: Board) -> str:
-    shown = [column for column in columns(board) if column.name not in ("seconds", "failed", "left")]
+    shown = [column for column in columns(board) if column.name not in ("seconds", "failed", DAMAGED, "left")]
     count = min(len(board.entries), MOST_IN_LATEX)
     lines = [
         f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in shown)}}}",

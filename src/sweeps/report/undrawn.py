@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
-from src.core.files import read_json
+from src.core.schema import DamagedError
 from src.environment import SHARE_OF_CORES, cores
 from src.sweeps.drawing import why
-from src.sweeps.jobs import NOTES
+from src.sweeps.jobs import read_job
 from src.sweeps.pool import mute
 from src.sweeps.report.gallery import MOST_RUNS, best_first, chosen_folders
 from src.sweeps.report.reading import Sweeps
@@ -44,13 +44,21 @@ def could_have(run: Run) -> bool:
     """Whether a run is finished and has weights, and callbacks that draw."""
     if run.status != "finished" or not any(run.folder.glob("checkpoints/*.ckpt")):
         return False
-    settings = (read_json(run.folder / NOTES) or {}).get("settings", {})
+    try:
+        settings = read_job(run.folder).settings
+    except DamagedError:  # since it was read
+        return False
     callbacks = [str(settings[key]) for key in settings if key.startswith("callbacks.") and key.endswith("._target_")]
     return not all(name.startswith(WITHOUT_PICTURES) for name in callbacks)
 
 
-def draw_undrawn(sweeps: Sweeps) -> None:
-    """Have the pictures drawn that the page would show, and show how far that is; what fails is noted."""
+def draw_undrawn(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
+    """Have the pictures drawn that the page would show, and show how far that is; what fails is noted.
+
+    Args:
+        sweeps: whose.
+        packages: those beside this project's whose classes the runs' configs may name.
+    """
     runs = undrawn(sweeps)
     if not runs:
         return
@@ -63,7 +71,7 @@ def draw_undrawn(sweeps: Sweeps) -> None:
         return
     try:
         with mute(1), mute(2):  # the processes that begin here
-            drawings = {pool.submit(draw, run.folder): run for run in runs}
+            drawings = {pool.submit(draw, run.folder, packages): run for run in runs}
         tell(0, len(runs))
         for done, drawing in enumerate(as_completed(drawings), start=1):
             if reason := failure(drawing):
@@ -79,12 +87,12 @@ def begin(share: int) -> None:
     Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def draw(folder: Path) -> str | None:
+def draw(folder: Path, packages: tuple[str, ...]) -> str | None:
     """Draw a run's pictures; what stood in the way, in one line."""
     try:
         from src.figures import draw_figures  # with PyTorch, which only these processes need
 
-        draw_figures(folder)
+        draw_figures(folder, packages)
     except Exception as error:  # the next run's pictures can be drawn all the same
         return why(error)
     return None

@@ -1,0 +1,96 @@
+"""What has no place in the folder of a run or a sweep."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from src.core.strays import refuse_strays, refuse_strays_of_job
+from src.errors import InputError
+from src.sweeps.jobs import refuse_strays_beside_jobs
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep's folder with a job; beside it what a link may lead to."""
+    folder = tmp_path / "sweep"
+    (folder / "0_a" / "figures").mkdir(parents=True)
+    (folder / "0_a" / "job.json").write_text("{}")
+    (folder / "figures").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "job.json").write_text("{}")
+    (tmp_path / "sweep2").mkdir()  # whose name begins with that of the other
+    return folder
+
+
+def test_a_folder_without_strays_passes_also_where_it_is_a_link(sweep: Path) -> None:
+    (sweep / "best").symlink_to("0_a")  # inside
+    (sweep / "0_a" / "figures" / "again").symlink_to("../job.json")
+    (sweep / "0_a" / "round").symlink_to(".")
+    (sweep / "0_a" / "dangling").symlink_to("nothing")
+    (sweep.parent / "link").symlink_to("sweep")
+    for folder in (sweep, sweep.parent / "link", sweep / "nothing", sweep / "0_a" / "job.json"):
+        refuse_strays(folder)
+        refuse_strays_beside_jobs(folder)
+    refuse_strays_of_job(sweep / "0_a")
+    refuse_strays_of_job(sweep / "best")
+
+
+@pytest.mark.parametrize("target", ["../../../secret", "/etc/passwd", "../../../sweep2", "../../figures", "../../../x"])
+def test_a_link_that_leads_out_is_told(sweep: Path, target: str) -> None:
+    (sweep / "0_a" / "figures" / "link").symlink_to(target)
+    for refuse, folder in ((refuse_strays, sweep / "0_a"), (refuse_strays_of_job, sweep / "0_a")):
+        with pytest.raises(InputError) as error:
+            refuse(folder)
+        assert str(error.value).startswith(f"{sweep}/0_a/figures/link is a link that leads out of {sweep}/0_a; ")
+
+
+def test_a_link_by_way_of_another_is_told(sweep: Path) -> None:
+    (sweep / "0_a" / "first").symlink_to("figures/second")
+    (sweep / "0_a" / "figures" / "second").symlink_to(sweep.parent / "secret")
+    with pytest.raises(InputError, match="first is a link that leads out"):
+        refuse_strays(sweep / "0_a")
+
+
+def test_pipes_and_sockets_are_told(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(sweep / "0_a" / "train.log")
+    with pytest.raises(InputError, match=r"0_a/train\.log is no plain file"):
+        refuse_strays(sweep)
+    monkeypatch.chdir(sweep / "figures")  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("x.png")
+        with pytest.raises(InputError, match=r"figures/x\.png is no plain file"):
+            refuse_strays_beside_jobs(sweep)
+
+
+def test_beside_the_jobs_only_what_is_no_jobs_counts(sweep: Path) -> None:
+    (sweep / "0_a" / "link").symlink_to("/etc")
+    (sweep / "1_b").symlink_to("../secret")
+    refuse_strays_beside_jobs(sweep)
+    for folder in ("0_a", "1_b"):
+        with pytest.raises(InputError, match="leads out"):
+            refuse_strays_of_job(sweep / folder)
+
+
+@pytest.mark.parametrize("name", ["figures", "report.html", ".lock", "study.journal", "7_not_a_job", "stacks"])
+def test_links_beside_the_jobs_are_told(sweep: Path, name: str) -> None:
+    (sweep / "figures").rmdir()
+    (sweep / name).symlink_to("../sweep2" if name == "7_not_a_job" else "../secret")
+    with pytest.raises(InputError, match=f"{name} is a link that leads out"):
+        refuse_strays_beside_jobs(sweep)
+
+
+def test_a_folder_of_figures_is_no_jobs_whatever_lies_in_it(sweep: Path) -> None:
+    (sweep / "figures" / "job.json").write_text("{}")
+    (sweep / "figures" / "x.png").symlink_to("/etc/passwd")
+    with pytest.raises(InputError, match=r"figures/x\.png is a link"):
+        refuse_strays_beside_jobs(sweep)
+
+
+def test_a_folder_without_end_is_given_up(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.core.strays.MOST", 20)
+    for number in range(30):
+        (sweep / "figures" / f"{number}.png").touch()
+    with pytest.raises(InputError, match="more than 20 files"):
+        refuse_strays(sweep)

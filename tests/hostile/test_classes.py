@@ -1,0 +1,174 @@
+"""What a run's config names: classes of ours, of the right kind, and nothing else without ``trust=``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import quick, run
+from tests.hostile import EVAL, MARK, RESUME, RUN, attempt, spoil
+
+
+def test_the_run_is_opened_as_it_is(cwd: Path) -> None:
+    """What is refused below is refused for what is spoiled, and for nothing else."""
+    for command in (EVAL, RESUME):
+        outcome = run(*command, cwd=cwd)
+        assert outcome.code == 0, outcome.text
+
+
+# Names and kinds
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "a pickle, by torch": {"_target_": "torch.load", "f": "bomb.pt", "weights_only": False},
+    "a pickle, by numpy": {"_target_": "numpy.load", "file": "bomb.npy", "allow_pickle": True},
+    "a local hub": {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "model", "source": "local"},
+    "a function of ours that writes": {"_target_": "src.core.files.write_text", "path": MARK, "text": "x"},
+    "a function of ours that links": {"_target_": "src.core.files.append", "path": MARK, "content": "x"},
+    "eval": {"_target_": "builtins.eval", "_args_": ["open('ran', 'w')"]},
+    "exec": {"_target_": "builtins.exec", "_args_": ["open('ran', 'w')"]},
+    "open": {"_target_": "builtins.open", "file": MARK, "mode": "w"},
+    "a shell": {"_target_": "os.system", "command": "touch ran"},
+    "a process": {"_target_": "subprocess.Popen", "args": ["touch", "ran"]},
+    "a module that ours has imported": {"_target_": "src.cli.os.system", "command": "touch ran"},
+    "another one": {"_target_": "src.records.subprocess.run", "args": ["touch", "ran"]},
+    "a class that ours has imported": {"_target_": "src.job.Path"},
+    "a program of ours": {"_target_": "src.train.main"},
+    "an import": {"_target_": "importlib.import_module", "name": "canary"},
+    "an import by Hydra": {"_target_": "hydra.utils.get_class", "path": "canary.Model"},
+    "a part of a function": {"_target_": "functools.partial", "_args_": [{"_target_": "os.system"}]},
+    "a package beside ours": {"_target_": "canary.Model"},
+    "a function beside ours": {"_target_": "canary.touch"},
+    "a name like ours": {"_target_": "src_.Model"},
+    "a name that begins as ours": {"_target_": "srcx.Model"},
+    "a name like Lightning's": {"_target_": "lightningx.Model"},
+    "another name like it": {"_target_": "lightning_.Model"},
+    "a name like torchvision's": {"_target_": "torchvisionx.Model"},
+    "a relative name": {"_target_": "..canary.Model"},
+    "a name from a dot": {"_target_": ".canary.Model"},
+    "a name with an empty part": {"_target_": "src..models.mlp.MLP"},
+    "a name with a call": {"_target_": "src.models.mlp.MLP()"},
+    "a name with a path": {"_target_": "src/models/mlp.MLP"},
+    "a name with letters that look alike": {"_target_": "\uff53rc.models.mlp.MLP"},
+    "a name alone": {"_target_": "os"},
+    "no name": {"_target_": 5},
+    "an empty name": {"_target_": ""},
+    "several names": {"_target_": ["src.models.mlp.MLP"]},
+    "a name by a reference": {"_target_": "${name}"},
+    "a class that is not there": {"_target_": "src.models.mlp.Nothing"},
+    "a module that is not there": {"_target_": "src.models.nothing.Nothing"},
+    "a network that is no model": {"_target_": "src.models.mlp.MLPNet"},
+    "a class of another kind": {"_target_": "src.callbacks.curves.Curves"},
+    "a kind's own name": {"_target_": "torch.optim.Optimizer"},
+    "a part of it": {"_partial_": True},
+    "more for it": {"_args_": [1]},
+    "another way to make it": {"_convert_": "object"},
+    "a function inside": {"activation": {"_target_": "os.system", "command": "touch ran"}},
+    "a function in a list inside": {"extra": [[{"_target_": "builtins.open", "file": MARK, "mode": "w"}]]},
+    "a class inside": {"activation": {"_target_": "canary.Model"}},
+    "a program inside": {"activation": {"_target_": "lightning.Trainer"}},
+}
+
+
+@pytest.mark.parametrize("settings", TARGETS.values(), ids=TARGETS)
+def test_what_is_no_class_of_ours_or_of_another_kind_is_named_and_does_not_run(
+    settings: dict[str, Any], cwd: Path
+) -> None:
+    spoil(cwd, {f"model.{name}": value for name, value in settings.items()})
+    error = attempt(cwd, *RESUME)
+    assert f"{RUN}/.hydra/config.yaml: model." in error or f"{RUN}/.hydra/config.yaml is damaged: model" in error
+    named = settings.get("_target_", "model.")
+    assert "${" in str(named) or not named or (named if isinstance(named, str) else str(named)).strip("[]'") in error
+
+
+SLOTS = {
+    "data": "Data",
+    "model": "Model",
+    "optimizer": "Optimizer",
+    "scheduler": "Scheduler",
+    "callbacks.curves": "Callback",
+    "logger.tensorboard": "Logger",
+    "trainer": "Model",
+    "trainer.profiler": "Profiler",
+}
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_each_slot_takes_only_classes_of_ours_and_says_how_to_allow_others(slot: str, cwd: Path) -> None:
+    spoil(cwd, {f"{slot}._target_": f"canary.{SLOTS[slot]}"})
+    for command in (EVAL, RESUME):
+        error = attempt(cwd, *command)
+        assert f"{slot}._target_=canary.{SLOTS[slot]} is not trusted" in error
+        assert error.endswith("add trust=canary")
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_each_slot_takes_only_classes_of_its_kind(slot: str, cwd: Path) -> None:
+    spoil(cwd, {f"{slot}._target_": "src.models.mlp.MLP" if slot != "model" else "src.callbacks.curves.Curves"})
+    assert f"{slot}._target_=src." in (error := attempt(cwd, *RESUME))
+    assert " is no " in error
+
+
+WRITES = {
+    "callbacks.more": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "callbacks.again": "src.checkpoints.RunCheckpoint",
+    "callbacks.serve": "lightning.pytorch.serve.ServableModuleValidator",
+    "logger.more": "lightning.pytorch.loggers.WandbLogger",
+}
+
+
+@pytest.mark.parametrize("slot", WRITES)
+def test_classes_of_ours_that_write_elsewhere_are_not_taken_unasked(slot: str, cwd: Path) -> None:
+    spoil(cwd, {f"{slot}._target_": WRITES[slot]})
+    error = attempt(cwd, *RESUME)
+    assert WRITES[slot] in error and "it may write elsewhere or use the network" in error
+
+
+# trust=
+
+
+def test_a_package_that_is_trusted_is_used(cwd: Path) -> None:
+    spoil(cwd, {"model._target_": "canary.Model", "callbacks.curves._target_": "srcx.Callback"})
+    error = attempt(cwd, "src.eval", f"run={RUN}", "trust=canary")
+    assert "callbacks.curves._target_=srcx.Callback is not trusted" in error
+    for command in (("src.eval", f"run={RUN}"), ("src.train", f"resume={RUN}", "trainer.max_epochs=2")):
+        outcome = run(*command, "trust=[canary,srcx]", cwd=cwd)
+        assert outcome.code == 0, outcome.text
+        assert (cwd / MARK).exists()
+        (cwd / MARK).unlink()
+
+
+@pytest.mark.parametrize("trust", ["can", "canar", "canary.Mode", "canary_", "src", "[os,sys]"])
+def test_only_that_package_is_trusted(trust: str, cwd: Path) -> None:
+    spoil(cwd, {"model._target_": "canary.Model"})
+    assert "model._target_=canary.Model is not trusted" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
+
+
+@pytest.mark.parametrize("trust", ["''", "canary.", "..", "canary.Model()", "5", "[canary,5]", "{a: 1}", "a b", "[a"])
+def test_what_names_no_package_is_refused(trust: str, cwd: Path) -> None:
+    assert " must be null or a package's name or a list of them" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
+
+
+def test_functions_of_a_package_that_is_trusted_are_not_called(cwd: Path) -> None:
+    spoil(cwd, {"model._target_": "os.system", "model.command": f"touch {MARK}"})
+    assert "model._target_=os.system is no LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
+
+
+def test_a_folder_cannot_trust_itself(cwd: Path) -> None:
+    spoil(cwd, {"model._target_": "canary.Model", "trust": "canary"})
+    for command in (EVAL, RESUME):
+        assert "canary.Model is not trusted" in attempt(cwd, *command)
+
+
+def test_what_is_typed_is_trusted(cwd: Path) -> None:
+    spoil(cwd, {"callbacks.more": {"_target_": "canary.Nothing"}})
+    typed = ("callbacks.more._target_=canary.Callback", "+callbacks.typed._target_=canary.Callback")
+    outcome = run(*RESUME, *typed, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert (cwd / MARK).exists()
+
+
+def test_a_new_run_needs_no_trust_and_its_last_words_tell_what_opens_it_again(cwd: Path) -> None:
+    assert "trust=canary is for resume=" in attempt(cwd, "src.train", "model._target_=canary.Model", "trust=canary")
+    outcome = quick("model._target_=canary.Model", "+callbacks.a._target_=srcx.Callback", "name=mine", cwd=cwd)
+    for words in ("src.eval run=outputs/runs/mine", "src.train resume=outputs/runs/mine"):
+        assert f"python -m {words} 'trust=[srcx,canary]'" in outcome.out

@@ -1,0 +1,253 @@
+"""What else lies in a stranger's run: Hydra's settings, references, paths, links, pipes, YAML and checkpoints."""
+
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.core.files import format_yaml
+from src.core.plain import read_yaml
+from tests.command_line import images, quick, read_json, run
+from tests.hostile import CONFIG, EVAL, MARK, RESUME, RUN, SECRET, Bomb, attempt, list_files, spoil
+
+# Hydra's own settings
+
+OF_HYDRA: dict[str, Any] = {
+    "hydra.job.env_set.PATH": "/nowhere",
+    "hydra.job.env_set.LD_PRELOAD": "evil.so",
+    "hydra.job.name": "../../../x",
+    "hydra.run.dir": "../elsewhere",
+    "hydra.searchpath": ["file://secret"],
+    "hydra.callbacks.evil._target_": "canary.touch",
+    "hydra.launcher._target_": "canary.touch",
+    "hydra.sweeper._target_": "canary.touch",
+    "hydra.mode": "MULTIRUN",
+    "hydra.job_logging.handlers.evil": {"class": "logging.FileHandler", "filename": "written"},
+    "hydra.output_subdir": "../../../x",
+    "hydra": None,
+    "defaults": [{"model": "mlp"}],
+    "defaults.x": "y",
+}
+
+
+@pytest.mark.parametrize("name", OF_HYDRA)
+def test_hydras_settings_are_not_taken_from_a_folder(name: str, cwd: Path) -> None:
+    spoil(cwd, {name: OF_HYDRA[name]})
+    assert f"config.yaml: {name.split('.')[0]} is for Hydra" in attempt(cwd, *RESUME)
+    if name == "hydra.job.env_set.PATH":
+        assert "config.yaml: hydra is for Hydra" in attempt(cwd, *EVAL)
+
+
+def test_hydra_looks_for_no_files_in_the_folder(cwd: Path) -> None:
+    """Where Hydra is pointed at a folder it takes headers, other main configs and groups from there."""
+    path = cwd / CONFIG
+    path.write_text(f"# @package hydra.job.env_set\n{path.read_text()}")
+    evil = format_yaml({"hydra": {"job": {"env_set": {"EVIL": "1"}}, "callbacks": {"x": {"_target_": "canary.touch"}}}})
+    for name in ("hydra", "overrides", "resumed", "train", "hydra/job_logging/thunderhead", "hydra/launcher/local"):
+        planted = path.parent / f"{name}.yaml"
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_text(evil if "/" not in name else "handlers: {}\n_target_: canary.touch\n")
+    outcome = run(*RESUME, cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert read_json(cwd / RUN / "metrics.json")["epochs"] == 2
+    assert "EVIL" not in os.environ and not (cwd / MARK).exists()
+    assert "epoch 2/2" in (cwd / RUN / "train.log").read_text()  # the log is where conf/ has it
+
+
+@pytest.mark.parametrize("flag", ["--config-path=x", "--config-name=x", "-cn=x", "--config-n=x"])
+def test_a_resumed_run_has_no_other_config(flag: str, cwd: Path) -> None:
+    assert "leave out --config-path and --config-name" in attempt(cwd, *RESUME, flag)
+
+
+@pytest.mark.parametrize("flag", ["--experimental-rerun", "--exp"])
+def test_no_config_is_unpickled(flag: str, cwd: Path) -> None:
+    assert "reads a pickle" in attempt(cwd, "src.train", f"{flag}=bomb.pt")
+
+
+# References
+
+REFERENCES = ["${oc.env:MY_TOKEN}", "a ${oc.env:MY_TOKEN,b}", "${now:%Y}", "${hydra:runtime.cwd}", "${oc.decode:'1'}"]
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_references_that_lead_outside_are_not_looked_up(
+    reference: str, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    spoil(cwd, {"model.activation": reference, "name": reference})
+    for command in (EVAL, RESUME) if reference == REFERENCES[0] else (RESUME,):
+        error = attempt(cwd, *command)
+        assert f"model.activation: {reference} is not looked up" in error and "give model.activation=…" in error
+        assert SECRET not in error
+
+
+def test_what_is_not_looked_up_is_given_on_the_command_line(cwd: Path) -> None:
+    spoil(cwd, {"model.activation": "${oc.env:MY_TOKEN}"})
+    outcome = run(*RESUME, "model.activation=relu", cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    assert read_yaml(cwd / CONFIG)["model"]["activation"] == "relu"
+
+
+# Paths
+
+PLACES: dict[str, Any] = {
+    "callbacks.timer": {"_target_": "lightning.pytorch.callbacks.Timer", "interval": "/etc"},
+    "callbacks.more": {"_target_": "src.callbacks.curves.Curves", "dirpath": "here"},
+    "callbacks.list": {"_target_": "src.callbacks.curves.Curves", "names": [["a", "../b"]]},
+    "logger.csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../../other"},
+    "logger.csv.version": "/tmp",
+    "logger.csv.save_dir": "~/x",
+    "logger.csv.prefix": "s3://bucket/x",
+    "logger.csv.root": "C:/x",
+    "trainer.profiler": {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "filename": "a/../../b"},
+    "trainer.default_root_dir": "x",
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_folder_does_not_say_where_files_are_written(name: str, cwd: Path) -> None:
+    csv = {"logger.csv._target_": "lightning.pytorch.loggers.CSVLogger"} if name.startswith("logger.csv.") else {}
+    spoil(cwd, {**csv, name: PLACES[name]})
+    error = attempt(cwd, *RESUME)
+    assert f"config.yaml: {name}" in error and "a folder chooses no place elsewhere" in error
+
+
+@pytest.mark.parametrize("name", ["ckpt_path", "model.weights"])
+def test_a_run_without_checkpoints_does_not_start_from_a_file_that_its_folder_names(name: str, cwd: Path) -> None:
+    spoil(cwd, {name: "secret/file"})
+    shutil.rmtree(cwd / RUN / "checkpoints")
+    assert f"starts over from {name}=secret/file" in attempt(cwd, *RESUME)
+
+
+def test_data_are_read_where_a_folder_says_and_nothing_is_written_there(cwd: Path, data_dir: Path) -> None:
+    quick(*images("mnist", data_dir), "trainer.max_epochs=1", "name=mnist", cwd=cwd)
+    command, config = ("src.eval", "run=outputs/runs/mnist"), "outputs/runs/mnist/.hydra/config.yaml"
+    assert read_yaml(cwd / config)["paths"]["data"] == str(data_dir)
+    assert run(*command, cwd=cwd).code == 0
+    for settings in ({"paths.data": "secret", "paths.outputs": "/etc"}, {"data.root": "secret"}):
+        spoil(cwd, {"data.verify": True, **settings}, config)
+        error = attempt(cwd, *command)
+        assert "MNIST is not in secret" in error and "nothing is downloaded there: give paths.data=FOLDER" in error
+    spoil(cwd, {"data.verify": False, "paths.data": "${oc.env:HOME}"}, config)
+    assert run(*command, f"paths.data={data_dir}", cwd=cwd).code == 0
+    spoil(cwd, {"data.root": "nowhere"}, config)  # in place of a folder that is not there this project's is used
+    (cwd / "no-data-folder-was-given").symlink_to(data_dir)
+    assert run(*command, cwd=cwd).code == 0
+
+
+# Links and pipes
+
+NAMES = [".lock", "train.log", "status.json", "figures", "checkpoints/best.ckpt", ".hydra/config.yaml", "new/a/b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_with_a_link_that_leads_out_is_refused(name: str, cwd: Path) -> None:
+    link = cwd / RUN / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(link, cwd / "secret" / link.name) if link.exists() else None
+    link.symlink_to(cwd / "secret" / link.name)
+    for command in (EVAL, RESUME) if name == "train.log" else (RESUME,):
+        error = attempt(cwd, *command)
+        assert f"{RUN}/{name} is a link that leads out of" in error
+
+
+def test_a_run_with_a_pipe_is_refused_and_nobody_waits(cwd: Path) -> None:
+    (cwd / CONFIG).unlink()
+    os.mkfifo(cwd / CONFIG)
+    for command in (EVAL, RESUME):
+        error = run(*command, cwd=cwd).error
+        assert "config.yaml" in error and ("is no plain file" in error or "is missing" in error)
+
+
+def test_a_run_by_way_of_a_link_that_is_typed_is_opened(cwd: Path) -> None:
+    (cwd / "link").symlink_to(RUN)
+    assert run("src.eval", "run=link", "trust=null", cwd=cwd).code == 0
+
+
+def test_a_new_run_writes_into_no_folder_with_links(cwd: Path) -> None:
+    folder = cwd / "outputs" / "runs" / "new"
+    folder.mkdir()
+    (cwd / "secret" / "empty.log").touch()
+    (folder / "train.log").symlink_to("../../../secret/empty.log")
+    assert "new/train.log is a link" in attempt(cwd, "src.train", "name=new")
+
+
+# YAML
+
+BILLION = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else ['x'])}]\n" for n in range(12))
+TEXTS = {
+    "a billion laughs": (BILLION, "it has an anchor (a0)"),
+    "depth": ("model: " + "[" * 100_000, "levels deep"),
+    "size": ("x" * 2_000_000, "such a file has at most"),
+    "objects": ("model: !!python/object/apply:os.mkdir [ran]", "it has a tag"),
+    "bytes": ("\x00\x01", "is damaged"),
+    "nothing": ("", "it has no settings"),
+    "a list": ("- model\n", "it has no settings"),
+    "no parts": ("model: 5\n", "it has no data"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_yaml_that_is_no_config_is_refused_at_once(name: str, cwd: Path) -> None:
+    text, told = TEXTS[name]
+    (cwd / CONFIG).write_text(text)
+    for command in (EVAL, RESUME) if name == "a billion laughs" else (RESUME,):
+        assert told in (error := attempt(cwd, *command)) and "config.yaml is damaged: " in error
+
+
+def test_references_that_multiply_are_refused_at_once(cwd: Path) -> None:
+    spoil(cwd, {"x0": "x"} | {f"x{n}": f"${{x{n - 1}}}${{x{n - 1}}}" for n in range(1, 60)})
+    assert "with its references followed" in attempt(cwd, *RESUME)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"callbacks": 5}, {"trainer": []}, {"model": {}}, {"callbacks.x": {"a": 1}}, {"paths": 5}]
+)
+def test_a_config_of_wrong_types_is_one_line_or_does_no_harm(settings: dict[str, Any], cwd: Path) -> None:
+    spoil(cwd, settings)
+    if settings == {"paths": 5}:  # they are those of this project
+        assert run(*EVAL, cwd=cwd).code == 0
+    else:
+        assert "config.yaml is damaged: " in attempt(cwd, *RESUME)
+
+
+@pytest.mark.parametrize("settings", [{"model.dropout": "x"}, {"data.batch_size": [1]}])
+def test_settings_read_back_are_checked_as_typed_ones(settings: dict[str, Any], cwd: Path) -> None:
+    spoil(cwd, settings)
+    for command in (EVAL, RESUME):
+        assert next(iter(settings)) in attempt(cwd, *command)
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_with_a_pickle_runs_nothing(cwd: Path) -> None:
+    for name in ("best", "last"):
+        path = cwd / RUN / "checkpoints" / f"{name}.ckpt"
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, "hyper_parameters": {"x": Bomb()}}, path)
+    for command in (EVAL, RESUME):
+        assert "checkpoint" in attempt(cwd, *command)
+    for name in ("best", "last"):
+        (cwd / RUN / "checkpoints" / f"{name}.ckpt").write_bytes(pickle.dumps(Bomb()))
+    for command in (EVAL, RESUME):
+        assert "checkpoint" in attempt(cwd, *command) or "old format" in attempt(cwd, *command)
+
+
+def test_an_archive_that_unpacks_to_any_size_is_not_unpacked(cwd: Path) -> None:
+    for name in ("best", "last"):
+        with zipfile.ZipFile(cwd / RUN / "checkpoints" / f"{name}.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", b"0" * 20_000_000)
+    for command in (EVAL, RESUME):
+        assert "it is not as torch writes such a file" in attempt(cwd, *command)
+
+
+def test_nothing_but_the_metrics_is_written_by_an_evaluation(cwd: Path) -> None:
+    before = list_files(cwd)
+    assert run(*EVAL, cwd=cwd).code == 0
+    assert set(list_files(cwd)) - set(before) == {f"{RUN}/eval_val.json"}

@@ -1,0 +1,211 @@
+"""Sweeps whose folder is touched while they run: it costs the jobs that it is about, and is told."""
+
+import csv
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from filelock import FileLock
+
+from src.sweeps import endings
+from src.sweeps.endings import Status
+from src.sweeps.jobs import Job, note, read_jobs
+from src.sweeps.remote import Errand, follow
+from src.sweeps.watch import Watch
+from src.sweeps.worker import Order
+from tests.command_line import BARE, PATIENCE, Outcome, quick, run, same, spawn, timeless, wait_for, weights
+from tests.sweeps.outcomes import jobs_of
+from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+
+SHARED = (*BARE, "trainer.max_epochs=2", "model.hidden_size=3")
+GRID = ("-m", *SHARED, Trouble.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2,3,4,5,6,7,8", "name=touched")
+
+
+def rows(cwd: Path, name: str) -> list[dict[str, str]]:
+    with (cwd / "outputs" / "sweeps" / name / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def ended(parent: "subprocess.Popen[str]") -> Outcome:
+    out, err = parent.communicate(timeout=PATIENCE)
+    return Outcome(parent.returncode, out, err)
+
+
+class Touched(NamedTuple):
+    """A sweep that was touched and then started again, with the jobs and the table after each start."""
+
+    cwd: Path
+    first: Outcome
+    ends: dict[int, Status]
+    table: list[dict[str, str]]
+    second: Outcome
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory: pytest.TempPathFactory) -> Touched:
+    """Jobs 0 and 1 were running, the others waiting; 7 and 8 were left alone."""
+    cwd = tmp_path_factory.mktemp("touched")
+    make_trouble(cwd, {0: "hold", 1: "hold"})
+    folder = cwd / "outputs/sweeps/touched"
+    with spawn("src.train", *GRID, cwd=cwd) as parent:
+        wait_for_trouble(cwd, 0, 1)
+        shutil.rmtree(folder / "0_seed-0")
+        (folder / "1_seed-1").rename(folder / "1_elsewhere")
+        shutil.rmtree(folder / "2_seed-2")
+        (folder / "3_seed-3").rename(folder / "3_aside")
+        (folder / "4_seed-4/job.json").write_text("{")
+        shutil.rmtree(folder / "5_seed-5")
+        (folder / "5_seed-5").write_text("mine")
+        (folder / "6_seed-6/status.json").unlink()
+        (folder / "6_seed-6/status.json").mkdir()
+        (folder / "multirun.yaml").unlink()
+        make_trouble(cwd, {})
+        first = ended(parent)
+    ends, table = {job.number: job.status for job in jobs_of(cwd, "touched")}, rows(cwd, "touched")
+    (folder / "6_seed-6/status.json").rmdir()
+    return Touched(cwd, first, ends, table, run("src.train", *GRID, cwd=cwd))
+
+
+def test_job_whose_folder_is_lost_fails_alone_and_is_told(touched: Touched) -> None:
+    assert touched.first.error.startswith("error: 4 failed and 2 unfinished of 9 jobs; go on with: python -m src.train")
+    for number, how in {0: "removed", 1: "renamed", 2: "removed", 3: "renamed"}.items():
+        assert touched.ends[number] == {
+            "status": "failed",
+            "reason": "folder lost",
+            "message": f"its folder was {how} meanwhile",
+        }
+        assert f"{number} seed {number}: FAILED, folder lost: its folder was {how} meanwhile" in touched.first.out
+    assert "5 seed 5: FAILED, error: outputs/sweeps/touched/5_seed-5 cannot be made (File exists)" in touched.first.out
+    assert "6 seed 6: FAILED, error: outputs/sweeps/touched/6_seed-6/status.json cannot be " in touched.first.out
+    assert {touched.ends[number]["status"] for number in (4, 7, 8)} == {"finished"}
+
+
+def test_each_job_whose_folder_can_be_written_keeps_its_row(touched: Touched) -> None:
+    told = {int(row["number"]): (row["status"], row["folder"]) for row in touched.table}
+    assert told[0] == ("failed", "0_seed-0") and told[1] == ("failed", "1_elsewhere") and told[3][1] == "3_aside"
+    assert told[4] == ("finished", "4_seed-4") and sorted(told) == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert len(touched.table) == 8
+
+
+def test_next_start_makes_good_what_was_lost_and_leaves_alone_what_is_not_its_own(touched: Touched) -> None:
+    assert touched.second.code == 0, touched.second.text
+    jobs = {job.settings["seed"]: job for job in jobs_of(touched.cwd, "touched")}
+    assert {job.status["status"] for job in jobs.values()} == {"finished"} and len(jobs) == 9
+    assert jobs[5].folder.name == "9_seed-5"
+    assert (jobs[5].folder.parent / "5_seed-5").read_text() == "mine"
+    assert [note.event for note in read_notes(touched.cwd) if note.number == 7] == ["1", "2", "test"]
+    for seed in (0, 1):  # the one began anew, the other went on in its new folder
+        alone = quick(*SHARED[2:], f"seed={seed}", f"name=alone{seed}", cwd=touched.cwd).folder
+        assert timeless(jobs[seed].metrics) == timeless(read_metrics(alone))
+        assert same(weights(jobs[seed].folder), weights(alone))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    return Job(folder, 0, "", [], {}, {}).metrics
+
+
+def test_sweep_whose_own_folder_is_renamed_ends_at_once_and_goes_on_under_its_new_name(tmp_path: Path) -> None:
+    grid = ("-m", *SHARED, Trouble.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2")
+    make_trouble(tmp_path, {0: "hold", 1: "hold"})
+    with spawn("src.train", *grid, "name=before", cwd=tmp_path) as parent:
+        wait_for_trouble(tmp_path, 0, 1)
+        (tmp_path / "outputs/sweeps/before").rename(tmp_path / "outputs/sweeps/after")
+        outcome = ended(parent)
+    assert outcome.error.startswith("error: outputs/sweeps/before is gone: it was removed or renamed while the sweep")
+    assert not (tmp_path / "outputs/sweeps/before").exists()
+    make_trouble(tmp_path, {})
+    again = run("src.train", *grid, "name=after", cwd=tmp_path)
+    assert again.code == 0 and "3 jobs: 2 to go on with, 1 to do" in again.out
+    assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "test"]
+
+
+def test_files_of_a_sweep_that_cannot_be_written_are_told_when_its_jobs_are_done(tmp_path: Path) -> None:
+    grid = ("-m", *SHARED, "seed=0", "name=blocked")
+    assert run("src.train", *grid, cwd=tmp_path).code == 0
+    folder = tmp_path / "outputs/sweeps/blocked"
+    for name in ("results.csv", "report.html"):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+    outcome = run("src.train", *grid[:-2], "seed=0,1", "name=blocked", cwd=tmp_path)
+    assert outcome.error.startswith("error: outputs/sweeps/blocked/results.csv cannot be written (Is a directory)")
+    assert [job.status["status"] for job in read_jobs(folder)] == ["finished"] * 2
+
+
+def test_job_that_another_process_is_at_fails_and_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "PATIENCE", 0.1)
+    grid = ("-m", *SHARED, "seed=0", "name=held")
+    assert run("src.train", *grid, cwd=tmp_path).code == 0
+    (job,) = jobs_of(tmp_path, "held")
+    job.write_status("running")
+    with FileLock(job.folder / ".lock"):
+        outcome = run("src.train", *grid, cwd=tmp_path)
+    assert "FAILED, held: another process is at it" in outcome.out
+    assert "1 unfinished of 1 jobs" in outcome.error and job.status["status"] == "running"
+    assert run("src.train", *grid, cwd=tmp_path).code == 0
+
+
+# Jobs as one
+
+
+STACK = ("-m", "hydra/launcher=vectorized", *BARE, "trainer=cpu", "data.batch_size=1", "trainer.max_epochs=40")
+SEEDS = ("model.hidden_size=4", "optimizer.lr=0.01", "hydra.launcher.jobs=1", "seed=0,1,2", "name=stack")
+
+
+def test_job_of_a_stack_that_loses_its_folder_costs_none_of_those_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/sweeps/stack"
+    with spawn("src.train", *STACK, *SEEDS, cwd=tmp_path) as parent:
+        wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
+        (folder / "1_seed-1").rename(tmp_path / "taken")
+        outcome = ended(parent)
+    assert outcome.error.startswith("error: 1 failed of 3 jobs; go on with: ")
+    assert "failed: outputs/sweeps/stack/1_seed-1 (folder lost): its folder was removed meanwhile" in outcome.out
+    assert [row["status"] for row in rows(tmp_path, "stack")] == ["finished", "failed", "finished"]
+    assert run("src.train", *STACK, *SEEDS, cwd=tmp_path).code == 0
+
+
+# On a cluster
+
+
+class Machines:
+    """A cluster that does a job at each look, by writing that it has finished; before that something is done to it."""
+
+    def __init__(self, before: dict[int, Callable[[Path], None]]) -> None:
+        self.before = before
+
+    def submit(self, errands: list[Errand]) -> list[Any]:
+        return [errand.order.folder for errand in errands]
+
+    def over(self, tasks: list[Any]) -> list[Any]:
+        task = tasks[0]
+        self.before.get(int(task.name), lambda _: None)(task)
+        if task.is_dir():
+            (task / "metrics.json").write_text('{"monitor": null, "best": null}')
+            Job(task, 0, "", [], {}, {}).write_status("finished")
+        return [task]
+
+    def outcome(self, task: Any) -> Status:
+        return {"status": "failed", "reason": "error", "message": "its machine has no such folder"}
+
+    def cancel(self, tasks: list[Any]) -> None:
+        raise AssertionError("nothing is to be stopped")
+
+
+def test_jobs_on_a_cluster_whose_folders_are_lost_cost_none_of_the_others(tmp_path: Path) -> None:
+    def refuse() -> None:
+        pass
+
+    told = {"overrides": [], "choices": {}, "settings": {}}
+    jobs = [note(tmp_path / str(number), number, {"identity": f"{number:016}", **told}) for number in range(4)]
+    shutil.rmtree(jobs[0].folder)
+    machines = Machines({1: shutil.rmtree, 2: lambda folder: (folder / "job.json").unlink()})
+    with Watch(tmp_path, refuse) as watch:
+        watch.expect(jobs[1:])
+        watch.display.tally.add({0: "0"}, 0)
+        follow(machines, jobs, lambda job: Errand(Order(b"", job.folder, "", {}, []), "", tmp_path, None), watch)
+    statuses = [(job.status["status"], job.status["reason"]) for job in read_jobs(tmp_path)]
+    assert statuses == [("failed", "folder lost"), ("failed", "folder lost"), ("finished", None), ("finished", None)]

@@ -1,0 +1,65 @@
+"""Where axes end: most values can be told apart, good ones are always in sight, and those far off are counted."""
+
+import math
+
+import pytest
+
+from src.axes import CURVES, Window, find_window, find_window_of_curves
+
+
+def shown(window: Window | None, values: list[float]) -> list[float]:
+    """The values that are on the axis."""
+    return values if window is None else [value for value in values if window.has(value)]
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "logarithmic", "kept"),
+    [
+        # one that has diverged, whatever the number of the others
+        ([0.1, 0.2, 1e30], False, True, [0.1, 0.2]),
+        ([0.4, 0.3, 0.2, 0.5, 1e30], False, True, [0.4, 0.3, 0.2, 0.5]),
+        ([0.5, 0.5, 0.5, 1e30], False, True, [0.5, 0.5, 0.5]),
+        ([0.0, 0.1, 0.2, 1e30], False, False, [0.0, 0.1, 0.2]),
+        # up to the half of them, each elsewhere
+        ([0.1, 0.2, 0.3, 1e10, 1e20, 1e30], False, True, [0.1, 0.2, 0.3]),
+        # poor ones that squeeze the others
+        ([0.80, 0.81, 0.82, 0.1, 0.83], True, False, [0.80, 0.81, 0.82, 0.83]),
+        # one that is much better stays in sight
+        ([0.50, 0.51, 0.50, 0.52, 0.93], True, False, None),
+        ([0.5, 0.6, 0.5, 1e-12], False, True, None),
+        # what can be told apart stays as it is
+        ([0.5, 0.7, 0.6, 0.8, 0.8], True, False, None),
+        ([1.0, 1.0, 1.0, 1.0, 0.5], True, False, None),
+        ([1e-6] * 5 + [0.69] * 5, False, True, None),
+        ([0.1, 0.11, 0.5], False, False, None),
+        ([0.5, 1e30], False, True, None),
+        ([1.0], False, True, None),
+        ([], True, False, None),
+        ([1e308, -1e308, 0.0, 1.0], False, False, None),
+    ],
+)
+def test_what_is_on_the_axis(values: list[float], higher: bool, logarithmic: bool, kept: list[float] | None) -> None:
+    window = find_window(values, higher, logarithmic)
+    assert shown(window, values) == (values if kept is None else kept)
+    assert (window is None) == (kept is None)
+    if window and kept:
+        assert window.below + window.above == len(values) - len(kept)
+        assert math.isfinite(window.low) and math.isfinite(window.high)
+
+
+def test_those_far_off_are_counted_in_words() -> None:
+    assert Window(0, 1, below=0, above=2).words() == "2 runs far above"
+    assert Window(0, 1, below=1, above=1).words("curve") == "1 curve far above, 1 curve far below"
+
+
+def test_an_axis_ends_a_little_beyond_its_values() -> None:
+    window = find_window([1.0, 2.0, 1.5, 1.2, -1e9], higher=True, logarithmic=False)
+    assert window is not None and (window.low, window.high) == pytest.approx((0.94, 2.06))
+
+
+def test_a_curve_that_goes_far_beyond_does_not_count_with_its_beginning() -> None:
+    curves = [[3.0, 1.0, 0.5], [2.5, 0.9, 0.4], [20.0, 1e10, 1e30]]
+    window = find_window_of_curves(curves, higher=False, logarithmic=True, rule=CURVES)
+    assert window is not None and (window.below, window.above) == (0, 1)
+    assert 0.3 < window.low < 0.4 and 3.0 < window.high < 4.0
+    assert find_window_of_curves(curves[:2], higher=False, logarithmic=True, rule=CURVES) is None
