@@ -144,7 +144,7 @@ def found_class(target: str) -> type | str:
 
 def wrong_types(part: Part) -> list[str]:
     """Return which settings of a part that the table does not have are not what its class asks for."""
-    hints = hints_of(found_class(part.settings["_target_"]))  # type: ignore[arg-type]
+    hints = hints_of(found_class(part.settings["_target_"]))
     unknown = {key: value for key, value in part.settings.items() if f"{part.name}.{key}" not in CHECKS}
     return [
         f"{part.name}.{key}={show(value)} must be {spell(hints[key])}"

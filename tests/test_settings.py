@@ -395,8 +395,8 @@ def test_a_right_value_passes(key: str, value: object) -> None:
 def test_there_is_a_check_of_each_setting_in_the_configs() -> None:
     """A class's name has to be one of the right kind; what a launcher or a sweeper has, its own table checks."""
     tables = {
-        "hydra.launcher": vectorized.CHECKS | local.CHECKS | ray_cluster.CHECKS | slurm.CHECKS,
-        "hydra.sweeper": search_plan.CHECKS | dict.fromkeys(HYDRAS),
+        "hydra.launcher": [*vectorized.CHECKS, *local.CHECKS, *ray_cluster.CHECKS, *slurm.CHECKS],
+        "hydra.sweeper": [*search_plan.CHECKS, *HYDRAS],
     }
     named = {f"{part}.{name}" for part, table in tables.items() for name in [*table, "_target_"]}
     settings = [setting.name for command in ("train", "eval") for setting in known(command) if setting.default != {}]

@@ -20,7 +20,7 @@ def hints_of(kind: type) -> dict[str, Any]:
     for base in reversed(kind.__mro__):
         if base is not object and "__init__" in vars(base):
             with suppress(Exception):  # names that only a type checker knows
-                found |= get_type_hints(base.__init__)
+                found |= get_type_hints(vars(base)["__init__"])
     return found
 
 

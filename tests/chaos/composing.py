@@ -47,14 +47,14 @@ def composing_once() -> Iterator[None]:
         may_sweep = any(each.lstrip("+~").startswith(_MODES) for each in overrides)
         return _get_mode(hydra, config_name, overrides) if may_sweep else None
 
-    found = vars(Plugins.instance())
+    found = Plugins.instance().__dict__
     with ExitStack() as patches:
         for owner, name, own in (
             (FileConfigSource, "load_config", load),
             (config_loader_impl, "create_defaults_list", create),
             (ConfigLoaderImpl, "_compose_config_from_defaults_list", compose),
             (Hydra, "get_mode", get_mode),
-            (Plugins, "_initialize", lambda plugins: vars(plugins).update(found)),
+            (Plugins, "_initialize", lambda plugins: plugins.__dict__.update(found)),
         ):
             patches.enter_context(mock.patch.object(owner, name, own))
         yield

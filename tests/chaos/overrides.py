@@ -63,7 +63,7 @@ class Table(NamedTuple):
 
     def __str__(self) -> str:
         head = ("fault", "tries", "refused in one line", "right result", "wrong", "verdict")
-        total = Row("all", *[sum(row[column] for row in self.rows) for column in range(1, 5)])
+        total = Row("all", *[sum(counts) for counts in zip(*[row[1:] for row in self.rows], strict=True)])
         body = [(*map(str, row), "held" if not row.wrong else "did not hold") for row in [*self.rows, total]]
         widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *body)]
