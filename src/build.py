@@ -1,6 +1,5 @@
 """The parts of a run, made from its config: the machine set up, data, model, callbacks, trainer."""
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,7 +165,7 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: TensorDataModul
     if data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size
-    check_limits(cfg.trainer, samples // size if data.drop_last else math.ceil(samples / size))
+    check_limits(cfg.trainer, data)
     if cfg.trainer.limit_train_batches == 0 or (data.drop_last and samples < size):
         raise InputError(
             f"there is no batch to train on: {samples} samples, data.batch_size={size}, "
@@ -190,12 +189,15 @@ def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> 
         )
 
 
-def check_limits(trainer: DictConfig, batches: int) -> None:
-    """Refuse shares of an epoch's batches that come to none, and more of them than there are."""
-    for name in ("limit_train_batches", "overfit_batches"):
-        share = trainer.get(name)
-        if isinstance(share, float) and 0 < share * batches < 1:
-            raise InputError(f"trainer.{name}={share}: of {batches} batches that is none")
+def check_limits(trainer: DictConfig, data: TensorDataModule) -> None:
+    """Refuse shares of batches that come to none, and more batches than an epoch has."""
+    sets = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
+    counts = {name: len(data.batches(samples, train=name == "train")) for name, samples in sets.items() if samples}
+    for name, batches in counts.items():
+        limits = [f"limit_{name}_batches", *["overfit_batches"] * (name != "test")]
+        for limit, share in [(limit, trainer.get(limit)) for limit in limits]:
+            if isinstance(share, float) and 0 < share * batches < 1:
+                raise InputError(f"trainer.{limit}={share}: of {batches} batches ({name}) that is none")
     interval = trainer.get("val_check_interval")
-    if isinstance(interval, int) and interval > batches:
-        raise InputError(f"trainer.val_check_interval={interval}: an epoch has {batches} batches")
+    if isinstance(interval, int) and interval > counts["train"]:
+        raise InputError(f"trainer.val_check_interval={interval}: an epoch has {counts['train']} batches")

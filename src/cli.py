@@ -97,8 +97,15 @@ def seen() -> bool:
 
 
 def run_folder() -> Path:
-    """The folder of the job under way."""
-    return Path(HydraConfig.get().runtime.output_dir)
+    """The folder of the job under way.
+
+    Raises:
+        InputError: if nothing has made sure that it is no other run's.
+    """
+    hydra = HydraConfig.get()
+    if not hydra.callbacks.get("claim_folder"):
+        raise InputError("hydra.callbacks.claim_folder is missing: it keeps a run from writing into another's folder")
+    return Path(hydra.runtime.output_dir)
 
 
 def in_sweep() -> bool:

@@ -5,17 +5,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.checks import LABEL, PATH, Check, complain, optional, show
+from src.core.checks import LABEL, PATH, Check, complain, optional, show, whole
 from src.errors import InputError
 
+OF_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 LONGEST_NAME = 200  # characters; file systems take 255, and a sweep's jobs and temporary files add some
 
+PLUGIN = Check(lambda value: isinstance(value, str) and value.startswith(OF_PLUGINS), "a class of hydra_plugins")
 PLACES: dict[str, Check] = {
     "name": optional(LABEL),
     "resume": optional(PATH),
     "paths.outputs": PATH,
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
+    "hydra.launcher._target_": PLUGIN,
+    "hydra.sweeper._target_": PLUGIN,
+    "hydra.sweeper.max_batch_size": optional(whole(1)),
 }
 KEPT_IN = ".hydra"  # in a run's folder: its settings
 
@@ -30,11 +35,14 @@ def check_places(config: DictConfig) -> None:
         value = OmegaConf.select(config, name)
         if not check.allows(value):
             raise InputError(complain(name, value, check))
-    kept_in, jobs = config.hydra.output_subdir, OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
+        if name == "name":
+            run_name(value, "")  # before the folders refer to it
+    kept_in = config.hydra.output_subdir
     if config.resume is None and kept_in != KEPT_IN:
         raise InputError(f"hydra.output_subdir={show(kept_in)}: a run keeps its settings in {KEPT_IN}")
-    if not PATH.allows(jobs):
-        raise InputError(complain("hydra.sweep.subdir", jobs, PATH))
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep)  # not resolved: each job has a subdir of its own
+    if not PATH.allows(subdir := sweep.get("subdir")):
+        raise InputError(complain("hydra.sweep.subdir", subdir, PATH))
     for group, choice in config.hydra.runtime.choices.items():
         if ".." in str(choice).split("/") or str(choice).endswith(".yaml"):
             raise InputError(f"{group}={show(choice)}: there is no such choice; it is the name of a file without .yaml")

@@ -281,6 +281,8 @@ class SupervisedModule(LightningModule):
         if self.optimizer_settings is None:
             raise InputError(f"{type(self).__name__} was made without an optimizer: it cannot be trained")
         settings = dict(self.optimizer_settings)
+        if "lr" not in settings:
+            raise InputError("optimizer.lr is missing")
         if "fused" in settings and settings["fused"] is None:
             settings["fused"] = self.device.type in ("cpu", "cuda")
         optimizer = made("optimizer", settings.pop("_target_"), self.parameter_groups(settings["lr"]), **settings)

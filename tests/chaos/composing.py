@@ -47,7 +47,7 @@ def composing_once() -> Iterator[None]:
         may_sweep = any(each.lstrip("+~").startswith(_MODES) for each in overrides)
         return _get_mode(hydra, config_name, overrides) if may_sweep else None
 
-    found = vars(Plugins.instance())
+    found = Plugins.instance().__dict__
     with ExitStack() as patches:
         for owner, name, own in (
             (FileConfigSource, "load_config", load),

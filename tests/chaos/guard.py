@@ -67,7 +67,7 @@ def _start(function: Callable[[Any, Path], Any], folder: Path) -> _Worker:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     own = Path(tempfile.mkdtemp(dir=folder))
-    process = context.Process(target=_work, args=(function, own, theirs, ours), daemon=True)
+    process = context.Process(target=_work, args=(function, own, theirs, ours), daemon=False)
     process.start()
     theirs.close()
     return _Worker(process, ours, None, 0.0)

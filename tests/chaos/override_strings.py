@@ -70,7 +70,8 @@ def a_setting(draw: random.Random) -> Setting:
 
 
 def of_wrong_type(draw: random.Random) -> Trial:
-    setting = draw.choice([each for each in known() if each.default != {}])
+    convert = ("hydra.sweeper.max_batch_size", "hydra.sweeper.params")  # Hydra's own, which take '5' for 5
+    setting = draw.choice([each for each in known() if each.default != {} and each.name not in convert])
     wrong = [kind for kind in OF_TYPES if kind not in setting.types and not (kind is int and float in setting.types)]
     wrong = [kind for kind in wrong if kind is not type(None) or not setting.suits(None)]
     if setting.name in OF_PATHS or setting.name.startswith("paths."):  # a path's text may look like a number
@@ -191,7 +192,7 @@ TRAINED = "trained"  # stands for the folder of a run
 
 def right_value(draw: random.Random) -> Trial:
     setting = a_setting(draw)
-    while setting.name in ("resume", "compile", "data.root", "paths.data", "trainer.num_nodes"):
+    while setting.name in ("resume", "compile", "data.root", "paths.data"):
         setting = a_setting(draw)
     value = (
         "null" if setting.default is None else str(setting.default).replace("True", "true").replace("False", "false")

@@ -1,21 +1,18 @@
 """Thousands of command lines, each of which gives the right result or one clear line and status 1.
 
-    python -m tests.chaos.overrides --seed 0 --count 10000
+    python -m tests.chaos overrides --seed 0 --count 10000
 
 They run through the real command line, most on the smallest run there is, in processes that watch for hangs and
 crashes. Each finding is printed with the string that it is about; the same seed draws the same strings.
 """
 
-import argparse
 import os
 import shutil
-import sys
 import tempfile
 import traceback
 import urllib.error
 import urllib.request
 from collections import Counter
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +21,12 @@ from unittest import mock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from tests import command_line
 from tests.chaos.composing import composing_once
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import ACCEPT, REFUSE, TRAINED, Trial, trials
 from tests.chaos.settings import GROUPS, OF_PATHS, known
-from tests.command_line import Outcome, quick, read_json, run
+from tests.command_line import Outcome, quick, read_json
 from tests.small_data import write_cifar10, write_mnist
 
 PATIENCE = 240.0  # seconds; the slowest string takes a few on a busy machine
@@ -53,6 +51,25 @@ class Row(NamedTuple):
     wrong: int
 
 
+class Table(NamedTuple):
+    """What came of all trials: a row for each kind of fault, and a line for each finding."""
+
+    rows: list[Row]
+    found: list[str]
+
+    @property
+    def wrong(self) -> int:
+        return len(self.found)
+
+    def __str__(self) -> str:
+        head = ("fault", "tries", "refused in one line", "right result", "wrong", "verdict")
+        total = Row("all", *[sum(counts) for counts in zip(*[row[1:] for row in self.rows], strict=True)])
+        body = [(*map(str, row), "held" if not row.wrong else "did not hold") for row in [*self.rows, total]]
+        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *body)]
+        return "\n".join([*lines, *self.found])
+
+
 class Bench(NamedTuple):
     """What trials need: data sets, and a run to evaluate."""
 
@@ -60,8 +77,8 @@ class Bench(NamedTuple):
     trained: Path
 
 
-def run_trials(seed: int, count: int, workers: int = 2) -> tuple[list[Row], list[str]]:
-    """Try as many strings; return a row for each kind of fault, and what was found."""
+def run(seed: int, count: int, workers: int = os.cpu_count() or 1) -> Table:
+    """Try as many command lines."""
     found: list[str] = []
     verdicts: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder, composing_once(), unreachable_network():
@@ -74,7 +91,7 @@ def run_trials(seed: int, count: int, workers: int = 2) -> tuple[list[Row], list
                 found.append(f"{trial.kind}: {verdict.why}: {trial}")
     kinds = dict.fromkeys(kind for kind, _ in verdicts)
     counts = {kind: [verdicts[kind, what] for what in ("refused", "right", "wrong")] for kind in kinds}
-    return [Row(kind, sum(each), *each) for kind, each in counts.items()], found
+    return Table([Row(kind, sum(each), *each) for kind, each in counts.items()], found)
 
 
 def prepare(folder: Path) -> Bench:
@@ -102,7 +119,7 @@ def judge(bench: Bench, trial: Trial, folder: Path) -> Verdict:
         given = [argument.replace(f"run={TRAINED}", f"run={bench.trained}") for argument in trial.arguments]
         given = [f"paths.data={bench.data}", *given] if trial.module == "src.train" else given
         with mock.patch.dict(os.environ, HOME=str(cwd)):
-            outcome = run(trial.module, *given, cwd=cwd)
+            outcome = command_line.run(trial.module, *given, cwd=cwd)
         verdict = refusal(trial, outcome) if outcome.code else result(trial, outcome, cwd)
         strays = listing(folder) - before
         return Verdict("wrong", f"{sorted(strays)} written outside") if strays and not allowed(trial) else verdict
@@ -172,7 +189,7 @@ def recorded(trial: Trial, folder: Path) -> Verdict:
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
     if name in (*GROUPS, "experiment") and not isinstance(value, dict):
         kept = hydra.runtime.choices.get(name)
-        same = str(kept) == str(value) or value == []
+        same = str(kept) == str(value) or (str(kept), value) == ("None", [])
         return Verdict("right") if same else Verdict("wrong", f"{name}={kept} recorded")
     kept = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "config.yaml"), name)
     kept = OmegaConf.to_container(kept) if OmegaConf.is_config(kept) else kept
@@ -183,29 +200,3 @@ def recorded(trial: Trial, folder: Path) -> Verdict:
         return Verdict("right")  # a dictionary is merged, and a seed drawn
     same = type(kept) is type(value) and (kept == value or str(kept) == str(value))
     return Verdict("right") if same else Verdict("wrong", f"{name}={kept!r} recorded")
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as text."""
-    lines = [("fault", "tries", "refused in one line", "right result", "wrong", "verdict")]
-    total = Row("all", *[sum(row[column] for row in rows) for column in range(1, 5)])
-    lines += [(*map(str, row), "held" if not row.wrong else "did not hold") for row in [*rows, total]]
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Try generated command lines.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    rows, found = run_trials(given.seed, given.count, given.workers)
-    with suppress(BrokenPipeError):
-        print("\n".join(found))
-        print(table(rows))
-    sys.exit(1 if found else 0)
-
-
-if __name__ == "__main__":
-    main()

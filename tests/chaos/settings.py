@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from src.cli import register_resolvers
 from tests.command_line import CONF
 
-Scalar = bool | int | float | str | None
 GROUPS = ("trainer", "callbacks", "logger", "optimizer", "scheduler", "data", "model", "debug")
 LAUNCHING = ("hydra/launcher", "hydra/sweeper")
 IMAGE_SETS = ("data=mnist", "data=fashion_mnist", "data=cifar10")
 FEW_IMAGES = ("data.verify=false", "data.val_size=20", "data.batch_size=8")
-IMAGES = ("model=cnn", "model=resnet18")
+FOR_IMAGES = ("model=cnn", "model=resnet18")
+ALONE = ("trainer.devices=1", "trainer.accelerator=cpu")
 # Where the default does not tell all types that a setting takes.
 TYPES: dict[str, tuple[type, ...]] = {
     "model.hidden_size": (int, list),
@@ -49,6 +49,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "compile": (str,),
     "resume": (str,),
     "rerun": (str,),
+    "trust": (str, list),
     "ckpt_path": (str,),
     "hydra.launcher.jobs": (int,),
     "hydra.launcher.most": (int,),
@@ -111,17 +112,14 @@ def known(config: str = "train") -> tuple[Setting, ...]:
     register_resolvers()
     with mock.patch.object(sys, "argv", ["train"]), initialize_config_dir(str(CONF), version_base="1.3"):
         for chosen in needed:
-            also = ("data=mnist",) if set(chosen) & set(IMAGES) else ()
-            also = (
-                (*also, "data.val_size=20", "data.batch_size=8")
-                if any(name in IMAGE_SETS for name in (*chosen, *also))
-                else also
-            )
-            composed = compose(config, [*chosen, *also, *["run=somewhere"] * (config == "eval")], True)
+            chosen += ALONE if "trainer=ddp" in chosen else ()
+            chosen += ("data=mnist",) if set(chosen) & set(FOR_IMAGES) else ()
+            chosen += FEW_IMAGES if set(chosen) & set(IMAGE_SETS) else ()
+            composed = compose(config, [*chosen, *["run=somewhere"] * (config == "eval")], True)
             parts = {name: composed[name] for name in composed if name != "hydra"}
             parts["hydra"] = {name: composed.hydra[name] for name in ("launcher", "sweeper") if groups}
             for name, value in leaves(parts):
-                found.setdefault(name, Setting(name, value, (*chosen, *also)))
+                found.setdefault(name, Setting(name, value, chosen))
     return tuple(found.values())
 
 

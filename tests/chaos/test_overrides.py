@@ -1,0 +1,224 @@
+"""A short part of the chaos of command lines, and those that were found by attacking this project."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from src import devices
+from src.errors import InputError
+from tests.chaos.guard import Lost, call_each
+from tests.chaos.override_strings import trials
+from tests.chaos.overrides import run as run_trials
+from tests.command_line import BARE, process, quick, read_json, run
+
+A_COUNT = "must be a whole number from 1 to 1,000,000,000"
+NO_LINE = "an argument is a line of text, and"
+LAUNCHER = "jobs, jobs_per_gpu, time_limit, start_method"
+A_CLASS = "must be the name of a class"
+A_PATH = "must be a path of at most 1,000 characters"
+A_SEED = "must be a whole number from 0 to 2³²−1"
+
+
+def test_generated_command_lines_give_the_right_result_or_one_line() -> None:
+    table = run_trials(seed=0, count=150, workers=1)
+    assert table.found == []
+    assert sum(row.tries for row in table.rows) == 150
+    assert sum(row.refused for row in table.rows) > 100
+    assert sum(row.right for row in table.rows) > 5
+
+
+def test_the_same_seed_draws_the_same_command_lines() -> None:
+    assert list(trials(3, 200)) == list(trials(3, 200)) != list(trials(4, 200))
+    assert len({trial.kind for trial in trials(0, 100)}) == 14
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("threads=99999", "threads=99999 must be null or a whole number from 1 to 1,024"),
+        ("paths.outputs=", f"paths.outputs= {A_PATH}"),
+        ("paths.outputs=null", f"paths.outputs=None {A_PATH}"),
+        ("paths.data=", f"paths.data= {A_PATH}"),
+        ("hydra.run.dir=", f"hydra.run.dir= {A_PATH}"),
+        (
+            "trainer.max_epochs=1" + 21 * "0",
+            f"trainer.max_epochs=1{21 * '0'} {A_COUNT}",
+        ),
+        ("data.order_seed=0.5", f"data.order_seed=0.5 must be null or {A_SEED.removeprefix('must be ')}"),
+        ("data.order_seed=4294967296", f"data.order_seed=4294967296 must be null or {A_SEED.removeprefix('must be ')}"),
+        ("data.split_seed=9223372036854775808", f"data.split_seed=9223372036854775808 {A_SEED}"),
+        (
+            "trainer.devices=[]",
+            "trainer.devices=[] must be a whole number from 1 to 1,024, a list of different device numbers or auto",
+        ),
+        (
+            "trainer.profiler=1",
+            "trainer.profiler=1 must be null or simple, advanced or pytorch or settings with a _target_",
+        ),
+        ("model._target_=5", f"model._target_=5 {A_CLASS}"),
+        ("data._target_=5", f"data._target_=5 {A_CLASS}"),
+        ("optimizer._target_=5", f"optimizer._target_=5 {A_CLASS}"),
+        ("trainer._target_=5", f"trainer._target_=5 {A_CLASS}"),
+        ("callbacks.progress._target_=5", f"callbacks.progress._target_=5 {A_CLASS}"),
+        ("+logger.mine._target_=5", f"logger.mine._target_=5 {A_CLASS}"),
+        ("model=-1", "model=-1: there is no such choice; model is one of cnn, mlp, nearest_neighbor, resnet18"),
+        ("data=[5]", None),
+        ("ckpt_path=5", "ckpt_path=5: there is no such file"),
+        ("resume=5", None),
+        (
+            "model.activation='re\nlu'",
+            f"model.activation='re\\nlu': {NO_LINE} '\\n' is no part of one",
+        ),
+        ("name=a\x00b", f"name=a\\x00b: {NO_LINE} '\\x00' is no part of one"),
+        ("name=\udcff", f"name=\\udcff: {NO_LINE} '\\udcff' is no part of one"),
+        ("name=" + 300 * "a", f"name={59 * 'a'}…: it names a folder, so give it at most 200 characters"),
+        ("paths.outputs=" + 300 * "a", None),
+        ("model.hidden_size=1000000000", None),
+        ("model.hidden_size=[1000000,1000000]", None),
+        ("deterministic={a:1}", "deterministic={'a': 1} must be true or false"),
+        ("optimizer.betas={}", None),
+        ("optimizer.lr=1" + 400 * "0", f"optimizer.lr=1{58 * '0'}… must be a number above 0, up to 1e18"),
+        ("optimizer.lr=nan", "optimizer.lr=nan must be a number above 0, up to 1e18"),
+        ("seed=${seed}", None),
+        ("model.dropout=${nothing}", None),
+        (
+            "~callbacks",
+            "callbacks is missing: it was deleted (~callbacks, callbacks=null), and nothing runs without it",
+        ),
+        ("~optimizer.lr", "optimizer.lr is missing"),
+        ("+nonsense=1", "nonsense: there is no such setting, and no other refers to it"),
+        ("+trainer.logger=false", "trainer.logger is no setting: a run gives it to lightning.Trainer itself"),
+        ("+trainer.detect_anomaly=5", "trainer.detect_anomaly=5 must be true or false"),
+        ("+trainer.val_check_interval=100", "trainer.val_check_interval=100: an epoch has 10 batches"),
+        ("trainer.limit_test_batches=0.5", "trainer.limit_test_batches=0.5: of 1 batches (test) that is none"),
+        ("hydra.verbose=5", None),
+        ("hydra.job_logging.version=abc", None),
+        ("~hydra.callbacks.claim_folder", None),
+        ("--no-such-flag", "unrecognized arguments: --no-such-flag; --hydra-help shows the flags that there are"),
+    ],
+)
+def test_a_command_line_is_refused_in_one_line(override: str, line: str | None, tmp_path: Path) -> None:
+    error = run("src.train", *BARE, override, cwd=tmp_path).error
+    assert line is None or error == f"error: {line}"
+    assert error.isprintable() and len(error) < 700
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("hydra.launcher.jobs=0",), "hydra.launcher.jobs=0 must be null or a whole number from 1 to 1,024"),
+        (
+            ("hydra.launcher.jobs=1000000000",),
+            "hydra.launcher.jobs=1000000000 must be null or",
+        ),
+        (
+            ("hydra.launcher.time_limit=inf",),
+            "hydra.launcher.time_limit=inf must be null or seconds above 0",
+        ),
+        (
+            ("+hydra.launcher.retries=3",),
+            f"there is no setting hydra.launcher.retries: there are {LAUNCHER}",
+        ),
+        (("~hydra.launcher.jobs_per_gpu",), "hydra.launcher.jobs_per_gpu is missing"),
+        (
+            ("hydra/launcher=vectorized", "hydra.launcher.most=-1"),
+            "hydra.launcher.most=-1 must be null or",
+        ),
+        (("hydra.launcher._target_=5",), "hydra.launcher._target_=5 must be a class of hydra_plugins"),
+        (
+            ("hydra.sweeper.max_batch_size=0",),
+            "hydra.sweeper.max_batch_size=0 must be null or",
+        ),
+        (("hydra.sweep.dir=",), f"hydra.sweep.dir= {A_PATH}"),
+        (("hydra.sweep.subdir=",), f"hydra.sweep.subdir= {A_PATH}"),
+        (("paths.outputs=",), f"paths.outputs= {A_PATH}"),
+    ],
+)
+def test_a_sweep_is_refused_in_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
+    error = run("src.train", "-m", "seed=0,1", *BARE, *arguments, cwd=tmp_path).error
+    assert error.startswith(f"error: {line}") and len(error) < 200
+    assert not list(tmp_path.rglob("job.json"))
+
+
+@pytest.mark.parametrize("override", ["checkpoint=5", "split=5", "threads=0", "paths.data=", "trainer.precision=5"])
+def test_an_evaluation_is_refused_in_one_line(override: str, tmp_path: Path) -> None:
+    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    assert override.partition("=")[2] in run("src.eval", f"run={folder}", override, cwd=tmp_path).error
+
+
+def test_a_refusal_is_seen_where_no_log_is(tmp_path: Path) -> None:
+    outcome = run("src.train", *BARE, "hydra/job_logging=disabled", "optimizer.lr=-1", cwd=tmp_path)
+    assert outcome.error == "error: optimizer.lr=-1 must be a number above 0, up to 1e18"
+
+
+@pytest.mark.parametrize(("name", "folder"), [("1e3", "1e3"), ("a'b\\", "a-b-"), ("7", "7"), ("a=b,c", "a-b-c")])
+def test_a_name_is_text_whatever_it_looks_like(name: str, folder: str, tmp_path: Path) -> None:
+    outcome = quick("trainer.max_epochs=1", f"name={name}", cwd=tmp_path)
+    assert outcome.folder.name == folder
+    assert OmegaConf.load(outcome.folder / ".hydra" / "config.yaml").name == name
+
+
+def test_a_path_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
+    assert quick("trainer.max_epochs=1", "name=b", "paths.outputs=5", cwd=tmp_path).code == 0
+    assert read_json(tmp_path / "5" / "runs" / "b" / "status.json")["status"] == "finished"
+
+
+def test_a_home_folder_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert quick("trainer.max_epochs=1", "name=a", "paths.outputs=~/results", cwd=tmp_path).code == 0
+    assert (tmp_path / "home" / "results" / "runs" / "a").is_dir()
+
+
+def test_weights_that_memory_cannot_hold_are_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "memory", lambda: 2**30)
+    error = run("src.train", *BARE, "model.hidden_size=[20000,20000]", cwd=tmp_path).error
+    assert error == (
+        "error: the model's weights need more than the 1 GB of memory here: choose a smaller one "
+        "(model.hidden_size, model.channels)"
+    )
+
+
+@pytest.mark.parametrize(("threads", "asked"), [("4", 4), ("0", None), ("²", None), ("", None), ("all", None)])
+def test_threads_of_the_environment(threads: str, asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert devices.asked_threads(None) == asked
+    assert devices.asked_threads(3) == 3
+
+
+def test_more_threads_of_the_environment_than_a_machine_bears_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "99999")
+    with pytest.raises(InputError, match=r"OMP_NUM_THREADS=99999: at most 1024 threads"):
+        devices.asked_threads(None)
+
+
+def test_as_many_threads_as_are_allowed_do_not_crash(tmp_path: Path) -> None:
+    outcome = process("src.train", *BARE, "threads=1024", "trainer.max_epochs=1", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+
+
+# The guard
+
+
+def misbehave(what: str, folder: Path) -> str:
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "hang":
+        signal.pause()
+    return f"{what} {folder.is_dir()}"
+
+
+def test_calls_that_hang_or_crash_are_told_and_cost_themselves_alone() -> None:
+    results = dict(call_each(misbehave, ["one", "crash", "two", "hang", "three"], workers=2, patience=2.0))
+    assert results == {
+        "one": "one True",
+        "two": "two True",
+        "three": "three True",
+        "crash": Lost("died by SIGSEGV"),
+        "hang": Lost("hangs"),
+    }
