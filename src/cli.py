@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -35,6 +36,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 PATHS = ("run", "resume", "name", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
 OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # they know a sweep that is there already and go on with it
+NO_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not take for text
 UNTYPED = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, halves of characters, ends of lines
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
 
@@ -260,10 +262,15 @@ def check_arguments(arguments: list[str]) -> None:
         raise InputError("--experimental-rerun reads a pickle, which runs the code in it: use resume=FOLDER")
 
 
+def _is_word(value: str) -> bool:
+    """Return whether Hydra takes a value for text as it stands: not for a number, a truth or nothing."""
+    return re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) is not None and value.lower() not in NO_WORDS
+
+
 def quoted(argument: str) -> str:
     """``run=a folder, 1`` as Hydra reads it: a path or a name is text, whatever it looks like; others as they are."""
     key, _, value = argument.partition("=")
     sweeping = {"-m", "--multirun"} & set(sys.argv)  # there a comma parts two values
-    if key not in PATHS or sweeping or value in ("", "null") or value[0] in "'\"":
+    if key not in PATHS or sweeping or value in ("", "null") or value[0] in "'\"" or _is_word(value):
         return argument
     return f"{key}={in_quotes(os.path.expanduser(value) if key != 'name' else value)}"

@@ -48,7 +48,8 @@ def test_a_link_to_another_folder_is_not_followed(name: str, tmp_path: Path) -> 
     link = tmp_path / "outputs" / "runs" / "mine" / name
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "elsewhere")
-    assert "is there already" in run("src.train", *SETTINGS, cwd=tmp_path).error
+    error = run("src.train", *SETTINGS, cwd=tmp_path).error
+    assert "is there already" in error or "is a link that leads out of" in error
     assert not any((tmp_path / "elsewhere").iterdir())
 
 

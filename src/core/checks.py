@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from src.errors import InputError
 
 BILLION = 10**9
-LARGEST = 1e18  # of a number; whole ones of 2⁶³ and more PyTorch cannot take
+LARGEST = 1e38  # of a number, about that of float32; whole ones of 2⁶³ and more PyTorch cannot take
 LONGEST_PATH = 1000  # characters
 LONGEST = 60  # characters of a value that a message shows
 
@@ -72,8 +72,8 @@ def either(*checks: Check) -> Check:
     return Check(lambda value: any(check.allows(value) for check in checks), f"{', '.join(words[:-1])} or {words[-1]}")
 
 
-ABOVE_ZERO = Check(lambda value: is_number(value) and 0 < value <= LARGEST, "a number above 0, up to 1e18")
-FROM_ZERO = Check(lambda value: is_number(value) and 0 <= value <= LARGEST, "a number from 0 to 1e18")
+ABOVE_ZERO = Check(lambda value: is_number(value) and 0 < value <= LARGEST, "a number above 0, up to 1e38")
+FROM_ZERO = Check(lambda value: is_number(value) and 0 <= value <= LARGEST, "a number from 0 to 1e38")
 PROBABILITY = Check(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
 FRACTION = Check(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
 SEED = Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")

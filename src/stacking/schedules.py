@@ -22,6 +22,7 @@ class Planned(NamedTuple):
     """Stands for the Trainer where a model makes its optimiser."""
 
     estimated_stepping_batches: int
+    max_epochs: int | None = None
 
 
 class Schedule:

@@ -58,7 +58,8 @@ def test_a_terminal_shows_failures_above_and_the_state_of_the_sweep_below(tmp_pa
         folder = tmp_path / "jobs" / str(number)
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps({"epochs": epochs}))
-    (folder / "job.json").write_text(json.dumps({"settings": {"trainer.max_epochs": 50}}))
+    job = {"number": 4, "identity": "0" * 16, "overrides": [], "choices": {}, "settings": {"trainer.max_epochs": 50}}
+    (folder / "job.json").write_text(json.dumps(job))
     terminal = on_display(SOME + LOST, tmp_path, columns=100)
     # A job took (60 + 75) / 2 s: two running ones need 67.5 - 15 and 67.5 s more, six wait, three at once.
     assert terminal.shown == [
