@@ -82,7 +82,7 @@ def find_window_of_curves(
     window = find_window((value for curve in curves for value in curve), higher, logarithmic, rule)
     if window is None:
         return None
-    inside = [curve for curve in curves if all(map(window.has, curve))]
+    inside = [curve for curve in curves if curve and all(map(window.has, curve))]
     kept = [value for curve in inside or curves for value in curve if window.has(value)]
     places = [math.log10(value) if logarithmic else value for value in (min(kept), max(kept))]
     low, high = _with_room(places[0], places[1], logarithmic)

@@ -63,3 +63,9 @@ def test_a_curve_that_goes_far_beyond_does_not_count_with_its_beginning() -> Non
     assert window is not None and (window.below, window.above) == (0, 1)
     assert 0.3 < window.low < 0.4 and 3.0 < window.high < 4.0
     assert find_window_of_curves(curves[:2], higher=False, logarithmic=True, rule=CURVES) is None
+
+
+def test_a_curve_without_a_point_does_not_count() -> None:
+    curves = [[0.5, 1e30], [0.4, 0.6, 1e20], []]  # none of those with points stays on the axis
+    window = find_window_of_curves(curves, higher=False, logarithmic=True, rule=CURVES)
+    assert window is not None and (window.below, window.above) == (0, 2) and window.high < 1.0
