@@ -80,8 +80,8 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("model.hidden_size=[1000000,1000000]", None),
         ("deterministic={a:1}", "deterministic={'a': 1} must be true or false"),
         ("optimizer.betas={}", None),
-        ("optimizer.lr=1" + 400 * "0", f"optimizer.lr=1{58 * '0'}… must be a number above 0, up to 1e18"),
-        ("optimizer.lr=nan", "optimizer.lr=nan must be a number above 0, up to 1e18"),
+        ("optimizer.lr=1" + 400 * "0", f"optimizer.lr=1{58 * '0'}… must be a number above 0, up to 1e38 (whole: 10¹⁸)"),
+        ("optimizer.lr=nan", "optimizer.lr=nan must be a number above 0, up to 1e38 (whole: 10¹⁸)"),
         ("seed=${seed}", None),
         ("model.dropout=${nothing}", None),
         (
@@ -152,7 +152,7 @@ def test_an_evaluation_is_refused_in_one_line(override: str, tmp_path: Path) -> 
 
 def test_a_refusal_is_seen_where_no_log_is(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "hydra/job_logging=disabled", "optimizer.lr=-1", cwd=tmp_path)
-    assert outcome.error == "error: optimizer.lr=-1 must be a number above 0, up to 1e18"
+    assert outcome.error == "error: optimizer.lr=-1 must be a number above 0, up to 1e38 (whole: 10¹⁸)"
 
 
 @pytest.mark.parametrize(("name", "folder"), [("1e3", "1e3"), ("a'b\\", "a-b-"), ("7", "7"), ("a=b,c", "a-b-c")])
