@@ -18,7 +18,7 @@ PLACES: dict[str, Check] = {
     "paths.outputs": PATH,
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
-    "hydra.output_subdir": optional(one_of(".hydra")),  # where a run's settings are in its folder, whatever it says
+    "hydra.output_subdir": one_of(None, ".hydra"),  # where a run's settings are in its folder, whatever it says
     "hydra.launcher._target_": PLUGIN,
     "hydra.sweeper._target_": PLUGIN,
     "hydra.sweeper.max_batch_size": optional(whole(1)),

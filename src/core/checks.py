@@ -49,7 +49,7 @@ def count_or_fraction(low: int, high: int = BILLION) -> Check:
 
 def one_of(*choices: Any) -> Check:
     """Return the check for one of the choices, of the same type (1 is not true)."""
-    names = [str(choice).lower() for choice in choices]
+    names = ["null" if choice is None else str(choice).lower() for choice in choices]
     return Check(
         lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
         f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0],

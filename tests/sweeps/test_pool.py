@@ -131,11 +131,11 @@ def test_when_the_process_that_forks_them_is_killed_the_jobs_under_way_are_lost_
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("jobs=0", "null or a whole number above 0"),
-        ("jobs=-1", "null or a whole number above 0"),
-        ("jobs=two", "null or a whole number above 0"),
-        ("jobs_per_gpu=null", "a whole number above 0"),
-        ("time_limit=-1", "null or seconds above 0"),
+        ("jobs=0", "null or a whole number from 1 to 1,024"),
+        ("jobs=-1", "null or a whole number from 1 to 1,024"),
+        ("jobs=two", "null or a whole number from 1 to 1,024"),
+        ("jobs_per_gpu=null", "a whole number from 1 to 1,024"),
+        ("time_limit=-1", "null or seconds above 0, up to 1,000,000,000"),
         ("start_method=fork", "null, forkserver or spawn"),
     ],
 )

@@ -185,10 +185,10 @@ def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> N
     [
         (["model.hidden_size=3"], "hydra/sweeper=optuna has nothing to search: give a setting several values"),
         ([WIDTH, "data.val_size=0"], "a search needs a validation set to judge its trials by"),
-        ([WIDTH, "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 must be a whole number above 0"),
-        ([WIDTH, "hydra.sweeper.at_once=two"], "hydra.sweeper.at_once=two must be a whole number above 0"),
+        ([WIDTH, "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 must be a whole number from 1 to 1,000,000"),
+        ([WIDTH, "hydra.sweeper.at_once=two"], "hydra.sweeper.at_once=two must be a whole number from 1 to 1,000"),
         ([WIDTH, "hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid must be tpe or random"),
-        ([WIDTH, "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be a whole number, 0 or more"),
+        ([WIDTH, "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be a whole number from 0 to 2³²−1"),
         ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm"),
         (["model.width=interval(1,2)"], "there is no setting model.width"),
         (["model=mlp,cmm"], "model=cmm: there is no such choice"),

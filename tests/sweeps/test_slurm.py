@@ -137,12 +137,12 @@ def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Stor
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("cpus_per_job=0", "a whole number above 0"),
-        ("gpus_per_job=-1", "0 or a whole number above 0"),
+        ("cpus_per_job=0", "a whole number from 1 to 1,024"),
+        ("gpus_per_job=-1", "a whole number from 0 to 1,024"),
         ("memory=0", "null or GB above 0"),
         ("time_limit=null", "seconds above 0"),
-        ("requeues=1.5", "0 or a whole number above 0"),
-        ("jobs=no", "null or a whole number above 0"),
+        ("requeues=1.5", "a whole number from 0 to 1,000,000"),
+        ("jobs=no", "null or a whole number from 1 to 1,000,000"),
         ("options=long", "options of sbatch by their names"),
         ("options={signal: USR1}", "but for array, error, job-name"),
         ("cluster=moon", "slurm or local"),

@@ -131,7 +131,7 @@ def test_jobs_on_other_parts_of_the_data_make_a_stack_of_their_own(tmp_path: Pat
 @pytest.mark.parametrize("most", ["0", "many"])
 def test_a_size_of_stacks_that_will_not_do_is_refused(most: str, tmp_path: Path) -> None:
     outcome = sweep("seed=0,1", f"hydra.launcher.most={most}", cwd=tmp_path)
-    assert outcome.error == f"error: hydra.launcher.most={most} must be null or a whole number above 0"
+    assert outcome.error == f"error: hydra.launcher.most={most} must be null or a whole number from 1 to 100,000"
 
 
 # Stopped and gone on with
