@@ -420,7 +420,7 @@ def test_there_is_a_check_of_each_setting_in_the_configs(path: Path) -> None:
 
 
 def own(name: str, names: dict[str, Any]) -> bool:
-    """Return whether a setting is a sweep's axis, which has a check, or one of which its figure's class tells the type."""
+    """Return whether a setting is an axis of a sweep, which has a check, or one whose type a figure's class tells."""
     if name.startswith("hydra.sweeper.params."):
         varied = name.removeprefix("hydra.sweeper.params.")
         return varied in ALL or (CONF / varied).is_dir()
