@@ -170,8 +170,9 @@ class ClaimFolder(Callback):
             raise InputError(f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own")
         if config.get("trust") is not None and config.get("resume") is None:
             raise InputError(f"trust={show(config.trust)} is for resume=: classes that are typed are trusted")
-        check_places(config)
         here = place_in(config.get("trainer") or {})
+        if here.first:  # the others are started by Lightning, with settings of its own
+            check_places(config)
         agree(config, here)
         refuse_strays(Path(config.hydra.run.dir))  # before anything is written there
         if not here.first:

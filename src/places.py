@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.checks import LABEL, PATH, Check, complain, optional, show, whole
+from src.core.checks import LABEL, PATH, Check, complain, one_of, optional, show, whole
 from src.errors import InputError
 
 OF_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
@@ -18,11 +18,11 @@ PLACES: dict[str, Check] = {
     "paths.outputs": PATH,
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
+    "hydra.output_subdir": one_of(None, ".hydra"),  # where a run's settings are in its folder, whatever it says
     "hydra.launcher._target_": PLUGIN,
     "hydra.sweeper._target_": PLUGIN,
     "hydra.sweeper.max_batch_size": optional(whole(1)),
 }
-KEPT_IN = ".hydra"  # in a run's folder: its settings
 
 
 def check_places(config: DictConfig) -> None:
@@ -37,9 +37,6 @@ def check_places(config: DictConfig) -> None:
             raise InputError(complain(name, value, check))
         if name == "name":
             run_name(value, "")  # before the folders refer to it
-    kept_in = config.hydra.output_subdir
-    if config.resume is None and kept_in != KEPT_IN:
-        raise InputError(f"hydra.output_subdir={show(kept_in)}: a run keeps its settings in {KEPT_IN}")
     sweep: Any = OmegaConf.to_container(config.hydra.sweep)  # not resolved: each job has a subdir of its own
     if not PATH.allows(subdir := sweep.get("subdir")):
         raise InputError(complain("hydra.sweep.subdir", subdir, PATH))

@@ -45,8 +45,8 @@ RUN = {
     "seed": optional(SEED),
     "deterministic": SWITCH,
     "threads": optional(whole(1, MOST_THREADS)),
-    "compile": optional(one_of("default", "reduce-overhead", "max-autotune")),
-    "rerun": optional(one_of("failed", "all")),
+    "compile": one_of(None, "default", "reduce-overhead", "max-autotune"),
+    "rerun": one_of(None, "failed", "all"),
     "trust": TRUSTED,
     "ckpt_path": optional(PATH),
     "paths.data": PATH,
@@ -57,7 +57,7 @@ EVALUATION = {  # these come first where a run is evaluated
     "split": one_of("val", "test"),
     "checkpoint": optional(PATH),
     "paths.data": optional(PATH),
-    "trainer.precision": optional(one_of(*PRECISIONS)),
+    "trainer.precision": one_of(None, *PRECISIONS),
 }
 
 MODEL = {
@@ -79,7 +79,7 @@ MODEL = {
     "model.norm_momentum": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1"),
     "model.norm_bias_lr": ABOVE_ZERO,
     "model.flip_test": SWITCH,
-    "model.loss": optional(one_of(*LOSSES)),
+    "model.loss": one_of(None, *LOSSES),
     "model.reduction": one_of("mean", "sum"),
     "model.l1": FROM_ZERO,
     "model.l2": FROM_ZERO,
@@ -146,7 +146,7 @@ DATA = {
 CALLBACKS = {
     "callbacks.progress.refresh_rate": whole(0),
     "callbacks.early_stopping.monitor": optional(TEXT),
-    "callbacks.early_stopping.mode": optional(one_of("min", "max")),
+    "callbacks.early_stopping.mode": one_of(None, "min", "max"),
     "callbacks.early_stopping.patience": whole(0),
     "callbacks.early_stopping.min_delta": FROM_ZERO,
     "callbacks.samples.count": PICTURES,

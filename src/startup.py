@@ -16,6 +16,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import base as omegaconf_base
 
 
+@cache  # once, however many commands a process runs
 def hurry_hydra() -> None:
     """Have Hydra list its choices, read its files and resolve references faster."""
     ConfigLoaderImpl.get_group_options = group_options  # type: ignore[assignment, method-assign]

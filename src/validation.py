@@ -32,6 +32,7 @@ KINDS = {  # of what class each part has to be
 SEVERAL = ("callbacks", "logger")  # groups of parts, by names of their own
 MAY_BE_EMPTY = ("scheduler", *SEVERAL)
 OURS = ("src.", "torch.", "lightning.")
+FILLED_IN = ("monitor", "mode")  # of a callback: null stands for what the run is judged by
 OF_HYDRA = ("_partial_", "_args_")  # with them Hydra would make something else of a part
 
 
@@ -149,7 +150,7 @@ def wrong_types(part: Part) -> list[str]:
     return [
         f"{part.name}.{key}={show(value)} must be {spell(hints[key])}"
         for key, value in unknown.items()
-        if key in hints and not fits(value, hints[key])
+        if key in hints and not fits(value, hints[key]) and not (value is None and key in FILLED_IN)
     ]
 
 

@@ -248,7 +248,7 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
 
 
 def test_a_rate_that_is_far_too_high_is_told(tmp_path: Path) -> None:
-    outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e18", cwd=tmp_path)
+    outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
     told(outcome.error, "the loss became", "epoch 1", "optimizer.lr")
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 

@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from tests.command_line import Outcome, history, load, quick, read_json, run, train
 from tests.test_resume import assert_the_same_run
 
+TRUST = "trust=tests"  # for callbacks of the tests in a config that is read back
 SETTINGS = ("model.hidden_size=[8,8]", "model.dropout=0.2", "optimizer=sgd", "data.noise=0.3")
 EARLY = "+callbacks.early={_target_:src.callbacks.early_stopping.EarlyStopping,monitor:null,mode:null,patience:2}"
 PATIENT = EARLY.replace("patience:2", "patience:5")
@@ -151,14 +152,14 @@ def test_a_run_killed_after_its_last_epoch_does_what_is_missing_and_then_trains_
     assert "test/loss" not in read_json(folder / "metrics.json")
 
     epochs, last = (folder / "epochs").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes()
-    outcome = train(f"resume={folder}", cwd=tmp_path)
+    outcome = train(f"resume={folder}", TRUST, cwd=tmp_path)
     assert (folder / "epochs").read_text() == epochs
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == last
     assert read_json(folder / "status.json")["status"] == "finished"
     assert_the_same_end(folder, short)
 
     printed = find_hint(outcome)
-    assert printed == (f"resume=outputs/runs/killed {case.hint}" if case.hint else None)
+    assert printed == (f"resume=outputs/runs/killed {TRUST} {case.hint}" if case.hint else None)
     if printed:
         train(*shlex.split(printed), cwd=tmp_path)
         assert_the_same_end(folder, straight(*case.longer))

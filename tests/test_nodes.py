@@ -82,7 +82,7 @@ def failed(cwd: Path) -> list[Outcome]:
 def resumed(failed: list[Outcome], cwd: Path) -> list[Outcome]:
     """The same run gone on with on both nodes."""
     (cwd / "well").touch()
-    return on_two_nodes("resume=outputs/runs/two", cwd=cwd)
+    return on_two_nodes("resume=outputs/runs/two", "trust=ill", cwd=cwd)
 
 
 @pytest.fixture(scope="module")

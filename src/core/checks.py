@@ -1,13 +1,13 @@
 """Kinds of checks of settings: what a value has to be, as a function and in words. Nothing heavy is imported here."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from src.errors import InputError
 
 BILLION = 10**9
-LARGEST = 1e38  # of a number, about that of float32; whole ones of 2⁶³ and more PyTorch cannot take
+LARGEST = 1e38  # about the largest number in single precision
+LARGEST_WHOLE = 10**18  # about the largest whole number that PyTorch takes
 LONGEST_PATH = 1000  # characters
 LONGEST = 60  # characters of a value that a message shows
 
@@ -24,13 +24,13 @@ class Check(NamedTuple):
     words: str
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a value is a number, NaN and infinities apart."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that PyTorch takes: not NaN, nor infinite, nor a bool."""
+    return abs(value) <= LARGEST_WHOLE if is_whole(value) else isinstance(value, float) and abs(value) <= LARGEST
 
 
 def whole(low: int, high: int = BILLION) -> Check:
@@ -49,7 +49,7 @@ def count_or_fraction(low: int, high: int = BILLION) -> Check:
 
 def one_of(*choices: Any) -> Check:
     """Return the check for one of the choices, of the same type (1 is not true)."""
-    names = [str(choice).lower() for choice in choices]
+    names = ["null" if choice is None else str(choice).lower() for choice in choices]
     return Check(
         lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
         f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0],
@@ -72,8 +72,8 @@ def either(*checks: Check) -> Check:
     return Check(lambda value: any(check.allows(value) for check in checks), f"{', '.join(words[:-1])} or {words[-1]}")
 
 
-ABOVE_ZERO = Check(lambda value: is_number(value) and 0 < value <= LARGEST, "a number above 0, up to 1e38")
-FROM_ZERO = Check(lambda value: is_number(value) and 0 <= value <= LARGEST, "a number from 0 to 1e38")
+ABOVE_ZERO = Check(lambda value: is_number(value) and value > 0, "a number above 0, up to 1e38 (whole: 10¹⁸)")
+FROM_ZERO = Check(lambda value: is_number(value) and value >= 0, "a number from 0 to 1e38 (whole: 10¹⁸)")
 PROBABILITY = Check(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
 FRACTION = Check(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
 SEED = Check(lambda value: is_whole(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")

@@ -18,7 +18,7 @@ CHECKS = {
     "jobs": optional(whole(1, 1024)),
     "jobs_per_gpu": whole(1, 1024),
     "time_limit": optional(SECONDS),
-    "start_method": optional(one_of("forkserver", "spawn")),
+    "start_method": one_of(None, "forkserver", "spawn"),
 }
 
 

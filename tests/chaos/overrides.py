@@ -189,7 +189,7 @@ def recorded(trial: Trial, folder: Path) -> Verdict:
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
     if name in (*GROUPS, "experiment") and not isinstance(value, dict):
         kept = hydra.runtime.choices.get(name)
-        same = str(kept) == str(value) or (str(kept), value) == ("None", [])
+        same = str(kept) == str(value) or value == []
         return Verdict("right") if same else Verdict("wrong", f"{name}={kept} recorded")
     kept = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "config.yaml"), name)
     kept = OmegaConf.to_container(kept) if OmegaConf.is_config(kept) else kept

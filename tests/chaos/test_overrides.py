@@ -12,7 +12,7 @@ from src.errors import InputError
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import trials
 from tests.chaos.overrides import run as run_trials
-from tests.command_line import BARE, process, quick, read_json, run
+from tests.command_line import BARE, quick, read_json, run
 
 A_COUNT = "must be a whole number from 1 to 1,000,000,000"
 NO_LINE = "an argument is a line of text, and"
@@ -23,10 +23,10 @@ A_SEED = "must be a whole number from 0 to 2³²−1"
 
 
 def test_generated_command_lines_give_the_right_result_or_one_line() -> None:
-    table = run_trials(seed=0, count=150, workers=1)
+    table = run_trials(seed=0, count=120, workers=1)
     assert table.found == []
-    assert sum(row.tries for row in table.rows) == 150
-    assert sum(row.refused for row in table.rows) > 100
+    assert sum(row.tries for row in table.rows) == 120
+    assert sum(row.refused for row in table.rows) > 80
     assert sum(row.right for row in table.rows) > 5
 
 
@@ -80,8 +80,8 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("model.hidden_size=[1000000,1000000]", None),
         ("deterministic={a:1}", "deterministic={'a': 1} must be true or false"),
         ("optimizer.betas={}", None),
-        ("optimizer.lr=1" + 400 * "0", f"optimizer.lr=1{58 * '0'}… must be a number above 0, up to 1e18"),
-        ("optimizer.lr=nan", "optimizer.lr=nan must be a number above 0, up to 1e18"),
+        ("optimizer.lr=1" + 400 * "0", f"optimizer.lr=1{58 * '0'}… must be a number above 0, up to 1e38 (whole: 10¹⁸)"),
+        ("optimizer.lr=nan", "optimizer.lr=nan must be a number above 0, up to 1e38 (whole: 10¹⁸)"),
         ("seed=${seed}", None),
         ("model.dropout=${nothing}", None),
         (
@@ -152,7 +152,7 @@ def test_an_evaluation_is_refused_in_one_line(override: str, tmp_path: Path) -> 
 
 def test_a_refusal_is_seen_where_no_log_is(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "hydra/job_logging=disabled", "optimizer.lr=-1", cwd=tmp_path)
-    assert outcome.error == "error: optimizer.lr=-1 must be a number above 0, up to 1e18"
+    assert outcome.error == "error: optimizer.lr=-1 must be a number above 0, up to 1e38 (whole: 10¹⁸)"
 
 
 @pytest.mark.parametrize(("name", "folder"), [("1e3", "1e3"), ("a'b\\", "a-b-"), ("7", "7"), ("a=b,c", "a-b-c")])
@@ -197,11 +197,6 @@ def test_more_threads_of_the_environment_than_a_machine_bears_are_refused(monkey
         devices.asked_threads(None)
 
 
-def test_as_many_threads_as_are_allowed_do_not_crash(tmp_path: Path) -> None:
-    outcome = process("src.train", *BARE, "threads=1024", "trainer.max_epochs=1", cwd=tmp_path)
-    assert outcome.code == 0, outcome.text
-
-
 # The guard
 
 
@@ -214,7 +209,7 @@ def misbehave(what: str, folder: Path) -> str:
 
 
 def test_calls_that_hang_or_crash_are_told_and_cost_themselves_alone() -> None:
-    results = dict(call_each(misbehave, ["one", "crash", "two", "hang", "three"], workers=2, patience=2.0))
+    results = dict(call_each(misbehave, ["one", "crash", "two", "hang", "three"], workers=2, patience=5.0))
     assert results == {
         "one": "one True",
         "two": "two True",

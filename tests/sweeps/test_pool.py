@@ -136,7 +136,7 @@ def test_when_the_process_that_forks_them_is_killed_the_jobs_under_way_are_lost_
         ("jobs=two", "null or a whole number from 1 to 1,024"),
         ("jobs_per_gpu=null", "a whole number from 1 to 1,024"),
         ("time_limit=-1", "null or seconds above 0, up to 1,000,000,000"),
-        ("start_method=fork", "null or forkserver or spawn"),
+        ("start_method=fork", "null, forkserver or spawn"),
     ],
 )
 def test_a_launchers_setting_that_makes_no_sense_is_refused(setting: str, words: str, tmp_path: Path) -> None:

@@ -321,12 +321,12 @@ def refused(*settings: str, cwd: Path) -> str:
     [
         ("address=somewhere", "null or HOST:PORT"),
         ("address=ray://here:1", "null or HOST:PORT"),
-        ("cpus_per_job=0", "a whole number above 0"),
-        ("cpus_per_job=0.5", "a whole number above 0"),
-        ("gpus_per_job=1.5", "a whole number, or a fraction between 0 and 1"),
-        ("gpus_per_job=-1", "a whole number, or a fraction between 0 and 1"),
-        ("retries=-1", "a whole number"),
-        ("time_limit=0", "null or seconds above 0"),
+        ("cpus_per_job=0", "a whole number from 1 to 1,024"),
+        ("cpus_per_job=0.5", "a whole number from 1 to 1,024"),
+        ("gpus_per_job=1.5", "a whole number from 0 to 1,024, or a fraction between 0 and 1"),
+        ("gpus_per_job=-1", "a whole number from 0 to 1,024, or a fraction between 0 and 1"),
+        ("retries=-1", "a whole number from 0 to 1,000,000"),
+        ("time_limit=0", "null or seconds above 0, up to 1,000,000,000"),
     ],
 )
 def test_a_setting_that_no_sweep_can_run_with_is_refused_by_name(setting: str, words: str, tmp_path: Path) -> None:
