@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 LOCK = $(shell $(PYTHON) -c 'import sys, sysconfig; print(f"lock-{sysconfig.get_platform()}-{sys.implementation.cache_tag}.txt")')
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked lock audit train test bench lint format tensorboard screenshots clean
+.PHONY: help install install-locked lock audit train test bench chaos lint format tensorboard screenshots clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: $(INSTALLED) ## put the code into shape
 bench: $(INSTALLED) ## measure the speed side by side with other ways (long; needs MNIST and CIFAR-10): make bench ARGS="steps_xor --rounds 1"
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt 'kornia>=0.8'
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: $(INSTALLED) ## attack runs and sweeps: crashes, kills, damage, full disks, bad settings (an hour): make chaos ARGS="states --seed 1"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
 
 tensorboard: $(INSTALLED) ## look at the results in a browser: make tensorboard SWEEP=outputs/sweeps/NAME
 	$(BIN)/tensorboard --logdir $(or $(SWEEP),outputs)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ class Results(Callback):
         except Exception as error:
             told = input_error(error)
             if isinstance(told, StorageError):
-                told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.resume_command()}")
+                told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.command_again()}")
                 self.stopped("failed", told.reason, str(told))
                 raise told from error
             if out_of_memory(error):
@@ -158,6 +158,11 @@ class Results(Callback):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
         kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
         return "the epochs before are kept" if kept else "no epoch has ended yet"
+
+    def command_again(self) -> str:
+        """Return the command that goes on with the run: one that resumed it, with its settings, as it was typed."""
+        resumed = any(argument.startswith("resume=") for argument in sys.orig_argv)
+        return join(["python", *sys.orig_argv[1:]]) if resumed else self.resume_command()
 
     def resume_command(self) -> str:
         return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"

@@ -32,7 +32,7 @@ _REMEDIES_OF_NAMED = {
 }
 _WHOLE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # who writes beside it meets the same
 
-DISK = "disk"  # why a job failed: others beside it would, too
+DISK, FILE = "disk", "file"  # why a job failed: nothing can be written there, or a file cannot
 
 
 class StorageError(InputError):
@@ -56,8 +56,8 @@ class StorageError(InputError):
 
     @property
     def reason(self) -> str:
-        """Why a job failed by it, in a word: "disk" if others beside it would, too."""
-        return DISK if self.whole_disk else "error"
+        """Why a job failed by it, in a word."""
+        return DISK if self.whole_disk else FILE
 
     def completed(self, safe: str, then: str = "") -> "StorageError":
         """Return this error with what is safe and how to go on, unless it tells that already.

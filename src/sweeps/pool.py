@@ -14,6 +14,7 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from src.core.storage import FILE
 from src.errors import InputError
 from src.sweeps.endings import Status, make_ready, note_end, prepared, written_together
 from src.sweeps.jobs import Job
@@ -153,7 +154,7 @@ def why(code: int) -> tuple[str, str]:
     if code == LOST:
         return "killed", "its process was lost with the one that started it"
     if code == NO_STORAGE:
-        return "error", "its process could not write its files"
+        return FILE, "its process could not write its files"
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (by hand, or by the system when memory ran out)" if -code == signal.SIGKILL else ""

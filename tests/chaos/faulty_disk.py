@@ -12,6 +12,7 @@ from unittest import mock
 
 ONCE = (errno.EIO, errno.EMFILE)  # faults that pass; the others stay
 REMOVALS = (errno.EROFS, errno.EACCES)  # faults that removing a file meets, too
+OF_PATHS = (errno.EACCES, errno.EMFILE)  # faults that who has a file open does not meet
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -33,14 +34,16 @@ class FaultyDisk:
     def meet(self, kind: str, path: Any) -> None:
         """Count an operation on a path, and raise an error if it is to fail."""
         path = os.path.abspath(os.fsdecode(path))
-        if not path.startswith(self.folder + os.sep):
+        if kind == "mkdir" and os.path.isdir(path):
+            return
+        content = kind in ("write", "sync")
+        if not path.startswith(self.folder + os.sep) or (content and self.fault in OF_PATHS):
             return
         number, self.count = self.count, self.count + 1
         if self.number is None or number < self.number or (number > self.number and self.fault in ONCE):
             return
         self.failed = self.failed or f"{kind} {os.path.relpath(path, self.folder)}"
-        named = (path,) if kind not in ("write", "sync") else ()
-        raise OSError(self.fault, os.strerror(self.fault), *named)
+        raise OSError(self.fault, os.strerror(self.fault), *(() if content else (path,)))
 
     @contextmanager
     def at_work(self) -> Iterator["FaultyDisk"]:

@@ -46,7 +46,10 @@ def trials(seed: int, count: int) -> Iterator[Trial]:
     kinds = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
     for number in range(count):
         maker = MAKERS[kinds[number % len(kinds)]]
-        yield next(trial for trial in iter(lambda maker=maker: maker(draw), None) if not SEVERAL.match(trial.override))
+        trial = maker(draw)
+        while SEVERAL.match(trial.override):
+            trial = maker(draw)
+        yield trial
 
 
 def setting_trial(kind: str, setting: Setting, text: str, must: str, prefix: str = "") -> Trial:

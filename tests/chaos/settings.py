@@ -123,11 +123,12 @@ def known(config: str = "train") -> tuple[Setting, ...]:
     return tuple(found.values())
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, prefix: str = "", resolve: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield the full names and values of all that is no dictionary, or an empty one."""
+    node = OmegaConf.to_container(node, resolve=resolve) if OmegaConf.is_config(node) else node
     for key, value in node.items():
-        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        plain = OmegaConf.to_container(value, resolve=resolve) if OmegaConf.is_config(value) else value
         if isinstance(plain, dict) and plain:
-            yield from leaves(plain, f"{prefix}{key}.")
+            yield from leaves(plain, f"{prefix}{key}.", resolve)
         else:
             yield f"{prefix}{key}", plain

@@ -243,7 +243,7 @@ def test_label_smoothing_is_refused_where_it_has_no_meaning(task: str, name: str
         (["data=cubic", "model.loss=perceptron"], "does not suit regression targets: choose squared_error"),
         (["data=xor", "model.loss=one_vs_rest"], "choose cross_entropy or quadratic or perceptron"),
         (["data=cubic", "model.label_smoothing=0.1"], "has no meaning for the loss squared_error"),
-        (["model.loss=hinge"], "model.loss=hinge must be null or cross_entropy, one_vs_rest, quadratic,"),
+        (["model.loss=hinge"], "model.loss=hinge must be null, cross_entropy, one_vs_rest, quadratic,"),
     ],
 )
 def test_on_the_command_line_a_loss_is_refused_in_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
