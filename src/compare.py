@@ -43,7 +43,7 @@ def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
     pictures = configured(folder, packages)
     table = write_results(folder)
     write_hparams(folder)
-    leaderboard(folder)
+    leaderboard(folder, packages=packages)
     try:
         files, errors = draw(folder, pictures, packages) if pictures else ([], [])
     except StorageError:

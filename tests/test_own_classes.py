@@ -1,13 +1,14 @@
 """Models, data sets, callbacks and configs of one's own, in a project outside the checkout."""
 
 import os
+import re
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from src.models.mlp import MLP
-from tests.command_line import Outcome, evaluate, history, load, quick, read_json, run, train, weights
+from tests.command_line import BARE, Outcome, evaluate, history, load, quick, read_json, run, train, weights
 
 
 def write(path: Path, content: str) -> None:
@@ -129,6 +130,21 @@ def test_an_own_model_resumes_and_is_evaluated_like_any_other(project: Path) -> 
     assert history(folder) == history(longer)
     evaluate(f"run={folder}", "split=test", "trust=mine", cwd=project)
     assert read_json(folder / "eval_test.json")["test/acc"] == read_json(folder / "metrics.json")["test/acc"]
+
+
+def test_a_sweep_of_own_models_goes_on_and_is_drawn_without_being_told_to_trust_them(project: Path) -> None:
+    panels = "{_target_: src.sweeps.panels.Panels, columns: 2, title: own}"
+    drawing = f"{{_target_: src.sweeps.drawing.DrawPictures, _recursive_: false, pictures: {{panels: {panels}}}}}"
+    settings = (searchpath(project), "model=centres", "trainer.max_epochs=1", f"+hydra.callbacks.pictures={drawing}")
+    for seeds in ("seed=0", "seed=0,1"):
+        outcome = run("src.train", "-m", *BARE, *settings, seeds, "name=own", cwd=project)
+        assert outcome.code == 0, outcome.text
+    assert "2 jobs: 1 finished before" in outcome.out
+    folder = project / "outputs" / "sweeps" / "own"
+    assert (folder / "figures" / "panels.png").is_file()
+    assert re.search(r"python -m src\.eval run=outputs/sweeps/own/\S+ trust=mine", outcome.out)
+    assert "mine.model.MyModel is not trusted" in run("src.compare", str(folder), cwd=project).error
+    assert run("src.compare", str(folder), "trust=mine", cwd=project).code == 0
 
 
 def test_an_own_class_takes_another_choices_settings(project: Path) -> None:

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from src.cli import TERMINATED
 from src.core.files import remove_partials, write_text
 from src.core.storage import find_fault
+from src.core.trust import read_packages
 from src.errors import InputError
 from src.sweeps.endings import blame, where_it_lies
 from src.sweeps.jobs import Job
@@ -131,7 +133,9 @@ def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
     from src.sweeps.hparams import write_hparams  # TensorBoard, which is not needed before
 
     errors: list[str] = []
-    for act in (write_results, leaderboard, write_hparams, tell_report):
+    packages = read_packages(sweep.config.trust)
+    shown = (partial(leaderboard, packages=packages), write_hparams, partial(tell_report, packages=packages))
+    for act in (write_results, *shown):
         try:
             act(sweep.folder)
         except (InputError, OSError) as error:
@@ -141,8 +145,8 @@ def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
     return list(dict.fromkeys(errors))
 
 
-def tell_report(folder: Path) -> None:
-    print(f"all of it: {report([folder])}")
+def tell_report(folder: Path, packages: tuple[str, ...]) -> None:
+    print(f"all of it: {report([folder], packages=packages)}")
 
 
 def outcome(job: Job) -> JobReturn:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from src.core import schema
 from src.core.files import write_csv
+from src.core.trust import spell_trust
 from src.errors import InputError
 from src.records import DAMAGED
 from src.sweeps.runs import Run, is_seed, read_runs, said, spoken
@@ -148,8 +149,13 @@ class Board(NamedTuple):
         return not any(entry.left or entry.damaged for entry in self.entries)
 
 
-def leaderboard(folder: Path, console: Console | None = None) -> None:
+def leaderboard(folder: Path, console: Console | None = None, packages: tuple[str, ...] = ()) -> None:
     """Tell what a sweep came to: for each data set a table, best first, and the test of the best alone.
+
+    Args:
+        folder: the sweep's.
+        console: where it is told.
+        packages: those beside this project's that the user trusts; commands to open a run have them, too.
 
     Raises:
         InputError: if there are no jobs.
@@ -167,7 +173,7 @@ def leaderboard(folder: Path, console: Console | None = None) -> None:
         console.print(table(board))
         if len(board.entries) > MOST_ROWS:
             told(console, f"… and {len(board.entries) - MOST_ROWS} more: {typed(folder / 'results.csv')}")
-        for line in conclusion(board):
+        for line in conclusion(board, spell_trust(packages)):
             told(console, line)
 
 
@@ -268,8 +274,8 @@ def short(keys: list[str]) -> list[str]:
     ]
 
 
-def conclusion(board: Board) -> list[str]:
-    """The test metrics of the chosen entry, and how to evaluate it."""
+def conclusion(board: Board, trust: str) -> list[str]:
+    """The test metrics of the chosen entry, and how to evaluate it, with what lets its run be opened."""
     if not (chosen := board.chosen):
         return []
     tests = dict.fromkeys(name for run in chosen.finished for name in scalars(run.metrics) if name.startswith("test/"))
@@ -278,7 +284,7 @@ def conclusion(board: Board) -> list[str]:
     what = f"{which if len(board.entries) > 1 else ''}{spoken(chosen.settings) or 'all runs'}"
     return [
         f"{what}: {results} (n = {len(chosen.finished)})",
-        f"  evaluate it:  python -m src.eval run={typed(chosen.finished[0].folder)}{others(chosen.finished)}",
+        f"  evaluate it:  python -m src.eval run={typed(chosen.finished[0].folder)}{trust}{others(chosen.finished)}",
     ]
 
 

@@ -169,6 +169,7 @@ def test_what_is_typed_is_trusted(cwd: Path) -> None:
 
 def test_a_new_run_needs_no_trust_and_its_last_words_tell_what_opens_it_again(cwd: Path) -> None:
     assert "trust=canary is for resume=" in attempt(cwd, "src.train", "model._target_=canary.Model", "trust=canary")
-    outcome = quick("model._target_=canary.Model", "+callbacks.a._target_=srcx.Callback", "name=mine", cwd=cwd)
+    typed = ("model._target_=canary.Model", "+callbacks.a._target_=srcx.Callback", "trainer.max_epochs=1", "name=mine")
+    outcome = quick(*typed, cwd=cwd)
     for words in ("src.eval run=outputs/runs/mine", "src.train resume=outputs/runs/mine"):
         assert f"python -m {words} 'trust=[srcx,canary]'" in outcome.out

@@ -24,7 +24,8 @@ def report(
         folders: those of the sweeps.
         draw: have the pictures drawn first that the page would show and that runs have left undrawn, which takes a
             second or two for each run; else the page tells how to.
-        packages: those beside this project's whose classes the runs' configs may name where they are drawn.
+        packages: those beside this project's whose classes the runs' configs may name where they are drawn; how the
+            page tells to draw them has these, too.
         tell: is called with a line for each thing that could not be read or drawn; the page has these, too.
 
     Returns:
@@ -43,7 +44,7 @@ def report(
     write_results(home)
     files = tables_to_take(sweeps)
     write_text(home / LATEX, files[LATEX])
-    write_text(home / PAGE, page(sweeps, files, [] if draw else undrawn(sweeps)))
+    write_text(home / PAGE, page(sweeps, files, [] if draw else undrawn(sweeps), packages))
     for note in sweeps.notes:
         tell(note)
     return home / PAGE

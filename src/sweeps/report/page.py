@@ -12,6 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from src.core.files import open_plain, replace_not_finite
+from src.core.trust import spell_trust
 from src.records import DAMAGED
 from src.sweeps.report.curves import curves
 from src.sweeps.report.gallery import Album, gallery, own_pictures
@@ -44,7 +45,7 @@ class Part(NamedTuple):
     all_pairs: int
 
 
-def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run]) -> str:
+def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run], packages: tuple[str, ...]) -> str:
     """The whole page, with files to take away, and how to draw the pictures of runs that have left theirs undrawn."""
     found, album = boards(sweeps.runs), Album(sweeps)
     return (
@@ -62,7 +63,7 @@ def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run]) -> str:
             own=own_pictures(sweeps, album),
             gallery=gallery(sweeps, album),
             undrawn=undrawn,
-            draw_command=f"python -m src.report {' '.join(map(typed, sweeps.folders))}",
+            draw_command=f"python -m src.report {' '.join(map(typed, sweeps.folders))}{spell_trust(packages)}",
             failures=(stopped := failures(sweeps)),
             reasons=Counter(each.reason for each in stopped),
             table=runs_table(sweeps),
