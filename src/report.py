@@ -8,16 +8,16 @@ Beside it lie results.csv and leaderboard.tex. Pictures that the page would show
 drawn first.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust
 
 
 def main() -> None:
     about = "Write the report of a sweep."
-    parser = argparse.ArgumentParser(prog="python -m src.report", description=about, epilog=TRUST)
+    parser = OneLineParser(prog="python -m src.report", description=about, epilog=TRUST)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     from src.cli import told_in_the_end
 
