@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.arguments import check_arguments
 from src.core.checks import show
+from src.core.commands import spell_command, spell_tensorboard
 from src.core.storage import StorageError, describe_fault, faults_told_once
 from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
@@ -117,12 +118,14 @@ def in_sweep() -> bool:
 
 
 def register_resolvers() -> None:
-    """What the configs ask of the code: a run's name, and a job's name in a sweep."""
+    """Register what the configs ask of the code: names of runs and of a sweep's jobs, and what ``--help`` shows."""
     OmegaConf.register_new_resolver("name_or", run_name, replace=True)
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
     )
     OmegaConf.register_new_resolver("describe_settings", describe_settings, replace=True)
+    OmegaConf.register_new_resolver("command", spell_command, replace=True)
+    OmegaConf.register_new_resolver("tensorboard", spell_tensorboard, replace=True)
 
 
 def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:

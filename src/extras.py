@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from src.core.commands import spell_command
 from src.errors import InputError
 
 
@@ -17,5 +18,5 @@ def need(package: str, extra: str, asked: str) -> None:
         InputError: if it is not, with the command that installs it.
     """
     if find_spec(package) is None:
-        how = f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
+        how = spell_command("pip", ["install", "-c", "constraints.txt", "-e", f".[{extra}]"])
         raise InputError(f"{asked} needs the package {package}, which is not installed: {how}")

@@ -11,13 +11,14 @@ drawn first.
 import sys
 from pathlib import Path
 
+from src.core.commands import spell_command
 from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust
 
 
 def main() -> None:
     about = "Write the report of a sweep."
-    parser = OneLineParser(prog="python -m src.report", description=about, epilog=TRUST)
+    parser = OneLineParser(prog=spell_command("src.report"), description=about, epilog=TRUST)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     from src.cli import told_in_the_end
 
