@@ -210,8 +210,7 @@ class SupervisedModule(LightningModule):
         return self.steps_before + batch // self.trainer.accumulate_grad_batches
 
     def diverged(self, loss: float, step: int) -> None:
-        told = divergence(loss, step, self.current_epoch + 1)
-        raise DivergedError(f"{told}; the checkpoints of the epochs before are kept")
+        raise DivergedError(divergence(loss, step, self.current_epoch + 1))
 
     def on_train_epoch_end(self) -> None:
         if self.unread:  # trainer.max_steps ended the epoch before its last batch
