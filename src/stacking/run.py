@@ -169,7 +169,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
     if tested is not None:
         for place, member in enumerate(training.members):
-            if member.trouble is None:
+            if member.trouble is None and member.cfg.get("test", True):
                 acc = None if tested.acc is None else float(tested.acc[place].float())
                 confusion = None if tested.confusion is None else tested.confusion[place].cpu()
                 member.add_test(float(tested.loss[place].float()), acc, confusion, data.class_names)

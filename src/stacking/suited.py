@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn import Conv2d, Dropout, Linear, Module
 
 from src import cli, devices
-from src.build import build_data, build_model, monitored
+from src.build import build_data, build_model
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.figure import FigureCallback
 from src.callbacks.progress import Progress
@@ -27,6 +27,7 @@ from src.models.cnn import CNN
 from src.models.images import ImageModule
 from src.models.mlp import MLP
 from src.models.steps import CALLBACK_HOOKS, overrides
+from src.monitor import find_judge
 from src.stacking.run import DTYPES
 from src.stacking.schedules import KINDS
 from src.stacking.wide import WideDropout, why_not, widen
@@ -150,11 +151,14 @@ def unsuitable_data(data: Any) -> str | None:
 
 
 def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
-    """What early stopping watches that a stack does not look at, or that is not there."""
+    """Return what a run or its early stopping is judged by that a stack does not look at, or that is not there."""
     known = (None, "val/loss", *(["val/acc"] if data.num_classes else []))
+    judge, _ = find_judge(cfg, data)
+    if judge not in known:
+        return f"monitor={judge}"
     for name, each in cfg.callbacks.items():
         if each and get_class(each._target_) is EarlyStopping:
-            if monitored(cfg, data)[0] is None:
+            if judge is None:
                 return f"callbacks.{name} without a validation set"
             if each.get("monitor") not in known:
                 return f"callbacks.{name}.monitor={each.get('monitor')}"
