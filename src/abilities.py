@@ -21,9 +21,13 @@ BY_SETTING = ("optimizer", "scheduler")
 
 
 def tests(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
-    """Return whether a run ends with a test: ``test=false`` switches it off, and it takes a step and batches."""
-    model = get_class(cfg["model"]["_target_"])
-    return bool(cfg.get("test", True)) and has_step("test", model) and has_loader("test", data)
+    """Return whether a run ends with a test: if it can, and ``test=false`` does not switch it off."""
+    return bool(cfg.get("test", True)) and can_test(cfg, data)
+
+
+def can_test(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
+    """Return whether there are test batches, and a step of the model's on them."""
+    return has_step("test", get_class(cfg["model"]["_target_"])) and has_loader("test", data)
 
 
 def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningModule, processes: int) -> str:

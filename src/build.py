@@ -81,6 +81,18 @@ def build_data(cfg: DictConfig) -> LightningDataModule:
     return data
 
 
+def build_tensors(cfg: DictConfig) -> TensorDataModule:
+    """Return the config's data module, for what takes those of ours alone.
+
+    Raises:
+        InputError: if it is another one.
+    """
+    data = build_data(cfg)
+    if not isinstance(data, TensorDataModule):
+        raise InputError(f"data._target_={cfg.data._target_} must be a src.data.base.TensorDataModule here")
+    return data
+
+
 def load_data(data: LightningDataModule) -> None:
     """Load a data set of ours; another one Lightning sets up itself, stage by stage."""
     if isinstance(data, TensorDataModule):

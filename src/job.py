@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig, OmegaConf
 
 from src import devices
-from src.abilities import describe_lacks, refuse_unused, tests
+from src.abilities import can_test, describe_lacks, refuse_unused, tests
 from src.build import (
     build_callbacks,
     build_data,
@@ -232,5 +232,5 @@ def check_split(run: DictConfig, data: LightningDataModule, folder: Path, split:
     if split == "val" and not validates(run, data):
         why = " (data.val_size=0)" if isinstance(data, TensorDataModule) else ""
         raise InputError(f"{folder} was trained without a validation set{why}: use split=test")
-    if split == "test" and not tests({**run, "test": True}, data):
+    if split == "test" and not can_test(run, data):
         raise InputError(f"{folder} has no test: its model has no test_step, or its data no test_dataloader")

@@ -165,7 +165,7 @@ def stops_early(settings: dict[str, Any] | None) -> bool:
 
 def early_stopping(settings: dict[str, Any], monitor: str | None, mode: str) -> EarlyStopping:
     """Return the callback; where it names no metric it watches what the run is judged by."""
-    watched, own = settings["monitor"] or monitor, settings.get("mode")
-    own = own or (mode if watched == monitor else find_mode(watched))
+    watched = settings["monitor"] or monitor
+    own = settings.get("mode") or (mode if watched == monitor else find_mode(str(watched)))
     made: EarlyStopping = instantiate({**settings, "monitor": watched, "mode": own})
     return made

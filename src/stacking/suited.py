@@ -64,6 +64,7 @@ EVENTS = {  # conf/logger/tensorboard.yaml
     "version": "",
     "default_hp_metric": False,
 }
+HOOKS = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")  # of data, by which a stack does not load
 COPIES = 8  # of the weights: also gradients, two moments, the best and the last, and what is on the way
 SHARE_OF_MEMORY = 0.5
 
@@ -104,7 +105,9 @@ def verdict(config: DictConfig, processes: int) -> Verdict:
             return Verdict(f"trainer.precision={cfg.trainer.precision}")
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
-        reason = unsuitable_data(data) or unsuitable_monitor(cfg, data) or unsuitable_model(model)
+        if not isinstance(data, TensorDataModule) or overrides(data, TensorDataModule, HOOKS):
+            return Verdict(f"{type(data).__name__}, which loads its batches in a way of its own")
+        reason = unsuitable_monitor(cfg, data) or unsuitable_model(model)
     except Exception as error:  # Hydra wraps those of a part that it makes
         return Verdict(f"an error that each tells by itself ({one_line(error)})")
     return room(model, data, kind, processes) if reason is None else Verdict(reason)
@@ -142,12 +145,6 @@ def sees_training(settings: DictConfig) -> bool:
         return kind is LearningRateMonitor and len(settings) > 1  # set to look step by step, or at more
     steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
     return steps or not issubclass(kind, FigureCallback)
-
-
-def unsuitable_data(data: Any) -> str | None:
-    hooks = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")
-    own = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, hooks)
-    return None if own else f"{type(data).__name__}, which loads its batches in a way of its own"
 
 
 def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
