@@ -68,6 +68,8 @@ def make(group: str, settings: Any, **given: Any) -> Any:
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
+        if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
+            raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):
             raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
         raise
@@ -101,10 +103,16 @@ def load_data(data: LightningDataModule) -> None:
 
 
 def build_model(cfg: DictConfig, data: LightningDataModule, kind: str) -> LightningModule:
-    """The config's model for the data's shape and task; all its settings are plain values."""
+    """Return the config's model for the data's shape and task.
+
+    Its settings are plain values; where it makes its optimizers itself, those with a ``_target_`` are made first, such
+    as a network.
+    """
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
+    about = given(parts, data)
+    how = {"_recursive_": "optimizer" not in about, "_convert_": "all"}
     with devices.within_memory(kind):
-        model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
+        model: LightningModule = make("model", parts["model"], **about, **how)
     devices.suit_memory(model, kind)
     return model
 

@@ -37,6 +37,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     read: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if isinstance(kept := checkpoint.get("hyper_parameters"), dict):  # networks among them are in the state_dict
+            kept = {name: value for name, value in kept.items() if not isinstance(value, torch.nn.Module)}
+            checkpoint = {**checkpoint, "hyper_parameters": kept}
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, *args: Any, **settings: Any) -> dict[str, Any]:
