@@ -5,6 +5,7 @@ drawn: a kill, a kill in the midst of a write, a loss of power, the workers each
 leave is laid out, and the next start plans from it as far as its first training step.
 """
 
+import importlib.util
 import multiprocessing
 import tempfile
 from collections import Counter
@@ -49,11 +50,12 @@ SCENARIOS = {
     "run": Scenario((*BARE, "trainer.max_epochs=3"), "runs/x", plan_run, 0.02),
     "run, early stopping": Scenario((*STOPPING, "optimizer.lr=0.3", "trainer.max_epochs=9"), "runs/x", plan_run, 0.02),
     "run, max_steps within an epoch": Scenario((*BARE, "trainer.max_steps=25"), "runs/x", plan_run, 0.02),
-    "sweep, local": Scenario((*SWEEP, "hydra.launcher.jobs=4"), "sweeps/x", plan_sweep, 0.3),
+    "sweep, local": Scenario((*SWEEP, "hydra.launcher.jobs=4"), "sweeps/x", plan_sweep, 0.24),
     "sweep, vectorized": Scenario((*SWEEP, "hydra/launcher=vectorized"), "sweeps/x", plan_sweep, 0.1),
     "sweep, slurm (stood in for)": Scenario(
-        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.24
+        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.2
     ),
+    "sweep, ray": Scenario((*SWEEP, "hydra/launcher=ray"), "sweeps/x", plan_sweep, 0.16),
     "search": Scenario(
         (
             *("-m", *BARE, "trainer.max_epochs=2", "hydra/sweeper=optuna", "hydra.launcher.jobs=4"),
@@ -61,9 +63,11 @@ SCENARIOS = {
         ),
         "sweeps/x",
         plan_search,
-        0.3,
+        0.24,
     ),
 }
+if importlib.util.find_spec("ray") is None:
+    del SCENARIOS["sweep, ray"]  # an extra, which need not be installed
 
 
 class Task(NamedTuple):
