@@ -14,6 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from src.core.files import Operation
 from src.environment import cores
 from tests.chaos.planners import plan_run, plan_search, plan_sweep
@@ -84,7 +86,7 @@ def run(seed: int, count: int, names: tuple[str, ...] = tuple(SCENARIOS)) -> Tab
     tasks = [task for name in names for task in _make_tasks(name, seed, count)]
     found: dict[str, list[Found]] = {name: [] for name in names}
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
-        for task, result in zip(tasks, pool.map(do, tasks), strict=True):
+        for task, result in tqdm(zip(tasks, pool.map(do, tasks), strict=True), "states", len(tasks), disable=None):
             found[task.name].append(result)
     rows, findings = [], []
     for name, parts in found.items():
