@@ -49,15 +49,15 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "run": Scenario((*BARE, "trainer.max_epochs=3"), "runs/x", plan_run, 0.02),
-    "run, early stopping": Scenario((*STOPPING, "optimizer.lr=0.3", "trainer.max_epochs=9"), "runs/x", plan_run, 0.02),
-    "run, max_steps within an epoch": Scenario((*BARE, "trainer.max_steps=25"), "runs/x", plan_run, 0.02),
-    "sweep, local": Scenario((*SWEEP, "hydra.launcher.jobs=4"), "sweeps/x", plan_sweep, 0.24),
-    "sweep, vectorized": Scenario((*SWEEP, "hydra/launcher=vectorized"), "sweeps/x", plan_sweep, 0.1),
+    "run": Scenario((*BARE, "trainer.max_epochs=3"), "runs/x", plan_run, 0.01),
+    "run, early stopping": Scenario((*STOPPING, "optimizer.lr=0.3", "trainer.max_epochs=9"), "runs/x", plan_run, 0.01),
+    "run, max_steps within an epoch": Scenario((*BARE, "trainer.max_steps=25"), "runs/x", plan_run, 0.01),
+    "sweep, local": Scenario((*SWEEP, "hydra.launcher.jobs=4"), "sweeps/x", plan_sweep, 0.3),
+    "sweep, vectorized": Scenario((*SWEEP, "hydra/launcher=vectorized"), "sweeps/x", plan_sweep, 0.04),
     "sweep, slurm (stood in for)": Scenario(
-        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.2
+        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.1
     ),
-    "sweep, ray": Scenario((*SWEEP, "hydra/launcher=ray"), "sweeps/x", plan_sweep, 0.16),
+    "sweep, ray": Scenario((*SWEEP, "hydra/launcher=ray"), "sweeps/x", plan_sweep, 0.2),
     "search": Scenario(
         (
             *("-m", *BARE, "trainer.max_epochs=2", "hydra/sweeper=optuna", "hydra.launcher.jobs=4"),
@@ -65,7 +65,7 @@ SCENARIOS = {
         ),
         "sweeps/x",
         plan_search,
-        0.24,
+        0.33,
     ),
 }
 if importlib.util.find_spec("ray") is None:
