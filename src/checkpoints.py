@@ -123,10 +123,8 @@ class RunCheckpoint(Checkpoint):
         refuse_other(self._measured, content["state_dict"], trainer, what, "before the validation")
         trainer.strategy.save_checkpoint(content, path)
         trainer.strategy.barrier("checkpoint")
-        self._replaced, self._kept = (
-            None,
-            self._measured or copy_weights(trainer.lightning_module, content["state_dict"]),
-        )
+        self._kept = self._measured or copy_weights(trainer.lightning_module, content["state_dict"])
+        self._replaced = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not are_equal(self._kept, dict(pl_module.named_parameters())):

@@ -55,11 +55,7 @@ LOADING = (
     "on_before_batch_transfer",
     "on_after_batch_transfer",
 )
-OF_THE_RUN = {
-    "precision": "32-true",
-    "limit_val_batches": 1.0,
-    "limit_test_batches": 1.0,
-}  # where an evaluation has none
+OF_THE_RUN = ("precision", "limit_val_batches", "limit_test_batches")  # where an evaluation is given no other
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
     logging.getLogger(name).handlers.clear()  # its own, which it has where it was imported before there was a log
@@ -213,9 +209,12 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:
         raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")
-    for name, otherwise in OF_THE_RUN.items():
+    own = {"precision": "32-true", **run.trainer}
+    if overfit := own.get("overfit_batches"):  # which limits the validation, too
+        own["limit_val_batches"] = overfit
+    for name in OF_THE_RUN:
         if cfg.trainer[name] is None:
-            cfg.trainer[name] = run.trainer.get(name) or otherwise
+            cfg.trainer[name] = own.get(name) or 1.0  # a test that the run left out is one of all
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
     epoch = load_weights(model, path).get("epoch")

@@ -1,5 +1,6 @@
 """Lightning's settings and callbacks that cannot be honoured here: each is refused before training, with what works."""
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -26,6 +27,7 @@ ARGUMENTS = {  # of lightning.Trainer: who decides it instead
     "plugins": "choose trainer.precision=… and trainer.strategy=…",
     "use_distributed_sampler": "the data module decides which process gets which samples",
 }
+_OF_THE_SHELL = "PL_TRAINER_"  # variables that Lightning's Trainer takes settings from, and no config tells of
 _LIGHTNING = "lightning.pytorch.callbacks."
 _AVERAGING = f"use {_LIGHTNING}WeightAveraging or EMAWeightAveraging, whose weights are validated, kept and tested"
 CALLBACKS = {
@@ -36,6 +38,10 @@ CALLBACKS = {
     ),
     "LearningRateFinder": "it would change optimizer.lr unrecorded; use -m sweep=learning_rate",
     "BatchSizeFinder": "it would change data.batch_size unrecorded; use -m data.batch_size=32,64,128",
+    "OnExceptionCheckpoint": (
+        "with it a new run would start from what another one has left in that folder; a run that was stopped goes on "
+        "with resume=FOLDER"
+    ),
     "BasePredictionWriter": "a run predicts nothing",
 }
 
@@ -49,7 +55,9 @@ def refuse(cfg: DictConfig) -> None:
     groups = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("trainer", "callbacks") if cfg.get(name)
     }
-    if wrong := list(find_refused(groups)):
+    variables = [name for name in os.environ if name.startswith(_OF_THE_SHELL)]
+    told = [f"{name}: use trainer.{name.removeprefix(_OF_THE_SHELL).lower()}=…" for name in variables]
+    if wrong := [*find_refused(groups), *told]:
         raise InputError("; ".join(wrong))
 
 

@@ -76,6 +76,13 @@ def test_a_share_of_an_evaluation_is_one_of_its_samples_and_src_eval_takes_the_s
     assert read_json(outcome.folder / "eval_test.json")["test/loss"] != pytest.approx(metrics["test/loss"], abs=1e-4)
 
 
+def test_a_run_that_overfits_a_few_batches_is_evaluated_on_what_it_was_validated_on(tmp_path: Path) -> None:
+    outcome = quick("trainer.overfit_batches=0.2", "data.noise=0.4", "trainer.max_epochs=2", cwd=tmp_path)
+    evaluate(f"run={outcome.folder}", cwd=tmp_path)
+    told = read_json(outcome.folder / "eval_val.json")["val/loss"]
+    assert told == pytest.approx(outcome.metrics["val/loss"], rel=1e-6)
+
+
 def test_a_limit_is_refused_before_training(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "data.test_size=100", "trainer.limit_test_batches=0.001", cwd=tmp_path)
     assert "trainer.limit_test_batches=0.001 of 100 test samples is none: give 0.01 or more" in outcome.error

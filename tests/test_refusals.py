@@ -55,7 +55,7 @@ TOGETHER = {"num_nodes": {"strategy": "ddp"}, "sync_batchnorm": {"strategy": "dd
 
 
 def timer_of(trainer: Any) -> dict[str, float]:
-    seconds = next(each for each in trainer.callbacks if isinstance(each, callbacks.Timer))._duration
+    seconds = next(each for each in trainer.callbacks if isinstance(each, callbacks.Timer))._duration or 0.0
     return {"minutes": seconds // 60, "seconds": seconds % 60}
 
 
@@ -97,6 +97,12 @@ def test_a_callback_that_cannot_be_honoured_is_refused_with_what_to_use(name: st
     with pytest.raises(InputError) as caught:
         refuse(OmegaConf.create({"callbacks": {"mine": {"_target_": f"{LIGHTNING}.{name}"}}}))
     assert str(caught.value) == f"callbacks.mine: {name} cannot be used here: {CALLBACKS[name]}"
+
+
+def test_a_setting_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "3")
+    with pytest.raises(InputError, match=r"PL_TRAINER_MAX_STEPS: use trainer\.max_steps=…"):
+        refuse(OmegaConf.create({}))
 
 
 class OwnFinder(callbacks.LearningRateFinder):
