@@ -17,7 +17,9 @@ from src.checkpoints import AtomicCheckpointIO
 from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
-from src.nodes import meeting_place
+from src.limits import check_limits
+from src.nodes import meeting_place, refuse_copies
+from src.refusals import refuse
 from src.validation import check
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -25,6 +27,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def prepare(cfg: DictConfig) -> str:
     """Check the settings and the machine, and set it up; returns the kind of device."""
+    refuse(cfg)
     check(cfg)
     trainer = cfg.trainer
     kind = devices.resolve(trainer.accelerator)
@@ -61,7 +64,7 @@ def make(group: str, settings: Any, **given: Any) -> Any:
     if taken := [key for key in settings if key in given]:
         raise InputError(f"{group}.{taken[0]} is no setting: a run gives it to {settings['_target_']} itself")
     try:
-        return instantiate(settings, **given)
+        return instantiate(settings, **{"_convert_": "all", **given})  # Lightning knows no dictionaries of OmegaConf's
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
@@ -146,7 +149,7 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
     own = {**cfg.trainer, "accelerator": kind}
     if "precision" in own:
         own["precision"] = devices.precision(own["precision"], kind)
-    return make(
+    trainer: Trainer = make(
         "trainer",
         own,
         deterministic=cfg.get("deterministic", False),
@@ -158,6 +161,8 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
         **quiet,
         **settings,
     )
+    refuse_copies(trainer)
+    return trainer
 
 
 def check_batches(cfg: DictConfig, model: LightningModule, data: TensorDataModule) -> None:
@@ -187,17 +192,3 @@ def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> 
             f"batch norm needs {needed}: of {samples} with data.batch_size={data.batch_size} the last batch has "
             f"{'one' if last == 1 else last}; choose another data.batch_size ({enough} or more), or data.drop_last=true"
         )
-
-
-def check_limits(trainer: DictConfig, data: TensorDataModule) -> None:
-    """Refuse shares of batches that come to none, and more batches than an epoch has."""
-    sets = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
-    counts = {name: len(data.batches(samples, train=name == "train")) for name, samples in sets.items() if samples}
-    for name, batches in counts.items():
-        limits = [f"limit_{name}_batches", *["overfit_batches"] * (name != "test")]
-        for limit, share in [(limit, trainer.get(limit)) for limit in limits]:
-            if isinstance(share, float) and 0 < share * batches < 1:
-                raise InputError(f"trainer.{limit}={share}: of {batches} batches ({name}) that is none")
-    interval = trainer.get("val_check_interval")
-    if isinstance(interval, int) and interval > counts["train"]:
-        raise InputError(f"trainer.val_check_interval={interval}: an epoch has {counts['train']} batches")

@@ -36,6 +36,7 @@ from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
 from src.events import events_after
+from src.limits import share_samples
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
@@ -54,8 +55,13 @@ LOADING = (
     "on_before_batch_transfer",
     "on_after_batch_transfer",
 )
+OF_THE_RUN = ("precision", "limit_val_batches", "limit_test_batches")  # where an evaluation is given no other
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
+    logging.getLogger(name).handlers.clear()  # its own, which it has where it was imported before there was a log
+    logging.getLogger(name).propagate = True
+for name in ("profilers.profiler", "callbacks.model_summary"):
+    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that were asked for
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
 warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
 warnings.filterwarnings("ignore", ".*srun.*is available")  # which run to start with it, the settings say
@@ -132,6 +138,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     check_batches(cfg, model, data)
     first_step = past.step if past else 0 if cfg.resume else None
     trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
+    share_samples(trainer, data)
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
     if past is not None:
         restore(trainer, past)
@@ -202,12 +209,17 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = build_data(run)
     if cfg.split == "val" and monitored(run, data)[0] is None:
         raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")
-    if cfg.trainer.precision is None:
-        cfg.trainer.precision = run.trainer.get("precision", "32-true")
+    own = {"precision": "32-true", **run.trainer}
+    if overfit := own.get("overfit_batches"):  # which limits the validation, too
+        own["limit_val_batches"] = overfit
+    for name in OF_THE_RUN:
+        if cfg.trainer[name] is None:
+            cfg.trainer[name] = own.get(name) or 1.0  # a test that the run left out is one of all
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
     epoch = load_weights(model, path).get("epoch")
     trainer = plain_trainer(cfg, kind, folder)
+    share_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test
     metrics = dict(loop(model, datamodule=data, verbose=False)[0])
     epoch = epoch + 1 if isinstance(epoch, int) else 0  # of a file of weights alone that is not known

@@ -1,5 +1,7 @@
 """The table of all settings of a run: what the value of each has to be. `src.validation` holds a config to it."""
 
+import re
+
 from src.core.checks import (
     ABOVE_ZERO,
     FRACTION,
@@ -39,6 +41,25 @@ DEVICE_NUMBERS = Check(
 )
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "auto", 32, 64, 16)
 DICTIONARY = Check(lambda value: isinstance(value, dict), "settings with a _target_")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+TIME_UNITS = ("weeks", "days", "hours", "minutes", "seconds")
+TIME = Check(
+    lambda value: (
+        isinstance(value, dict)
+        and value.keys() <= set(TIME_UNITS)
+        and all(is_number(count) and 0 <= count <= 10**6 for count in value.values())
+        and any(value.values())
+    ),
+    f"{{{': …, '.join(TIME_UNITS)}: …}}, as many of them as needed, each up to 1,000,000, and more than no time at all",
+)
+CLOCK = Check(
+    lambda value: (
+        isinstance(value, str)
+        and bool(re.fullmatch(r"\d{1,6}:\d\d:\d\d:\d\d", value, re.ASCII))
+        and any(sign in "123456789" for sign in value)
+    ),
+    "a time as DD:HH:MM:SS",
+)
 
 RUN = {
     **PLACES,
@@ -58,6 +79,8 @@ EVALUATION = {  # these come first where a run is evaluated
     "checkpoint": optional(PATH),
     "paths.data": optional(PATH),
     "trainer.precision": one_of(None, *PRECISIONS),
+    "trainer.limit_val_batches": optional(count_or_fraction(0)),
+    "trainer.limit_test_batches": optional(count_or_fraction(0)),
 }
 
 MODEL = {
@@ -169,13 +192,15 @@ TRAINER = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": either(whole(1, 1024), DEVICE_NUMBERS, one_of("auto")),
     "trainer.num_nodes": whole(1, 10_000),
-    "trainer.strategy": either(TEXT, DICTIONARY),
+    "trainer.strategy": either(one_of(*STRATEGIES), DICTIONARY),
     "trainer.precision": one_of(*PRECISIONS),
     "trainer.max_epochs": whole(1),
     "trainer.min_epochs": optional(whole(1)),
     "trainer.max_steps": either(whole(1, 10**12), one_of(-1)),
     "trainer.min_steps": optional(whole(1, 10**12)),
+    "trainer.max_time": optional(either(CLOCK, TIME)),
     "trainer.gradient_clip_val": optional(ABOVE_ZERO),
+    "trainer.gradient_clip_algorithm": one_of(None, "norm", "value"),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.log_every_n_steps": whole(1),
     "trainer.check_val_every_n_epoch": whole(1),
@@ -184,6 +209,12 @@ TRAINER = {
     "trainer.limit_val_batches": count_or_fraction(0),
     "trainer.limit_test_batches": count_or_fraction(0),
     "trainer.overfit_batches": count_or_fraction(0),
+    "trainer.benchmark": optional(SWITCH),
+    "trainer.inference_mode": SWITCH,
+    "trainer.detect_anomaly": SWITCH,
+    "trainer.sync_batchnorm": SWITCH,
+    "trainer.enable_autolog_hparams": SWITCH,
+    "trainer.reload_dataloaders_every_n_epochs": whole(0),
     "trainer.profiler": optional(either(one_of("simple", "advanced", "pytorch"), DICTIONARY)),
     "trainer.profiler.filename": optional(FOLDER),
 }

@@ -30,7 +30,7 @@ class History(Callback):
         self.started: float | None = None
         self.ended: float | None = None
         self.told = -float("inf")
-        self.validated = False  # since the last row
+        self.validated: int | None = None  # the optimiser steps before the last validation
 
     @property
     def seconds(self) -> float:
@@ -58,12 +58,12 @@ class History(Callback):
         self.started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated = True
+        self.validated = trainer.global_step
 
     def record(self, trainer: Trainer) -> None:
-        """Add the row of the epoch that ends; after one without validation Lightning still has older metrics."""
-        stages = STAGES if self.validated else STAGES[:1]
-        self.validated = False
+        """Add the row of the epoch that ends; unless that ends with a validation Lightning still has older metrics."""
+        stages = STAGES if self.validated == trainer.global_step else STAGES[:1]
+        self.validated = None
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(stages)}
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         if is_main_process():
