@@ -33,6 +33,10 @@ FOLDER = Check(
     lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= LONGEST_NAME,
     f"a folder's name, of at most {LONGEST_NAME} characters",
 )
+METRIC = Check(
+    lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
+    "the name of a metric of training or validation (the test has no say in a choice)",
+)
 RATE = either(ABOVE_ZERO, one_of("lr"), list_of(ABOVE_ZERO, "a list of numbers above 0", low=1))
 STEPS = either(whole(1, 10**12), one_of("total_steps"))
 DEVICE_NUMBERS = Check(
@@ -69,6 +73,9 @@ RUN = {
     "compile": one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": one_of(None, "failed", "all"),
     "trust": TRUSTED,
+    "monitor": optional(METRIC),
+    "mode": one_of(None, "min", "max"),
+    "test": SWITCH,
     "ckpt_path": optional(PATH),
     "paths.data": PATH,
 }
@@ -168,7 +175,7 @@ DATA = {
 
 CALLBACKS = {
     "callbacks.progress.refresh_rate": whole(0),
-    "callbacks.early_stopping.monitor": optional(TEXT),
+    "callbacks.early_stopping.monitor": optional(METRIC),
     "callbacks.early_stopping.mode": one_of(None, "min", "max"),
     "callbacks.early_stopping.patience": whole(0),
     "callbacks.early_stopping.min_delta": FROM_ZERO,

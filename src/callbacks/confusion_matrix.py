@@ -11,6 +11,7 @@ class ConfusionMatrix(FigureCallback):
     """The test set's confusion matrix; for models that count one (``confusion``, (K, K))."""
 
     name = "confusion_matrix"
+    of_samples = False
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(data_of(trainer), "class_names", ())

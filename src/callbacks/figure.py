@@ -44,6 +44,7 @@ class FigureCallback(Callback):
     """
 
     name: str
+    of_samples = True  # drawn from a data set's samples, not from what was measured alone
 
     def draw(self, figure: Figure, *args: Any) -> None:
         """Draw on an empty figure."""

@@ -30,6 +30,7 @@ class GradientNorms(FigureCallback):
     """
 
     name = "gradient_norms"
+    of_samples = False
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps

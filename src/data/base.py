@@ -286,6 +286,9 @@ class TensorDataModule(LightningDataModule):
         """Return the samples that a stage evaluates: all, or the first of them."""
         return samples.take(slice(0, count_share(self.shares.get(stage, 1.0), samples.size)))
 
+    def predict_dataloader(self) -> Batches:
+        return self.test_dataloader()
+
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Turn a batch as it is kept into what a network takes; on the batch's device."""
         return inputs
@@ -301,7 +304,11 @@ class TensorDataModule(LightningDataModule):
             inputs = self.transform(inputs, augment=training)
             return inputs if dtype is None else inputs.to(dtype)
 
-        if not isinstance(batch, Chunk):
+        if isinstance(batch, Tensor):  # a model's example inputs, which are what its network takes
+            return batch.to(dtype) if dtype is not None and batch.is_floating_point() else batch
+        if not isinstance(batch, (Samples, Chunk)):  # of a loader that is not this one's
+            return batch
+        if isinstance(batch, Samples):
             return Samples(prepare(batch.inputs), batch.targets)
         if type(self).transform is not TensorDataModule.transform:
             return Chunk(batch.samples, batch.batch_size, prepare)

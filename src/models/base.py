@@ -251,6 +251,11 @@ class SupervisedModule(LightningModule):
 
     validation_step = test_step = evaluation_step
 
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return what is predicted for a batch's inputs, see `predict`; the batch may be of inputs alone."""
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        return self.predict(self(inputs).float())
+
     def finish_evaluation(self, stage: str) -> None:
         """Measure all outputs (N, out_features) of the evaluation at once."""
         sums = torch.zeros(3, device=self.device)
