@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -17,6 +18,7 @@ from src.checkpoints import AtomicCheckpointIO
 from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
+from src.loggers.opening import Start, complete, takes
 from src.nodes import meeting_place
 from src.validation import check
 
@@ -67,6 +69,8 @@ def make(group: str, settings: Any, **given: Any) -> Any:
             raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
         if "takes no arguments" in str(error):
             raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise InputError(f"{group} needs a package that is not installed: {error.__cause__}") from error
         raise
 
 
@@ -100,7 +104,7 @@ def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
     """The config's callbacks; one whose ``monitor`` is null watches what the task is judged by."""
     callbacks = []
     for key, settings in cfg.callbacks.items():
-        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not cfg.logger):
+        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not any(cfg.logger.values())):
             continue  # with nowhere to log the rates Lightning refuses to start
         if "monitor" in settings and settings.monitor is None:
             name, mode = monitored(cfg, data)
@@ -111,8 +115,18 @@ def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
     return callbacks
 
 
+def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
+    """Make the config's loggers, by their names in it; what they write on this machine lies in the run's folder."""
+    loggers = {}
+    for key, settings in cfg.logger.items():
+        if settings is not None:
+            given = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **given)
+    return loggers
+
+
 def build_trainer(
-    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int | None = None
+    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], loggers: Mapping[str, Logger]
 ) -> Trainer:
     """Lightning's Trainer as the config has it, working in ``folder``.
 
@@ -121,21 +135,14 @@ def build_trainer(
         kind: the kind of device, from `prepare`.
         folder: where everything is written.
         callbacks: what to call, in order.
-        first_step: the step that a resumed run goes on from; logs from it on are taken back. ``None``: there are none.
+        loggers: from `build_loggers`.
     """
-    loggers = []
-    for key, settings in cfg.logger.items():
-        if settings is None:
-            continue
-        logged_before = first_step is not None and "TensorBoard" in settings._target_
-        takes_back = {"purge_step": first_step} if logged_before else {}
-        loggers.append(make(f"logger.{key}", settings, save_dir=str(folder), **takes_back))
     return plain_trainer(
         cfg,
         kind,
         folder,
         callbacks=callbacks,
-        logger=loggers,
+        logger=list(loggers.values()),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
 

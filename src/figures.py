@@ -8,12 +8,13 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from src.build import build_callbacks, build_data, build_model, build_trainer, monitored, prepare
+from src.build import build_callbacks, build_data, build_loggers, build_model, build_trainer, monitored, prepare
 from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.configs import open_config
 from src.data.base import TensorDataModule
+from src.loggers.opening import find_start
 from src.models.steps import same_count
 from src.restoring import refusing
 from src.resume import check_parts
@@ -80,7 +81,8 @@ def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, da
     history.saved = len(history.rows)
     pictures = [each for each in build_callbacks(cfg, data) if isinstance(each, FigureCallback)]
     checkpoint = RunCheckpoint(folder / "checkpoints", *monitored(cfg, data), history)
-    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint])
+    loggers = build_loggers(cfg, find_start(place, None))
+    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint], loggers)
     last = folder / "checkpoints" / "last.ckpt"
     path = last if last.is_file() else chosen_checkpoint(folder, None)
     ended = read_checkpoint(path)

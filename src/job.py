@@ -15,6 +15,7 @@ from src import devices
 from src.build import (
     build_callbacks,
     build_data,
+    build_loggers,
     build_model,
     build_trainer,
     check_batches,
@@ -23,6 +24,7 @@ from src.build import (
     prepare,
 )
 from src.callbacks.epoch_seed import EpochSeed
+from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
@@ -36,6 +38,7 @@ from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
 from src.events import events_after
+from src.loggers.opening import closing_loggers, find_start, open_loggers
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.nodes import Company, in_company
@@ -89,7 +92,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
-    with results.kept(), alone(folder), events_after(folder):
+    with results.kept(), alone(folder), events_after(folder), closing_loggers():
         results.trust = spell_trust(needed_trust(cfg))
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
@@ -130,9 +133,11 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     data.prepare_data()
     data.setup()
     check_batches(cfg, model, data)
-    first_step = past.step if past else 0 if cfg.resume else None
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
+    start = find_start(folder, past.step if past else 0 if cfg.resume else None)
+    loggers = build_loggers(cfg, start)
+    trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
+    open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
     if past is not None:
         restore(trainer, past)
     if not over:
