@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -20,6 +21,7 @@ from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.limits import check_limits
+from src.loggers.opening import Start, complete, takes
 from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric
 from src.nodes import meeting_place, refuse_copies
 from src.refusals import refuse
@@ -75,6 +77,8 @@ def make(group: str, settings: Any, **given: Any) -> Any:
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):
             raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise InputError(f"{group} needs a package that is not installed: {error.__cause__}") from error
         raise
 
 
@@ -151,7 +155,7 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
     """
     callbacks = []
     for key, settings in cfg.callbacks.items():
-        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not cfg.logger):
+        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not any(cfg.logger.values())):
             continue  # with nowhere to log the rates Lightning refuses to start
         if isinstance(data, TensorDataModule) or not shows_samples(settings):
             callbacks.append(make(f"callbacks.{key}", _watching(f"callbacks.{key}", settings, cfg, data)))
@@ -190,8 +194,18 @@ def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningD
     return OmegaConf.merge(usual, settings, filled)  # type: ignore[return-value]
 
 
+def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
+    """Make the config's loggers, by their names in it; what they write on this machine lies in the run's folder."""
+    loggers = {}
+    for key, settings in cfg.logger.items():
+        if settings is not None:
+            given = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **given)
+    return loggers
+
+
 def build_trainer(
-    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int | None = None
+    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], loggers: Mapping[str, Logger]
 ) -> Trainer:
     """Lightning's Trainer as the config has it, working in ``folder``.
 
@@ -200,21 +214,14 @@ def build_trainer(
         kind: the kind of device, from `prepare`.
         folder: where everything is written.
         callbacks: what to call, in order.
-        first_step: the step that a resumed run goes on from; logs from it on are taken back. ``None``: there are none.
+        loggers: from `build_loggers`.
     """
-    loggers = []
-    for key, settings in cfg.logger.items():
-        if settings is None:
-            continue
-        logged_before = first_step is not None and "TensorBoard" in settings._target_
-        takes_back = {"purge_step": first_step} if logged_before else {}
-        loggers.append(make(f"logger.{key}", settings, save_dir=str(folder), **takes_back))
     return plain_trainer(
         cfg,
         kind,
         folder,
         callbacks=callbacks,
-        logger=loggers,
+        logger=list(loggers.values()),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
 

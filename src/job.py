@@ -16,6 +16,7 @@ from src.abilities import can_test, describe_lacks, refuse_unused, tests
 from src.build import (
     build_callbacks,
     build_data,
+    build_loggers,
     build_model,
     build_trainer,
     check_batches,
@@ -24,6 +25,7 @@ from src.build import (
     prepare,
 )
 from src.callbacks.epoch_seed import EpochSeed
+from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
@@ -38,6 +40,7 @@ from src.environment import place_in
 from src.errors import InputError
 from src.events import events_after
 from src.limits import share_samples
+from src.loggers.opening import closing_loggers, find_start, open_loggers
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.monitor import find_judge, spell_metric, validates
@@ -97,7 +100,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
-    with results.kept(), alone(folder), events_after(folder):
+    with results.kept(), alone(folder), events_after(folder), closing_loggers():
         results.trust = spell_trust(needed_trust(cfg))
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
@@ -141,11 +144,13 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
         load_weights(model, cfg.ckpt_path)
     load_data(data)
     check_batches(cfg, model, data)
-    first_step = past.step if past else 0 if cfg.resume else None
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
+    start = find_start(folder, past.step if past else 0 if cfg.resume else None)
+    loggers = build_loggers(cfg, start)
+    trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
     share_samples(trainer, data)
     notes = [note for note in (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size)) if note]
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", notes, summary)
+    open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
     if past is not None:
         restore(trainer, past)
     if not over:

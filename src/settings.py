@@ -6,6 +6,7 @@ from src.core.checks import (
     ABOVE_ZERO,
     FRACTION,
     FROM_ZERO,
+    MAPPING,
     PATH,
     PROBABILITY,
     SEED,
@@ -193,6 +194,21 @@ CALLBACKS = {
     "logger.tensorboard.name": FOLDER,
     "logger.tensorboard.version": FOLDER,
     "logger.tensorboard.default_hp_metric": SWITCH,
+    "logger.csv.name": FOLDER,
+    "logger.csv.version": optional(FOLDER),
+    "logger.csv.flush_logs_every_n_steps": whole(1),
+    "logger.wandb.project": optional(TEXT),
+    "logger.wandb.entity": optional(TEXT),
+    "logger.wandb.name": optional(TEXT),
+    "logger.wandb.group": optional(TEXT),
+    "logger.wandb.tags": optional(list_of(TEXT, "a list of texts")),
+    "logger.wandb.offline": SWITCH,
+    "logger.wandb.log_model": one_of(False),  # checkpoints stay in the run's folder
+    "logger.mlflow.tracking_uri": optional(TEXT),
+    "logger.mlflow.experiment_name": optional(TEXT),
+    "logger.mlflow.run_name": optional(TEXT),
+    "logger.mlflow.tags": optional(MAPPING),
+    "logger.mlflow.log_model": one_of(False),
 }
 
 TRAINER = {

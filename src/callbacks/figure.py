@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,6 +22,7 @@ from src.colours import COLOURS
 from src.core.files import open_atomic
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
+from src.loggers.opening import log_figure
 
 STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', {COLOURS})",
@@ -38,7 +38,7 @@ STYLE: Any = {
 
 
 class FigureCallback(Callback):
-    """A picture of a run, in TensorBoard and as ``figures/NAME.png`` in the run's folder.
+    """A picture of a run, in its loggers and as ``figures/NAME.png`` in the run's folder.
 
     A subclass draws on a figure in ``draw`` and calls ``show`` when there is something to see.
     """
@@ -57,9 +57,7 @@ class FigureCallback(Callback):
         pixels = drawn(size, self.draw, *args)
         save(pixels, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
         step = trainer.global_step + bool(trainer.testing)  # after the last epoch's picture on TensorBoard's slider
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"figures/{self.name}", pixels, step, dataformats="HWC")
+        log_figure(trainer.loggers, f"figures/{self.name}", pixels, step)
 
 
 def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:

@@ -202,8 +202,8 @@ class SupervisedModule(LightningModule):
             first = int((~finite).nonzero()[0])
             self.diverged(float(losses[first]), self.step_of(before + first) + 1)
         self.loss_shown = losses.mean().item()
-        if self.logger is not None:
-            self.logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
 
     def step_of(self, batch: int) -> int:
         """The number of optimiser steps before a batch of this epoch."""

@@ -178,7 +178,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     for member in training.members:
         with member.at_own_cost():
             write_json(member.folder / "provenance.json", source)
-            if member.cfg["logger"]:
+            if any(member.cfg["logger"].values()):
                 write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
             member.results.write_metrics()
             outcome = member.trouble or member.results.outcome()

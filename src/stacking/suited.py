@@ -133,7 +133,7 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return "a scheduler that asks for metrics"
     if cfg.get("deterministic"):
         return "deterministic=true"
-    if any(dict(each) != EVENTS for each in cfg.logger.values()):
+    if any(dict(each) != EVENTS for each in cfg.logger.values() if each):
         return "a logger of its own"
     return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
 
