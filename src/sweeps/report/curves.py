@@ -40,7 +40,9 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
     return {
         "metrics": names,
         "data": [each or "other data" for each in data],
-        "axes": [axes_of(names, [lines[place] for place in drawn if sweeps.runs[place].data == each]) for each in data],
+        "axes": [
+            find_axes(names, [lines[place] for place in drawn if sweeps.runs[place].data == each]) for each in data
+        ],
         "thinned": points if any(step > 1 for step in steps.values()) else 0,
         "groups": [
             {"title": name, "name": plain(name), "labels": [plain(label) for label in found.labels]}
@@ -51,7 +53,7 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
             {
                 "name": named(run := sweeps.runs[place]),
                 "data": data.index(run.data),
-                "seconds": seconds_of_an_epoch(run),
+                "seconds": measure_epoch(run),
                 "finished": run.status == "finished",
                 "lines": {name: thin(*line, steps[name], epochs) for name, line in lines[place].items()},
             }
@@ -61,7 +63,7 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
     }
 
 
-def seconds_of_an_epoch(run: Run) -> float | None:
+def measure_epoch(run: Run) -> float | None:
     """Return how long an epoch of a run took on average, validation included; ``None`` if that is not known."""
     seconds, epochs = run.metrics.get("seconds"), run.metrics.get("epochs")
     return float(f"{seconds / epochs:.4g}") if seconds and epochs else None
@@ -90,7 +92,7 @@ def full_lines(history: History, names: list[str]) -> dict[str, Line]:
     return lines
 
 
-def axes_of(names: list[str], lines: list[dict[str, Line]]) -> dict[str, Figure]:
+def find_axes(names: list[str], lines: list[dict[str, Line]]) -> dict[str, Figure]:
     """Return the axes of those of the metrics that there are curves of."""
     there = {name.split("/")[-1] for each in lines for name in each}
     return {name: axis_of(name, lines) for name in names if name in there}

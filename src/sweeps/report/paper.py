@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from src.colours import TWELVE_ON_LIGHT
@@ -68,8 +69,8 @@ def write_figures(
     """
     sweeps = read_sweeps(folders)
     home = sweeps.folders[0] / "figures"
-    figures = {name: (COLUMN, height, draw) for name, height, draw in [*_effects(sweeps), *_curves(sweeps)]}
-    figures |= _own(sweeps, packages, tell)
+    figures = {name: (COLUMN, height, draw) for name, height, draw in [*_list_effects(sweeps), *_list_curves(sweeps)]}
+    figures |= _list_own(sweeps, packages, tell)
     written = []
     for name, (width, height, draw) in figures.items():
         path = home / f"{name}.{form}"
@@ -93,7 +94,7 @@ def _write(path: Path, form: str, size: tuple[float, float], draw: Draw) -> None
             figure.savefig(file, format=form, metadata=UNDATED[form])
 
 
-def _slug(*parts: str) -> str:
+def _name_file(*parts: str) -> str:
     """Return parts as a file's name: "effect_hidden_size"."""
     return "_".join(word for part in parts if (word := re.sub(r"[^\w.-]+", "_", part).strip("_.")))
 
@@ -101,14 +102,14 @@ def _slug(*parts: str) -> str:
 # What each setting does
 
 
-def _effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
+def _list_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
     """Return the names, the heights and what draws the effect of each setting, of each board's."""
     found, taken = boards(sweeps.runs), set[str]()
     made = []
     for board in found:
         known = effects(board)
         for each, setting in zip(known, short([effect.key for effect in known]), strict=True):
-            name = _slug("effect", setting, *([board.data or "other data"] if len(found) > 1 else []))
+            name = _name_file("effect", setting, *([board.data or "other data"] if len(found) > 1 else []))
             name = name if name not in taken else f"{name}_{len(taken)}"
             taken.add(name)
             plot = effect_figure(each, board)
@@ -124,7 +125,7 @@ def _draw_scatter(axis: Axes, plot: plots.Figure) -> None:
         axis.errorbar(
             trace["x"],
             trace["y"],
-            yerr=_spread(trace.get("error_y")),
+            yerr=_find_reach(trace.get("error_y")),
             transform=axis.get_xaxis_transform() if "yaxis" in trace else axis.transData,
             marker=MARKERS.get(marker.get("symbol", ""), "o"),
             markersize=marker["size"] / 2,
@@ -139,7 +140,7 @@ def _draw_scatter(axis: Axes, plot: plots.Figure) -> None:
     _set_axis(axis, "y", plot["layout"]["yaxis"])
 
 
-def _spread(bars: plots.Figure | None) -> list[list[float]] | None:
+def _find_reach(bars: plots.Figure | None) -> list[list[float]] | None:
     """Return how far error bars reach down and up."""
     return [bars.get("arrayminus", bars["array"]), bars["array"]] if bars else None
 
@@ -148,7 +149,7 @@ def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
     """Set an axis as the page's figure has it: its name, its scale, its ends, its ticks."""
     side = axis.xaxis if which == "x" else axis.yaxis
     logarithmic = about.get("type") == "log"
-    axis.set(**{f"{which}label": _text(about["title"]["text"])})
+    axis.set(**{f"{which}label": _unescape(about["title"]["text"])})
     if logarithmic:
         axis.set(**{f"{which}scale": "log"})
     if "range" in about:
@@ -156,13 +157,13 @@ def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
         axis.set(**{f"{which}lim": (10**low, 10**high) if logarithmic else (low, high)})
     if "tickvals" in about:
         side.set_major_locator(FixedLocator(about["tickvals"]))
-        side.set_major_formatter(FixedFormatter([_text(label) for label in about["ticktext"]]))
+        side.set_major_formatter(FixedFormatter([_unescape(label) for label in about["ticktext"]]))
         side.set_minor_locator(NullLocator())
     if "%" in about.get("tickformat", ""):
         side.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
 
-def _text(text: str) -> str:
+def _unescape(text: str) -> str:
     """Return what plotly is given as matplotlib shows it: no markup, no formula."""
     return unescape(text.replace("<br>", "\n")).replace("$", r"\$")
 
@@ -170,14 +171,14 @@ def _text(text: str) -> str:
 # Learning curves
 
 
-def _curves(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
+def _list_curves(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
     """Return the names, the heights and what draws each metric's curves, of each data set."""
     told = curves(sweeps)
     made = []
     for place, (data, axes) in enumerate(zip(told["data"], told["axes"], strict=True)):
         runs = [number for number, run in enumerate(told["runs"]) if run["data"] == place and run["finished"]]
         for metric in axes if runs else ():
-            name = _slug("curves", metric, *([data] if len(told["data"]) > 1 else []))
+            name = _name_file("curves", metric, *([data] if len(told["data"]) > 1 else []))
             rows = -(-len({told["groups"][0]["of"][run] for run in runs}) // 2)
             made.append(
                 (
@@ -192,26 +193,24 @@ def _curves(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
 def _draw_curves(figure: Figure, told: dict[str, Any], metric: str, runs: list[int], axes: plots.Figure) -> None:
     """Draw for each colour the mean of its runs, on a band from the lowest to the highest; training is dotted."""
     axis, group = figure.subplots(), told["groups"][0]
+    handles: dict[str, Line2D] = {}
     for level, label in enumerate(group["labels"]):
         members = [told["runs"][run]["lines"] for run in runs if group["of"][run] == level]
         for stage in reversed(STAGES):
             lines = [lines[f"{stage}/{metric}"] for lines in members if f"{stage}/{metric}" in lines]
-            _draw_mean(axis, told["epochs"], lines, stage, _colour(group, level), _text(label))
+            if drawn := _draw_mean(axis, told["epochs"], lines, stage, _choose_colour(group, level)):
+                handles.setdefault(_unescape(label), drawn)
     _set_axis(axis, "y", axes[metric]["axis"])
-    axis.set_xlabel(_text("<br>".join(["epoch", *([axes[metric]["beyond"]] if axes[metric]["beyond"] else [])])))
+    axis.set_xlabel("\n".join(filter(None, ["epoch", axes[metric]["beyond"]])))
     axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    handles, labels = axis.get_legend_handles_labels()
-    known = dict(zip(reversed(labels), reversed(handles), strict=True))  # the validation's, which comes first
-    ordered = list(dict.fromkeys(labels))
-    if len(group["labels"]) > 1:
-        figure.legend(
-            [known[each] for each in ordered], ordered, title=_text(group["name"]), ncols=2, loc="outside lower center"
-        )
+    if len(handles) > 1:
+        title = _unescape(group["name"])
+        figure.legend(list(handles.values()), list(handles), title=title, ncols=2, loc="outside lower center")
 
 
 def _draw_mean(
-    axis: Axes, epochs: list[list[int]], lines: list[tuple[int, list[float]]], stage: str, colour: str, label: str
-) -> None:
+    axis: Axes, epochs: list[list[int]], lines: list[tuple[int, list[float]]], stage: str, colour: str
+) -> Line2D | None:
     """Draw the mean of curves at the epochs that all of them have, and of validation a band around it."""
     found = defaultdict[int, list[float]](list)
     for place, values in lines:
@@ -219,17 +218,16 @@ def _draw_mean(
             found[epoch].append(value)
     common = sorted(epoch for epoch, values in found.items() if len(values) == len(lines))
     if not common:
-        return
-    average = [mean(found[epoch]) for epoch in common]
-    few = "o" if len(common) < 4 else ""
-    style = ":" if stage == "train" else "-"
-    axis.plot(common, average, style, color=colour, label=label, marker=few, markersize=2.5)
+        return None
     if stage == "val" and len(lines) > 1:
         low, high = [[end(found[epoch]) for epoch in common] for end in (min, max)]
         axis.fill_between(common, low, high, color=colour, alpha=0.15, linewidth=0)
+    style, few = ":" if stage == "train" else "-", "o" if len(common) < 4 else ""
+    means = [mean(found[epoch]) for epoch in common]
+    return axis.plot(common, means, style, color=colour, marker=few, markersize=2.5)[0]
 
 
-def _colour(group: dict[str, Any], level: int) -> str:
+def _choose_colour(group: dict[str, Any], level: int) -> str:
     """Return the colour of a group's level: of numbers one between the ends of a scale."""
     if not group["ordered"]:
         return TWELVE_ON_LIGHT[level]
@@ -239,7 +237,7 @@ def _colour(group: dict[str, Any], level: int) -> str:
 # The sweeps' own pictures
 
 
-def _own(
+def _list_own(
     sweeps: Sweeps, packages: tuple[str, ...], tell: Callable[[str], object]
 ) -> dict[str, tuple[float, float, Draw]]:
     """Return the sizes and what draws the pictures that the sweeps were started with, by their files' names."""
@@ -254,15 +252,15 @@ def _own(
             tell(str(error))
             continue
         for name, settings in pictures.items():
-            file = _slug(name, *([sweep] if len(sweeps.folders) > 1 else []))
+            file = _name_file(name, *([sweep] if len(sweeps.folders) > 1 else []))
             try:
-                made[file] = _own_picture(name, settings, packages, runs)
+                made[file] = _make_own(name, settings, packages, runs)
             except Exception as error:  # the others are drawn all the same
                 tell(f"picture {name} cannot be drawn: {why(error)}")
     return made
 
 
-def _own_picture(
+def _make_own(
     name: str, settings: dict[str, Any], packages: tuple[str, ...], runs: list[Run]
 ) -> tuple[float, float, Draw]:
     """Return the size of a sweep's own picture, a page's width at most, and what draws it."""

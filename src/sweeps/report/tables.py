@@ -187,7 +187,7 @@ def latex(sweeps: Sweeps) -> str:
     """
     found = boards(sweeps.runs)
     name = " and ".join(names(sweeps.folders).values())
-    labels = [_label(name, board.data if len(found) > 1 else None) for board in found]
+    labels = [_make_label(name, board.data if len(found) > 1 else None) for board in found]
     tables = [
         latex_table(board, name, label if labels.count(label) == 1 else f"{label}-{place + 1}")
         for place, (board, label) in enumerate(zip(found, labels, strict=True))
@@ -195,7 +195,7 @@ def latex(sweeps: Sweeps) -> str:
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
 
-def _label(*parts: str | None) -> str:
+def _make_label(*parts: str | None) -> str:
     """Return what a document refers to a table by: "tab:width-mnist"."""
     return "tab:" + "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts if part)
 
@@ -211,7 +211,7 @@ def latex_table(board: Board, sweep: str, label: str) -> str:
     shown = [column for column in columns(board) if column.name not in ("seconds", "failed", DAMAGED, "left")]
     count = min(len(board.entries), MOST_IN_LATEX)
     best = chosen(board)
-    tests = _counterparts(board, best)
+    tests = _find_counterparts(board, best)
     told = [*((each.name, each.cells) for each in shown), *((test, [value] + [""] * count) for test, value in tests)]
     rows = [
         latex_row([escaped(cells[row]) for _, cells in told], bold=row == 0 and best is not None)
@@ -220,7 +220,7 @@ def latex_table(board: Board, sweep: str, label: str) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        f"\\caption{{{escaped(_caption(board, sweep, count, [test for test, _ in tests]))}}}",
+        f"\\caption{{{escaped(_write_caption(board, sweep, count, [test for test, _ in tests]))}}}",
         f"\\label{{{label}}}",
         f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in shown)}{'r' * len(tests)}}}",
         r"\toprule",
@@ -234,14 +234,14 @@ def latex_table(board: Board, sweep: str, label: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _counterparts(board: Board, best: Chosen | None) -> list[tuple[str, str]]:
+def _find_counterparts(board: Board, best: Chosen | None) -> list[tuple[str, str]]:
     """Return the chosen entry's test metric like the one that chose it; all of them where there is none like it."""
     tests = best.tests if best else []
     wanted = f"test/{(board.judge or '').split('/', 1)[-1]}"
     return [each for each in tests if each[0] == wanted] or tests
 
 
-def _caption(board: Board, sweep: str, count: int, tests: list[str]) -> str:
+def _write_caption(board: Board, sweep: str, count: int, tests: list[str]) -> str:
     """Return what stands over a table: what it is of, its order, how much of it, what is bold."""
     parts = [f"{sweep}{f' on {board.data}' if board.data else ''}: {heading(board, several=False)}"]
     if count < len(board.entries):
