@@ -1,22 +1,24 @@
 """The parts of a run, made from its config: the machine set up, data, model, callbacks, trainer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import devices
 from src.checkpoints import AtomicCheckpointIO
 from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
+from src.models.base import refuse_sum_of_parts
 from src.nodes import meeting_place
 from src.validation import check
 
@@ -41,12 +43,9 @@ def prepare(cfg: DictConfig) -> str:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
     if world > 1 and kind == devices.CPU and trainer.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true works on GPUs alone: leave it out, or use no batch norm")
-    parts = trainer.get("accumulate_grad_batches", 1)
-    if OmegaConf.select(cfg, "model.reduction") == "sum" and parts > 1:
-        raise InputError(
-            f"model.reduction=sum adds up the samples of one batch: over {parts} accumulated batches it would be the "
-            "mean of their sums; use trainer.accumulate_grad_batches=1, or model.reduction=mean"
-        )
+    devices.precision(trainer.get("precision"), kind)  # does it have that?
+    if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
+        raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
     sharing = processes if kind == devices.CPU else 1
     devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind
@@ -77,6 +76,7 @@ def build_data(cfg: DictConfig) -> TensorDataModule:
 def build_model(cfg: DictConfig, data: TensorDataModule, kind: str) -> LightningModule:
     """The config's model for the data's shape and task; all its settings are plain values."""
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
+    parts["scheduler"] = watching(parts["scheduler"], cfg, data)
     with devices.within_memory(kind):
         model: LightningModule = make("model", parts["model"], **given(parts, data), _recursive_=False, _convert_="all")
     devices.suit_memory(model, kind)
@@ -94,6 +94,26 @@ def monitored(cfg: DictConfig, data: TensorDataModule) -> tuple[str | None, str]
     name, mode = data.monitor
     validates = cfg.data.get("val_size", 1) and cfg.trainer.get("limit_val_batches", 1)
     return (name if validates else None), mode
+
+
+def watching(scheduler: Any, cfg: DictConfig, data: TensorDataModule) -> Any:
+    """Return a scheduler's settings with the metric that it watches; by default it is what the run is judged by.
+
+    Raises:
+        InputError: if there is nothing to watch.
+    """
+    kind = get_object(scheduler["_target_"]) if scheduler else None
+    plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
+    if not plateau and "monitor" not in scheduler:
+        return scheduler
+    judge, mode = monitored(cfg, data)
+    name = scheduler.get("monitor") or judge
+    if name is None:
+        raise InputError("scheduler.monitor: there is no validation set to be judged by; give it, such as train/loss")
+    filled = {"monitor": name}
+    if plateau and scheduler.get("mode") is None:
+        filled["mode"] = mode if name == judge else "max" if name.endswith("acc") else "min"
+    return scheduler | filled
 
 
 def build_callbacks(cfg: DictConfig, data: TensorDataModule) -> list[Callback]:
@@ -158,6 +178,18 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
         **quiet,
         **settings,
     )
+
+
+def check_accumulation(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
+    """Refuse gradients that are accumulated twice over, or where the losses of one batch are to be added up."""
+    reduction, parts = OmegaConf.select(cfg, "model.reduction"), cfg.trainer.get("accumulate_grad_batches", 1)
+    refuse_sum_of_parts(reduction, parts)
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            refuse_sum_of_parts(reduction, max(callback.scheduling.values()))
+            if parts != 1:
+                told = f"{type(callback).__name__} sets it as well; use one of the two"
+                raise InputError(f"trainer.accumulate_grad_batches={parts}: {told}")
 
 
 def check_batches(cfg: DictConfig, model: LightningModule, data: TensorDataModule) -> None:

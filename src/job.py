@@ -17,6 +17,7 @@ from src.build import (
     build_data,
     build_model,
     build_trainer,
+    check_accumulation,
     check_batches,
     monitored,
     plain_trainer,
@@ -24,6 +25,7 @@ from src.build import (
 )
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History
+from src.callbacks.unscaling import Unscaling
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
@@ -120,7 +122,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     monitor, mode = monitored(cfg, data)
     checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history)
     own = [results, results.history, checkpoint]
-    callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), *own]
+    callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
+    check_accumulation(cfg, callbacks)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
     if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
