@@ -24,6 +24,7 @@ from src.monitor import spell_metric, tell_unmeasured
 
 log = logging.getLogger(__name__)
 WHOLE_EPOCH = "whole_epoch"  # in the checkpoint of an epoch cut short: the content that it took the place of
+WATCHED = "watched"  # in a checkpoint: the metrics that schedules of the learning rate go by, at the epoch's end
 A_CALLBACK = "a callback"  # that told training to stop, and that is not known here
 Stops = dict[str, float | None]
 
@@ -163,6 +164,11 @@ class RunCheckpoint(Checkpoint):
             refuse_other(self._measured, dict(pl_module.named_parameters()), trainer, what, "while it trains")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[WATCHED] = {
+            config.monitor: float(trainer.callback_metrics[config.monitor])
+            for config in trainer.lr_scheduler_configs
+            if config.monitor in trainer.callback_metrics
+        }
         if self.cut_short:
             checkpoint[WHOLE_EPOCH] = self._replaced
 

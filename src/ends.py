@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import Stops, select_holding
+from src.models.optimizing import is_planned as is_schedule_planned
 
 EPOCHS, STEPS, TIME = "trainer.max_epochs", "trainer.max_steps", "trainer.max_time"
 
@@ -83,7 +84,7 @@ def raise_time(timer: Timer) -> str:
 
 def is_planned(cfg: DictConfig) -> bool:
     """Return whether the learning rate follows a schedule made for the run's number of steps."""
-    return "total_steps" in cfg.scheduler.values()
+    return is_schedule_planned(OmegaConf.to_container(cfg.scheduler, resolve=True))
 
 
 def find_longer(ends: Mapping[str, str | None]) -> str | None:

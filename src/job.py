@@ -19,6 +19,7 @@ from src.build import (
     build_loggers,
     build_model,
     build_trainer,
+    check_accumulation,
     check_batches,
     load_data,
     plain_trainer,
@@ -27,6 +28,7 @@ from src.build import (
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
+from src.callbacks.unscaling import Unscaling
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
@@ -134,7 +136,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     asked = cfg.get("monitor") is not None
     checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history, asked)
     own = [results, results.history, checkpoint]
-    callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), *own]
+    callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
+    check_accumulation(cfg, callbacks)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
     operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0

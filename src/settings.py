@@ -134,11 +134,23 @@ OPTIMIZER = {
     "dampening": FRACTION,
     "nesterov": SWITCH,
     "fused": optional(SWITCH),
+    "alpha": PROBABILITY,
+    "centered": SWITCH,
+    "momentum_decay": FROM_ZERO,
+    "decoupled_weight_decay": SWITCH,
+    "max_iter": whole(1),
+    "history_size": whole(1, 100_000),
+    "line_search_fn": one_of(None, "strong_wolfe"),
 }
-CHOICES_OF_OPTIMIZERS = ("adam", "adamw", "sgd")
+CHOICES_OF_OPTIMIZERS = ("adam", "adamw", "lbfgs", "muon", "nadam", "rmsprop", "sgd")
 
 SCHEDULER = {
     "scheduler.interval": one_of("step", "epoch"),
+    "scheduler.frequency": optional(whole(1)),
+    "scheduler.monitor": optional(TEXT),
+    "scheduler.strict": SWITCH,
+    "scheduler.name": TEXT,
+    "scheduler.reduce_on_plateau": SWITCH,
     "scheduler.gamma": ABOVE_ZERO,
     "scheduler.T_max": STEPS,
     "scheduler.eta_min": FROM_ZERO,
@@ -149,6 +161,14 @@ SCHEDULER = {
     "scheduler.final_div_factor": ABOVE_ZERO,
     "scheduler.anneal_strategy": one_of("cos", "linear"),
     "scheduler.cycle_momentum": SWITCH,
+    "scheduler.warmup": PROBABILITY,
+    "scheduler.start_factor": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1"),
+    "scheduler.mode": one_of(None, "min", "max", "triangular", "triangular2", "exp_range"),
+    "scheduler.factor": ABOVE_ZERO,
+    "scheduler.patience": whole(0),
+    "scheduler.threshold": FROM_ZERO,
+    "scheduler.cooldown": whole(0),
+    "scheduler.min_lr": either(FROM_ZERO, list_of(FROM_ZERO, "a list of numbers from 0", low=1)),
 }
 
 DATA = {
