@@ -2,16 +2,18 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class, get_object, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import devices
 from src.callbacks.figure import FigureCallback
@@ -19,8 +21,12 @@ from src.checkpoints import AtomicCheckpointIO
 from src.cli import in_sweep
 from src.data.base import TensorDataModule
 from src.errors import InputError
+from src.limits import check_limits
+from src.loggers.opening import Start, complete, takes
+from src.models.base import refuse_sum_of_parts
 from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric
-from src.nodes import meeting_place
+from src.nodes import meeting_place, refuse_copies
+from src.refusals import refuse
 from src.validation import check
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -28,6 +34,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def prepare(cfg: DictConfig) -> str:
     """Check the settings and the machine, and set it up; returns the kind of device."""
+    refuse(cfg)
     check(cfg)
     trainer = cfg.trainer
     kind = devices.resolve(trainer.accelerator)
@@ -44,12 +51,9 @@ def prepare(cfg: DictConfig) -> str:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
     if world > 1 and kind == devices.CPU and trainer.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true works on GPUs alone: leave it out, or use no batch norm")
-    parts = trainer.get("accumulate_grad_batches", 1)
-    if OmegaConf.select(cfg, "model.reduction") == "sum" and parts > 1:
-        raise InputError(
-            f"model.reduction=sum adds up the samples of one batch: over {parts} accumulated batches it would be the "
-            "mean of their sums; use trainer.accumulate_grad_batches=1, or model.reduction=mean"
-        )
+    devices.precision(trainer.get("precision"), kind)  # does it have that?
+    if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
+        raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
     sharing = processes if kind == devices.CPU else 1
     devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind
@@ -64,7 +68,7 @@ def make(group: str, settings: Any, **given: Any) -> Any:
     if taken := [key for key in settings if key in given]:
         raise InputError(f"{group}.{taken[0]} is no setting: a run gives it to {settings['_target_']} itself")
     try:
-        return instantiate(settings, **given)
+        return instantiate(settings, **{"_convert_": "all", **given})  # Lightning knows no dictionaries of OmegaConf's
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
@@ -72,6 +76,8 @@ def make(group: str, settings: Any, **given: Any) -> Any:
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):
             raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise InputError(f"{group} needs a package that is not installed: {error.__cause__}") from error
         raise
 
 
@@ -111,6 +117,8 @@ def build_model(cfg: DictConfig, data: LightningDataModule, kind: str) -> Lightn
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
     about = given(parts, data)
     how = {"_recursive_": "optimizer" not in about, "_convert_": "all"}
+    if "scheduler" in about:
+        about["scheduler"] = _fill_scheduler(about["scheduler"], cfg, data)
     with devices.within_memory(kind):
         model: LightningModule = make("model", parts["model"], **about, **how)
     devices.suit_memory(model, kind)
@@ -141,6 +149,28 @@ def find_arguments(kind: type) -> set[str] | None:
     return found
 
 
+def _fill_scheduler(scheduler: Any, cfg: DictConfig, data: LightningDataModule) -> Any:
+    """Return a scheduler's settings with the metric that it watches; by default it is what the run is judged by.
+
+    Raises:
+        InputError: if there is nothing to watch, or it is never measured.
+    """
+    kind = get_object(scheduler["_target_"]) if scheduler else None
+    plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
+    if not plateau and "monitor" not in (scheduler or {}):
+        return scheduler
+    judge, mode = find_judge(cfg, data)
+    name = scheduler.get("monitor") or judge
+    if name is None:
+        raise InputError("scheduler.monitor: there is no validation set to be judged by; give it, such as train/loss")
+    if name != judge:
+        check_measured("scheduler.monitor", name, cfg, data)
+    filled = {"monitor": name}
+    if plateau and scheduler.get("mode") is None:
+        filled["mode"] = mode if name == judge else get_mode("scheduler.monitor", "scheduler.mode", name)
+    return scheduler | filled
+
+
 def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
     """The config's callbacks; one whose ``monitor`` is null watches what the run is judged by.
 
@@ -148,7 +178,7 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
     """
     callbacks = []
     for key, settings in cfg.callbacks.items():
-        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not cfg.logger):
+        if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not any(cfg.logger.values())):
             continue  # with nowhere to log the rates Lightning refuses to start
         if isinstance(data, TensorDataModule) or not shows_samples(settings):
             callbacks.append(make(f"callbacks.{key}", _watching(f"callbacks.{key}", settings, cfg, data)))
@@ -187,8 +217,18 @@ def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningD
     return OmegaConf.merge(usual, settings, filled)  # type: ignore[return-value]
 
 
+def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
+    """Make the config's loggers, by their names in it; what they write on this machine lies in the run's folder."""
+    loggers = {}
+    for key, settings in cfg.logger.items():
+        if settings is not None:
+            given = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **given)
+    return loggers
+
+
 def build_trainer(
-    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], first_step: int | None = None
+    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], loggers: Mapping[str, Logger]
 ) -> Trainer:
     """Lightning's Trainer as the config has it, working in ``folder``.
 
@@ -197,21 +237,14 @@ def build_trainer(
         kind: the kind of device, from `prepare`.
         folder: where everything is written.
         callbacks: what to call, in order.
-        first_step: the step that a resumed run goes on from; logs from it on are taken back. ``None``: there are none.
+        loggers: from `build_loggers`.
     """
-    loggers = []
-    for key, settings in cfg.logger.items():
-        if settings is None:
-            continue
-        logged_before = first_step is not None and "TensorBoard" in settings._target_
-        takes_back = {"purge_step": first_step} if logged_before else {}
-        loggers.append(make(f"logger.{key}", settings, save_dir=str(folder), **takes_back))
     return plain_trainer(
         cfg,
         kind,
         folder,
         callbacks=callbacks,
-        logger=loggers,
+        logger=list(loggers.values()),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
 
@@ -222,7 +255,7 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
     own = {**cfg.trainer, "accelerator": kind}
     if "precision" in own:
         own["precision"] = devices.precision(own["precision"], kind)
-    return make(
+    trainer: Trainer = make(
         "trainer",
         own,
         deterministic=cfg.get("deterministic", False),
@@ -233,6 +266,20 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
         **quiet,
         **settings,
     )
+    refuse_copies(trainer)
+    return trainer
+
+
+def check_accumulation(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
+    """Refuse gradients that are accumulated twice over, or where the losses of one batch are to be added up."""
+    reduction, parts = OmegaConf.select(cfg, "model.reduction"), cfg.trainer.get("accumulate_grad_batches", 1)
+    refuse_sum_of_parts(reduction, parts)
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            refuse_sum_of_parts(reduction, max(callback.scheduling.values()))
+            if parts != 1:
+                told = f"{type(callback).__name__} sets it as well; use one of the two"
+                raise InputError(f"trainer.accumulate_grad_batches={parts}: {told}")
 
 
 def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataModule) -> None:
@@ -262,17 +309,3 @@ def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> 
             f"batch norm needs {needed}: of {samples} with data.batch_size={data.batch_size} the last batch has "
             f"{'one' if last == 1 else last}; choose another data.batch_size ({enough} or more), or data.drop_last=true"
         )
-
-
-def check_limits(trainer: DictConfig, data: TensorDataModule) -> None:
-    """Refuse shares of batches that come to none, and more batches than an epoch has."""
-    sets = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
-    counts = {name: len(data.batches(samples, train=name == "train")) for name, samples in sets.items() if samples}
-    for name, batches in counts.items():
-        limits = [f"limit_{name}_batches", *["overfit_batches"] * (name != "test")]
-        for limit, share in [(limit, trainer.get(limit)) for limit in limits]:
-            if isinstance(share, float) and 0 < share * batches < 1:
-                raise InputError(f"trainer.{limit}={share}: of {batches} batches ({name}) that is none")
-    interval = trainer.get("val_check_interval")
-    if isinstance(interval, int) and interval > counts["train"]:
-        raise InputError(f"trainer.val_check_interval={interval}: an epoch has {counts['train']} batches")

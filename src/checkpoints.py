@@ -19,10 +19,12 @@ from src.core.files import open_atomic
 from src.core.tensors import read_tensors
 from src.devices import is_main_process
 from src.errors import InputError
+from src.measured import Weights, are_equal, copy_weights, find_changers, refuse_other
 from src.monitor import spell_metric, tell_unmeasured
 
 log = logging.getLogger(__name__)
 WHOLE_EPOCH = "whole_epoch"  # in the checkpoint of an epoch cut short: the content that it took the place of
+WATCHED = "watched"  # in a checkpoint: the metrics that schedules of the learning rate go by, at the epoch's end
 A_CALLBACK = "a callback"  # that told training to stop, and that is not known here
 Stops = dict[str, float | None]
 
@@ -67,6 +69,9 @@ class RunCheckpoint(Checkpoint):
         history: where the epoch's metrics go before they are saved.
         asked: whether the metric was asked for: then it is an error if it is not measured.
 
+    What is measured, kept and tested are the same weights: a callback, or a model, that changes them in between is
+    refused.
+
     Attributes:
         stops: what has told training to stop, see `find_stops`.
         cut_short: whether the last epoch was.
@@ -79,6 +84,8 @@ class RunCheckpoint(Checkpoint):
         self.stops: Stops = {}
         self.cut_short = False
         self._replaced: dict[str, Any] | None = None  # by the checkpoint that is being saved
+        self._measured: Weights = {}  # those validated in this epoch, or about to be tested
+        self._kept: Weights = {}  # those of the last checkpoint
 
     @property
     def best_model_path(self) -> str:
@@ -89,8 +96,15 @@ class RunCheckpoint(Checkpoint):
         if select_holding(self.stops, trainer.callbacks):  # type: ignore[attr-defined]
             trainer.should_stop = True
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured = {}
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if args[1] == 0:  # all that changes weights for the validation has done so
+            self._measured = copy_weights(pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        measured = self.history.validated or not sum(trainer.num_val_batches)
+        measured = self.history.is_validated(trainer) or not sum(trainer.num_val_batches)
         self.history.record(trainer)
         row = self.history.rows[-1]
         if self.monitor and self.monitor not in row and measured:
@@ -98,6 +112,8 @@ class RunCheckpoint(Checkpoint):
         score = row.get(self.monitor) if self.monitor else None  # None: not measured in this epoch
         if score is None and not due(trainer):
             return
+        if not any(name.startswith("val/") for name in self.history.rows[-1]):
+            self._measured = {}  # an epoch cut short
         self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
         self.cut_short = is_cut_short(trainer)
         if score is not None and self.at_least_as_good(score):
@@ -123,10 +139,36 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, path: Path) -> None:
         if self.cut_short and is_main_process():
             self._replaced = read_checkpoint(path) if path.is_file() else None
-        trainer.save_checkpoint(path)
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        what = "the weights to be kept are not those that were validated"
+        refuse_other(self._measured, content["state_dict"], trainer, what, "before the validation")
+        trainer.strategy.save_checkpoint(content, path)
+        trainer.strategy.barrier("checkpoint")
+        self._kept = self._measured or copy_weights(trainer.lightning_module, content["state_dict"])
         self._replaced = None
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not are_equal(self._kept, dict(pl_module.named_parameters())):
+            log.warning(
+                "%s changed the weights after the last checkpoint: that has no effect, since what is kept is tested",
+                find_changers(trainer),
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            self._measured = copy_weights(pl_module)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if args[1] == 0:
+            what = "the weights to be tested are not those that are kept"
+            refuse_other(self._measured, dict(pl_module.named_parameters()), trainer, what, "while it trains")
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[WATCHED] = {
+            config.monitor: float(trainer.callback_metrics[config.monitor])
+            for config in trainer.lr_scheduler_configs
+            if config.monitor in trainer.callback_metrics
+        }
         if self.cut_short:
             checkpoint[WHOLE_EPOCH] = self._replaced
 

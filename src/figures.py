@@ -9,11 +9,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from src.abilities import tests
-from src.build import build_callbacks, build_data, build_model, build_trainer, load_data, prepare
+from src.build import build_callbacks, build_data, build_loggers, build_model, build_trainer, load_data, prepare
 from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.configs import open_config
+from src.loggers.opening import find_start
 from src.models.steps import same_count
 from src.monitor import find_judge
 from src.restoring import refusing
@@ -80,7 +81,8 @@ def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, da
     history.saved = len(history.rows)
     pictures = [each for each in build_callbacks(cfg, data) if isinstance(each, FigureCallback)]
     checkpoint = RunCheckpoint(folder / "checkpoints", *find_judge(cfg, data), history)
-    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint])
+    loggers = build_loggers(cfg, find_start(place, None))
+    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint], loggers)
     last = folder / "checkpoints" / "last.ckpt"
     path = last if last.is_file() else chosen_checkpoint(folder, None)
     ended = read_checkpoint(path)

@@ -16,15 +16,19 @@ from src.abilities import can_test, describe_lacks, refuse_unused, tests
 from src.build import (
     build_callbacks,
     build_data,
+    build_loggers,
     build_model,
     build_trainer,
+    check_accumulation,
     check_batches,
     load_data,
     plain_trainer,
     prepare,
 )
 from src.callbacks.epoch_seed import EpochSeed
+from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
+from src.callbacks.unscaling import Unscaling
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
@@ -37,6 +41,8 @@ from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
 from src.events import events_after
+from src.limits import share_samples
+from src.loggers.opening import closing_loggers, find_start, open_loggers
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.monitor import find_judge, spell_metric, validates
@@ -56,8 +62,13 @@ LOADING = (
     "on_before_batch_transfer",
     "on_after_batch_transfer",
 )
+OF_THE_RUN = ("precision", "limit_val_batches", "limit_test_batches")  # where an evaluation is given no other
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
+    logging.getLogger(name).handlers.clear()  # its own, which it has where it was imported before there was a log
+    logging.getLogger(name).propagate = True
+for name in ("profilers.profiler", "callbacks.model_summary"):
+    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that were asked for
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
 warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
 warnings.filterwarnings("ignore", ".*srun.*is available")  # which run to start with it, the settings say
@@ -91,7 +102,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
-    with results.kept(), alone(folder), events_after(folder):
+    with results.kept(), alone(folder), events_after(folder), closing_loggers():
         results.trust = spell_trust(needed_trust(cfg))
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
@@ -125,7 +136,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     asked = cfg.get("monitor") is not None
     checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history, asked)
     own = [results, results.history, checkpoint]
-    callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), *own]
+    callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
+    check_accumulation(cfg, callbacks)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
     operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0
@@ -135,10 +147,13 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
         load_weights(model, cfg.ckpt_path)
     load_data(data)
     check_batches(cfg, model, data)
-    first_step = past.step if past else 0 if cfg.resume else None
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
+    start = find_start(folder, past.step if past else 0 if cfg.resume else None)
+    loggers = build_loggers(cfg, start)
+    trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
+    share_samples(trainer, data)
     notes = [note for note in (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size)) if note]
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", notes, summary)
+    open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
     if past is not None:
         restore(trainer, past)
     if not over:
@@ -207,12 +222,17 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         raise InputError(f"{folder}: {'; '.join(wrong)}")
     data = build_data(run)
     check_split(run, data, folder, cfg.split)
-    if cfg.trainer.precision is None:
-        cfg.trainer.precision = run.trainer.get("precision", "32-true")
+    own = {"precision": "32-true", **run.trainer}
+    if overfit := own.get("overfit_batches"):  # which limits the validation, too
+        own["limit_val_batches"] = overfit
+    for name in OF_THE_RUN:
+        if cfg.trainer[name] is None:
+            cfg.trainer[name] = own.get(name) or 1.0  # a test that the run left out is one of all
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
     epoch = load_weights(model, path).get("epoch")
     trainer = plain_trainer(cfg, kind, folder)
+    share_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test
     measured = loop(model, datamodule=data, verbose=False)
     metrics = {spell_metric(name, cfg.split): value for part in measured for name, value in part.items()}

@@ -19,7 +19,7 @@ from src.core.files import write_csv, write_json
 from src.core.storage import StorageError
 from src.devices import is_main_process
 from src.errors import DivergedError, InputError
-from src.events import flush_events
+from src.events import flush_events, list_event_files
 from src.messages import input_error
 from src.models.base import SupervisedModule
 from src.monitor import spell_metric
@@ -186,11 +186,12 @@ class Results(Callback):
         """What came out, where it is, what to do next; ``longer`` is the setting that trains on."""
         folder = self.shown_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
+        look = f"  look at it:   tensorboard --logdir {quote(str(logdir))}"
         lines = [
             "",
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
-            f"  look at it:   tensorboard --logdir {quote(str(logdir))}",
+            *([look] if list_event_files(self.folder) else []),
             f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)

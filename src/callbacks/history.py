@@ -33,7 +33,7 @@ class History(Callback):
         self.ended: float | None = None
         self.told = -float("inf")
         self.measured: dict[str, Tensor] = {}  # by the validation since the last row, named as the model logs them
-        self.validated = False  # since the last row
+        self.validated: int | None = None  # the optimiser steps before the last validation
 
     @property
     def seconds(self) -> float:
@@ -61,18 +61,23 @@ class History(Callback):
         self.started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated = True
+        self.validated = trainer.global_step
         others = trainer.callback_metrics.items()  # of several validation sets, Lightning tells the last one's apart
         own = _names_of_training(trainer)
         self.measured |= {name: value for name, value in others if name not in own}
         self.measured |= trainer._logger_connector.metrics["callback"]
 
+    def is_validated(self, trainer: Trainer) -> bool:
+        """Return whether the weights as they are have been validated since the last row."""
+        return self.validated == trainer.global_step
+
     def record(self, trainer: Trainer) -> None:
         """Add the row of the epoch that ends, each metric named by its stage first, see `spell_metric`."""
         values = trainer.callback_metrics
         trained = {name: values[name] for name in _names_of_training(trainer) if name in values}
-        metrics = _spell("val", self.measured) | _spell("train", trained)
-        self.measured, self.validated = {}, False
+        measured = self.measured if self.is_validated(trainer) else {}
+        metrics = _spell("val", measured) | _spell("train", trained)
+        self.measured, self.validated = {}, None
         metrics = trainer.strategy.broadcast(metrics)  # they are to decide alike, also by what each measured for itself
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         if is_main_process():

@@ -146,6 +146,11 @@ def count_of(size: int | float, total: int, setting: str) -> int:
     return count
 
 
+def count_share(share: float, total: int) -> int:
+    """Return how many samples a share of all comes to, in [0, 1]."""
+    return round(share * total)
+
+
 def stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw ``count`` of N samples so that each class keeps its share to within one sample.
 
@@ -201,6 +206,7 @@ class TensorDataModule(LightningDataModule):
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
         self.chunk = 1  # training batches handed over at a time, see src/models/steps.py
+        self.shares: dict[str, float] = {}  # of the samples of "val" and "test", the first, to evaluate alone
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
         self.test_set: Samples | None = None
@@ -270,10 +276,15 @@ class TensorDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Batches | list[Batches]:
         assert self.val_set is not None, "call setup() first"
-        return self.batches(self.val_set) if self.val_set.size else []
+        return self.batches(self.take_share("val", self.val_set)) if self.val_set.size else []
 
     def test_dataloader(self) -> Batches:
-        return self.batches(self.test_set)
+        assert self.test_set is not None, "call setup() first"
+        return self.batches(self.take_share("test", self.test_set))
+
+    def take_share(self, stage: str, samples: Samples) -> Samples:
+        """Return the samples that a stage evaluates: all, or the first of them."""
+        return samples.take(slice(0, count_share(self.shares.get(stage, 1.0), samples.size)))
 
     def predict_dataloader(self) -> Batches:
         return self.test_dataloader()

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 from lightning import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Conv2d, Dropout, Linear, Module
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import cli, devices
 from src.build import build_data, build_model
@@ -55,6 +56,8 @@ HONOURED = (
     "check_val_every_n_epoch",
 )
 OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
+NOT_OF_SCHEDULES = ("frequency", "monitor", "strict", "name", "reduce_on_plateau")
+WORDS_OF_SCHEDULES = ("_target_", "interval", "anneal_strategy", "mode")
 OURS = (SupervisedModule, ImageModule, MLP, CNN)  # models whose ways a stack knows
 FREE = {"parameter_groups", "images_only"}  # what another may have of its own, beside its network
 CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
@@ -127,15 +130,32 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return f"compile={cfg.compile}"
     if unknown := set(cfg.optimizer) - OPTIMIZER:
         return f"optimizer.{min(unknown)}"
-    if get_class(cfg.optimizer._target_) not in KINDS:
+    if get_object(cfg.optimizer._target_) not in KINDS:
         return f"optimizer {cfg.optimizer._target_}"
-    if cfg.scheduler and get_class(cfg.scheduler._target_) is torch.optim.lr_scheduler.ReduceLROnPlateau:
-        return "a scheduler that asks for metrics"
+    if reason := unsuitable_schedule(OmegaConf.to_container(cfg.scheduler, resolve=True)):
+        return reason
     if cfg.get("deterministic"):
         return "deterministic=true"
-    if any(dict(each) != EVENTS for each in cfg.logger.values()):
+    if any(dict(each) != EVENTS for each in cfg.logger.values() if each):
         return "a logger of its own"
     return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
+
+
+def unsuitable_schedule(settings: Any) -> str | None:
+    """Return what of a schedule's settings a stack does not honour: it steps one, made of numbers, at each step."""
+    if not settings:
+        return None
+    kind = get_object(settings["_target_"])
+    if not isinstance(kind, type):
+        return f"scheduler {settings['_target_']}, a function"
+    if issubclass(kind, ReduceLROnPlateau):
+        return "a scheduler that asks for metrics"
+    for name, value in settings.items():
+        each = value if isinstance(value, list) else [value]
+        numbers = all(isinstance(one, (int, float)) or one in ("total_steps", "lr") for one in each)
+        if name in NOT_OF_SCHEDULES or not (name in WORDS_OF_SCHEDULES or numbers):
+            return f"scheduler.{name}"
+    return None
 
 
 def sees_training(settings: DictConfig) -> bool:

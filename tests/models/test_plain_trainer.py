@@ -40,9 +40,9 @@ def test_a_model_takes_ordinary_loaders(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), 5)
     trainer.fit(model, loader, loader)
     assert 0 < trainer.callback_metrics["val/loss"] < 2
-    predicted = trainer.predict(model, DataLoader(inputs, 5))  # type: ignore[arg-type]
+    predicted = trainer.predict(model, DataLoader(inputs, 5))
     assert predicted is not None
-    assert torch.equal(torch.cat(predicted), (model(inputs)[:, 0] > 0).long())  # type: ignore[arg-type]
+    assert torch.equal(torch.cat(predicted), (model(inputs)[:, 0] > 0).long())
 
 
 @pytest.mark.parametrize(
