@@ -226,8 +226,8 @@ def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
     loggers = {}
     for key, settings in cfg.logger.items():
         if settings is not None:
-            given = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
-            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **given)
+            place = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **place, _convert_="all")
     return loggers
 
 

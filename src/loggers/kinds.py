@@ -19,7 +19,7 @@ from src.extras import need
 from src.loggers.table import Table
 
 PROJECT = "thunderhead"  # what MLflow has runs under that are no sweep's
-STAGE = re.compile(r"(train|val)/(.+)")
+STAGE = re.compile(r"(train|val)/(.+)(?<!_step)")  # of metrics of whole epochs
 LONGEST = 250  # characters of a setting in MLflow; Lightning cuts them there
 Settings = dict[str, Any]
 
@@ -63,9 +63,9 @@ class Kind:
 
 def as_plain(cfg: DictConfig) -> Settings:
     """Return a run's settings as plain values, nested as they are typed, without Hydra's own."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    plain: Any = OmegaConf.to_container(own, resolve=True)
-    return plain  # type: ignore[no-any-return]
+    own: Any = [key for key in cfg if key != "hydra"]
+    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
+    return plain
 
 
 class _TensorBoard(Kind):
@@ -99,7 +99,7 @@ class Events(TensorBoardLogger):
 
 
 def name_chart(metric: str) -> str:
-    """Return the name of a metric's chart: ``curves/loss/val`` for ``val/loss``; others are called as they are."""
+    """Return the name of a metric's chart: ``curves/loss/val`` for ``val/loss``; others keep theirs."""
     match = STAGE.fullmatch(metric)
     return f"curves/{match[2]}/{match[1]}" if match else metric
 

@@ -47,7 +47,7 @@ def curves(member: Member, optimizer: str, batches: int) -> dict[int, Scalars]:
         own = {name: value for name, value in row.items() if name != "epoch"}
         found.setdefault((epoch + 1) * batches - 1, {}).update({name_chart(name): value for name, value in own.items()})
     for step, loss in member.looks:
-        found.setdefault(step, {})[name_chart("train/loss_step")] = loss
+        found.setdefault(step, {})["train/loss_step"] = loss
     tested = {name: value for name, value in member.results.test_metrics.items() if isinstance(value, float)}
     if tested:
         found.setdefault(len(member.history.rows) * batches, {}).update(tested)

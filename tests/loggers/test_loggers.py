@@ -90,7 +90,7 @@ def column(folder: Path, name: str) -> list[tuple[int, float]]:
 def test_each_logger_gets_all_settings(first: Outcome) -> None:
     config = OmegaConf.load(first.folder / ".hydra" / "config.yaml")
     config.paths.data = "no-data-folder-was-given"  # which the tests' environment says
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     assert len(settings) > 15 and settings["trainer"]["max_epochs"] == 2
     assert yaml.safe_load((first.folder / "hparams.yaml").read_text()) == settings
     assert notes(first.folder, "settings") == [settings]
@@ -185,7 +185,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-ins for the packages; returns the stores that MLflow's has been asked to make."""
     stores: list[str] = []
     monkeypatch.setattr("src.loggers.kinds.need", lambda *args: None)
-    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=stores.append))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=stores.append))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return stores
 
@@ -256,7 +256,7 @@ def test_a_run_at_wandb_ends_with_its_run_here(
 ) -> None:
     ended: list[int] = []
     wandb = SimpleNamespace(run="one", finish=lambda exit_code: ended.append(exit_code))
-    monkeypatch.setitem(sys.modules, "wandb", wandb)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     try:
         with closing_loggers():
             work()
