@@ -12,6 +12,7 @@ class ClassAccuracy(FigureCallback):
     """The test set's accuracy by class, the best on top; for models that count a ``confusion`` (K, K)."""
 
     name = "class_accuracy"
+    of_samples = False
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(data_of(trainer), "class_names", ())

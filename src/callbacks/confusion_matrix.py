@@ -20,6 +20,7 @@ class ConfusionMatrix(FigureCallback):
     """
 
     name = "confusion_matrix"
+    of_samples = False
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(data_of(trainer), "class_names", ())

@@ -12,6 +12,7 @@ class CostAndAccuracy(FigureCallback):
     """The total training loss (left axis) and the accuracy (right axis) over the epochs; for classes."""
 
     name = "cost_and_accuracy"
+    of_samples = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ class Curves(FigureCallback):
     """Training and validation curves side by side, drawn when training ends."""
 
     name = "curves"
+    of_samples = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -26,6 +25,7 @@ from src.colours import COLOURS
 from src.core.files import open_atomic
 from src.data.base import TensorDataModule
 from src.devices import is_main_process
+from src.loggers.opening import log_figure
 
 DARKEST = 16.0  # of floats from 0 to 255: with less these are no images of bytes
 STYLE: Any = {
@@ -40,15 +40,19 @@ STYLE: Any = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
 }
+SMALL = (480, 480)  # pixels at most of a picture's earlier versions
 
 
 class FigureCallback(Callback):
-    """A picture of a run, in TensorBoard and as ``figures/NAME.png`` in the run's folder.
+    """A picture of a run, in its loggers and as ``figures/NAME.png`` in the run's folder.
 
-    A subclass draws on a figure in ``draw`` and calls ``show`` when there is something to see.
+    A subclass draws on a figure in ``draw`` and calls ``show`` when there is something to see. One that is drawn again
+    and again while the run trains stays, small, as ``figures/NAME/EPOCH.png``: the report has a slider over these.
     """
 
     name: str
+    of_samples = True  # drawn from a data set's samples, not from what was measured alone
+    every_n_epochs = 0  # drawn while training, too; 0: not
 
     def draw(self, figure: Figure, *args: Any) -> None:
         """Draw on an empty figure."""
@@ -59,11 +63,12 @@ class FigureCallback(Callback):
         if not is_main_process():
             return
         pixels = drawn(size, self.draw, *args)
-        save(pixels, Path(trainer.default_root_dir) / "figures" / f"{self.name}.png")
+        folder = Path(trainer.default_root_dir) / "figures"
+        save(pixels, folder / f"{self.name}.png")
+        if self.every_n_epochs and trainer.training:
+            _save_small(pixels, folder / self.name / f"{trainer.current_epoch + 1}.png")
         step = trainer.global_step + bool(trainer.testing)  # after the last epoch's picture on TensorBoard's slider
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"figures/{self.name}", pixels, step, dataformats="HWC")
+        log_figure(trainer.loggers, f"figures/{self.name}", pixels, step)
 
 
 def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:
@@ -85,6 +90,14 @@ def save(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG whole or not at all."""
     with open_atomic(path) as file:
         Image.fromarray(pixels).save(file, format="png")
+
+
+def _save_small(pixels: np.ndarray, path: Path) -> None:
+    """Write a PNG of few pixels and colours whole or not at all."""
+    small = Image.fromarray(pixels)
+    small.thumbnail(SMALL)
+    with open_atomic(path) as file:
+        small.quantize(64).save(file, format="png")
 
 
 def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> str:

@@ -29,6 +29,7 @@ class GradientNorms(FigureCallback):
     """
 
     name = "gradient_norms"
+    of_samples = False
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
@@ -45,10 +46,11 @@ class GradientNorms(FigureCallback):
                 logger.experiment.add_custom_scalars({"gradient norms": chart})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
+        again = bool(self.pending) and self.pending[-1][0] == trainer.global_step  # some evaluate a batch several times
+        if trainer.global_step % self.every_n_steps == 0 and not again:
             norms = gradient_norms(self.weights)
             if len(norms):
-                self.pending.append((trainer.global_step, norms / loss_scale(trainer, optimizer)))
+                self.pending.append((trainer.global_step, norms))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.read(trainer)
@@ -115,10 +117,3 @@ def gradient_norms(layers: list[Tensor]) -> Tensor:
         for weight in layers
     ]
     return torch.stack(norms).detach().float() if norms else torch.empty(0)
-
-
-def loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """What the gradients are multiplied by: with 16-mixed precision a fused optimiser divides by it in its step."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-    return scaler.get_scale() if scaled else 1.0  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src import devices
-from src.build import build_data, build_model
+from src.build import build_model, build_tensors
 from src.callbacks.decision_regions import MOST_LINES, draw_classes, draw_lines, lines, regions
 from src.callbacks.figure import spell_share
 from src.callbacks.fit import along, curve_of, draw_fit
@@ -62,7 +62,7 @@ class Panels(SweepPicture):
 def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
     """A run's data, set up, and its model with the weights kept."""
     config = open_config(run.folder, packages)
-    data = build_data(config)
+    data = build_tensors(config)
     data.setup()
     model = build_model(config, data, devices.CPU)
     load_weights(model, chosen_checkpoint(run.folder, None))
