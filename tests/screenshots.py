@@ -66,7 +66,7 @@ def take_report(browser: Browser) -> None:
 
 def take_time_series(browser: Browser, address: str) -> None:
     page = browser.new_page(viewport={"width": 1300, "height": 700})
-    page.goto(f"{address}/?runFilter={SHOWN_RUNS}&tagFilter=^curves/.*/val#timeseries")
+    page.goto(f"{address}/?runFilter={SHOWN_RUNS}&tagFilter=^val/#timeseries")
     page.locator("button", has_text="Settings").click()  # closes them
     page.wait_for_selector("line-chart", timeout=1000 * PATIENCE)
     keep(page, "tensorboard")

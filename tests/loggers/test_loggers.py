@@ -134,11 +134,11 @@ def test_a_table_of_a_run_that_goes_on_has_each_point_once(resumed: Path) -> Non
     assert [step for step, _ in column(resumed, "test/acc")] == [30]
 
 
-def test_the_first_charts_of_tensorboard_are_the_curves_of_training_and_validation(first: Outcome) -> None:
+def test_tensorboard_has_charts_of_the_run_alone_the_learning_rate_beside_the_losses(first: Outcome) -> None:
     events = EventAccumulator(str(first.folder)).Reload()
-    tags = sorted(tag for kind in ("scalars", "images") for tag in events.Tags()[kind])
-    assert tags[:4] == [f"curves/{measure}/{stage}" for measure in ("acc", "loss") for stage in ("train", "val")]
-    assert "epoch" not in tags
+    scalars = [tag for tag in events.Tags()["scalars"] if not tag.endswith("_step")]
+    measured = [f"{stage}/{measure}" for stage in ("test", "train", "val") for measure in ("acc", "loss")]
+    assert sorted(scalars) == sorted([*measured, "train/lr-Adam"])
 
 
 def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> None:
