@@ -40,6 +40,8 @@ def assert_the_same(first: Path, second: Path) -> None:
         ("optimizer=sgd", "data.batch_size=1"),
         ("optimizer=adam", "data.batch_size=7"),
         ("optimizer=adamw", "scheduler=exponential"),
+        ("optimizer=muon", "scheduler=exponential", "+scheduler.frequency=2"),
+        ("optimizer=lbfgs", "optimizer.max_iter=3"),
         ("data.batch_size=8", "data.drop_last=true", "data.shuffle=false"),
         ("data.batch_size=2", "trainer.log_every_n_steps=7"),
     ],
@@ -112,6 +114,7 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("trainer.log_every_n_steps=1", "the loss of each step"),
         ("trainer.profiler=simple", "a profiler"),
         ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
+        ("scheduler=plateau", "a schedule that watches a metric"),
         (
             "+callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.1}",
             "StochasticWeightAveraging",

@@ -52,7 +52,9 @@ def test_the_effect_of_a_setting_is_the_mean_and_deviation_at_each_of_its_values
     assert dots["text"][0] == "0: hidden size 4, lr 0.01, seed 0"
     assert means["x"] == [4, 8]
     assert means["y"] == pytest.approx([0.6, 0.9])
-    assert means["error_y"]["array"] == pytest.approx([math.sqrt(0.02 / 3), math.sqrt(0.02)])
+    assert means["error_y"]["arrayminus"] == pytest.approx([math.sqrt(0.02 / 3), math.sqrt(0.02)])
+    assert means["error_y"]["array"] == pytest.approx([math.sqrt(0.02 / 3), 0.1])  # an accuracy ends at 100%
+    assert figures["model.hidden_size / val/acc"]["layout"]["yaxis"]["autorangeoptions"] == {"clipmin": 0, "clipmax": 1}
     assert means["customdata"][1] == "90.00 ± 14.14% (n = 2)"
 
 
