@@ -74,6 +74,7 @@ def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
     """
     same_count(trainer)
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+    trainer.fit_loop._resuming_from_checkpoint = False  # a DataLoader begins anew once `EpochSeed` has seeded its order
     epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     found = (epochs, trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs))
     for what, here, there in zip(("epochs", "steps", "optimizers", "schedulers"), found, expected, strict=True):

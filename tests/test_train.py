@@ -107,7 +107,7 @@ def test_tensorboard_finds_each_metric_of_each_epoch_and_one_point_of_the_test(
     assert list(default.folder.glob("events.out.tfevents.*"))  # flat: no folder of versions between
     for stage in ("train", "val"):
         for measure in ("loss", "acc"):
-            points = events.Scalars(f"{stage}/{measure}")
+            points = events.Scalars(f"curves/{measure}/{stage}")
             assert [point.step for point in points] == [STEPS * (epoch + 1) - 1 for epoch in range(50)]
             expected = [row[f"{stage}/{measure}"] for row in history(default.folder)]
             assert [point.value for point in points] == pytest.approx(expected)

@@ -8,11 +8,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.callbacks.figure import FigureCallback
+from src.callbacks.figure import FigureCallback, tick_whole
 from src.errors import DivergedError
 
 MOST_LABELS = 10
@@ -30,6 +29,7 @@ class GradientNorms(FigureCallback):
     """
 
     name = "gradient_norms"
+    of_samples = False
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
@@ -89,7 +89,7 @@ class GradientNorms(FigureCallback):
         few, width = ("o", 1.2) if len(steps) < 20 else ("", 1.2 if len(steps) < 300 else 0.6)
         for number, (line, colour) in enumerate(zip(norms.T, colours, strict=False), start=1):
             axis.plot(steps, line, color=colour, linewidth=width, marker=few, markersize=4, label=f"layer {number}")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        tick_whole(axis.xaxis)
         axis.set_yscale("log", nonpositive="mask")
         axis.set(xlabel="optimiser step", ylabel="norm of the gradient", title="Gradients, layer by layer")
         axis.grid(alpha=0.25)

@@ -219,8 +219,8 @@ class SupervisedModule(LightningModule):
             first = int((~finite).nonzero()[0])
             self.diverged(float(losses[first]), self.step_of(before + first) + 1)
         self.loss_shown = losses.mean().item()
-        if self.logger is not None:
-            self.logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
 
     def step_of(self, batch: int) -> int:
         """The number of optimiser steps before a batch of this epoch."""
@@ -269,6 +269,11 @@ class SupervisedModule(LightningModule):
         return outputs
 
     validation_step = test_step = evaluation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return what is predicted for a batch's inputs, see `predict`; the batch may be of inputs alone."""
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        return self.predict(self(inputs).float())
 
     def finish_evaluation(self, stage: str) -> None:
         """Measure all outputs (N, out_features) of the evaluation at once."""

@@ -15,7 +15,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
 from src import cli, devices
-from src.build import build_data, check_batches, prepare
+from src.build import build_tensors, check_batches, prepare
 from src.core.files import open_atomic, pin_folders, remove, write_json, write_text
 from src.core.storage import StorageError
 from src.data.base import EVAL_BATCH, TensorDataModule
@@ -66,7 +66,7 @@ def train_together(order: StackOrder) -> None:
     first: DictConfig = pickle.loads(able[0][0].config)
     HydraConfig.instance().set_config(first)
     kind = prepare(first)
-    data = build_data(first)
+    data = build_tensors(first)
     data.prepare_data()
     data.setup()
     with written_together():
@@ -170,7 +170,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
     if tested is not None:
         for place, member in enumerate(training.members):
-            if member.trouble is None:
+            if member.trouble is None and member.cfg.get("test", True):
                 acc = None if tested.acc is None else float(tested.acc[place].float())
                 confusion = None if tested.confusion is None else tested.confusion[place].cpu()
                 member.add_test(float(tested.loss[place].float()), acc, confusion, data.class_names)
@@ -179,7 +179,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     for member in training.members:
         with member.at_own_cost():
             write_json(member.folder / "provenance.json", source)
-            if member.cfg["logger"]:
+            if any(member.cfg["logger"].values()):
                 write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
             member.results.write_metrics()
             outcome = member.trouble or member.results.outcome()

@@ -18,16 +18,21 @@ MOST_PICTURES = 96
 BUDGET = 5_000_000  # bytes of all pictures together
 WIDTH, FULL_WIDTH = 640, 1400  # pixels
 QUALITY = 82
+MOST_EARLIER, MOST_WITH_EARLIER, EARLIER_WIDTH = 6, 4, 400  # versions of a picture, runs shown with these, pixels
 OF_THE_TEST = ("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified")
 KNOWN_ALREADY = "curves"  # the page draws them itself
 
 
 class Shown(NamedTuple):
-    """A picture in the page: of which run, its data as an address, and where the file lies."""
+    """A picture in the page: of which run, its data as an address, and where the file lies.
+
+    ``earlier`` has what it was at earlier epochs, by their numbers, in their order.
+    """
 
     title: str
     source: str
     link: str
+    earlier: tuple[tuple[int, str], ...] = ()
 
 
 class Picture(NamedTuple):
@@ -45,6 +50,11 @@ class Picture(NamedTuple):
     def alike(self) -> bool:
         """Whether it is the same in all runs: there is nothing to compare."""
         return len(self.shown) > 1 and len({each.source for each in self.shown}) == 1
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs at which one of the runs has an earlier version."""
+        return sorted({epoch for each in self.shown for epoch, _ in each.earlier})
 
 
 class Album:
@@ -68,6 +78,16 @@ class Album:
             return None
         self.left -= len(source)
         return Shown(title, source, self.sweeps.link(path))
+
+    def take_earlier(self, path: Path) -> tuple[tuple[int, str], ...]:
+        """Return what a run's picture was at earlier epochs, some of these evenly where there are many."""
+        folder = path.with_suffix("")
+        paths = [] if folder.is_symlink() else folder.glob("[0-9]*.png")
+        files = {int(each.stem): each for each in paths if each.stem.isdecimal()}
+        epochs = sorted(files)
+        kept = sorted({epochs[place * len(epochs) // MOST_EARLIER] for place in range(MOST_EARLIER)}) if epochs else []
+        shown = [(epoch, self.take(files[epoch], "", EARLIER_WIDTH)) for epoch in kept]
+        return tuple((epoch, each.source) for epoch, each in shown if each)
 
 
 def embedded(path: Path, width: int) -> str:
@@ -106,7 +126,8 @@ def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
             picture, title = pictures[path.stem], f"{run.number}: {run.title}"
             shown = album.take(path, title, WIDTH) if len(picture.shown) < several else None
             if shown:
-                picture.shown.append(shown)
+                earlier = album.take_earlier(path) if len(picture.shown) < MOST_WITH_EARLIER else ()
+                picture.shown.append(shown._replace(earlier=earlier))
             else:
                 picture.rest.append((title, sweeps.link(path)))
     return sorted(pictures.values(), key=lambda picture: (picture.tested, picture.alike))

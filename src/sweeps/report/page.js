@@ -1,18 +1,17 @@
 "use strict";
 (() => {
-  const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"];
+  const COLOURS = JSON.parse(document.body.dataset.colours); // twelve on light, the same twelve on dark
   const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725"];
-  const [ON_LIGHT, ON_DARK] = [VIRIDIS.slice(1, 7), VIRIDIS.slice(3)]; // what can be seen there
-  const LIGHTER = { "#0072B2": "#56B4E9", "#56B4E9": "#0072B2" }; // blue on dark
+  const [ON_LIGHT, ON_DARK] = [VIRIDIS.slice(0, 6), VIRIDIS.slice(3)]; // what can be seen there
   const OFFLINE = { showSendToCloud: false, plotlyServerURL: "" }; // plotly's own button would upload the plot
   const CONFIG = { ...OFFLINE, displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   const all = (what, within = document) => [...within.querySelectorAll(what)];
-  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;"); // plotly reads markup
+  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // plotly reads markup
   const read = (element) => JSON.parse(element.textContent);
 
   // Colours follow the page's: light, dark, on paper.
   const dark = () => matchMedia("screen and (prefers-color-scheme: dark)").matches;
-  const shade = (colour) => (dark() && LIGHTER[colour]) || colour;
+  const shade = (colour) => (dark() && COLOURS.dark[COLOURS.light.indexOf(colour)]) || colour;
   function themed(layout) {
     const style = getComputedStyle(document.documentElement);
     const [ink, quiet, line, paper] = ["--ink", "--quiet", "--line", "--paper"].map((name) => style.getPropertyValue(name).trim());
@@ -69,12 +68,34 @@
 
   function curves(element, data, form) {
     const value = (name) => form.elements[name].value;
-    const last = data.epochs.reduce((most, epochs) => Math.max(most, epochs.at(-1)), 0);
-    const shown = () => ["val", "train"].filter((stage) => form.elements[stage].checked);
-    const line = (run, name) => {
-      const found = run.lines[name];
-      return found && { x: data.epochs[found[0]], y: found[1] };
-    };
+    const set = () => Number(form.elements.data?.value ?? 0); // which data set
+    const stages = () => ["val", "train"].filter((stage) => form.elements[stage].checked);
+    const unchecked = new Set(); // places of runs
+    const words = (text) => plain(text.toLowerCase()).split(/\s+/);
+    const found = () => data.runs.map((_, place) => place).filter((place) => {
+      const run = data.runs[place];
+      return run.data === set() && words(value("find")).every((word) => run.name.toLowerCase().includes(word));
+    });
+
+    // A run's curve over the epochs or the time, as it is and smoothed.
+    function line(run, name) {
+      const curve = run.lines[name];
+      if (!curve || (value("over") === "time" && run.seconds === null)) return null;
+      const epochs = data.epochs[curve[0]];
+      const x = value("over") === "time" ? epochs.map((epoch) => epoch * run.seconds) : epochs;
+      return { epochs, x, raw: curve[1], y: smoothed(curve[1]) };
+    }
+
+    // The exponential moving average, each value weighed by its distance; it begins at the first value.
+    function smoothed(values) {
+      const weight = Number(value("smooth"));
+      let [sum, weights] = [0, 0];
+      return values.map((each) => {
+        sum = weight * sum + each;
+        weights = weight * weights + 1;
+        return sum / weights;
+      });
+    }
 
     function between(first, second, part) {
       const parts = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
@@ -84,7 +105,7 @@
 
     function colour(group, level) {
       const count = group.labels.length;
-      if (!group.ordered && count <= COLOURS.length) return shade(COLOURS[level]);
+      if (!group.ordered && count <= COLOURS.light.length) return COLOURS[dark() ? "dark" : "light"][level];
       const scale = dark() ? ON_DARK : ON_LIGHT;
       const place = (level * (scale.length - 1)) / Math.max(1, count - 1);
       return between(scale[Math.floor(place)], scale[Math.ceil(place)], place % 1);
@@ -92,17 +113,17 @@
 
     // All runs of a colour are one trace with gaps: a thousand traces would be slow.
     function runs(members, name) {
-      const trace = { x: [], y: [], text: [] };
+      const trace = { x: [], y: [], raw: [], text: [] };
       for (const run of members) {
-        const found = line(run, name);
-        if (!found) continue;
-        found.x.forEach((epoch, place) => {
-          trace.x.push(epoch);
-          trace.y.push(found.y[place]);
-          trace.text.push(run.name);
+        const curve = line(run, name);
+        if (!curve) continue;
+        curve.x.forEach((x, place) => {
+          trace.x.push(x);
+          trace.y.push(curve.y[place]);
+          trace.raw.push(curve.raw[place]);
+          trace.text.push(`${run.name}<br>epoch ${curve.epochs[place]}`);
         });
-        trace.x.push(null);
-        trace.y.push(null);
+        for (const list of [trace.x, trace.y, trace.raw]) list.push(null);
         trace.text.push("");
       }
       return trace;
@@ -112,59 +133,103 @@
     function means(members, name) {
       const lines = members.filter((run) => run.finished).map((run) => line(run, name)).filter(Boolean);
       const sums = new Map();
-      for (const { x, y } of lines) {
-        x.forEach((epoch, place) => {
-          const [sum, count] = sums.get(epoch) || [0, 0];
-          sums.set(epoch, [sum + y[place], count + 1]);
+      for (const { epochs, x, raw, y } of lines) {
+        epochs.forEach((epoch, place) => {
+          const [count, ...before] = sums.get(epoch) || [0, 0, 0, 0];
+          sums.set(epoch, [count + 1, ...[x, raw, y].map((list, at) => before[at] + list[place])]);
         });
       }
-      const common = [...sums].filter(([, [, count]]) => count === lines.length).sort((a, b) => a[0] - b[0]);
-      return {
-        x: common.map(([epoch]) => epoch),
-        y: common.map(([, [sum, count]]) => sum / count),
-        text: common.map(() => `mean of ${lines.length}`),
-      };
+      const common = [...sums].filter(([, [count]]) => count === lines.length).sort((a, b) => a[0] - b[0]);
+      const mean = (at) => common.map(([, each]) => each[at] / each[0]);
+      return { x: mean(1), raw: mean(2), y: mean(3), text: common.map(([epoch]) => `mean of ${lines.length}<br>epoch ${epoch}`) };
+    }
+
+    function traces(shown, metric) {
+      const [group, mean, made] = [data.groups[value("group")], value("what") === "means", []];
+      group.labels.forEach((label, level) => {
+        const members = shown.filter((place) => group.of[place] === level).map((place) => data.runs[place]);
+        stages().forEach((stage) => {
+          const { x, y, raw, text } = (mean ? means : runs)(members, `${stage}/${metric}`);
+          if (!x.length) return;
+          const look = {
+            type: "scatter",
+            mode: new Set(x).size < 4 ? "lines+markers" : "lines", // a gap between two runs is a point, too
+            legendgroup: String(level),
+            line: { color: colour(group, level), width: mean ? 2.5 : 1.3, dash: stage === "train" ? "dot" : "solid" },
+          };
+          const opacity = mean || shown.length < 5 ? 1 : Math.max(0.25, 0.8 - shown.length / 500);
+          const smooth = Number(value("smooth")) > 0;
+          if (smooth) made.push({ ...look, x, y: raw, opacity: opacity / 4, hoverinfo: "skip", showlegend: false });
+          made.push({
+            ...look, x, y, text, opacity, name: label,
+            showlegend: !made.some((each) => each.showlegend && each.legendgroup === look.legendgroup),
+            hovertemplate: `%{text}, ${plain(`${stage}/${metric}`)} %{y}${smooth ? " (smoothed)" : ""}<extra></extra>`,
+          });
+        });
+      });
+      return made;
+    }
+
+    // The axis of a metric, also by another scale than the one that suits it.
+    function valueAxis(axis) {
+      const made = structuredClone(axis);
+      const [type, wanted] = [made.type || "linear", value("scale") || made.type || "linear"];
+      if (type === wanted) return made;
+      const ends = made.range?.map((end) => (wanted === "log" ? Math.log10(end) : 10 ** end));
+      return { ...made, type: wanted, exponentformat: "power", range: ends?.every(Number.isFinite) ? ends : undefined };
     }
 
     let marked = false;
     function figure() {
       marked = false;
-      const [metric, group, mean] = [value("metric"), data.groups[value("group")], value("what") === "means"];
-      const traces = [];
-      group.labels.forEach((label, level) => {
-        const members = data.runs.filter((_, place) => group.of[place] === level);
-        shown().forEach((stage) => {
-          const name = `${stage}/${metric}`;
-          const trace = (mean ? means : runs)(members, name);
-          if (!trace.x.length) return;
-          traces.push({
-            ...trace,
-            type: "scatter",
-            mode: new Set(trace.x).size < 4 ? "lines+markers" : "lines", // a gap between two runs is a point, too
-            name: label,
-            legendgroup: String(level),
-            showlegend: !traces.some((each) => each.legendgroup === String(level)),
-            opacity: mean || data.runs.length < 5 ? 1 : Math.max(0.25, 0.8 - data.runs.length / 500),
-            line: { color: colour(group, level), width: mean ? 2.5 : 1.3, dash: stage === "train" ? "dot" : "solid" },
-            hovertemplate: `%{text}<br>epoch %{x}, ${plain(name)} %{y}<extra></extra>`,
-          });
-        });
-      });
-      const { axis, beyond } = data.axes[metric];
+      const axes = data.axes[set()];
+      for (const option of form.elements.metric.options) option.disabled = !(option.value in axes);
+      if (form.elements.metric.selectedOptions[0].disabled) form.elements.metric.value = Object.keys(axes)[0];
+      const { axis, beyond } = axes[value("metric")];
+      const shown = found().filter((place) => !unchecked.has(place));
+      const all = data.runs.filter((run) => run.data === set());
+      const last = all.reduce((most, run) => Math.max(most, ...Object.values(run.lines).map(([at]) => data.epochs[at].at(-1))), 0);
+      const time = value("over") === "time";
       document.getElementById("curves-beyond").textContent = beyond;
+      document.getElementById("curves-count").textContent = `${shown.length} of ${all.length} shown`;
+      document.getElementById("curves-time").hidden = !time;
+      form.elements.smoothness.value = Number(value("smooth")).toFixed(2);
       return {
-        data: traces,
+        data: traces(shown, value("metric")),
         layout: {
-          xaxis: { title: { text: "epoch" }, zeroline: false, ...(last <= 12 && { dtick: 1 }) },
-          yaxis: structuredClone(axis),
+          xaxis: { title: { text: time ? "seconds of training" : "epoch" }, zeroline: false, ...(last <= 12 && !time && { dtick: 1 }) },
+          yaxis: valueAxis(axis),
           showlegend: true,
           legend: {
-            title: { text: group.name },
+            title: { text: data.groups[value("group")].name },
             itemsizing: "constant",
             ...(element.clientWidth < 640 && { orientation: "h", y: -0.2 }),
           },
         },
       };
+    }
+
+    // The runs that are found, each with a box to show or hide it.
+    const list = document.getElementById("curves-runs");
+    const text = (name) => new DOMParser().parseFromString(name, "text/html").body.textContent;
+    function fill() {
+      if (!list.closest("details").open) return;
+      list.replaceChildren(...found().map((place) => {
+        const [label, box] = [document.createElement("label"), document.createElement("input")];
+        box.type = "checkbox";
+        box.checked = !unchecked.has(place);
+        box.addEventListener("change", () => unchecked[box.checked ? "delete" : "add"](place));
+        label.append(box, ` ${text(data.runs[place].name)}`);
+        return label;
+      }));
+    }
+    list.closest("details").addEventListener("toggle", fill);
+    for (const button of all("[data-check]", form)) {
+      button.addEventListener("click", () => {
+        found().forEach((place) => unchecked[button.dataset.check === "all" ? "delete" : "add"](place));
+        fill();
+        draw(element);
+      });
     }
 
     // The curve that one clicks at stands out.
@@ -188,7 +253,12 @@
     }
 
     plot(element, figure);
-    form.addEventListener("change", () => draw(element));
+    let waiting = 0;
+    form.addEventListener("input", ({ target }) => {
+      clearTimeout(waiting);
+      waiting = setTimeout(() => draw(element), target.type === "search" || target.type === "range" ? 120 : 0);
+      if (["find", "data"].includes(target.name)) fill();
+    });
     form.addEventListener("submit", (event) => event.preventDefault());
     const ready = setInterval(() => {
       if (!element.on) return;
@@ -198,7 +268,7 @@
     }, 200);
   }
 
-  // Tables
+  // Tables: sorted by a column, and of their rows those that have all the words and conditions asked for.
   const compare = (a, b) => {
     if (a === "" || b === "") return (a === "") - (b === "");
     const [x, y] = [Number(a), Number(b)];
@@ -208,9 +278,56 @@
     const cell = row.cells[column];
     return "order" in cell.dataset ? cell.dataset.order : cell.textContent.trim().replace("%", "");
   };
+  const number = (text) => (text === "" ? NaN : Number(text.replace(/ ±.*/, "").replace(/[%,]/g, "")));
+  const COMPARISONS = {
+    "<": (order) => order < 0, ">": (order) => order > 0, "<=": (order) => order <= 0,
+    ">=": (order) => order >= 0, "=": (order) => order === 0, "!=": (order) => order !== 0,
+  };
+  const spelt = (name) => name.trim().toLowerCase().replaceAll(" ", "_");
+
+  // A word of a query as a function of a row; what is no condition is looked for in the row's text.
+  function condition(word, columns) {
+    const [, name, sign, wanted] = word.match(/^([^<>=!]+)(<=|>=|!=|<|>|=)(.+)$/) || [];
+    if (!sign) return (row) => row.textContent.toLowerCase().includes(word);
+    const column = columns.findIndex((names) => names.includes(name));
+    if (column < 0) throw new Error(`no column ${name}; there are ${columns.map(([shown]) => shown).join(", ")}`);
+    return (row) => {
+      const shown = row.cells[column].textContent.trim().toLowerCase();
+      const [x, y] = [number(shown), number(wanted)];
+      if (!Number.isNaN(x) && !Number.isNaN(y)) return COMPARISONS[sign](x - y);
+      return sign === "=" ? shown === wanted : sign === "!=" ? shown !== wanted : false;
+    };
+  }
+
   for (const table of all(".sortable")) {
     const [head, body] = [table.tHead.rows[0], table.tBodies[0]];
+    const tools = table.closest("[data-table]");
+    const [query, told, button] = ["[data-filter]", "output", "[data-all]"].map((what) => tools.querySelector(what));
     const first = [...body.rows].filter((row) => !row.hidden).length;
+    const columns = [...head.cells].map((cell) => [spelt(cell.textContent), spelt(cell.title.split(",")[0])]); // shown and in full
+    let few = Boolean(button);
+    function refresh() {
+      const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let conditions = [];
+      try {
+        conditions = words.map((word) => condition(word, columns));
+      } catch (error) {
+        told.textContent = error.message;
+      }
+      let count = 0;
+      for (const row of body.rows) {
+        const fits = conditions.every((each) => each(row));
+        count += fits;
+        row.hidden = !fits || (few && !conditions.length && count > first);
+      }
+      if (conditions.length === words.length) told.textContent = words.length ? `${count} of ${body.rows.length}` : "";
+    }
+    query.addEventListener("input", refresh);
+    button?.addEventListener("click", () => {
+      few = false;
+      button.remove();
+      refresh();
+    });
     [...head.cells].forEach((cell, column) => {
       if (cell.classList.contains("fixed")) return;
       cell.tabIndex = 0;
@@ -221,18 +338,15 @@
         const rows = [...body.rows].map((row) => [key(row, column), row]);
         const sign = down ? -1 : 1;
         rows.sort(([a], [b]) => (a === "" || b === "" ? compare(a, b) : sign * compare(a, b)));
-        const few = rows.some(([, row]) => row.hidden);
-        rows.forEach(([, row], place) => { row.hidden = few && place >= first; });
         body.append(...rows.map(([, row]) => row));
+        refresh();
       };
       cell.addEventListener("click", sort);
-      cell.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
-    });
-  }
-  for (const button of all("[data-all]")) {
-    button.addEventListener("click", () => {
-      all("tr[hidden]", button.previousElementSibling).forEach((row) => { row.hidden = false; });
-      button.remove();
+      cell.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        sort();
+      });
     });
   }
 
@@ -240,6 +354,21 @@
   for (const chooser of all("[name=picture]")) {
     chooser.addEventListener("change", () => {
       all(".gallery").forEach((gallery) => { gallery.hidden = gallery.dataset.picture !== chooser.value; });
+    });
+  }
+  // Of a picture that was drawn several times: what it was at an epoch, or at the latest one before.
+  for (const slider of all("[data-epochs]")) {
+    const [epochs, gallery] = [JSON.parse(slider.dataset.epochs), slider.closest(".gallery")];
+    slider.addEventListener("input", () => {
+      const last = Number(slider.value) === epochs.length;
+      const epoch = last ? Infinity : epochs[slider.value];
+      slider.nextElementSibling.value = last ? "the end" : `epoch ${epoch}`;
+      for (const figure of all("figure", gallery)) {
+        const images = all("img", figure);
+        const drawn = images.findLast((image) => (image.dataset.epoch ?? Infinity) <= epoch) || images[0];
+        for (const image of images) image.hidden = image !== drawn;
+        figure.hidden = images.length === 1 && !last; // there is nothing earlier of it
+      }
     });
   }
   for (const button of all("[data-copy]")) {
