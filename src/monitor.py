@@ -148,13 +148,14 @@ def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataMod
     """
     kind = get_object(settings["_target_"]) if settings else None
     plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
-    if not plateau and "monitor" not in settings:
+    if not plateau and "monitor" not in (settings or {}):
         return settings
     judge, mode = find_judge(cfg, data)
     name = settings.get("monitor") or judge
     if name is None:
         raise InputError("scheduler.monitor: there is no validation set to be judged by; give it, such as train/loss")
-    check_measured("scheduler.monitor", name, cfg, data)
+    if name != judge:
+        check_measured("scheduler.monitor", name, cfg, data)
     filled = {"monitor": name}
     if plateau and settings.get("mode") is None:
         filled["mode"] = mode if name == judge else get_mode("scheduler.monitor", "scheduler.mode", name)
