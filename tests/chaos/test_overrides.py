@@ -93,7 +93,10 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("+trainer.logger=false", "trainer.logger is no setting here: choose logger=…"),
         ("+trainer.detect_anomaly=5", "trainer.detect_anomaly=5 must be true or false"),
         ("+trainer.val_check_interval=100", "trainer.val_check_interval=100: an epoch has 10 batches"),
-        ("trainer.limit_test_batches=0.004", "trainer.limit_test_batches=0.004 of 100 test samples is none: give 0.01 or more"),
+        (
+            "trainer.limit_test_batches=0.004",
+            "trainer.limit_test_batches=0.004 of 100 test samples is none: give 0.01 or more",
+        ),
         ("hydra.verbose=5", None),
         ("hydra.job_logging.version=abc", None),
         ("~hydra.callbacks.claim_folder", None),
