@@ -284,10 +284,10 @@ def check_accumulation(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
 
 def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataModule) -> None:
     """Refuse a training set that gives no batches, or a batch that batch norm cannot take, where that is known."""
+    check_limits(cfg.trainer, data)
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size
-    check_limits(cfg.trainer, data)
     if cfg.trainer.limit_train_batches == 0 or (data.drop_last and samples < size):
         raise InputError(
             f"there is no batch to train on: {samples} samples, data.batch_size={size}, "
