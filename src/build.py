@@ -19,6 +19,8 @@ from src import devices
 from src.callbacks.figure import FigureCallback
 from src.checkpoints import AtomicCheckpointIO
 from src.cli import in_sweep
+from src.core.hints import parameters_of
+from src.core.names import guess
 from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.limits import check_limits
@@ -71,7 +73,9 @@ def make(group: str, settings: Any, **given: Any) -> Any:
         return instantiate(settings, **{"_convert_": "all", **given})  # Lightning knows no dictionaries of OmegaConf's
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
-            raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting") from error
+            taken = [name for name in parameters_of(get_class(settings["_target_"])) if name not in given]
+            hint = f", did you mean {near}?" if (near := guess(match[1], taken)) else ""
+            raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting{hint}") from error
         if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):
@@ -222,8 +226,8 @@ def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
     loggers = {}
     for key, settings in cfg.logger.items():
         if settings is not None:
-            given = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
-            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **given)
+            place = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **place, _convert_="all")
     return loggers
 
 
@@ -288,11 +292,11 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size
-    if cfg.trainer.limit_train_batches == 0 or (data.drop_last and samples < size):
-        raise InputError(
-            f"there is no batch to train on: {samples} samples, data.batch_size={size}, "
-            f"data.drop_last={data.drop_last}, trainer.limit_train_batches={cfg.trainer.limit_train_batches}"
-        )
+    if cfg.trainer.limit_train_batches == 0:
+        raise InputError(f"trainer.limit_train_batches=0: there is no batch to train on, of {samples} samples")
+    if data.drop_last and samples < size:
+        why = "data.drop_last=true leaves out a smaller one"
+        raise InputError(f"data.batch_size={size}: there is no batch to train on, of {samples} samples: {why}")
     if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         _check_shares(cfg.trainer, samples, data)
 
