@@ -5,20 +5,20 @@ import os
 import re
 import sys
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from src.arguments import check_arguments
 from src.core.checks import show
+from src.core.commands import spell_command, spell_tensorboard
 from src.core.storage import StorageError, describe_fault, faults_told_once
 from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
@@ -38,7 +38,6 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL
 PATHS = ("run", "resume", "name", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
 OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # they know a sweep that is there already and go on with it
 NO_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not take for text
-UNTYPED = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, halves of characters, ends of lines
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
 
 if str(PLUGINS) not in sys.path:
@@ -120,12 +119,14 @@ def in_sweep() -> bool:
 
 
 def register_resolvers() -> None:
-    """What the configs ask of the code: a run's name, and a job's name in a sweep."""
+    """Register what the configs ask of the code: names of runs and of a sweep's jobs, and what ``--help`` shows."""
     OmegaConf.register_new_resolver("name_or", run_name, replace=True)
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
     )
     OmegaConf.register_new_resolver("describe_settings", describe_settings, replace=True)
+    OmegaConf.register_new_resolver("command", spell_command, replace=True)
+    OmegaConf.register_new_resolver("tensorboard", spell_tensorboard, replace=True)
 
 
 def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
@@ -245,25 +246,6 @@ def only_listen(config: DictConfig) -> None:
 def flags_first(arguments: list[str]) -> list[str]:
     """``-m`` before the settings, wherever it was typed: Hydra takes no flag between them."""
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
-
-
-def check_arguments(arguments: list[str]) -> None:
-    """Refuse flags that Hydra does not have, and arguments of more than a line.
-
-    Raises:
-        InputError: naming the argument.
-    """
-
-    def refuse(message: str) -> None:
-        raise InputError(f"{message}; --hydra-help shows the flags that there are")
-
-    for argument in arguments:
-        if odd := [char for char in argument if char != "\t" and unicodedata.category(char) in UNTYPED]:
-            raise InputError(f"{show(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one")
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[assignment, method-assign]
-    if parser.parse_args(arguments).experimental_rerun is not None:
-        raise InputError("--experimental-rerun reads a pickle, which runs the code in it: use resume=FOLDER")
 
 
 def _is_word(value: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from src.core.commands import spell_command
 from src.errors import InputError
 
 LOGGERS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # Lightning's, by their packages
@@ -25,7 +26,7 @@ def need(package: str, extra: str, asked: str) -> None:
         InputError: if it is not, with the command that installs it.
     """
     if find_spec(package) is None:
-        how = f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
+        how = spell_command("pip", ["install", "-c", "constraints.txt", "-e", f".[{extra}]"])
         raise InputError(f"{asked} needs the package {package}, which is not installed: {how}")
 
 

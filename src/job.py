@@ -19,7 +19,6 @@ from src.build import (
     build_loggers,
     build_model,
     build_trainer,
-    check_accumulation,
     check_batches,
     load_data,
     plain_trainer,
@@ -49,6 +48,7 @@ from src.monitor import find_judge, spell_metric, validates
 from src.nodes import Company, in_company
 from src.presets import check_presets
 from src.records import find_damage, keep_settings, spelled, write_provenance
+from src.refusals import refuse_gradients
 from src.restoring import restore
 from src.results import Results
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
@@ -137,7 +137,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history, asked)
     own = [results, results.history, checkpoint]
     callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
-    check_accumulation(cfg, callbacks)
+    refuse_gradients(cfg, callbacks)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
     operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0

@@ -9,10 +9,11 @@ Beside it lie results.csv and leaderboard.tex. Pictures that the page would show
 drawn first.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from src.core.commands import spell_command
+from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust
 from src.errors import InputError
 
@@ -22,7 +23,7 @@ FORMAT = "format=pdf or format=svg: figures for a paper, too"  # for --help
 
 def main() -> None:
     about = "Write the report of a sweep."
-    parser = argparse.ArgumentParser(prog="python -m src.report", description=about, epilog=f"{FORMAT}. {TRUST}")
+    parser = OneLineParser(prog=spell_command("src.report"), description=about, epilog=f"{FORMAT}. {TRUST}")
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     from src.cli import told_in_the_end
 

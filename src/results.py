@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import join, quote
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, in_sweep
+from src.core.commands import spell_again, spell_command, spell_tensorboard
 from src.core.files import write_csv, write_json
 from src.core.storage import StorageError
 from src.devices import is_main_process
@@ -164,10 +164,10 @@ class Results(Callback):
     def command_again(self) -> str:
         """Return the command that goes on with the run: one that resumed it, with its settings, as it was typed."""
         resumed = any(argument.startswith("resume=") for argument in sys.orig_argv)
-        return join(["python", *sys.orig_argv[1:]]) if resumed else self.resume_command()
+        return spell_again(sys.orig_argv[1:]) if resumed else self.resume_command()
 
     def resume_command(self) -> str:
-        return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"
+        return f"{spell_command('src.train', [f'resume={self.shown_folder()}'])}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -186,13 +186,13 @@ class Results(Callback):
         """What came out, where it is, what to do next; ``longer`` is the setting that trains on."""
         folder = self.shown_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
-        look = f"  look at it:   tensorboard --logdir {quote(str(logdir))}"
+        look = f"  look at it:   {spell_tensorboard(str(logdir))}"
         lines = [
             "",
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
             *([look] if list_event_files(self.folder) else []),
-            f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
+            f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 

@@ -547,8 +547,8 @@ class Own(LightningModule):
     ("part", "target", "words"),
     [
         ("model", 5, "model._target_=5 must be the name of a class"),
-        ("model", None, "model._target_=None must be the name of a class"),
-        ("model", ["a"], "model._target_=['a'] must be the name of a class"),
+        ("model", None, "model._target_=null must be the name of a class"),
+        ("model", ["a"], "model._target_=[a] must be the name of a class"),
         ("model", "no.such.Class", "model._target_=no.such.Class: there is no such class (ModuleNotFoundError"),
         ("model", "src.models.mlp", "model._target_=src.models.mlp: that is no class"),
         ("model", "os.system", "model._target_=os.system: that is no class"),

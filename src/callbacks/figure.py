@@ -126,7 +126,7 @@ def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> str:
     return window.words("curve")
 
 
-def _with_beginnings(window: Window, curves: Sequence[Sequence[float]]) -> Window | None:
+def _with_beginnings(window: Window, curves: list[list[float]]) -> Window | None:
     """Return a window on losses that shows where most curves begin; ``None`` if that leaves nothing out."""
     beginnings = sorted(curve[0] for curve in curves if curve)
     most = beginnings[(len(beginnings) - 1) // 2]
@@ -152,7 +152,7 @@ class _ShareLocator(MaxNLocator):
     """Round places between 0 and 1."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
-        places = super().tick_values(vmin, vmax)
+        places: Any = super().tick_values(vmin, vmax)
         return places[(places > -1e-9) & (places < 1 + 1e-9)]
 
 

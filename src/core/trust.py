@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_class, get_object
 
-from src.core.checks import Check, complain, either, list_of, optional
+from src.core.checks import Check, complain, either, list_of, optional, show
 from src.errors import InputError
 
 PACKAGES = ("src", "torch.optim", "lightning", "torchvision")
@@ -149,9 +149,9 @@ def _check_settings(content: Any, rules: Rules) -> None:
     for key, value in _settings(content):
         *above, name = key.split(".")
         if TARGET in above or any(OF_HYDRA.fullmatch(part) and part != TARGET for part in (*above, name)):
-            raise ValueError(f"{key}={value}: a folder does not say how classes are made")
+            raise ValueError(f"{key}={show(value)}: a folder does not say how classes are made")
         if above and above[0] in rules.writing and _says_where(name, value):
-            raise ValueError(f"{key}={value}: a folder chooses no place elsewhere; to resume give that anew")
+            raise ValueError(f"{key}={show(value)}: a folder chooses no place elsewhere; to resume give that anew")
 
 
 def _says_where(name: str, value: Any) -> bool:
@@ -161,7 +161,7 @@ def _says_where(name: str, value: Any) -> bool:
 
 def _check_name(key: str, target: Any, packages: tuple[str, ...]) -> None:
     if not (isinstance(target, str) and NAME.fullmatch(target) and "." in target):
-        raise ValueError(f"{key}={target} is no class's name")
+        raise ValueError(f"{key}={show(target)} is no class's name")
     if not is_within(target, (*PACKAGES, *packages)):
         raise ValueError(_refusal(key, target, f"a folder may name classes of {', '.join(PACKAGES)}"))
 

@@ -40,7 +40,7 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
     [
         ("threads=99999", "threads=99999 must be null or a whole number from 1 to 1,024"),
         ("paths.outputs=", f"paths.outputs= {A_PATH}"),
-        ("paths.outputs=null", f"paths.outputs=None {A_PATH}"),
+        ("paths.outputs=null", f"paths.outputs=null {A_PATH}"),
         ("paths.data=", f"paths.data= {A_PATH}"),
         ("hydra.run.dir=", f"hydra.run.dir= {A_PATH}"),
         (
@@ -78,7 +78,7 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("paths.outputs=" + 300 * "a", None),
         ("model.hidden_size=1000000000", None),
         ("model.hidden_size=[1000000,1000000]", None),
-        ("deterministic={a:1}", "deterministic={'a': 1} must be true or false"),
+        ("deterministic={a:1}", "deterministic={a: 1} must be true or false"),
         ("optimizer.betas={}", None),
         ("optimizer.lr=1" + 400 * "0", f"optimizer.lr=1{58 * '0'}… must be a number above 0, up to 1e38 (whole: 10¹⁸)"),
         ("optimizer.lr=nan", "optimizer.lr=nan must be a number above 0, up to 1e38 (whole: 10¹⁸)"),
@@ -97,7 +97,11 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("hydra.verbose=5", None),
         ("hydra.job_logging.version=abc", None),
         ("~hydra.callbacks.claim_folder", None),
-        ("--no-such-flag", "unrecognized arguments: --no-such-flag; --hydra-help shows the flags that there are"),
+        (
+            "--no-such-flag",
+            "--no-such-flag: there is no such flag; a setting is typed without dashes (NAME=VALUE); "
+            "--hydra-help shows the flags that there are",
+        ),
     ],
 )
 def test_a_command_line_is_refused_in_one_line(override: str, line: str | None, tmp_path: Path) -> None:
