@@ -23,6 +23,7 @@ from src.core.storage import StorageError, describe_fault, faults_told_once
 from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
 from src.errors import InputError
+from src.extras import check_loggers
 from src.help import describe_settings
 from src.messages import can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
 from src.places import check_places, run_name, slug
@@ -174,6 +175,7 @@ class ClaimFolder(Callback):
         here = place_in(config.get("trainer") or {})
         if here.first:  # the others are started by Lightning, with settings of its own
             check_places(config)
+            check_loggers(config)
         agree(config, here)
         refuse_strays(Path(config.hydra.run.dir))  # before anything is written there
         if not here.first:
@@ -189,6 +191,7 @@ class ClaimFolder(Callback):
             raise InputError("name=… names the sweep: give it one value")
         check_places(config)
         check_choices(config.hydra)
+        check_loggers(config)
         folder = Path(config.hydra.sweep.dir)
         refuse_strays(folder)  # before Hydra writes its multirun.yaml there
         if not (is_sweep(folder) and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):

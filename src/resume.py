@@ -21,7 +21,7 @@ from src.records import finished
 
 # What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
 # comes from the checkpoint, so another learning rate would be written down and not used.
-MAY_CHANGE = (*APART, "callbacks.", "logger.", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
+MAY_CHANGE = (*APART, "callbacks.", "logger.", "test", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ says, and one that only its class knows has to be of the type that the class ask
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from inspect import isroutine
 from os.path import isfile
 from typing import Any, NamedTuple
 
@@ -30,10 +31,13 @@ KINDS = {  # of what class each part has to be
     "trainer.profiler": "lightning.pytorch.profilers.Profiler",
     "trainer.strategy": "lightning.pytorch.strategies.Strategy",
 }
+NO_CLASS = "that is no class"
 SEVERAL = ("callbacks", "logger")  # groups of parts, by names of their own
 MAY_BE_EMPTY = ("scheduler", *SEVERAL)
 OURS = ("src.", "torch.", "lightning.")
 FILLED_IN = ("monitor", "mode")  # of a callback: null stands for what the run is judged by
+MAY_BE_FUNCTIONS = ("optimizer", "scheduler")  # that make one
+STAND_INS = ("total_steps", "lr")  # of a schedule's settings: for numbers of the run
 OF_ALL_DATA = ("data.batch_size",)  # what they mean, whatever the data module
 OF_HYDRA = ("_partial_", "_args_")  # with them Hydra would make something else of a part
 
@@ -146,7 +150,8 @@ def wrong_part(part: Part) -> str | None:
         return f"{told} must be the name of a class"
     found = found_class(target)
     if isinstance(found, str):
-        return f"{told}: {found}"
+        makes_one = part.name in MAY_BE_FUNCTIONS and found == NO_CLASS and isroutine(get_object(target))
+        return None if makes_one else f"{told}: {found}"
     if not issubclass(found, found_class(part.kind)):  # type: ignore[arg-type]
         return f"{told} must be a class of {part.kind}"
     if extra := [key for key in OF_HYDRA if key in part.settings]:
@@ -162,19 +167,25 @@ def found_class(target: str) -> type | str:
     except Exception as error:  # of the import, too
         cause = error.__cause__ or error
         return f"there is no such class ({type(cause).__name__}: {cause})"
-    return found if isinstance(found, type) else "that is no class"
+    return found if isinstance(found, type) else NO_CLASS
 
 
 def wrong_types(part: Part) -> list[str]:
     """Return which settings of a part that the table does not have are not what its class asks for."""
-    hints = hints_of(found_class(part.settings["_target_"]))
+    found = found_class(part.settings["_target_"])
+    hints = hints_of(found) if isinstance(found, type) else {}
     shared = {key: value for key, value in part.settings.items() if _is_shared(part, key)}
     unknown = {key: value for key, value in shared.items() if f"{part.name}.{key}" not in CHECKS}
     return [
         f"{part.name}.{key}={show(value)} must be {spell(hints[key])}"
         for key, value in unknown.items()
-        if key in hints and not fits(value, hints[key]) and not (value is None and key in FILLED_IN)
+        if key in hints and not fits(value, hints[key]) and not _stands_in(part.name, key, value)
     ]
+
+
+def _stands_in(part: str, key: str, value: Any) -> bool:
+    """Return whether a value stands for one that is known later."""
+    return (value is None and key in FILLED_IN) or (part == "scheduler" and value in STAND_INS)
 
 
 def unread(settings: Mapping[str, Any], unresolved: str) -> list[str]:

@@ -35,7 +35,7 @@ def told(error: str, *words: str) -> None:
         ("optimizer.learning_speed_of_my_net=1", ["optimizer.learning_speed_of_my_net", "--cfg job"]),
         ("lr=0.1", ["no setting lr", "did you mean optimizer.lr?"]),
         ("epochs=3", ["no setting epochs", "did you mean trainer.max_epochs?"]),
-        ("optimizer.momentum=0.5", ["no setting optimizer.momentum: optimizer=sgd has it"]),
+        ("optimizer.momentum=0.5", ["no setting optimizer.momentum: optimizer=muon or rmsprop or sgd has it"]),
         ("patience=3", ["callbacks=early_stopping has callbacks.early_stopping.patience"]),
         ("hydra.job.nmae=x", ["no setting hydra.job.nmae", "--cfg hydra"]),
         ("data=mnist,xor", ["data=mnist,xor: these are several values; add -m", "'data=[mnist,xor]'"]),

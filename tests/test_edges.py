@@ -43,7 +43,7 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
         ("+optimizer.nonsense=1", "nonsense"),
         (
             "scheduler=cosine +scheduler.nonsense=1",
-            "scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take",
+            "scheduler.nonsense: torch.optim.lr_scheduler.CosineAnnealingLR takes no such setting",
         ),
         ("+scheduler.nonsense=1", "scheduler.nonsense: there is no scheduler to take it"),
     ],

@@ -24,6 +24,7 @@ TICK = 0.25  # seconds between two looks at the clock
 GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
 LOOK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"  # looking for GPUs leaves no CUDA context, so that one can fork
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # of a program's own making
+PAUSES = (0.1, 1.0)  # seconds before a process that could not be started is tried again
 LOST = 255  # what multiprocessing reports where the process that forks workers has died
 
 
@@ -188,10 +189,22 @@ def begin(context: BaseContext, process: Any) -> None:
     """Start a process that Ctrl-C does not reach."""
     warm_up(context)
     if context.get_start_method() == "forkserver":
-        process.start()  # may have to wait for the imports
+        _start_by_server(context, process)  # may have to wait for the imports
     else:
         with deaf():
             process.start()
+
+
+def _start_by_server(context: BaseContext, process: Any) -> None:
+    """Start a process, by another fork server if the one there is killed meanwhile."""
+    for pause in PAUSES:
+        try:
+            process.start()
+            return
+        except (EOFError, ConnectionError):
+            time.sleep(pause)  # until the system has it that the server is dead
+            warm_up(context)
+    process.start()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
     make chaos ARGS="states --count 20000"        # some of them
     python -m tests.chaos kills --seed 7
 
-    states     every state that a crash may leave the disk in, planned from by the next start
+    states     crashes, which leave the disk in fewer different states, planned from by the next start
     kills      processes killed at random moments, then started again
     overrides  settings as nobody should give them
     damage     damaged files in the folders of runs and sweeps
@@ -18,7 +18,7 @@ import importlib
 import sys
 import time
 
-COUNTS = {"states": 100_000, "kills": 200, "overrides": 10_000, "damage": 1_000, "disk": 1_000}
+COUNTS = {"states": 180_000, "kills": 200, "overrides": 10_000, "damage": 1_000, "disk": 1_000}
 
 
 def main() -> None:

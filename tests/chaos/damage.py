@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from tests import command_line
 from tests.chaos.table import Row, Table
 from tests.command_line import BARE, Outcome, read_json
@@ -155,7 +157,7 @@ def run_attempts(seed: int, count: int) -> tuple[Counter[str], list[str]]:
         start, place = Path(folder) / "start", Path(folder) / "place"
         start.mkdir()
         expected = prepare(start)
-        for number in range(count):
+        for number in tqdm(range(count), "damage", disable=None):
             name, wrong = attempt(start, place, expected, random.Random(f"{seed} {number}"))
             tries[name] += 1
             findings += [f"{name}, seed {seed}, {number}: {wrong}"] if wrong else []

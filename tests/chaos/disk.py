@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from tqdm import tqdm
+
 from tests import command_line
 from tests.chaos.faulty_disk import FaultyDisk
 from tests.chaos.table import Row, Table
@@ -245,5 +247,5 @@ def run(seed: int, count: int, names: tuple[str, ...] = ()) -> Table:
     """Let the disk fail so often, over all commands and faults."""
     commands = [each for each in COMMANDS if not names or each.name in names]
     share = max(1, count // (len(commands) * len(FAULTS)))
-    parts = [run_command(command, seed, share) for command in commands]
+    parts = [run_command(command, seed, share) for command in tqdm(commands, "disk", disable=None)]
     return Table([row for rows, _ in parts for row in rows], [each for _, found in parts for each in found])

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from src.devices import cores
 from src.records import finished
 from src.sweeps.jobs import read_jobs
@@ -90,6 +92,7 @@ class Tally:
     """What came of the attempts so far, of all cases; several threads add to it."""
 
     count: int
+    progress: "tqdm[None]"
     kills: dict[str, Counter[str]] = field(default_factory=dict)
     findings: list[tuple[str, bool, str]] = field(default_factory=list)  # case, whether something is lost, and what
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,6 +100,7 @@ class Tally:
     def add(self, case: str, victim: str) -> None:
         with self.lock:
             self.kills.setdefault(case, Counter())[victim] += 1
+            self.progress.update()
 
     @property
     def is_full(self) -> bool:
@@ -114,8 +118,12 @@ class FaultError(Exception):
 
 def run(seed: int, count: int) -> Table:
     """Kill as often, over all cases in turn, and return what came of it."""
-    tally = Tally(count)
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(cores()) as pool:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        ThreadPoolExecutor(cores()) as pool,
+        tqdm(None, "kills", count, disable=None) as progress,
+    ):
+        tally = Tally(count, progress)
         whole = dict(zip(CASES, pool.map(lambda case: undisturbed(case, Path(place)), CASES), strict=True))
         attempts = attempts_of(tally)
         list(pool.map(lambda _: attack_in_turn(attempts, whole, seed, Path(place), tally), range(cores())))

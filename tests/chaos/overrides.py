@@ -20,6 +20,7 @@ from unittest import mock
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from tests import command_line
 from tests.chaos.composing import composing_once
@@ -83,7 +84,8 @@ def run(seed: int, count: int, workers: int = os.cpu_count() or 1) -> Table:
     verdicts: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder, composing_once(), unreachable_network():
         bench = prepare(Path(folder))
-        for trial, verdict in call_each(partial(judge, bench), trials(seed, count), workers, PATIENCE):
+        tried = call_each(partial(judge, bench), trials(seed, count), workers, PATIENCE)
+        for trial, verdict in tqdm(tried, "overrides", count, disable=None):
             if isinstance(verdict, Lost):
                 verdict = Verdict("wrong", verdict.how)
             verdicts[trial.kind, verdict.what] += 1
@@ -187,7 +189,7 @@ def recorded(trial: Trial, folder: Path) -> Verdict:
     if override.is_delete() or name.startswith("hydra") or "${" in trial.override:
         return Verdict("right")
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-    if name in (*GROUPS, "experiment") and not isinstance(value, dict):
+    if name in (*GROUPS, "experiment", "sweep") and not isinstance(value, dict):
         kept = hydra.runtime.choices.get(name)
         same = str(kept) == str(value) or value == []
         return Verdict("right") if same else Verdict("wrong", f"{name}={kept} recorded")

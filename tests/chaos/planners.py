@@ -1,6 +1,7 @@
 """What the next start of a command finds in its folder, and what of that is wrong."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.callbacks.early_stopping import EarlyStopping
 from src.cli import is_sweep
 from src.configs import FILE, open_config
-from src.core.files import remove_partials
+from src.core.files import PARTIAL, remove_partials
 from src.errors import InputError
 from src.records import find_foreign
 from src.resume import make_plan, read_past
@@ -26,7 +27,7 @@ from tests.chaos.crash import Crash, State
 from tests.chaos.stage import Planner
 
 _EPOCHS: dict[bytes, int] = {}  # by a checkpoint's content
-_CONFIGS: dict[bytes, DictConfig] = {}  # by the file's content
+_CONFIGS: dict[tuple[Path, str | None, bytes], DictConfig] = {}  # by folder, what is resumed, the content
 
 
 def plan_run(folder: Path) -> Planner:
@@ -102,7 +103,9 @@ def check_job(job: Job, known: dict[Any, str | None], crash: Crash) -> str | Non
 
 def check_once(known: dict[Any, str | None], folder: Path, crash: Crash) -> str | None:
     """Check a run's folder, or recall what was wrong with the same content, and as much for sure."""
-    own = frozenset((path, content) for path, content in crash.state.items() if path.is_relative_to(folder))
+    within = f"{folder}{os.sep}"
+    state = {str(path): content for path, content in crash.state.items() if path.suffix != PARTIAL}  # they are removed
+    own = frozenset((path, content) for path, content in state.items() if path.startswith(within))
     key = own, count_epochs(folder, crash.certain), is_finished(folder, crash.certain)
     if key not in known:
         known[key] = _check_run(folder, crash)
@@ -111,8 +114,7 @@ def check_once(known: dict[Any, str | None], folder: Path, crash: Crash) -> str 
 
 def _check_run(folder: Path, crash: Crash) -> str | None:
     """Return what is wrong with how a run would go on from its folder."""
-    cfg = _open_config(folder)
-    cfg.resume = str(folder)
+    cfg = _open_config(folder, resume=str(folder))
     try:
         with mock.patch("src.resume.read_config", _open_config):  # for each start by itself it is quick enough
             past = read_past(cfg, folder)
@@ -132,12 +134,14 @@ def _check_run(folder: Path, crash: Crash) -> str | None:
     return "a run that is over would train on" if over and not planned.over else None
 
 
-def _open_config(folder: Path) -> DictConfig:
-    """Open a run's config; the same content is parsed once."""
+def _open_config(folder: Path, resume: str | None = None) -> DictConfig:
+    """Open a run's config, which nobody changes; the same content is parsed once."""
     content = (folder / FILE).read_bytes()
-    if content not in _CONFIGS:
-        _CONFIGS[content] = open_config(folder, ())
-    return _CONFIGS[content].copy()
+    key = folder, resume, content
+    if key not in _CONFIGS:
+        _CONFIGS[key] = open_config(folder, ())
+        _CONFIGS[key].resume = resume
+    return _CONFIGS[key]
 
 
 def _make_stoppers(cfg: DictConfig) -> list[Callback]:

@@ -54,15 +54,17 @@ class Stage:
 
     def lay_out(self, state: State) -> None:
         """Make the folder hold a state and nothing else."""
-        kept = {*state, *(folder for path in state for folder in path.parents)}
+        kept = set(state)
+        for path in state:
+            while (path := path.parent) not in kept:
+                kept.add(path)
         for path in _walk(self.folder):
             if path not in kept:
                 _remove(path)
-        for path, content in sorted(state.items()):
-            if content is None:
-                path.mkdir(parents=True, exist_ok=True)
-            elif path not in self.laid or self.laid[path] != content:
-                path.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in sorted(state.items() - self.laid.items()):
+            folder = path if content is None else path.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            if content is not None:
                 path.write_bytes(content)
         self.laid = dict(state)
 
@@ -71,8 +73,9 @@ class Stage:
         """Note what is written or removed here, so that the next state is laid out right."""
 
         def forget(operation: Operation) -> None:
-            for path in (operation.path, operation.other):
-                self.laid = {each: content for each, content in self.laid.items() if each != path}
+            self.laid.pop(operation.path, None)
+            if operation.other:
+                self.laid.pop(operation.other, None)
 
         files.OBSERVERS.append(forget)
         try:

@@ -5,6 +5,7 @@ drawn: a kill, a kill in the midst of a write, a loss of power, the workers each
 leave is laid out, and the next start plans from it as far as its first training step.
 """
 
+import importlib.util
 import multiprocessing
 import tempfile
 from collections import Counter
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from src.core.files import Operation
 from src.environment import cores
@@ -46,14 +49,15 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "run": Scenario((*BARE, "trainer.max_epochs=3"), "runs/x", plan_run, 0.02),
-    "run, early stopping": Scenario((*STOPPING, "optimizer.lr=0.3", "trainer.max_epochs=9"), "runs/x", plan_run, 0.02),
-    "run, max_steps within an epoch": Scenario((*BARE, "trainer.max_steps=25"), "runs/x", plan_run, 0.02),
+    "run": Scenario((*BARE, "trainer.max_epochs=3"), "runs/x", plan_run, 0.01),
+    "run, early stopping": Scenario((*STOPPING, "optimizer.lr=0.3", "trainer.max_epochs=9"), "runs/x", plan_run, 0.01),
+    "run, max_steps within an epoch": Scenario((*BARE, "trainer.max_steps=25"), "runs/x", plan_run, 0.01),
     "sweep, local": Scenario((*SWEEP, "hydra.launcher.jobs=4"), "sweeps/x", plan_sweep, 0.3),
-    "sweep, vectorized": Scenario((*SWEEP, "hydra/launcher=vectorized"), "sweeps/x", plan_sweep, 0.1),
+    "sweep, vectorized": Scenario((*SWEEP, "hydra/launcher=vectorized"), "sweeps/x", plan_sweep, 0.04),
     "sweep, slurm (stood in for)": Scenario(
-        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.24
+        (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.cluster=local"), "sweeps/x", plan_sweep, 0.1
     ),
+    "sweep, ray": Scenario((*SWEEP, "hydra/launcher=ray"), "sweeps/x", plan_sweep, 0.2),
     "search": Scenario(
         (
             *("-m", *BARE, "trainer.max_epochs=2", "hydra/sweeper=optuna", "hydra.launcher.jobs=4"),
@@ -61,9 +65,11 @@ SCENARIOS = {
         ),
         "sweeps/x",
         plan_search,
-        0.3,
+        0.33,
     ),
 }
+if importlib.util.find_spec("ray") is None:
+    del SCENARIOS["sweep, ray"]  # an extra, which need not be installed
 
 
 class Task(NamedTuple):
@@ -80,7 +86,7 @@ def run(seed: int, count: int, names: tuple[str, ...] = tuple(SCENARIOS)) -> Tab
     tasks = [task for name in names for task in _make_tasks(name, seed, count)]
     found: dict[str, list[Found]] = {name: [] for name in names}
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
-        for task, result in zip(tasks, pool.map(do, tasks), strict=True):
+        for task, result in tqdm(zip(tasks, pool.map(do, tasks), strict=True), "states", len(tasks), disable=None):
             found[task.name].append(result)
     rows, findings = [], []
     for name, parts in found.items():

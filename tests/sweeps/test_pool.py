@@ -1,9 +1,12 @@
 """Jobs in processes of their own: how many at once, how each ends, and what the rest takes from that."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from multiprocessing import forkserver
+from multiprocessing.popen_forkserver import Popen
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,6 +129,27 @@ def test_when_the_process_that_forks_them_is_killed_the_jobs_under_way_are_lost_
     assert ends(tmp_path) == [("failed", "killed"), FINE]
     with FileLock(jobs(tmp_path)[0].folder / ".lock", timeout=10):  # the lost one no longer holds its folder
         pass
+
+
+def test_fork_server_that_is_killed_as_it_starts_a_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill at that moment looks like from here: the answer breaks off."""
+    context, launch = multiprocessing.get_context("forkserver"), vars(Popen)["_launch"]
+    servers: list[int] = []
+
+    def launch_after_a_kill(popen: Popen, process: object) -> None:
+        servers.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+        if len(servers) == 1:
+            os.kill(servers[0], signal.SIGKILL)
+            raise EOFError("unexpected EOF")
+        launch(popen, process)
+
+    monkeypatch.setattr(Popen, "_launch", launch_after_a_kill)
+    pool.warm_up(context)
+    process = context.Process(target=os.getpid)
+    pool.begin(context, process)
+    process.join()
+    assert process.exitcode == 0
+    assert len(set(servers)) == 2
 
 
 @pytest.mark.parametrize(
