@@ -160,9 +160,9 @@ def test_a_logger_whose_package_is_missing_is_told_in_one_line_and_leaves_nothin
 ) -> None:
     monkeypatch.setattr("src.extras.find_spec", lambda package: None)
     outcome = run("src.train", *flags, f"logger=[csv,{name}]", cwd=tmp_path)
-    how = f".venv/bin/pip install -c constraints.txt -e '.[{name}]'"
     assert outcome.code == 1
-    assert outcome.error == f"error: logger.{name} needs the package {name}, which is not installed: {how}"
+    assert outcome.error.startswith(f"error: logger.{name} needs the package {name}, which is not installed: ")
+    assert outcome.error.endswith(f"pip install -c constraints.txt -e '.[{name}]'")
     assert list(tmp_path.iterdir()) == []
 
 
