@@ -6,9 +6,13 @@
 That is done by itself when a sweep ends; this is for one that was stopped, or that goes on.
 """
 
-import argparse
 import sys
 from pathlib import Path
+
+if not __package__:  # python src/compare.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+import argparse
 
 from src.core.trust import TRUST, take_trust
 

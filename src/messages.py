@@ -58,16 +58,23 @@ def one_line(error: BaseException) -> str:
     text = _shortened(str(error))
     if match := re.search(r"Could not find '(.*?)' Available options|Could not find '(.*?)'", text):
         return unknown_choice(*_parted(match[1] or match[2]))
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown_setting(match[1])
-    if match := re.search(r"Key '(.+)' is not in struct full_key: (\S+)", text):
-        return unknown_setting(match[2])
+    if key := find_unknown(error):
+        return unknown_setting(key)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]}=… is missing; --help shows what it is"
     if isinstance(error, HydraException) and (argument := _unreadable()):
         how = "put values with brackets, commas or other signs into quotes: 'key=[1,2]'"
         return f"{show(argument)} cannot be read ({text.split(' See https')[0]}): {how}"
     return text
+
+
+def find_unknown(error: BaseException) -> str | None:
+    """Return the name of the setting that Hydra does not find, if that is the error."""
+    found = re.search(
+        r"Could not override '([^']+)'|Could not delete from config\. '([^']+)' does|is not in struct full_key: (\S+)",
+        _shortened(str(error)),
+    )
+    return next(filter(None, found.groups())) if found else None
 
 
 def one_line_of_hydra(error: BaseException) -> str:
@@ -129,8 +136,8 @@ def unknown_choice(group: str, choice: str) -> str:
     return f"{group}={show(choice)}: there is no such choice{nearest(choice, choices)}{known}"
 
 
-def unknown_setting(key: str) -> str:
-    """Return what to tell of a setting that there is not, or no longer."""
+def unknown_setting(key: str, choices: tuple[str, ...] = ()) -> str:
+    """Return what to tell of a setting that there is not, or no longer, with choices beside the command line's."""
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     if any(arg.partition("=")[0] == f"~{key}" for arg in sys.argv):
@@ -138,7 +145,9 @@ def unknown_setting(key: str) -> str:
     if key.startswith("recipe."):
         return f"the presets in use set no {key}: write +{key}=… to add it"
     groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-    return f"there is no setting {show(key)}{nearest(key, [*known_settings(), *groups])}; --cfg job shows them all"
+    return (
+        f"there is no setting {show(key)}{nearest(key, [*known_settings(choices), *groups])}; --cfg job shows them all"
+    )
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -147,11 +156,11 @@ def nearest(name: str, names: list[str]) -> str:
     return f", did you mean {found[0]}?" if found else ""
 
 
-def known_settings() -> list[str]:
-    """Return all settings' names under the choices that the command line makes (those that exist)."""
-    parts = [argument.split("=", 1) for argument in _given() if "=" in argument]
-    choices = [f"{group}={value}" for group, value in parts if value in _choices(group)]
-    return _composed_names("eval" if "eval" in Path(sys.argv[0]).stem else "train", tuple(choices))
+def known_settings(more: tuple[str, ...] = ()) -> list[str]:
+    """Return all settings' names under the choices that the command line makes (those that exist), and some more."""
+    parts = [argument.split("=", 1) for argument in (*_given(), *more) if "=" in argument]
+    choices = {group: f"{group}={value}" for group, value in parts if value in _choices(group)}
+    return _composed_names("eval" if "eval" in Path(sys.argv[0]).stem else "train", tuple(choices.values()))
 
 
 def _choices(group: str) -> set[str]:

@@ -8,9 +8,13 @@ Beside it lie results.csv and leaderboard.tex. Pictures that the page would show
 drawn first.
 """
 
-import argparse
 import sys
 from pathlib import Path
+
+if not __package__:  # python src/report.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+import argparse
 
 from src.core.trust import TRUST, take_trust
 
