@@ -25,7 +25,7 @@ def fit_hydra_for_sweeps() -> None:
     Hydra composes it with the choice that a run without the sweep makes: ``-m data=mnist,cifar10 data.flip=true``
     with XOR, which has no images to flip.
     """
-    ConfigLoaderImpl.load_configuration = _load_configuration  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration = _load_configuration  # type: ignore[assignment, method-assign]
 
 
 def is_group(key: str) -> bool:

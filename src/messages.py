@@ -58,6 +58,8 @@ def one_line(error: BaseException) -> str:
     text = _shortened(str(error))
     if match := re.search(r"Could not find '(.*?)' Available options|Could not find '(.*?)'", text):
         return unknown_choice(*_parted(match[1] or match[2]))
+    if match := re.search(r"Could not delete from config\. '([^']+)' does", text):
+        return no_such_setting(match[1])
     if key := find_unknown(error):
         return unknown_setting(key)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
@@ -136,14 +138,19 @@ def unknown_choice(group: str, choice: str) -> str:
     return f"{group}={show(choice)}: there is no such choice{nearest(choice, choices)}{known}"
 
 
-def unknown_setting(key: str, choices: tuple[str, ...] = ()) -> str:
-    """Return what to tell of a setting that there is not, or no longer, with choices beside the command line's."""
+def unknown_setting(key: str) -> str:
+    """Return what to tell of a setting that there is not, or no longer."""
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     if any(arg.partition("=")[0] == f"~{key}" for arg in sys.argv):
         return f"{key} is missing: it was deleted (~{key}), and nothing runs without it"
     if key.startswith("recipe."):
         return f"the presets in use set no {key}: write +{key}=… to add it"
+    return no_such_setting(key)
+
+
+def no_such_setting(key: str, choices: tuple[str, ...] = ()) -> str:
+    """Return what to tell of a setting that there is not, with choices beside the command line's."""
     groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
     return (
         f"there is no setting {show(key)}{nearest(key, [*known_settings(choices), *groups])}; --cfg job shows them all"

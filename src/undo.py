@@ -3,6 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+from hydra.errors import ConfigCompositionException
+
 from src.core.files import remove, remove_tree
 from src.core.storage import StorageError
 from src.messages import input_error
@@ -41,7 +43,7 @@ def may_take_back() -> bool:
 
 def take_back(error: BaseException) -> None:
     """Remove what this start has made, if the error is its user's to mend; a full disk is left as it is."""
-    told = input_error(error)
+    told = error if isinstance(error, ConfigCompositionException) else input_error(error)
     if not _folder or told is None or isinstance(told, StorageError):
         return
     folder = _folder.pop()

@@ -8,7 +8,7 @@ import pytest
 from src.arguments import prepare
 from src.errors import InputError
 from src.places import settle_data_dir, shorten, slug
-from tests.command_line import BARE, Outcome, quick, read_json, run
+from tests.command_line import BARE, Outcome, quick, read_json, run, train
 
 QUICK = (*BARE, "trainer.max_epochs=1")
 
@@ -88,7 +88,7 @@ def test_the_users_folder_is_expanded_wherever_a_path_stands(tmp_path: Path, mon
     quick("trainer.max_epochs=1", "paths.outputs=~/o", "name=実験 a", cwd=tmp_path)
     best = "~/o/runs/実験-a/checkpoints/best.ckpt"
     quick("trainer.max_epochs=1", f"ckpt_path={best}", "hydra.run.dir=~/r", cwd=tmp_path)
-    quick("trainer.max_epochs=2", "resume=~/r", cwd=tmp_path)
+    train("trainer.max_epochs=2", "resume=~/r", cwd=tmp_path)
     assert read_json(home / "r" / "metrics.json")["epochs"] == 2
     assert run("src.eval", "run=~/r", cwd=tmp_path).code == 0
     own = (f"hydra.searchpath=[{home / 'conf'}]", "experiment=mine", "name=two words")
@@ -147,7 +147,7 @@ def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(
         ("optimizer.lr=-1",),
         ("model=cnn", "name=mine"),
         ("ckpt_path=nowhere",),
-        ("experiment=xor", "optimizer=adam"),
+        ("experiment=[xor,wheat]",),
         ("-m", "optimizer.lr=-1", "seed=1,2"),
         ("-m", "hydra.launcher.jobs=x", "seed=1,2"),
         ("-m", "data=gate,xor", "data.gate=xor"),
@@ -216,7 +216,7 @@ def test_relative_paths_mean_the_same_in_a_run_that_works_in_its_folder(tmp_path
     best = "ckpt_path=outputs/runs/there/checkpoints/best.ckpt"
     quick("hydra.job.chdir=true", best, "paths.outputs=more", "name=a", "trainer.max_epochs=1", cwd=tmp_path)
     assert sweep("hydra.job.chdir=true", best, "paths.outputs=more", "name=b", "seed=1,2", cwd=tmp_path).code == 0
-    quick("hydra.job.chdir=true", "resume=outputs/runs/there", "trainer.max_epochs=2", cwd=tmp_path)
+    train("hydra.job.chdir=true", "resume=outputs/runs/there", "trainer.max_epochs=2", cwd=tmp_path)
     assert read_json(folder / "metrics.json")["epochs"] == 2
     assert jobs(tmp_path, "more/*/*") == ["a"] and jobs(tmp_path, "more/sweeps/b/*") == ["0_seed-1", "1_seed-2"]
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "more"}
