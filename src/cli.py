@@ -15,15 +15,17 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.arguments import prepare
 from src.composition import fit_hydra_for_sweeps
 from src.core.checks import show
+from src.core.commands import spell_command, spell_tensorboard
 from src.core.storage import StorageError, describe_fault, faults_told_once
 from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
 from src.errors import InputError
+from src.extras import check_loggers
 from src.help import describe_settings
 from src.messages import can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
+from src.overrides import prepare
 from src.places import check_job_folders, check_places, run_name, settle_data_dir, settle_paths, shorten, slug
 from src.presets import check_choices, chosen, typed
 from src.records import claim, find_foreign
@@ -121,12 +123,14 @@ def in_sweep() -> bool:
 
 
 def register_resolvers() -> None:
-    """What the configs ask of the code: a run's name, and a job's name in a sweep."""
+    """Register what the configs ask of the code: names of runs and of a sweep's jobs, and what ``--help`` shows."""
     OmegaConf.register_new_resolver("name_or", run_name, replace=True)
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
     )
     OmegaConf.register_new_resolver("describe_settings", describe_settings, replace=True)
+    OmegaConf.register_new_resolver("command", spell_command, replace=True)
+    OmegaConf.register_new_resolver("tensorboard", spell_tensorboard, replace=True)
 
 
 def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
@@ -174,6 +178,7 @@ class ClaimFolder(Callback):
         here = place_in(config.get("trainer") or {})
         if here.first:  # the others are started by Lightning, with settings of its own
             check_places(config)
+            check_loggers(config)
         agree(config, here)
         settle_paths(config)
         refuse_strays(Path(config.hydra.run.dir))  # before anything is written there
@@ -194,6 +199,7 @@ class ClaimFolder(Callback):
         if config.hydra.launcher._target_.startswith(OWN_LAUNCHERS):
             check_job_folders(config)
         check_choices(config.hydra)
+        check_loggers(config)
         folder = Path(config.hydra.sweep.dir)
         refuse_strays(folder)  # before Hydra writes its multirun.yaml there
         if not (is_sweep(folder) and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):

@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.messages import CONF
+from src.catalog import is_group
 from src.places import expand_home
 
 OWN = ("hydra.", "hydra/", "paths.")  # how settings begin that a sweep itself needs
@@ -26,11 +26,6 @@ def fit_hydra_for_sweeps() -> None:
     with XOR, which has no images to flip.
     """
     ConfigLoaderImpl.load_configuration = _load_configuration  # type: ignore[assignment, method-assign]
-
-
-def is_group(key: str) -> bool:
-    """Return whether a name can be that of a group of configs: of this project's, or Hydra's."""
-    return key.startswith("hydra/") or (bool(key) and "." not in key and (CONF / key).is_dir())
 
 
 def _load_configuration(

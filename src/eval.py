@@ -11,9 +11,11 @@ if not __package__:  # python src/eval.py, where Python would look for src besid
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import cli
+from src.evaluation import refuse_training
 from src.messages import CONF
 from src.startup import importing
 
@@ -21,6 +23,7 @@ from src.startup import importing
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     with cli.told_in_one_line():
+        refuse_training(HydraConfig.get().overrides.task)
         with importing():
             from src.job import evaluate
 

@@ -15,6 +15,7 @@ from src.core.checks import show
 from src.core.strays import refuse_strays
 from src.environment import together
 from src.errors import InputError
+from src.extras import check_loggers
 from src.places import expand_home, run_name, settle_data_dir
 from src.presets import check_presets
 from src.records import write_settings
@@ -42,6 +43,7 @@ def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     cfg = OmegaConf.create(content, flags={"struct": True})
     expand_home(cfg)
     refuse_others(cfg)
+    check_loggers(cfg)
     if hydra is not None:  # otherwise nothing is known of the presets that made the config
         check_presets(hydra)
     if together(cfg.trainer):

@@ -13,7 +13,6 @@ from pathlib import Path
 if not __package__:  # python src/runs.py, where Python would look for src beside this file
     sys.path[0] = str(Path(__file__).parent.parent)
 
-import argparse
 import csv
 import io
 import math
@@ -26,7 +25,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from src.core import schema
+from src.core.commands import spell_command
 from src.core.files import read_text
+from src.core.parser import OneLineParser
 from src.core.schema import DamagedError
 from src.core.strays import refuse_strays
 from src.errors import InputError
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.runs", description="List all runs and sweeps.")
+    parser = OneLineParser(prog=spell_command("src.runs"), description="List all runs and sweeps.")
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder that holds them")
     parser.add_argument("--sort", choices=ORDERS, default="when", help="newest, best or first in the alphabet on top")
     parser.add_argument("--filter", action="append", default=[], metavar="WORD", help="show rows that contain it")

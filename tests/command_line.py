@@ -91,7 +91,7 @@ def quick(*overrides: str, cwd: Path) -> Outcome:
 
 def let_last_count(*arguments: str) -> list[str]:
     """Return arguments without those whose setting a later one gives again."""
-    return list({argument.partition("=")[0].lstrip("+"): argument for argument in arguments}.values())
+    return list({argument.partition("=")[0].lstrip("+~"): argument for argument in arguments}.values())
 
 
 def images(name: str, data_dir: Path) -> list[str]:

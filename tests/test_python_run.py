@@ -10,7 +10,7 @@ SCRIPT = """
 from hydra import compose, initialize_config_dir
 from src.errors import InputError
 from src.job import evaluate, train
-from src.messages import CONF
+from src.catalog import CONF
 
 with initialize_config_dir(str(CONF), version_base="1.3"):
     bare = ["callbacks=none", "logger=none", "name=a b"]

@@ -329,7 +329,8 @@ def test_the_learning_rate_is_in_tensorboard(tmp_path: Path) -> None:
     settings = ["scheduler=exponential", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"]
     accumulator = EventAccumulator(str(train(*settings, cwd=tmp_path).folder))
     accumulator.Reload()
-    (tag,) = [tag for tag in accumulator.Tags()["scalars"] if tag.startswith("lr-")]
+    (tag,) = [tag for tag in accumulator.Tags()["scalars"] if "lr-" in tag]
+    assert tag == "train/lr-Adam"
     rates = [point.value for point in accumulator.Scalars(tag)]
     assert rates == pytest.approx([0.01, 0.009, 0.0081])
 

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.composition import is_group
+from src.catalog import is_group
 from src.core.trust import TARGET, find_packages
 from src.errors import InputError
 from src.messages import find_unknown, no_such_setting
@@ -89,7 +89,7 @@ def told_of_job(overrides: list[Override]) -> Iterator[None]:
         choices = tuple(str(each.input_line) for each in overrides if is_group(each.key_or_group))
         if not (lacking := [choice for choice in choices if choice.startswith(tuple(f"{name}=" for name in groups))]):
             raise
-        raise InputError(f"with {' '.join(lacking)} {no_such_setting(key, choices)}") from error
+        raise InputError(f"with {' '.join(lacking)} {no_such_setting(key)}") from error
 
 
 def is_value(override: Override, config: DictConfig) -> bool:

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.cli import swept_name
-from src.configs import APART, flat
+from src.configs import flat, select_identifying
 from src.core import schema, strays
 from src.core.files import PARTIAL, remove, remove_tree, write_json
 from src.core.schema import DamagedError
@@ -175,8 +175,9 @@ def describe(config: DictConfig) -> dict[str, Any]:
 
 def identity(settings: dict[str, Any]) -> str:
     """A hash of settings, those of paths and devices apart."""
-    kept = {key: value for key, value in settings.items() if not key.startswith(APART)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(select_identifying(settings), sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
 
 
 class Register:

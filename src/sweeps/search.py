@@ -12,11 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
-from src.arguments import refuse_repeated
-from src.configs import APART
+from src.configs import select_identifying
 from src.core.files import read_json, write_json
 from src.core.storage import StorageError
 from src.errors import InputError
+from src.overrides import refuse_repeated
 from src.sweeps.endings import blame, is_over, where_it_lies
 from src.sweeps.jobs import NOTES, Job, describe
 from src.sweeps.launching import Engine, begun, find_refusal, tell
@@ -65,12 +65,13 @@ def metric(config: DictConfig) -> tuple[str, str]:
     Raises:
         InputError: if there is none.
     """
-    from src.build import build_data, monitored  # PyTorch, which only a search that begins needs here
+    from src.build import build_data  # PyTorch, which only a search that begins needs here
+    from src.monitor import find_judge, spell_metric
 
-    name, mode = monitored(config, build_data(config))
+    name, mode = find_judge(config, build_data(config))
     if name is None:
         raise InputError("a search needs a validation set to judge its trials by: data.val_size is 0")
-    return name, mode
+    return spell_metric(name), mode
 
 
 class Search:
@@ -139,7 +140,7 @@ class Search:
         made_of = {
             "hydra.sweeper.sampler": self.plan.sampler,
             "hydra.sweeper.seed": self.plan.seed,
-            **{key: value for key, value in settings.items() if not key.startswith(APART)},
+            **select_identifying(settings),
             **{setting.name: str(setting) for setting in self.space.settings},
         }
         return config, json.loads(json.dumps(made_of, default=str))

@@ -153,6 +153,27 @@ def test_functions_of_a_package_that_is_trusted_are_not_called(cwd: Path) -> Non
     assert "model._target_=os.system is no LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
 
 
+CALLS = {
+    "a function beside ours": "canary.touch",
+    "one in a list": ["canary.touch"],
+    "a function of Python's": "os.system",
+    "a function of ours": "src.core.files.remove",
+}
+
+
+@pytest.mark.parametrize("name", CALLS.values(), ids=CALLS)
+def test_a_schedule_names_functions_of_a_package_that_is_trusted_alone(name: Any, cwd: Path) -> None:
+    spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": name}})
+    for trust in ("trust=null", "trust=srcx"):
+        assert "scheduler.lr_lambda" in (error := attempt(cwd, *RESUME[:-1], trust)) and "is not trusted" in error
+
+
+def test_a_modules_name_is_not_taken_for_a_functions(cwd: Path) -> None:
+    spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "canary"}})
+    run(*RESUME, cwd=cwd)
+    assert not (cwd / MARK).exists()
+
+
 def test_a_folder_cannot_trust_itself(cwd: Path) -> None:
     spoil(cwd, {"model._target_": "canary.Model", "trust": "canary"})
     for command in (EVAL, RESUME):

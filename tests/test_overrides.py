@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src.arguments import prepare
 from src.errors import InputError
+from src.overrides import prepare
 from src.places import settle_data_dir, shorten, slug
 from tests.command_line import BARE, Outcome, quick, read_json, run, train
 
