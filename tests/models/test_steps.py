@@ -116,8 +116,8 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
         ("scheduler=plateau", "a schedule that watches a metric"),
         (
-            "+callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.1}",
-            "StochasticWeightAveraging",
+            "+callbacks.parts={_target_:lightning.pytorch.callbacks.GradientAccumulationScheduler,scheduling:{0:2}}",
+            "GradientAccumulationScheduler",
         ),
         ("callbacks=descent", "Descent"),
         ("callbacks=gradients", "GradientNorms"),
