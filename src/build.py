@@ -250,10 +250,10 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
 
 def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataModule) -> None:
     """Refuse a training set that gives no batches, or a batch that batch norm cannot take, where that is known."""
+    check_limits(cfg.trainer, data)
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size
-    check_limits(cfg.trainer, data)
     if cfg.trainer.limit_train_batches == 0:
         raise InputError(f"trainer.limit_train_batches=0: there is no batch to train on, of {samples} samples")
     if data.drop_last and samples < size:

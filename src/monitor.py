@@ -18,12 +18,7 @@ RATES = ("acc", "accuracy", "precision", "recall", "sensitivity", "specificity",
 HIGHER = (*RATES, "iou", "miou", "dice", "jaccard", "bleu", "rouge", "psnr", "ssim", "kappa", "mcc", "r2", "top1")
 STAGE = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
 LOGGING = ("log", "finish_evaluation", "on_", "_step")  # in names of methods that may log metrics
-QUIET = (
-    "src.models.mlp",
-    "src.models.cnn",
-    "src.models.images",
-    "src.models.resnet18",
-)  # log what `SupervisedModule` does
+QUIET = tuple(f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18"))  # that log no metrics of their own
 Judge = tuple[str | None, str]
 
 

@@ -115,10 +115,7 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("trainer.profiler=simple", "a profiler"),
         ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
         ("scheduler=plateau", "a schedule that watches a metric"),
-        (
-            "+callbacks.parts={_target_:lightning.pytorch.callbacks.GradientAccumulationScheduler,scheduling:{0:2}}",
-            "GradientAccumulationScheduler",
-        ),
+        ("+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging}", "EMAWeightAveraging"),
         ("callbacks=descent", "Descent"),
         ("callbacks=gradients", "GradientNorms"),
     ],
