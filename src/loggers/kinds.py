@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from os import environ
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from src.extras import need
 from src.loggers.table import Table
 
 PROJECT = "thunderhead"  # what MLflow has runs under that are no sweep's
-STAGE = re.compile(r"(train|val)/(.+)")
 LONGEST = 250  # characters of a setting in MLflow; Lightning cuts them there
 Settings = dict[str, Any]
 
@@ -63,9 +63,9 @@ class Kind:
 
 def as_plain(cfg: DictConfig) -> Settings:
     """Return a run's settings as plain values, nested as they are typed, without Hydra's own."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    plain: Any = OmegaConf.to_container(own, resolve=True)
-    return plain  # type: ignore[no-any-return]
+    own: Any = [key for key in cfg if key != "hydra"]
+    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
+    return plain
 
 
 class _TensorBoard(Kind):
@@ -75,7 +75,11 @@ class _TensorBoard(Kind):
         return {} if start.step is None else {"purge_step": start.step}
 
     def begin(self, logger: TensorBoardLogger, start: Start) -> None:
-        """Do nothing: the file is made when there is something to log."""
+        """Refuse settings that its writer would refuse; its file is made when there is something to log."""
+        from torch.utils.tensorboard import SummaryWriter  # which takes a while
+
+        if unknown := sorted(set(logger._kwargs) - set(signature(SummaryWriter).parameters)):
+            raise TypeError(f"it takes no setting called {', '.join(unknown)}")
 
     def log_config(self, logger: TensorBoardLogger, cfg: DictConfig) -> None:
         remove(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start: it would stay
@@ -89,9 +93,9 @@ class _TensorBoard(Kind):
 
 
 class Events(TensorBoardLogger):
-    """Lightning's TensorBoardLogger, with the curves of training and validation first on the page and side by side.
+    """Lightning's TensorBoardLogger without charts that nobody looks at first.
 
-    TensorBoard sorts its charts by name. The epoch, which Lightning logs with each metric, is no chart to look at.
+    TensorBoard sorts its charts by name. The epoch, which Lightning logs with each metric, would be the first.
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -99,9 +103,8 @@ class Events(TensorBoardLogger):
 
 
 def name_chart(metric: str) -> str:
-    """Return the name of a metric's chart: ``curves/loss/val`` for ``val/loss``; others are called as they are."""
-    match = STAGE.fullmatch(metric)
-    return f"curves/{match[2]}/{match[1]}" if match else metric
+    """Return the name of a metric's chart: its own, but ``train/lr-Adam`` for a learning rate, ``lr-Adam``."""
+    return f"train/{metric}" if metric.startswith("lr-") else metric
 
 
 class _Csv(Kind):

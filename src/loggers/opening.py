@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from hydra.utils import get_class
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.core.files import read_json, write_json
 from src.core.storage import StorageError
@@ -49,7 +49,8 @@ def complete(key: str, settings: DictConfig, start: Start) -> Settings:
         start: of its run.
     """
     found = get_class(settings._target_)
-    filled = {**settings, **find_kind(found).fill_in(settings, start)}
+    filled: Any = OmegaConf.to_container(settings, resolve=True)
+    filled |= find_kind(found).fill_in(filled, start)
     name = _name_of_id(found)
     if name and filled.get(name) is None and start.step is not None:
         filled[name] = _read_ids(start.folder).get(key)

@@ -42,12 +42,13 @@ def curves(member: Member, optimizer: str, batches: int) -> dict[int, Scalars]:
     found: dict[int, Scalars] = {}
     for step, rates in member.rates:
         names = [f"lr-{optimizer}/pg{group}" for group in range(1, len(rates) + 1)]
-        found.setdefault(step, {}).update(zip(names if len(rates) > 1 else [f"lr-{optimizer}"], rates, strict=True))
+        tags = [name_chart(name) for name in (names if len(rates) > 1 else [f"lr-{optimizer}"])]
+        found.setdefault(step, {}).update(zip(tags, rates, strict=True))
     for epoch, row in enumerate(member.history.rows):
         own = {name: value for name, value in row.items() if name != "epoch"}
-        found.setdefault((epoch + 1) * batches - 1, {}).update({name_chart(name): value for name, value in own.items()})
+        found.setdefault((epoch + 1) * batches - 1, {}).update(own)
     for step, loss in member.looks:
-        found.setdefault(step, {})[name_chart("train/loss_step")] = loss
+        found.setdefault(step, {})["train/loss_step"] = loss
     tested = {name: value for name, value in member.results.test_metrics.items() if isinstance(value, float)}
     if tested:
         found.setdefault(len(member.history.rows) * batches, {}).update(tested)

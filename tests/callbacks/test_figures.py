@@ -277,6 +277,13 @@ def shown(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_picture_drawn_while_training_stays_small_for_each_epoch(shown: Path) -> None:
+    files = {path.name: path for path in (shown / "figures" / "decision_regions").iterdir()}
+    assert sorted(files) == ["1.png", "2.png", "3.png"]
+    with Image.open(files["1.png"]) as picture:
+        assert max(picture.size) == 480
+
+
 def test_pictures_go_to_tensorboard_with_their_steps_and_to_a_file(shown: Path) -> None:
     events = EventAccumulator(str(shown)).Reload()
     images = events.Images("figures/decision_regions")

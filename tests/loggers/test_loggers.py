@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.errors import InputError
 from src.loggers.kinds import Start, find_kind
 from src.loggers.opening import IDS, closing_loggers, complete
-from tests.command_line import Outcome, history, read_json, run, train
+from tests.command_line import BARE, Outcome, history, read_json, run, train
 
 
 class Notes(Logger):
@@ -90,7 +90,7 @@ def column(folder: Path, name: str) -> list[tuple[int, float]]:
 def test_each_logger_gets_all_settings(first: Outcome) -> None:
     config = OmegaConf.load(first.folder / ".hydra" / "config.yaml")
     config.paths.data = "no-data-folder-was-given"  # which the tests' environment says
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     assert len(settings) > 15 and settings["trainer"]["max_epochs"] == 2
     assert yaml.safe_load((first.folder / "hparams.yaml").read_text()) == settings
     assert notes(first.folder, "settings") == [settings]
@@ -134,11 +134,17 @@ def test_a_table_of_a_run_that_goes_on_has_each_point_once(resumed: Path) -> Non
     assert [step for step, _ in column(resumed, "test/acc")] == [30]
 
 
-def test_the_first_charts_of_tensorboard_are_the_curves_of_training_and_validation(first: Outcome) -> None:
+def test_tensorboard_has_charts_of_the_run_alone_the_learning_rate_beside_the_losses(first: Outcome) -> None:
     events = EventAccumulator(str(first.folder)).Reload()
-    tags = sorted(tag for kind in ("scalars", "images") for tag in events.Tags()[kind])
-    assert tags[:4] == [f"curves/{measure}/{stage}" for measure in ("acc", "loss") for stage in ("train", "val")]
-    assert "epoch" not in tags
+    scalars = [tag for tag in events.Tags()["scalars"] if not tag.endswith("_step")]
+    measured = [f"{stage}/{measure}" for stage in ("test", "train", "val") for measure in ("acc", "loss")]
+    assert sorted(scalars) == sorted([*measured, "train/lr-Adam"])
+
+
+def test_a_setting_that_tensorboards_writer_does_not_take_is_refused_before_training(tmp_path: Path) -> None:
+    outcome = run("src.train", *BARE, "logger=tensorboard", "+logger.tensorboard.colour=red", cwd=tmp_path)
+    assert outcome.error == "error: logger.tensorboard cannot be opened: it takes no setting called colour"
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_logger_whose_package_is_missing_is_told_in_one_line_and_leaves_nothin
 ) -> None:
     monkeypatch.setattr("src.extras.find_spec", lambda package: None)
     outcome = run("src.train", *flags, f"logger=[csv,{name}]", cwd=tmp_path)
-    how = f".venv/bin/pip install -c constraints.txt -e '.[{name}]'"
+    how = f"python -m pip install -c constraints.txt -e '.[{name}]'"
     assert outcome.code == 1
     assert outcome.error == f"error: logger.{name} needs the package {name}, which is not installed: {how}"
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +191,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-ins for the packages; returns the stores that MLflow's has been asked to make."""
     stores: list[str] = []
     monkeypatch.setattr("src.loggers.kinds.need", lambda *args: None)
-    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=stores.append))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=stores.append))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return stores
 
@@ -256,7 +262,7 @@ def test_a_run_at_wandb_ends_with_its_run_here(
 ) -> None:
     ended: list[int] = []
     wandb = SimpleNamespace(run="one", finish=lambda exit_code: ended.append(exit_code))
-    monkeypatch.setitem(sys.modules, "wandb", wandb)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     try:
         with closing_loggers():
             work()

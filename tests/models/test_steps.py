@@ -86,8 +86,8 @@ def test_logged_values_stand_at_the_same_steps(tmp_path: Path) -> None:
         events = EventAccumulator(str(folder)).Reload()
         logged.append({tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]})
     assert logged[0] == logged[1]
-    assert [step for step, _ in logged[0]["curves/loss/train"]] == [24, 49, 74]
-    assert [step for step, _ in logged[0]["curves/loss_step/train"]] == [9, 19, 24, 34, 44, 49, 59, 69, 74]
+    assert [step for step, _ in logged[0]["train/loss"]] == [24, 49, 74]
+    assert [step for step, _ in logged[0]["train/loss_step"]] == [9, 19, 24, 34, 44, 49, 59, 69, 74]
 
 
 def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> None:
@@ -115,10 +115,7 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("trainer.profiler=simple", "a profiler"),
         ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
         ("scheduler=plateau", "a schedule that watches a metric"),
-        (
-            "+callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.1}",
-            "StochasticWeightAveraging",
-        ),
+        ("+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging}", "EMAWeightAveraging"),
         ("callbacks=descent", "Descent"),
         ("callbacks=gradients", "GradientNorms"),
     ],

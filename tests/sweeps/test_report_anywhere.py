@@ -228,6 +228,18 @@ def test_a_picture_drawn_several_times_has_a_slider_over_its_epochs(grid: Path) 
     ]
 
 
+def test_earlier_pictures_have_little_room_which_the_best_runs_get(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = made(tmp_path, f"{number}", f"model.a={number}", val=number / 8)
+        Image.new("L", (330, 330)).save(picture(folder, "fit"))
+        (folder / "figures" / "fit").mkdir()
+        for epoch in (1, 2):
+            Image.effect_noise((150, 150), 60).save(folder / "figures" / "fit" / f"{epoch}.png")
+    earlier = [each for each in read(tmp_path).all("img") if "data-epoch" in each]
+    assert [each["alt"].split(":")[0] for each in earlier[:2]] == ["fit of run 5"] * 2
+    assert len(earlier) < 12 and sum(len(each["src"]) for each in earlier) <= 100_000
+
+
 def test_pictures_that_differ_from_run_to_run_come_before_those_that_are_the_same_in_all(grid: Path) -> None:
     for number in (0, 4):
         Image.new("L", (8, 8), 50 * number).save(picture(grid / f"{number}_x", "first_layer"))

@@ -6,6 +6,7 @@ They show what the page's plots show, drawn from the same figures.
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _name_file(*parts: str) -> str:
 def _list_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
     """Return the names, the heights and what draws the effect of each setting, of each board's."""
     found, taken = boards(sweeps.runs), set[str]()
-    made = []
+    made: list[tuple[str, float, Draw]] = []
     for board in found:
         known = effects(board)
         for each, setting in zip(known, short([effect.key for effect in known]), strict=True):
@@ -113,12 +114,13 @@ def _list_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
             name = name if name not in taken else f"{name}_{len(taken)}"
             taken.add(name)
             plot = effect_figure(each, board)
-            made.append((name, 2.3, lambda figure, plot=plot: _draw_scatter(figure.subplots(), plot)))
+            made.append((name, 2.3, partial(_draw_effect, plot=plot)))
     return made
 
 
-def _draw_scatter(axis: Axes, plot: plots.Figure) -> None:
+def _draw_effect(figure: Figure, plot: plots.Figure) -> None:
     """Draw dots, marks at the edge and means with their deviations as the page's figure has them."""
+    axis = figure.subplots()
     for trace in plot["data"]:
         marker = trace["marker"]
         lines = "lines" in trace["mode"]
@@ -126,6 +128,7 @@ def _draw_scatter(axis: Axes, plot: plots.Figure) -> None:
             trace["x"],
             trace["y"],
             yerr=_find_reach(trace.get("error_y")),
+            clip_on=trace.get("cliponaxis", True),
             transform=axis.get_xaxis_transform() if "yaxis" in trace else axis.transData,
             marker=MARKERS.get(marker.get("symbol", ""), "o"),
             markersize=marker["size"] / 2,
@@ -142,7 +145,7 @@ def _draw_scatter(axis: Axes, plot: plots.Figure) -> None:
 
 def _find_reach(bars: plots.Figure | None) -> list[list[float]] | None:
     """Return how far error bars reach down and up."""
-    return [bars.get("arrayminus", bars["array"]), bars["array"]] if bars else None
+    return [bars[key if key in bars else "array"] for key in ("arrayminus", "array")] if bars else None
 
 
 def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
@@ -155,6 +158,9 @@ def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
     if "range" in about:
         low, high = about["range"]
         axis.set(**{f"{which}lim": (10**low, 10**high) if logarithmic else (low, high)})
+    elif limits := about.get("autorangeoptions"):
+        low, high = side.get_view_interval()
+        axis.set(**{f"{which}lim": (max(low, limits["clipmin"]), min(high, limits["clipmax"]))})
     if "tickvals" in about:
         side.set_major_locator(FixedLocator(about["tickvals"]))
         side.set_major_formatter(FixedFormatter([_unescape(label) for label in about["ticktext"]]))
@@ -174,19 +180,14 @@ def _unescape(text: str) -> str:
 def _list_curves(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
     """Return the names, the heights and what draws each metric's curves, of each data set."""
     told = curves(sweeps)
-    made = []
+    made: list[tuple[str, float, Draw]] = []
     for place, (data, axes) in enumerate(zip(told["data"], told["axes"], strict=True)):
         runs = [number for number, run in enumerate(told["runs"]) if run["data"] == place and run["finished"]]
         for metric in axes if runs else ():
             name = _name_file("curves", metric, *([data] if len(told["data"]) > 1 else []))
             rows = -(-len({told["groups"][0]["of"][run] for run in runs}) // 2)
-            made.append(
-                (
-                    name,
-                    2.3 + 0.16 * rows,
-                    lambda figure, metric=metric, runs=runs, axes=axes: _draw_curves(figure, told, metric, runs, axes),
-                )
-            )
+            draw = partial(_draw_curves, told=told, metric=metric, runs=runs, axes=axes)
+            made.append((name, 2.3 + 0.16 * rows, draw))
     return made
 
 
