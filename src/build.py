@@ -2,18 +2,17 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import devices
 from src.callbacks.figure import FigureCallback
@@ -25,8 +24,7 @@ from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.limits import check_limits
 from src.loggers.opening import Start, complete, takes
-from src.models.base import refuse_sum_of_parts
-from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric
+from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric, watch_schedule
 from src.nodes import meeting_place, refuse_copies
 from src.refusals import refuse
 from src.validation import check
@@ -54,8 +52,6 @@ def prepare(cfg: DictConfig) -> str:
     if world > 1 and kind == devices.CPU and trainer.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true works on GPUs alone: leave it out, or use no batch norm")
     devices.precision(trainer.get("precision"), kind)  # does it have that?
-    if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
-        raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
     sharing = processes if kind == devices.CPU else 1
     devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind
@@ -122,7 +118,7 @@ def build_model(cfg: DictConfig, data: LightningDataModule, kind: str) -> Lightn
     about = given(parts, data)
     how = {"_recursive_": "optimizer" not in about, "_convert_": "all"}
     if "scheduler" in about:
-        about["scheduler"] = _fill_scheduler(about["scheduler"], cfg, data)
+        about["scheduler"] = watch_schedule(about["scheduler"], cfg, data)
     with devices.within_memory(kind):
         model: LightningModule = make("model", parts["model"], **about, **how)
     devices.suit_memory(model, kind)
@@ -151,28 +147,6 @@ def find_arguments(kind: type) -> set[str] | None:
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 return found
     return found
-
-
-def _fill_scheduler(scheduler: Any, cfg: DictConfig, data: LightningDataModule) -> Any:
-    """Return a scheduler's settings with the metric that it watches; by default it is what the run is judged by.
-
-    Raises:
-        InputError: if there is nothing to watch, or it is never measured.
-    """
-    kind = get_object(scheduler["_target_"]) if scheduler else None
-    plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
-    if not plateau and "monitor" not in (scheduler or {}):
-        return scheduler
-    judge, mode = find_judge(cfg, data)
-    name = scheduler.get("monitor") or judge
-    if name is None:
-        raise InputError("scheduler.monitor: there is no validation set to be judged by; give it, such as train/loss")
-    if name != judge:
-        check_measured("scheduler.monitor", name, cfg, data)
-    filled = {"monitor": name}
-    if plateau and scheduler.get("mode") is None:
-        filled["mode"] = mode if name == judge else get_mode("scheduler.monitor", "scheduler.mode", name)
-    return scheduler | filled
 
 
 def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
@@ -274,24 +248,12 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
     return trainer
 
 
-def check_accumulation(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
-    """Refuse gradients that are accumulated twice over, or where the losses of one batch are to be added up."""
-    reduction, parts = OmegaConf.select(cfg, "model.reduction"), cfg.trainer.get("accumulate_grad_batches", 1)
-    refuse_sum_of_parts(reduction, parts)
-    for callback in callbacks:
-        if isinstance(callback, GradientAccumulationScheduler):
-            refuse_sum_of_parts(reduction, max(callback.scheduling.values()))
-            if parts != 1:
-                told = f"{type(callback).__name__} sets it as well; use one of the two"
-                raise InputError(f"trainer.accumulate_grad_batches={parts}: {told}")
-
-
 def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataModule) -> None:
     """Refuse a training set that gives no batches, or a batch that batch norm cannot take, where that is known."""
+    check_limits(cfg.trainer, data)
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size
-    check_limits(cfg.trainer, data)
     if cfg.trainer.limit_train_batches == 0:
         raise InputError(f"trainer.limit_train_batches=0: there is no batch to train on, of {samples} samples")
     if data.drop_last and samples < size:

@@ -104,6 +104,8 @@ class RunCheckpoint(Checkpoint):
             self._measured = copy_weights(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.history.is_validated(trainer):
+            self._measured = {}  # those of a validation before the epoch was cut short
         measured = self.history.is_validated(trainer) or not sum(trainer.num_val_batches)
         self.history.record(trainer)
         row = self.history.rows[-1]
@@ -112,8 +114,6 @@ class RunCheckpoint(Checkpoint):
         score = row.get(self.monitor) if self.monitor else None  # None: not measured in this epoch
         if score is None and not due(trainer):
             return
-        if not any(name.startswith("val/") for name in self.history.rows[-1]):
-            self._measured = {}  # an epoch cut short
         self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
         self.cut_short = is_cut_short(trainer)
         if score is not None and self.at_least_as_good(score):

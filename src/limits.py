@@ -4,12 +4,16 @@ Evaluation takes large batches, so that there a share is one of the samples: `sh
 """
 
 import math
+from contextlib import suppress
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 
 from src.data.base import Samples, TensorDataModule, count_share
+from src.devices import is_main_process
 from src.errors import InputError
 from src.models.steps import overrides
 
@@ -24,12 +28,34 @@ def share_samples(trainer: Trainer, data: Any) -> None:
             setattr(trainer, f"limit_{stage}_batches", 1.0)
 
 
-def check_limits(trainer: DictConfig, data: TensorDataModule) -> None:
+def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
     """Refuse shares that come to nothing, and validations of other weights than those that are kept.
 
     Raises:
         InputError: naming the setting and the smallest share that will do.
     """
+    if isinstance(data, TensorDataModule):
+        if data.train_set is not None:
+            _check_sets(trainer, data)
+    elif is_main_process():
+        for stage in ("val", "test"):
+            share = trainer.get(f"limit_{stage}_batches")
+            if isinstance(share, float) and 0 < share < 1:
+                for batches in _count_loaders(stage, data):
+                    _check_batches(f"limit_{stage}_batches", share, batches, stage)
+
+
+def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
+    """Return how many batches each loader of a stage has that tells; Lightning counts them too late for the test."""
+    with suppress(Exception), isolate_rng():  # what a data module fails at, it will tell by itself
+        data.prepare_data()
+        data.setup("test" if stage == "test" else "fit")
+        return [len(loader) for loader in CombinedLoader(getattr(data, f"{stage}_dataloader")()).flattened]
+    return []
+
+
+def _check_sets(trainer: DictConfig, data: TensorDataModule) -> None:
+    """Check all limits of a data module of ours, which has loaded its sets."""
     batches = len(data.batches(data.train_set, train=True))
     overfit = "overfit_batches" if trainer.get("overfit_batches") else None  # of both sets, as Lightning has it
     train, val = overfit or "limit_train_batches", overfit or "limit_val_batches"
@@ -40,13 +66,13 @@ def check_limits(trainer: DictConfig, data: TensorDataModule) -> None:
         _check_interval(trainer.get("val_check_interval"), taken)
 
 
-def _check_batches(name: str, limit: int | float, batches: int) -> int:
+def _check_batches(name: str, limit: int | float, batches: int, what: str = "training") -> int:
     """Return how many of an epoch's batches a limit leaves."""
     if isinstance(limit, int):
         return min(limit, batches)
     if limit > 0 and batches and int(limit * batches) == 0:  # as Lightning calculates it
         raise InputError(
-            f"trainer.{name}={limit} of {batches} training batches is none: give {_smallest(batches)} or more, or a "
+            f"trainer.{name}={limit} of {batches} {what} batches is none: give {_smallest(batches)} or more, or a "
             "number of batches"
         )
     return int(limit * batches)

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any
 
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 from lightning import LightningDataModule, LightningModule
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.data.base import TensorDataModule
 from src.errors import InputError
@@ -17,12 +18,7 @@ RATES = ("acc", "accuracy", "precision", "recall", "sensitivity", "specificity",
 HIGHER = (*RATES, "iou", "miou", "dice", "jaccard", "bleu", "rouge", "psnr", "ssim", "kappa", "mcc", "r2", "top1")
 STAGE = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
 LOGGING = ("log", "finish_evaluation", "on_", "_step")  # in names of methods that may log metrics
-QUIET = (
-    "src.models.mlp",
-    "src.models.cnn",
-    "src.models.images",
-    "src.models.resnet18",
-)  # log what `SupervisedModule` does
+QUIET = tuple(f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18"))  # that log no metrics of their own
 Judge = tuple[str | None, str]
 
 
@@ -135,3 +131,27 @@ def _may_log(model: type) -> bool:
     below = takewhile(lambda kind: kind is not SupervisedModule, model.__mro__)
     own = [kind for kind in below if kind.__module__ not in QUIET]
     return any(name.startswith(LOGGING) or name.endswith(LOGGING) for kind in own for name in vars(kind))
+
+
+def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataModule) -> Any:
+    """Return a scheduler's settings with the metric that it watches, if it watches one, and which way is better.
+
+    By default it is what the run is judged by.
+
+    Raises:
+        InputError: if there is nothing to watch, or it is never measured.
+    """
+    kind = get_object(settings["_target_"]) if settings else None
+    plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
+    if not plateau and "monitor" not in (settings or {}):
+        return settings
+    judge, mode = find_judge(cfg, data)
+    name = settings.get("monitor") or judge
+    if name is None:
+        raise InputError("scheduler.monitor: there is no validation set to be judged by; give it, such as train/loss")
+    if name != judge:
+        check_measured("scheduler.monitor", name, cfg, data)
+    filled = {"monitor": name}
+    if plateau and settings.get("mode") is None:
+        filled["mode"] = mode if name == judge else get_mode("scheduler.monitor", "scheduler.mode", name)
+    return settings | filled

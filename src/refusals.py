@@ -1,14 +1,17 @@
 """Lightning's settings and callbacks that cannot be honoured here: each is refused before training, with what works."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from lightning import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from src.devices import CPU, available
 from src.errors import InputError
+from src.models.base import refuse_sum_of_parts
 from src.validation import Part, found_class, parts
 
 ARGUMENTS = {  # of lightning.Trainer: who decides it instead
@@ -93,3 +96,22 @@ def _find_refused_callback(part: Part) -> Iterator[str]:
 def _is_a(kind: type, name: str) -> bool:
     """Return whether a class is one of Lightning's callbacks, or made from it."""
     return issubclass(kind, found_class(f"{_LIGHTNING}{name}"))  # type: ignore[arg-type]
+
+
+def refuse_gradients(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
+    """Refuse gradients that are accumulated twice over, or of added losses, and a way of clipping where nothing is.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    trainer, reduction = cfg.trainer, OmegaConf.select(cfg, "model.reduction")
+    if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
+        raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
+    parts = trainer.get("accumulate_grad_batches", 1)
+    refuse_sum_of_parts(reduction, parts)
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            refuse_sum_of_parts(reduction, max(callback.scheduling.values()))
+            if parts != 1:
+                told = f"{type(callback).__name__} sets it as well; use one of the two"
+                raise InputError(f"trainer.accumulate_grad_batches={parts}: {told}")

@@ -148,6 +148,16 @@ def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_
     assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(metrics["best"])
 
 
+def test_shares_of_their_batches_are_checked_before_training(project: Path) -> None:
+    for stage in ("val", "test"):
+        limit = f"trainer.limit_{stage}_batches=0.1"
+        error = run(
+            "src.train", *BARE, *mine(project, "classifier", "points"), limit, f"name={stage}", cwd=project
+        ).error
+        assert f"{limit} of 8 {stage} batches is none: give 0.13 or more" in error
+        assert not list((project / "outputs" / "runs" / stage).rglob("*.ckpt"))
+
+
 def test_what_they_lack_is_told_in_one_line_and_the_run_goes_without(project: Path) -> None:
     outcome = quick(*mine(project, "autoencoder", "bare"), TWO, cwd=project)
     (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]

@@ -93,7 +93,7 @@ def test_without_the_test_nothing_is_tested_and_a_sweep_copes(tmp_path: Path) ->
     found = [read_json(folder / "metrics.json") for folder in outcome.folders if (folder / "metrics.json").is_file()]
     assert len(found) == 2
     assert all(metrics["monitor"] == "val/loss" and not any("test" in name for name in metrics) for metrics in found)
-    assert "by val/loss, lower is better" in outcome.out
+    assert "val/loss, lower is better" in outcome.out
     assert "not tested" in outcome.out
     alone = quick("test=false", "monitor=val/loss", "seed=1", *SHORT, cwd=tmp_path).metrics
     assert alone["best"] == pytest.approx(found[1]["best"], rel=1e-3)

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from os import environ
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +75,11 @@ class _TensorBoard(Kind):
         return {} if start.step is None else {"purge_step": start.step}
 
     def begin(self, logger: TensorBoardLogger, start: Start) -> None:
-        """Do nothing: the file is made when there is something to log."""
+        """Refuse settings that its writer would refuse; its file is made when there is something to log."""
+        from torch.utils.tensorboard import SummaryWriter  # which takes a while
+
+        if unknown := sorted(set(logger._kwargs) - set(signature(SummaryWriter).parameters)):
+            raise TypeError(f"it takes no setting called {', '.join(unknown)}")
 
     def log_config(self, logger: TensorBoardLogger, cfg: DictConfig) -> None:
         remove(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start: it would stay

@@ -228,6 +228,8 @@ class SupervisedModule(LightningModule):
 
     def diverged(self, loss: float, step: int) -> None:
         told = divergence(loss, step, self.current_epoch + 1)
+        if self.trainer.precision == "16-true":
+            told += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
         raise DivergedError(f"{told}; the checkpoints of the epochs before are kept")
 
     def on_train_epoch_end(self) -> None:

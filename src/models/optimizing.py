@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
-from torch.optim import LBFGS, SGD, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adam, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
 from src.core.trust import may_name_function
@@ -46,6 +46,10 @@ def make_optimizer(settings: Settings, groups_of: Callable[[float], list[Setting
     optimizer = _make("optimizer", target, _groups(groups_of, maker, settings), **settings)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: {target} makes no optimizer, but {type(optimizer).__name__}")
+    if isinstance(optimizer, SparseAdam):
+        raise InputError(
+            f"optimizer: {target} takes sparse gradients alone, and there are none here; use optimizer=adam"
+        )
     divide_first(optimizer)
     return optimizer
 
@@ -69,10 +73,12 @@ def check_numbers(optimizer: Optimizer, precision: str) -> None:
         raise InputError(f"trainer.precision={precision}: LBFGS does not calculate in float16; use 32-true")
     groups = optimizer.param_groups
     half = any(weight.dtype == torch.float16 for group in groups for weight in group["params"])
-    eps = [group["eps"] for group in groups if not group.get("fused") and isinstance(group.get("eps"), float)]
+    eps = [group["eps"] for group in groups if isinstance(group.get("eps"), float)]
     if half and any(torch.tensor(each, dtype=torch.float16) == 0 for each in eps):
-        told = f"trainer.precision={precision}: in float16 optimizer.eps={min(eps)} of {type(optimizer).__name__} is 0"
-        raise InputError(f"{told}, by which it would divide; give optimizer.eps=1e-4, or use bf16-true")
+        told = (
+            f"trainer.precision={precision}: {type(optimizer).__name__} divides by squares that are 0 in float16, as "
+        )
+        raise InputError(f"{told}optimizer.eps={min(eps)} is; use bf16-true, 16-mixed, or +optimizer.eps=1e-4")
 
 
 def _groups(groups_of: Callable[[float], list[Settings]], maker: Any, settings: Settings) -> list[Settings]:

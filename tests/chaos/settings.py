@@ -37,6 +37,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "trainer.strategy": (str, dict),
     "trainer.precision": (str, int),
     "trainer.profiler": (str, dict),
+    "trainer.profiler.filename": (str,),
     "trainer.gradient_clip_val": (int, float),
     "scheduler.T_max": (str, int),
     "scheduler.total_steps": (str, int),

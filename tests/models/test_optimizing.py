@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -203,6 +204,18 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
         for each in apart:
             each.step()
         assert all(torch.equal(weight, copy) for weight, copy in zip(weights, copies, strict=True))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradients_are_divided_by_their_scale_before_they_are_clipped(fused: bool, tmp_path: Path) -> None:
+    """As 16-mixed does on a GPU."""
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    model = linear(optimizer={"_target_": "torch.optim.SGD", "lr": 1.0, "fused": fused})
+    before = [weight.detach().clone() for weight in model.parameters()]
+    trainer = quiet_trainer(tmp_path, plugins=[plugin], gradient_clip_val=0.01, max_steps=1)
+    trainer.fit(model, datamodule=data(train=10))
+    steps = [(weight - old).flatten() for weight, old in zip(model.parameters(), before, strict=True)]
+    assert float(torch.cat(steps).detach().norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 class Twice(torch.optim.SGD):

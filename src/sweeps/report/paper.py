@@ -128,6 +128,7 @@ def _draw_effect(figure: Figure, plot: plots.Figure) -> None:
             trace["x"],
             trace["y"],
             yerr=_find_reach(trace.get("error_y")),
+            clip_on=trace.get("cliponaxis", True),
             transform=axis.get_xaxis_transform() if "yaxis" in trace else axis.transData,
             marker=MARKERS.get(marker.get("symbol", ""), "o"),
             markersize=marker["size"] / 2,
@@ -157,6 +158,9 @@ def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
     if "range" in about:
         low, high = about["range"]
         axis.set(**{f"{which}lim": (10**low, 10**high) if logarithmic else (low, high)})
+    elif limits := about.get("autorangeoptions"):
+        low, high = side.get_view_interval()
+        axis.set(**{f"{which}lim": (max(low, limits["clipmin"]), min(high, limits["clipmax"]))})
     if "tickvals" in about:
         side.set_major_locator(FixedLocator(about["tickvals"]))
         side.set_major_formatter(FixedFormatter([_unescape(label) for label in about["ticktext"]]))
