@@ -9,6 +9,9 @@ That is done by itself when a sweep ends; this is for one that was stopped, or t
 import sys
 from pathlib import Path
 
+if not __package__:  # python src/compare.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 from src.core.commands import spell_command
 from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust

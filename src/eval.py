@@ -4,6 +4,12 @@ python -m src.eval run=outputs/runs/NAME                   # on the validation s
 python -m src.eval run=outputs/runs/NAME split=test
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # python src/eval.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig, OmegaConf
@@ -46,7 +47,9 @@ from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
 from src.monitor import find_judge, spell_metric, validates
 from src.nodes import Company, in_company
+from src.places import expand_home, settle_data_dir
 from src.presets import check_presets
+from src.python_run import run_of_its_own
 from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.refusals import refuse_gradients
 from src.restoring import restore
@@ -94,12 +97,22 @@ class Run(NamedTuple):
     over: bool
 
 
-def train(cfg: DictConfig, folder: Path) -> float | None:
-    """Train, choose a checkpoint, test it once; everything is written to ``folder``.
+def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
+    """Train, choose a checkpoint, test it once; everything is written to a folder.
+
+    Args:
+        cfg: the run's config, from the command line or `hydra.compose`.
+        folder: of the command line's run; ``None``: one is made, named by the config.
 
     Returns:
         The monitored validation metric's best, or ``None`` without a validation set.
+
+    Raises:
+        InputError: if a setting will not do.
     """
+    if folder is None:
+        with run_of_its_own(cfg) as (cfg, folder):
+            return train(cfg, folder)
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
     with results.kept(), alone(folder), events_after(folder), closing_loggers():
@@ -120,7 +133,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
 def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     """Set up a run that starts, or goes on in its folder; before a file is changed there all settings are checked."""
-    check_presets()
+    if HydraConfig.initialized():
+        check_presets(HydraConfig.get())  # type: ignore[arg-type]
     if not cfg.resume and any((folder / "checkpoints").glob("*.ckpt")):
         cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
     kind = prepare(cfg)
@@ -212,6 +226,8 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, notes: list[s
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
+    settle_data_dir()
+    expand_home(cfg)
     folder = Path(cfg.run)
     kind = prepare(cfg)
     given = ["paths.data"] if cfg.paths.data else []

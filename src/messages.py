@@ -25,6 +25,7 @@ from src.core.names import guess, guess_words
 from src.core.storage import StorageError, find_fault
 from src.errors import InputError
 
+STARTING = ("cli.py", "composition.py", "train.py", "eval.py")  # of our files those that a command starts in
 LONGEST = 600  # characters of a text of Hydra's
 OF_HYDRA = (
     " Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.",
@@ -52,7 +53,7 @@ def comes_from_hydra(error: BaseException) -> bool:
     """Return whether an error arose before anything of ours began: Hydra and logging took what was typed amiss."""
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [path for path in frames if path.is_relative_to(Path(__file__).parent)]
-    return all(path.name in ("cli.py", "train.py", "eval.py") for path in own) and frames[-1].name != "cli.py"
+    return all(path.name in STARTING for path in own) and frames[-1].name != "cli.py"
 
 
 def one_line(error: BaseException) -> str:
@@ -65,10 +66,10 @@ def one_line(error: BaseException) -> str:
     text = _shortened(str(error))
     if match := re.search(r"Could not find '(.*?)'(?:\s+Available options in '.*?':((?:\n\t\S+)*))?", str(error)):
         return unknown_choice(*_parted(match[1]), (match[2] or "").split())
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown_setting(match[1])
-    if match := re.search(r"Key '(.+)' is not in struct full_key: (\S+)", text):
-        return unknown_setting(match[2])
+    if match := re.search(r"Could not delete from config\. '([^']+)' does", text):
+        return no_such_setting(match[1])
+    if key := find_unknown(error):
+        return unknown_setting(key)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]}=… is missing; --help shows what it is"
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
@@ -79,6 +80,15 @@ def one_line(error: BaseException) -> str:
         how = "put values with brackets, commas or other signs into quotes: 'key=[1,2]'"
         return f"{show(argument)} cannot be read ({text.split(' See https')[0]}): {how}"
     return text
+
+
+def find_unknown(error: BaseException) -> str | None:
+    """Return the name of the setting that Hydra does not find, if that is the error."""
+    found = re.search(
+        r"Could not override '([^']+)'|Could not delete from config\. '([^']+)' does|is not in struct full_key: (\S+)",
+        _shortened(str(error)),
+    )
+    return next(filter(None, found.groups())) if found else None
 
 
 def one_line_of_hydra(error: BaseException) -> str:
@@ -142,7 +152,12 @@ def unknown_setting(key: str) -> str:
         return f"the presets in use set no {key}: write +{key}=… to add it"
     if key.startswith("hydra."):
         return f"there is no setting {show(key)}; --cfg hydra shows them all"
-    hint = hint_at(key)
+    return no_such_setting(key)
+
+
+def no_such_setting(key: str) -> str:
+    """Return what to tell of a setting that there is not, or not with the choices that are made."""
+    hint = "" if key in list_settings() else hint_at(key)
     if is_evaluation() and not hint:
         return f"there is no setting {show(key)}: a run is evaluated with its own settings; --help shows what there is"
     return f"there is no setting {show(key)}{hint}; --cfg job shows them all"

@@ -12,6 +12,9 @@ drawn first.
 import sys
 from pathlib import Path
 
+if not __package__:  # python src/report.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 from src.core.commands import spell_command
 from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust

@@ -24,6 +24,7 @@ from src.messages import input_error
 from src.models.base import SupervisedModule
 from src.monitor import spell_metric
 from src.records import DAMAGED, read_status, spelled
+from src.undo import keep_made
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Results(Callback):
     def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
+        keep_made()
         self.seed, self.monitor, self.mode = seed, monitor, mode
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.write_status("running")

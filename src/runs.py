@@ -7,15 +7,19 @@
 A filter is a word that a row must contain; of several all.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # python src/runs.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 import csv
 import io
 import math
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout

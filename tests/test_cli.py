@@ -125,8 +125,8 @@ def test_a_full_traceback_is_to_be_had(tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_failed_run_has_the_traceback(tmp_path: Path) -> None:
-    outcome = run("src.train", "model=cnn", "name=failed", cwd=tmp_path)
-    assert "takes images" in outcome.error
+    outcome = run("src.train", *BARE, "optimizer.lr=1e30", "name=failed", cwd=tmp_path)
+    assert "lower optimizer.lr" in outcome.error
     assert "Traceback" in (outcome.folder / "train.log").read_text()
 
 

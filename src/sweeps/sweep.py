@@ -73,8 +73,10 @@ class Sweep:
 
     def command(self) -> str:
         """The command that goes on with this sweep."""
-        given = [argument for argument in sys.orig_argv[1:] if not argument.startswith("rerun=")]
+        given = [each for each in sys.orig_argv[1:] if not each.startswith(("rerun=", "hydra.sweep.dir="))]
         named = [] if self.config.name is not None else [f"name={self.folder.name}"]
+        if any(each.startswith("hydra.sweep.dir=") for each in sys.orig_argv):
+            named = [f"hydra.sweep.dir={self.folder}"]
         return spell_again([*given, *named])
 
     @contextmanager

@@ -12,7 +12,7 @@ from src.errors import InputError
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import trials
 from tests.chaos.overrides import run as run_trials
-from tests.command_line import BARE, quick, read_json, run
+from tests.command_line import BARE, let_last_count, quick, read_json, run
 
 A_COUNT = "must be a whole number from 1 to 1,000,000,000"
 NO_LINE = "an argument is a line of text, and"
@@ -108,7 +108,7 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
     ],
 )
 def test_a_command_line_is_refused_in_one_line(override: str, line: str | None, tmp_path: Path) -> None:
-    error = run("src.train", *BARE, override, cwd=tmp_path).error
+    error = run("src.train", *let_last_count(*BARE, override), cwd=tmp_path).error
     assert line is None or error == f"error: {line}"
     assert error.isprintable() and len(error) < 700
     assert not list(tmp_path.rglob("*.ckpt"))

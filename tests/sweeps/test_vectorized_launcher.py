@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from src.sweeps.jobs import Job
-from tests.command_line import BARE, Outcome, quick, run, spawn, wait_for, weights
+from tests.command_line import BARE, Outcome, let_last_count, quick, run, spawn, wait_for, weights
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 
 COMMON = ("-m", "hydra/launcher=vectorized", *BARE, "model.hidden_size=4", "trainer.max_epochs=3", "trainer=cpu")
 
 
 def sweep(*settings: str, cwd: Path, name: str = "together") -> Outcome:
-    return run("src.train", *COMMON, *settings, f"name={name}", cwd=cwd)
+    return run("src.train", *let_last_count(*COMMON, *settings, f"name={name}"), cwd=cwd)
 
 
 def close(job: Job, other: Path) -> bool:
@@ -75,7 +75,8 @@ def test_each_job_has_its_row_among_the_results(mixed: tuple[Path, Outcome]) -> 
 @pytest.mark.parametrize("ways", [("vectorized", "local"), ("local", "vectorized")])
 def test_a_job_done_one_way_is_done_for_the_other(ways: tuple[str, str], tmp_path: Path) -> None:
     for number, way in enumerate(ways):
-        outcome = run("src.train", *COMMON, f"hydra/launcher={way}", "seed=0,1", "name=both", cwd=tmp_path)
+        settings = let_last_count(*COMMON, f"hydra/launcher={way}", "seed=0,1", "name=both")
+        outcome = run("src.train", *settings, cwd=tmp_path)
         assert outcome.code == 0, outcome.text
         assert f"2 jobs: 2 {['to do', 'finished before'][number]}" in outcome.text
 
@@ -136,7 +137,7 @@ def test_a_size_of_stacks_that_will_not_do_is_refused(most: str, tmp_path: Path)
 
 # Stopped and gone on with
 
-LONG = (*COMMON, "data.batch_size=1", "trainer.max_epochs=40", "optimizer.lr=0.01,0.03", "seed=0,1")
+LONG = let_last_count(*COMMON, "data.batch_size=1", "trainer.max_epochs=40", "optimizer.lr=0.01,0.03", "seed=0,1")
 
 
 @pytest.fixture(scope="module")
