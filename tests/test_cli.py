@@ -34,6 +34,14 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+def test_help_may_be_read_in_part(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "src.train", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None and started.stderr is not None
+        started.stdout.close()
+        assert (started.stderr.read(), started.wait()) == ("", 141)
+
+
 def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
     text = run("src.train", "--help", "model=cnn", "data=mnist", "optimizer.lr=0.5", cwd=tmp_path).out
     lines = [" ".join(line.split()) for line in text.split("Settings, as")[1].splitlines()]
