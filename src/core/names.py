@@ -125,6 +125,8 @@ def guess_letters(name: str, names: Iterable[str]) -> str | None:
 
 
 def _likeness(one: str, other: str) -> float:
+    if sorted(one) == sorted(other):
+        return 0.95  # two letters changed places, which is how fingers slip
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 
