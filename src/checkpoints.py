@@ -106,7 +106,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.history.is_validated(trainer):
             self._measured = {}  # those of a validation before the epoch was cut short
-        measured = self.history.is_validated(trainer) or not sum(trainer.num_val_batches)
+        measured = self.history.is_validated(trainer) or not trainer.enable_validation
         self.history.record(trainer)
         row = self.history.rows[-1]
         if self.monitor and self.monitor not in row and measured:

@@ -42,7 +42,7 @@ class EarlyStopping(LightningEarlyStopping):
         if spell_metric(self.monitor) in names:
             self.monitor = names[spell_metric(self.monitor)]  # as the model logs it
             return True
-        if sum(trainer.num_val_batches) and not self.validated:
+        if trainer.enable_validation and not self.validated:
             return False
         raise InputError(tell_unmeasured("monitor", self.monitor, names))
 
