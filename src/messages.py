@@ -52,7 +52,8 @@ def comes_from_hydra(error: BaseException) -> bool:
     """Return whether an error arose before anything of ours began: Hydra and logging took what was typed amiss."""
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [path for path in frames if path.is_relative_to(Path(__file__).parent)]
-    return all(path.name in ("cli.py", "train.py", "eval.py") for path in own) and frames[-1].name != "cli.py"
+    around = ("cli.py", "composition.py", "train.py", "eval.py")  # what of ours calls Hydra
+    return all(path.name in around for path in own) and frames[-1].name != "cli.py"
 
 
 def one_line(error: BaseException) -> str:
