@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 CONF = Path(__file__).parent.parent / "conf"
 NO_PARTS = ("experiment", "sweep", "debug", "hydra")  # groups that are no section of a run's settings
+MOST_CHOICES = 3  # that a message names
 SEARCHPATH = "hydra.searchpath"
 CONFIG_DIR = ("--config-dir", "-cd")
 
@@ -52,19 +53,19 @@ def list_settings() -> list[str]:
 
 
 def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str] | None:
-    """Return a setting that another choice has, and that choice: ``("optimizer.momentum", "optimizer=sgd")``.
+    """Return a setting that other choices have, and those: ``("optimizer.momentum", "optimizer=rmsprop or sgd")``.
 
     Args:
         guess: return which of some full names is meant, or ``None``.
     """
-    has: dict[str, str] = {}
+    has: dict[str, list[str]] = {}
     for group in list_groups():
         if not group.startswith(NO_PARTS):
             for choice in list_choices(group):
                 for name in _names_in(group, choice):
-                    has.setdefault(name, f"{group}={choice}")
+                    has[name] = [*has[name], choice] if name in has else [f"{group}={choice}"]
     meant = None if is_evaluation() else guess(has)
-    return (meant, has[meant]) if meant else None
+    return (meant, " or ".join(has[meant][:MOST_CHOICES])) if meant else None
 
 
 def flat_names(node: Any, prefix: str = "") -> list[str]:

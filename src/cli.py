@@ -38,7 +38,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 OF_SWEEPS = ("hydra.sweep.", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
 OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # they know a sweep that is there already and go on with it
-INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143  # exit statuses where Ctrl-C, SIGPIPE or SIGTERM ended: 128 + signal
 
 if str(PLUGINS) not in sys.path:
     sys.path.append(str(PLUGINS))  # Hydra looks there for packages of hydra_plugins
@@ -70,6 +70,9 @@ def told_in_the_end() -> Iterator[None]:
         told = can_be_mended(error)
         if TRACEBACKS or not (told or comes_from_hydra(error)):
             raise
+        if isinstance(error, BrokenPipeError):  # nobody reads on: --help | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(UNREAD)
         sys.exit(f"error: {one_line(error) if told else one_line_of_hydra(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -67,12 +67,12 @@ def _add_comment(line: str, comment: str | None) -> str:
 def _read_comments(hydra: DictConfig) -> dict[str, str]:
     """Return the comments of the chosen files by the full names of the settings beside which they stand."""
     folders = [Path(each.path) for each in hydra.runtime.config_sources if each.schema == "file"]
-    found = _comments_in(folders, hydra.job.config_name, "")
+    found: dict[str, str] = {}
     for group, choice in hydra.runtime.choices.items():
         if choice and not group.startswith("hydra"):
             found[group] = choice
             found |= _comments_in(folders, f"{group}/{choice}", f"{group}.")
-    return found
+    return found | _comments_in(folders, hydra.job.config_name, "")  # which has the last word on values, too
 
 
 def _comments_in(folders: list[Path], name: str, prefix: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from src.core.names import guess, guess_words
 from src.core.storage import StorageError, find_fault
 from src.errors import InputError
 
+STARTING = ("cli.py", "composition.py", "train.py", "eval.py")  # of our files those that a command starts in
 LONGEST = 600  # characters of a text of Hydra's
 OF_HYDRA = (
     " Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.",
@@ -52,8 +53,7 @@ def comes_from_hydra(error: BaseException) -> bool:
     """Return whether an error arose before anything of ours began: Hydra and logging took what was typed amiss."""
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [path for path in frames if path.is_relative_to(Path(__file__).parent)]
-    around = ("cli.py", "composition.py", "train.py", "eval.py")  # what of ours calls Hydra
-    return all(path.name in around for path in own) and frames[-1].name != "cli.py"
+    return all(path.name in STARTING for path in own) and frames[-1].name != "cli.py"
 
 
 def one_line(error: BaseException) -> str:

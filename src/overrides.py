@@ -71,13 +71,14 @@ def _refuse_of_hydra(arguments: list[str]) -> None:
 def _quote(argument: str, sweeping: bool) -> str:
     """Return ``run=a folder, 1`` as Hydra reads it: a path or a name is text, whatever it looks like.
 
-    In a sweep a comma parts two values, but in what is never swept over, and in the path of something that is there.
+    In a sweep a comma parts two values, but in what is never swept over, and in the path of something that is there;
+    two names are refused later.
     """
     typed, _, value = argument.partition("=")
     key = typed.lstrip("+")
     if key not in TEXTS or value in ("", "null") or value[0] in "'\"":
         return argument
-    if not sweeping or key in ("name", *ONE_PATH) or os.path.exists(os.path.expanduser(value)):
+    if not sweeping or key in ONE_PATH or os.path.exists(os.path.expanduser(value)):
         return f"{typed}={_quote_value(key, value)}"
     if FUNCTION.match(value):
         return argument

@@ -126,11 +126,12 @@ class Results(Callback):
             how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
             self.stopped("interrupted", "killed", f"{how} after {len(self.history.kept)} epochs")
             if is_main_process():
-                log.info("stopped after %d epochs; go on with: %s", len(self.history.kept), self.resume_command())
+                log.info("%s with: %s", self.way_on, self.resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
-            self.stopped("failed", "diverged", str(error))
-            raise
+            diverged = DivergedError(f"{error}; {self.safe}")
+            self.stopped("failed", "diverged", str(diverged))
+            raise diverged from error
         except Exception as error:
             told = input_error(error)
             if isinstance(told, StorageError):
@@ -156,12 +157,18 @@ class Results(Callback):
                 self.write_status(status, reason, message)
 
     @property
+    def way_on(self) -> str:
+        """What can be done with a run that was stopped, in words."""
+        epochs = len(self.history.kept)
+        return f"stopped after {epochs} epochs; go on" if epochs else f"stopped, {self.safe}; start again"
+
+    @property
     def safe(self) -> str:
         """What a disk that cannot be written has not taken, in words."""
         if epochs := len(self.history.kept):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
         kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
-        return "the epochs before are kept" if kept else "no epoch has ended yet"
+        return "the epochs before are kept" if kept else "no epoch is kept yet"
 
     def command_again(self) -> str:
         """Return the command that goes on with the run: one that resumed it, with its settings, as it was typed."""

@@ -35,7 +35,7 @@ def told(error: str, *words: str) -> None:
         ("optimizer.learning_speed_of_my_net=1", ["optimizer.learning_speed_of_my_net", "--cfg job"]),
         ("lr=0.1", ["no setting lr", "did you mean optimizer.lr?"]),
         ("epochs=3", ["no setting epochs", "did you mean trainer.max_epochs?"]),
-        ("optimizer.momentum=0.5", ["no setting optimizer.momentum: optimizer=sgd has it"]),
+        ("optimizer.momentum=0.5", ["no setting optimizer.momentum: optimizer=muon or rmsprop or sgd has it"]),
         ("patience=3", ["callbacks=early_stopping has callbacks.early_stopping.patience"]),
         ("hydra.job.nmae=x", ["no setting hydra.job.nmae", "--cfg hydra"]),
         ("data=mnist,xor", ["data=mnist,xor: these are several values; add -m", "'data=[mnist,xor]'"]),
@@ -277,7 +277,12 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
     (tmp_path / "flawed.py").write_text(FLAWED)
     settings = [*BARE, "model._target_=flawed.Flawed", "trainer.max_epochs=5"]
     outcome = run("src.train", *settings, cwd=tmp_path)
-    told(outcome.error, "the loss became nan at step 16 (epoch 2)", "optimizer.lr", "trainer.gradient_clip_val")
+    told(
+        outcome.error,
+        "the loss became nan at step 16 (epoch 2)",
+        "optimizer.lr",
+        "trainer.gradient_clip_val; epoch 1 is kept",
+    )
     status = read_json(outcome.folder / "status.json")
     assert (status["status"], status["reason"]) == ("failed", "diverged")
     assert len(history(outcome.folder)) == outcome.metrics["epochs"] == 1
@@ -287,7 +292,8 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
 
 def test_a_rate_that_is_far_too_high_is_told(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
-    told(outcome.error, "the loss became", "epoch 1", "optimizer.lr")
+    told(outcome.error, "the loss became", "epoch 1", "optimizer.lr", "; no epoch is kept yet")
+    assert not list(outcome.folder.rglob("*.ckpt"))
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 
 

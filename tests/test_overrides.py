@@ -32,7 +32,7 @@ def read_log(folder: Path) -> str:
     ("typed", "read"),
     [
         ("name=a b", "name='a b'"),
-        ("name=a,b=[1]", "name='a,b=[1]'"),
+        ("name=a (b=[1])", "name='a (b=[1])'"),
         ("name=実験", "name='実験'"),
         ("name=~", "name='~'"),
         ("paths.outputs=o, =[1] b", "paths.outputs='o, =[1] b'"),

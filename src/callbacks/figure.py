@@ -129,7 +129,8 @@ def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> str:
 def _with_beginnings(window: Window, curves: list[list[float]]) -> Window | None:
     """Return a window on losses that shows where most curves begin; ``None`` if that leaves nothing out."""
     beginnings = sorted(curve[0] for curve in curves if curve)
-    most = beginnings[(len(beginnings) - 1) // 2]
+    usual = beginnings[(len(beginnings) - 1) // 2]
+    most = max(value for value in beginnings if value <= 10 * usual)
     high = window.high if most <= window.high else 1.1 * most
     above = sum(any(value > high for value in curve) for curve in curves)
     return window._replace(high=high, above=above) if window.below or above else None

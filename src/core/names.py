@@ -52,7 +52,8 @@ SYNONYMS = {
     "gradientaccumulationstep": ("accumulate_grad_batches",),
     "validation": ("val_size",),
     "validationsplit": ("val_size",),
-    "earlystopping": ("patience",),
+    "patience": ("callbacks.early_stopping.patience",),
+    "earlystopping": ("callbacks.early_stopping.patience",),
     "randomseed": ("seed",),
     "randomstate": ("seed",),
     "datadir": ("paths.data",),
@@ -100,13 +101,14 @@ def guess_words(name: str, names: Iterable[str]) -> str | None:
     words, core = _split(last), _without_fillers(_split(last))
     ranked = sorted(names, key=lambda each: _rank(each, group))
     parts = {each: _split(each.rpartition(".")[2]) for each in ranked}
-    meant = [*SYNONYMS.get("".join(words), ()), *SYNONYMS.get("".join(core), ())]
+    literal = SYNONYMS.get(_join(last), ())
+    meant = [*literal, *SYNONYMS.get("".join(words), ()), *SYNONYMS.get("".join(core), ())]
     same = [each for each in ranked if _join(each.rpartition(".")[2]) == _join(last)]
     usual = [each for each in same if not each.startswith(OFF_THE_WAY)]
     synonyms = [each for other in meant for each in ranked if other in (each, each.rpartition(".")[2])]
     singular = [each for each in ranked if parts[each] == words]
     alike = [each for each in ranked if core and _without_fillers(parts[each]) == core]
-    return next(iter([*usual, *synonyms, *same, *singular, *alike]), None)
+    return next(iter([*(synonyms if literal else usual), *usual, *synonyms, *same, *singular, *alike]), None)
 
 
 def guess_letters(name: str, names: Iterable[str]) -> str | None:
@@ -125,6 +127,8 @@ def guess_letters(name: str, names: Iterable[str]) -> str | None:
 
 
 def _likeness(one: str, other: str) -> float:
+    if sorted(one) == sorted(other):  # two letters in the wrong order
+        return 0.95
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 

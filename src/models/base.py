@@ -230,7 +230,7 @@ class SupervisedModule(LightningModule):
         told = divergence(loss, step, self.current_epoch + 1)
         if self.trainer.precision == "16-true":
             told += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
-        raise DivergedError(f"{told}; the checkpoints of the epochs before are kept")
+        raise DivergedError(told)
 
     def on_train_epoch_end(self) -> None:
         if self.unread:  # trainer.max_steps ended the epoch before its last batch

@@ -74,11 +74,14 @@ def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
 def test_a_loss_that_falls_by_decades_is_whole_on_a_logarithmic_axis() -> None:
     losses = [0.7, 0.5, 0.1, *[0.002] * 40]
     figure = Figure()
-    rows = [{"epoch": epoch, "train/loss": loss, "train/acc": 0.5} for epoch, loss in enumerate(losses, start=1)]
+    rows = [
+        {"epoch": epoch, "train/loss": 1.2 * loss, "val/loss": loss, "train/acc": 0.5}
+        for epoch, loss in enumerate(losses, start=1)
+    ]
     Curves().draw(figure, rows, None)
     figure.draw_without_rendering()
     loss, accuracy = figure.axes
-    assert loss.get_yscale() == "log" and loss.get_ylim()[0] < 0.002 and loss.get_ylim()[1] > 0.7
+    assert loss.get_yscale() == "log" and loss.get_ylim()[0] < 0.002 and loss.get_ylim()[1] > 0.84
     assert loss.get_xlabel() == "epoch"
     assert {"0.01", "0.1"} <= {text.get_text() for text in loss.get_yticklabels()}
     assert "50%" in {text.get_text() for text in accuracy.get_yticklabels()}

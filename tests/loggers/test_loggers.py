@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.errors import InputError
 from src.loggers.kinds import Start, find_kind
 from src.loggers.opening import IDS, closing_loggers, complete
-from tests.command_line import BARE, Outcome, history, read_json, run, train
+from tests.command_line import Outcome, history, read_json, run, train
 
 
 class Notes(Logger):
@@ -142,7 +142,7 @@ def test_tensorboard_has_charts_of_the_run_alone_the_learning_rate_beside_the_lo
 
 
 def test_a_setting_that_tensorboards_writer_does_not_take_is_refused_before_training(tmp_path: Path) -> None:
-    outcome = run("src.train", *BARE, "logger=tensorboard", "+logger.tensorboard.colour=red", cwd=tmp_path)
+    outcome = run("src.train", "callbacks=none", "+logger.tensorboard.colour=red", cwd=tmp_path)
     assert outcome.error == "error: logger.tensorboard cannot be opened: it takes no setting called colour"
     assert not list(tmp_path.rglob("*.ckpt"))
 
