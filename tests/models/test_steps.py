@@ -6,7 +6,21 @@ import pytest
 from lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.command_line import Outcome, Seen, history, images, load, quick, read_json, run, same, timeless, train
+from tests.command_line import (
+    BARE,
+    Outcome,
+    Seen,
+    history,
+    images,
+    let_last_count,
+    load,
+    quick,
+    read_json,
+    run,
+    same,
+    timeless,
+    train,
+)
 
 IN_CHUNKS = "steps: in chunks"
 LIVELY = ("model.hidden_size=[8,8]", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3", "seed=3")
@@ -121,7 +135,7 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
     ],
 )
 def test_what_must_see_each_step_gets_each_step(setting: str, reason: str, tmp_path: Path) -> None:
-    folder = train("logger=none", "callbacks=none", setting, "trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train(*let_last_count(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert said(folder).endswith(f"steps: one by one, because of {reason}")
 
 

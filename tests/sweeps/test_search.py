@@ -155,7 +155,7 @@ def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Pat
 )
 def test_another_search_is_refused_in_the_folder_of_one(changed: list[str], line: str, small: Path) -> None:
     before = (folder(small, "small") / "study.journal").read_bytes()
-    outcome = run("src.train", *SMALL, *changed, "hydra.sweeper.trials=9", cwd=small)
+    outcome = run("src.train", *let_last_count(*SMALL, *changed), "hydra.sweeper.trials=9", cwd=small)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
     assert (folder(small, "small") / "study.journal").read_bytes() == before
 

@@ -86,7 +86,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     time.sleep(0.5)
     orphan = alive(held.process)
     make_trouble(cwd, {0: ""})  # the one that holds still does, another one will not
-    third = run("src.train", *arguments, "hydra.launcher.jobs=2", cwd=cwd)
+    third = run("src.train", *arguments[:-1], "hydra.launcher.jobs=2", cwd=cwd)
     return Story(cwd, quiet, first, third, between, orphan)
 
 

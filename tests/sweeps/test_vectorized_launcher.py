@@ -183,7 +183,7 @@ def stopped(cwd: Path, *settings: str) -> Path:
     """The folder of a sweep that was killed once it had kept the state of its stack."""
     folder = cwd / "outputs" / "sweeps" / "long"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("stacks/*.ckpt")}
-    with spawn("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", *settings, cwd=cwd) as parent:
+    with spawn("src.train", *let_last_count(*LONG, "hydra.launcher.jobs=1", "name=long", *settings), cwd=cwd) as parent:
         wait_for(lambda: kept_anew(folder, before), "a state of the stack")
         parent.kill()
         parent.communicate(timeout=60)
@@ -197,7 +197,7 @@ def kept_anew(folder: Path, before: dict[Path, int]) -> bool:
 def test_where_a_part_of_a_stack_went_on_alone_all_come_to_the_same(undisturbed: Path, tmp_path: Path) -> None:
     stopped(tmp_path)
     stopped(tmp_path, "seed=0")
-    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long", cwd=tmp_path)
+    outcome = run("src.train", *let_last_count(*LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long"), cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     jobs, others = jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long")
     assert len(jobs) == 6
@@ -219,7 +219,7 @@ def test_another_launcher_takes_jobs_of_a_stack_over_and_hands_the_others_back(
     undisturbed: Path, tmp_path: Path
 ) -> None:
     stopped(tmp_path)
-    local = (*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
+    local = let_last_count(*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
     assert run("src.train", *local, cwd=tmp_path).code == 0
     outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
     assert "2 jobs in 1 stack (1× 2)" in outcome.text
