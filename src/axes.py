@@ -90,6 +90,11 @@ def find_window_of_curves(
     return Window(low, high, below, sum(any(value > high for value in curve) for curve in curves))
 
 
+def find_reach(average: float, spread: float, share: bool) -> tuple[float, float]:
+    """Find how far a spread reaches below a mean and above it; of a share neither below 0% nor above 100%."""
+    return (min(spread, max(average, 0.0)), min(spread, max(1.0 - average, 0.0))) if share else (spread, spread)
+
+
 def _with_room(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
     """Return the ends of an axis from the lowest and the highest place on it, which are logarithms if it is so."""
     room = ROOM * (high - low) or ROOM * max(abs(low), 1.0)

@@ -1,5 +1,7 @@
 """Checkpoints that are whole at every moment, and reading them with one clear line when they are not."""
 
+import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from src.core.files import open_atomic
 from src.core.tensors import read_tensors
 from src.devices import is_main_process
 from src.errors import InputError
+from src.measured import Weights, are_equal, copy_weights, find_changers, refuse_other
+from src.monitor import spell_metric, tell_unmeasured
 
+log = logging.getLogger(__name__)
 WHOLE_EPOCH = "whole_epoch"  # in the checkpoint of an epoch cut short: the content that it took the place of
+WATCHED = "watched"  # in a checkpoint: the metrics that schedules of the learning rate go by, at the epoch's end
 A_CALLBACK = "a callback"  # that told training to stop, and that is not known here
 Stops = dict[str, float | None]
 
@@ -33,6 +39,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     read: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if isinstance(kept := checkpoint.get("hyper_parameters"), dict):  # networks among them are in the state_dict
+            kept = {name: value for name, value in kept.items() if not isinstance(value, torch.nn.Module)}
+            checkpoint = {**checkpoint, "hyper_parameters": kept}
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, *args: Any, **settings: Any) -> dict[str, Any]:
@@ -43,7 +52,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(Checkpoint):
     """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after each validation.
 
-    That is every epoch, or every ``check_val_every_n_epoch``-th and the last.
+    That is every epoch, or every ``check_val_every_n_epoch``-th and the last; every epoch where a metric of training
+    chooses.
 
     Not Lightning's ModelCheckpoint, which (2.6) writes its last checkpoint only when the best one
     changes. Without a validation set nothing is selected: only ``last.ckpt`` is kept.
@@ -57,18 +67,25 @@ class RunCheckpoint(Checkpoint):
         monitor, mode: the metric that chooses and its direction ("min" or "max"); ``None`` as a
             monitor keeps the last.
         history: where the epoch's metrics go before they are saved.
+        asked: whether the metric was asked for: then it is an error if it is not measured.
+
+    What is measured, kept and tested are the same weights: a callback, or a model, that changes them in between is
+    refused.
 
     Attributes:
         stops: what has told training to stop, see `find_stops`.
         cut_short: whether the last epoch was.
     """
 
-    def __init__(self, folder: Path, monitor: str | None, mode: str, history: History) -> None:
-        self.folder, self.monitor, self.mode, self.history = folder, monitor, mode, history
+    def __init__(self, folder: Path, monitor: str | None, mode: str, history: History, asked: bool = False) -> None:
+        self.folder, self.mode, self.history, self.asked = folder, mode, history, asked
+        self.monitor = None if monitor is None else spell_metric(monitor)
         self.best_model_score: float | None = None
         self.stops: Stops = {}
         self.cut_short = False
         self._replaced: dict[str, Any] | None = None  # by the checkpoint that is being saved
+        self._measured: Weights = {}  # those validated in this epoch, or about to be tested
+        self._kept: Weights = {}  # those of the last checkpoint
 
     @property
     def best_model_path(self) -> str:
@@ -79,13 +96,26 @@ class RunCheckpoint(Checkpoint):
         if select_holding(self.stops, trainer.callbacks):  # type: ignore[attr-defined]
             trainer.should_stop = True
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured = {}
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if args[1] == 0:  # all that changes weights for the validation has done so
+            self._measured = copy_weights(pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.history.is_validated(trainer):
+            self._measured = {}  # those of a validation before the epoch was cut short
+        measured = self.history.is_validated(trainer) or not trainer.enable_validation
         self.history.record(trainer)
-        if not due(trainer):
+        row = self.history.rows[-1]
+        if self.monitor and self.monitor not in row and measured:
+            self._tell_unmeasured([name for name in row if name != "epoch"])
+        score = row.get(self.monitor) if self.monitor else None  # None: not measured in this epoch
+        if score is None and not due(trainer):
             return
         self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
         self.cut_short = is_cut_short(trainer)
-        score = self.history.rows[-1].get(self.monitor) if self.monitor else None  # None: not measured in this epoch
         if score is not None and self.at_least_as_good(score):
             self.best_model_score = score
             self._save(trainer, self.folder / "best.ckpt")
@@ -93,18 +123,52 @@ class RunCheckpoint(Checkpoint):
         self.history.saved = len(self.history.rows)
 
     def at_least_as_good(self, score: float) -> bool:
-        """Whether to keep the weights: also at the same score, since they have learned for longer."""
-        if self.best_model_score is None:
-            return True
+        """Return whether to keep the weights: also at the same score, since they have learned for longer."""
+        if math.isnan(score) or self.best_model_score is None:
+            return not math.isnan(score)
         return score >= self.best_model_score if self.mode == "max" else score <= self.best_model_score
+
+    def _tell_unmeasured(self, names: list[str]) -> None:
+        """Refuse the metric that was asked for; one that nobody asked for is only told of, once."""
+        told = tell_unmeasured("monitor", str(self.monitor), names)
+        if self.asked:
+            raise InputError(told)
+        if is_main_process() and len(self.history.rows) == 1:
+            log.info("note: %s: the last epoch's weights are kept; choose by monitor=NAME", told)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         if self.cut_short and is_main_process():
             self._replaced = read_checkpoint(path) if path.is_file() else None
-        trainer.save_checkpoint(path)
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        what = "the weights to be kept are not those that were validated"
+        refuse_other(self._measured, content["state_dict"], trainer, what, "before the validation")
+        trainer.strategy.save_checkpoint(content, path)
+        trainer.strategy.barrier("checkpoint")
+        self._kept = self._measured or copy_weights(trainer.lightning_module, content["state_dict"])
         self._replaced = None
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not are_equal(self._kept, dict(pl_module.named_parameters())):
+            log.warning(
+                "%s changed the weights after the last checkpoint: that has no effect, since what is kept is tested",
+                find_changers(trainer),
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            self._measured = copy_weights(pl_module)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if args[1] == 0:
+            what = "the weights to be tested are not those that are kept"
+            refuse_other(self._measured, dict(pl_module.named_parameters()), trainer, what, "while it trains")
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[WATCHED] = {
+            config.monitor: float(trainer.callback_metrics[config.monitor])
+            for config in trainer.lr_scheduler_configs
+            if config.monitor in trainer.callback_metrics
+        }
         if self.cut_short:
             checkpoint[WHOLE_EPOCH] = self._replaced
 

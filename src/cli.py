@@ -2,43 +2,43 @@
 
 import logging
 import os
-import re
 import sys
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from src.composition import fit_hydra_for_sweeps
 from src.core.checks import show
+from src.core.commands import spell_command, spell_tensorboard
 from src.core.storage import StorageError, describe_fault, faults_told_once
 from src.core.strays import refuse_strays
 from src.environment import agree, place, place_in
 from src.errors import InputError
+from src.extras import check_loggers
 from src.help import describe_settings
 from src.messages import can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
-from src.places import check_places, run_name, slug
-from src.presets import check_choices
+from src.overrides import prepare
+from src.places import check_job_folders, check_places, run_name, settle_data_dir, settle_paths, shorten, slug
+from src.presets import check_choices, chosen, typed
 from src.records import claim, find_foreign
-from src.resumed import in_quotes, resumed_arguments
+from src.resumed import resumed_arguments
 from src.startup import ending_at_once, hurry_hydra
+from src.undo import keep_made, list_missing, note_made, take_back
 
 log = logging.getLogger(__name__)
 PLUGINS = Path(__file__).parent / "plugins"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
-PATHS = ("run", "resume", "name", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
+OF_SWEEPS = ("hydra.sweep.", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
 OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # they know a sweep that is there already and go on with it
-NO_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not take for text
-UNTYPED = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, halves of characters, ends of lines
-INTERRUPTED, TERMINATED = 130, 143  # exit statuses of a program that Ctrl-C or SIGTERM ended: 128 + signal
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143  # exit statuses where Ctrl-C, SIGPIPE or SIGTERM ended: 128 + signal
 
 if str(PLUGINS) not in sys.path:
     sys.path.append(str(PLUGINS))  # Hydra looks there for packages of hydra_plugins
@@ -46,13 +46,13 @@ if str(PLUGINS) not in sys.path:
 
 def start(main: Callable[[], Any]) -> None:
     """Run a Hydra application; what the user can put right ends in one line and status 1."""
+    keep_made()  # of what this process did before
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
     register_resolvers()
     hurry_hydra()
+    fit_hydra_for_sweeps()
     with told_in_the_end():
-        arguments = flags_first(sys.argv[1:])
-        check_arguments(arguments)
-        sys.argv[1:] = resumed_arguments([quoted(argument) for argument in arguments])
+        sys.argv[1:] = resumed_arguments(prepare(sys.argv[1:]))
         with ending_at_once():
             main()
 
@@ -60,14 +60,19 @@ def start(main: Callable[[], Any]) -> None:
 @contextmanager
 def told_in_the_end() -> Iterator[None]:
     """End the process with one line and status 1 for an error that the user can put right."""
+    settle_data_dir()
     try:
         with faults_told_once():
             yield
             sys.stdout.flush()
     except Exception as error:
+        take_back(error)
         told = can_be_mended(error)
         if TRACEBACKS or not (told or comes_from_hydra(error)):
             raise
+        if isinstance(error, BrokenPipeError):  # nobody reads on: --help | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(UNREAD)
         sys.exit(f"error: {one_line(error) if told else one_line_of_hydra(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -87,6 +92,8 @@ def told_in_one_line() -> Iterator[None]:
         line = f"error: {'' if here.first else f'in {here}: '}{one_line(error)}"
         if told or not here.first:  # of several processes only the first one's traceback would be seen
             log.error("%s", line)
+        if not in_sweep():
+            take_back(error)  # the log last written to, too
         if told and not in_sweep() and not TRACEBACKS:
             raise SystemExit(1 if seen() else line) from error
         raise
@@ -119,12 +126,14 @@ def in_sweep() -> bool:
 
 
 def register_resolvers() -> None:
-    """What the configs ask of the code: a run's name, and a job's name in a sweep."""
+    """Register what the configs ask of the code: names of runs and of a sweep's jobs, and what ``--help`` shows."""
     OmegaConf.register_new_resolver("name_or", run_name, replace=True)
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
     )
     OmegaConf.register_new_resolver("describe_settings", describe_settings, replace=True)
+    OmegaConf.register_new_resolver("command", spell_command, replace=True)
+    OmegaConf.register_new_resolver("tensorboard", spell_tensorboard, replace=True)
 
 
 def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
@@ -139,7 +148,7 @@ def swept_name(overrides: list[str], keys: set[str]) -> str:
     """``_key-value`` for each of a job's overrides whose key is swept over."""
     pairs = [override.split("=", 1) for override in overrides]
     swept = [(key.lstrip("+").split(".")[-1], value) for key, value in pairs if key in keys]
-    return "".join(f"_{slug(name)}-{slug(value)}" for name, value in swept)[:150]
+    return shorten("".join(f"_{slug(name)}-{slug(value)}" for name, value in swept), 150)
 
 
 @contextmanager
@@ -150,6 +159,7 @@ def exiting() -> Iterator[None]:
     except Exception as error:
         if TRACEBACKS or not can_be_mended(error):
             traceback.print_exc()
+        take_back(error)
         sys.exit(f"error: {one_line(error)}")
 
 
@@ -166,32 +176,37 @@ class ClaimFolder(Callback):
 
     def claim_run(self, config: DictConfig) -> None:
         """Look at where a run is to lie, and make its folder."""
-        if config.get("rerun") is not None:
-            raise InputError(f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own")
-        if config.get("trust") is not None and config.get("resume") is None:
-            raise InputError(f"trust={show(config.trust)} is for resume=: classes that are typed are trusted")
+        refuse_others(config)
+        refuse_typed(config, OF_SWEEPS, "is for sweeps (-m, sweep=), and this is one run")
         here = place_in(config.get("trainer") or {})
         if here.first:  # the others are started by Lightning, with settings of its own
             check_places(config)
+            check_loggers(config)
         agree(config, here)
+        settle_paths(config)
         refuse_strays(Path(config.hydra.run.dir))  # before anything is written there
         if not here.first:
             only_listen(config)
         elif config.get("resume") is None:
-            self.make_run(config)
+            setting = naming_setting(config, "hydra.run.dir")
+            make_run(Path(config.hydra.run.dir), lambda: claim(Path(config.hydra.run.dir), config, True), setting)
 
     def claim_sweep(self, config: DictConfig) -> None:
         """Look at where a sweep is to lie and make its folder; one that is there already it goes on with."""
-        if "sweep" in swept_keys():
+        if "sweep" in swept_keys() or [group for group, _ in chosen(config.hydra)].count("sweep") > 1:
             raise InputError("sweep=… is one preset: give it one value")
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             raise InputError("name=… names the sweep: give it one value")
+        refuse_typed(config, ("hydra.run.",), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…")
         check_places(config)
+        if config.hydra.launcher._target_.startswith(OWN_LAUNCHERS):
+            check_job_folders(config)
         check_choices(config.hydra)
+        check_loggers(config)
         folder = Path(config.hydra.sweep.dir)
         refuse_strays(folder)  # before Hydra writes its multirun.yaml there
         if not (is_sweep(folder) and config.hydra.launcher._target_.startswith(OWN_LAUNCHERS)):
-            self.make_sweep(folder)
+            make_sweep(folder, naming_setting(config, "hydra.sweep.dir"))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
@@ -199,30 +214,52 @@ class ClaimFolder(Callback):
 
             note_running(config)
 
-    def make_run(self, config: DictConfig) -> None:
-        """Make a run's folder; one that a start has left that was killed at once is taken over."""
-        folder = Path(config.hydra.run.dir)
-        settings = folder / ".hydra" / "config.yaml"
-        try:
-            if not os.path.exists(settings) and (foreign := find_foreign(folder)):
-                raise InputError(f"{folder} is there already, with {foreign.name} in it: choose another name=…")
-            claim(folder, config, exclusive=True)
-        except FileExistsError:
-            how = f"choose another name=…, or go on with it: resume={folder}"
-            raise InputError(f"{folder} is there already: {how}") from None
-        except (OSError, StorageError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            fault = describe_fault(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
-            raise InputError(f"{fault}: {fault.remedy}, or choose another name=… or paths.outputs=…") from error
 
-    def make_sweep(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise InputError(f"{folder} is there already: choose another name=…") from None
-        except OSError as error:
-            fault = describe_fault(folder, error, "made")
-            raise InputError(f"{fault}: {fault.remedy}, or choose another paths.outputs=…") from error
+def make_run(folder: Path, write: Callable[[], Any], setting: str) -> None:
+    """Make a run's folder; one that a start has left that was killed at once is taken over.
+
+    Args:
+        folder: the run's.
+        write: writes the run's settings there, unless there are some.
+        setting: what names the folder.
+
+    Raises:
+        InputError: if it is another run's or has something else in it, or cannot be made.
+    """
+    settings, missing = folder / ".hydra" / "config.yaml", list_missing(folder)
+    try:
+        if not os.path.exists(settings) and (foreign := find_foreign(folder)):
+            raise InputError(f"{folder} is there already, with {foreign.name} in it: choose another {setting}=…")
+        write()
+        note_made(folder, missing)
+    except FileExistsError:
+        how = f"choose another {setting}=…, or go on with it: resume={folder}"
+        raise InputError(f"{folder} is there already: {how}") from None
+    except (OSError, StorageError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        fault = describe_fault(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
+        how = f"choose another {setting}=…{' or paths.outputs=…' if setting == 'name' else ''}"
+        raise InputError(f"{fault}: {fault.remedy}, or {how}") from error
+
+
+def make_sweep(folder: Path, setting: str) -> None:
+    """Make a sweep's folder; as `make_run`, where it is missing."""
+    missing = list_missing(folder)
+    try:
+        folder.mkdir(parents=True)
+        note_made(folder, missing)
+    except FileExistsError:
+        raise InputError(f"{folder} is there already: choose another {setting}=…") from None
+    except OSError as error:
+        fault = describe_fault(folder, error, "made")
+        how = f"choose another {'paths.outputs' if setting == 'name' else setting}=…"
+        raise InputError(f"{fault}: {fault.remedy}, or {how}") from error
+
+
+def naming_setting(config: DictConfig, own: str) -> str:
+    """Return which setting names the folder of a run or a sweep: its own one where that was typed, else the name."""
+    given = {text.partition("=")[0].lstrip("+") for text in typed(config.hydra, "hydra")}
+    return own if own in given else "name"
 
 
 def is_sweep(folder: Path) -> bool:
@@ -232,46 +269,31 @@ def is_sweep(folder: Path) -> bool:
     return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
+def refuse_others(config: DictConfig) -> None:
+    """Refuse settings that are for other commands than to run one experiment."""
+    if config.get("rerun") is not None:
+        raise InputError(f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own")
+    if config.get("trust") is not None and config.get("resume") is None:
+        raise InputError(f"trust={show(config.trust)} is for resume=: classes that are typed are trusted")
+
+
+def refuse_typed(config: DictConfig, beginnings: tuple[str, ...], why: str) -> None:
+    """Refuse settings of Hydra's, known by how they begin, that would have no effect."""
+    for text in typed(config.hydra, "hydra"):
+        if text.lstrip("+~").startswith(beginnings):
+            raise InputError(f"{text} {why}")
+
+
 def only_listen(config: DictConfig) -> None:
     """Of several processes that train together the first one writes; Hydra and the log leave its folder alone."""
     with read_write(config), open_dict(config):
         config.hydra.output_subdir = None
-        config.hydra.job_logging.root.handlers = ["console"]
+    log_to(config, "console")
 
 
-def flags_first(arguments: list[str]) -> list[str]:
-    """``-m`` before the settings, wherever it was typed: Hydra takes no flag between them."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
-
-
-def check_arguments(arguments: list[str]) -> None:
-    """Refuse flags that Hydra does not have, and arguments of more than a line.
-
-    Raises:
-        InputError: naming the argument.
-    """
-
-    def refuse(message: str) -> None:
-        raise InputError(f"{message}; --hydra-help shows the flags that there are")
-
-    for argument in arguments:
-        if odd := [char for char in argument if char != "\t" and unicodedata.category(char) in UNTYPED]:
-            raise InputError(f"{show(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one")
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[assignment, method-assign]
-    if parser.parse_args(arguments).experimental_rerun is not None:
-        raise InputError("--experimental-rerun reads a pickle, which runs the code in it: use resume=FOLDER")
-
-
-def _is_word(value: str) -> bool:
-    """Return whether Hydra takes a value for text as it stands: not for a number, a truth or nothing."""
-    return re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) is not None and value.lower() not in NO_WORDS
-
-
-def quoted(argument: str) -> str:
-    """``run=a folder, 1`` as Hydra reads it: a path or a name is text, whatever it looks like; others as they are."""
-    key, _, value = argument.partition("=")
-    sweeping = {"-m", "--multirun"} & set(sys.argv)  # there a comma parts two values
-    if key not in PATHS or sweeping or value in ("", "null") or value[0] in "'\"" or _is_word(value):
-        return argument
-    return f"{key}={in_quotes(os.path.expanduser(value) if key != 'name' else value)}"
+def log_to(config: DictConfig, handler: str) -> None:
+    """Have a job's log go to one of ``console`` and ``file`` alone, if it goes there at all."""
+    root = config.hydra.job_logging.get("root") or {}
+    if handler in (root.get("handlers") or []):
+        with read_write(config), open_dict(config):
+            config.hydra.job_logging.root.handlers = [handler]

@@ -6,15 +6,19 @@
 That is done by itself when a sweep ends; this is for one that was stopped, or that goes on.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+if not __package__:  # python src/compare.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+from src.core.commands import spell_command
+from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.compare", description="Add up a sweep again.", epilog=TRUST)
+    parser = OneLineParser(prog=spell_command("src.compare"), description="Add up a sweep again.", epilog=TRUST)
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
     from src.cli import told_in_the_end
 

@@ -36,6 +36,9 @@ APART = (
     "trainer.strategy",
 )
 
+# Settings that came later, and the values at which a run is what it was before there were any.
+LATER: dict[str, Any] = {"monitor": None, "mode": None, "test": True}
+
 
 def read_config(folder: Path) -> DictConfig:
     """Return the config of the run in a folder to compare it with another; nothing may be made from it.
@@ -151,7 +154,7 @@ def _resolved(content: dict[str, Any], source: Path) -> Any:
 
 def needed_trust(cfg: DictConfig) -> tuple[str, ...]:
     """Return the packages that must be trusted to open a run again that has this config."""
-    return find_packages(OmegaConf.to_container(cfg), _rules(()).unasked)
+    return find_packages(OmegaConf.to_container(cfg))
 
 
 def main_config() -> dict[str, Any]:
@@ -179,9 +182,15 @@ def _rules(writing: tuple[str, ...]) -> Rules:
 
 def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
     """The settings that differ, by their full names; one whose value before is not looked up does not."""
-    old, new = flat(before), flat(after)
+    old, new = LATER | flat(before), LATER | flat(after)
     keys = [key for key in [*old, *[key for key in new if key not in old]] if UNKNOWN not in str(old.get(key))]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def select_identifying(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return of settings by their full names those that make a run another."""
+    own = {key: value for key, value in settings.items() if not key.startswith(APART)}
+    return {key: value for key, value in own.items() if key not in LATER or value != LATER[key]}
 
 
 def flat(config: DictConfig) -> dict[str, Any]:

@@ -101,7 +101,14 @@ def precision(asked: Any, kind: str) -> Any:
     """What ``trainer.precision`` comes to: "auto" is bf16-mixed where the device calculates in bfloat16.
 
     A CPU that has to emulate it takes three times as long as in float32; one that has it, half as long.
+
+    Raises:
+        InputError: if the device does not calculate in what is asked for.
     """
+    if kind == CPU and str(asked) in ("16-mixed", "16"):
+        raise InputError(f"trainer.precision={asked} needs a GPU: on the CPU use bf16-mixed or 32-true")
+    if kind == MPS and str(asked) in ("64-true", "64"):
+        raise InputError(f"trainer.precision={asked}: Apple's GPUs have no 64-bit numbers; use 32-true, or trainer=cpu")
     if asked != "auto":
         return asked
     if kind == CUDA:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from hydra.utils import get_object
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints import Stops, select_holding
-from src.errors import InputError
+from src.models.optimizing import is_planned as is_schedule_planned
 
 EPOCHS, STEPS, TIME = "trainer.max_epochs", "trainer.max_steps", "trainer.max_time"
 
@@ -45,7 +45,7 @@ def find_ends(cfg: DictConfig, callbacks: Sequence[Callback], reached: Reached) 
         names = name_patience(cfg, callbacks)
         for key, limit in select_holding(reached.stops, [*callbacks, timer]).items():
             if key == timer.state_key:
-                ends[TIME] = raise_time(cfg.trainer.max_time)
+                ends[TIME] = raise_time(timer)
             elif limit is not None and key in names:
                 ends[names[key]] = f"{names[key]}={2 * int(limit) + 1}"
             else:
@@ -54,16 +54,9 @@ def find_ends(cfg: DictConfig, callbacks: Sequence[Callback], reached: Reached) 
 
 
 def make_timer(cfg: DictConfig) -> Timer:
-    """Return Lightning's timer of a run.
-
-    Raises:
-        InputError: if its time is none.
-    """
+    """Return Lightning's timer of a run."""
     time = cfg.trainer.get("max_time")
-    try:
-        return Timer(time)
-    except Exception as error:
-        raise InputError(f"{TIME}={time} is no time: give it as DD:HH:MM:SS") from error
+    return Timer(OmegaConf.to_container(time) if OmegaConf.is_config(time) else time)  # type: ignore[arg-type]
 
 
 def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, str]:
@@ -82,16 +75,16 @@ def _stops_early(target: str) -> bool:
     return isinstance(made, type) and issubclass(made, EarlyStopping)
 
 
-def raise_time(time: str) -> str:
-    """Return the setting of twice a time, "DD:HH:MM:SS"."""
-    minutes, seconds = divmod(2 * round(Timer(time).time_remaining() or 0.0), 60)
+def raise_time(timer: Timer) -> str:
+    """Return the setting of twice a timer's time, of at least a second."""
+    minutes, seconds = divmod(2 * math.ceil(timer._duration or 0.0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{TIME}={hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
 
 
 def is_planned(cfg: DictConfig) -> bool:
     """Return whether the learning rate follows a schedule made for the run's number of steps."""
-    return "total_steps" in cfg.scheduler.values()
+    return is_schedule_planned(OmegaConf.to_container(cfg.scheduler, resolve=True))
 
 
 def find_longer(ends: Mapping[str, str | None]) -> str | None:

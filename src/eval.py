@@ -4,10 +4,18 @@ python -m src.eval run=outputs/runs/NAME                   # on the validation s
 python -m src.eval run=outputs/runs/NAME split=test
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # python src/eval.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import cli
+from src.evaluation import refuse_training
 from src.messages import CONF
 from src.startup import importing
 
@@ -15,6 +23,7 @@ from src.startup import importing
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     with cli.told_in_one_line():
+        refuse_training(HydraConfig.get().overrides.task)
         with importing():
             from src.job import evaluate
 

@@ -4,17 +4,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from src.build import build_callbacks, build_data, build_model, build_trainer, monitored, prepare
+from src.abilities import tests
+from src.build import build_callbacks, build_data, build_loggers, build_model, build_trainer, load_data, prepare
 from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
 from src.configs import open_config
-from src.data.base import TensorDataModule
+from src.loggers.opening import find_start
 from src.models.steps import same_count
+from src.monitor import find_judge
 from src.restoring import refusing
 from src.resume import check_parts
 from src.sweeps.runs import read_history
@@ -39,11 +41,10 @@ def draw_figures(folder: Path, packages: tuple[str, ...] = ()) -> None:
     data = build_data(cfg)
     model = build_model(cfg, data, kind)
     load_weights(model, chosen_checkpoint(folder, None))
-    data.prepare_data()
-    data.setup()
+    load_data(data)
     with TemporaryDirectory(prefix=".figures-", dir=folder) as place:
         trainer = trainer_at_the_end(cfg, kind, folder, Path(place), data)
-        draw(trainer, model, data)
+        draw(trainer, model, data, tests(cfg, data))
         move(Path(place), folder)
 
 
@@ -73,14 +74,15 @@ class TensorBoardPictures(TensorBoardLogger):
         """Write no settings."""
 
 
-def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, data: TensorDataModule) -> Trainer:
+def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, data: LightningDataModule) -> Trainer:
     """A trainer as it was when the run's training ended, its callbacks those that draw; it writes into ``place``."""
     history = History()
     history.rows = read_history(folder / "history.csv")
     history.saved = len(history.rows)
     pictures = [each for each in build_callbacks(cfg, data) if isinstance(each, FigureCallback)]
-    checkpoint = RunCheckpoint(folder / "checkpoints", *monitored(cfg, data), history)
-    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint])
+    checkpoint = RunCheckpoint(folder / "checkpoints", *find_judge(cfg, data), history)
+    loggers = build_loggers(cfg, find_start(place, None))
+    trainer = build_trainer(cfg, kind, place, [*pictures, history, checkpoint], loggers)
     last = folder / "checkpoints" / "last.ckpt"
     path = last if last.is_file() else chosen_checkpoint(folder, None)
     ended = read_checkpoint(path)
@@ -94,14 +96,15 @@ def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, da
     return trainer
 
 
-def draw(trainer: Trainer, model: LightningModule, data: TensorDataModule) -> None:
-    """Call what draws before and after training, then what draws by the test."""
+def draw(trainer: Trainer, model: LightningModule, data: LightningDataModule, tested: bool) -> None:
+    """Call what draws before and after training, then what draws by the test, if the run has ``tested``."""
     trainer.datamodule = data  # type: ignore[attr-defined]
     pictures = [each for each in trainer.callbacks if isinstance(each, FigureCallback)]  # type: ignore[attr-defined]
     for hook in ("on_fit_start", "on_fit_end"):
         for callback in pictures:
             getattr(callback, hook)(trainer, model)
-    trainer.test(model, datamodule=data, verbose=False)
+    if tested:
+        trainer.test(model, datamodule=data, verbose=False)
 
 
 def move(place: Path, folder: Path) -> None:

@@ -10,8 +10,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.core.files import read_text
+from src.evaluation import means_nothing
 
 COLUMN = 36  # where comments begin, unless a value is longer
+_Comments = dict[str, str | None]
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>[^#]*?)(?:\s# (?P<comment>.*))?")
 
 
@@ -20,13 +22,17 @@ def describe_settings(*, _root_: DictConfig) -> str:
 
     A resolver for ``hydra.help.template``, in which Hydra takes a single dollar sign for a name to fill in.
     """
-    comments = _read_comments(_root_.hydra)
+    comments: _Comments = {**_read_comments(_root_.hydra)}
+    if _root_.hydra.job.config_name == "eval":
+        comments |= dict.fromkeys(filter(means_nothing, (f"trainer.{name}" for name in _root_.trainer)))
     lines = [line for key in _root_ if key != "hydra" for line in _format(_root_, str(key), str(key), 0, comments)]
     return "\n".join(lines).replace("$", "$$")
 
 
-def _format(parent: DictConfig, key: str, path: str, depth: int, comments: dict[str, str]) -> Iterator[str]:
-    """Yield the lines of a setting and of those below it."""
+def _format(parent: DictConfig, key: str, path: str, depth: int, comments: _Comments) -> Iterator[str]:
+    """Yield the lines of a setting and of those below it; ``None`` as its comment hides it."""
+    if comments.get(path, "") is None:
+        return
     node, start = _get_value(parent, key), "  " * (depth + 1) + f"{key}:"
     if isinstance(node, DictConfig) and len(node):
         yield _add_comment(start, comments.get(path))  # of a group: which choice it is
@@ -61,12 +67,12 @@ def _add_comment(line: str, comment: str | None) -> str:
 def _read_comments(hydra: DictConfig) -> dict[str, str]:
     """Return the comments of the chosen files by the full names of the settings beside which they stand."""
     folders = [Path(each.path) for each in hydra.runtime.config_sources if each.schema == "file"]
-    found = _comments_in(folders, hydra.job.config_name, "")
+    found: dict[str, str] = {}
     for group, choice in hydra.runtime.choices.items():
         if choice and not group.startswith("hydra"):
             found[group] = choice
             found |= _comments_in(folders, f"{group}/{choice}", f"{group}.")
-    return found
+    return found | _comments_in(folders, hydra.job.config_name, "")  # which has the last word on values, too
 
 
 def _comments_in(folders: list[Path], name: str, prefix: str) -> dict[str, str]:

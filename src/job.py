@@ -7,23 +7,28 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning import Callback, LightningModule, Trainer, seed_everything
+from hydra.core.hydra_config import HydraConfig
+from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig, OmegaConf
 
 from src import devices
+from src.abilities import can_test, describe_lacks, refuse_unused, tests
 from src.build import (
     build_callbacks,
     build_data,
+    build_loggers,
     build_model,
     build_trainer,
     check_batches,
-    monitored,
+    load_data,
     plain_trainer,
     prepare,
 )
 from src.callbacks.epoch_seed import EpochSeed
+from src.callbacks.figure import FigureCallback
 from src.callbacks.history import History
+from src.callbacks.unscaling import Unscaling
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
@@ -36,11 +41,17 @@ from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
 from src.events import events_after
+from src.limits import share_samples
+from src.loggers.opening import closing_loggers, find_start, open_loggers
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
+from src.monitor import find_judge, spell_metric, validates
 from src.nodes import Company, in_company
+from src.places import expand_home, settle_data_dir
 from src.presets import check_presets
+from src.python_run import run_of_its_own
 from src.records import find_damage, keep_settings, spelled, write_provenance
+from src.refusals import refuse_gradients
 from src.restoring import restore
 from src.results import Results
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
@@ -54,8 +65,13 @@ LOADING = (
     "on_before_batch_transfer",
     "on_after_batch_transfer",
 )
+OF_THE_RUN = ("precision", "limit_val_batches", "limit_test_batches")  # where an evaluation is given no other
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
+    logging.getLogger(name).handlers.clear()  # its own, which it has where it was imported before there was a log
+    logging.getLogger(name).propagate = True
+for name in ("profilers.profiler", "callbacks.model_summary"):
+    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that were asked for
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
 warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
 warnings.filterwarnings("ignore", ".*srun.*is available")  # which run to start with it, the settings say
@@ -72,7 +88,7 @@ class Run(NamedTuple):
         over: all is done but the test.
     """
 
-    data: TensorDataModule
+    data: LightningDataModule
     model: LightningModule
     trainer: Trainer
     callbacks: list[Callback]
@@ -81,24 +97,35 @@ class Run(NamedTuple):
     over: bool
 
 
-def train(cfg: DictConfig, folder: Path) -> float | None:
-    """Train, choose a checkpoint, test it once; everything is written to ``folder``.
+def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
+    """Train, choose a checkpoint, test it once; everything is written to a folder.
+
+    Args:
+        cfg: the run's config, from the command line or `hydra.compose`.
+        folder: of the command line's run; ``None``: one is made, named by the config.
 
     Returns:
         The monitored validation metric's best, or ``None`` without a validation set.
+
+    Raises:
+        InputError: if a setting will not do.
     """
+    if folder is None:
+        with run_of_its_own(cfg) as (cfg, folder):
+            return train(cfg, folder)
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
-    with results.kept(), alone(folder), events_after(folder):
+    with results.kept(), alone(folder), events_after(folder), closing_loggers():
         results.trust = spell_trust(needed_trust(cfg))
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
             with compiled(run.model, None if run.over else cfg.get("compile"), results.history):
                 run.trainer.fit(run.model, datamodule=run.data, ckpt_path=run.past)
             results.write_metrics()
-            load_weights(run.model, run.checkpoint.best_model_path)
-            run.trainer.test(run.model, datamodule=run.data, verbose=False)
-        results.add_test(run.trainer, run.data)
+            if tests(cfg, run.data):
+                load_weights(run.model, run.checkpoint.best_model_path)
+                tested = run.trainer.test(run.model, datamodule=run.data, verbose=False)
+                results.add_test(run.model, run.data, tested)
     if is_main_process():
         log.info(results.outcome() if in_sweep() else results.conclusion(suggest_longer(cfg, run)))
     return results.best
@@ -106,38 +133,46 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
 def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     """Set up a run that starts, or goes on in its folder; before a file is changed there all settings are checked."""
-    check_presets()
+    if HydraConfig.initialized():
+        check_presets(HydraConfig.get())  # type: ignore[arg-type]
     if not cfg.resume and any((folder / "checkpoints").glob("*.ckpt")):
         cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
     kind = prepare(cfg)
     past = read_past(cfg, folder)
     settle_seed(cfg, folder, past)
     seed = seed_everything(cfg.seed, workers=True, verbose=False)
+    refuse_unused(cfg)
     data = build_data(cfg)
     model = build_model(cfg, data, kind)
     if past is not None:
         check_model(past, model, seed)
-    monitor, mode = monitored(cfg, data)
-    checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history)
+    monitor, mode = find_judge(cfg, data)
+    asked = cfg.get("monitor") is not None
+    checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history, asked)
     own = [results, results.history, checkpoint]
-    callbacks = [Company(folder), EpochSeed(seed), *build_callbacks(cfg, data), *own]
+    callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
+    refuse_gradients(cfg, callbacks)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
+    operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0
     if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
-        devices.match_threads(summary.total_flops * data.batch_size)
+        devices.match_threads(operations)
     if cfg.ckpt_path and past is None:
         load_weights(model, cfg.ckpt_path)
-    data.prepare_data()
-    data.setup()
+    load_data(data)
     check_batches(cfg, model, data)
-    first_step = past.step if past else 0 if cfg.resume else None
-    trainer = build_trainer(cfg, kind, folder, callbacks, first_step)
-    introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", data.note, summary)
+    start = find_start(folder, past.step if past else 0 if cfg.resume else None)
+    loggers = build_loggers(cfg, start)
+    trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
+    share_samples(trainer, data)
+    notes = [note for note in (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size)) if note]
+    introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", notes, summary)
+    open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
     if past is not None:
         restore(trainer, past)
     if not over:
-        take_many_steps(trainer, model, data, summary.total_flops * data.batch_size)
-    results.begin(model, seed, monitor, mode)
+        take_many_steps(trainer, model, data, operations)
+    results.begin(model, seed, checkpoint.monitor, mode)
     if is_main_process():
         clear_way(folder, plan)
     return Run(data, model, trainer, callbacks, checkpoint, past.path if past else None, over)
@@ -149,7 +184,7 @@ def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
     return find_longer(find_ends(cfg, run.callbacks, Reached(epochs, run.trainer.global_step, run.checkpoint.stops)))
 
 
-def take_many_steps(trainer: Trainer, model: LightningModule, data: TensorDataModule, operations: int) -> None:
+def take_many_steps(trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int) -> None:
     """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
     ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
     if not ours or overrides(data, TensorDataModule, LOADING):
@@ -174,7 +209,7 @@ def settle_seed(cfg: DictConfig, folder: Path, past: Past | None) -> None:
             keep_settings(cfg, folder)
 
 
-def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, summary: ModelSummary) -> None:
+def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, notes: list[str], summary: ModelSummary) -> None:
     """Write where the run comes from, and say what it is."""
     if not is_main_process():
         return
@@ -184,13 +219,15 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, note: str, su
             log.warning("%s: written anew", damage)
     write_provenance(folder, devices.describe(kind))
     log.info("%s, %s", what, devices.describe(kind))
-    if note:
+    for note in notes:
         log.info("note: %s", note)
     log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summary)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
+    settle_data_dir()
+    expand_home(cfg)
     folder = Path(cfg.run)
     kind = prepare(cfg)
     given = ["paths.data"] if cfg.paths.data else []
@@ -200,18 +237,36 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if wrong := wrong_settings(settings):
         raise InputError(f"{folder}: {'; '.join(wrong)}")
     data = build_data(run)
-    if cfg.split == "val" and monitored(run, data)[0] is None:
-        raise InputError(f"{folder} was trained without a validation set (data.val_size=0): use split=test")
-    if cfg.trainer.precision is None:
-        cfg.trainer.precision = run.trainer.get("precision", "32-true")
+    check_split(run, data, folder, cfg.split)
+    own = {"precision": "32-true", **run.trainer}
+    if overfit := own.get("overfit_batches"):  # which limits the validation, too
+        own["limit_val_batches"] = overfit
+    for name in OF_THE_RUN:
+        if cfg.trainer[name] is None:
+            cfg.trainer[name] = own.get(name) or 1.0  # a test that the run left out is one of all
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
     epoch = load_weights(model, path).get("epoch")
     trainer = plain_trainer(cfg, kind, folder)
+    share_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test
-    metrics = dict(loop(model, datamodule=data, verbose=False)[0])
+    measured = loop(model, datamodule=data, verbose=False)
+    metrics = {spell_metric(name, cfg.split): value for part in measured for name, value in part.items()}
     epoch = epoch + 1 if isinstance(epoch, int) else 0  # of a file of weights alone that is not known
     if trainer.is_global_zero:
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
     return metrics
+
+
+def check_split(run: DictConfig, data: LightningDataModule, folder: Path, split: str) -> None:
+    """Refuse to evaluate a run on a set that it does not have.
+
+    Raises:
+        InputError: naming what it lacks.
+    """
+    if split == "val" and not validates(run, data):
+        why = " (data.val_size=0)" if isinstance(data, TensorDataModule) else ""
+        raise InputError(f"{folder} was trained without a validation set{why}: use split=test")
+    if split == "test" and not can_test(run, data):
+        raise InputError(f"{folder} has no test: its model has no test_step, or its data no test_dataloader")

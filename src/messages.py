@@ -1,23 +1,30 @@
 """What is told of an error: one line, with the nearest right name where a name is wrong."""
 
-import difflib
 import re
 import sys
 import traceback
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.catalog import (
+    CONF,
+    find_choices,
+    is_evaluation,
+    list_choices,
+    list_groups,
+    list_settings,
+    typed_settings,
+)
 from src.core.checks import escape, show
+from src.core.names import guess, guess_words
 from src.core.storage import StorageError, find_fault
 from src.errors import InputError
 
-CONF = Path(__file__).parent.parent / "conf"
+STARTING = ("cli.py", "composition.py", "train.py", "eval.py")  # of our files those that a command starts in
 LONGEST = 600  # characters of a text of Hydra's
 OF_HYDRA = (
     " Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.",
@@ -45,7 +52,7 @@ def comes_from_hydra(error: BaseException) -> bool:
     """Return whether an error arose before anything of ours began: Hydra and logging took what was typed amiss."""
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [path for path in frames if path.is_relative_to(Path(__file__).parent)]
-    return all(path.name in ("cli.py", "train.py", "eval.py") for path in own) and frames[-1].name != "cli.py"
+    return all(path.name in STARTING for path in own) and frames[-1].name != "cli.py"
 
 
 def one_line(error: BaseException) -> str:
@@ -56,24 +63,36 @@ def one_line(error: BaseException) -> str:
     if found:
         return escape(str(found).replace("\n", " "))
     text = _shortened(str(error))
-    if match := re.search(r"Could not find '(.*?)' Available options|Could not find '(.*?)'", text):
-        return unknown_choice(*_parted(match[1] or match[2]))
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown_setting(match[1])
-    if match := re.search(r"Key '(.+)' is not in struct full_key: (\S+)", text):
-        return unknown_setting(match[2])
+    if match := re.search(r"Could not find '(.*?)'(?:\s+Available options in '.*?':((?:\n\t\S+)*))?", str(error)):
+        return unknown_choice(*_parted(match[1]), (match[2] or "").split())
+    if match := re.search(r"Could not delete from config\. '([^']+)' does", text):
+        return no_such_setting(match[1])
+    if key := find_unknown(error):
+        return unknown_setting(key)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]}=… is missing; --help shows what it is"
+    if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
+        name, _, values = match[1].partition("=")
+        how = f"add -m to sweep over them, or give a list: '{name}=[{values}]'"
+        return f"{show(match[1])}: these are several values; {how}"
     if isinstance(error, HydraException) and (argument := _unreadable()):
         how = "put values with brackets, commas or other signs into quotes: 'key=[1,2]'"
         return f"{show(argument)} cannot be read ({text.split(' See https')[0]}): {how}"
     return text
 
 
+def find_unknown(error: BaseException) -> str | None:
+    """Return the name of the setting that Hydra does not find, if that is the error."""
+    found = re.findall(
+        r"Could not override '([^']+)'|Could not delete from config\. '([^']+)' does|is not in struct full_key: (\S+)",
+        " ".join(f"{error} {error.__cause__}".split()),
+    )
+    return max(map("".join, found), key=len, default=None)  # the longest: of data={a:1} it is data.a
+
+
 def one_line_of_hydra(error: BaseException) -> str:
     """Return as one line what Hydra, or Python's logging, says of settings that it cannot take."""
-    told = f"Hydra cannot take these settings ({type(error).__name__}: {_shortened(str(error))})"
-    return _unnamed_choice() or told
+    return f"Hydra cannot take these settings ({type(error).__name__}: {_shortened(str(error))})"
 
 
 def _shortened(text: str) -> str:
@@ -92,14 +111,10 @@ def _parted(choice: str) -> tuple[str, str]:
     return "/".join(parts[:depth]), "/".join(parts[depth:])
 
 
-def _given() -> list[str]:
-    return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-
-
 def _unreadable() -> str | None:
     """Return the argument that Hydra's grammar does not take."""
     parser = OverridesParser.create()
-    for argument in _given():
+    for argument in typed_settings():
         try:
             parser.parse_override(argument)
         except HydraException:
@@ -107,26 +122,11 @@ def _unreadable() -> str | None:
     return None
 
 
-def _unnamed_choice() -> str | None:
-    """Return what is wrong with a choice that is no name, which Hydra does not look for."""
-    for argument in [] if _unreadable() else _given():
-        override = OverridesParser.create().parse_override(argument)
-        value, group = override.value(), override.key_or_group
-        names = value if isinstance(value, list) else [value]
-        if _is_group(group) and not all(isinstance(name, str) for name in names) and not isinstance(value, dict):
-            return unknown_choice(group, argument.partition("=")[2])
-    return None
-
-
-def _is_group(name: str) -> bool:
-    return name.startswith("hydra/") or (bool(name) and (CONF / name).is_dir())
-
-
-def unknown_choice(group: str, choice: str) -> str:
-    """Return what to tell of a choice that a group does not have."""
-    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def unknown_choice(group: str, choice: str, there: Sequence[str] = ()) -> str:
+    """Return what to tell of a choice that a group does not have; ``there`` are those that Hydra has found."""
+    choices = sorted({*there, *list_choices(group)})
     known = f"; {group} is one of {', '.join(choices)}" if choices else ""
-    return f"{group}={show(choice)}: there is no such choice{nearest(choice, choices)}{known}"
+    return f"{group}={show(choice)}: there is no such choice{_ask(guess(choice, choices))}{known}"
 
 
 def unknown_setting(key: str) -> str:
@@ -137,40 +137,34 @@ def unknown_setting(key: str) -> str:
         return f"{key} is missing: it was deleted (~{key}), and nothing runs without it"
     if key.startswith("recipe."):
         return f"the presets in use set no {key}: write +{key}=… to add it"
-    groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-    return f"there is no setting {show(key)}{nearest(key, [*known_settings(), *groups])}; --cfg job shows them all"
+    if key.startswith("hydra.job.env_set"):
+        return "hydra.job.env_set is empty: to set a variable write +hydra.job.env_set.NAME=VALUE"
+    if key.startswith("hydra."):
+        return f"there is no setting {show(key)}; --cfg hydra shows them all"
+    return no_such_setting(key)
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """Return ", did you mean …?" if a name is near."""
-    found = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.5)
-    return f", did you mean {found[0]}?" if found else ""
+def no_such_setting(key: str) -> str:
+    """Return what to tell of a setting that there is not, or not with the choices that are made."""
+    hint = "" if key in list_settings() else hint_at(key)
+    if is_evaluation() and not hint:
+        return f"there is no setting {show(key)}: a run is evaluated with its own settings; --help shows what there is"
+    return f"there is no setting {show(key)}{hint}; --cfg job shows them all"
 
 
-def known_settings() -> list[str]:
-    """Return all settings' names under the choices that the command line makes (those that exist)."""
-    parts = [argument.split("=", 1) for argument in _given() if "=" in argument]
-    choices = [f"{group}={value}" for group, value in parts if value in _choices(group)]
-    return _composed_names("eval" if "eval" in Path(sys.argv[0]).stem else "train", tuple(choices))
+def hint_at(key: str) -> str:
+    """Return which setting a wrong name may stand for, to follow what is told of it; empty if there is none near."""
+    names = [*list_settings(), *list_groups()]
+    if not (meant := guess_words(key, names)) and (found := find_choices(lambda those: guess_words(key, those))):
+        return f": {found[1]} has {'it' if found[0] == key else found[0]}"
+    return _ask(meant or guess(key, names))
 
 
-def _choices(group: str) -> set[str]:
-    return {path.stem for path in (CONF / group).glob("*.yaml")} if _is_group(group) else set()
+def find_meant(key: str) -> str | None:
+    """Return the setting or group that a name stands for, right or wrong."""
+    names = [*list_settings(), *list_groups()]
+    return key if key in names else guess(key, names)
 
 
-@cache
-def _composed_names(config: str, choices: tuple[str, ...]) -> list[str]:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return flat_names(OmegaConf.to_container(compose(config, list(choices)), resolve=False))
-
-
-def flat_names(node: Any, prefix: str = "") -> list[str]:
-    """Return the full names of all settings below a node."""
-    if not isinstance(node, dict):
-        return []
-    names = [f"{prefix}{key}" for key in node]
-    return names + [name for key, value in node.items() for name in flat_names(value, f"{prefix}{key}.")]
+def _ask(name: str | None) -> str:
+    return f", did you mean {name}?" if name else ""

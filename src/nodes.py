@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
@@ -79,6 +80,19 @@ def meeting_place(trainer: Mapping[str, Any]) -> ClusterEnvironment:
     if here.starter == SRUN:  # auto_requeue: its checkpoints would stand beside ours
         return (SlurmTasks if here.nodes == 1 else SLURMEnvironment)(auto_requeue=False)
     return OwnProcesses() if here.nodes == 1 else LightningEnvironment()
+
+
+def refuse_copies(trainer: Trainer) -> None:
+    """Refuse processes that are copies of this one: what they have trained and written down ends with them.
+
+    Raises:
+        InputError: if training would start such.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        how = "use trainer.strategy=ddp, which starts the command again for each process; in a notebook use one device"
+        raise InputError(
+            f"trainer.strategy: copies of this process (spawn, fork) keep the run's results to themselves: {how}"
+        )
 
 
 class Company(Callback):

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import InputError
@@ -14,20 +14,21 @@ from src.errors import InputError
 PRESETS = ("debug", "sweep", "experiment")  # the groups whose files set values of other groups, the last composed first
 
 
-def check_presets() -> None:
+def check_presets(hydra: DictConfig) -> None:
     """Refuse a command line that mixes presets which do not fit, or a preset with another choice than its own.
 
     A preset that says ``override /optimizer: sgd`` and ``optimizer.lr: 0.5`` tuned the one for the
     other: with ``optimizer=adam`` over it the rate must be given anew. (Values under
     ``recipe.sgd`` never come along.)
 
+    Args:
+        hydra: the settings under ``hydra``, of a run or a sweep's job.
+
     Raises:
         InputError: naming the preset, the setting and what to do.
     """
-    hydra: Any = HydraConfig.get()
     check_choices(hydra)
-    for group in PRESETS:
-        name = hydra.runtime.choices.get(group)
+    for group, name in chosen(hydra):
         for other, meant, setting in tuned(preset_file(hydra, f"{group}/{name}.yaml")):
             actual = hydra.runtime.choices.get(other)
             if actual != meant and setting not in given(hydra):
@@ -50,8 +51,7 @@ def check_choices(hydra: DictConfig) -> None:
     Raises:
         InputError: naming both presets, what each is for and what to do.
     """
-    named = [(group, str(name)) for group in PRESETS if (name := hydra.runtime.choices.get(group))]
-    for (first, one), (second, other) in combinations(named, 2):
+    for (first, one), (second, other) in combinations(chosen(hydra), 2):
         left, right = choices(hydra, first, one), choices(hydra, second, other)
         if other in words(left.get(second, "")):
             continue
@@ -63,9 +63,26 @@ def check_choices(hydra: DictConfig) -> None:
             raise InputError(f"{first}={one} is for {means} and {second}={other} for {meant}: give {asked} too")
 
 
+def chosen(hydra: DictConfig) -> list[tuple[str, str]]:
+    """Return the presets in use, each with its group; of a list of them, which Hydra does not note, all."""
+    parser = OverridesParser.create()
+    found: dict[str, list[Any]] = {group: [hydra.runtime.choices.get(group)] for group in PRESETS}
+    for text in typed(hydra, "task"):
+        group = text.partition("=")[0].lstrip("+")
+        if group in PRESETS and isinstance(value := parser.parse_override(text).value(), list):
+            found[group] = value
+    return [(group, str(name)) for group, names in found.items() for name in names if name]
+
+
+def typed(hydra: DictConfig, what: str) -> list[str]:
+    """Return a job's overrides as they were typed, references in them not followed: "task" or "hydra" ones."""
+    content: Any = OmegaConf.to_container(hydra.overrides)
+    return list(content[what])
+
+
 def given(hydra: DictConfig) -> set[str]:
     """The names of what the command line gives; in a sweep's job also what its axes give."""
-    return {override.split("=")[0].lstrip("+") for override in hydra.overrides.task}
+    return {override.split("=")[0].lstrip("+") for override in typed(hydra, "task")}
 
 
 def choices(hydra: DictConfig, group: str, name: str) -> dict[str, str]:

@@ -144,11 +144,16 @@ def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str
         told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
         config.hydra.output_subdir = None
     hydra = told.pop("hydra")
-    with open_atomic(folder / ".hydra" / "config.yaml", exclusive) as file:
-        file.write(format_yaml(told).encode())
+    write_settings(folder, told, exclusive)
     write_text(folder / ".hydra" / "hydra.yaml", format_yaml({"hydra": hydra}))
     write_text(folder / ".hydra" / "overrides.yaml", format_yaml(hydra["overrides"]["task"]))
     return told
+
+
+def write_settings(folder: Path, told: dict[str, Any], exclusive: bool) -> None:
+    """Write ``.hydra/config.yaml``, which makes a folder a run's; the arguments and errors are those of `claim`."""
+    with open_atomic(folder / ".hydra" / "config.yaml", exclusive) as file:
+        file.write(format_yaml(told).encode())
 
 
 def find_foreign(folder: Path) -> Path | None:

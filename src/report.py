@@ -2,27 +2,37 @@
 
     python -m src.report outputs/sweeps/NAME            # at any time, also while it runs
     python -m src.report outputs/sweeps/A outputs/sweeps/B   # both together, in A's folder
+    python -m src.report outputs/sweeps/NAME format=pdf      # figures/*.pdf for a paper, too; or format=svg
     python -m src.report outputs/sweeps/NAME trust=mylab     # they name classes of a package of one's own
 
 Beside it lie results.csv and leaderboard.tex. Pictures that the page would show and that runs have left undrawn are
 drawn first.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+if not __package__:  # python src/report.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+from src.core.commands import spell_command
+from src.core.parser import OneLineParser
 from src.core.trust import TRUST, take_trust
+from src.errors import InputError
+
+FORMATS = ("pdf", "svg")
+FORMAT = "format=pdf or format=svg: figures for a paper, too"  # for --help
 
 
 def main() -> None:
     about = "Write the report of a sweep."
-    parser = argparse.ArgumentParser(prog="python -m src.report", description=about, epilog=TRUST)
+    parser = OneLineParser(prog=spell_command("src.report"), description=about, epilog=f"{FORMAT}. {TRUST}")
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
     from src.cli import told_in_the_end
 
     with told_in_the_end():
         packages, rest = take_trust(sys.argv[1:])
+        form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
         from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
@@ -30,8 +40,25 @@ def main() -> None:
         notes: list[str] = []
         print(report(folders, draw=True, packages=packages, tell=notes.append))
         write_hparams(folders[0])
+        if form:
+            from src.sweeps.report.paper import write_figures  # with matplotlib
+
+            print(*write_figures(folders, form, packages, notes.append), sep="\n")
     if notes:
         sys.exit("\n".join(f"error: {note}" for note in notes))
+
+
+def _take_format(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the kind of figures that a command's arguments ask for, if they do, and the other arguments.
+
+    Raises:
+        InputError: if there is no such kind.
+    """
+    given = [argument for argument in arguments if argument.startswith("format=")]
+    form = given[-1].removeprefix("format=") if given else None
+    if form is not None and form not in FORMATS:
+        raise InputError(f"format={form}: it is one of {', '.join(FORMATS)}")
+    return form, [argument for argument in arguments if argument not in given]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How a trainer takes over a checkpoint: as an epoch's end, exactly, or not at all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loops.loop import _Loop
 
-from src.checkpoints import AtomicCheckpointIO
+from src.checkpoints import WATCHED, AtomicCheckpointIO
 from src.errors import InputError
 from src.models.steps import same_count
 from src.resume import Past
@@ -35,6 +35,7 @@ def restore(trainer: Trainer, past: Past) -> None:
             restore_loops()
             if trainer.fit_loop._loaded_from_state_dict:  # also called before a test, which takes over nothing
                 begin_after_epoch(trainer, expected)
+                step_watching(trainer, kept["epoch"] + 1, kept.get(WATCHED, {}))
 
     connector._restore_modules_and_callbacks = restore_callbacks  # type: ignore[method-assign]
     connector.restore_training_state = restore_training  # type: ignore[method-assign]
@@ -73,8 +74,24 @@ def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
     """
     same_count(trainer)
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+    trainer.fit_loop._resuming_from_checkpoint = False  # a DataLoader begins anew once `EpochSeed` has seeded its order
     epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     found = (epochs, trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs))
     for what, here, there in zip(("epochs", "steps", "optimizers", "schedulers"), found, expected, strict=True):
         if here != there:
             raise ValueError(f"{there} {what}, not {here}")
+
+
+def step_watching(trainer: Trainer, epochs: int, watched: Mapping[str, float]) -> None:
+    """Step the schedules that go by a metric, as Lightning does after an epoch's checkpoint has been written.
+
+    Args:
+        trainer: with its state taken over.
+        epochs: how many there have been.
+        watched: the metrics at the last one's end.
+    """
+    for config in trainer.lr_scheduler_configs:
+        due = config.interval == "epoch" and epochs % config.frequency == 0
+        metric = watched.get(config.monitor or "")
+        if config.reduce_on_plateau and due and metric is not None:
+            trainer.lightning_module.lr_scheduler_step(config.scheduler, metric)

@@ -3,26 +3,28 @@
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import join, quote
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, in_sweep
+from src.core.commands import spell_again, spell_command, spell_tensorboard
 from src.core.files import write_csv, write_json
 from src.core.storage import StorageError
-from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.errors import DivergedError, InputError
-from src.events import flush_events
+from src.events import flush_events, list_event_files
 from src.messages import input_error
+from src.models.base import SupervisedModule
+from src.monitor import spell_metric
 from src.records import DAMAGED, read_status, spelled
+from src.undo import keep_made
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Results(Callback):
     def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
+        keep_made()
         self.seed, self.monitor, self.mode = seed, monitor, mode
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.write_status("running")
@@ -101,15 +104,16 @@ class Results(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         flush_events(trainer)
 
-    def add_test(self, trainer: Trainer, data: TensorDataModule) -> None:
-        """Take over the test's metrics, and the accuracy of each class where the model counts them."""
-        self.test_metrics = {
-            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
-        }
-        confusion = getattr(trainer.lightning_module, "confusion", None)
-        if self.test_metrics and confusion is not None and confusion.numel():
-            shares = confusion.diagonal() / confusion.sum(dim=1)
-            self.test_metrics["test/acc_per_class"] = dict(zip(data.class_names, shares.tolist(), strict=True))
+    def add_test(
+        self, model: LightningModule, data: LightningDataModule, tested: Sequence[Mapping[str, float]]
+    ) -> None:
+        """Take over the metrics of each test set, and the accuracy of each class where the model counts them."""
+        self.test_metrics = {spell_metric(name, "test"): value for part in tested for name, value in part.items()}
+        confusion = getattr(model, "confusion", None)
+        if self.test_metrics and isinstance(model, SupervisedModule) and confusion is not None and confusion.numel():
+            shares = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
+            names = getattr(data, "class_names", None) or map(str, range(len(shares)))
+            self.test_metrics["test/acc_per_class"] = dict(zip(names, shares, strict=True))
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -122,11 +126,12 @@ class Results(Callback):
             how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
             self.stopped("interrupted", "killed", f"{how} after {len(self.history.kept)} epochs")
             if is_main_process():
-                log.info("stopped after %d epochs; go on with: %s", len(self.history.kept), self.resume_command())
+                log.info("%s with: %s", self.way_on, self.resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
-            self.stopped("failed", "diverged", str(error))
-            raise
+            diverged = DivergedError(f"{error}; {self.safe}")
+            self.stopped("failed", "diverged", str(diverged))
+            raise diverged from error
         except Exception as error:
             told = input_error(error)
             if isinstance(told, StorageError):
@@ -152,20 +157,26 @@ class Results(Callback):
                 self.write_status(status, reason, message)
 
     @property
+    def way_on(self) -> str:
+        """What can be done with a run that was stopped, in words."""
+        epochs = len(self.history.kept)
+        return f"stopped after {epochs} epochs; go on" if epochs else f"stopped, {self.safe}; start again"
+
+    @property
     def safe(self) -> str:
         """What a disk that cannot be written has not taken, in words."""
         if epochs := len(self.history.kept):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
         kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
-        return "the epochs before are kept" if kept else "no epoch has ended yet"
+        return "the epochs before are kept" if kept else "no epoch is kept yet"
 
     def command_again(self) -> str:
         """Return the command that goes on with the run: one that resumed it, with its settings, as it was typed."""
         resumed = any(argument.startswith("resume=") for argument in sys.orig_argv)
-        return join(["python", *sys.orig_argv[1:]]) if resumed else self.resume_command()
+        return spell_again(sys.orig_argv[1:]) if resumed else self.resume_command()
 
     def resume_command(self) -> str:
-        return f"python -m src.train resume={quote(str(self.shown_folder()))}{self.trust}"
+        return f"{spell_command('src.train', [f'resume={self.shown_folder()}'])}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -174,21 +185,23 @@ class Results(Callback):
 
     def outcome(self) -> str:
         """What came out, in one line."""
-        metrics = {name: value for name, value in self.metrics().items() if name.startswith(("val/", "test/"))}
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        stages = ("val/", "test/", self.monitor or "train/")
+        numbers = {n: each for n, each in self.metrics().items() if n.startswith(stages) and isinstance(each, float)}
+        told = f": {spelled(numbers)}" if numbers else ""
         which = "best" if self.best is not None else "last"
-        return f"{which} epoch {self.chosen.get('epoch', 0):g}: {spelled(numbers)} ({self.history.seconds:.1f} s)"
+        return f"{which} epoch {self.chosen.get('epoch', 0):g}{told} ({self.history.seconds:.1f} s)"
 
     def conclusion(self, longer: str | None) -> str:
         """What came out, where it is, what to do next; ``longer`` is the setting that trains on."""
         folder = self.shown_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
+        look = f"  look at it:   {spell_tensorboard(str(logdir))}"
         lines = [
             "",
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
-            f"  look at it:   tensorboard --logdir {quote(str(logdir))}",
-            f"  evaluate it:  python -m src.eval run={quote(str(folder))}{self.trust}",
+            *([look] if list_event_files(self.folder) else []),
+            f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}",
         ]
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from src.checkpoints import WHOLE_EPOCH, check_fit, read_checkpoint, write_checkpoint
 from src.configs import APART, changes, read_config
+from src.core.checks import show
 from src.core.files import pin_folders, remove, remove_partials
 from src.core.tensors import open_verified
 from src.devices import is_main_process
@@ -20,7 +21,7 @@ from src.records import finished
 
 # What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
 # comes from the checkpoint, so another learning rate would be written down and not used.
-MAY_CHANGE = (*APART, "callbacks.", "logger.", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
+MAY_CHANGE = (*APART, "callbacks.", "logger.", "test", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
 
 
 @contextmanager
@@ -95,8 +96,8 @@ def read_past(cfg: DictConfig, folder: Path) -> Past | None:
     for key, (old, new) in changed.items():
         if not key.startswith(MAY_CHANGE):
             raise InputError(
-                f"resume: {key} was {old} when the run began and cannot become {new}; start a new run from its "
-                f"weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+                f"resume: {key} was {show(old)} when the run began and cannot become {show(new)}; start a new run "
+                f"from its weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
             )
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     if not last.is_file() and finished(folder):
@@ -193,7 +194,9 @@ def check_model(past: Past, model: LightningModule, seed: int) -> None:
     if here and isinstance(there, dict):
         here, there = here | {"seed": seed}, there | {"seed": past.seed}
         for key in [key for key in here if key in there and repr(here[key]) != repr(there[key])]:
-            raise InputError(f"checkpoint {past.path} is another run's: {key} is {there[key]} there, {here[key]} here")
+            raise InputError(
+                f"checkpoint {past.path} is another run's: {key} is {show(there[key])} there, {show(here[key])} here"
+            )
 
 
 # What is left to do

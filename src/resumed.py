@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from src.catalog import is_evaluation
 from src.configs import FILE, main_config, open_config
 from src.core.checks import PATH, complain, show
 from src.core.trust import take_trust
@@ -26,7 +27,7 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     Raises:
         InputError: if there is no run, its config is damaged or names what a folder must not name.
     """
-    asked = [argument for argument in arguments if argument.startswith("resume=")]
+    asked = [argument for argument in arguments if argument.startswith("resume=") and not is_evaluation()]
     given = OverridesParser.create().parse_override(asked[-1]).value() if asked else None
     if not given:
         return arguments

@@ -7,22 +7,27 @@
 A filter is a word that a row must contain; of several all.
 """
 
-import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # python src/runs.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 import csv
 import io
 import math
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from src.core import schema
+from src.core.commands import spell_command
 from src.core.files import read_text
+from src.core.parser import OneLineParser
 from src.core.schema import DamagedError
 from src.core.strays import refuse_strays
 from src.errors import InputError
@@ -63,7 +68,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.runs", description="List all runs and sweeps.")
+    parser = OneLineParser(prog=spell_command("src.runs"), description="List all runs and sweeps.")
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder that holds them")
     parser.add_argument("--sort", choices=ORDERS, default="when", help="newest, best or first in the alphabet on top")
     parser.add_argument("--filter", action="append", default=[], metavar="WORD", help="show rows that contain it")

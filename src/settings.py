@@ -1,9 +1,12 @@
 """The table of all settings of a run: what the value of each has to be. `src.validation` holds a config to it."""
 
+import re
+
 from src.core.checks import (
     ABOVE_ZERO,
     FRACTION,
     FROM_ZERO,
+    MAPPING,
     PATH,
     PROBABILITY,
     SEED,
@@ -31,6 +34,10 @@ FOLDER = Check(
     lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= LONGEST_NAME,
     f"a folder's name, of at most {LONGEST_NAME} characters",
 )
+METRIC = Check(
+    lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
+    "the name of a metric of training or validation (the test has no say in a choice)",
+)
 RATE = either(ABOVE_ZERO, one_of("lr"), list_of(ABOVE_ZERO, "a list of numbers above 0", low=1))
 STEPS = either(whole(1, 10**12), one_of("total_steps"))
 DEVICE_NUMBERS = Check(
@@ -39,6 +46,25 @@ DEVICE_NUMBERS = Check(
 )
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "auto", 32, 64, 16)
 DICTIONARY = Check(lambda value: isinstance(value, dict), "settings with a _target_")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+TIME_UNITS = ("weeks", "days", "hours", "minutes", "seconds")
+TIME = Check(
+    lambda value: (
+        isinstance(value, dict)
+        and value.keys() <= set(TIME_UNITS)
+        and all(is_number(count) and 0 <= count <= 10**6 for count in value.values())
+        and any(value.values())
+    ),
+    f"{{{': …, '.join(TIME_UNITS)}: …}}, as many of them as needed, each up to 1,000,000, and more than no time at all",
+)
+CLOCK = Check(
+    lambda value: (
+        isinstance(value, str)
+        and bool(re.fullmatch(r"\d{1,6}:\d\d:\d\d:\d\d", value, re.ASCII))
+        and any(sign in "123456789" for sign in value)
+    ),
+    "a time as DD:HH:MM:SS",
+)
 
 RUN = {
     **PLACES,
@@ -48,6 +74,9 @@ RUN = {
     "compile": one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": one_of(None, "failed", "all"),
     "trust": TRUSTED,
+    "monitor": optional(METRIC),
+    "mode": one_of(None, "min", "max"),
+    "test": SWITCH,
     "ckpt_path": optional(PATH),
     "paths.data": PATH,
 }
@@ -58,6 +87,8 @@ EVALUATION = {  # these come first where a run is evaluated
     "checkpoint": optional(PATH),
     "paths.data": optional(PATH),
     "trainer.precision": one_of(None, *PRECISIONS),
+    "trainer.limit_val_batches": optional(count_or_fraction(0)),
+    "trainer.limit_test_batches": optional(count_or_fraction(0)),
 }
 
 MODEL = {
@@ -103,11 +134,23 @@ OPTIMIZER = {
     "dampening": FRACTION,
     "nesterov": SWITCH,
     "fused": optional(SWITCH),
+    "alpha": PROBABILITY,
+    "centered": SWITCH,
+    "momentum_decay": FROM_ZERO,
+    "decoupled_weight_decay": SWITCH,
+    "max_iter": whole(1),
+    "history_size": whole(1, 100_000),
+    "line_search_fn": one_of(None, "strong_wolfe"),
 }
-CHOICES_OF_OPTIMIZERS = ("adam", "adamw", "sgd")
+CHOICES_OF_OPTIMIZERS = ("adam", "adamw", "lbfgs", "muon", "nadam", "rmsprop", "sgd")
 
 SCHEDULER = {
     "scheduler.interval": one_of("step", "epoch"),
+    "scheduler.frequency": optional(whole(1)),
+    "scheduler.monitor": optional(TEXT),
+    "scheduler.strict": SWITCH,
+    "scheduler.name": TEXT,
+    "scheduler.reduce_on_plateau": SWITCH,
     "scheduler.gamma": ABOVE_ZERO,
     "scheduler.T_max": STEPS,
     "scheduler.eta_min": FROM_ZERO,
@@ -118,6 +161,14 @@ SCHEDULER = {
     "scheduler.final_div_factor": ABOVE_ZERO,
     "scheduler.anneal_strategy": one_of("cos", "linear"),
     "scheduler.cycle_momentum": SWITCH,
+    "scheduler.warmup": PROBABILITY,
+    "scheduler.start_factor": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1"),
+    "scheduler.mode": one_of(None, "min", "max", "triangular", "triangular2", "exp_range"),
+    "scheduler.factor": ABOVE_ZERO,
+    "scheduler.patience": whole(0),
+    "scheduler.threshold": FROM_ZERO,
+    "scheduler.cooldown": whole(0),
+    "scheduler.min_lr": either(FROM_ZERO, list_of(FROM_ZERO, "a list of numbers from 0", low=1)),
 }
 
 DATA = {
@@ -145,7 +196,7 @@ DATA = {
 
 CALLBACKS = {
     "callbacks.progress.refresh_rate": whole(0),
-    "callbacks.early_stopping.monitor": optional(TEXT),
+    "callbacks.early_stopping.monitor": optional(METRIC),
     "callbacks.early_stopping.mode": one_of(None, "min", "max"),
     "callbacks.early_stopping.patience": whole(0),
     "callbacks.early_stopping.min_delta": FROM_ZERO,
@@ -163,19 +214,36 @@ CALLBACKS = {
     "logger.tensorboard.name": FOLDER,
     "logger.tensorboard.version": FOLDER,
     "logger.tensorboard.default_hp_metric": SWITCH,
+    "logger.csv.name": FOLDER,
+    "logger.csv.version": optional(FOLDER),
+    "logger.csv.flush_logs_every_n_steps": whole(1),
+    "logger.wandb.project": optional(TEXT),
+    "logger.wandb.entity": optional(TEXT),
+    "logger.wandb.name": optional(TEXT),
+    "logger.wandb.group": optional(TEXT),
+    "logger.wandb.tags": optional(list_of(TEXT, "a list of texts")),
+    "logger.wandb.offline": SWITCH,
+    "logger.wandb.log_model": one_of(False),  # checkpoints stay in the run's folder
+    "logger.mlflow.tracking_uri": optional(TEXT),
+    "logger.mlflow.experiment_name": optional(TEXT),
+    "logger.mlflow.run_name": optional(TEXT),
+    "logger.mlflow.tags": optional(MAPPING),
+    "logger.mlflow.log_model": one_of(False),
 }
 
 TRAINER = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": either(whole(1, 1024), DEVICE_NUMBERS, one_of("auto")),
     "trainer.num_nodes": whole(1, 10_000),
-    "trainer.strategy": either(TEXT, DICTIONARY),
+    "trainer.strategy": either(one_of(*STRATEGIES), DICTIONARY),
     "trainer.precision": one_of(*PRECISIONS),
     "trainer.max_epochs": whole(1),
     "trainer.min_epochs": optional(whole(1)),
     "trainer.max_steps": either(whole(1, 10**12), one_of(-1)),
     "trainer.min_steps": optional(whole(1, 10**12)),
+    "trainer.max_time": optional(either(CLOCK, TIME)),
     "trainer.gradient_clip_val": optional(ABOVE_ZERO),
+    "trainer.gradient_clip_algorithm": one_of(None, "norm", "value"),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.log_every_n_steps": whole(1),
     "trainer.check_val_every_n_epoch": whole(1),
@@ -184,6 +252,12 @@ TRAINER = {
     "trainer.limit_val_batches": count_or_fraction(0),
     "trainer.limit_test_batches": count_or_fraction(0),
     "trainer.overfit_batches": count_or_fraction(0),
+    "trainer.benchmark": optional(SWITCH),
+    "trainer.inference_mode": SWITCH,
+    "trainer.detect_anomaly": SWITCH,
+    "trainer.sync_batchnorm": SWITCH,
+    "trainer.enable_autolog_hparams": SWITCH,
+    "trainer.reload_dataloaders_every_n_epochs": whole(0),
     "trainer.profiler": optional(either(one_of("simple", "advanced", "pytorch"), DICTIONARY)),
     "trainer.profiler.filename": optional(FOLDER),
 }

@@ -9,6 +9,12 @@
 Nothing heavy is imported before there is a run to do: help, completion and ``--cfg`` answer at once.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # python src/train.py, where Python would look for src beside this file
+    sys.path[0] = str(Path(__file__).parent.parent)
+
 import hydra
 from omegaconf import DictConfig
 

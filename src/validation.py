@@ -7,6 +7,7 @@ says, and one that only its class knows has to be of the type that the class ask
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from inspect import isroutine
 from os.path import isfile
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.checks import complain, show
-from src.core.hints import fits, hints_of, spell
+from src.core.hints import fits, hints_of, parameters_of, spell
+from src.core.names import guess
 from src.errors import InputError
 from src.settings import CHECKS, EVALUATION
 
@@ -29,10 +31,14 @@ KINDS = {  # of what class each part has to be
     "trainer.profiler": "lightning.pytorch.profilers.Profiler",
     "trainer.strategy": "lightning.pytorch.strategies.Strategy",
 }
+NO_CLASS = "that is no class"
 SEVERAL = ("callbacks", "logger")  # groups of parts, by names of their own
 MAY_BE_EMPTY = ("scheduler", *SEVERAL)
 OURS = ("src.", "torch.", "lightning.")
 FILLED_IN = ("monitor", "mode")  # of a callback: null stands for what the run is judged by
+MAY_BE_FUNCTIONS = ("optimizer", "scheduler")  # that make one
+STAND_INS = ("total_steps", "lr")  # of a schedule's settings: for numbers of the run
+OF_ALL_DATA = ("data.batch_size",)  # what they mean, whatever the data module
 OF_HYDRA = ("_partial_", "_args_")  # with them Hydra would make something else of a part
 
 
@@ -47,7 +53,7 @@ class Part(NamedTuple):
 def check(cfg: DictConfig) -> None:
     """Refuse a config that no run can have.
 
-    Settings that a config does not have are passed over, and those of classes of one's own.
+    Settings that a config does not have are passed over, and those that only classes of one's own have.
 
     Raises:
         InputError: naming each wrong setting, its value and what it must be.
@@ -55,7 +61,7 @@ def check(cfg: DictConfig) -> None:
     unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
     unresolved.pop("hydra", None)  # a stack's jobs have it, too, and not all of it can be resolved there
     settings = {str(key): _resolve(cfg[key]) for key in unresolved}
-    wrong = wrong_settings(settings) + unread(settings, str(unresolved))
+    wrong = wrong_settings(settings, unresolved) + unread(settings, str(unresolved))
     if not cfg.get("resume"):  # a resumed run needs them no more
         wrong += missing_files(settings)
     if wrong:
@@ -66,23 +72,43 @@ def _resolve(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a run's settings, a line for each; they are plain values, nested."""
+def wrong_settings(settings: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> list[str]:
+    """Return what is wrong with a run's settings, a line for each.
+
+    Args:
+        settings: plain values, nested.
+        written: the same with references as they are written: what only takes over a wrong value is not told.
+    """
     wrong = missing_groups(settings)
     passed_over = []
     for part in parts(settings):
         if told := wrong_part(part):
             wrong.append(told)
-        elif part.settings["_target_"].startswith(OURS):
-            wrong += wrong_types(part)
+            passed_over.append(part.name)
             continue
-        passed_over.append(f"{part.name}.")
+        wrong += wrong_types(part)
+        if not part.settings["_target_"].startswith(OURS):
+            passed_over += [f"{part.name}.{key}" for key in part.settings if not _is_shared(part, key)]
     checks = CHECKS | EVALUATION if "run" in settings else CHECKS
-    for name, each in checks.items():
-        there, value = look_up(settings, name)
-        if there and not name.startswith(tuple(passed_over)) and not each.allows(value):
-            wrong.append(complain(name, value, each))
-    return wrong
+    values = {name: look_up(settings, name) for name in checks if not _is_within(name, passed_over)}
+    bad = {name: value for name, (there, value) in values.items() if there and not checks[name].allows(value)}
+    texts = {name: str(look_up(written or {}, name)[1]) for name in bad}
+    first = [name for name in bad if not any(_is_referred_to(each, texts[name]) for each in bad)]
+    return wrong + [complain(name, bad[name], checks[name]) for name in first]
+
+
+def _is_shared(part: Part, key: str) -> bool:
+    """Return whether a setting of a class of one's own is one of ours: a class of ours that it builds on declares it.
+
+    A data module that builds on none has the settings of data modules as well.
+    """
+    kind = found_class(part.settings["_target_"])
+    declared = parameters_of(kind).get(key) if isinstance(kind, type) else None
+    return f"{part.name}.{key}" in OF_ALL_DATA or (declared is not None and declared.__module__.startswith(OURS))
+
+
+def _is_within(name: str, sections: list[str]) -> bool:
+    return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
 def missing_groups(settings: Mapping[str, Any]) -> list[str]:
@@ -124,7 +150,8 @@ def wrong_part(part: Part) -> str | None:
         return f"{told} must be the name of a class"
     found = found_class(target)
     if isinstance(found, str):
-        return f"{told}: {found}"
+        makes_one = part.name in MAY_BE_FUNCTIONS and found == NO_CLASS and isroutine(get_object(target))
+        return None if makes_one else f"{told}: {found}"
     if not issubclass(found, found_class(part.kind)):  # type: ignore[arg-type]
         return f"{told} must be a class of {part.kind}"
     if extra := [key for key in OF_HYDRA if key in part.settings]:
@@ -140,18 +167,25 @@ def found_class(target: str) -> type | str:
     except Exception as error:  # of the import, too
         cause = error.__cause__ or error
         return f"there is no such class ({type(cause).__name__}: {cause})"
-    return found if isinstance(found, type) else "that is no class"
+    return found if isinstance(found, type) else NO_CLASS
 
 
 def wrong_types(part: Part) -> list[str]:
     """Return which settings of a part that the table does not have are not what its class asks for."""
-    hints = hints_of(found_class(part.settings["_target_"]))
-    unknown = {key: value for key, value in part.settings.items() if f"{part.name}.{key}" not in CHECKS}
+    found = found_class(part.settings["_target_"])
+    hints = hints_of(found) if isinstance(found, type) else {}
+    shared = {key: value for key, value in part.settings.items() if _is_shared(part, key)}
+    unknown = {key: value for key, value in shared.items() if f"{part.name}.{key}" not in CHECKS}
     return [
         f"{part.name}.{key}={show(value)} must be {spell(hints[key])}"
         for key, value in unknown.items()
-        if key in hints and not fits(value, hints[key]) and not (value is None and key in FILLED_IN)
+        if key in hints and not fits(value, hints[key]) and not _stands_in(part.name, key, value)
     ]
+
+
+def _stands_in(part: str, key: str, value: Any) -> bool:
+    """Return whether a value stands for one that is known later."""
+    return (value is None and key in FILLED_IN) or (part == "scheduler" and value in STAND_INS)
 
 
 def unread(settings: Mapping[str, Any], unresolved: str) -> list[str]:
@@ -160,8 +194,18 @@ def unread(settings: Mapping[str, Any], unresolved: str) -> list[str]:
     found = [key for key in settings if key not in known]
     for group in ("recipe", "paths"):
         found += [name for name in leaves(settings.get(group), f"{group}.") if name not in CHECKS]
-    found = [name for name in found if not re.search(rf"\${{[^{{}}]*\b{re.escape(name.split('.')[-1])}\b", unresolved)]
-    return [f"{show(name)}: there is no such setting, and no other refers to it" for name in found]
+    found = [name for name in found if not _is_referred_to(name, unresolved)]
+    there = leaves(settings, "")
+    hints = {name: f", did you mean {near}?" for name in found if (near := guess(name, set(there) - set(found)))}
+    return [f"{show(name)}: there is no such setting{hints.get(name, ', and no other refers to it')}" for name in found]
+
+
+def _is_referred_to(name: str, unresolved: str) -> bool:
+    """Return whether a reference in a config names a setting or a section that it is in, also by dots (``${..lr}``)."""
+    *above, last = map(re.escape, name.split("."))
+    sections = [r"\.".join(above[: depth + 1]) + r"(?=[,}])" for depth in range(len(above))]
+    names = "|".join([r"\.".join([*above, last]) + r"\b", *sections, rf"\.+{last}\b"])
+    return re.search(rf"\${{[^{{}}]*(?<![\w.])(?:{names})", unresolved) is not None
 
 
 def leaves(node: Any, prefix: str) -> list[str]:

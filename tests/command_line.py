@@ -86,7 +86,12 @@ def train(*overrides: str, cwd: Path) -> Outcome:
 
 def quick(*overrides: str, cwd: Path) -> Outcome:
     """A run without pictures and events."""
-    return train(*BARE, *overrides, cwd=cwd)
+    return train(*let_last_count(*BARE, *overrides), cwd=cwd)
+
+
+def let_last_count(*arguments: str) -> list[str]:
+    """Return arguments without those whose setting a later one gives again."""
+    return list({argument.partition("=")[0].lstrip("+~"): argument for argument in arguments}.values())
 
 
 def images(name: str, data_dir: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """What several tests share."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from tests.small_data import write_cifar10, write_mnist
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ignores Ctrl-C, which some tests send
+# As in a shell with the environment on, where `python` stands for this one.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,13 @@ def told(error: str, *words: str) -> None:
         ("trainer.max_epoch=3", ["trainer.max_epoch", "did you mean trainer.max_epochs?"]),
         ("sead=1", ["sead", "did you mean seed?"]),
         ("optimizer.learning_speed_of_my_net=1", ["optimizer.learning_speed_of_my_net", "--cfg job"]),
+        ("lr=0.1", ["no setting lr", "did you mean optimizer.lr?"]),
+        ("epochs=3", ["no setting epochs", "did you mean trainer.max_epochs?"]),
+        ("optimizer.momentum=0.5", ["no setting optimizer.momentum: optimizer=muon or rmsprop or sgd has it"]),
+        ("patience=3", ["callbacks=early_stopping has callbacks.early_stopping.patience"]),
+        ("hydra.job.nmae=x", ["no setting hydra.job.nmae", "--cfg hydra"]),
+        ("data=mnist,xor", ["data=mnist,xor: these are several values; add -m", "'data=[mnist,xor]'"]),
+        ("=3", ["=3: a setting is typed NAME=VALUE"]),
         # out of range
         ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
         ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
@@ -55,7 +62,7 @@ def told(error: str, *words: str) -> None:
         ("threads=0", ["threads=0", "from 1 to 1,024"]),
         # of a wrong type
         ("optimizer.lr=fast", ["optimizer.lr=fast", "a number above 0"]),
-        ("optimizer.lr=true", ["optimizer.lr=True", "a number above 0"]),
+        ("optimizer.lr=true", ["optimizer.lr=true", "a number above 0"]),
         ("trainer.max_epochs=2.5", ["trainer.max_epochs=2.5", "whole number"]),
         ("model.hidden_size=big", ["model.hidden_size=big", "list"]),
         ("model.batch_norm=1", ["model.batch_norm=1", "false, true, before or after"]),
@@ -68,6 +75,8 @@ def told(error: str, *words: str) -> None:
         ("model=resnet18", ["ResNet18", "(C, H, W)", "model=mlp"]),
         ("trainer=gpu", ["trainer.accelerator=gpu", "no GPU", "trainer=cpu"]),
         ("trainer=mps", ["trainer.accelerator=mps", "no Apple GPU", "trainer=cpu"]),
+        ("+lr=0.1", ["lr: there is no such setting, did you mean optimizer.lr?"]),
+        ("+trainer.max_time_=1", ["trainer.max_time_", "no such setting, did you mean max_time?"]),
         ("+trainer.nonsense=1", ["trainer.nonsense", "lightning.Trainer", "no such setting"]),
         ("+model.nonsense=1", ["model.nonsense", "src.models.mlp.MLP", "no such setting"]),
         ("+data.nonsense=1", ["data.nonsense", "src.data.toy.XOR", "no such setting"]),
@@ -80,15 +89,48 @@ def test_a_wrong_setting_is_told_in_one_line(setting: str, words: list[str], tmp
     outcome = run("src.train", setting, cwd=tmp_path)
     told(outcome.error, *words)
     assert not list(tmp_path.rglob("*.ckpt"))
-    for folder in outcome.folders:
-        status = read_json(folder / "status.json")
-        assert status["status"] == "failed"
-        assert outcome.error == f"error: {status['message']}"
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("src.train", "--epochs 3", ["--epochs: there is no such flag", "without dashes: trainer.max_epochs=3;"]),
+        ("src.train", "--lr=0.1", ["--lr=0.1: there is no such flag", "without dashes: optimizer.lr=0.1;"]),
+        ("src.train", "-m -hidden 64", ["-hidden: there is no such flag", "without dashes: model.hidden_size=64;"]),
+        ("src.train", "-s 3", ["-s: there is no such flag"]),
+        ("src.train", "--help me", ["me: a setting is typed NAME=VALUE"]),
+        ("src.train", "seed 3", ["seed: a setting is typed NAME=VALUE, without spaces: seed=3"]),
+        ("src.train", "lr = 0.1", ["lr: a setting is typed NAME=VALUE, without spaces: optimizer.lr=0.1"]),
+        ("src.train", "mlp", ["mlp: a setting is typed NAME=VALUE", "did you mean model=mlp?"]),
+        ("src.train", "-m lr=0.1,0.2", ["no setting lr", "did you mean optimizer.lr?"]),
+        ("src.train", "-m model=mlp,CNN", ["model=CNN", "did you mean cnn?"]),
+        ("src.train", "--cfg everything", ["--cfg", "invalid choice: 'everything'"]),
+        ("src.eval", "outputs/runs/x", ["did you mean run=outputs/runs/x?"]),
+        ("src.eval", "resume=outputs/runs/x", ["no setting resume", "did you mean run?"]),
+        ("src.eval", "run=x lr=0.1", ["no setting lr: a run is evaluated with its own settings"]),
+        ("src.report", "--foo", ["required: folder", "python -m src.report --help"]),
+        ("src.compare", "a b", ["unrecognized arguments: b", "python -m src.compare --help"]),
+        ("src.runs", "--sort foo", ["--sort", "'foo'", "python -m src.runs --help"]),
+    ],
+)
+def test_arguments_that_are_no_settings_are_told_in_one_line(
+    module: str, arguments: str, words: list[str], tmp_path: Path
+) -> None:
+    outcome = run(module, *arguments.split(), cwd=tmp_path)
+    told(outcome.error, *words)
+    assert outcome.text == f"{outcome.error}\n"
 
 
 def test_a_sum_over_more_than_a_batch_is_refused(tmp_path: Path) -> None:
     error = run("src.train", "model.reduction=sum", "trainer.accumulate_grad_batches=2", cwd=tmp_path).error
     told(error, "model.reduction=sum", "model.reduction=mean")
+
+
+@pytest.mark.parametrize("setting", ["seed=abc", "recipe.max_epochs=0", "recipe.adam.lr=-1"])
+def test_wrong_value_that_other_settings_take_over_is_told_once(setting: str, tmp_path: Path) -> None:
+    error = run("src.train", *BARE, setting, cwd=tmp_path).error
+    assert error.startswith(f"error: {setting} must be ") and ";" not in error
 
 
 def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
@@ -99,11 +141,7 @@ def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
 def test_a_class_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     outcome = run("src.train", "model._target_=no_such_package.Model", cwd=tmp_path)
     told(outcome.error, "no_such_package.Model")
-    assert "no_such_package.Model" in read_json(outcome.folder / "status.json")["message"]
-
-
-def test_an_argument_that_is_no_setting_is_told_in_one_line(tmp_path: Path) -> None:
-    told(run("src.train", "mlp", cwd=tmp_path).error, "mlp")
+    assert not (tmp_path / "outputs").exists()
 
 
 # Data
@@ -159,11 +197,11 @@ def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_pat
         ("data.val_size=500", ["data.val_size=500", "200"]),
         ("data.val_size=200", ["data.val_size=200", "none of 200"]),
         ("data.val_size=1.0", ["data.val_size=1.0", "none of 200"]),
-        ("data.train_size=199", ["data.train_size=199", "160"]),
+        ("data.val_size=40 data.train_size=199", ["data.train_size=199", "160"]),
     ],
 )
 def test_more_samples_than_there_are_is_told(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", *own_images(data_dir), "data.val_size=40", setting]
+    settings = ["data=mnist", *own_images(data_dir), *setting.split()]
     told(run("src.train", *settings, cwd=tmp_path).error, *words)
 
 
@@ -239,7 +277,12 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
     (tmp_path / "flawed.py").write_text(FLAWED)
     settings = [*BARE, "model._target_=flawed.Flawed", "trainer.max_epochs=5"]
     outcome = run("src.train", *settings, cwd=tmp_path)
-    told(outcome.error, "the loss became nan at step 16 (epoch 2)", "optimizer.lr", "trainer.gradient_clip_val")
+    told(
+        outcome.error,
+        "the loss became nan at step 16 (epoch 2)",
+        "optimizer.lr",
+        "trainer.gradient_clip_val; epoch 1 is kept",
+    )
     status = read_json(outcome.folder / "status.json")
     assert (status["status"], status["reason"]) == ("failed", "diverged")
     assert len(history(outcome.folder)) == outcome.metrics["epochs"] == 1
@@ -249,7 +292,8 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
 
 def test_a_rate_that_is_far_too_high_is_told(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
-    told(outcome.error, "the loss became", "epoch 1", "optimizer.lr")
+    told(outcome.error, "the loss became", "epoch 1", "optimizer.lr", "; no epoch is kept yet")
+    assert not list(outcome.folder.rglob("*.ckpt"))
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 
 

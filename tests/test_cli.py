@@ -34,6 +34,14 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+def test_help_may_be_read_in_part(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "src.train", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None and started.stderr is not None
+        started.stdout.close()
+        assert (started.stderr.read(), started.wait()) == ("", 141)
+
+
 def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
     text = run("src.train", "--help", "model=cnn", "data=mnist", "optimizer.lr=0.5", cwd=tmp_path).out
     lines = [" ".join(line.split()) for line in text.split("Settings, as")[1].splitlines()]
@@ -43,13 +51,30 @@ def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
         "channels: [32, 64, 128] # of each block: 3×3 convolution, activation, 2×2 max pooling",
         "lr: 0.5 # learning rate, > 0",
         "order_seed: 0 # of the batches' order; one number for all jobs of a sweep: the same order",
-        "max_epochs: 10",
-        'name: ""',
+        "max_epochs: 10 # passes over the training set",
+        'name: "" # of a folder for the files within the run\'s; "": none',
         "gradient_clip_val: null # largest norm of the gradient; null: not clipped",
     ):
         assert line in lines
     evaluation = run("src.eval", "--help", cwd=tmp_path).out
     assert "run: ??? # the run's folder" in [" ".join(line.split()) for line in evaluation.splitlines()]
+
+
+def test_every_setting_has_a_comment_that_says_what_it_is_for() -> None:
+    line = re.compile(r" *(?!_target_|defaults)\w+: [^#\n]*[^#\s{}]( # .*)?")
+    apart = {"experiment", "sweep", "debug"}  # they give values to settings that are described elsewhere
+    files = [path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in apart]
+    files = [path for path in files if path.parent.name not in ("help", "job_logging")]
+    texts = {
+        path: re.split(r"^(?:recipe|hydra):", path.read_text(), maxsplit=1, flags=re.MULTILINE)[0] for path in files
+    }
+    bare = [
+        (path.name, each)
+        for path, text in texts.items()
+        for each in text.splitlines()
+        if (found := line.fullmatch(each)) and not found[1]
+    ]
+    assert bare == []
 
 
 @pytest.mark.parametrize(
@@ -108,8 +133,8 @@ def test_a_full_traceback_is_to_be_had(tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_failed_run_has_the_traceback(tmp_path: Path) -> None:
-    outcome = run("src.train", "model=cnn", "name=failed", cwd=tmp_path)
-    assert "takes images" in outcome.error
+    outcome = run("src.train", *BARE, "optimizer.lr=1e30", "name=failed", cwd=tmp_path)
+    assert "lower optimizer.lr" in outcome.error
     assert "Traceback" in (outcome.folder / "train.log").read_text()
 
 

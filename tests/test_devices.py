@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.devices import CPU, CUDA, MPS, precision
+from src.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -34,4 +35,10 @@ def test_auto_is_bfloat16_on_a_gpu_that_calculates_in_it(
 
 def test_other_devices_stay_at_float32_and_what_is_asked_for_is_taken() -> None:
     assert precision("auto", MPS) == "32-true"
-    assert [precision(asked, CPU) for asked in ("64-true", "bf16-mixed", 16)] == ["64-true", "bf16-mixed", 16]
+    assert [precision(asked, CPU) for asked in ("64-true", "bf16-mixed", 32)] == ["64-true", "bf16-mixed", 32]
+
+
+@pytest.mark.parametrize(("asked", "kind"), [("16-mixed", CPU), (16, CPU), ("16", CPU), ("64-true", MPS), (64, MPS)])
+def test_what_a_device_does_not_calculate_in_is_refused(asked: Any, kind: str) -> None:
+    with pytest.raises(InputError, match=f"trainer.precision={asked}"):
+        precision(asked, kind)

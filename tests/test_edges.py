@@ -24,7 +24,7 @@ def test_a_last_batch_of_one_sample_may_be_dropped(tmp_path: Path) -> None:
     "settings", [("data.batch_size=1000", "data.drop_last=true"), ("trainer.limit_train_batches=0",)]
 )
 def test_a_run_without_a_batch_is_refused(settings: tuple[str, ...], tmp_path: Path) -> None:
-    assert "there is no batch to train on: 100 samples" in run("src.train", *settings, *BARE, cwd=tmp_path).error
+    assert "there is no batch to train on, of 100 samples" in run("src.train", *settings, *BARE, cwd=tmp_path).error
 
 
 @pytest.mark.parametrize("settings", [("data=xor",), ("data=mnist", "data.val_size=40", "data.verify=false")])
@@ -43,7 +43,7 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
         ("+optimizer.nonsense=1", "nonsense"),
         (
             "scheduler=cosine +scheduler.nonsense=1",
-            "scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take",
+            "scheduler.nonsense: torch.optim.lr_scheduler.CosineAnnealingLR takes no such setting",
         ),
         ("+scheduler.nonsense=1", "scheduler.nonsense: there is no scheduler to take it"),
     ],

@@ -1,5 +1,6 @@
 """Pictures drawn of a finished run afterwards: they are those that the run itself has drawn."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,10 @@ OF_IMAGES |= {"first_layer", "misclassified", "samples"}
 
 
 class Drawn(NamedTuple):
-    """A run's pictures (H, W, 3) by their names, and what lies in its folder beside them and its events."""
+    """A run's pictures (H, W, 3) by their names, and what lies in its folder beside them and its events.
+
+    Those of earlier epochs, which are drawn while it trains, are left out.
+    """
 
     pictures: dict[str, np.ndarray]
     others: dict[str, bytes]
@@ -30,7 +34,7 @@ class Drawn(NamedTuple):
 
 def drawn(folder: Path) -> Drawn:
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    pictures = {Path(name).stem: np.asarray(Image.open(path)) for name, path in files.items() if name.endswith(".png")}
+    pictures = {path.stem: np.asarray(Image.open(path)) for path in folder.glob("figures/*.png")}
     others = {name: path.read_bytes() for name, path in files.items() if not name.endswith(".png") and not events(path)}
     return Drawn(pictures, others)
 
@@ -49,7 +53,7 @@ def drawn_again(folder: Path) -> Drawn:
     """What is there when a run without its pictures has been drawn anew."""
     for path in [path for path in folder.rglob("*") if path.suffix == ".png" or events(path)]:
         path.unlink()
-    (folder / "figures").rmdir()
+    shutil.rmtree(folder / "figures")
     draw_figures(folder)
     return drawn(folder)
 

@@ -13,7 +13,19 @@ import torch
 from src.environment import ALONE, BY_HAND, SRUN, TORCHRUN, Place, place, place_in
 from src.errors import InputError
 from src.nodes import meeting_place
-from tests.command_line import BARE, PATIENCE, Outcome, history, quick, read_json, run, run_folders, spawn, weights
+from tests.command_line import (
+    BARE,
+    PATIENCE,
+    Outcome,
+    history,
+    let_last_count,
+    quick,
+    read_json,
+    run,
+    run_folders,
+    spawn,
+    weights,
+)
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1")
 TWO = (*DDP, "trainer.num_nodes=2")
@@ -166,7 +178,7 @@ def test_what_would_wait_for_ever_is_refused_in_one_line(
 ) -> None:
     if variables is not None:
         meet(monkeypatch, **variables)
-    assert said in run("src.train", *TWO, *settings, cwd=tmp_path).error
+    assert said in run("src.train", *let_last_count(*TWO, *settings), cwd=tmp_path).error
 
 
 def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:

@@ -162,7 +162,33 @@ def test_a_setting_that_an_own_class_does_not_take_is_told_in_one_line(project: 
 
 def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
     error = run("src.train", searchpath(project), "model=centers", cwd=project).error
-    assert "model=centers" in error
+    assert "model=centers: there is no such choice, did you mean centres?; model is one of centres, cnn, mlp" in error
+    swept = run("src.train", "-m", searchpath(project), "data=ring,xor", cwd=project).error
+    assert "data=ring: there is no such choice, did you mean rings?" in swept
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.batch_size=0", "data.batch_size=0 must be a whole number from 1"),
+        ("data.val_size=-5", "data.val_size=-5 must be a whole number from 0"),
+        ("+model.label_smoothing=2", "model.label_smoothing=2 must be a number from 0 to below 1"),
+        ("data.pionts=5", "there is no setting data.pionts, did you mean data.points?"),
+        ("points=5", "there is no setting points, did you mean data.points?"),
+        ("+data.pionts=5", "data.pionts: mine.data.Rings takes no such setting, did you mean points?"),
+    ],
+)
+def test_settings_of_own_classes_are_checked_where_they_are_shared(setting: str, told: str, project: Path) -> None:
+    settings = [searchpath(project), "model=centres", "data=rings", setting]
+    assert told in run("src.train", *BARE, *settings, cwd=project).error
+
+
+def test_batch_size_of_a_plain_data_module_is_checked(project: Path) -> None:
+    plain = "from lightning import LightningDataModule\nclass Plain(LightningDataModule):\n"
+    write(project / "mine" / "plain.py", f"{plain}    def __init__(self, batch_size, noise): ...\n")
+    settings = ["data._target_=mine.plain.Plain", "data.batch_size=0", "data.noise=-1"]
+    error = run("src.train", *BARE, *settings, cwd=project).error
+    assert "data.batch_size=0 must be" in error and "noise" not in error  # what that means is the class's own affair
 
 
 def test_an_own_checkpoint_is_loaded_in_python(project: Path) -> None:

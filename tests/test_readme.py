@@ -51,7 +51,7 @@ def test_the_test_that_the_readme_adds_passes(project: Path) -> None:
 def test_the_readme_names_every_choice() -> None:
     text = (ROOT / "README.md").read_text()
     table = text[text.index("| group | choices |") : text.index("    python -m src.train model=mlp data=mnist 'model")]
-    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "debug"):
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"):
         row = next(line for line in table.splitlines() if line.startswith(f"| `{group}`"))
         choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"default"}
         named = set(re.findall(r"`([a-z0-9_]+)`", row)) - {group}

@@ -5,7 +5,7 @@ from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.callbacks.figure import FigureCallback, data_of, picture, shows_images
+from src.callbacks.figure import FigureCallback, data_of, draw_image, measure_pixels, shows_images, to_bytes
 from src.callbacks.samples import class_by_class
 
 COLUMNS = 8
@@ -33,9 +33,10 @@ class AugmentedBatch(FigureCallback):
         kept = images[class_by_class(targets, self.count)]
         with torch.random.fork_rng(devices=[]):  # on the CPU, whose draws are taken back
             outputs = data.transform(kept, augment=True)
-        augmented = displayed(outputs, getattr(data, "mean", None), getattr(data, "std", None))
+        scale = measure_pixels(kept)
+        augmented = displayed(outputs, getattr(data, "mean", None), getattr(data, "std", None), scale)
         rows = -(-len(kept) // COLUMNS)
-        self.show(trainer, (8.0, rows * 2.05 + 0.4), kept, augmented)
+        self.show(trainer, (8.0, rows * 2.05 + 0.4), to_bytes(kept, *scale), augmented)
 
     def draw(self, figure: Figure, kept: Tensor, augmented: Tensor) -> None:
         rows = -(-len(kept) // COLUMNS)
@@ -46,23 +47,20 @@ class AugmentedBatch(FigureCallback):
         for index, pair in enumerate(zip(kept, augmented, strict=True)):
             row, column = divmod(index, COLUMNS)
             for below, image in enumerate(pair):
-                axis = axes[2 * row + below, column]
-                axis.imshow(picture(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+                draw_image(axes[2 * row + below, column], image)
         for row in range(2 * rows):
             axes[row, 0].set_ylabel("augmented" if row % 2 else "as kept", fontsize=9)
-        figure.suptitle("Training images, and what the network gets of them", fontsize=11)
+        figure.suptitle("Training images, and what the network gets of them")
 
 
-def displayed(outputs: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+def displayed(outputs: Tensor, mean: Tensor | None, std: Tensor | None, scale: tuple[Tensor, Tensor]) -> Tensor:
     """What a network gets (N, C, H, W), as uint8 images.
 
-    Standardising with mean and std (C, 1, 1) is undone; without them each channel's smallest value
-    over the batch becomes 0 and its largest 255.
+    Standardising with mean and std (C, 1, 1) is undone, and black and white are those of the images as they are kept,
+    ``scale``; without them each channel's smallest value over the batch becomes 0 and its largest 255.
     """
-    outputs = outputs.float()
+    outputs = outputs.float().cpu()
     if mean is not None and std is not None and mean.numel() and std.numel():
-        pixels = outputs * std.to(outputs.device) + mean.to(outputs.device)
-    else:
-        low, high = outputs.amin(dim=(0, 2, 3), keepdim=True), outputs.amax(dim=(0, 2, 3), keepdim=True)
-        pixels = 255 * (outputs - low) / (high - low).clamp(min=1e-12)
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+        return to_bytes(outputs * std.cpu() + mean.cpu(), *scale)
+    low, high = outputs.amin(dim=(0, 2, 3))[:, None, None], outputs.amax(dim=(0, 2, 3))[:, None, None]
+    return to_bytes(outputs, low, torch.maximum(high, low + 1e-12))

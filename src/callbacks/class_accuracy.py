@@ -2,16 +2,17 @@
 
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from src.callbacks.figure import COLOURS, FigureCallback, data_of
+from src.callbacks.figure import FigureCallback, data_of, spell_share, tick_shares
+from src.colours import RIGHT
 
 
 class ClassAccuracy(FigureCallback):
     """The test set's accuracy by class, the best on top; for models that count a ``confusion`` (K, K)."""
 
     name = "class_accuracy"
+    of_samples = False
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(data_of(trainer), "class_names", ())
@@ -22,14 +23,14 @@ class ClassAccuracy(FigureCallback):
         names, values = zip(*accuracies, strict=True)
         mean = sum(values) / len(values)
         axis, rows = figure.subplots(), range(len(names))
-        axis.barh(rows, values, color=COLOURS[0], height=0.7)
+        axis.barh(rows, values, color=RIGHT, height=0.7)
         for row, value in enumerate(values):  # beyond the longest bar and clear of the line
-            axis.text(1.02, row, f"{value:.1%}", va="center", fontsize=9)
-        axis.axvline(mean, color=COLOURS[1], linestyle="--", label=f"mean of the classes {mean:.1%}")
+            axis.text(1.02, row, spell_share(value, 1), va="center", fontsize=9)
+        axis.axvline(mean, color="black", linestyle="--", label=f"mean of the classes {spell_share(mean, 1)}")
         axis.set_yticks(rows, names)
-        axis.set(xlim=(0, 1.12), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1], ylim=(len(names) - 0.5, -0.5))
+        axis.set(xlim=(0, 1.12), ylim=(len(names) - 0.5, -0.5))
         axis.set(xlabel="share of the class predicted right", title="Test accuracy by class")
-        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        tick_shares(axis.xaxis)
         axis.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center")
 

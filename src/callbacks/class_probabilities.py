@@ -8,13 +8,22 @@ from matplotlib.patches import Patch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from src.callbacks.figure import COLOURS, FigureCallback, data_of, picture, shows_images
+from src.callbacks.figure import (
+    FigureCallback,
+    data_of,
+    draw_image,
+    measure_pixels,
+    shows_images,
+    spell_share,
+    to_bytes,
+)
 from src.callbacks.samples import class_by_class
+from src.colours import OTHER, RIGHT, WRONG
 
 COLUMNS = 2  # of an image with its bars
 TOP = 5  # classes at most beside an image
-TRUE, MISTAKEN, OTHER = COLOURS[0], COLOURS[1], "0.75"
-LEGEND = {TRUE: "true class", MISTAKEN: "predicted, wrong", OTHER: "other class"}
+SURE = 1e-12  # a softmax is never quite 1 or 0, whatever rounding makes of it
+LEGEND = {RIGHT: "true class", WRONG: "predicted, wrong", OTHER: "other class"}
 
 
 class ClassProbabilities(FigureCallback):
@@ -40,8 +49,8 @@ class ClassProbabilities(FigureCallback):
         with torch.no_grad():
             outputs = pl_module(data.transform(images.to(pl_module.device)).to(pl_module.dtype))
         rows = -(-len(images) // COLUMNS)
-        size = (COLUMNS * 3.2, rows * 1.05 + 0.5)
-        self.show(trainer, size, images, targets, class_probabilities(outputs.float().cpu()), data.class_names)
+        size = (COLUMNS * 3.2, rows * 1.05 + 0.8)
+        self.show(trainer, size, images, targets, class_probabilities(outputs.cpu()), data.class_names)
 
     def draw(
         self, figure: Figure, images: Tensor, targets: Tensor, probabilities: Tensor, names: tuple[str, ...]
@@ -50,18 +59,21 @@ class ClassProbabilities(FigureCallback):
         axes = figure.subplots(rows, 2 * COLUMNS, squeeze=False, width_ratios=[1.0, 1.4] * COLUMNS).reshape(-1, 2)
         for pair in axes[len(images) :].flat:
             pair.axis("off")
-        for (left, right), image, true, shares in zip(axes, images, targets.tolist(), probabilities, strict=False):
-            left.imshow(picture(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+        pixels = to_bytes(images, *measure_pixels(images))
+        for (left, right), image, true, shares in zip(axes, pixels, targets.tolist(), probabilities, strict=False):
+            draw_image(left, image)
             left.set_title(names[true], fontsize=9, pad=3)
             left.axis("off")
             draw_bars(right, shares, true, names)
         handles = [Patch(color=colour, label=label) for colour, label in LEGEND.items()]
+        figure.suptitle("Test images, and how likely the model takes each class to be")
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
 
 
 def class_probabilities(outputs: Tensor) -> Tensor:
-    """The softmax (N, K) of outputs (N, K); one output (N, 1) is the second of two classes' against 0."""
-    return (pad(outputs, (1, 0)) if outputs.shape[1] == 1 else outputs).softmax(dim=1)
+    """The softmax (N, K) of outputs (N, K), in float64; one output (N, 1) is the second of two classes' against 0."""
+    outputs = outputs.double()
+    return (pad(outputs, (1, 0)) if outputs.shape[1] == 1 else outputs).softmax(dim=1).clamp(SURE, 1 - SURE)
 
 
 def likeliest(shares: Tensor, true: int, count: int) -> list[int]:
@@ -73,10 +85,10 @@ def likeliest(shares: Tensor, true: int, count: int) -> list[int]:
 def draw_bars(axis: Axes, shares: Tensor, true: int, names: tuple[str, ...]) -> None:
     """A bar for each of the likeliest classes, of probabilities (K,), the likeliest on top."""
     classes = likeliest(shares, true, TOP)
-    colours = [TRUE if number == true else MISTAKEN if place == 0 else OTHER for place, number in enumerate(classes)]
+    colours = [RIGHT if number == true else WRONG if place == 0 else OTHER for place, number in enumerate(classes)]
     values = shares[classes].tolist()
     bars = axis.barh(range(len(classes)), values, color=colours, height=0.75)
-    axis.bar_label(bars, [f"{value:.0%}" for value in values], padding=2, fontsize=7)
+    axis.bar_label(bars, [spell_share(value, 0) for value in values], padding=2, fontsize=7)
     axis.set_yticks(range(len(classes)), [names[number] for number in classes], fontsize=8)
     axis.set(xlim=(0, 1.25), ylim=(TOP - 0.5, -0.5), xticks=[])
     axis.tick_params(length=0)

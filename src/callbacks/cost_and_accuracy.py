@@ -2,16 +2,17 @@
 
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from src.callbacks.figure import COLOURS, FigureCallback, data_of
+from src.callbacks.figure import FigureCallback, data_of, tick_shares, tick_whole
 from src.callbacks.history import History, Row
+from src.colours import TRAIN
 
 
 class CostAndAccuracy(FigureCallback):
     """The total training loss (left axis) and the accuracy (right axis) over the epochs; for classes."""
 
     name = "cost_and_accuracy"
+    of_samples = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]
@@ -26,17 +27,18 @@ class CostAndAccuracy(FigureCallback):
         left = figure.subplots()
         right = left.twinx()
         few = "o" if len(epochs) < 20 else ""
-        for axis, values, name, colour, style in (
-            (left, losses, "total training loss", COLOURS[1], "-"),
-            (right, accuracies, "training accuracy", COLOURS[0], "--"),
+        for axis, values, name, side, style in (
+            (left, losses, "total training loss", "left", "-"),
+            (right, accuracies, "training accuracy", "right", "--"),
         ):
-            axis.plot(epochs, values, color=colour, linestyle=style, marker=few, markersize=4)
-            axis.set_ylabel(name, color=colour)
-            axis.tick_params(axis="y", colors=colour)
+            label = f"{name} ({side} axis)"
+            axis.plot(epochs, values, color=TRAIN, linestyle=style, marker=few, markersize=4, label=label)
+            axis.set_ylabel(name)
         left.set(xlabel="epoch", title="Cost and accuracy", ylim=(0, None))
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        right.yaxis.set_major_formatter("{x:.0%}")
+        tick_whole(left.xaxis)
+        tick_shares(right.yaxis)
         right.spines["right"].set_visible(True)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 
 
 def totals(rows: list[Row], samples: int) -> tuple[list[float], list[float], list[float]]:

@@ -2,12 +2,14 @@
 
 import numpy as np
 from lightning import LightningModule, Trainer
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.callbacks.figure import COLOURS, FigureCallback, limit_axis
+from src.callbacks.figure import FigureCallback, limit_axis, tick_shares, tick_whole
 from src.callbacks.history import History, Row
+from src.colours import TRAIN, VALIDATION
 
-STAGES = {"train": COLOURS[0], "val": COLOURS[1]}
+STAGES = {"train": ("training", TRAIN), "val": ("validation", VALIDATION)}
 TITLES = {"loss": "loss", "acc": "accuracy"}
 
 
@@ -20,28 +22,39 @@ class Curves(FigureCallback):
     """Training and validation curves side by side, drawn when training ends."""
 
     name = "curves"
+    of_samples = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]
         if history is not None and measured(history.rows):
             best = getattr(trainer.checkpoint_callback, "monitor", None)
             mode = getattr(trainer.checkpoint_callback, "mode", "min")
-            self.show(trainer, (8.0, 3.4), history.rows, history.chosen(best, mode).get("epoch") if best else None)
+            self.show(trainer, (8.0, 3.6), history.rows, history.chosen(best, mode).get("epoch") if best else None)
 
     def draw(self, figure: Figure, rows: list[Row], best_epoch: float | None) -> None:
         measures = measured(rows)
-        for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False).flat, measures, strict=True):
-            every = []
-            for stage, colour in STAGES.items():
-                points = [(row["epoch"], row[f"{stage}/{measure}"]) for row in rows if f"{stage}/{measure}" in row]
-                if points:
-                    few = "o" if len(points) < 20 else ""
-                    axis.plot(*zip(*points, strict=True), label=stage, color=colour, marker=few, markersize=4)
-                    every.append(np.array(points)[:, 1])
+        axes = list(figure.subplots(1, len(measures), squeeze=False).flat)
+        for axis, measure in zip(axes, measures, strict=True):
+            every = _draw_stages(axis, rows, measure)
             if best_epoch is not None:
-                axis.axvline(best_epoch, color="0.6", linestyle=":", label="kept")
+                axis.axvline(best_epoch, color="0.6", linestyle=":", label="epoch kept")
             beyond = limit_axis(axis, every, higher=False) if measure == "loss" else ""
             axis.set(xlabel=f"epoch\n({beyond})" if beyond else "epoch", title=TITLES[measure])
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            tick_whole(axis.xaxis)
+            if measure == "acc":
+                tick_shares(axis.yaxis)
             axis.grid(alpha=0.25)
-            axis.legend()
+        known = {label: part for axis in axes for part, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
+
+
+def _draw_stages(axis: Axes, rows: list[Row], measure: str) -> list[np.ndarray]:
+    """Draw a line for each stage in which a measure was taken, and return their values."""
+    every = []
+    for stage, (label, colour) in STAGES.items():
+        points = [(row["epoch"], row[f"{stage}/{measure}"]) for row in rows if f"{stage}/{measure}" in row]
+        if points:
+            few = "o" if len(points) < 20 else ""
+            axis.plot(*zip(*points, strict=True), label=label, color=colour, marker=few, markersize=4)
+            every.append(np.array(points)[:, 1])
+    return every

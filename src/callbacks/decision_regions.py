@@ -1,7 +1,7 @@
 """What a model of two inputs says everywhere on the plane, with the samples it learned from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.callbacks.figure import COLOURS, data_of
+from src.callbacks.figure import data_of
 from src.callbacks.snapshot import Snapshot, as_network_takes, evaluating, watched
+from src.colours import MODEL, TRUTH, choose_class_colour
 from src.data.base import Samples
 
 POINTS = 200  # of the grid, each way
@@ -71,30 +72,31 @@ class DecisionRegions(Snapshot):
         if units is not None and len(units) <= MOST_LINES:
             draw_lines(axis, units)
         if truth is not None:
-            axis.plot(plane.xs, truth, color="black", linestyle="--", linewidth=1.2, label="truth")
+            axis.plot(plane.xs, truth, color=TRUTH, linestyle="--", linewidth=1.2, label="truth")
         axis.set(xlabel="$x_1$", ylabel="$x_2$", title=f"Decision regions, {title}")
         legend_below(axis, columns=max(len(names), 4))
 
 
 def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, ...]) -> None:
     """Colour the plane by class, pale, and put the samples on it: inputs (N, 2), targets (N,)."""
-    pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in COLOURS[: len(names)]])
+    own = [choose_class_colour(number) for number in range(len(names))]
+    pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in own])
     xs, ys, classes = plane
     extent = (float(xs[0]), float(xs[-1]), float(ys[0]), float(ys[-1]))
     axis.imshow(
         classes.numpy(), cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, origin="lower", aspect="auto"
     )
     axis.set(xlim=extent[:2], ylim=extent[2:])
-    size, edge = (70, 1.0) if samples.size <= 20 else (28, 0.8) if samples.size <= 300 else (12, 0.3)
+    size, edge = (70, 1.0) if samples.size <= 20 else (28, 0.7) if samples.size <= 300 else (12, 0.3)
     for number, (name, marker) in enumerate(zip(names, "os^DvP*X" * len(names), strict=False)):
-        points, colour = samples.inputs[samples.targets == number].numpy(), COLOURS[number % len(COLOURS)]
+        points = samples.inputs[samples.targets == number].numpy()
         axis.scatter(
             points[:, 0],
             points[:, 1],
-            c=colour,
+            c=own[number],
             marker=marker,
             s=size,
-            edgecolors="white",
+            edgecolors="0.2",
             linewidths=edge,
             label=f"class {name}",
         )
@@ -102,13 +104,18 @@ def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, .
 
 def draw_lines(axis: Axes, units: Tensor) -> None:
     """Draw w1·x1 + w2·x2 + b = 0 for each row (w1, w2, b) of units (H, 3); weights of zero have no line."""
-    colours = matplotlib.colormaps["viridis"](torch.linspace(0, 0.8, max(len(units), 2)).numpy())
+    colours = choose_unit_colours(len(units)) if len(units) > 1 else [MODEL]
     for number, ((w1, w2, b), colour) in enumerate(zip(units.tolist(), colours, strict=False), start=1):
         square = w1**2 + w2**2
         if square > 0:
             x, y = -b * w1 / square, -b * w2 / square  # the line's point nearest to the origin
             label = f"unit {number}" if len(units) > 1 else "learned line"
-            axis.axline((x, y), (x - w2 / square**0.5, y + w1 / square**0.5), color=colour, linewidth=1.5, label=label)
+            axis.axline((x, y), (x - w2 / square**0.5, y + w1 / square**0.5), color=colour, linewidth=1.8, label=label)
+
+
+def choose_unit_colours(count: int) -> list[Any]:
+    """Return a colour for each of so many hidden units, from the first to the last."""
+    return list(matplotlib.colormaps["viridis"](torch.linspace(0, 0.8, max(count, 2)).numpy()))[:count]
 
 
 def legend_below(axis: Axes, columns: int) -> None:

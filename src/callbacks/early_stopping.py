@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from src.errors import InputError
+from src.monitor import spell_metric, tell_unmeasured
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -18,22 +19,32 @@ class EarlyStopping(LightningEarlyStopping):
         InputError: if no metric has the name of ``monitor``.
     """
 
+    validated = False
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(monitor=spell_metric(self.monitor), mode=self.mode)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.measured(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.measured(trainer):
+        self.validated = not trainer.sanity_checking
+        if not self._check_on_train_epoch_end and self.measured(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def measured(self, trainer: Trainer) -> bool:
         """Return whether there is something to judge by; not where trainer.max_steps ends before a validation."""
-        names = sorted(trainer.callback_metrics)
-        if self.monitor in names:
+        names = {spell_metric(name): name for name in trainer.callback_metrics}
+        if self.monitor in trainer.callback_metrics:
             return True
-        if self.monitor.startswith("val/") and not any(name.startswith("val/") for name in names):
+        if spell_metric(self.monitor) in names:
+            self.monitor = names[spell_metric(self.monitor)]  # as the model logs it
+            return True
+        if trainer.enable_validation and not self.validated:
             return False
-        raise InputError(f"callbacks.early_stopping.monitor={self.monitor}: there are {', '.join(names)}")
+        raise InputError(tell_unmeasured("monitor", self.monitor, names))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         before = state_dict["patience"]

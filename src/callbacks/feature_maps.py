@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.callbacks.figure import FigureCallback, data_of, picture, shows_images
+from src.callbacks.figure import FigureCallback, data_of, draw_image, measure_pixels, shows_images, to_bytes
 from src.callbacks.first_layer import draw_signed, strongest
 from src.models.layers import ACTIVATIONS
 
@@ -66,7 +66,8 @@ class FeatureMaps(FigureCallback):
         stages = [Stage(title, maps[units]) for title, maps in block.stages]
         titles = [f"{'learned' if block.trained else 'fixed'} kernel {unit}" for unit in units.tolist()]
         size = (CELL * (1 + max(len(stages), 3)), CELL * 1.2 * (1 + len(units)))
-        self.show(trainer, size, image[0], block.kernels[units], titles, stages)
+        pixels = to_bytes(image, *measure_pixels(image))[0]
+        self.show(trainer, size, pixels, block.kernels[units], titles, stages)
 
     def draw(self, figure: Figure, image: Tensor, kernels: Tensor, titles: list[str], stages: list[Stage]) -> None:
         edges = kirsch_stages(image.float().mean(dim=0) / 255)
@@ -74,7 +75,7 @@ class FeatureMaps(FigureCallback):
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        axes[0, 0].imshow(picture(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+        draw_image(axes[0, 0], image)
         label(axes[0, 0], "test image", image)
         draw_maps(list(axes[0, 1:]), edges, 0)
         limit = float(kernels.abs().max())

@@ -8,8 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.callbacks.figure import COLOURS, data_of
+from src.callbacks.decision_regions import choose_unit_colours
+from src.callbacks.figure import data_of
 from src.callbacks.snapshot import Snapshot, as_network_takes, evaluating, last_hidden
+from src.colours import MODEL, OTHER, TRUTH, choose_class_colour
 from src.data.base import Samples
 
 POINTS = 400  # along the input
@@ -114,16 +116,16 @@ def draw_fit(axis: Axes, curve: Curve, samples: Samples, names: tuple[str, ...])
     size = 28 if samples.size <= 100 else 8
     if names:
         for number, (name, marker) in enumerate(zip(names, "os", strict=True)):
-            points, colour = samples.inputs[samples.targets == number, 0], COLOURS[number]
+            points, colour = samples.inputs[samples.targets == number, 0], choose_class_colour(number)
             axis.scatter(
                 points, torch.full_like(points, number), s=size, c=colour, marker=marker, label=f"class {name}"
             )
     else:
-        axis.scatter(samples.inputs[:, 0], samples.targets, s=size, c="0.6", label="training points")
+        axis.scatter(samples.inputs[:, 0], samples.targets, s=size, c=OTHER, label="training points")
     fitted = "probability of class " + names[1] if names else "fit"
-    axis.plot(curve.x, curve.fit, color="black" if names else COLOURS[0], linewidth=2, label=fitted)
+    axis.plot(curve.x, curve.fit, color=MODEL, linewidth=2.5, label=fitted)
     if curve.truth is not None:
-        axis.plot(curve.x, curve.truth, color="0.5" if names else COLOURS[1], linestyle="--", label="truth")
+        axis.plot(curve.x, curve.truth, color=TRUTH, linewidth=1.2, linestyle="--", label="truth")
     else_drawn = [samples.targets.float(), *([] if curve.truth is None else [curve.truth])]
     low, high = (float(end) for end in torch.cat(else_drawn).aminmax())
     room = FAR * (high - low or 1.0)
@@ -136,12 +138,12 @@ def draw_units(axis: Axes, curve: Curve, classes: bool) -> None:
     """The hidden units, up to eight with their weights; of more, thin lines."""
     few = len(curve.units) <= MOST_LABELS
     if not classes:
-        axis.plot(curve.x, curve.fit, color="0.85", linewidth=5, label="fit")
-    for number, (unit, weight) in enumerate(zip(curve.units, curve.weights.tolist(), strict=True), start=1):
+        axis.plot(curve.x, curve.fit, color=MODEL, alpha=0.35, linewidth=5, label="fit")
+    parts = zip(curve.units, curve.weights.tolist(), choose_unit_colours(len(curve.units)), strict=True)
+    for number, (unit, weight, colour) in enumerate(parts, start=1):
         name = f"h_{number}" if classes else f"w_{number}h_{number}"
         every = f"{len(curve.units)} units" if number == 1 else None
         label = f"${name}$, $w_{number} = {weight:.2g}$" if few else every
-        colour = COLOURS[(number + 1) % len(COLOURS)]
         axis.plot(curve.x, unit, color=colour, linewidth=1.5 if few else 0.6, alpha=1 if few else 0.6, label=label)
     summed = "probability = σ(Σ $w_jh_j + b$)" if classes else "fit = Σ $w_jh_j + b$"
     axis.set(title=f"{summed}, $b = {curve.bias:.2g}$", ylabel="hidden units $h_j$" if classes else "parts $w_jh_j$")

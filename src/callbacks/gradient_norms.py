@@ -8,11 +8,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.callbacks.figure import FigureCallback
+from src.callbacks.figure import FigureCallback, tick_whole
 from src.errors import DivergedError
 
 MOST_LABELS = 10
@@ -30,6 +29,7 @@ class GradientNorms(FigureCallback):
     """
 
     name = "gradient_norms"
+    of_samples = False
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
@@ -46,10 +46,11 @@ class GradientNorms(FigureCallback):
                 logger.experiment.add_custom_scalars({"gradient norms": chart})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
+        again = bool(self.pending) and self.pending[-1][0] == trainer.global_step  # some evaluate a batch several times
+        if trainer.global_step % self.every_n_steps == 0 and not again:
             norms = gradient_norms(self.weights)
             if len(norms):
-                self.pending.append((trainer.global_step, norms / loss_scale(trainer, optimizer)))
+                self.pending.append((trainer.global_step, norms))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.read(trainer)
@@ -88,7 +89,7 @@ class GradientNorms(FigureCallback):
         few, width = ("o", 1.2) if len(steps) < 20 else ("", 1.2 if len(steps) < 300 else 0.6)
         for number, (line, colour) in enumerate(zip(norms.T, colours, strict=False), start=1):
             axis.plot(steps, line, color=colour, linewidth=width, marker=few, markersize=4, label=f"layer {number}")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        tick_whole(axis.xaxis)
         axis.set_yscale("log", nonpositive="mask")
         axis.set(xlabel="optimiser step", ylabel="norm of the gradient", title="Gradients, layer by layer")
         axis.grid(alpha=0.25)
@@ -116,10 +117,3 @@ def gradient_norms(layers: list[Tensor]) -> Tensor:
         for weight in layers
     ]
     return torch.stack(norms).detach().float() if norms else torch.empty(0)
-
-
-def loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """What the gradients are multiplied by: with 16-mixed precision a fused optimiser divides by it in its step."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-    return scaler.get_scale() if scaled else 1.0  # type: ignore[union-attr]

@@ -1,17 +1,19 @@
 """The metrics of each epoch, and the time that training took; both go on where a run is resumed."""
 
 import logging
+import math
 import sys
 import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from src.devices import is_main_process
+from src.monitor import spell_metric
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]
-STAGES = ("train/", "val/")
 SECONDS_BETWEEN_LINES = 1.0  # on the terminal; the log file has a line for each epoch
 
 
@@ -30,7 +32,8 @@ class History(Callback):
         self.started: float | None = None
         self.ended: float | None = None
         self.told = -float("inf")
-        self.validated = False  # since the last row
+        self.measured: dict[str, Tensor] = {}  # by the validation since the last row, named as the model logs them
+        self.validated: int | None = None  # the optimiser steps before the last validation
 
     @property
     def seconds(self) -> float:
@@ -45,11 +48,11 @@ class History(Callback):
         return self.rows[: self.saved]
 
     def chosen(self, monitor: str | None, mode: str) -> Row:
-        """The row with the best value of ``monitor``, of equals the last; the last row where it was not measured.
+        """Return the row with the best value of ``monitor``, of equals the last; the last row if it has none (or NaN).
 
         ``{}`` before the first epoch has ended.
         """
-        measured = [row for row in self.kept if monitor in row]
+        measured = [row for row in self.kept if not math.isnan(row.get(monitor or "", math.nan))]
         if monitor is None or not measured:
             return self.kept[-1] if self.kept else {}
         return (min if mode == "min" else max)(reversed(measured), key=lambda row: row[monitor])
@@ -58,13 +61,24 @@ class History(Callback):
         self.started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated = True
+        self.validated = trainer.global_step
+        others = trainer.callback_metrics.items()  # of several validation sets, Lightning tells the last one's apart
+        own = _names_of_training(trainer)
+        self.measured |= {name: value for name, value in others if name not in own}
+        self.measured |= trainer._logger_connector.metrics["callback"]
+
+    def is_validated(self, trainer: Trainer) -> bool:
+        """Return whether the weights as they are have been validated since the last row."""
+        return self.validated == trainer.global_step
 
     def record(self, trainer: Trainer) -> None:
-        """Add the row of the epoch that ends; after one without validation Lightning still has older metrics."""
-        stages = STAGES if self.validated else STAGES[:1]
-        self.validated = False
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(stages)}
+        """Add the row of the epoch that ends, each metric named by its stage first, see `spell_metric`."""
+        values = trainer.callback_metrics
+        trained = {name: values[name] for name in _names_of_training(trainer) if name in values}
+        measured = self.measured if self.is_validated(trainer) else {}
+        metrics = _spell("val", measured) | _spell("train", trained)
+        self.measured, self.validated = {}, None
+        metrics = trainer.strategy.broadcast(metrics)  # they are to decide alike, also by what each measured for itself
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         if is_main_process():
             self.tell(trainer, metrics)
@@ -89,3 +103,19 @@ class History(Callback):
         self.rows, self.seconds_before = state_dict["rows"], state_dict["seconds"]
         self.compile_seconds = state_dict.get("compile_seconds", 0.0)
         self.saved = len(self.rows)
+
+
+def _names_of_training(trainer: Trainer) -> list[str]:
+    """Return the names of the metrics that the epoch's training steps, hooks and callbacks have logged."""
+    metas = [metric.meta for metric in trainer.fit_loop.epoch_loop._results.values()]
+    return [name for meta in metas for name in dict.fromkeys([meta.name, *map(meta.forked_name, (True, False))])]
+
+
+def _spell(stage: str, metrics: dict[str, Tensor]) -> Row:
+    """Return the metrics of a stage by the names that files have; a loss over the epoch is that, and no loss_epoch.
+
+    The learning rates that Lightning's LearningRateMonitor adds are no metrics.
+    """
+    doubles = {f"{name}_{kind}" for name in metrics for kind in ("step", "epoch")}
+    own = {name: value for name, value in metrics.items() if name not in doubles and not name.startswith("lr-")}
+    return {spell_metric(name, stage): value.item() for name, value in own.items()}

@@ -1,16 +1,18 @@
 """Test images that the model gets wrong, with the class it predicts and the true one."""
 
+from textwrap import fill
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import pad
 
-from src.callbacks.figure import FigureCallback, data_of, image_grid, shows_images
+from src.callbacks.class_probabilities import class_probabilities
+from src.callbacks.figure import FigureCallback, data_of, image_grid, shows_images, spell_share
 
 COLUMNS = 5
+WIDEST = 22  # letters over an image
 
 
 class Misclassified(FigureCallback):
@@ -39,22 +41,20 @@ class Misclassified(FigureCallback):
         test_set = getattr(data_of(trainer), "test_set", None)
         if not self.outputs or test_set is None:
             return
-        outputs = torch.cat(self.outputs).cpu()
-        if outputs.shape[1] == 1:  # of two classes: the second's output against 0
-            outputs = pad(outputs, (1, 0))
-        probabilities = outputs.softmax(dim=1)
+        probabilities = class_probabilities(torch.cat(self.outputs).cpu())
         names = data_of(trainer).class_names
         wrong = surest_mistakes(probabilities, test_set.targets[: len(probabilities)], self.count)
         sure, predicted = probabilities[wrong].max(dim=1)
         titles = [
-            f"{names[guess]} {share:.0%}\nis {names[true]}"
+            fill(f"{names[true]}, taken for {names[guess]} ({spell_share(share, 1)})", WIDEST)
             for guess, share, true in zip(predicted, sure.tolist(), test_set.targets[wrong], strict=True)
         ]
         if titles:
             rows = -(-len(titles) // COLUMNS)
-            self.show(trainer, (COLUMNS * 1.5, rows * 1.65), test_set.inputs[wrong], titles)
+            self.show(trainer, (COLUMNS * 1.6, rows * 1.75 + 0.3), test_set.inputs[wrong], titles)
 
     def draw(self, figure: Figure, images: Tensor, titles: list[str]) -> None:
+        figure.suptitle("Mistakes on the test set, the surest first")
         image_grid(figure, images, titles, COLUMNS)
 
 

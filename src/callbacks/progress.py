@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-FORMAT = "{desc} |{bar:16}| {n:>{width}}/{total_fmt} batches, {elapsed} and {remaining} left{postfix}"
+FORMAT = "{desc} |{bar:10}| {n:>{width}}/{total_fmt} batches, {elapsed}, {remaining} left{postfix}"
 
 
 class Progress(ProgressBar):
@@ -46,6 +46,7 @@ class Progress(ProgressBar):
         self.around.enter_context(_log_above_bars())
         self.bar = tqdm(
             total=total,
+            desc=_name_epoch(trainer),
             initial=trainer.current_epoch * _count_batches(trainer) if total else 0,
             bar_format=FORMAT.replace("{width}", str(len(str(total or "")))),
             dynamic_ncols=True,
@@ -55,8 +56,7 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:
-            limit = "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)
-            self.bar.set_description_str(f"epoch {trainer.current_epoch + 1:>{len(limit)}}/{limit}")
+            self.bar.set_description_str(_name_epoch(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -67,7 +67,7 @@ class Progress(ProgressBar):
         done: int = pl_module.batches if chunked else batch_idx + 1  # type: ignore[assignment]
         if chunked or done % self.refresh_rate == 0 or done == per_epoch:
             before = trainer.current_epoch * per_epoch
-            self.bar.set_postfix_str(_format(self.get_metrics(trainer, pl_module)), refresh=False)
+            self.bar.set_postfix_str(_fit(_format(self.get_metrics(trainer, pl_module)), self.bar), refresh=False)
             self.bar.update(before + done - self.bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,8 +133,21 @@ def _count_all(trainer: Trainer) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-def _format(metrics: Any) -> str:
+def _name_epoch(trainer: Trainer) -> str:
+    limit = "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)
+    return f"epoch {trainer.current_epoch + 1:>{len(limit)}}/{limit}"
+
+
+def _fit(columns: list[str], bar: Any) -> str:
+    """Return the columns that fit beside a bar as a whole: of half a number one reads another."""
+    about = bar.format_dict
+    room = about["ncols"] - len(bar.format_meter(**{**about, "postfix": "", "ncols": None})) if about["ncols"] else None
+    shown = [text for number in range(len(columns), 0, -1) if (text := "  ".join(columns[:number]))]
+    return next((text for text in shown if room is None or len(text.rstrip()) + len(", ") < room), "").rstrip()
+
+
+def _format(metrics: Any) -> list[str]:
     """Return metrics in columns that keep their width: the steps' loss, then the last validation's, accuracy first."""
     metrics = dict(sorted(metrics.items(), key=lambda each: ("/" in each[0], "/acc" not in each[0])))
     metrics = {name: value for name, value in metrics.items() if not name.startswith("train/")}
-    return "  ".join(f"{name} {value:<7.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
+    return [f"{name} {value:<9.4g}" for name, value in metrics.items() if isinstance(value, (int, float))]

@@ -30,9 +30,10 @@ class Samples(FigureCallback):
         chosen = class_by_class(targets, self.count)
         titles = [data_of(trainer).class_names[target] for target in targets[chosen].tolist()]
         rows = -(-len(chosen) // COLUMNS)
-        self.show(trainer, (COLUMNS * 0.95, rows * 1.15), images[chosen], titles)
+        self.show(trainer, (COLUMNS * 0.95, rows * 1.15 + 0.3), images[chosen], titles)
 
     def draw(self, figure: Figure, images: Tensor, titles: list[str]) -> None:
+        figure.suptitle("Training images")
         image_grid(figure, images, titles, COLUMNS)
 
 

@@ -1,6 +1,6 @@
 """Kinds of checks of settings: what a value has to be, as a function and in words. Nothing heavy is imported here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src.errors import InputError
@@ -49,7 +49,7 @@ def count_or_fraction(low: int, high: int = BILLION) -> Check:
 
 def one_of(*choices: Any) -> Check:
     """Return the check for one of the choices, of the same type (1 is not true)."""
-    names = ["null" if choice is None else str(choice).lower() for choice in choices]
+    names = [_spell(choice) for choice in choices]
     return Check(
         lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
         f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0],
@@ -94,9 +94,20 @@ def escape(text: str) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value as a message shows it: on one line, and not long."""
-    text = escape(str(value)[: LONGEST + 1])
+    """Return a value as a message shows it: as it is typed (null, true), on one line, and not long."""
+    text = escape(_spell(value)[: LONGEST + 1])
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _spell(value: Any) -> str:
+    """Return a value as one types it, not as Python shows it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_spell(each)}' for key, each in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return f"[{', '.join(map(_spell, value))}]"
+    return str(value)
 
 
 def complain(name: str, value: Any, check: Check) -> str:

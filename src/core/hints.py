@@ -4,6 +4,7 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from inspect import unwrap
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from src.core.checks import is_number, is_whole
@@ -21,6 +22,17 @@ def hints_of(kind: type) -> dict[str, Any]:
         if base is not object and "__init__" in vars(base):
             with suppress(Exception):  # names that only a type checker knows
                 found |= get_type_hints(vars(base)["__init__"])
+    return found
+
+
+def parameters_of(kind: type) -> dict[str, type]:
+    """Return the settings that a class and those it builds on take by name, each with the class that declares it."""
+    found: dict[str, type] = {}
+    for base in kind.__mro__:
+        if base is not object and "__init__" in vars(base):
+            code = getattr(unwrap(vars(base)["__init__"]), "__code__", None)
+            names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount] if code else ()
+            found = {**dict.fromkeys(names, base), **found}
     return found
 
 

@@ -2,26 +2,32 @@
 
 What a user types is trusted. What a folder holds may name classes of this project and its libraries, each of the kind
 that its place takes, and of other packages only those that the user trusts: ``trust=mylab``. Names are looked at
-before anything is imported; functions are never called.
+before anything is imported; functions are called only if they make an optimizer or a schedule, or are part of one, in a
+package that the user trusts.
 """
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 
-from src.core.checks import Check, complain, either, list_of, optional
+from src.core.checks import Check, complain, either, list_of, optional, show
 from src.errors import InputError
 
 PACKAGES = ("src", "torch.optim", "lightning", "torchvision")
+UNASKED = (  # of lightning: what writes where it is told to, sends elsewhere or starts a server
+    *("CometLogger", "LitLogger", "MLFlowLogger", "WandbLogger"),
+    *("Checkpoint", "ModelCheckpoint", "OnExceptionCheckpoint", "SpikeDetection", "ServableModuleValidator"),
+)
 TRUST = "trust=mylab behind the folders: they may name classes of that package, too"  # for --help
 TARGET = "_target_"
+CALLING = ("optimizer", "scheduler")  # sections that may name functions, in values too: those of trusted packages
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 OF_HYDRA = re.compile(r"_[a-z]+_")  # settings that tell Hydra how to make something
 PLACE = re.compile(r"(dir|dirpath|path|folder|root)$", re.IGNORECASE)  # how a setting's name ends that says where
@@ -86,24 +92,15 @@ def spell_trust(packages: tuple[str, ...]) -> str:
     return f" 'trust=[{','.join(packages)}]'"
 
 
-def find_packages(content: Any, unasked: Kinds = ()) -> tuple[str, ...]:
-    """Return the packages of the classes in a config that must be trusted to read it back.
-
-    Args:
-        content: plain values, typed by the user.
-        unasked: see `Rules`.
-    """
-    names = [str(target) for _, target in _targets(content) if NAME.fullmatch(str(target))]
-    foreign = [name for name in names if not is_within(name, PACKAGES) or _is_one_of(name, unasked)]
+def find_packages(content: Any) -> tuple[str, ...]:
+    """Return the packages of the classes in a config, as plain values, that must be trusted to read it back."""
+    names = [(key, str(target)) for key, target in _targets(content) if NAME.fullmatch(str(target))]
+    foreign = [
+        name
+        for key, name in names
+        if not is_within(name, PACKAGES) or not _is_target(key) or name.rpartition(".")[2] in UNASKED
+    ]
     return tuple(dict.fromkeys(name.split(".")[0] for name in foreign))
-
-
-def _is_one_of(name: str, kinds: Kinds) -> bool:
-    """Return whether a name is that of a class of one of the kinds."""
-    with suppress(ValueError):  # what cannot be imported is told when it is made
-        found = _load("", name) if kinds else None
-        return isinstance(found, type) and issubclass(found, kinds)
-    return False
 
 
 def is_within(name: str, packages: tuple[str, ...]) -> bool:
@@ -144,9 +141,9 @@ def _check_settings(content: Any, rules: Rules) -> None:
     for key, value in _settings(content):
         *above, name = key.split(".")
         if TARGET in above or any(OF_HYDRA.fullmatch(part) and part != TARGET for part in (*above, name)):
-            raise ValueError(f"{key}={value}: a folder does not say how classes are made")
+            raise ValueError(f"{key}={show(value)}: a folder does not say how classes are made")
         if above and above[0] in rules.writing and _says_where(name, value):
-            raise ValueError(f"{key}={value}: a folder chooses no place elsewhere; to resume give that anew")
+            raise ValueError(f"{key}={show(value)}: a folder chooses no place elsewhere; to resume give that anew")
 
 
 def _says_where(name: str, value: Any) -> bool:
@@ -156,12 +153,19 @@ def _says_where(name: str, value: Any) -> bool:
 
 def _check_name(key: str, target: Any, packages: tuple[str, ...]) -> None:
     if not (isinstance(target, str) and NAME.fullmatch(target) and "." in target):
-        raise ValueError(f"{key}={target} is no class's name")
+        raise ValueError(f"{key}={show(target)} is no class's name")
     if not is_within(target, (*PACKAGES, *packages)):
         raise ValueError(_refusal(key, target, f"a folder may name classes of {', '.join(PACKAGES)}"))
 
 
 def _check_class(key: str, target: str, rules: Rules, packages: tuple[str, ...]) -> None:
+    if key.split(".")[0] in CALLING and is_within(target, packages):
+        function = _find(key, target)
+        same = inspect.isroutine(function) and get_object(target) is function
+        if same and is_within(function.__module__ or "", packages):
+            return
+    if not _is_target(key):
+        raise ValueError(_refusal(key, target, "it is no function of a trusted package"))
     place = key.removesuffix(f".{TARGET}")
     kind = rules.places.get(place) or rules.places.get(f"{place.rpartition('.')[0]}.*")
     kinds = (kind,) if kind else rules.nested
@@ -175,11 +179,16 @@ def _check_class(key: str, target: str, rules: Rules, packages: tuple[str, ...])
 
 
 def _load(key: str, target: str) -> Any:
-    """Import what a name stands for: something in a module, and what Hydra takes it for."""
+    """Import the class that a name stands for: in a module, and what Hydra takes it for."""
+    found = _find(key, target)
+    return found if isinstance(found, type) and get_class(target) is found else None
+
+
+def _find(key: str, target: str) -> Any:
+    """Import what a name stands for in a module."""
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-        return found if isinstance(found, type) and get_class(target) is found else None
+        return getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a module of the user's own does when it is imported
         raise ValueError(f"{key}={target} cannot be imported ({type(error).__name__}: {error})") from error
 
@@ -189,8 +198,20 @@ def _refusal(key: str, target: str, why: str) -> str:
 
 
 def _targets(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield all names of classes, each with its setting's name; nothing for one that is set aside."""
-    return ((key, value) for key, value in _settings(content) if key.split(".")[-1] == TARGET and value is not None)
+    """Yield all names of classes and functions, each with its setting's name; nothing for one that is set aside."""
+    for key, value in _settings(content):
+        may_call = key.split(".")[0] in CALLING and key != "scheduler.monitor"
+        if value is not None and (_is_target(key) or (may_call and may_name_function(value))):
+            yield key, value
+
+
+def may_name_function(value: Any) -> bool:
+    """Return whether a setting's value is a dotted name, the only kind that is taken for a function's."""
+    return isinstance(value, str) and "." in value and bool(NAME.fullmatch(value))
+
+
+def _is_target(key: str) -> bool:
+    return key.split(".")[-1] == TARGET
 
 
 def _settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

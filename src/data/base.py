@@ -146,6 +146,11 @@ def count_of(size: int | float, total: int, setting: str) -> int:
     return count
 
 
+def count_share(share: float, total: int) -> int:
+    """Return how many samples a share of all comes to, in [0, 1]."""
+    return round(share * total)
+
+
 def stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw ``count`` of N samples so that each class keeps its share to within one sample.
 
@@ -201,6 +206,7 @@ class TensorDataModule(LightningDataModule):
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
         self.chunk = 1  # training batches handed over at a time, see src/models/steps.py
+        self.shares: dict[str, float] = {}  # of the samples of "val" and "test", the first, to evaluate alone
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
         self.test_set: Samples | None = None
@@ -270,10 +276,18 @@ class TensorDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Batches | list[Batches]:
         assert self.val_set is not None, "call setup() first"
-        return self.batches(self.val_set) if self.val_set.size else []
+        return self.batches(self.take_share("val", self.val_set)) if self.val_set.size else []
 
     def test_dataloader(self) -> Batches:
-        return self.batches(self.test_set)
+        assert self.test_set is not None, "call setup() first"
+        return self.batches(self.take_share("test", self.test_set))
+
+    def take_share(self, stage: str, samples: Samples) -> Samples:
+        """Return the samples that a stage evaluates: all, or the first of them."""
+        return samples.take(slice(0, count_share(self.shares.get(stage, 1.0), samples.size)))
+
+    def predict_dataloader(self) -> Batches:
+        return self.test_dataloader()
 
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Turn a batch as it is kept into what a network takes; on the batch's device."""
@@ -290,7 +304,11 @@ class TensorDataModule(LightningDataModule):
             inputs = self.transform(inputs, augment=training)
             return inputs if dtype is None else inputs.to(dtype)
 
-        if not isinstance(batch, Chunk):
+        if isinstance(batch, Tensor):  # a model's example inputs, which are what its network takes
+            return batch.to(dtype) if dtype is not None and batch.is_floating_point() else batch
+        if not isinstance(batch, (Samples, Chunk)):  # of a loader that is not this one's
+            return batch
+        if isinstance(batch, Samples):
             return Samples(prepare(batch.inputs), batch.targets)
         if type(self).transform is not TensorDataModule.transform:
             return Chunk(batch.samples, batch.batch_size, prepare)

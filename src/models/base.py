@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from hydra.utils import get_class
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from src.core.tensors import open_verified
 from src.errors import DivergedError, InputError
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
+from src.models.optimizing import make_optimizer, make_schedule
 from src.models.steps import take_steps
 
 Settings = dict[str, Any]
@@ -30,9 +30,8 @@ class SupervisedModule(LightningModule):
         num_classes: how many classes there are; 0 for regression.
         task: "multiclass", "binary" or "regression".
         optimizer: ``{"_target_": "torch.optim.Adam", "lr": 0.001, …}``; ``None`` to predict only.
-        scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``; among its values,
-            "total_steps" stands for the run's number of optimiser steps and "lr" for the
-            optimiser's learning rates. ``None`` keeps the learning rate.
+        scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``, see `make_schedule`; ``None`` keeps the
+            learning rate.
         label_smoothing: share of the target's probability spread over all classes in training,
             in [0, 1) (Szegedy et al., 2016).
         loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
@@ -133,9 +132,9 @@ class SupervisedModule(LightningModule):
         if not self.automatic_optimization:
             take_steps(self, batch)
             return None
-        objective = self.step_loss(batch)
+        objective = self.step_loss(batch, batch_idx)
         every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
-        if self.batches % every == 0 or self.batches == batches:
+        if self.unread and (self.batches % every == 0 or self.batches == batches):
             self.look_at_losses()
         return objective
 
@@ -144,20 +143,36 @@ class SupervisedModule(LightningModule):
         """Batches of the epoch so far."""
         return self.batches_read + len(self.unread)
 
-    def step_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """What a step on a batch descends on; the batch is noted, nothing is read from the device."""
+    def step_loss(self, batch: tuple[Tensor, Tensor], number: int | None = None) -> Tensor:
+        """Return what a step on a batch descends on; the batch is noted, nothing is read from the device.
+
+        Some optimisers evaluate a batch several times in a step (LBFGS, SAM): it is noted the first time.
+
+        Args:
+            batch: inputs (B, *in_shape) and targets (B,).
+            number: the batch's in its epoch, from 0; ``None``: the next.
+
+        Raises:
+            InputError: if a batch among several whose gradients are accumulated is evaluated again.
+        """
         inputs, targets = batch
         outputs = self(inputs)
         if outputs.dtype in (torch.bfloat16, torch.half):  # of mixed precision; too coarse for a loss
             outputs = outputs.float()
         loss = self.loss(outputs, targets, self.label_smoothing)
+        first = number is None or number >= self.batches
+        if not first and self.trainer.accumulate_grad_batches > 1:
+            kind = type(self.optimizers(use_pl_optimizer=False)).__name__
+            told = f"{kind} evaluates a batch several times in a step, and the batches before it no longer"
+            raise InputError(f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: {told}; use 1")
         if self.processes > 1:
-            return self.shared_objective(loss, outputs, targets)
-        self.unread.append((loss.detach(), outputs.detach(), targets))
+            return self.shared_objective(loss, outputs, targets, first)
+        if first:
+            self.unread.append((loss.detach(), outputs.detach(), targets))
         return self.objective(loss, len(targets))
 
-    def shared_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return what this process descends on, from the mean loss of its share of a batch; note the share.
+    def shared_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor, first: bool) -> Tensor:
+        """Return what this process descends on, from the mean loss of its share of a batch; note it the first time.
 
         The gradient is averaged over the processes. What each descends on is weighed by the size of its share, so that
         this average is the gradient of what one process would descend on: the mean over all samples, or their sum, and
@@ -169,7 +184,8 @@ class SupervisedModule(LightningModule):
             own, whole = count(batch)
         if not own:
             outputs, targets = outputs[:0], targets[:0]
-        self.unread.append((loss.detach() * (own / whole), outputs.detach(), targets))
+        if first:
+            self.unread.append((loss.detach() * (own / whole), outputs.detach(), targets))
         return self.objective(loss, whole) * (self.processes * own / whole)
 
     def on_train_epoch_start(self) -> None:
@@ -177,6 +193,7 @@ class SupervisedModule(LightningModule):
         self.unread.clear()
         self.batches_read, self.steps_before = 0, self.trainer.global_step
         self.processes = self.trainer.world_size
+        refuse_sum_of_parts(self.reduction, self.trainer.accumulate_grad_batches)  # as callbacks may have changed it
 
     def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss times n, number correct and n of one batch: (3,)."""
@@ -202,8 +219,8 @@ class SupervisedModule(LightningModule):
             first = int((~finite).nonzero()[0])
             self.diverged(float(losses[first]), self.step_of(before + first) + 1)
         self.loss_shown = losses.mean().item()
-        if self.logger is not None:
-            self.logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
 
     def step_of(self, batch: int) -> int:
         """The number of optimiser steps before a batch of this epoch."""
@@ -211,7 +228,9 @@ class SupervisedModule(LightningModule):
 
     def diverged(self, loss: float, step: int) -> None:
         told = divergence(loss, step, self.current_epoch + 1)
-        raise DivergedError(f"{told}; the checkpoints of the epochs before are kept")
+        if self.trainer.precision == "16-true":
+            told += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
+        raise DivergedError(told)
 
     def on_train_epoch_end(self) -> None:
         if self.unread:  # trainer.max_steps ended the epoch before its last batch
@@ -251,6 +270,11 @@ class SupervisedModule(LightningModule):
 
     validation_step = test_step = evaluation_step
 
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return what is predicted for a batch's inputs, see `predict`; the batch may be of inputs alone."""
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        return self.predict(self(inputs).float())
+
     def finish_evaluation(self, stage: str) -> None:
         """Measure all outputs (N, out_features) of the evaluation at once."""
         sums = torch.zeros(3, device=self.device)
@@ -280,43 +304,30 @@ class SupervisedModule(LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optimizer_settings is None:
             raise InputError(f"{type(self).__name__} was made without an optimizer: it cannot be trained")
-        settings = dict(self.optimizer_settings)
-        if "lr" not in settings:
-            raise InputError("optimizer.lr is missing")
-        if "fused" in settings and settings["fused"] is None:
-            settings["fused"] = self.device.type in ("cpu", "cuda")
-        optimizer = made("optimizer", settings.pop("_target_"), self.parameter_groups(settings["lr"]), **settings)
+        optimizer = make_optimizer(self.optimizer_settings, self.parameter_groups, self.device.type)
         if not self.scheduler_settings:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Settings:
         assert self.scheduler_settings is not None
-        settings = dict(self.scheduler_settings)
-        if "_target_" not in settings:
-            raise InputError(f"scheduler.{next(iter(settings))}: there is no scheduler to take it; choose scheduler=…")
-        interval, target = settings.pop("interval", "epoch"), settings.pop("_target_")
-        steps = int(self.trainer.estimated_stepping_batches)
-        asked, taken = settings.get("total_steps"), steps if interval == "step" else self.trainer.max_epochs
-        if isinstance(asked, int) and asked < (taken or 0):
-            raise InputError(f"scheduler.total_steps={asked}: the run takes {taken}; give as many, or total_steps")
-        for key, value in settings.items():
-            if value == "total_steps":
-                settings[key] = steps
-            elif value == "lr":
-                settings[key] = [group["lr"] for group in optimizer.param_groups]
-        return {"scheduler": made("scheduler", target, optimizer, **settings), "interval": interval}
+        return make_schedule(self.scheduler_settings, optimizer, self.trainer)
+
+
+def refuse_sum_of_parts(reduction: str | None, parts: int) -> None:
+    """Refuse to add up losses over several batches, whose mean is descended on.
+
+    Raises:
+        InputError: if the sum is asked for, and there are several.
+    """
+    if reduction == "sum" and parts > 1:
+        raise InputError(
+            f"model.reduction=sum adds up the samples of one batch: over {parts} accumulated batches it would be the "
+            "mean of their sums; accumulate no gradients, or use model.reduction=mean"
+        )
 
 
 def divergence(loss: float, step: int, epoch: int) -> str:
     """What to tell of a loss that is not finite."""
     how = "lower optimizer.lr or set trainer.gradient_clip_val"
     return f"the loss became {loss} at step {step} (epoch {epoch}): {how}"
-
-
-def made(part: str, target: str, *given: Any, **settings: Any) -> Any:
-    """An optimiser or a scheduler; what its class refuses is told in one line."""
-    try:
-        return get_class(target)(*given, **settings)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{part}: {target} does not take these settings: {error}") from error

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from src.devices import SMALL_STEP
+from src.models.optimizing import is_planned
 
 # What would have to be called for each single step.
 CALLBACK_HOOKS = (
@@ -66,7 +67,8 @@ def why_one_by_one(trainer: Any, model: Any, ours: type, operations: int) -> str
         "a profiler": not isinstance(trainer.profiler, PassThroughProfiler),
         "the loss of each step": trainer.log_every_n_steps < 2,
         "a schedule of the learning rate step by step": schedule.get("interval") == "step",
-        "a schedule made for a number of steps": "total_steps" in schedule.values(),
+        "a schedule made for a number of steps": is_planned(schedule),
+        "a schedule that watches a metric": bool(schedule.get("monitor")),
         type(model).__name__: overrides(model, LightningModule, MODULE_HOOKS) or overrides(model, ours, OWN_HOOKS),
     }
     for callback in trainer.callbacks:
@@ -107,7 +109,7 @@ def take_steps(model: Any, chunk: Iterable[Any]) -> None:
         if trainer.received_sigterm:
             raise SIGTERMException
         results.batch, results.batch_size = batch, None  # what a model's own log() counts
-        step(partial(gradient, model, weights, batch))
+        step(partial(gradient, model, weights, batch, model.batches))
         count += 1
         if count % trainer.log_every_n_steps == 0:
             model.look_at_losses()
@@ -136,9 +138,9 @@ def is_torchs(method: Any) -> bool:
     return str(method.__module__).startswith("torch.optim.")
 
 
-def gradient(model: Any, weights: list[Tensor], batch: Any) -> Tensor:
-    """Put a batch's gradient in place; returns what it descends on."""
-    objective: Tensor = model.step_loss(batch)
+def gradient(model: Any, weights: list[Tensor], batch: Any, number: int) -> Tensor:
+    """Put the gradient of a batch, by its number in the epoch, in place; returns what it descends on."""
+    objective: Tensor = model.step_loss(batch, number)
     gradients = torch.autograd.grad(objective, weights, allow_unused=True)  # at once, without adding to zeros
     for weight, its_gradient in zip(weights, gradients, strict=True):
         weight.grad = its_gradient

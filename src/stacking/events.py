@@ -9,6 +9,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.core.files import open_atomic
+from src.loggers.kinds import name_chart
 from src.stacking.member import Member
 
 Scalars = dict[str, float]
@@ -37,17 +38,18 @@ def write_events(member: Member, optimizer: str, batches: int) -> None:
 
 
 def curves(member: Member, optimizer: str, batches: int) -> dict[int, Scalars]:
-    """What is logged at each step."""
+    """What is logged at each step, by the names of its charts."""
     found: dict[int, Scalars] = {}
     for step, rates in member.rates:
         names = [f"lr-{optimizer}/pg{group}" for group in range(1, len(rates) + 1)]
-        found.setdefault(step, {}).update(zip(names if len(rates) > 1 else [f"lr-{optimizer}"], rates, strict=True))
+        tags = [name_chart(name) for name in (names if len(rates) > 1 else [f"lr-{optimizer}"])]
+        found.setdefault(step, {}).update(zip(tags, rates, strict=True))
     for epoch, row in enumerate(member.history.rows):
         own = {name: value for name, value in row.items() if name != "epoch"}
-        found.setdefault((epoch + 1) * batches - 1, {}).update({"epoch": epoch, **own})
+        found.setdefault((epoch + 1) * batches - 1, {}).update(own)
     for step, loss in member.looks:
         found.setdefault(step, {})["train/loss_step"] = loss
     tested = {name: value for name, value in member.results.test_metrics.items() if isinstance(value, float)}
     if tested:
-        found.setdefault(len(member.history.rows) * batches, {}).update({"epoch": len(member.history.rows), **tested})
+        found.setdefault(len(member.history.rows) * batches, {}).update(tested)
     return found

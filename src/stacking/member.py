@@ -20,6 +20,7 @@ from src.checkpoints import RunCheckpoint, find_stops, load_weights
 from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.models.base import SupervisedModule
+from src.monitor import find_judge, find_mode
 from src.results import Results
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,8 @@ class Member:
             load_weights(self.model, cfg["ckpt_path"])
         self.history = History()
         self.results = Results(folder, self.history)
-        validates = data.val_set is not None and data.val_set.size > 0
-        monitor, mode = data.monitor
-        self.kept = RunCheckpoint(folder / "checkpoints", monitor if validates else None, mode, self.history)
+        monitor, mode = find_judge(cfg, data)
+        self.kept = RunCheckpoint(folder / "checkpoints", monitor, mode, self.history)
         self.early = [early_stopping(each, monitor, mode) for each in cfg["callbacks"].values() if stops_early(each)]
         self.results.begin(self.model, self.seed, self.kept.monitor, mode)
         self.looks: list[tuple[int, float]] = []  # at the loss: the step and its mean since the look before
@@ -163,8 +163,9 @@ def stops_early(settings: dict[str, Any] | None) -> bool:
     return settings is not None and settings["_target_"].endswith(".EarlyStopping")
 
 
-def early_stopping(settings: dict[str, Any], monitor: str, mode: str) -> EarlyStopping:
-    """The callback; where it names no metric it watches what the task is judged by."""
-    judged = {"monitor": monitor, "mode": mode} if settings["monitor"] is None else {}
-    made: EarlyStopping = instantiate({**settings, **judged})
+def early_stopping(settings: dict[str, Any], monitor: str | None, mode: str) -> EarlyStopping:
+    """Return the callback; where it names no metric it watches what the run is judged by."""
+    watched = settings["monitor"] or monitor
+    own = settings.get("mode") or (mode if watched == monitor else find_mode(str(watched)))
+    made: EarlyStopping = instantiate({**settings, "monitor": watched, "mode": own})
     return made

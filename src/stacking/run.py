@@ -15,7 +15,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
 from src import cli, devices
-from src.build import build_data, check_batches, prepare
+from src.build import build_tensors, check_batches, prepare
 from src.core.files import open_atomic, pin_folders, remove, write_json, write_text
 from src.core.storage import StorageError
 from src.data.base import EVAL_BATCH, TensorDataModule
@@ -66,7 +66,7 @@ def train_together(order: StackOrder) -> None:
     first: DictConfig = pickle.loads(able[0][0].config)
     HydraConfig.instance().set_config(first)
     kind = prepare(first)
-    data = build_data(first)
+    data = build_tensors(first)
     data.prepare_data()
     data.setup()
     with written_together():
@@ -106,7 +106,8 @@ def begun(
     for part, config in able:
         try:
             member = Member(config, part.folder, data)
-            Schedule(member.model, max(1, epochs * len(data.batches(data.train_set, train=True))))  # is it refused?
+            batches = len(data.batches(data.train_set, train=True))
+            Schedule(member.model, max(1, batches), epochs)  # is it refused?
             yield member
         except InputError as error:
             fail(order, part, error)
@@ -150,7 +151,7 @@ def stacked(members: Sequence[Member], data: TensorDataModule, kind: str, eval_b
     models, trainer = [member.model for member in members], members[0].cfg["trainer"]
     precision = devices.precision(trainer["precision"], kind)
     feed = Feed(data, [member.order_seed for member in members], torch.device(kind), DTYPES[precision])
-    schedules = Schedules(models, trainer["max_epochs"] * len(feed))
+    schedules = Schedules(models, len(feed), trainer["max_epochs"])
     size = min(max(data.batch_size, EVAL_BATCH), eval_batch)
     return Stack(models, [member.seed for member in members], feed, schedules, trainer["log_every_n_steps"], size)
 
@@ -169,7 +170,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
     if tested is not None:
         for place, member in enumerate(training.members):
-            if member.trouble is None:
+            if member.trouble is None and member.cfg.get("test", True):
                 acc = None if tested.acc is None else float(tested.acc[place].float())
                 confusion = None if tested.confusion is None else tested.confusion[place].cpu()
                 member.add_test(float(tested.loss[place].float()), acc, confusion, data.class_names)
@@ -178,7 +179,7 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     for member in training.members:
         with member.at_own_cost():
             write_json(member.folder / "provenance.json", source)
-            if member.cfg["logger"]:
+            if any(member.cfg["logger"].values()):
                 write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
             member.results.write_metrics()
             outcome = member.trouble or member.results.outcome()

@@ -19,10 +19,15 @@ KINDS: dict[type[torch.optim.Optimizer], type[SGD] | type[Adam]] = {
 
 
 class Planned(NamedTuple):
-    """Stands for the Trainer where a model makes its optimiser."""
+    """Stands for the Trainer where a model makes its optimiser: so many batches in each of so many epochs."""
 
-    estimated_stepping_batches: int
-    max_epochs: int | None = None
+    num_training_batches: int
+    max_epochs: int
+    max_steps: int = -1
+    accumulate_grad_batches: int = 1
+    check_val_every_n_epoch: int = 1
+    train_dataloader: Any = ()
+    callbacks: tuple[Any, ...] = ()
 
 
 class Schedule:
@@ -30,11 +35,11 @@ class Schedule:
 
     Args:
         model: what makes it.
-        total_steps: optimiser steps of the whole training.
+        batches, epochs: of the whole training.
     """
 
-    def __init__(self, model: SupervisedModule, total_steps: int) -> None:
-        model.trainer = Planned(total_steps)  # type: ignore[assignment]
+    def __init__(self, model: SupervisedModule, batches: int, epochs: int) -> None:
+        model.trainer = Planned(batches, epochs)  # type: ignore[assignment]
         made = model.configure_optimizers()
         chosen: dict[str, Any] = made["lr_scheduler"] if isinstance(made, dict) else {}
         self.optimizer: torch.optim.Optimizer = made["optimizer"] if isinstance(made, dict) else made
@@ -74,13 +79,13 @@ class Schedules:
 
     Args:
         models: the jobs' models, whose optimisers are of one class.
-        total_steps: optimiser steps of the whole training.
+        batches, epochs: of the whole training.
     """
 
-    def __init__(self, models: Sequence[SupervisedModule], total_steps: int) -> None:
+    def __init__(self, models: Sequence[SupervisedModule], batches: int, epochs: int) -> None:
         told = [json.dumps([model.optimizer_settings, model.scheduler_settings]) for model in models]
         distinct = list(dict.fromkeys(told))
-        self.all = [Schedule(models[told.index(each)], total_steps) for each in distinct]
+        self.all = [Schedule(models[told.index(each)], batches, epochs) for each in distinct]
         self.which = torch.tensor([distinct.index(each) for each in told])
         self.first = torch.tensor([each.numbers() for each in self.all], dtype=torch.float64)
 

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 from lightning import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Conv2d, Dropout, Linear, Module
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import cli, devices
-from src.build import build_data, build_model, monitored
+from src.build import build_data, build_model
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.figure import FigureCallback
 from src.callbacks.progress import Progress
@@ -27,6 +28,7 @@ from src.models.cnn import CNN
 from src.models.images import ImageModule
 from src.models.mlp import MLP
 from src.models.steps import CALLBACK_HOOKS, overrides
+from src.monitor import find_judge
 from src.stacking.run import DTYPES
 from src.stacking.schedules import KINDS
 from src.stacking.wide import WideDropout, why_not, widen
@@ -54,6 +56,8 @@ HONOURED = (
     "check_val_every_n_epoch",
 )
 OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
+NOT_OF_SCHEDULES = ("frequency", "monitor", "strict", "name", "reduce_on_plateau")
+WORDS_OF_SCHEDULES = ("_target_", "interval", "anneal_strategy", "mode")
 OURS = (SupervisedModule, ImageModule, MLP, CNN)  # models whose ways a stack knows
 FREE = {"parameter_groups", "images_only"}  # what another may have of its own, beside its network
 CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
@@ -63,6 +67,7 @@ EVENTS = {  # conf/logger/tensorboard.yaml
     "version": "",
     "default_hp_metric": False,
 }
+HOOKS = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")  # of data, by which a stack does not load
 COPIES = 8  # of the weights: also gradients, two moments, the best and the last, and what is on the way
 SHARE_OF_MEMORY = 0.5
 
@@ -103,7 +108,9 @@ def verdict(config: DictConfig, processes: int) -> Verdict:
             return Verdict(f"trainer.precision={cfg.trainer.precision}")
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
-        reason = unsuitable_data(data) or unsuitable_monitor(cfg, data) or unsuitable_model(model)
+        if not isinstance(data, TensorDataModule) or overrides(data, TensorDataModule, HOOKS):
+            return Verdict(f"{type(data).__name__}, which loads its batches in a way of its own")
+        reason = unsuitable_monitor(cfg, data) or unsuitable_model(model)
     except Exception as error:  # Hydra wraps those of a part that it makes
         return Verdict(f"an error that each tells by itself ({one_line(error)})")
     return room(model, data, kind, processes) if reason is None else Verdict(reason)
@@ -123,15 +130,32 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return f"compile={cfg.compile}"
     if unknown := set(cfg.optimizer) - OPTIMIZER:
         return f"optimizer.{min(unknown)}"
-    if get_class(cfg.optimizer._target_) not in KINDS:
+    if get_object(cfg.optimizer._target_) not in KINDS:
         return f"optimizer {cfg.optimizer._target_}"
-    if cfg.scheduler and get_class(cfg.scheduler._target_) is torch.optim.lr_scheduler.ReduceLROnPlateau:
-        return "a scheduler that asks for metrics"
+    if reason := unsuitable_schedule(OmegaConf.to_container(cfg.scheduler, resolve=True)):
+        return reason
     if cfg.get("deterministic"):
         return "deterministic=true"
-    if any(dict(each) != EVENTS for each in cfg.logger.values()):
+    if any(dict(each) != EVENTS for each in cfg.logger.values() if each):
         return "a logger of its own"
     return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
+
+
+def unsuitable_schedule(settings: Any) -> str | None:
+    """Return what of a schedule's settings a stack does not honour: it steps one, made of numbers, at each step."""
+    if not settings:
+        return None
+    kind = get_object(settings["_target_"])
+    if not isinstance(kind, type):
+        return f"scheduler {settings['_target_']}, a function"
+    if issubclass(kind, ReduceLROnPlateau):
+        return "a scheduler that asks for metrics"
+    for name, value in settings.items():
+        each = value if isinstance(value, list) else [value]
+        numbers = all(isinstance(one, (int, float)) or one in ("total_steps", "lr") for one in each)
+        if name in NOT_OF_SCHEDULES or not (name in WORDS_OF_SCHEDULES or numbers):
+            return f"scheduler.{name}"
+    return None
 
 
 def sees_training(settings: DictConfig) -> bool:
@@ -143,18 +167,15 @@ def sees_training(settings: DictConfig) -> bool:
     return steps or not issubclass(kind, FigureCallback)
 
 
-def unsuitable_data(data: Any) -> str | None:
-    hooks = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")
-    own = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, hooks)
-    return None if own else f"{type(data).__name__}, which loads its batches in a way of its own"
-
-
 def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
-    """What early stopping watches that a stack does not look at, or that is not there."""
+    """Return what a run or its early stopping is judged by that a stack does not look at, or that is not there."""
     known = (None, "val/loss", *(["val/acc"] if data.num_classes else []))
+    judge, _ = find_judge(cfg, data)
+    if judge not in known:
+        return f"monitor={judge}"
     for name, each in cfg.callbacks.items():
         if each and get_class(each._target_) is EarlyStopping:
-            if monitored(cfg, data)[0] is None:
+            if judge is None:
                 return f"callbacks.{name} without a validation set"
             if each.get("monitor") not in known:
                 return f"callbacks.{name}.monitor={each.get('monitor')}"

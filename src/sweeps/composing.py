@@ -2,14 +2,21 @@
 
 import functools
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from src.catalog import is_group
 from src.core.trust import TARGET, find_packages
+from src.errors import InputError
+from src.messages import find_unknown, no_such_setting
+from src.presets import PRESETS
 
 
 class RememberingLoader:
@@ -42,7 +49,8 @@ class RememberingLoader:
         overrides = self.parse(sweep_overrides)
         kind, plain = self.kind(master_config, overrides)
         if kind not in self.known:
-            composed = self.loader.load_sweep_config(master_config, sweep_overrides)
+            with told_of_job(overrides):
+                composed = self.loader.load_sweep_config(master_config, sweep_overrides)
             self.known[kind] = pickle.dumps(composed)
             settings: Any = OmegaConf.to_container(composed)
             self.packages.update(find_packages({**settings, "hydra": {}}))
@@ -64,6 +72,24 @@ class RememberingLoader:
         plain = [each for each in overrides if is_value(each, config)]
         plain = [each for each in plain if not each.key_or_group.startswith(whole)]  # its order counts
         return tuple(each.get_key_element() if each in plain else str(each.input_line) for each in overrides), plain
+
+
+@contextmanager
+def told_of_job(overrides: list[Override]) -> Iterator[None]:
+    """Tell with a job's error which choice the job makes: another job's may have the setting that this one lacks.
+
+    Raises:
+        InputError: naming the setting and the choice.
+    """
+    try:
+        yield
+    except HydraException as error:
+        key = find_unknown(error) or ""
+        groups = (key.split(".")[0], *PRESETS)
+        choices = tuple(str(each.input_line) for each in overrides if is_group(each.key_or_group))
+        if not (lacking := [choice for choice in choices if choice.startswith(tuple(f"{name}=" for name in groups))]):
+            raise
+        raise InputError(f"with {' '.join(lacking)} {no_such_setting(key)}") from error
 
 
 def is_value(override: Override, config: DictConfig) -> bool:

@@ -4,13 +4,13 @@ import logging
 import re
 import sys
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.cli import TRACEBACKS
+from src.core.commands import spell_command
 from src.core.plain import read_yaml
 from src.core.storage import find_fault
 from src.core.trust import Rules, check_trust, read_packages, spell_trust
@@ -37,13 +37,13 @@ class DrawPictures(Callback):
             files, errors = draw(folder, self.pictures, packages)
         except Exception as error:  # the runs are done and kept, and Hydra would make a warning of two lines of it
             if fault := find_fault(error):
-                again = f"try again: python -m src.compare {quote(str(folder))}"
+                again = f"try again: {spell_command('src.compare', [str(folder)])}"
                 sys.exit(f"error: {fault.completed('the runs are whole', again)}")
             files, errors = [], [why(error)]
         for path in files:
             log.info("picture: %s", path)
         for told in errors:
-            how = f"python -m src.compare {quote(str(folder))}{spell_trust(packages)}"
+            how = f"{spell_command('src.compare', [str(folder)])}{spell_trust(packages)}"
             log.error("error: %s (try again: %s)", told, how)
 
 

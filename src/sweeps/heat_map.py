@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
 from src.axes import find_window
-from src.colours import COLOURS
+from src.callbacks.figure import tick_decades, tick_shares
+from src.colours import choose_ink
 from src.sweeps.pictures import (
     ROUNDING,
     MetricPicture,
@@ -22,9 +22,8 @@ from src.sweeps.pictures import (
     within,
 )
 from src.sweeps.results import mean
-from src.sweeps.runs import Run, said
+from src.sweeps.runs import Run, name_in_words, said
 
-NAMES = {"lr": "learning rate"}
 NOTHING = "–"
 ENDS = {(True, False): "min", (False, True): "max", (True, True): "both"}  # of the colours, beyond which values lie
 
@@ -68,17 +67,21 @@ class HeatMap(MetricPicture):
         norm = (LogNorm if is_logarithmic(metric, shown) else Normalize)(shown.min(), shown.max())
         image = axis.imshow(means, cmap="viridis_r" if lower else "viridis", norm=norm, origin="lower", aspect="auto")
         for (row, column), value in np.ndenumerate(means):
-            colour = ink(*image.cmap(image.norm(value))[:3]) if np.isfinite(value) else "black"
+            colour = choose_ink(*image.cmap(image.norm(value))[:3]) if np.isfinite(value) else "black"
             axis.text(column, row, number(value, is_share(metric)), color=colour, ha="center", va="center", fontsize=9)
         best = np.nanmin(means) if lower else np.nanmax(means)
         frame(axis, np.argwhere(np.isclose(means, best, rtol=ROUNDING, atol=0)))
         label_axes(axis, runs, self.x, self.y)
         words = f"{in_words(metric)}{averaged([len(cell) for row in cells for cell in row])}"
-        percent = PercentFormatter(1.0, decimals=None) if is_share(metric) else None
         extend = "neither" if window is None else ENDS[window.below > 0, window.above > 0]
-        figure.colorbar(image, ax=axis, label=words, format=percent, extend=extend).outline.set_visible(False)
+        bar = figure.colorbar(image, ax=axis, label=words, extend=extend)
+        bar.outline.set_visible(False)
+        if is_share(metric):
+            tick_shares(bar.ax.yaxis)
+        elif is_logarithmic(metric, shown):
+            tick_decades(bar.ax.yaxis, shown.tolist())
         figure.legend(handles=axis.patches[:1], loc="outside lower center", fontsize=9)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(self.title)
 
 
 def level(run: Run, key: str) -> str | None:
@@ -104,12 +107,6 @@ def number(mean: float, share: bool) -> str:
     return f"{100 * mean:.2f}%" if share else f"{mean:.3g}"
 
 
-def ink(*colour: float) -> str:
-    """Black or white, whichever has the higher contrast with a colour: red, green and blue in [0, 1] (WCAG 2.1)."""
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
-    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
-
-
 def averaged(counts: list[int]) -> str:
     """Over how many runs the means are, on a line of its own: "(mean of 3 runs)"."""
     low, high = min(filter(None, counts)), max(counts)
@@ -121,16 +118,16 @@ def averaged(counts: list[int]) -> str:
 def frame(axis: Axes, places: np.ndarray) -> None:
     """A frame around cells (N, 2), row and column."""
     for row, column in places:
-        box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=COLOURS[1], linewidth=3)
+        box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=3)
         axis.add_patch(box).set_label("best")
 
 
 def label_axes(axis: Axes, runs: list[Run], x: str, y: str) -> None:
     """The settings' names and values at the cells; nothing at an axis whose setting is not swept."""
     for part, key in ((axis.xaxis, x), (axis.yaxis, y)):
-        names, last = levels(runs, key), key.split(".")[-1]
+        names = levels(runs, key)
         swept = names != [None]
         part.set_ticks(range(len(names)), [name or NOTHING if swept else "" for name in names])
-        part.set_label_text(NAMES.get(last, last.replace("_", " ")) if swept else "")
+        part.set_label_text(name_in_words(key) if swept else "")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

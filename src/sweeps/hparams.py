@@ -2,8 +2,8 @@
 
     tensorboard --logdir outputs/sweeps/NAME
 
-The tab reads event files: one in the sweep's folder tells the columns, one in each job's folder the
-job's values. The jobs do not know of them. (https://www.tensorflow.org/tensorboard/hyperparameter_tuning_with_hparams)
+The tab reads event files: one in each job's folder has the job's values, and the first job's tells the columns, too: in
+the sweep's own folder it would be one more run, an empty one. The jobs do not know of them. (https://www.tensorflow.org/tensorboard/hyperparameter_tuning_with_hparams)
 """
 
 from io import BytesIO
@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.core.files import open_atomic
+from src.core.files import open_atomic, remove
 from src.records import DAMAGED
 from src.sweeps.results import scalars
 from src.sweeps.runs import Run, read_runs, said
@@ -47,8 +47,9 @@ def write_hparams(folder: Path) -> None:
         runs = [run for run in read_runs(folder) if run.known]
         columns = [column(name, runs) for name in dict.fromkeys(name for run in runs for name in run.swept)]
         for run in runs:
-            keep(run.folder / EVENTS, session(run, columns))
-        keep(folder / EVENTS, experiment(columns, runs))
+            told = [experiment(columns, runs)] if run is runs[0] else []
+            keep(run.folder / EVENTS, session(run, columns, told))
+        remove(folder / EVENTS)  # of an earlier version
 
 
 def column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
@@ -68,19 +69,19 @@ def column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
     return told
 
 
-def experiment(columns: list[api_pb2.HParamInfo], runs: list[Run]) -> bytes:
-    """The event file of the sweep: which columns there are."""
+def experiment(columns: list[api_pb2.HParamInfo], runs: list[Run]) -> Summary.Value:
+    """Return what is told of the sweep: which columns there are."""
     names = dict.fromkeys(name for run in runs for name in final(run))
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL + name), display_name=name)
         for name in sorted(names, key=lambda name: not name.startswith("val/"))
     ]
     told = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
-    return event_file([noted(metadata.EXPERIMENT_TAG, experiment=told)])
+    return noted(metadata.EXPERIMENT_TAG, experiment=told)
 
 
-def session(run: Run, columns: list[api_pb2.HParamInfo]) -> bytes:
-    """The event file of a job: its settings, its metrics and how it ended."""
+def session(run: Run, columns: list[api_pb2.HParamInfo], told: list[Summary.Value]) -> bytes:
+    """Return the event file of a job: its settings, its metrics, how it ended, and what else is to be told in it."""
     changed = last_change(run.folder)
     start = SessionStartInfo(start_time_secs=changed - (run.metrics.get("seconds") or 0))
     for each in columns:
@@ -91,7 +92,7 @@ def session(run: Run, columns: list[api_pb2.HParamInfo]) -> bytes:
             start.hparams[each.name].bool_value = value
         elif value is not None:
             start.hparams[each.name].number_value = value
-    values = [noted(metadata.SESSION_START_INFO_TAG, session_start_info=start)]
+    values = [*told, noted(metadata.SESSION_START_INFO_TAG, session_start_info=start)]
     values += [Summary.Value(tag=FINAL + name, simple_value=value) for name, value in final(run).items()]
     if status := STATUSES.get(run.status):
         end = SessionEndInfo(status=status, end_time_secs=changed)
@@ -119,7 +120,7 @@ def noted(tag: str, **told: Any) -> Summary.Value:
     return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=metadata.NULL_TENSOR)
 
 
-def event_file(values: list[Summary.Value], time: float = 0.0, step: int = 0) -> bytes:
+def event_file(values: list[Summary.Value], time: float, step: int) -> bytes:
     """An event file with these values, all of one moment."""
     content = BytesIO()
     writer = RecordWriter(content)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.cli import swept_name
-from src.configs import APART, flat
+from src.configs import flat, select_identifying
 from src.core import schema, strays
 from src.core.files import PARTIAL, remove, remove_tree, write_json
 from src.core.schema import DamagedError
 from src.errors import InputError
+from src.places import LONGEST_NAME, read_subdir, shorten, slug
 from src.records import DAMAGED, drop_damaged, read_metrics, read_status
 
 NOTES = "job.json"
@@ -174,8 +175,9 @@ def describe(config: DictConfig) -> dict[str, Any]:
 
 def identity(settings: dict[str, Any]) -> str:
     """A hash of settings, those of paths and devices apart."""
-    kept = {key: value for key, value in settings.items() if not key.startswith(APART)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(select_identifying(settings), sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
 
 
 class Register:
@@ -198,14 +200,23 @@ class Register:
         told = describe(config)
         known = self.known.get(told["identity"])
         if known is None:
-            name = swept_name(told["overrides"], swept)
-            while not is_new(self.folder / f"{self.next}{name}"):
+            swept_part = swept_name(told["overrides"], swept)
+            while not is_new(folder := self.folder / name_folder(config, self.next, swept_part)):
                 self.next += 1
-            known = note(self.folder / f"{self.next}{name}", self.next, told)
+            known = note(folder, self.next, told)
             self.next += 1
         known = known._replace(settings=told["settings"])  # paths and devices are those asked for now
         self.known[told["identity"]] = known
         return known
+
+
+def name_folder(config: DictConfig, number: int, swept_part: str) -> str:
+    """Return the name of a job's folder: its number and what is swept, or what ``hydra.sweep.subdir`` makes of them."""
+    if "${swept:" in read_subdir(config):
+        return f"{number}{swept_part}"
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.job.num = number
+    return shorten(slug(str(config.hydra.sweep.subdir)), LONGEST_NAME)
 
 
 def is_new(folder: Path) -> bool:

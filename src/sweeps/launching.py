@@ -1,5 +1,6 @@
 """What Hydra's launchers of ours do: a sweep from what is asked for to what came out."""
 
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import OmegaConf
 
@@ -18,11 +20,14 @@ from src.core.trust import read_packages
 from src.errors import InputError
 from src.sweeps.endings import blame, where_it_lies
 from src.sweeps.jobs import Job
+from src.sweeps.local import asked
+from src.sweeps.pool import starting
 from src.sweeps.report import report
 from src.sweeps.results import leaderboard, write_results
 from src.sweeps.summary import damaged, failures, introduction, unfinished
 from src.sweeps.sweep import Sweep, left_to_do
 from src.sweeps.watch import Watch
+from src.undo import keep_made, may_take_back
 
 
 class Engine(Protocol):
@@ -54,6 +59,8 @@ def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobRetu
         jobs = sweep.jobs(asked)
         unique = list({job.number: job for job in jobs}.values())
         left = left_to_do(unique, sweep.config.rerun)
+        refuse_hopeless(sweep, jobs, getattr(engine, "start_method", None))
+        keep_made()
         print(introduction(sweep.folder, unique, left), flush=True)
         try:
             if left:
@@ -63,6 +70,39 @@ def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobRetu
         finally:
             conclude(sweep, unique)
     return [outcome(where_it_lies(job)) for job in jobs]
+
+
+def refuse_hopeless(sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
+    """Refuse a sweep that begins and of which each job is refused by the check of its settings.
+
+    Raises:
+        InputError: telling what is wrong with the first.
+    """
+    if may_take_back():
+        configs = [sweep.configs[job.number] for job in jobs]
+        if refusal := asked(starting(start_method), find_refusal, configs):
+            raise InputError(refusal)
+
+
+def find_refusal(configs: list[bytes]) -> str | None:
+    """Return what is wrong with the first of several jobs' configs if no job can be done; it imports torch."""
+    from src.presets import check_presets
+    from src.validation import check
+
+    refusals = []
+    for each in configs:
+        config = pickle.loads(each)
+        HydraConfig.instance().cfg = config
+        try:
+            check_presets(config.hydra)
+            check(config)
+        except InputError as error:
+            refusals.append(str(error))
+        except Exception:  # the job itself tells
+            return None
+        else:
+            return None
+    return refusals[0]
 
 
 @contextmanager

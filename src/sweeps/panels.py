@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src import devices
-from src.build import build_data, build_model
+from src.build import build_model, build_tensors
 from src.callbacks.decision_regions import MOST_LINES, draw_classes, draw_lines, lines, regions
+from src.callbacks.figure import spell_share
 from src.callbacks.fit import along, curve_of, draw_fit
 from src.checkpoints import chosen_checkpoint, load_weights
+from src.colours import MODEL
 from src.configs import open_config
 from src.data.base import TensorDataModule
 from src.errors import InputError
@@ -44,7 +46,7 @@ class Panels(SweepPicture):
         axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
         for number, (axis, run) in enumerate(zip(axes, runs, strict=False)):
             draw_panel(axis, *reopened(run, self.packages))
-            axis.set_title(fill(run.title, WIDEST) + f"\n{score(run)}", fontsize=9)
+            axis.set_title(fill(run.full_caption, WIDEST) + f"\n{score(run)}", fontsize=9)
             lowest = number + columns >= len(runs)
             axis.set(xlabel=axis.get_xlabel() if lowest else "", ylabel="" if number % columns else axis.get_ylabel())
             axis.tick_params(labelbottom=lowest)
@@ -54,13 +56,13 @@ class Panels(SweepPicture):
             label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(self.title)
 
 
 def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
     """A run's data, set up, and its model with the weights kept."""
     config = open_config(run.folder, packages)
-    data = build_data(config)
+    data = build_tensors(config)
     data.setup()
     model = build_model(config, data, devices.CPU)
     load_weights(model, chosen_checkpoint(run.folder, None))
@@ -80,7 +82,7 @@ def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
         if len(units) <= MOST_LINES:
             draw_lines(axis, units)
         for line in axis.lines:
-            line.set(color="black", linewidth=1, label="a unit's line, $w \\cdot x + b = 0$")
+            line.set(color=MODEL, linewidth=1.5, label="a unit's line, $w \\cdot x + b = 0$")
         axis.set(xlabel="$x_1$", ylabel="$x_2$")
     elif tuple(data.in_shape) == (1,) and data.num_classes in (0, 2):
         x, truth = along(data.train_set.inputs), getattr(data, "truth", None)
@@ -94,6 +96,6 @@ def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
 def score(run: Run) -> str:
     """The test metric in two words."""
     if (accuracy := run.metrics.get("test/acc")) is not None:
-        return f"{accuracy:.0%} correct"
+        return f"{spell_share(accuracy, 1).replace('.0%', '%')} correct"
     loss = run.metrics.get("test/loss")
     return "" if loss is None else f"error {loss:.2g}"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from src.axes import Window, find_window
-from src.callbacks.figure import COLOURS, limit_axis
+from src.axes import Window, find_reach, find_window
+from src.callbacks.figure import limit_axis, spans_decades, tick_decades, tick_shares, tick_whole
+from src.colours import COLOURS, OTHER
 from src.errors import InputError
 from src.sweeps.images import read_png
 from src.sweeps.results import deviation, mean
@@ -21,6 +21,7 @@ from src.sweeps.runs import Run, folded
 Z = 1.96  # standard deviations to both sides that hold 95% of a normal distribution
 ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 right are 0.94999999
 DASHES = ["-", "--", "-.", ":"]
+RUNS, MEAN = "#595959", "#000000"  # neither is of training, validation or a class
 EDGE = 0.015  # of an axis: where what is far off is marked
 
 
@@ -86,23 +87,26 @@ class Scores(MetricPicture):
         window = find_window(every.tolist(), not lower_is_better(runs, metric), is_logarithmic(metric, every))
         for row, values in enumerate(groups.values()):
             average = mean(values.tolist())
-            axis.scatter(values, np.full(len(values), row), color=COLOURS[0], alpha=0.5, s=30, linewidths=0)
-            mark_beyond(axis, values, row, window, COLOURS[0])
+            axis.scatter(values, np.full(len(values), row), color=RUNS, alpha=0.65, s=30, linewidths=0)
+            mark_beyond(axis, values, row, window, RUNS)
             if len(values) > 1:
-                axis.errorbar(average, row, xerr=deviation(values.tolist()), color=COLOURS[1], marker="D", capsize=4)
-                mark_beyond(axis, np.array([average]), row, window, COLOURS[1])
+                spread = np.array(find_reach(average, deviation(values.tolist()) or 0.0, is_share(metric)))[
+                    :, None
+                ]  # (2, 1)
+                axis.errorbar(average, row, xerr=spread, color=MEAN, marker="D", markersize=5, capsize=4)
+                mark_beyond(axis, np.array([average]), row, window, MEAN)
             beside(axis, row, described(values, is_share(metric)))
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlabel=in_words(metric) + (f"\n({window.words()})" if window else ""), ylim=(len(groups) - 0.5, -0.5))
         if is_share(metric):
-            axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-            axis.locator_params(axis="x", nbins=5)
-        elif is_logarithmic(metric, within(window, every)):
+            tick_shares(axis.xaxis, 5)
+        elif is_logarithmic(metric, shown := within(window, every)):
             axis.set_xscale("log")
+            tick_decades(axis.xaxis, shown.tolist())
         if window:
             axis.set_xlim(window.low, window.high)
         axis.grid(alpha=0.25)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(self.title)
 
 
 class Share(MetricPicture):
@@ -122,15 +126,15 @@ class Share(MetricPicture):
         for row, values in enumerate(groups.values()):
             solved, count = int((values >= self.at_least - ROUNDING).sum()), len(values)
             low, high = wilson(solved, count)
-            axis.barh(row, solved / count, height=0.55, color=COLOURS[0])
+            axis.barh(row, solved / count, height=0.55, color=OTHER)
             axis.plot([low, high], [row, row], color="black", linewidth=1.2, marker="|", markersize=8)
             beside(axis, row, f"{solved} of {count}")
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
         enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
         axis.set_xlabel(f"share of runs with {in_words(metric)} ≥ {enough}\n(line: 95% interval)")
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-        figure.suptitle(self.title, fontsize=11)
+        tick_shares(axis.xaxis)
+        figure.suptitle(self.title)
 
 
 class Curves(MetricPicture):
@@ -161,12 +165,12 @@ class Curves(MetricPicture):
         every = [points(run, metric)[:, 1] for run in runs]
         if beyond := limit_axis(axis, every, higher=not lower_is_better(runs, metric)):
             axis.set_xlabel(f"epoch\n({beyond})")
-        axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+        tick_whole(axis.xaxis)
         if is_share(metric):
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+            tick_shares(axis.yaxis)
         axis.grid(alpha=0.25)
         figure.legend(loc="outside lower center", ncols=self.columns(groups), fontsize=9)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(self.title)
 
 
 class Gallery(SweepPicture):
@@ -188,7 +192,7 @@ class Gallery(SweepPicture):
         Raises:
             InputError: if none has.
         """
-        files = [(run.title, run.folder / "figures" / f"{self.picture}.png") for run in runs]
+        files = [(run.full_caption, run.folder / "figures" / f"{self.picture}.png") for run in runs]
         there = [(title, path) for title, path in files if path.is_file()]
         if not there:
             raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
@@ -209,7 +213,7 @@ class Gallery(SweepPicture):
         for axis, (title, path) in zip(axes, files, strict=False):
             axis.imshow(np.asarray(read_png(path)))
             axis.set_title(title, fontsize=10)
-        figure.suptitle(self.title, fontsize=11)
+        figure.suptitle(self.title)
 
 
 def points(run: Run, metric: str) -> np.ndarray:
@@ -247,7 +251,7 @@ def beside(axis: Axes, row: int, text: str) -> None:
 
 def is_logarithmic(metric: str, values: np.ndarray) -> bool:
     """Whether a metric's values, one at least, lie so far apart that they show on a logarithmic axis only."""
-    return bool(not is_share(metric) and values.min() > 0 and values.max() > 10 * values.min())
+    return bool(not is_share(metric) and values.min() > 0 and spans_decades(values.tolist()))
 
 
 def within(window: Window | None, values: np.ndarray) -> np.ndarray:

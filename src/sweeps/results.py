@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.core import schema
+from src.core.commands import spell_command
 from src.core.files import write_csv
 from src.core.trust import spell_trust
 from src.errors import InputError
@@ -282,9 +283,10 @@ def conclusion(board: Board, trust: str) -> list[str]:
     results = ", ".join(f"{name} {measured(name, chosen.values(name))}" for name in tests) or "not tested"
     which = "chosen: " if board.is_complete else "best so far: "
     what = f"{which if len(board.entries) > 1 else ''}{spoken(chosen.settings) or 'all runs'}"
+    command = f"{spell_command('src.eval')} run={typed(chosen.finished[0].folder)}{trust}"
     return [
         f"{what}: {results} (n = {len(chosen.finished)})",
-        f"  evaluate it:  python -m src.eval run={typed(chosen.finished[0].folder)}{trust}{others(chosen.finished)}",
+        f"  evaluate it:  {command}{others(chosen.finished)}",
     ]
 
 

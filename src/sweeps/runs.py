@@ -10,6 +10,7 @@ from src.records import DAMAGED
 from src.sweeps.jobs import Job, read_jobs
 
 CHOICES = ("experiment", "model", "data")  # settings whose values say what they are
+WORDS = {"lr": "learning rate"}  # settings whose names are no words
 
 
 class Run(NamedTuple):
@@ -50,6 +51,16 @@ class Run(NamedTuple):
         return spoken(self.swept) or self.folder.name
 
     @property
+    def caption(self) -> str:
+        """Its label in words, for a picture."""
+        return in_words({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
+
+    @property
+    def full_caption(self) -> str:
+        """Its title in words, for a picture."""
+        return in_words(self.swept) or self.folder.name.replace("_", " ")
+
+    @property
     def history(self) -> list[dict[str, float]]:
         """Its metrics, epoch by epoch, from ``history.csv``.
 
@@ -73,6 +84,26 @@ def spoken(settings: dict[str, Any]) -> str:
     )
 
 
+def in_words(settings: dict[str, Any]) -> str:
+    """Return settings in words: {"optimizer.lr": 1, "model.batch_norm": False} → "learning rate 1, no batch norm"."""
+    return ", ".join(_value_in_words(key, value) for key, value in settings.items())
+
+
+def _value_in_words(key: str, value: Any) -> str:
+    name = name_in_words(key)
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    text = "none" if value is None or value == [] else said(value)
+    text = text.replace("_", " ") if text.isidentifier() else text
+    return text if key in CHOICES and value is not None else f"{name} {text}"
+
+
+def name_in_words(key: str) -> str:
+    """Return a setting's name as a picture tells it: "optimizer.lr" → "learning rate"."""
+    name = key.split(".")[-1]
+    return WORDS.get(name, name.replace("_", " "))
+
+
 def said(value: Any) -> str:
     """A setting's value as it is typed: 0.001, [4,4], true, null; equal values are said alike."""
     if value is None:
@@ -87,10 +118,10 @@ def said(value: Any) -> str:
 
 
 def folded(runs: list[Run]) -> dict[str, list[Run]]:
-    """The runs by their label: those that differ in their seeds alone come together."""
+    """The runs by what they are called in pictures: those that differ in their seeds alone come together."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.label, []).append(run)
+        groups.setdefault(run.caption, []).append(run)
     return groups
 
 

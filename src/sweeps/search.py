@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import shlex
 import sys
 from contextlib import suppress
@@ -11,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
-from src.configs import APART
+from src.configs import select_identifying
 from src.core.files import read_json, write_json
 from src.core.storage import StorageError
 from src.errors import InputError
+from src.overrides import refuse_repeated
 from src.sweeps.endings import blame, is_over, where_it_lies
 from src.sweeps.jobs import NOTES, Job, describe
-from src.sweeps.launching import Engine, begun, tell
+from src.sweeps.launching import Engine, begun, find_refusal, tell
 from src.sweeps.report.search import TOLD
 from src.sweeps.results import many, measured
 from src.sweeps.runs import said
@@ -26,6 +28,7 @@ from src.sweeps.search_space import Space, read_space
 from src.sweeps.search_study import STATES, About, Study
 from src.sweeps.sweep import Sweep
 from src.sweeps.watch import Watch
+from src.undo import keep_made
 
 JOURNAL = "study.journal"
 TRIES = 3  # times that a trial is run in one start whose process is killed each time; then it has failed
@@ -49,6 +52,7 @@ def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> Non
     if sweep.config.rerun is not None:
         how = "its trials rest on those before; search anew under another name="
         raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {how}")
+    refuse_repeated(arguments, merging=False)
     given = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
     space = read_space(given, sweep.context.config_loader)
     with begun(sweep):
@@ -61,12 +65,13 @@ def metric(config: DictConfig) -> tuple[str, str]:
     Raises:
         InputError: if there is none.
     """
-    from src.build import build_data, monitored  # PyTorch, which only a search that begins needs here
+    from src.build import build_data  # PyTorch, which only a search that begins needs here
+    from src.monitor import find_judge, spell_metric
 
-    name, mode = monitored(config, build_data(config))
+    name, mode = find_judge(config, build_data(config))
     if name is None:
         raise InputError("a search needs a validation set to judge its trials by: data.val_size is 0")
-    return name, mode
+    return spell_metric(name), mode
 
 
 class Search:
@@ -107,12 +112,24 @@ class Search:
             if not isinstance(before, dict):
                 raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
             self.compare(before, made_of)
+        self.refuse_fixed(config)
         about = About(*metric(config), made_of)
         for setting in self.space.settings:
             for choice in setting.choices:
                 self.composed({setting.name: choice})  # a wrong one is told now, and not by a trial
         self.study.begin(about)
         return about
+
+    def refuse_fixed(self, config: DictConfig) -> None:
+        """Refuse a search with a setting that no trial can be done with; what is wrong with its values, trials tell.
+
+        Raises:
+            InputError: telling what is wrong.
+        """
+        refusal = find_refusal([pickle.dumps(config)])
+        HydraConfig.instance().set_config(self.sweep.config)
+        if refusal and not any(f"{setting.name}=" in refusal for setting in self.space.settings):
+            raise InputError(refusal)
 
     def typical(self) -> tuple[DictConfig, dict[str, Any]]:
         """The config of a job, and all that makes the search what it is."""
@@ -123,7 +140,7 @@ class Search:
         made_of = {
             "hydra.sweeper.sampler": self.plan.sampler,
             "hydra.sweeper.seed": self.plan.seed,
-            **{key: value for key, value in settings.items() if not key.startswith(APART)},
+            **select_identifying(settings),
             **{setting.name: str(setting) for setting in self.space.settings},
         }
         return config, json.loads(json.dumps(made_of, default=str))
@@ -154,6 +171,7 @@ class Search:
         Raises:
             InputError: if no trial came to a result.
         """
+        keep_made()
         print(self.introduction(), flush=True)
         self.write()  # from now on the folder is known for a search's, even if its journal is lost
         finished = {job.number for job in self.jobs if job.status["status"] == "finished"}

@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from src.core.checks import show
 from src.errors import InputError
 from src.sweeps.runs import said
 
@@ -91,7 +92,7 @@ class Space(NamedTuple):
         """
         for setting in self.settings:
             if not setting.takes(chosen.get(setting.name)):
-                raise InputError(f"{setting.name}={chosen.get(setting.name)} is none of its values: {setting}")
+                raise InputError(f"{setting.name}={show(chosen.get(setting.name))} is none of its values: {setting}")
         return [part if isinstance(part, str) else f"{part.key}={said(chosen[part.name])}" for part in self.parts]
 
 

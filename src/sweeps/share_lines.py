@@ -7,11 +7,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from src.sweeps.heat_map import NAMES, level, levels
+from src.callbacks.figure import tick_shares
+from src.sweeps.heat_map import level, levels
 from src.sweeps.pictures import DASHES, ROUNDING, MetricPicture, in_words, is_share, measured, wilson
-from src.sweeps.runs import Run, said
+from src.sweeps.runs import Run, name_in_words, said
 
 
 class ShareLines(MetricPicture):
@@ -43,12 +43,12 @@ class ShareLines(MetricPicture):
         enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
         axis.set_xticks(range(len(places)), [str(said(place)) for place in places])
         axis.set(
-            xlabel=in_plain(self.x), ylabel=f"share of runs with {in_words(metric)} ≥ {enough}", ylim=(-0.02, 1.02)
+            xlabel=name_in_words(self.x), ylabel=f"share of runs with {in_words(metric)} ≥ {enough}", ylim=(-0.02, 1.02)
         )
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        tick_shares(axis.yaxis)
         axis.grid(alpha=0.25)
-        axis.legend(title=in_plain(self.by), loc="best")
-        figure.suptitle(self.title, fontsize=11)
+        axis.legend(title=name_in_words(self.by), loc="best")
+        figure.suptitle(self.title)
 
     def share(self, runs: list[Run], metric: str) -> tuple[float, float, float]:
         """The share of runs that are good enough, and the ends of its interval; NaN where there are none."""
@@ -65,9 +65,3 @@ def draw_line(axis: Axes, shares: Sequence[tuple[float, float, float]], label: s
     places = np.arange(len(shares))
     axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.plot(places, middle, color=colour, linestyle=dashes, marker="o", markersize=4, label=label)
-
-
-def in_plain(setting: str) -> str:
-    """A setting as an axis is labelled: "hidden size"."""
-    name = setting.split(".")[-1]
-    return NAMES.get(name, name.replace("_", " "))

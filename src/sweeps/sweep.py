@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from src.cli import swept_keys
+from src.core.commands import spell_again
 from src.core.files import make_folder, pin_folders, sync_together
 from src.core.trust import read_packages
 from src.errors import InputError
@@ -73,9 +73,11 @@ class Sweep:
 
     def command(self) -> str:
         """The command that goes on with this sweep."""
-        given = [argument for argument in sys.orig_argv[1:] if not argument.startswith("rerun=")]
+        given = [each for each in sys.orig_argv[1:] if not each.startswith(("rerun=", "hydra.sweep.dir="))]
         named = [] if self.config.name is not None else [f"name={self.folder.name}"]
-        return shlex.join(["python", *given, *named])
+        if any(each.startswith("hydra.sweep.dir=") for each in sys.orig_argv):
+            named = [f"hydra.sweep.dir={self.folder}"]
+        return spell_again([*given, *named])
 
     @contextmanager
     def held(self) -> Iterator[None]:

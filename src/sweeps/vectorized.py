@@ -41,7 +41,7 @@ OWN = (
     "callbacks.early_stopping.patience",
     "callbacks.early_stopping.min_delta",
 )
-SHARED_OF_SCHEDULES = ("scheduler._target_", "scheduler.interval")  # its other settings are numbers
+SHARED_OF_SCHEDULES = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
 CHECKS = {"most": optional(whole(1, 100_000)), **local.CHECKS}
 FEWEST = 8  # jobs that are worth a process of their own
 STATES = "stacks"  # the folder of the states of stacks under way, in the sweep's
@@ -180,7 +180,8 @@ def groups_of(jobs: Iterator[Job]) -> list[list[Job]]:
 
 def kind_of(job: Job) -> str:
     """All that jobs of one stack have in common: their settings but for numbers, and the state that they go on from."""
-    shared = {key: value for key, value in job.settings.items() if not (key.startswith(APART) or own_number(key))}
+    settings = {key: value for key, value in job.settings.items() if not key.startswith(APART)}
+    shared = {key: value for key, value in settings.items() if not own_number(key, value)}
     shared["model.dropout"] = bool(job.settings.get("model.dropout"))  # without it there is no such layer
     shared["seed"] = job.settings.get("seed") is None  # it is drawn where the job begins
     shared["trainer.accelerator"] = job.settings.get("trainer.accelerator")
@@ -189,8 +190,11 @@ def kind_of(job: Job) -> str:
     return json.dumps([shared, str(job.stack)], sort_keys=True, default=str)
 
 
-def own_number(key: str) -> bool:
-    return key in OWN or (key.startswith("scheduler.") and key not in SHARED_OF_SCHEDULES)
+def own_number(key: str, value: Any) -> bool:
+    """Return whether a job of a stack may have a setting's value of its own: of a schedule all numbers."""
+    section, _, name = key.partition(".")
+    of_schedule = section == "scheduler" and name not in SHARED_OF_SCHEDULES
+    return key in OWN or (of_schedule and not isinstance(value, (list, dict)) and "." not in str(name))
 
 
 def cut(jobs: list[Job], count: int) -> list[list[Job]]:

@@ -22,12 +22,13 @@ from typing import NamedTuple, Protocol
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
 from src import cli
 from src.core.files import pin_folders, remove, write_json
 from src.core.storage import StorageError, describe_fault, faults_told_once, find_fault
 from src.messages import input_error, one_line
+from src.places import settle_paths
 from src.records import claim, read_status
 from src.sweeps.jobs import STACK
 
@@ -161,9 +162,9 @@ def run(config: DictConfig, order: Order) -> bool:
     JobRuntime.instance().set("name", config.hydra.job.name)
     task = getattr(sys.modules["__main__"], order.task)
     context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]  # composed it is
+    settle_paths(config)
     claim(order.folder, config)
-    with read_write(config.hydra), open_dict(config):
-        config.hydra.job_logging.root.handlers = ["file"]  # what the process prints goes there, too
+    cli.log_to(config, "file")  # what the process prints goes there, too
     done = run_job(
         hydra_context=context,
         task_function=getattr(task, "__wrapped__", task),

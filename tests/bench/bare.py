@@ -30,7 +30,7 @@ def train_and_time(optimizer_kind: str, *arguments: str) -> dict[str, list[float
     device = build.prepare(cfg)
     os.environ[devices.ASK_NVML] = "0"  # as without Lightning, which slows down every optimiser step of a process
     torch.manual_seed(0)
-    data = build.build_data(cfg)
+    data = build.build_tensors(cfg)
     data.setup()
     model = build.build_model(cfg, data, device).to(device)
     optimizer = model.configure_optimizers()

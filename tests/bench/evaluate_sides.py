@@ -34,7 +34,7 @@ def made(*choices: str) -> tuple[Trainer, LightningModule, TensorDataModule]:
         cfg = compose("train", [*choices, "trainer=cpu"])
     kind = build.prepare(cfg)
     seed_everything(0, verbose=False)
-    data = build.build_data(cfg)
+    data = build.build_tensors(cfg)
     model = build.build_model(cfg, data, kind)
     if devices.asked_threads(cfg.threads) is None:
         devices.match_threads(ModelSummary(model).total_flops * data.batch_size)

@@ -8,16 +8,18 @@ import pytest
 import torch
 from lightning import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.callbacks.confusion_matrix import ConfusionMatrix
+from src.callbacks.confusion_matrix import ERRORS, ConfusionMatrix
 from src.callbacks.curves import Curves
 from src.callbacks.decision_regions import DecisionRegions, Plane, regions
-from src.callbacks.figure import image_grid
+from src.callbacks.figure import image_grid, spell_share, tick_shares
 from src.callbacks.misclassified import surest_mistakes
 from src.callbacks.samples import class_by_class
+from src.colours import CLASSES, MODEL, OTHER, RIGHT, TRAIN, TRUTH, VALIDATION, WRONG
 from src.data.base import Samples
 from src.models.mlp import MLP
 from tests.training import FIXED, Given, points, quiet_trainer
@@ -53,11 +55,11 @@ def test_curves_show_each_epochs_metrics_and_which_is_kept() -> None:
         {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
         for axis in figure.axes
     ]
-    assert drawn[0]["train"] == ([1, 2], [2.0, 1.0])
-    assert drawn[0]["val"] == ([1, 2], [1.5, 1.2])
-    assert drawn[1]["train"] == ([1, 2], [0.1, 0.6])
-    assert drawn[1]["val"] == ([1, 2], [0.3, 0.5])
-    assert drawn[0]["kept"][0] == [2, 2]
+    assert drawn[0]["training"] == ([1, 2], [2.0, 1.0])
+    assert drawn[0]["validation"] == ([1, 2], [1.5, 1.2])
+    assert drawn[1]["training"] == ([1, 2], [0.1, 0.6])
+    assert drawn[1]["validation"] == ([1, 2], [0.3, 0.5])
+    assert drawn[0]["epoch kept"][0] == [2, 2]
 
 
 def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
@@ -67,6 +69,79 @@ def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
     (axis,) = figure.axes
     assert axis.get_ylim() == pytest.approx((0.96, 2.09), abs=0.02)
     assert axis.get_xlabel() == "epoch\n(1 curve far above)"
+
+
+def test_a_loss_that_falls_by_decades_is_whole_on_a_logarithmic_axis() -> None:
+    losses = [0.7, 0.5, 0.1, *[0.002] * 40]
+    figure = Figure()
+    rows = [
+        {"epoch": epoch, "train/loss": 1.2 * loss, "val/loss": loss, "train/acc": 0.5}
+        for epoch, loss in enumerate(losses, start=1)
+    ]
+    Curves().draw(figure, rows, None)
+    figure.draw_without_rendering()
+    loss, accuracy = figure.axes
+    assert loss.get_yscale() == "log" and loss.get_ylim()[0] < 0.002 and loss.get_ylim()[1] > 0.84
+    assert loss.get_xlabel() == "epoch"
+    assert {"0.01", "0.1"} <= {text.get_text() for text in loss.get_yticklabels()}
+    assert "50%" in {text.get_text() for text in accuracy.get_yticklabels()}
+
+
+def test_one_epoch_alone_has_a_whole_number() -> None:
+    figure = Figure()
+    Curves().draw(figure, [{"epoch": 1, "train/loss": 2.0}], None)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    low, high = axis.get_xlim()
+    assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [1]
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (0.9996, 1, ">99.9%"),
+        (0.9994, 1, "99.9%"),
+        (1.0, 1, "100.0%"),
+        (0.9999, 0, ">99%"),
+        (0.001, 0, "<1%"),
+        (0.0, 0, "0%"),
+        (0.99999, 2, ">99.99%"),
+        (0.5, 0, "50%"),
+    ],
+)
+def test_a_share_is_rounded_to_everything_or_nothing_only_where_it_is_that(
+    share: float, digits: int, text: str
+) -> None:
+    assert spell_share(share, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.77, 0.985, ["80%", "85%", "90%", "95%"]),
+        (0.945, 1.055, ["96%", "98%", "100%"]),
+        (-0.04, 1.04, ["0%", "20%", "40%", "60%", "80%", "100%"]),
+        (0.97, 0.9905, ["97%", "97.5%", "98%", "98.5%", "99%"]),
+        (0.99982, 1.00001, ["99.985%", "99.99%", "99.995%", "100%"]),
+    ],
+)
+def test_the_ticks_of_shares_say_where_they_are_and_end_at_100_percent(
+    low: float, high: float, texts: list[str]
+) -> None:
+    axis = Figure().subplots()
+    axis.set_ylim(low, high)
+    tick_shares(axis.yaxis)
+    axis.figure.draw_without_rendering()
+    inside = [tick for tick in axis.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert [tick.label1.get_text() for tick in inside] == texts
+    assert all(
+        tick.get_loc() == pytest.approx(float(text[:-1]) / 100) for tick, text in zip(inside, texts, strict=True)
+    )
+
+
+def test_a_colour_means_one_thing() -> None:
+    meanings = [TRAIN, VALIDATION, MODEL, WRONG, TRUTH, RIGHT, OTHER, *CLASSES]
+    assert len({to_hex(colour) for colour in meanings}) == len(meanings) == 17
 
 
 def test_curves_of_a_regression_show_the_loss_alone() -> None:
@@ -110,7 +185,27 @@ def test_the_confusion_matrix_has_the_true_classes_in_rows() -> None:
     assert cells == {(0, 0): "3", (0, 1): "1", (1, 1): "4"}
     assert axis.get_ylabel() == "true class"
     assert axis.get_title() == "Test set: 87.50% correct"
-    np.testing.assert_allclose(axis.images[0].get_array(), [[0.75, 0.25], [0.0, 1.0]])
+    errors, right = [image.get_array() for image in axis.images]
+    np.testing.assert_allclose(errors.filled(-1), [[-1, 0.25], [0.0, -1]])  # the diagonal apart
+    np.testing.assert_allclose(right.filled(-1), [[0.75, -1], [-1, 1.0]])
+    assert axis.images[0].get_clim() == (0, 0.25)  # the scale ends at the largest mistake
+    assert figure.axes[1].get_ylabel() == "mistakes (share of class)"
+
+
+def test_a_few_mistakes_in_a_thousand_stand_out_and_none_need_no_scale() -> None:
+    counts = torch.diag(torch.full((10,), 1000))
+    figure = Figure()
+    ConfusionMatrix().draw(figure, counts, tuple("0123456789"))
+    assert len(figure.axes) == 1
+    counts[3, 5] = 4
+    figure = Figure()
+    ConfusionMatrix().draw(figure, counts, tuple("0123456789"))
+    axis, bar = figure.axes
+    assert axis.get_title() == "Test set: 99.96% correct"
+    image = axis.images[0]
+    assert to_hex(image.cmap(image.norm(4 / 1004))) == to_hex(ERRORS(1.0))  # as dark as can be
+    figure.draw_without_rendering()
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0%", "0.1%", "0.2%", "0.3%", "0.4%"]
 
 
 def test_the_surest_mistakes_come_first() -> None:
@@ -124,6 +219,41 @@ def test_samples_take_the_classes_in_turn() -> None:
     targets = torch.tensor([2, 2, 0, 1, 0, 2])
     assert class_by_class(targets, 6).tolist() == [2, 3, 0, 4, 1, 5]
     assert class_by_class(targets, 2).tolist() == [2, 3]
+
+
+def gridded(images: torch.Tensor) -> list[list[list[int]]]:
+    """The pixels that a grid draws of each image, their channels one after the other."""
+    figure = Figure()
+    image_grid(figure, images, [""] * len(images), columns=2)
+    drawn = [np.atleast_3d(np.asarray(axis.images[0].get_array())) for axis in figure.axes[: len(images)]]
+    assert all(axis.images[0].get_clim() == (0, 255) for axis in figure.axes[: len(images)])
+    return [image.transpose(2, 0, 1).reshape(image.shape[2], -1).tolist() for image in drawn]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (torch.tensor([0.0, 0.5, 1.0]), [0, 128, 255]),
+        (torch.tensor([0.0, 0.2, 0.4]), [0, 51, 102]),  # dark ones stay dark
+        (torch.tensor([0.0, 100.0, 200.0]), [0, 100, 200]),
+        (torch.tensor([-0.5, 0.0, 2.0]), [0, 51, 255]),
+        (torch.tensor([-1.0, torch.nan, 1.0]), [0, 0, 255]),
+        (torch.tensor([0.0, 0.25, 1.0], dtype=torch.float16), [0, 64, 255]),
+        (torch.tensor([0, 7, 255]), [0, 7, 255]),
+        (torch.tensor([False, True, True]), [0, 255, 255]),
+        (torch.tensor([3.0, 3.0, 3.0]), [0, 0, 0]),
+    ],
+)
+def test_grey_images_of_any_numbers_are_drawn_from_black_to_white(pixels: torch.Tensor, expected: list[int]) -> None:
+    assert gridded(pixels.view(1, 1, 1, 3)) == [[expected]]
+
+
+def test_standardised_colours_are_stretched_channel_by_channel_over_all_images() -> None:
+    first = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [-2.0, 2.0]])
+    images = torch.stack([first, 3 * first]).view(2, 3, 1, 2)
+    low, high = gridded(images)
+    assert low == [[170, 255], [0, 85], [85, 170]]
+    assert high == [[0, 255], [0, 255], [0, 255]]
 
 
 def test_an_image_grid_shows_each_image_under_its_title() -> None:
@@ -145,6 +275,13 @@ def shown(tmp_path: Path) -> Path:
     data = Given(points(8, classes=2), task="binary", class_names=("a", "b"), batch_size=4)
     trainer.fit(model, datamodule=data)
     return tmp_path
+
+
+def test_a_picture_drawn_while_training_stays_small_for_each_epoch(shown: Path) -> None:
+    files = {path.name: path for path in (shown / "figures" / "decision_regions").iterdir()}
+    assert sorted(files) == ["1.png", "2.png", "3.png"]
+    with Image.open(files["1.png"]) as picture:
+        assert max(picture.size) == 480
 
 
 def test_pictures_go_to_tensorboard_with_their_steps_and_to_a_file(shown: Path) -> None:

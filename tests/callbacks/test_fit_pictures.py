@@ -15,6 +15,7 @@ from src.callbacks.cost_and_accuracy import CostAndAccuracy, totals
 from src.callbacks.fit import Fit, along, contributions
 from src.callbacks.history import History
 from src.checkpoints import RunCheckpoint
+from src.colours import TRAIN
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from tests.training import FIXED, Given, quiet_trainer
@@ -186,9 +187,7 @@ def fitted(task: str, samples: Samples, folder: Path, net: nn.Module) -> History
     return history
 
 
-def test_cost_and_accuracy_share_the_epochs_with_axes_in_their_lines_colours(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_cost_and_accuracy_share_the_epochs_with_the_colour_of_training(drawn: list[Figure], tmp_path: Path) -> None:
     history = fitted("binary", BAND, tmp_path, hat())
     # The logits are 0.25, 2.25 and −1.75: the first is wrong.
     left, right = drawn[0].axes
@@ -197,9 +196,10 @@ def test_cost_and_accuracy_share_the_epochs_with_axes_in_their_lines_colours(
     np.testing.assert_allclose(right.lines[0].get_xydata(), [[epoch, 2 / 3] for epoch in (1, 2, 3)], rtol=1e-5)
     assert len(history.rows) == 3
     for axis in (left, right):
-        colour = to_hex(axis.lines[0].get_color())
-        assert to_hex(axis.yaxis.label.get_color()) == colour
-        assert to_hex(axis.get_yticklabels()[0].get_color()) == colour
+        assert to_hex(axis.lines[0].get_color()) == to_hex(TRAIN)
+    assert [line.get_linestyle() for axis in (left, right) for line in axis.lines] == ["-", "--"]
+    labels = [text.get_text() for text in drawn[0].legends[0].texts]
+    assert labels == ["total training loss (left axis)", "training accuracy (right axis)"]
     assert (left.get_ylabel(), right.get_ylabel()) == ("total training loss", "training accuracy")
 
 

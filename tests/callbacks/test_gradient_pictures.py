@@ -1,7 +1,6 @@
 """Gradients layer by layer, and the path of two weights: numbers that can be calculated by hand."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from src.callbacks.descent import Descent, arrows, losses, names_of, some_steps, surface_around
-from src.callbacks.gradient_norms import GradientNorms, gradient_norms, loss_scale, trained_layers
+from src.callbacks.gradient_norms import GradientNorms, gradient_norms, trained_layers
 from src.data.base import Samples
 from src.errors import DivergedError
 from src.models.base import SupervisedModule
@@ -153,14 +152,6 @@ def test_a_loss_that_is_not_finite_leaves_a_picture_of_the_gradients_before_it(
     (axis,) = drawn[0].axes
     first, second, *_ = np.asarray(axis.lines[0].get_ydata(), dtype=float)
     assert second / first == pytest.approx(2 * 10 * 25 - 1, rel=1e-3)
-
-
-def test_only_gradients_that_the_optimiser_itself_unscales_are_divided() -> None:
-    trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: 8.0)))
-    weights = [nn.Parameter(torch.zeros(1))]
-    assert loss_scale(trainer, torch.optim.SGD(weights, fused=True)) == 8
-    assert loss_scale(trainer, torch.optim.SGD(weights)) == 1
-    assert loss_scale(quiet_trainer(Path()), torch.optim.SGD(weights, fused=True)) == 1
 
 
 # Descent

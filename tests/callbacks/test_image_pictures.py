@@ -14,14 +14,12 @@ from matplotlib.figure import Figure
 from src.callbacks.augmented_batch import AugmentedBatch, displayed
 from src.callbacks.class_accuracy import ClassAccuracy, class_accuracies
 from src.callbacks.class_probabilities import (
-    MISTAKEN,
-    OTHER,
-    TRUE,
     ClassProbabilities,
     class_probabilities,
     likeliest,
 )
-from src.callbacks.figure import picture
+from src.callbacks.figure import picture, spell_share
+from src.colours import OTHER, RIGHT, WRONG
 from src.data.augment import random_flip
 from src.data.base import Samples
 from src.data.mnist import MNIST
@@ -42,9 +40,14 @@ def bars(axis: Any) -> list[tuple[str, float, str]]:
 
 
 def test_probabilities_are_the_softmax_and_one_output_stands_against_0() -> None:
-    expected = torch.tensor([[0.25, 0.75]])
+    expected = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
     torch.testing.assert_close(class_probabilities(torch.tensor([[0.0, math.log(3)]])), expected)
     torch.testing.assert_close(class_probabilities(torch.tensor([[math.log(3)]])), expected)
+
+
+def test_no_probability_is_quite_1_or_0() -> None:
+    sure = class_probabilities(torch.tensor([[0.0, 300.0]]))[0].tolist()
+    assert [spell_share(share, 0) for share in sure] == ["<1%", ">99%"]
 
 
 def test_the_true_class_is_always_among_those_shown() -> None:
@@ -63,7 +66,7 @@ def test_each_test_image_stands_beside_its_bars_with_the_true_and_the_mistaken_c
     axes = drawn[0].axes
     shown = [(int(np.asarray(axis.images[0].get_array())[0, 0]), axis.get_title()) for axis in axes if axis.images]
     assert shown == [(110, "cat"), (60, "dog"), (150, "emu")]  # one of each class
-    true, mistaken, other = to_hex(TRUE), to_hex(MISTAKEN), to_hex(OTHER)
+    true, mistaken, other = to_hex(RIGHT), to_hex(WRONG), to_hex(OTHER)
     first, second, third = [axis for axis in axes if axis.patches]
     total = 1 + math.e + math.e**2  # outputs of 110: 0, 1, 2
     lengths = [math.e**2 / total, math.e / total, 1 / total]
@@ -109,15 +112,17 @@ def test_the_bars_are_the_test_sets_accuracies_with_their_mean_as_a_line(drawn: 
 
 # The augmented batch
 
+BYTES = (torch.zeros(2, 1, 1), torch.full((2, 1, 1), 255.0))  # black and white
+
 
 def test_standardising_is_undone_and_without_mean_and_deviation_each_channel_is_stretched() -> None:
     outputs = torch.tensor([[[[-1.0, 0.0]], [[0.0, 2.0]]], [[[3.0, 3.0]], [[1.0, 1.0]]]])  # (2, 2, 1, 2)
     mean, std = torch.tensor([100.0, 0.0]).view(2, 1, 1), torch.tensor([10.0, 200.0]).view(2, 1, 1)
     expected = [[[[90, 100]], [[0, 255]]], [[[130, 130]], [[200, 200]]]]  # 2·200 is cut off at 255
-    assert displayed(outputs, mean, std).tolist() == expected
+    assert displayed(outputs, mean, std, BYTES).tolist() == expected
     stretched = [[[[0, 64]], [[0, 255]]], [[[255, 255]], [[128, 128]]]]
-    assert displayed(outputs, None, None).tolist() == stretched
-    assert displayed(outputs, torch.empty(0), torch.empty(0)).tolist() == stretched  # before they are known
+    assert displayed(outputs, None, None, BYTES).tolist() == stretched
+    assert displayed(outputs, torch.empty(0), torch.empty(0), BYTES).tolist() == stretched  # before they are known
 
 
 def mnist(folder: Path, **settings: Any) -> MNIST:

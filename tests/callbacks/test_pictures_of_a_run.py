@@ -60,9 +60,9 @@ def test_the_mistakes_shown_are_the_surest_with_the_class_predicted_and_the_true
     trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
     data = Pixels(test, test=test, class_names=NAMES)
     trainer.test(by_brightness(), datamodule=data, verbose=False)
-    # exp(0), exp(±1), exp(±2) are the shares: the largest is 1 / (1 + e⁻¹ + e⁻²), 67 %.
+    # exp(0), exp(±1), exp(±2) are the shares: the largest is 1 / (1 + e⁻¹ + e⁻²), 66.5%.
     (figure,) = drawn
-    assert shown(figure) == [(110, "emu 67%\nis dog"), (90, "cat 67%\nis emu")]
+    assert shown(figure) == [(110, "dog, taken for emu\n(66.5%)"), (90, "emu, taken for cat\n(66.5%)")]
 
 
 def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[
         by_brightness("binary"), datamodule=data, verbose=False
     )
     (figure,) = drawn
-    assert shown(figure) == [(120, "dog 88%\nis cat"), (80, "cat 88%\nis dog")]  # 1 / (1 + e⁻²)
+    assert shown(figure) == [(120, "cat, taken for dog\n(88.1%)"), (80, "dog, taken for cat\n(88.1%)")]  # 1 / (1 + e⁻²)
 
 
 def test_without_mistakes_none_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_the_confusion_matrix_is_the_test_sets(drawn: list[Figure], tmp_path: Pa
     test = pixels([150, 150, 50, 50, 50], [2, 1, 0, 0, 1])
     trainer = quiet_trainer(tmp_path, callbacks=[ConfusionMatrix()])
     trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
-    (axis,) = drawn[0].axes
+    axis, _ = drawn[0].axes
     cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
-    assert cells == {(0, 0): "2", (1, 0): "1", (1, 2): "1", (2, 2): "1"}
+    assert cells == {(0, 0): "2", (1, 0): "1", (1, 1): "0", (1, 2): "1", (2, 2): "1"}
     assert [tick.get_text() for tick in axis.get_xticklabels()] == list(NAMES)
     assert [tick.get_text() for tick in axis.get_yticklabels()] == list(NAMES)
 
@@ -123,12 +123,12 @@ def test_curves_are_the_historys_and_mark_the_epoch_kept(
     (figure,) = drawn
     for axis, measure in zip(figure.axes, ("loss", "acc"), strict=True):
         lines: dict[Any, Any] = {line.get_label(): line for line in axis.lines}
-        for stage in ("train", "val"):
-            assert list(lines[stage].get_xdata()) == [1, 2, 3, 4]
-            assert list(lines[stage].get_ydata()) == [row[f"{stage}/{measure}"] for row in history.rows]
-        assert ("kept" in lines) == (kept is not None)
+        for stage, label in (("train", "training"), ("val", "validation")):
+            assert list(lines[label].get_xdata()) == [1, 2, 3, 4]
+            assert list(lines[label].get_ydata()) == [row[f"{stage}/{measure}"] for row in history.rows]
+        assert ("epoch kept" in lines) == (kept is not None)
         if kept:
-            assert list(lines["kept"].get_xdata()) == [kept, kept]
+            assert list(lines["epoch kept"].get_xdata()) == [kept, kept]
 
 
 class OtherMetrics(LightningModule):

@@ -89,6 +89,33 @@ def test_bar_ends_at_max_steps_and_is_gone_in_the_end(tmp_path: Path, screen: py
     assert text.split("\r")[-1] == "" and not text.split("\r")[-2].strip()  # the line is empty again
 
 
+@pytest.mark.parametrize(("columns", "names"), [(60, []), (80, ["loss"]), (120, ["loss", "val/acc", "val/loss"])])
+def test_bar_shows_the_metrics_that_fit_as_a_whole(
+    columns: int, names: list[str], tmp_path: Path, screen: pytest.CaptureFixture[str]
+) -> None:
+    class Measured(Slow):
+        def on_train_start(self, *args: Any) -> None:
+            super().on_train_start(*args)
+            self.bar.dynamic_ncols = lambda file: (columns, 24)
+
+        def get_metrics(self, *args: Any) -> dict[str, Any]:
+            return {"loss": 0.0001235, "val/acc": 1.0, "val/loss": 0.0001235}
+
+    trainer = quiet_trainer(tmp_path, callbacks=[Measured(refresh_rate=1)], enable_progress_bar=True, max_epochs=2)
+    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    bars = [bar for bar in screen.readouterr().err.split("\r") if "batches" in bar]
+    assert all(bar.startswith("epoch ") and len(bar.rstrip()) <= columns for bar in bars)
+    shown = re.findall(r"(loss|val/acc|val/loss) (\S+)", bars[-1])
+    assert shown == [(name, "1" if name == "val/acc" else "0.0001235") for name in names]
+
+
+def test_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert not Progress(refresh_rate=1).shown
+    monkeypatch.setitem(sys.modules, "ipykernel", logging)
+    assert Progress(refresh_rate=1).shown
+
+
 def test_bar_counts_the_batches_of_a_chunk(
     tmp_path: Path, screen: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

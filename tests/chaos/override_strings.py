@@ -132,7 +132,8 @@ def unknown_choice(draw: random.Random) -> Trial:
     wrong = [mistyped(draw, draw.choice(names)), "5", "-1", "[mlp]", "[]", "true", "''", "../model/mlp", "no", "{a:1}"]
     name = draw.choice([*wrong, "null", "a/b", "${name}", ".", "/", "mlp.yaml", "'a b'", "ü", "a" * 300, "default@x"])
     override = f"{draw.choice(['', '', '', '+', '++', '~'])}{group}={name}"
-    must = REFUSE if override == f"{group}={name}" and name not in [*names, "null", "[]"] else EITHER
+    right = [*names, "null", "[]", *(["[mlp]"] if group == "model" else [])]  # a list of one is that one
+    must = REFUSE if override == f"{group}={name}" and name not in right else EITHER
     quick = tuple(each for each in QUICK if not each.startswith(f"{group}="))
     return Trial("unknown choice", (*quick, override), override, must, (group, name))
 

@@ -189,7 +189,7 @@ def recorded(trial: Trial, folder: Path) -> Verdict:
     if override.is_delete() or name.startswith("hydra") or "${" in trial.override:
         return Verdict("right")
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-    if name in (*GROUPS, "experiment") and not isinstance(value, dict):
+    if name in (*GROUPS, "experiment", "sweep") and not isinstance(value, dict):
         kept = hydra.runtime.choices.get(name)
         same = str(kept) == str(value) or value == []
         return Verdict("right") if same else Verdict("wrong", f"{name}={kept} recorded")

@@ -33,7 +33,7 @@ RECIPES = {
     "experiment=xor": ([[3, 2], [1, 3]], "SGD", 1),
     "experiment=linear": ([[1, 2]], "Adam", 32),
     "experiment=parabola": ([[2, 2], [1, 2]], "Adam", 32),
-    "experiment=cubic": ([[4, 1], [1, 4]], "Adam", 32),
+    "experiment=cubic": ([[100, 1], [1, 100]], "Adam", 32),
     "experiment=overfit": (DEEP, "Adam", 10),
     "experiment=overfit_batch_norm": (DEEP, "Adam", 10),
     "experiment=overfit_dropout": (DEEP, "Adam", 10),
@@ -118,13 +118,14 @@ def test_with_a_hidden_layer_a_gate_is_learned(gate: str, tmp_path: Path) -> Non
 # One input
 
 
-def test_the_network_of_the_cubic_has_no_output_bias(tmp_path: Path) -> None:
-    folder = quick("experiment=cubic", "trainer.max_epochs=1", cwd=tmp_path).folder
-    assert {name: list(tensor.shape) for name, tensor in weights(folder).items()} == {
-        "net.layers.0.0.weight": [4, 1],
-        "net.layers.0.0.bias": [4],
-        "net.layers.1.weight": [1, 4],
+def test_the_network_of_the_cubic_has_no_output_bias_and_fits_the_curve(tmp_path: Path) -> None:
+    outcome = quick("experiment=cubic", "trainer.max_epochs=25", cwd=tmp_path)
+    assert {name: list(tensor.shape) for name, tensor in weights(outcome.folder).items()} == {
+        "net.layers.0.0.weight": [100, 1],
+        "net.layers.0.0.bias": [100],
+        "net.layers.1.weight": [1, 100],
     }
+    assert outcome.metrics["test/loss"] < 0.001  # of a curve whose own variance is 0.36
 
 
 def test_the_large_network_learns_the_ten_points_by_heart(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import callbacks, loggers
 
+from src.core.trust import find_packages
 from tests.command_line import quick, run
 from tests.hostile import EVAL, MARK, RESUME, RUN, attempt, spoil
 
@@ -153,6 +155,27 @@ def test_functions_of_a_package_that_is_trusted_are_not_called(cwd: Path) -> Non
     assert "model._target_=os.system is no LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
 
 
+CALLS = {
+    "a function beside ours": "canary.touch",
+    "one in a list": ["canary.touch"],
+    "a function of Python's": "os.system",
+    "a function of ours": "src.core.files.remove",
+}
+
+
+@pytest.mark.parametrize("name", CALLS.values(), ids=CALLS)
+def test_a_schedule_names_functions_of_a_package_that_is_trusted_alone(name: Any, cwd: Path) -> None:
+    spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": name}})
+    for trust in ("trust=null", "trust=srcx"):
+        assert "scheduler.lr_lambda" in (error := attempt(cwd, *RESUME[:-1], trust)) and "is not trusted" in error
+
+
+def test_a_modules_name_is_not_taken_for_a_functions(cwd: Path) -> None:
+    spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "canary"}})
+    run(*RESUME, cwd=cwd)
+    assert not (cwd / MARK).exists()
+
+
 def test_a_folder_cannot_trust_itself(cwd: Path) -> None:
     spoil(cwd, {"model._target_": "canary.Model", "trust": "canary"})
     for command in (EVAL, RESUME):
@@ -173,3 +196,13 @@ def test_a_new_run_needs_no_trust_and_its_last_words_tell_what_opens_it_again(cw
     outcome = quick(*typed, cwd=cwd)
     for words in ("src.eval run=outputs/runs/mine", "src.train resume=outputs/runs/mine"):
         assert f"python -m {words} 'trust=[srcx,canary]'" in outcome.out
+
+
+def test_what_must_be_trusted_of_lightning_is_known_by_its_name_before_anything_is_imported() -> None:
+    elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
+    kinds = (callbacks.Checkpoint, callbacks.SpikeDetection, *elsewhere)
+    for module in (callbacks, loggers):
+        for name, found in vars(module).items():
+            if isinstance(found, type):
+                config = {"callbacks": {"it": {"_target_": f"{module.__name__}.{name}"}}}
+                assert find_packages(config) == (("lightning",) if issubclass(found, kinds) else ()), name

@@ -15,7 +15,7 @@ from src.data.cifar10 import CIFAR10
 from src.errors import InputError
 from src.models.mlp import MLP
 from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, l1, l2, packed, unpacked
-from tests.command_line import evaluate, history, images, quick, run, train, weights
+from tests.command_line import evaluate, history, images, own_images, quick, run, train, weights
 from tests.training import Given, is_plain, points, quiet_trainer, reloaded
 
 CLASSES = {"multiclass": 4, "binary": 2, "regression": 0}
@@ -325,7 +325,7 @@ def test_a_run_takes_one_epoch_has_no_training_metrics_and_draws_its_regions(tmp
 
 
 def test_a_run_without_validation_samples_keeps_the_last(data_dir: Path, tmp_path: Path) -> None:
-    outcome = quick(NEAREST, *images("mnist", data_dir), "data.val_size=0", cwd=tmp_path)
+    outcome = quick(NEAREST, "data=mnist", *own_images(data_dir), "data.val_size=0", cwd=tmp_path)
     assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["last.ckpt"]
     state: Any = weights(outcome.folder)["_extra_state"]
     assert state["inputs"].shape == (200, 784)

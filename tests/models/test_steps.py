@@ -6,7 +6,21 @@ import pytest
 from lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.command_line import Outcome, Seen, history, images, load, quick, read_json, run, same, timeless, train
+from tests.command_line import (
+    BARE,
+    Outcome,
+    Seen,
+    history,
+    images,
+    let_last_count,
+    load,
+    quick,
+    read_json,
+    run,
+    same,
+    timeless,
+    train,
+)
 
 IN_CHUNKS = "steps: in chunks"
 LIVELY = ("model.hidden_size=[8,8]", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3", "seed=3")
@@ -40,6 +54,8 @@ def assert_the_same(first: Path, second: Path) -> None:
         ("optimizer=sgd", "data.batch_size=1"),
         ("optimizer=adam", "data.batch_size=7"),
         ("optimizer=adamw", "scheduler=exponential"),
+        ("optimizer=muon", "scheduler=exponential", "+scheduler.frequency=2"),
+        ("optimizer=lbfgs", "optimizer.max_iter=3"),
         ("data.batch_size=8", "data.drop_last=true", "data.shuffle=false"),
         ("data.batch_size=2", "trainer.log_every_n_steps=7"),
     ],
@@ -112,16 +128,14 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("trainer.log_every_n_steps=1", "the loss of each step"),
         ("trainer.profiler=simple", "a profiler"),
         ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
-        (
-            "+callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.1}",
-            "StochasticWeightAveraging",
-        ),
+        ("scheduler=plateau", "a schedule that watches a metric"),
+        ("+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging}", "EMAWeightAveraging"),
         ("callbacks=descent", "Descent"),
         ("callbacks=gradients", "GradientNorms"),
     ],
 )
 def test_what_must_see_each_step_gets_each_step(setting: str, reason: str, tmp_path: Path) -> None:
-    folder = train("logger=none", "callbacks=none", setting, "trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train(*let_last_count(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert said(folder).endswith(f"steps: one by one, because of {reason}")
 
 

@@ -25,6 +25,8 @@ DIFFERENT = {
     "adamw": (ADAMW, "optimizer.lr=0.1", "optimizer.weight_decay=0.5 seed=1", "optimizer.betas=[0.5,0.9]"),
     "adam's eps": (ADAM, "+optimizer.eps=1e-3", "+optimizer.eps=1e-2 seed=1"),
     "cosine": ([*SGD, "scheduler=cosine"], "optimizer.lr=0.3", "scheduler.eta_min=0.05 seed=1"),
+    "cosine by epochs": ([*SGD, "scheduler=cosine", "scheduler.interval=epoch"], "optimizer.lr=0.3", "seed=1"),
+    "warmup": ([*ADAM, "scheduler=warmup_cosine"], "scheduler.warmup=0.3", "scheduler.eta_min=0.001 optimizer.lr=0.1"),
     "exponential": ([*ADAM, "scheduler=exponential"], "scheduler.gamma=0.5", "scheduler.gamma=0.9 optimizer.lr=0.1"),
     "one cycle": ([*MOMENTUM, "scheduler=one_cycle"], "optimizer.lr=0.3", "scheduler.pct_start=0.6 seed=1"),
     "momentum by one cycle": (
@@ -118,7 +120,7 @@ def test_each_steps_loss_is_that_of_a_plain_loop() -> None:
         parts = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "optimizer": optimizer}
         models.append(MLP(hidden_size=[8, 6], activation="tanh", dropout=0.0, batch_norm=True, **parts).double())
     feed = Feed(data, [10, 11, 12], torch.device("cpu"), torch.float64)
-    stack = Stack(models, [0, 1, 2], feed, Schedules(models, 60), every=1, eval_batch=500)
+    stack = Stack(models, [0, 1, 2], feed, Schedules(models, 60, 1), every=1, eval_batch=500)
     epochs = [stack.train_epoch().looks for _ in range(7)]
     losses = [[loss for looks in epochs for _, loss in looks[job]] for job in range(3)]
     found = torch.tensor(losses, dtype=torch.float64).T  # (63, 3)

@@ -38,6 +38,18 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["trainer.limit_val_batches=1"], "trainer.limit_val_batches=1"),
         (["+trainer.min_epochs=3"], "trainer.min_epochs=3"),
         (["+optimizer.amsgrad=true"], "optimizer.amsgrad"),
+        (["optimizer=rmsprop"], "optimizer.alpha"),
+        (["optimizer=muon"], "optimizer src.models.muon.Muon"),
+        (["scheduler=plateau"], "a scheduler that asks for metrics"),
+        (["scheduler=cosine", "+scheduler.frequency=2"], "scheduler.frequency"),
+        (
+            ["scheduler=exponential", "scheduler._target_=tests.test_optimizers.make_steps"],
+            "scheduler tests.test_optimizers.make_steps, a function",
+        ),
+        (
+            ["+scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "+scheduler.lr_lambda=math.sqrt"],
+            "scheduler.lr_lambda",
+        ),
         (["model.products=true"], "MLP with Products in it"),
         (["callbacks=default", "+callbacks.learning_rate.logging_interval=step"], "callbacks.learning_rate"),
         (["callbacks=gradients"], "callbacks.gradient_norms"),

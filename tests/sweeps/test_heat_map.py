@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from src.colours import choose_ink
 from src.errors import InputError
-from src.sweeps.heat_map import HeatMap, ink, levels, lower_is_better, number
+from src.sweeps.heat_map import HeatMap, levels, lower_is_better, number
 from src.sweeps.runs import Run
 from tests.sweeps import drawn, made_run
 
@@ -152,7 +153,7 @@ def test_a_setting_that_is_not_swept_makes_one_row_without_a_name() -> None:
     [((0, 0, 0), "white"), ((1, 1, 1), "black"), ((0.267, 0.005, 0.329), "white"), ((0.993, 0.906, 0.144), "black")],
 )
 def test_numbers_are_white_on_dark_and_black_on_light(colour: tuple[float, float, float], best: str) -> None:
-    assert ink(*colour) == best
+    assert choose_ink(*colour) == best
 
 
 def luminance(colour: Any) -> float:

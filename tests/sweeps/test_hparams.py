@@ -154,9 +154,16 @@ def test_the_curves_of_a_run_stay_as_they_were(tmp_path: Path) -> None:
     assert table(client)["0_a"][1]["final/val/acc"] == 0.75
 
 
+def test_the_sweep_itself_is_no_run_in_tensorboard(tmp_path: Path) -> None:
+    """Also not where an earlier version has left it one."""
+    (sweep(tmp_path) / EVENTS).write_bytes(b"")
+    write_hparams(tmp_path)
+    assert sorted(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Runs()) == ["0_a", "1_b", "2_c", "3_d"]
+
+
 def test_a_second_call_changes_no_file(tmp_path: Path) -> None:
-    files = [tmp_path / EVENTS, *(folder / EVENTS for folder in sweep(tmp_path).glob("*_*"))]
-    assert len(files) == 5
+    files = [folder / EVENTS for folder in sweep(tmp_path).glob("*_*")]
+    assert len(files) == 4
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in files}
     again = f"from pathlib import Path; import src.sweeps.hparams as h; h.write_hparams(Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", again], check=True)  # where hashes fall otherwise
@@ -183,13 +190,13 @@ def test_a_sweep_that_goes_on_with_another_axis_is_told_as_it_is_now(tmp_path: P
 
 def test_writing_it_does_not_import_torch(tmp_path: Path) -> None:
     sweep(tmp_path)
-    (tmp_path / EVENTS).unlink()
+    (tmp_path / "0_a" / EVENTS).unlink()
     code = (
         "import sys; from pathlib import Path; from src.sweeps.hparams import write_hparams; "
         f"write_hparams(Path({str(tmp_path)!r})); assert not {{'torch', 'tensorflow'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert (tmp_path / EVENTS).is_file()
+    assert (tmp_path / "0_a" / EVENTS).is_file()
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])

@@ -105,13 +105,13 @@ def test_new_values_add_jobs_with_the_next_numbers_and_the_old_ones_keep_theirs(
 def test_folders_have_plain_names_that_evaluation_takes(tmp_path: Path) -> None:
     make_trouble(tmp_path, {})
     odd = ("model.hidden_size=[4,4],[]", "model.activation=relu,'re lu/ü (1)'")
-    outcome = sweep(*odd, cwd=tmp_path)
+    outcome = run("src.train", "-m", *QUICK[:-1], "name=swept", *odd, cwd=tmp_path)
     assert outcome.code == 1
     assert names(tmp_path) == [
         "0_hidden_size-4-4_activation-relu",
-        "1_hidden_size-4-4_activation-re-lu-1",
+        "1_hidden_size-4-4_activation-re-lu-ü-1",
         "2_hidden_size-_activation-relu",
-        "3_hidden_size-_activation-re-lu-1",
+        "3_hidden_size-_activation-re-lu-ü-1",
     ]
     assert statuses(tmp_path) == ["finished", "failed"] * 2
     evaluate("run=outputs/sweeps/swept/0_hidden_size-4-4_activation-relu", cwd=tmp_path)

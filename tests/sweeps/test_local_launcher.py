@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from src.sweeps.jobs import Job
-from tests.command_line import BARE, Outcome, read_json, run, spawn
+from tests.command_line import BARE, Outcome, let_last_count, read_json, run, spawn
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
 
@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the grid was run without any trouble, three at once."""
     cwd = tmp_path_factory.mktemp("undisturbed")
     make_trouble(cwd, {})
-    outcome = run("src.train", *GRID, "hydra.launcher.jobs=3", cwd=cwd)
+    outcome = run("src.train", *let_last_count(*GRID, "hydra.launcher.jobs=3"), cwd=cwd)
     assert outcome.code == 0, outcome.text
     return cwd
 

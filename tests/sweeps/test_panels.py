@@ -35,7 +35,7 @@ def test_panels_of_one_input_show_each_models_probabilities_on_shared_axes(tmp_p
             expected = model(torch.as_tensor(fit.get_xdata())[:, None]).sigmoid()[:, 0]
         np.testing.assert_allclose(fit.get_ydata(), expected, atol=1e-6)
         size, accuracy = run.swept["model.hidden_size"], run.metrics["test/acc"]
-        assert axis.get_title() == f"hidden size {size}\n{accuracy:.0%} correct"
+        assert axis.get_title() == f"hidden size {size}\n{100 * accuracy:.1f}% correct"
     assert axes[0].get_xlim() == axes[1].get_xlim() and axes[0].get_ylim() == axes[1].get_ylim()
     (legend,) = axes[0].figure.legends
     labels = [text.get_text() for text in legend.texts]
@@ -74,6 +74,9 @@ def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str
     ("metrics", "text"),
     [
         ({"test/acc": 0.75, "test/loss": 1.0}, "75% correct"),
+        ({"test/acc": 0.997}, "99.7% correct"),
+        ({"test/acc": 0.9999}, ">99.9% correct"),
+        ({"test/acc": 1.0}, "100% correct"),
         ({"test/loss": 0.01234}, "error 0.012"),
         ({"epochs": 1}, ""),
     ],

@@ -54,6 +54,19 @@ def test_the_mean_stands_with_its_standard_deviation_where_there_are_several_run
     assert texts(axis) == ["60.00 ± 14.14% (n=2)", "90.00% (n=1)"]
 
 
+def test_the_spread_of_an_accuracy_ends_at_0_and_at_100_percent(tmp_path: Path) -> None:
+    axis = scores("test/acc", {"1": [1.0, 0.8], "2": [0.0, 0.2], "3": [1.0, 1.0]}, tmp_path)
+    ends = [container.lines[2][0].get_segments()[0][:, 0].tolist() for container in axis.containers]
+    spread = 0.02**0.5  # of 0.8 and 1.0, over n − 1
+    assert ends == [pytest.approx([0.9 - spread, 1.0]), pytest.approx([0.0, 0.1 + spread]), [1.0, 1.0]]
+
+
+def test_the_spread_of_a_loss_is_whole(tmp_path: Path) -> None:
+    axis = scores("test/loss", {"1": [2.0, 4.0]}, tmp_path)
+    ((start, end),) = [container.lines[2][0].get_segments()[0][:, 0] for container in axis.containers]
+    assert (start, end) == pytest.approx((3 - 2**0.5, 3 + 2**0.5))
+
+
 def test_a_score_that_has_diverged_is_marked_at_the_edge_and_counted(tmp_path: Path) -> None:
     axis = scores("test/loss", {"1": [0.5, 0.7], "2": [0.6, 1e30], "3": [0.65, 0.75]}, tmp_path)
     low, high = axis.get_xlim()
@@ -242,7 +255,7 @@ def lines(axis: Any) -> dict[str, list[list[float]]]:
 
 def test_a_line_is_the_mean_over_the_seeds_and_each_run_is_a_faint_one(tmp_path: Path) -> None:
     axis = curves("train/loss", histories(tmp_path, {"1": [[4, 2, 1], [2, 1, 0]], "2": [[9, 8]]}))
-    assert lines(axis) == {"lr 1": [[1, 2, 3], [3, 1.5, 0.5]], "lr 2": [[1, 2], [9, 8]]}
+    assert lines(axis) == {"learning rate 1": [[1, 2, 3], [3, 1.5, 0.5]], "learning rate 2": [[1, 2], [9, 8]]}
     faint = [line for line in axis.lines if line.get_alpha() is not None]
     assert [line.get_ydata().tolist() for line in faint] == [[4, 2, 1], [2, 1, 0]]
     assert {line.get_color() for line in faint} == {axis.lines[2].get_color()} != {axis.lines[3].get_color()}
@@ -279,7 +292,7 @@ def test_many_long_labels_stand_below_the_curves_and_leave_them_room(tmp_path: P
 def test_a_curve_that_diverges_leaves_the_axis_to_the_others_and_is_counted(tmp_path: Path) -> None:
     axis = curves("train/loss", histories(tmp_path, {"1": [[4, 2, 1], [3, 2, 1]], "2": [[5, 1e10, 1e30]]}))
     low, high = axis.get_ylim()
-    assert 0.8 < low < 1 and 4 < high < 5
+    assert 0.8 < low < 1 and 5 < high < 6  # where each curve begins is seen
     assert axis.get_xlabel() == "epoch\n(1 curve far above)"
 
 
@@ -306,7 +319,7 @@ def test_a_gallery_shows_each_runs_picture_under_its_title_in_order(tmp_path: Pa
     runs = galleried(tmp_path, {"1": 10, "2": None, "3": 30, "10": 100})
     axes = drawn(Gallery("descent", columns=2, name="gallery", title="Gallery"), runs)
     shown = [(axis.get_title(), np.unique(axis.images[0].get_array()).tolist()) for axis in axes if axis.images]
-    assert shown == [("lr 1", [10]), ("lr 3", [30]), ("lr 10", [100])]
+    assert shown == [(f"learning rate {rate}", [grey]) for rate, grey in ((1, 10), (3, 30), (10, 100))]
     first, second, third, _ = [axis.get_position() for axis in axes]
     assert first.x1 < second.x0 and third.x1 < second.x0  # two in the first row
     assert third.y1 < min(first.y0, second.y0)

@@ -164,9 +164,8 @@ def test_fork_server_that_is_killed_as_it_starts_a_process_is_replaced(monkeypat
     ],
 )
 def test_a_launchers_setting_that_makes_no_sense_is_refused(setting: str, words: str, tmp_path: Path) -> None:
-    shown = setting.replace("null", "None")
     assert sweep("seed=1,2", f"hydra.launcher.{setting}", cwd=tmp_path).error == (
-        f"error: hydra.launcher.{shown} must be {words}"
+        f"error: hydra.launcher.{setting} must be {words}"
     )
     assert not jobs(tmp_path)
 

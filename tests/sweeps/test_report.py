@@ -30,9 +30,18 @@ def test_the_test_metric_is_told_once_of_the_chosen_one_alone(grid: Path) -> Non
     page = read(grid)
     assert "Chosen hidden size 8, lr 0.01 val/acc 90.00 ± 14.14% test/acc 52.50 ± 14.14% n = 2" in page.text
     assert page.text.count("test/") == 1
+    assert "only then looked up: its test metrics (those of all runs lie in results.csv)" in page.text
+    assert (grid / "results.csv").read_text().splitlines()[0].count("test/acc") == 1
     assert "test/" not in json.dumps(page.data)
     assert "test/" not in taken(page, "runs.csv") + taken(page, "leaderboard.csv")
-    assert taken(page, "leaderboard.tex").count("test/") == 1
+    table = [line for line in taken(page, "leaderboard.tex").splitlines() if " & " in line]
+    assert [line.split(" & ")[-1] for line in table] == [
+        r"test/acc \\",
+        r"\textbf{52.50 $\pm$ 14.14\%} \\",
+        r" \\",
+        r" \\",
+        r" \\",
+    ]
 
 
 def test_the_effect_of_a_setting_is_the_mean_and_deviation_at_each_of_its_values(grid: Path) -> None:
@@ -43,7 +52,9 @@ def test_the_effect_of_a_setting_is_the_mean_and_deviation_at_each_of_its_values
     assert dots["text"][0] == "0: hidden size 4, lr 0.01, seed 0"
     assert means["x"] == [4, 8]
     assert means["y"] == pytest.approx([0.6, 0.9])
-    assert means["error_y"]["array"] == pytest.approx([math.sqrt(0.02 / 3), math.sqrt(0.02)])
+    assert means["error_y"]["arrayminus"] == pytest.approx([math.sqrt(0.02 / 3), math.sqrt(0.02)])
+    assert means["error_y"]["array"] == pytest.approx([math.sqrt(0.02 / 3), 0.1])  # an accuracy ends at 100%
+    assert figures["model.hidden_size / val/acc"]["layout"]["yaxis"]["autorangeoptions"] == {"clipmin": 0, "clipmax": 1}
     assert means["customdata"][1] == "90.00 ± 14.14% (n = 2)"
 
 
@@ -110,7 +121,7 @@ def test_a_value_that_has_diverged_does_not_stretch_the_plots_but_is_marked_and_
     assert heat["layout"]["xaxis"]["title"]["text"] == "model.a<br>1 mean far above"
     assert heat["data"][0]["z"][2][1] == heat["data"][0]["z"][1][1] == pytest.approx(0.78125)  # as the worst in sight
     assert heat["data"][0]["text"][2][1] == "5e+29"
-    loss = page.curves["axes"]["loss"]
+    loss = page.curves["axes"][0]["loss"]
     assert loss["beyond"] == "Beyond this axis: 1 run far above."
     assert 1.75 < loss["axis"]["range"][1] < 2.1
 
@@ -134,6 +145,8 @@ def test_the_learning_curves_are_those_of_the_histories(grid: Path) -> None:
     assert curves["epochs"] == [[1, 2]]
     assert curves["runs"][0] == {
         "name": "0: hidden size 4, lr 0.01, seed 0",
+        "data": 0,
+        "seconds": None,
         "finished": True,
         "lines": {"train/loss": [0, [0.25, 0.125]], "val/loss": [0, [0.5, 0.25]]},
     }
@@ -141,6 +154,20 @@ def test_the_learning_curves_are_those_of_the_histories(grid: Path) -> None:
     assert groups["lr"] == (["0.01", "0.1"], [0, 0, 1, 1, 0, 0])
     assert groups["all settings"][1] == [0, 0, 1, 1, 2, 2]
     assert curves["groups"][0]["title"] == "hidden size"  # it has the strongest effect
+
+
+def test_the_curves_of_each_data_set_have_axes_of_their_own_and_each_run_the_time_of_an_epoch(tmp_path: Path) -> None:
+    for number, (data, losses) in enumerate({"xor": (1.0, 0.5), "gate": (80.0, 40.0)}.items()):
+        metrics = {"val/loss": losses[-1], "monitor": "val/loss", "mode": "min", "seconds": 3.0, "epochs": number + 1}
+        history = [{"epoch": 1.0, "val/loss": losses[0], **({"val/acc": 0.5} if data == "xor" else {})}]
+        made_job(
+            tmp_path, f"{number}", f"data={data}", metrics=metrics | {"epochs": 1, "seconds": 3.0}, history=history
+        )
+    page = read(tmp_path)
+    assert page.curves["data"] == ["xor", "gate"]
+    assert [list(axes) for axes in page.curves["axes"]] == [["loss", "acc"], ["loss"]]
+    assert [(run["data"], run["seconds"]) for run in page.curves["runs"]] == [(0, 3.0), (1, 3.0)]
+    assert [each["name"] for each in page.all("select")][:2] == ["data", "metric"]
 
 
 def test_long_curves_are_thinned_out_alike_with_their_last_epoch(tmp_path: Path) -> None:
@@ -214,14 +241,44 @@ def test_the_latex_table_is_ready_for_a_paper(grid: Path) -> None:
     page = read(grid)
     lines = (grid / "leaderboard.tex").read_text().splitlines()
     assert taken(page, "leaderboard.tex").splitlines() == lines
-    start = lines.index(r"\begin{tabular}{lrrr}")
-    assert lines[start + 1 : start + 4] == [r"\toprule", r"hidden size & lr & val/acc & n \\", r"\midrule"]
+    start = lines.index(r"\begin{tabular}{lrrrr}")
+    assert lines[start + 1 : start + 4] == [r"\toprule", r"hidden size & lr & val/acc & n & test/acc \\", r"\midrule"]
     assert lines[start + 4] == (
         r"\textbf{\{\textbackslash{}x\}\$\#\textasciicircum{}\textasciitilde{}} & \textbf{0.01} & "
-        r"\textbf{90.00 $\pm$ 14.14\%} & \textbf{2} \\"
+        r"\textbf{90.00 $\pm$ 14.14\%} & \textbf{2} & \textbf{52.50 $\pm$ 14.14\%} \\"
     )
-    assert lines[start + 5] == r"a\_b \& 50\% & 0.01 & 60.00 $\pm$ 14.14\% & 2 \\"
-    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert lines[start + 5] == r"a\_b \& 50\% & 0.01 & 60.00 $\pm$ 14.14\% & 2 &  \\"
+    assert lines[-3:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    assert lines[1:5] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{grid on xor: best first by val/acc, higher is better; mean $\pm$ standard deviation of n runs. "
+        r"Bold: chosen by the validation set. test/acc of the chosen one alone.}",
+        r"\label{tab:grid}",
+    ]
+
+
+def test_each_latex_table_of_several_has_a_label_of_its_own(tmp_path: Path) -> None:
+    sweep = tmp_path / "my sweep_1"
+    for number, data in enumerate(("xor", "fashion_mnist")):
+        made(sweep, f"{number}", f"data={data}", val=0.5)
+    read(sweep)
+    labels = [line for line in (sweep / "leaderboard.tex").read_text().splitlines() if "label" in line]
+    assert labels == [r"\label{tab:my-sweep-1-xor}", r"\label{tab:my-sweep-1-fashion-mnist}"]
+
+
+# Controls
+
+
+def test_each_table_has_a_field_to_find_rows_and_says_how(grid: Path) -> None:
+    fields = [each for each in read(grid).all("input") if "data-filter" in each]
+    assert [each["placeholder"] for each in fields] == ["words, or hidden_size=…"] * 2
+    assert fields[0]["aria-label"] == "find entries: words, or a column with <, >, = or != and a value"
+
+
+def test_the_page_does_nothing_in_its_markup(grid: Path) -> None:
+    """Whoever put text into an attribute could not make it run."""
+    assert not [name for each in read(grid).elements for name in each.attributes if name.startswith("on")]
 
 
 # Text is text

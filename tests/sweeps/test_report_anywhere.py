@@ -206,6 +206,40 @@ def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: 
     assert {f"{number}/figures/curves.png" for number in range(15)} <= set(page.links)
 
 
+def test_a_picture_drawn_several_times_has_a_slider_over_its_epochs(grid: Path) -> None:
+    for number, epochs_drawn in ((0, (1, 11)), (4, range(1, 100, 10)), (5, ())):
+        Image.new("L", (900, 90)).save(picture(grid / f"{number}_x", "fit"))
+        for epoch in epochs_drawn:
+            path = grid / f"{number}_x" / "figures" / "fit" / f"{epoch}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("L", (900, 90), 2 * epoch).save(path)
+    page = read(grid)
+    (slider,) = [each for each in page.all("input") if "data-epochs" in each]
+    shown = [1, 11, 31, 51, 61, 81]  # of ten six
+    assert (json.loads(slider["data-epochs"]), slider["max"], slider["value"]) == (shown, "6", "6")
+    images = [(each["alt"].partition(":")[0], each.get("data-epoch"), "hidden" in each) for each in page.all("img")]
+    assert images == [
+        *(("fit of run 4", f"{epoch}", True) for epoch in shown),
+        ("fit of run 4", None, False),
+        ("fit of run 0", "1", True),
+        ("fit of run 0", "11", True),
+        ("fit of run 0", None, False),
+        ("fit of run 5", None, False),
+    ]
+
+
+def test_earlier_pictures_have_little_room_which_the_best_runs_get(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = made(tmp_path, f"{number}", f"model.a={number}", val=number / 8)
+        Image.new("L", (330, 330)).save(picture(folder, "fit"))
+        (folder / "figures" / "fit").mkdir()
+        for epoch in (1, 2):
+            Image.effect_noise((150, 150), 60).save(folder / "figures" / "fit" / f"{epoch}.png")
+    earlier = [each for each in read(tmp_path).all("img") if "data-epoch" in each]
+    assert [each["alt"].split(":")[0] for each in earlier[:2]] == ["fit of run 5"] * 2
+    assert len(earlier) < 12 and sum(len(each["src"]) for each in earlier) <= 100_000
+
+
 def test_pictures_that_differ_from_run_to_run_come_before_those_that_are_the_same_in_all(grid: Path) -> None:
     for number in (0, 4):
         Image.new("L", (8, 8), 50 * number).save(picture(grid / f"{number}_x", "first_layer"))

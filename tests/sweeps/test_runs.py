@@ -225,8 +225,24 @@ def test_a_runs_label_says_what_was_swept_and_its_title_the_seeds_too(run: Run, 
     assert (run.label, run.title) == (label, title)
 
 
+@pytest.mark.parametrize(
+    ("run", "caption", "full"),
+    [
+        (run_of(model__hidden_size=3, seed=7), "hidden size 3", "hidden size 3, seed 7"),
+        (run_of(experiment="overfit_batch_norm"), *2 * ["overfit batch norm"]),
+        (run_of(optimizer__lr=0.1, model__batch_norm=True), *2 * ["learning rate 0.1, batch norm"]),
+        (run_of(model__batch_norm=False, model__weights=None), *2 * ["no batch norm, weights none"]),
+        (run_of(model__loss="cross_entropy", model__hidden_size=[]), *2 * ["loss cross entropy, hidden size none"]),
+        (run_of(model__weights="a_b/c_d.ckpt"), *2 * ["weights a_b/c_d.ckpt"]),
+        (run_of(), "all runs", "7 some"),
+    ],
+)
+def test_a_picture_tells_a_run_in_words(run: Run, caption: str, full: str) -> None:
+    assert (run.caption, run.full_caption) == (caption, full)
+
+
 def test_runs_that_differ_in_their_seeds_alone_come_together_in_their_order() -> None:
     runs = [run_of(optimizer__lr=rate, seed=seed) for rate in (1, 0.1) for seed in (0, 1)]
-    assert folded(runs) == {"lr 1": runs[:2], "lr 0.1": runs[2:]}
+    assert folded(runs) == {"learning rate 1": runs[:2], "learning rate 0.1": runs[2:]}
     only_seeds = [run_of(seed=0), run_of(seed=1)]
     assert folded(only_seeds) == {"all runs": only_seeds}

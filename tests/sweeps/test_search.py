@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from src.sweeps.jobs import Job, read_jobs
-from tests.command_line import BARE, PATIENCE, Outcome, read_json, run, spawn, wait_for
+from tests.command_line import BARE, PATIENCE, Outcome, let_last_count, read_json, run, spawn, wait_for
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
 SPACE = ("model.hidden_size=tag(log,interval(2,16))", "optimizer.lr=tag(log,interval(1e-3,1e-1))")
@@ -155,7 +155,7 @@ def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Pat
 )
 def test_another_search_is_refused_in_the_folder_of_one(changed: list[str], line: str, small: Path) -> None:
     before = (folder(small, "small") / "study.journal").read_bytes()
-    outcome = run("src.train", *SMALL, *changed, "hydra.sweeper.trials=9", cwd=small)
+    outcome = run("src.train", *let_last_count(*SMALL, *changed), "hydra.sweeper.trials=9", cwd=small)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
     assert (folder(small, "small") / "study.journal").read_bytes() == before
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(
     given: list[str], line: str, tmp_path: Path
 ) -> None:
     common = [each for each in SMALL if each != "hydra.launcher.jobs=3" or "hydra/launcher=basic" not in given]
-    outcome = run("src.train", *common, *given, cwd=tmp_path)
+    outcome = run("src.train", *let_last_count(*common, *given), cwd=tmp_path)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
     assert outcome.folders == []
     assert not list(tmp_path.glob("outputs/sweeps/small/*/job.json"))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.command_line import BARE, Outcome, run, spawn, wait_for
+from tests.command_line import BARE, Outcome, let_last_count, run, spawn, wait_for
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 from tests.sweeps.test_local_launcher import rows, statuses
 from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
@@ -86,7 +86,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     time.sleep(0.5)
     orphan = alive(held.process)
     make_trouble(cwd, {0: ""})  # the one that holds still does, another one will not
-    third = run("src.train", *arguments, "hydra.launcher.jobs=2", cwd=cwd)
+    third = run("src.train", *arguments[:-1], "hydra.launcher.jobs=2", cwd=cwd)
     return Story(cwd, quiet, first, third, between, orphan)
 
 
@@ -149,7 +149,8 @@ def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Stor
     ],
 )
 def test_a_setting_that_no_sweep_can_run_with_is_refused_in_one_line(setting: str, words: str, tmp_path: Path) -> None:
-    outcome = run("src.train", "-m", *SLURM, "seed=0,1", f"hydra.launcher.{setting}", cwd=tmp_path)
+    settings = let_last_count("-m", *SLURM, "seed=0,1", f"hydra.launcher.{setting}")
+    outcome = run("src.train", *settings, cwd=tmp_path)
     assert outcome.error.startswith(f"error: hydra.launcher.{setting.split('=')[0]}=") and words in outcome.error
 
 

@@ -123,7 +123,7 @@ def test_the_command_draws_them_once_and_shows_them(swept: Path, cwd: Path) -> N
     assert outcome.err.splitlines() == [f"drawing the pictures of 4 runs: {done}/4" for done in (0, 4)]
     assert TOLD not in page.text and "Could not be" not in page.text
     for before, after in zip(figures(swept), figures(cwd), strict=True):
-        assert sorted(os.listdir(before)) == sorted(os.listdir(after)) != []
+        assert sorted(path.name for path in before.glob("*.png")) == sorted(os.listdir(after)) != []
         for path in after.iterdir():
             np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(before / path.name)))
     curves = [each["alt"] for each in page.all("img") if each["alt"].startswith("curves")]

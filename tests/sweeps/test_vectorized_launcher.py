@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from src.sweeps.jobs import Job
-from tests.command_line import BARE, Outcome, quick, run, spawn, wait_for, weights
+from tests.command_line import BARE, Outcome, let_last_count, quick, run, spawn, wait_for, weights
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 
 COMMON = ("-m", "hydra/launcher=vectorized", *BARE, "model.hidden_size=4", "trainer.max_epochs=3", "trainer=cpu")
 
 
 def sweep(*settings: str, cwd: Path, name: str = "together") -> Outcome:
-    return run("src.train", *COMMON, *settings, f"name={name}", cwd=cwd)
+    return run("src.train", *let_last_count(*COMMON, *settings, f"name={name}"), cwd=cwd)
 
 
 def close(job: Job, other: Path) -> bool:
@@ -75,7 +75,8 @@ def test_each_job_has_its_row_among_the_results(mixed: tuple[Path, Outcome]) -> 
 @pytest.mark.parametrize("ways", [("vectorized", "local"), ("local", "vectorized")])
 def test_a_job_done_one_way_is_done_for_the_other(ways: tuple[str, str], tmp_path: Path) -> None:
     for number, way in enumerate(ways):
-        outcome = run("src.train", *COMMON, f"hydra/launcher={way}", "seed=0,1", "name=both", cwd=tmp_path)
+        settings = let_last_count(*COMMON, f"hydra/launcher={way}", "seed=0,1", "name=both")
+        outcome = run("src.train", *settings, cwd=tmp_path)
         assert outcome.code == 0, outcome.text
         assert f"2 jobs: 2 {['to do', 'finished before'][number]}" in outcome.text
 
@@ -136,7 +137,7 @@ def test_a_size_of_stacks_that_will_not_do_is_refused(most: str, tmp_path: Path)
 
 # Stopped and gone on with
 
-LONG = (*COMMON, "data.batch_size=1", "trainer.max_epochs=40", "optimizer.lr=0.01,0.03", "seed=0,1")
+LONG = let_last_count(*COMMON, "data.batch_size=1", "trainer.max_epochs=40", "optimizer.lr=0.01,0.03", "seed=0,1")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def stopped(cwd: Path, *settings: str) -> Path:
     """The folder of a sweep that was killed once it had kept the state of its stack."""
     folder = cwd / "outputs" / "sweeps" / "long"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("stacks/*.ckpt")}
-    with spawn("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", *settings, cwd=cwd) as parent:
+    with spawn("src.train", *let_last_count(*LONG, "hydra.launcher.jobs=1", "name=long", *settings), cwd=cwd) as parent:
         wait_for(lambda: kept_anew(folder, before), "a state of the stack")
         parent.kill()
         parent.communicate(timeout=60)
@@ -196,7 +197,7 @@ def kept_anew(folder: Path, before: dict[Path, int]) -> bool:
 def test_where_a_part_of_a_stack_went_on_alone_all_come_to_the_same(undisturbed: Path, tmp_path: Path) -> None:
     stopped(tmp_path)
     stopped(tmp_path, "seed=0")
-    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long", cwd=tmp_path)
+    outcome = run("src.train", *let_last_count(*LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long"), cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     jobs, others = jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long")
     assert len(jobs) == 6
@@ -218,7 +219,7 @@ def test_another_launcher_takes_jobs_of_a_stack_over_and_hands_the_others_back(
     undisturbed: Path, tmp_path: Path
 ) -> None:
     stopped(tmp_path)
-    local = (*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
+    local = let_last_count(*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
     assert run("src.train", *local, cwd=tmp_path).code == 0
     outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
     assert "2 jobs in 1 stack (1× 2)" in outcome.text

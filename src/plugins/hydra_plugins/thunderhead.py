@@ -2,20 +2,24 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.files import write_text
+from src.errors import InputError
 
 
 class SweepLauncher(Launcher):
@@ -68,6 +72,9 @@ class VectorizedLauncher(SweepLauncher):
         from src.sweeps.vectorized import Vectorized, check
 
         check(self.settings)
+        if (job := self.sweep.config.hydra.job).chdir or job.env_set:
+            how = "its jobs share a process; leave them out, or take another launcher"
+            raise InputError(f"hydra.job.chdir and hydra.job.env_set do not go with hydra/launcher=vectorized: {how}")
         own = dict(self.settings)
         return Vectorized(most=own.pop("most"), local=Local(**own))
 
@@ -109,16 +116,45 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        preset, given = (parser.parse_overrides(each) for each in (self._parse_config(), arguments))
         if not isinstance(self.launcher, SweepLauncher):
             write_text(Path(self.config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(self.config))
         returned: list[Sequence[JobReturn]] = []
-        for batch in self.split_arguments(overrides, self.max_batch_size):
+        jobs = list_jobs(preset, given)
+        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
             self.validate_batch_is_legal(batch)
             returned.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returned))))
             for each in returned[-1]:
                 _ = each.return_value  # raises the error of a job that failed
         return returned
+
+
+def list_jobs(preset: list[Override], given: list[Override]) -> list[list[str]]:
+    """Return the overrides of each job: every combination of the values that are given, and of a preset's other axes.
+
+    A setting may be given several dictionaries, which are merged; its values here are those of each of them.
+    """
+    by_key: dict[str, list[list[str]]] = {}
+    for overrides in (preset, given):
+        own: dict[str, list[list[str]]] = {}
+        for each in overrides:
+            own.setdefault(each.get_key_element(), []).append(list_values(each))
+        by_key |= own
+    return [list(job) for job in product(*chain.from_iterable(by_key.values()))]
+
+
+def list_values(override: Override) -> list[str]:
+    """Return an override for each of its values.
+
+    Raises:
+        HydraException: if it is no list of values.
+    """
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise HydraException(f"{override.input_line} has no end: hydra/sweeper=optuna takes it, else give values")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 GRID = BasicSweeperConf(_target_="hydra_plugins.thunderhead.GridSweeper")
@@ -139,8 +175,6 @@ class OptunaSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         if not isinstance(self.launcher, SweepLauncher):
-            from src.errors import InputError
-
             raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:

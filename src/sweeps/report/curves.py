@@ -8,6 +8,7 @@ from src.sweeps.report.levels import ABSENT, Levels, levels
 from src.sweeps.report.plots import Figure, effects, is_logarithmic, metric_axis, named, plain
 from src.sweeps.report.reading import History, Sweeps
 from src.sweeps.results import boards, short
+from src.sweeps.runs import Run
 
 STAGES = ("train", "val")
 METRICS = ("acc", "loss")
@@ -17,15 +18,17 @@ Line = tuple[Any, list[float]]  # epochs and values
 
 
 def curves(sweeps: Sweeps) -> dict[str, Any]:
-    """What the page draws curves from.
+    """Return what the page draws curves from.
 
     Returns:
-        ``metrics``, their names, the one that chooses first; ``axes``, the axis of each and what runs go beyond it;
+        ``metrics``, their names, the one that chooses first; ``data``, the data sets, whose curves are drawn apart;
+        ``axes``, for each data set the axis of each metric that it has and what runs go beyond it;
         ``epochs``, lists of epochs that curves share;
         ``thinned``, how many points a curve has at most, 0 if all have all of theirs; ``groups``, the ways to colour
         the runs, each with its ``title``, its ``name`` and ``labels`` for plotly, whether these are ``ordered``, and
-        the level ``of`` each run; ``runs``, each with its ``name``, whether it is ``finished``, and its ``lines``: for
-        "train/loss" which epochs and the values. A run without a curve is left out. No runs, no curves.
+        the level ``of`` each run; ``runs``, each with its ``name``, the place of its ``data``, the ``seconds`` that
+        an epoch took on average, whether it is ``finished``, and its ``lines``: for "train/loss" which epochs and the
+        values. A run without a curve is left out. No runs, no curves.
     """
     names = metrics(sweeps)
     lines = [full_lines(history, names) for history in sweeps.histories]
@@ -33,9 +36,13 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
     points = max(FEWEST_POINTS, min(MOST_POINTS, MOST_NUMBERS // max(1, sum(map(len, lines)))))
     steps = strides(lines, points)
     epochs: dict[tuple[int, ...], int] = {}
+    data = list(dict.fromkeys(sweeps.runs[place].data for place in drawn))
     return {
         "metrics": names,
-        "axes": {name: axis_of(name, lines) for name in names},
+        "data": [each or "other data" for each in data],
+        "axes": [
+            find_axes(names, [lines[place] for place in drawn if sweeps.runs[place].data == each]) for each in data
+        ],
         "thinned": points if any(step > 1 for step in steps.values()) else 0,
         "groups": [
             {"title": name, "name": plain(name), "labels": [plain(label) for label in found.labels]}
@@ -44,14 +51,22 @@ def curves(sweeps: Sweeps) -> dict[str, Any]:
         ],
         "runs": [
             {
-                "name": named(sweeps.runs[place]),
-                "finished": sweeps.runs[place].status == "finished",
+                "name": named(run := sweeps.runs[place]),
+                "data": data.index(run.data),
+                "seconds": measure_epoch(run),
+                "finished": run.status == "finished",
                 "lines": {name: thin(*line, steps[name], epochs) for name, line in lines[place].items()},
             }
             for place in drawn
         ],
         "epochs": [list(each) for each in epochs],
     }
+
+
+def measure_epoch(run: Run) -> float | None:
+    """Return how long an epoch of a run took on average, validation included; ``None`` if that is not known."""
+    seconds, epochs = run.metrics.get("seconds"), run.metrics.get("epochs")
+    return float(f"{seconds / epochs:.4g}") if seconds and epochs else None
 
 
 def metrics(sweeps: Sweeps) -> list[str]:
@@ -75,6 +90,12 @@ def full_lines(history: History, names: list[str]) -> dict[str, Line]:
         if rows:
             lines[name] = ([int(row["epoch"]) for row in rows], [row[name] for row in rows])
     return lines
+
+
+def find_axes(names: list[str], lines: list[dict[str, Line]]) -> dict[str, Figure]:
+    """Return the axes of those of the metrics that there are curves of."""
+    there = {name.split("/")[-1] for each in lines for name in each}
+    return {name: axis_of(name, lines) for name in names if name in there}
 
 
 def axis_of(metric: str, lines: list[dict[str, Line]]) -> Figure:

@@ -18,16 +18,22 @@ MOST_PICTURES = 96
 BUDGET = 5_000_000  # bytes of all pictures together
 WIDTH, FULL_WIDTH = 640, 1400  # pixels
 QUALITY = 82
+MOST_EARLIER = 6  # versions of a picture from earlier epochs
+EARLIER_BUDGET, EARLIER_WIDTH, EARLIER_QUALITY = 100_000, 330, 55  # bytes of all of them together, pixels
 OF_THE_TEST = ("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified")
 KNOWN_ALREADY = "curves"  # the page draws them itself
 
 
 class Shown(NamedTuple):
-    """A picture in the page: of which run, its data as an address, and where the file lies."""
+    """A picture in the page: of which run, its data as an address, and where the file lies.
+
+    ``earlier`` has what it was at earlier epochs, by their numbers, in their order.
+    """
 
     title: str
     source: str
     link: str
+    earlier: tuple[tuple[int, str], ...] = ()
 
 
 class Picture(NamedTuple):
@@ -46,6 +52,11 @@ class Picture(NamedTuple):
         """Whether it is the same in all runs: there is nothing to compare."""
         return len(self.shown) > 1 and len({each.source for each in self.shown}) == 1
 
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs at which one of the runs has an earlier version."""
+        return sorted({epoch for each in self.shown for epoch, _ in each.earlier})
+
 
 class Album:
     """Takes pictures in until the page has enough of them.
@@ -55,7 +66,7 @@ class Album:
     """
 
     def __init__(self, sweeps: Sweeps) -> None:
-        self.sweeps, self.left = sweeps, BUDGET
+        self.sweeps, self.left, self.left_for_earlier = sweeps, BUDGET, EARLIER_BUDGET
 
     def take(self, path: Path, title: str, width: int) -> Shown | None:
         """A picture for the page; ``None`` if it cannot be read or there is no more room."""
@@ -69,8 +80,25 @@ class Album:
         self.left -= len(source)
         return Shown(title, source, self.sweeps.link(path))
 
+    def take_earlier(self, path: Path) -> tuple[tuple[int, str], ...]:
+        """Return what a run's picture was at earlier epochs, some of these evenly where there are many; all or none."""
+        if self.left_for_earlier <= 0:
+            return ()
+        folder = path.with_suffix("")
+        paths = [] if folder.is_symlink() else folder.glob("[0-9]*.png")
+        files = {int(each.stem): each for each in paths if each.stem.isdecimal()}
+        epochs = sorted(files)
+        kept = sorted({epochs[place * len(epochs) // MOST_EARLIER] for place in range(MOST_EARLIER)}) if epochs else []
+        try:
+            shown = tuple((epoch, embedded(files[epoch], EARLIER_WIDTH, EARLIER_QUALITY)) for epoch in kept)
+        except InputError as error:
+            self.sweeps.notes.append(str(error))
+            return ()
+        self.left_for_earlier -= sum(len(source) for _, source in shown)
+        return shown if self.left_for_earlier >= 0 else ()
 
-def embedded(path: Path, width: int) -> str:
+
+def embedded(path: Path, width: int, quality: int = QUALITY) -> str:
     """A picture as an address that holds it, at most so many pixels wide.
 
     Raises:
@@ -79,7 +107,7 @@ def embedded(path: Path, width: int) -> str:
     small = read_png(path)
     small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    small.save(file, "webp", quality=QUALITY, method=2)
+    small.save(file, "webp", quality=quality, method=2)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
@@ -106,7 +134,7 @@ def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
             picture, title = pictures[path.stem], f"{run.number}: {run.title}"
             shown = album.take(path, title, WIDTH) if len(picture.shown) < several else None
             if shown:
-                picture.shown.append(shown)
+                picture.shown.append(shown._replace(earlier=album.take_earlier(path)))
             else:
                 picture.rest.append((title, sweeps.link(path)))
     return sorted(pictures.values(), key=lambda picture: (picture.tested, picture.alike))

@@ -11,6 +11,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from src.colours import TWELVE_ON_DARK, TWELVE_ON_LIGHT
+from src.core.commands import spell_command
 from src.core.files import open_plain, replace_not_finite
 from src.core.trust import spell_trust
 from src.records import DAMAGED
@@ -63,7 +65,7 @@ def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run], packages: tu
             own=own_pictures(sweeps, album),
             gallery=gallery(sweeps, album),
             undrawn=undrawn,
-            draw_command=f"python -m src.report {' '.join(map(typed, sweeps.folders))}{spell_trust(packages)}",
+            draw_command=f"{spell_command('src.report')} {' '.join(map(typed, sweeps.folders))}{spell_trust(packages)}",
             failures=(stopped := failures(sweeps)),
             reasons=Counter(each.reason for each in stopped),
             table=runs_table(sweeps),
@@ -156,6 +158,7 @@ def environment(sweeps: Sweeps) -> Environment:
         "statuses": STATUSES,
         "most_rows": MOST_ROWS,
         "most_failures": MOST_FAILURES,
+        "colours": {"light": TWELVE_ON_LIGHT, "dark": TWELVE_ON_DARK},
         "plotly": Markup(get_plotlyjs()),
     }
     made.globals["part_of"] = lambda name: Markup((Path(__file__).parent / name).read_text())

@@ -7,7 +7,7 @@ import math
 from html import escape
 from typing import Any, NamedTuple
 
-from src.axes import Window, find_window
+from src.axes import Window, find_reach, find_window
 from src.colours import COLOURS
 from src.sweeps.report.levels import ABSENT, Levels, Scale, levels, scale
 from src.sweeps.results import Board, deviation, mean, measured
@@ -98,6 +98,7 @@ def effect_figure(each: Effect, board: Board) -> Figure:
         "text": [named(runs[run]) for run in shown],
         "customdata": [f"{each.found[run]:.5g}" for run in shown],
         "hovertemplate": f"%{{text}}<br>{plain(metric)} %{{customdata}}<extra></extra>",
+        "cliponaxis": False,
         "marker": {
             "color": BLUE,
             **({"size": 5, "opacity": 0.3} if len(shown) > MANY else {"size": 8, "opacity": 0.45}),
@@ -138,15 +139,18 @@ def means(each: Effect, known: Scale, metric: str, window: Window | None) -> Fig
         (deviation(each.at(level)) or 0) if window is None or window.has(value) else 0
         for level, value in zip(filled, found, strict=True)
     ]
+    reaches = [find_reach(*pair, "/acc" in metric) for pair in zip(found, spread, strict=True)]
+    below, above = [part[0] for part in reaches], [part[1] for part in reaches]
     return {
         "type": "scatter",
         "mode": "lines+markers" if each.levels.ordered else "markers",
         "x": [known.centres[level] for level in filled],
         "y": found,
-        "error_y": {"array": spread, "thickness": 1.5, "width": 5},
+        "error_y": {"array": above, "arrayminus": below, "symmetric": False, "thickness": 1.5, "width": 5},
         "text": [plain(f"{each.key} {each.levels.labels[level]}") for level in filled],
         "customdata": [f"{measured(metric, each.at(level))} (n = {len(each.at(level))})" for level in filled],
         "hovertemplate": f"%{{text}}<br>{plain(metric)} %{{customdata}}<extra></extra>",
+        "cliponaxis": False,
         "marker": {"color": VERMILION, "size": 10, "symbol": "diamond"},
         "line": {"color": VERMILION, "width": 1.5},
     }
@@ -184,11 +188,12 @@ def metric_axis(metric: str, values: list[float], window: Window | None = None) 
     shown = [value for value in values if window is None or window.has(value)]
     axis: Figure = {"title": {"text": plain(metric)}}
     if "/acc" in metric:
-        axis["tickformat"] = ".2~%"
+        axis |= {"tickformat": ".2~%", "autorangeoptions": {"clipmin": 0, "clipmax": 1}}
     elif is_logarithmic(metric, shown):
         axis |= {"type": "log", "exponentformat": "power"}
     if window is not None:
-        axis["range"] = [math.log10(end) if "type" in axis else end for end in (window.low, window.high)]
+        low, high = (max(window.low, 0.0), min(window.high, 1.0)) if "/acc" in metric else (window.low, window.high)
+        axis["range"] = [math.log10(end) if "type" in axis else end for end in (low, high)]
     return axis
 
 

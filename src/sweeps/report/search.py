@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.axes import Window, find_window
-from src.colours import COLOURS
+from src.colours import TWELVE_ON_LIGHT
 from src.core import schema
 from src.core.schema import DamagedError
 from src.sweeps.report.plots import BLUE, EDGE, EDGE_AXIS, VERMILION, Figure, is_logarithmic, metric_axis, named, plain
@@ -97,7 +97,7 @@ def coloured(part: list[Search]) -> list[Search]:
     """Searches each in a colour of its own, where there are several."""
     if len(part) == 1:
         return part
-    return [each._replace(colours=(COLOURS[place % 7],) * 2) for place, each in enumerate(part)]
+    return [each._replace(colours=(TWELVE_ON_LIGHT[place % 12],) * 2) for place, each in enumerate(part)]
 
 
 def shown(metric: str, part: list[Search]) -> Shown:

@@ -3,10 +3,11 @@
 import csv
 import io
 import math
+import re
 from typing import Any, NamedTuple
 
 from src.records import DAMAGED
-from src.sweeps.report.reading import Sweeps
+from src.sweeps.report.reading import Sweeps, names
 from src.sweeps.results import Board, Entry, boards, deviation, heading, mean, measured, rows, scalars, short, varying
 from src.sweeps.runs import Run, said, spoken
 
@@ -180,31 +181,76 @@ def csv_text(table: list[dict[str, Any]]) -> str:
 
 
 def latex(sweeps: Sweeps) -> str:
-    """A table per board, for a document that uses the package booktabs; the chosen row is bold."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex_table, boards(sweeps.runs)))
+    """Return a table per board, for a document that uses the package booktabs; the chosen row is bold.
+
+    Of the test set it has the counterpart of the metric that chose, of the chosen row alone.
+    """
+    found = boards(sweeps.runs)
+    name = " and ".join(names(sweeps.folders).values())
+    labels = [_make_label(name, board.data if len(found) > 1 else None) for board in found]
+    tables = [
+        latex_table(board, name, label if labels.count(label) == 1 else f"{label}-{place + 1}")
+        for place, (board, label) in enumerate(zip(found, labels, strict=True))
+    ]
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
 
-def latex_table(board: Board) -> str:
+def _make_label(*parts: str | None) -> str:
+    """Return what a document refers to a table by: "tab:width-mnist"."""
+    return "tab:" + "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts if part)
+
+
+def latex_table(board: Board, sweep: str, label: str) -> str:
+    """Return a board's table with its caption and label.
+
+    Args:
+        board: which.
+        sweep: what it is called.
+        label: what a document refers to the table by.
+    """
     shown = [column for column in columns(board) if column.name not in ("seconds", "failed", DAMAGED, "left")]
     count = min(len(board.entries), MOST_IN_LATEX)
+    best = chosen(board)
+    tests = _find_counterparts(board, best)
+    told = [*((each.name, each.cells) for each in shown), *((test, [value] + [""] * count) for test, value in tests)]
+    rows = [
+        latex_row([escaped(cells[row]) for _, cells in told], bold=row == 0 and best is not None)
+        for row in range(count)
+    ]
     lines = [
-        f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in shown)}}}",
+        r"\begin{table}",
+        r"\centering",
+        f"\\caption{{{escaped(_write_caption(board, sweep, count, [test for test, _ in tests]))}}}",
+        f"\\label{{{label}}}",
+        f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in shown)}{'r' * len(tests)}}}",
         r"\toprule",
-        latex_row([escaped(column.name) for column in shown]),
+        latex_row([escaped(name) for name, _ in told]),
         r"\midrule",
-        *[
-            latex_row([escaped(column.cells[row]) for column in shown], row == 0 and board.chosen is not None)
-            for row in range(count)
-        ],
+        *rows,
         r"\bottomrule",
         r"\end{tabular}",
+        r"\end{table}",
     ]
-    about = [heading(board, several=board.data is not None)]
+    return "\n".join([*lines, ""])
+
+
+def _find_counterparts(board: Board, best: Chosen | None) -> list[tuple[str, str]]:
+    """Return the chosen entry's test metric like the one that chose it; all of them where there is none like it."""
+    tests = best.tests if best else []
+    wanted = f"test/{(board.judge or '').split('/', 1)[-1]}"
+    return [each for each in tests if each[0] == wanted] or tests
+
+
+def _write_caption(board: Board, sweep: str, count: int, tests: list[str]) -> str:
+    """Return what stands over a table: what it is of, its order, how much of it, what is bold."""
+    parts = [f"{sweep}{f' on {board.data}' if board.data else ''}: {heading(board, several=False)}"]
     if count < len(board.entries):
-        about.append(f"the first {count} of {len(board.entries)}")
-    if (best := chosen(board)) and best.tests:
-        about.append(f"{best.said.lower()}: {best.what}: {', '.join(f'{name} {value}' for name, value in best.tests)}")
-    return "\n".join([*(f"% {' '.join(line.split())}" for line in about), *lines, ""])
+        parts.append(f"The first {count} of {len(board.entries)}")
+    if board.judge and board.chosen and len(board.entries) > 1:
+        parts.append(f"Bold: {'chosen' if board.is_complete else 'best so far'} by the validation set")
+    if tests:
+        parts.append(f"{' and '.join(tests)} of the chosen one alone")
+    return ". ".join(" ".join(part.split()) for part in parts) + "."
 
 
 def latex_row(cells: list[str], bold: bool = False) -> str:

@@ -1,0 +1,82 @@
+"""A run that Python code or a notebook starts with a composed config: its folder and its log, as the command line's."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.cli import make_run, refuse_others
+from src.core.checks import show
+from src.core.strays import refuse_strays
+from src.environment import together
+from src.errors import InputError
+from src.extras import check_loggers
+from src.places import expand_home, run_name, settle_data_dir
+from src.presets import check_presets
+from src.records import write_settings
+from src.undo import keep_made, take_back
+
+LOG = "train.log"
+STAMP = "%Y-%m-%d_%H-%M-%S-%f"  # the name of a run without one
+
+
+@contextmanager
+def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
+    """Give a run a folder under ``paths.outputs``, or that which it goes on in, and a log there and on the screen.
+
+    Yields:
+        The config without Hydra's own part, and the folder.
+
+    Raises:
+        InputError: if the folder is another run's, or several processes are to train.
+    """
+    keep_made()  # of a run before
+    settle_data_dir()
+    content: Any = OmegaConf.to_container(cfg)
+    content.pop("hydra", None)
+    hydra = cfg.get("hydra")
+    cfg = OmegaConf.create(content, flags={"struct": True})
+    expand_home(cfg)
+    refuse_others(cfg)
+    check_loggers(cfg)
+    if hydra is not None:  # otherwise nothing is known of the presets that made the config
+        check_presets(hydra)
+    if together(cfg.trainer):
+        how = "several processes that train one model are started on the command line: python -m src.train"
+        raise InputError(f"trainer.devices={show(cfg.trainer.devices)}: {how}")
+    folder = Path(cfg.resume or Path(cfg.paths.outputs, "runs", run_name(cfg.name, f"{datetime.now():{STAMP}}")))
+    refuse_strays(folder)
+    if not cfg.resume:
+        make_run(folder, lambda: write_settings(folder, content, exclusive=True), "name")
+    try:
+        with _logging_to(folder):
+            yield cfg, folder
+    except Exception as error:
+        take_back(error)
+        raise
+
+
+@contextmanager
+def _logging_to(folder: Path) -> Iterator[None]:
+    """Write the log to a file in a folder, and its lines to the screen unless logging is set up already."""
+    log, file = logging.getLogger("src"), logging.FileHandler(folder / LOG)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [file] if logging.getLogger().handlers else [file, screen]
+    before = log.level
+    log.setLevel(logging.DEBUG)
+    try:
+        for handler in handlers:
+            log.addHandler(handler)
+        yield
+    finally:
+        log.setLevel(before)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()

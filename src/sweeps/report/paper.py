@@ -1,0 +1,282 @@
+"""The figures of a report for a paper: files of one column's width, with scalable lines and fonts embedded.
+
+They show what the page's plots show, drawn from the same figures.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from src.colours import TWELVE_ON_LIGHT
+from src.core.files import open_atomic
+from src.core.storage import StorageError
+from src.errors import InputError
+from src.sweeps.drawing import configured, why
+from src.sweeps.pictures import in_words
+from src.sweeps.report import plots
+from src.sweeps.report.curves import STAGES, curves
+from src.sweeps.report.plots import effect_figure, effects
+from src.sweeps.report.reading import Sweeps, names, read_sweeps
+from src.sweeps.results import boards, mean, short
+from src.sweeps.runs import Run, with_metrics
+
+COLUMN, PAGE = 3.35, 7.0  # inches: a column's width and a page's, without its margins
+STYLE: Any = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.1,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,  # TrueType, embedded: journals refuse the other kind
+    "svg.fonttype": "path",  # the letters' shapes
+    "svg.hashsalt": "report",  # the same file each time
+}
+UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+MARKERS = {"diamond": "D", "triangle-up": "^", "triangle-down": "v"}
+Draw = Callable[[Figure], None]
+
+
+def write_figures(
+    folders: list[Path], form: str, packages: tuple[str, ...], tell: Callable[[str], object]
+) -> list[Path]:
+    """Write the effects of the settings, the learning curves and the sweeps' own pictures into ``figures/``.
+
+    Args:
+        folders: those of the sweeps; the first one's ``figures/`` holds all.
+        form: "pdf" or "svg".
+        packages: those beside this project's whose classes the sweeps' pictures and runs may name.
+        tell: is called with a line for each picture that cannot be drawn.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: if one of the folders has no jobs in it.
+        StorageError: if the first one cannot be written.
+    """
+    sweeps = read_sweeps(folders)
+    home = sweeps.folders[0] / "figures"
+    figures = {name: (COLUMN, height, draw) for name, height, draw in [*_list_effects(sweeps), *_list_curves(sweeps)]}
+    figures |= _list_own(sweeps, packages, tell)
+    written = []
+    for name, (width, height, draw) in figures.items():
+        path = home / f"{name}.{form}"
+        try:
+            _write(path, form, (width, height), draw)
+            written.append(path)
+        except StorageError:
+            raise
+        except Exception as error:  # the others are drawn all the same
+            tell(f"{path} cannot be drawn: {why(error)}")
+    return written
+
+
+def _write(path: Path, form: str, size: tuple[float, float], draw: Draw) -> None:
+    """Draw a figure of so many inches and write it whole or not at all."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=size)
+        FigureCanvasAgg(figure)
+        draw(figure)
+        with open_atomic(path) as file:
+            figure.savefig(file, format=form, metadata=UNDATED[form])
+
+
+def _name_file(*parts: str) -> str:
+    """Return parts as a file's name: "effect_hidden_size"."""
+    return "_".join(word for part in parts if (word := re.sub(r"[^\w.-]+", "_", part).strip("_.")))
+
+
+# What each setting does
+
+
+def _list_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
+    """Return the names, the heights and what draws the effect of each setting, of each board's."""
+    found, taken = boards(sweeps.runs), set[str]()
+    made: list[tuple[str, float, Draw]] = []
+    for board in found:
+        known = effects(board)
+        for each, setting in zip(known, short([effect.key for effect in known]), strict=True):
+            name = _name_file("effect", setting, *([board.data or "other data"] if len(found) > 1 else []))
+            name = name if name not in taken else f"{name}_{len(taken)}"
+            taken.add(name)
+            plot = effect_figure(each, board)
+            made.append((name, 2.3, partial(_draw_effect, plot=plot)))
+    return made
+
+
+def _draw_effect(figure: Figure, plot: plots.Figure) -> None:
+    """Draw dots, marks at the edge and means with their deviations as the page's figure has them."""
+    axis = figure.subplots()
+    for trace in plot["data"]:
+        marker = trace["marker"]
+        lines = "lines" in trace["mode"]
+        axis.errorbar(
+            trace["x"],
+            trace["y"],
+            yerr=_find_reach(trace.get("error_y")),
+            clip_on=trace.get("cliponaxis", True),
+            transform=axis.get_xaxis_transform() if "yaxis" in trace else axis.transData,
+            marker=MARKERS.get(marker.get("symbol", ""), "o"),
+            markersize=marker["size"] / 2,
+            markeredgewidth=0,
+            linestyle="-" if lines else "none",
+            color=marker["color"],
+            alpha=marker.get("opacity"),
+            elinewidth=0.9,
+            capsize=2,
+        )
+    _set_axis(axis, "x", plot["layout"]["xaxis"])
+    _set_axis(axis, "y", plot["layout"]["yaxis"])
+
+
+def _find_reach(bars: plots.Figure | None) -> list[list[float]] | None:
+    """Return how far error bars reach down and up."""
+    return [bars[key if key in bars else "array"] for key in ("arrayminus", "array")] if bars else None
+
+
+def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
+    """Set an axis as the page's figure has it: its name, its scale, its ends, its ticks."""
+    side = axis.xaxis if which == "x" else axis.yaxis
+    logarithmic = about.get("type") == "log"
+    axis.set(**{f"{which}label": _spell_title(about["title"]["text"])})
+    if logarithmic:
+        axis.set(**{f"{which}scale": "log"})
+    if "range" in about:
+        low, high = about["range"]
+        axis.set(**{f"{which}lim": (10**low, 10**high) if logarithmic else (low, high)})
+    elif limits := about.get("autorangeoptions"):
+        low, high = side.get_view_interval()
+        axis.set(**{f"{which}lim": (max(low, limits["clipmin"]), min(high, limits["clipmax"]))})
+    if "tickvals" in about:
+        side.set_major_locator(FixedLocator(about["tickvals"]))
+        side.set_major_formatter(FixedFormatter([_unescape(label) for label in about["ticktext"]]))
+        side.set_minor_locator(NullLocator())
+    if "%" in about.get("tickformat", ""):
+        side.set_major_formatter(PercentFormatter(1.0, decimals=None))
+
+
+def _spell_title(text: str) -> str:
+    """Return an axis's name as a paper has it: "hidden size", "validation accuracy"; what follows it stays."""
+    name, *more = _unescape(text).split("\n")
+    words = in_words(name) if "/" in name else short([name])[0]
+    return "\n".join([{"lr": "learning rate"}.get(words, words), *more])
+
+
+def _unescape(text: str) -> str:
+    """Return what plotly is given as matplotlib shows it: no markup, no formula."""
+    return unescape(text.replace("<br>", "\n")).replace("$", r"\$")
+
+
+# Learning curves
+
+
+def _list_curves(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
+    """Return the names, the heights and what draws each metric's curves, of each data set."""
+    told = curves(sweeps)
+    made: list[tuple[str, float, Draw]] = []
+    for place, (data, axes) in enumerate(zip(told["data"], told["axes"], strict=True)):
+        runs = [number for number, run in enumerate(told["runs"]) if run["data"] == place and run["finished"]]
+        for metric in axes if runs else ():
+            name = _name_file("curves", metric, *([data] if len(told["data"]) > 1 else []))
+            rows = -(-len({told["groups"][0]["of"][run] for run in runs}) // 2)
+            draw = partial(_draw_curves, told=told, metric=metric, runs=runs, axes=axes)
+            made.append((name, 2.3 + 0.16 * rows, draw))
+    return made
+
+
+def _draw_curves(figure: Figure, told: dict[str, Any], metric: str, runs: list[int], axes: plots.Figure) -> None:
+    """Draw for each colour the mean of its runs, on a band from the lowest to the highest; training is dotted."""
+    axis, group = figure.subplots(), told["groups"][0]
+    handles: dict[str, Line2D] = {}
+    for level, label in enumerate(group["labels"]):
+        members = [told["runs"][run]["lines"] for run in runs if group["of"][run] == level]
+        for stage in reversed(STAGES):
+            lines = [lines[f"{stage}/{metric}"] for lines in members if f"{stage}/{metric}" in lines]
+            if drawn := _draw_mean(axis, told["epochs"], lines, stage, _choose_colour(group, level)):
+                handles.setdefault(_unescape(label), drawn)
+    _set_axis(axis, "y", axes[metric]["axis"])
+    axis.set_xlabel("\n".join(filter(None, ["epoch", axes[metric]["beyond"]])))
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    if len(handles) > 1:
+        title = _spell_title(group["name"])
+        figure.legend(list(handles.values()), list(handles), title=title, ncols=2, loc="outside lower center")
+
+
+def _draw_mean(
+    axis: Axes, epochs: list[list[int]], lines: list[tuple[int, list[float]]], stage: str, colour: str
+) -> Line2D | None:
+    """Draw the mean of curves at the epochs that all of them have, and of validation a band around it."""
+    found = defaultdict[int, list[float]](list)
+    for place, values in lines:
+        for epoch, value in zip(epochs[place], values, strict=True):
+            found[epoch].append(value)
+    common = sorted(epoch for epoch, values in found.items() if len(values) == len(lines))
+    if not common:
+        return None
+    if stage == "val" and len(lines) > 1:
+        low, high = [[end(found[epoch]) for epoch in common] for end in (min, max)]
+        axis.fill_between(common, low, high, color=colour, alpha=0.15, linewidth=0)
+    style, few = ":" if stage == "train" else "-", "o" if len(common) < 4 else ""
+    means = [mean(found[epoch]) for epoch in common]
+    return axis.plot(common, means, style, color=colour, marker=few, markersize=2.5)[0]
+
+
+def _choose_colour(group: dict[str, Any], level: int) -> str:
+    """Return the colour of a group's level: of numbers one between the ends of a scale."""
+    if not group["ordered"]:
+        return TWELVE_ON_LIGHT[level]
+    return to_hex(colormaps["viridis"](0.71 * level / max(1, len(group["labels"]) - 1)))
+
+
+# The sweeps' own pictures
+
+
+def _list_own(
+    sweeps: Sweeps, packages: tuple[str, ...], tell: Callable[[str], object]
+) -> dict[str, tuple[float, float, Draw]]:
+    """Return the sizes and what draws the pictures that the sweeps were started with, by their files' names."""
+    made = {}
+    for folder, sweep in names(sweeps.folders).items():
+        if not (folder / "multirun.yaml").is_file():
+            continue
+        try:
+            pictures = configured(folder, packages)
+            runs = with_metrics(folder) if pictures else []
+        except InputError as error:
+            tell(str(error))
+            continue
+        for name, settings in pictures.items():
+            file = _name_file(name, *([sweep] if len(sweeps.folders) > 1 else []))
+            try:
+                made[file] = _make_own(name, settings, packages, runs)
+            except Exception as error:  # the others are drawn all the same
+                tell(f"picture {name} cannot be drawn: {why(error)}")
+    return made
+
+
+def _make_own(
+    name: str, settings: dict[str, Any], packages: tuple[str, ...], runs: list[Run]
+) -> tuple[float, float, Draw]:
+    """Return the size of a sweep's own picture, a page's width at most, and what draws it."""
+    from src.build import make  # with PyTorch
+
+    picture = make(f"picture {name}", settings, name=name)
+    picture.packages = packages
+    width, height = picture.size(runs)
+    factor = min(1.0, PAGE / width)
+    return width * factor, height * factor, lambda figure: picture.draw(figure, runs)

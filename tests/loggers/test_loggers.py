@@ -1,0 +1,271 @@
+"""A run's loggers: what each gets, and that a run that goes on is the same run to each of them."""
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.errors import InputError
+from src.loggers.kinds import Start, find_kind
+from src.loggers.opening import IDS, closing_loggers, complete
+from tests.command_line import Outcome, history, read_json, run, train
+
+
+class Notes(Logger):
+    """A service's logger in small: each run has a file there, by an id that the service chooses."""
+
+    def __init__(self, save_dir: str, version: str | None = None) -> None:
+        super().__init__()
+        known = len(list(Path(save_dir).glob("*.notes")))
+        self.path = Path(save_dir) / f"{version or f'run-{known}'}.notes"
+
+    name = "notes"
+
+    @property
+    def version(self) -> str:
+        return self.path.stem
+
+    @property
+    def experiment(self) -> None:
+        self.note("opened", None)
+
+    def note(self, what: str, told: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps([what, told]) + "\n")
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.note("settings", params)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.note("metrics", {**metrics, "step": step})
+
+    def log_image(self, key: str, images: list[np.ndarray], step: int) -> None:
+        self.note("picture", {"name": key, "shape": [list(each.shape) for each in images], "step": step})
+
+
+SETTINGS = ("logger=[tensorboard,csv]", f"+logger.notes._target_={__name__}.Notes")
+SHORT = ("trainer.max_epochs=2", "callbacks=default", "~callbacks.decision_regions")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run of two epochs, ten steps each."""
+    return train(*SETTINGS, *SHORT, "name=first", cwd=tmp_path_factory.mktemp("first"))
+
+
+@pytest.fixture(scope="module")
+def resumed(first: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it that goes on to a third epoch, with rows that a killed start would have left."""
+    cwd = tmp_path_factory.mktemp("resumed")
+    folder = Path(shutil.copytree(first.folder, cwd / "outputs" / "runs" / "first"))
+    with (folder / "metrics.csv").open("a") as file:
+        file.write(",,25,,,,,7.0,,\n,,2")
+    outcome = run("src.train", "resume=outputs/runs/first", "trainer.max_epochs=3", cwd=cwd)
+    assert outcome.code == 0, outcome.text
+    return folder
+
+
+def notes(folder: Path, what: str) -> list[Any]:
+    lines = [json.loads(line) for path in folder.glob("*.notes") for line in path.read_text().splitlines()]
+    return [told for kind, told in lines if kind == what]
+
+
+def column(folder: Path, name: str) -> list[tuple[int, float]]:
+    """The steps and values of a metric in the CSV logger's file."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row[name]]
+
+
+def test_each_logger_gets_all_settings(first: Outcome) -> None:
+    config = OmegaConf.load(first.folder / ".hydra" / "config.yaml")
+    config.paths.data = "no-data-folder-was-given"  # which the tests' environment says
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    assert len(settings) > 15 and settings["trainer"]["max_epochs"] == 2
+    assert yaml.safe_load((first.folder / "hparams.yaml").read_text()) == settings
+    assert notes(first.folder, "settings") == [settings]
+
+
+def test_each_logger_gets_all_metrics(first: Outcome) -> None:
+    rows, noted = history(first.folder), notes(first.folder, "metrics")
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        expected = [(9, pytest.approx(rows[0][name])), (19, pytest.approx(rows[1][name]))]
+        assert column(first.folder, name) == expected
+        assert [(each["step"], each[name]) for each in noted if name in each] == expected
+    assert column(first.folder, "test/acc") == [(20, first.metrics["test/acc"])]
+    assert [step for step, _ in column(first.folder, "train/loss_step")] == [9, 19]
+    assert [each["step"] for each in noted if "train/loss_step" in each] == [9, 19]
+
+
+def test_each_logger_gets_the_pictures_that_it_takes_and_the_run_tells_of_others(first: Outcome) -> None:
+    pictures = {each["name"]: each for each in notes(first.folder, "picture")}
+    assert set(pictures) == {"figures/curves", "figures/confusion_matrix"}
+    assert pictures["figures/curves"]["step"] == 20
+    ((height, width, channels),) = pictures["figures/curves"]["shape"]
+    assert channels == 3 and min(height, width) > 100
+    assert first.text.count("takes no pictures") == 1
+    assert "logger.csv takes no pictures: they are in figures/" in first.text
+
+
+def test_a_run_that_goes_on_is_the_same_run_to_each_logger(first: Outcome, resumed: Path) -> None:
+    assert [path.name for path in resumed.glob("*.notes")] == ["run-0.notes"]
+    assert read_json(resumed / IDS) == {"notes": "run-0"}
+    assert notes(resumed, "settings")[0]["trainer"]["max_epochs"] == 2
+    assert notes(resumed, "settings")[1]["trainer"]["max_epochs"] == 3
+    assert yaml.safe_load((resumed / "hparams.yaml").read_text())["trainer"]["max_epochs"] == 3
+
+
+def test_a_table_of_a_run_that_goes_on_has_each_point_once(resumed: Path) -> None:
+    """The first start's test, at step 20, and what a start logged that was killed in the third epoch are taken back."""
+    for name in ("train/loss", "val/loss"):
+        values = [pytest.approx(row[name]) for row in history(resumed)]
+        assert column(resumed, name) == list(zip([9, 19, 29], values, strict=True))
+    assert [step for step, _ in column(resumed, "train/loss_step")] == [9, 19, 29]
+    assert [step for step, _ in column(resumed, "test/acc")] == [30]
+
+
+def test_tensorboard_has_charts_of_the_run_alone_the_learning_rate_beside_the_losses(first: Outcome) -> None:
+    events = EventAccumulator(str(first.folder)).Reload()
+    scalars = [tag for tag in events.Tags()["scalars"] if not tag.endswith("_step")]
+    measured = [f"{stage}/{measure}" for stage in ("test", "train", "val") for measure in ("acc", "loss")]
+    assert sorted(scalars) == sorted([*measured, "train/lr-Adam"])
+
+
+def test_a_setting_that_tensorboards_writer_does_not_take_is_refused_before_training(tmp_path: Path) -> None:
+    outcome = run("src.train", "callbacks=none", "+logger.tensorboard.colour=red", cwd=tmp_path)
+    assert outcome.error == "error: logger.tensorboard cannot be opened: it takes no setting called colour"
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(first.folder, tmp_path / "outputs" / "runs" / "first"))
+    (folder / IDS).write_text('{"notes": "../../elsewhere"}')
+    outcome = run("src.train", "resume=outputs/runs/first", "trainer.max_epochs=3", cwd=tmp_path)
+    assert outcome.code == 1
+    assert f"{IDS} is damaged: notes is no name of a run; remove the file to log anew" in outcome.error
+    assert not list(tmp_path.rglob("*elsewhere*"))
+
+
+# Services: their packages are not needed here
+
+
+@pytest.mark.parametrize("flags", [(), ("-m", "seed=0,1")])
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_missing_is_told_in_one_line_and_leaves_nothing(
+    name: str, flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.extras.find_spec", lambda package: None)
+    outcome = run("src.train", *flags, f"logger=[csv,{name}]", cwd=tmp_path)
+    how = f"python -m pip install -c constraints.txt -e '.[{name}]'"
+    assert outcome.code == 1
+    assert outcome.error == f"error: logger.{name} needs the package {name}, which is not installed: {how}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", ["+logger.csv.api_key=k-123", "+logger.csv.url=https://me:k-123@host/x"])
+def test_secrets_are_refused_before_anything_is_written(setting: str, tmp_path: Path) -> None:
+    outcome = run("src.train", "logger=csv", setting, cwd=tmp_path)
+    name = setting.strip("+").split("=")[0]
+    assert outcome.code == 1
+    assert outcome.error.startswith(f"error: {name}: a secret would be kept in the run's folder")
+    assert "k-123" not in outcome.text and list(tmp_path.iterdir()) == []
+
+
+def settings_of(logger: type, start: Start, **given: Any) -> dict[str, Any]:
+    target = f"lightning.pytorch.loggers.{logger.__name__}"
+    return complete("mine", OmegaConf.create({"_target_": target, **given}), start)
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins for the packages; returns the stores that MLflow's has been asked to make."""
+    stores: list[str] = []
+    monkeypatch.setattr("src.loggers.kinds.need", lambda *args: None)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=stores.append))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return stores
+
+
+def test_a_job_is_a_run_of_its_own_in_the_group_of_its_sweep(tmp_path: Path, packages: list[str]) -> None:
+    start = Start(tmp_path / "grid" / "0_lr-1", tmp_path / "grid", None)
+    wandb = settings_of(WandbLogger, start, name=None, group=None)
+    assert (wandb["name"], wandb["group"]) == ("0_lr-1", "grid")
+    mlflow = settings_of(MLFlowLogger, start, experiment_name=None, run_name=None, tracking_uri=None)
+    assert (mlflow["experiment_name"], mlflow["run_name"]) == ("grid", "0_lr-1")
+    assert mlflow["tracking_uri"] == f"sqlite:///{tmp_path}/grid/mlflow.db" == packages[0]
+    assert mlflow["artifact_location"] == f"file://{tmp_path}/grid/mlruns"
+    alone = settings_of(WandbLogger, Start(tmp_path / "x", None, None), name="own", group=None)
+    assert (alone["name"], alone["group"]) == ("own", None)
+
+
+def test_a_store_that_is_given_is_used(tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Start(tmp_path / "x", None, None)
+    file = settings_of(MLFlowLogger, start, tracking_uri=f"file:{tmp_path}/store")
+    assert (file["tracking_uri"], "artifact_location" in file) == (f"file:{tmp_path}/store", False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
+    assert settings_of(MLFlowLogger, start)["tracking_uri"] == "https://host"
+
+
+@pytest.mark.parametrize(("logger", "name"), [(WandbLogger, "version"), (MLFlowLogger, "run_id")])
+def test_a_service_is_told_which_run_goes_on(logger: type, name: str, tmp_path: Path, packages: list[str]) -> None:
+    (tmp_path / IDS).write_text('{"mine": "a1-b2"}')
+    assert settings_of(logger, Start(tmp_path, None, 20))[name] == "a1-b2"
+    assert settings_of(logger, Start(tmp_path, None, 20), **{name: "other"})[name] == "other"
+    assert settings_of(logger, Start(tmp_path, None, None)).get(name) is None
+
+
+def test_mlflow_gets_settings_by_their_full_names_and_those_that_change_as_tags() -> None:
+    logged: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    client = SimpleNamespace(
+        get_run=lambda run: SimpleNamespace(data=SimpleNamespace(params=dict(logged))),
+        set_tag=lambda run, key, value: tags.update({key: value}),
+    )
+    logger = SimpleNamespace(experiment=client, run_id="r", log_hyperparams=logged.update)
+    for epochs in (5, 9):
+        cfg = OmegaConf.create({"seed": 0, "trainer": {"max_epochs": epochs, "what": "x" * 300}, "hydra": {"a": 1}})
+        find_kind(MLFlowLogger).log_config(logger, cfg)
+    assert logged == {"seed": "0", "trainer.max_epochs": "5", "trainer.what": "x" * 250}
+    assert tags == {"trainer.max_epochs": "9"}
+
+
+def test_wandb_leaves_no_link_that_leads_out_of_the_run(tmp_path: Path) -> None:
+    logs = tmp_path / "wandb" / "offline-run-1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to("/tmp/elsewhere")
+    (logs / "debug.log").write_text("")
+    find_kind(WandbLogger).begin(SimpleNamespace(experiment=None), Start(tmp_path, None, None))
+    assert [path.name for path in logs.iterdir()] == ["debug.log"]
+
+
+def end_well() -> None:
+    """Do nothing."""
+
+
+def end_badly() -> None:
+    raise InputError("no")
+
+
+@pytest.mark.parametrize(("work", "status"), [(end_well, 0), (end_badly, 1)])
+def test_a_run_at_wandb_ends_with_its_run_here(
+    work: Callable[[], None], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    wandb = SimpleNamespace(run="one", finish=lambda exit_code: ended.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    try:
+        with closing_loggers():
+            work()
+    except InputError:
+        pass
+    assert ended == [status]

@@ -1,0 +1,62 @@
+"""Our models and data with a plain Trainer of Lightning's, as in a notebook."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from src.data.toy import XOR
+from src.models.mlp import MLP
+from tests.command_line import quick, train
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
+
+
+def made() -> LightningModule:
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.05}
+    return MLP(8, "tanh", 0.0, False, in_shape=[2], num_classes=2, task="binary", optimizer=adam)
+
+
+def test_a_plain_trainer_fits_validates_tests_and_predicts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, data = made(), XOR(train_size=100, val_size=20, test_size=30, noise=0.1, batch_size=10)
+    trainer = Trainer(max_epochs=10, default_root_dir=tmp_path, **QUIET)  # with its summary, logger and checkpoints
+    trainer.fit(model, data)
+    (validated,) = trainer.validate(model, data, verbose=False)
+    assert validated["val/acc"] == 1.0
+    (tested,) = trainer.test(model, data, verbose=False)
+    predicted = trainer.predict(model, data)
+    assert predicted is not None and data.test_set is not None
+    (classes,) = predicted
+    assert isinstance(classes, torch.Tensor)
+    assert (classes == data.test_set.targets).float().mean().item() == pytest.approx(tested["test/acc"])
+
+
+def test_a_model_takes_ordinary_loaders(tmp_path: Path) -> None:
+    model, inputs = made(), torch.randn(20, 2)
+    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, logger=False, enable_checkpointing=False, **QUIET)
+    loader = DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), 5)
+    trainer.fit(model, loader, loader)
+    assert 0 < trainer.callback_metrics["val/loss"] < 2
+    predicted = trainer.predict(model, DataLoader(inputs, 5))
+    assert predicted is not None
+    assert torch.equal(torch.cat(predicted), (model(inputs)[:, 0] > 0).long())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "+callbacks.summary._target_=lightning.pytorch.callbacks.RichModelSummary",
+        "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary",
+    ],
+)
+def test_summaries_of_lightnings_take_a_models_example_inputs(setting: str, tmp_path: Path) -> None:
+    assert quick(setting, "trainer.max_epochs=1", cwd=tmp_path).metrics["epochs"] == 1
+
+
+def test_tensorboard_gets_the_graph(tmp_path: Path) -> None:
+    settings = ("+logger.tensorboard.log_graph=true", "callbacks=none", "trainer.max_epochs=1", "logger=tensorboard")
+    folder = train(*settings, cwd=tmp_path).folder
+    assert any(b"graph" in path.read_bytes() or b"aten" in path.read_bytes() for path in folder.glob("events.*"))

@@ -1,0 +1,226 @@
+"""Lightning's modules and data modules as others write them, which know nothing of this project."""
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.command_line import BARE, evaluate, history, load, process, quick, read_json, run, same, train, weights
+
+PACKAGE = """
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+class Points(LightningDataModule):
+    def __init__(self, batch_size=8):
+        super().__init__()
+        self.batch_size = batch_size
+    def setup(self, stage):
+        x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        self.points = TensorDataset(x, (x.sum(1) > 0).long())
+    def train_dataloader(self):
+        return DataLoader(self.points, self.batch_size, shuffle=True, generator=torch.Generator().manual_seed(3))
+    def val_dataloader(self):
+        return DataLoader(self.points, self.batch_size)
+    def test_dataloader(self):
+        return DataLoader(self.points, self.batch_size)
+
+class Bare(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(32, 4)), 8, shuffle=True)
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return ({"x": torch.randn(4), "y": torch.tensor(i % 2)} for i in range(40))
+
+class Streams(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Stream(), 8)
+    def val_dataloader(self):
+        return [DataLoader(Stream(), 8), DataLoader(Stream(), 8)]
+
+class Net(nn.Linear):
+    pass
+
+class AutoEncoder(LightningModule):
+    def __init__(self, net: nn.Module, lr=0.01):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = net
+    def training_step(self, batch, batch_idx):
+        loss = F.mse_loss(self.net(batch[0]), batch[0])
+        self.log("train_loss", loss)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), self.hparams.lr)
+
+class Classifier(LightningModule):
+    def __init__(self, lr=0.01, dropout=0.5):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2))
+    def step(self, batch, stage):
+        outputs = self.net(batch[0])
+        loss = F.cross_entropy(outputs, batch[1])
+        self.log(f"{stage}_loss", loss, on_step=stage == "train", on_epoch=True)
+        self.log(f"{stage}_acc", (outputs.argmax(1) == batch[1]).float().mean(), on_step=False, on_epoch=True)
+        return loss
+    def training_step(self, batch, batch_idx):
+        return self.step(batch, "train")
+    def validation_step(self, batch, batch_idx):
+        self.step(batch, "val")
+    def test_step(self, batch, batch_idx):
+        self.step(batch, "test")
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), self.hparams.lr)
+
+class Deeper(Classifier):
+    def __init__(self, depth, **settings):
+        super().__init__(**settings)
+
+class OfDicts(Classifier):
+    def training_step(self, batch, batch_idx):
+        return self.step((batch["x"], batch["y"]), "train")
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.step((batch["x"], batch["y"]), "val")
+
+class GAN(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = nn.Linear(2, 4), nn.Linear(4, 1)
+    def training_step(self, batch, batch_idx):
+        real, (first, second) = batch[0], self.optimizers()
+        fake = self.generator(torch.randn(len(real), 2))
+        for optimizer, loss in (
+            (first, lambda: F.softplus(-self.critic(fake)).mean()),
+            (second, lambda: F.softplus(-self.critic(real)).mean() + F.softplus(self.critic(fake.detach())).mean()),
+        ):
+            optimizer.zero_grad()
+            self.manual_backward(loss())
+            optimizer.step()
+        self.log("g_loss", self.critic(fake).mean())
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), 0.01) for part in (self.generator, self.critic)]
+"""
+NET = "net: {_target_: plain.Net, in_features: 4, out_features: 4}"
+BORING = "lightning.pytorch.demos.boring_classes"
+CHOICES = {
+    "model/autoencoder": f"_target_: plain.AutoEncoder\n{NET}",
+    "model/deeper": "_target_: plain.Deeper\ndepth: 2\nlr: 0.05",
+    "model/boring": f"_target_: {BORING}.BoringModel",
+    **{f"model/{name.lower()}": f"_target_: plain.{name}" for name in ("Classifier", "OfDicts", "GAN")},
+    **{f"data/{name.lower()}": f"_target_: plain.{name}" for name in ("Points", "Bare", "Streams")},
+    "data/boring": f"_target_: {BORING}.BoringDataModule",
+}
+TWO = "trainer.max_epochs=2"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "plain.py").write_text(dedent(PACKAGE))
+    for name, content in CHOICES.items():
+        path = folder / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+def mine(project: Path, model: str, data: str) -> list[str]:
+    return [f"hydra.searchpath=[file://{project / 'conf'}]", f"model={model}", f"data={data}"]
+
+
+def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_loss(project: Path) -> None:
+    outcome = train(*mine(project, "classifier", "points"), "callbacks=early_stopping", "logger=none", TWO, cwd=project)
+    metrics, rows = outcome.metrics, history(outcome.folder)
+    assert {*rows[0]} == {"epoch", "val/loss", "val/acc", "train/loss", "train/acc"}  # logged as val_loss, …
+    assert (metrics["monitor"], metrics["mode"]) == ("val/loss", "min")
+    assert metrics["best"] == min(row["val/loss"] for row in rows) == metrics["test/loss"]  # the same points
+    (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
+    assert "no pictures of samples (samples, decision_regions, misclassified)" in note
+    assert "optimizers are Classifier's own (optimizer and scheduler are not used)" in note
+    assert [path.stem for path in (outcome.folder / "figures").iterdir()] == ["curves"]
+    evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
+    assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(metrics["best"])
+
+
+def test_shares_of_their_batches_are_checked_before_training(project: Path) -> None:
+    for stage in ("val", "test"):
+        limit = f"trainer.limit_{stage}_batches=0.1"
+        error = run(
+            "src.train", *BARE, *mine(project, "classifier", "points"), limit, f"name={stage}", cwd=project
+        ).error
+        assert f"{limit} of 8 {stage} batches is none: give 0.13 or more" in error
+        assert not list((project / "outputs" / "runs" / stage).rglob("*.ckpt"))
+
+
+def test_what_they_lack_is_told_in_one_line_and_the_run_goes_without(project: Path) -> None:
+    outcome = quick(*mine(project, "autoencoder", "bare"), TWO, cwd=project)
+    (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
+    assert "no validation (AutoEncoder has no validation_step): the last epoch's weights are kept" in note
+    assert "no test (AutoEncoder has no test_step)" in note
+    assert outcome.metrics["train/loss"] == history(outcome.folder)[-1]["train/loss"] > 0
+    assert load(outcome.folder / "checkpoints" / "last.ckpt")["hyper_parameters"] == {"lr": 0.01}  # without the network
+    error = run("src.eval", f"run={outcome.folder}", "split=test", "trust=plain", cwd=project).error
+    assert "has no test: its model has no test_step" in error
+
+
+@pytest.mark.parametrize(
+    ("model", "data"), [("classifier", "points"), ("gan", "bare"), ("ofdicts", "streams"), ("deeper", "points")]
+)
+def test_a_resumed_run_goes_on_exactly_with_loaders_that_shuffle(model: str, data: str, project: Path) -> None:
+    whole = quick(*mine(project, model, data), "trainer.max_epochs=3", cwd=project).folder
+    resumed = quick(*mine(project, model, data), "trainer.max_epochs=1", cwd=project).folder
+    train(f"resume={resumed}", "trainer.max_epochs=3", "trust=plain", cwd=project)
+    assert same(weights(resumed), weights(whole))
+    assert history(resumed) == history(whole)
+
+
+def test_several_validation_sets_are_told_apart_and_one_may_choose(project: Path) -> None:
+    asked = "monitor=val_loss/dataloader_idx_1"
+    outcome = quick(*mine(project, "ofdicts", "streams"), asked, TWO, cwd=project)
+    rows = history(outcome.folder)
+    assert outcome.metrics["best"] == min(row["val/loss/dataloader_idx_1"] for row in rows)
+    assert all("val/loss/dataloader_idx_0" in row and "train/loss" in row for row in rows)
+
+
+def test_lightnings_own_example_runs(project: Path) -> None:
+    assert quick(*mine(project, "boring", "boring"), "trainer.limit_train_batches=2", cwd=project).metrics["epochs"]
+
+
+def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(project: Path) -> None:
+    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "monitor=val/auc", cwd=project).error
+    assert error == (
+        "error: monitor=val/auc is never measured; this run measures train/acc, train/loss, val/acc, val/loss"
+    )
+    asked = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val_auc", "logger=none")
+    error = run("src.train", *mine(project, "classifier", "points"), *asked, cwd=project).error
+    assert "monitor=val_auc is never measured; this run measures" in error
+
+
+def test_settings_that_a_module_does_not_take_are_refused(project: Path) -> None:
+    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "optimizer.lr=0.5", cwd=project).error
+    assert "optimizer.lr=0.5 has no effect: plain.Classifier makes its optimizer itself" in error
+    error = run("src.train", *BARE, *mine(project, "mlp", "points"), cwd=project).error
+    assert "src.models.mlp.MLP needs 'in_shape', 'num_classes', and 'task': give +model.NAME=" in error
+
+
+def test_a_model_of_ours_takes_data_that_are_not(project: Path) -> None:
+    told = ("+model.in_shape=[4]", "+model.num_classes=2", "+model.task=binary")
+    outcome = train(*mine(project, "mlp", "points"), *told, TWO, "logger=none", cwd=project)
+    assert outcome.metrics["best"] == min(row["val/loss"] for row in history(outcome.folder))
+    assert set(outcome.metrics["test/acc_per_class"]) == {"0", "1"}
+
+
+def test_processes_share_the_samples_of_an_ordinary_loader(project: Path) -> None:
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=5")
+    outcome = process(
+        "src.train", *BARE, *mine(project, "classifier", "points"), f"+{two[3]}", *two[:3], TWO, cwd=project
+    )
+    assert outcome.code == 0, outcome.text
+    assert "a step takes a batch for each of 2 processes" in outcome.text
+    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 7  # 64 samples, 5 for each of two

@@ -1,0 +1,105 @@
+"""What chooses: ``monitor``, ``mode`` and ``test``."""
+
+from pathlib import Path
+
+import pytest
+
+from src.monitor import find_mode, spell_metric
+from src.sweeps.jobs import identity
+from tests.command_line import BARE, Returned, history, quick, read_json, run, train
+
+SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("val/loss", "min"),
+        ("val_acc", "max"),
+        ("valid.F1Score", "max"),
+        ("val/MeanSquaredError", "min"),
+        ("val/acc_error", "min"),
+        ("val/mAP", "max"),
+        ("val/loss/dataloader_idx_1", "min"),
+        ("val/lossless", None),
+        ("val/score", None),
+    ],
+)
+def test_a_metrics_name_tells_its_mode(name: str, mode: str | None) -> None:
+    assert find_mode(name) == mode
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "spelled"),
+    [
+        ("val_loss", "val", "val/loss"),
+        ("validation/loss", "val", "val/loss"),
+        ("loss", "train", "train/loss"),
+        ("value", "val", "val/value"),
+        ("test_acc", "test", "test/acc"),
+    ],
+)
+def test_a_metric_is_spelled_with_its_stage_first(name: str, stage: str, spelled: str) -> None:
+    assert spell_metric(name, stage) == spelled
+
+
+def test_what_is_asked_for_chooses_the_weights_and_is_what_the_run_returns(tmp_path: Path) -> None:
+    Returned.values.clear()
+    asked = ("monitor=val/loss", "callbacks=early_stopping", "logger=none")
+    outcome = train(*asked, Returned.SETTING, *SHORT, cwd=tmp_path)
+    metrics = outcome.metrics
+    assert (metrics["monitor"], metrics["mode"]) == ("val/loss", "min")
+    assert Returned.values == [metrics["best"]] == [min(row["val/loss"] for row in history(outcome.folder))]
+
+
+def test_a_metric_of_training_chooses_each_epoch(tmp_path: Path) -> None:
+    asked = ("monitor=train/loss", "mode=max", "data.val_size=0", "trainer.check_val_every_n_epoch=5")
+    metrics = quick(*asked, *SHORT, cwd=tmp_path).metrics
+    assert (metrics["best_epoch"], metrics["best"]) == (1, metrics["train/loss"])  # the worst, as asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["monitor=val/foo", "mode=min"], "monitor=val/foo is never measured; this run measures train/acc, train/loss"),
+        (
+            ["monitor=val/acc", "data=cubic"],
+            "monitor=val/acc is never measured; this run measures train/loss, val/loss",
+        ),
+        (["monitor=val/acc", "data.val_size=0"], "train/acc, train/loss (there is no validation set)"),
+        (["mode=max", "data.val_size=0"], "mode=max: there is no metric that chooses; give monitor=NAME, too"),
+        (["monitor=test/acc"], "monitor=test/acc must be null or the name of a metric of training or validation"),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
+            "callbacks.early_stopping.monitor=val/los is never measured",
+        ),
+    ],
+)
+def test_what_is_never_measured_is_refused_before_training(asked: list[str], told: str, tmp_path: Path) -> None:
+    assert told in run("src.train", "logger=none", *asked, cwd=tmp_path).error
+
+
+def test_an_early_stopping_of_its_own_finds_its_mode(tmp_path: Path) -> None:
+    own = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/loss", "logger=none")
+    stop = ("callbacks.early_stopping.patience=0", "callbacks.early_stopping.min_delta=100.0")
+    outcome = train(*own, *stop, *SHORT, cwd=tmp_path)
+    assert (outcome.metrics["monitor"], outcome.metrics["epochs"]) == ("val/acc", 2)  # the loss never falls by 100
+
+
+def test_without_the_test_nothing_is_tested_and_a_sweep_copes(tmp_path: Path) -> None:
+    sweep = ("-m", "test=false", "monitor=val/loss", "seed=0,1", "name=untested", *SHORT)
+    outcome = run("src.train", *BARE, *sweep, "hydra/launcher=vectorized", cwd=tmp_path)
+    assert outcome.code == 0, outcome.text
+    found = [read_json(folder / "metrics.json") for folder in outcome.folders if (folder / "metrics.json").is_file()]
+    assert len(found) == 2
+    assert all(metrics["monitor"] == "val/loss" and not any("test" in name for name in metrics) for metrics in found)
+    assert "val/loss, lower is better" in outcome.out
+    assert "not tested" in outcome.out
+    alone = quick("test=false", "monitor=val/loss", "seed=1", *SHORT, cwd=tmp_path).metrics
+    assert alone["best"] == pytest.approx(found[1]["best"], rel=1e-3)
+
+
+def test_a_job_that_was_before_there_were_these_settings_is_the_same_job() -> None:
+    before = {"seed": 0, "model.hidden_size": 5}
+    assert identity(before) == identity({**before, "monitor": None, "mode": None, "test": True})
+    assert identity(before) != identity({**before, "monitor": "val/loss"})

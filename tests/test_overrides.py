@@ -1,0 +1,253 @@
+"""Paths and names as they are typed, settings given twice, settings of Hydra's: honoured, or refused in one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from src.errors import InputError
+from src.overrides import prepare
+from src.places import settle_data_dir, shorten, slug
+from tests.command_line import BARE, Outcome, quick, read_json, run, train
+
+QUICK = (*BARE, "trainer.max_epochs=1")
+
+
+def sweep(*arguments: str, cwd: Path) -> Outcome:
+    return run("src.train", "-m", *QUICK, *arguments, cwd=cwd)
+
+
+def jobs(cwd: Path, pattern: str = "outputs/sweeps/*/*") -> list[str]:
+    return sorted(path.parent.name for path in cwd.glob(f"{pattern}/metrics.json"))
+
+
+def read_log(folder: Path) -> str:
+    return (folder / "train.log").read_text()
+
+
+# Names and paths
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("name=a b", "name='a b'"),
+        ("name=a (b=[1])", "name='a (b=[1])'"),
+        ("name=実験", "name='実験'"),
+        ("name=~", "name='~'"),
+        ("paths.outputs=o, =[1] b", "paths.outputs='o, =[1] b'"),
+        ("paths.data=~/x,y z", "paths.data='/home/me/x','y z'"),
+        ("+data.root=~/x", "+data.root='/home/me/x'"),
+        ("model.weights=IMAGENET1K_V1,null,a=b", "model.weights=IMAGENET1K_V1,null,'a=b'"),
+        ("ckpt_path=choice(a,b)", "ckpt_path=choice(a,b)"),
+        ("ckpt_path='a,b'", "ckpt_path='a,b'"),
+        ("hydra.sweep.dir=~/a b", "hydra.sweep.dir='/home/me/a b'"),
+        ("optimizer.lr=1,2", "optimizer.lr=1,2"),
+    ],
+)
+def test_a_path_or_a_name_is_text_in_a_sweep_too(typed: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert prepare([typed, "-m"]) == ["-m", read]
+
+
+def test_the_path_of_something_that_is_there_is_one_in_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    assert prepare(["-m", "paths.data=a,b"]) == ["-m", "paths.data='a,b'"]
+    assert prepare(["-m", "paths.data=a,c"]) == ["-m", "paths.data=a,c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("実験 1", "実験-1"),
+        ("हिन्दी", "हिन्दी"),
+        ("E\u0301te\u0301", "Été"),
+        ("1e+30", "1e+30"),
+        ("-1", "-1"),
+        ("[4, 4]", "4-4"),
+        ("a/b:c", "a-b-c"),
+    ],
+)
+def test_a_folders_name_keeps_letters_of_all_scripts_and_signs_of_numbers(text: str, part: str) -> None:
+    assert slug(text) == part
+
+
+def test_a_long_name_is_measured_in_bytes_and_a_jobs_name_cut_between_letters(tmp_path: Path) -> None:
+    told = "it names a folder, so give it at most 200 bytes (a letter takes up to four)"
+    assert told in run("src.train", *QUICK, f"name={'験' * 70}", cwd=tmp_path).error
+    assert not (tmp_path / "outputs").exists()
+    assert shorten("験" * 3, 8) == "験験"
+
+
+def test_the_users_folder_is_expanded_wherever_a_path_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    (home / "conf" / "experiment").mkdir(parents=True)
+    (home / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\npaths: {outputs: ~/of preset}\n")
+    monkeypatch.setenv("HOME", str(home))
+    quick("trainer.max_epochs=1", "paths.outputs=~/o", "name=実験 a", cwd=tmp_path)
+    best = "~/o/runs/実験-a/checkpoints/best.ckpt"
+    quick("trainer.max_epochs=1", f"ckpt_path={best}", "hydra.run.dir=~/r", cwd=tmp_path)
+    train("trainer.max_epochs=2", "resume=~/r", cwd=tmp_path)
+    assert read_json(home / "r" / "metrics.json")["epochs"] == 2
+    assert run("src.eval", "run=~/r", cwd=tmp_path).code == 0
+    own = (f"hydra.searchpath=[{home / 'conf'}]", "experiment=mine", "name=two words")
+    assert sweep(*own, "seed=1,2", cwd=tmp_path).code == 0
+    assert jobs(home, "of preset/sweeps/two-words/*") == ["0_seed-1", "1_seed-2"]
+    assert not (tmp_path / "outputs").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(("value", "folder"), [("", None), ("~/sets", "/home/me/sets")])
+def test_the_data_folder_of_the_environment(value: str, folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA_DIR", value)
+    settle_data_dir()
+    assert os.environ.get("DATA_DIR") == folder
+
+
+# Given twice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["optimizer.lr=1", "optimizer.lr=2"], "optimizer.lr"),
+        (["+a=1", "++a=2"], "a"),
+        (["~model.dropout", "+model.dropout=1"], "model.dropout"),
+        (["data=xor", "data=gate"], "data"),
+        (["model={dropout:0.1,hidden_size:3}", "model.dropout=0.2"], "model.dropout"),
+        (["model={dropout:0},{dropout:0.1}", "model={dropout:0.2},{dropout:0.3}"], "model.dropout"),
+    ],
+)
+def test_a_setting_given_twice_is_refused(arguments: list[str], name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} is given twice, .*: give it once$"):
+        prepare(arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("data=5", "data=5"),
+        ("data=null", "data=null"),
+        ("data=[xor,5]", "data=[xor,5]"),
+        ("data=range(3)", "data=range(3)"),
+        ("data=xor,5", "data=5"),
+        ("data=null,xor", "data=null"),
+        ("logger=none,[csv,5]", "logger=[csv,5]"),
+        ("model=choice(mlp,[1.5])", "model=[1.5]"),
+        ("hydra/launcher=[5]", "hydra/launcher=[5]"),
+    ],
+)
+def test_a_choice_that_is_no_name_is_refused(argument: str, shown: str) -> None:
+    with pytest.raises(InputError) as refused:
+        prepare(["-m", argument])
+    assert str(refused.value).startswith(f"{shown}: there is no such choice; {shown.partition('=')[0]} is one of ")
+
+
+def test_of_a_dictionarys_settings_the_one_that_there_is_not_is_told(tmp_path: Path) -> None:
+    assert "there is no setting data.batch_sizes, did you mean data.batch_size?" in run(
+        "src.train", "data={batch_sizes:1}", cwd=tmp_path
+    ).error.replace("error: ", "")
+
+
+def test_choices_are_names_lists_of_them_quoted_or_matching_a_pattern() -> None:
+    arguments = ["-m", "data=xor,'gate'", "logger=[tensorboard,csv],none", "model=glob(m*)", "~experiment"]
+    assert prepare(arguments) == arguments
+
+
+def test_what_takes_nothing_from_another_may_be_given_beside_it() -> None:
+    for arguments in (["seed=1", "seed=1"], ["model=mlp", "model={dropout:0.1}", "model={hidden_size:3}"]):
+        assert prepare(arguments) == arguments
+
+
+def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(tmp_path: Path) -> None:
+    axes = ("model={dropout:0},{dropout:0.5}", "model={hidden_size:3},{hidden_size:4}", "optimizer=sgd")
+    assert sweep(*axes, "optimizer={lr:0.25}", "name=four", cwd=tmp_path).code == 0
+    settings = [read_json(path)["settings"] for path in sorted(tmp_path.glob("outputs/sweeps/four/*/job.json"))]
+    values = [(each["model.dropout"], each["model.hidden_size"]) for each in settings]
+    assert values == [(0, 3), (0, 4), (0.5, 3), (0.5, 4)]
+    assert {(each["optimizer._target_"], each["optimizer.lr"]) for each in settings} == {("torch.optim.SGD", 0.25)}
+
+
+# Mistyped commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimizer.lr=-1",),
+        ("model=cnn", "name=mine"),
+        ("ckpt_path=nowhere",),
+        ("experiment=[xor,wheat]",),
+        ("-m", "optimizer.lr=-1", "seed=1,2"),
+        ("-m", "hydra.launcher.jobs=x", "seed=1,2"),
+        ("-m", "data=gate,xor", "data.gate=xor"),
+        ("-m", "hydra/sweeper=optuna", "model.dropout=3", "optimizer.lr=interval(0.1,0.2)"),
+    ],
+)
+def test_a_refused_command_leaves_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert run("src.train", *QUICK, *arguments, cwd=tmp_path).error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays_and_can_be_taken_after_a_refused_start(tmp_path: Path) -> None:
+    assert run("src.train", *QUICK, "hydra.run.dir=.", "optimizer.lr=-1", cwd=tmp_path).error
+    assert list(tmp_path.iterdir()) == []
+    assert run("src.train", *QUICK, "hydra.run.dir=.", cwd=tmp_path).code == 0
+    error = run("src.train", *QUICK, "hydra.run.dir=.", cwd=tmp_path).error
+    assert ". is there already: choose another hydra.run.dir=…, or go on with it: resume=." in error
+    assert read_json(tmp_path / "metrics.json")["epochs"] == 1
+
+
+def test_a_sweep_of_which_some_jobs_are_refused_runs_the_others(tmp_path: Path) -> None:
+    assert sweep("optimizer.lr=-1,1", "name=some", cwd=tmp_path).code == 1
+    assert jobs(tmp_path) == ["1_lr-1"]
+
+
+# Settings of Hydra's
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("hydra.output_subdir=null",), "hydra.output_subdir=null: a run keeps its settings in .hydra"),
+        (("~hydra.callbacks.claim_folder",), "it keeps a run from writing into another's folder"),
+        (("hydra.runtime.output_dir=x",), "hydra.runtime.output_dir=x: Hydra itself fills it in"),
+        (("hydra.launcher.jobs=2",), "hydra.launcher.jobs=2 is for sweeps (-m, sweep=), and this is one run"),
+        (("-m", "hydra.run.dir=x", "seed=1,2"), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…"),
+        (("-m", "hydra.sweep.subdir=x", "seed=1,2"), "begins with its number: '${hydra.job.num}_…'"),
+        (("-m", "hydra.sweep.subdir=${hydra.job.num}/x", "seed=1,2"), "a job's folder lies in its sweep's"),
+        (("-m", "hydra/launcher=vectorized", "hydra.job.chdir=true", "seed=1,2"), "its jobs share a process"),
+        (("experiment=[xor,wheat]", "callbacks=none"), "experiment=xor is for data=xor, optimizer=sgd and"),
+        (("sweep=[xor,pulse]",), "sweep=… is one preset: give it one value"),
+    ],
+)
+def test_what_hydra_would_ignore_is_refused(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    assert told in run("src.train", *arguments, cwd=tmp_path).error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_folders_are_named_as_hydra_is_told(tmp_path: Path) -> None:
+    own = ("hydra.sweep.subdir='${hydra.job.num}_lr=${optimizer.lr}'", "hydra.sweep.dir=a/b", "optimizer.lr=0.1,-1")
+    outcome = sweep(*own, cwd=tmp_path)
+    assert outcome.error.endswith("hydra.sweep.dir=a/b") and "name=" not in outcome.error
+    assert jobs(tmp_path, "a/b/*") == ["0_lr-0.1"]
+
+
+@pytest.mark.parametrize("logging", ["disabled", "none", "stdout", "default"])
+def test_hydras_own_ways_to_log_work_in_a_sweep(logging: str, tmp_path: Path) -> None:
+    assert sweep(f"hydra/job_logging={logging}", "seed=1", "name=logged", cwd=tmp_path).code == 0
+    told = "best epoch 1" in read_log(tmp_path / "outputs/sweeps/logged/0")
+    assert told == (logging in ("stdout", "default"))
+
+
+def test_relative_paths_mean_the_same_in_a_run_that_works_in_its_folder(tmp_path: Path) -> None:
+    there = ("hydra.job.chdir=true", "name=there")
+    folder = quick(*there, "trainer.max_epochs=1", cwd=tmp_path).folder
+    best = "ckpt_path=outputs/runs/there/checkpoints/best.ckpt"
+    quick("hydra.job.chdir=true", best, "paths.outputs=more", "name=a", "trainer.max_epochs=1", cwd=tmp_path)
+    assert sweep("hydra.job.chdir=true", best, "paths.outputs=more", "name=b", "seed=1,2", cwd=tmp_path).code == 0
+    train("hydra.job.chdir=true", "resume=outputs/runs/there", "trainer.max_epochs=2", cwd=tmp_path)
+    assert read_json(folder / "metrics.json")["epochs"] == 2
+    assert jobs(tmp_path, "more/*/*") == ["a"] and jobs(tmp_path, "more/sweeps/b/*") == ["0_seed-1", "1_seed-2"]
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "more"}

@@ -1,0 +1,155 @@
+"""Lightning's settings and callbacks: each is honoured, or refused before training with the name of what works."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch import callbacks
+from omegaconf import OmegaConf
+
+from src.build import plain_trainer
+from src.errors import InputError
+from src.refusals import ARGUMENTS, CALLBACKS, refuse
+from tests.command_line import BARE, quick, run, train
+
+LIGHTNING = "lightning.pytorch.callbacks"
+DDP = "lightning.pytorch.strategies.DDPStrategy"
+
+# A value for each of Trainer's arguments that is not its default, and how the Trainer tells that it has it.
+HONOURED: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "accelerator": ("CPUAccelerator", lambda trainer: type(trainer.accelerator).__name__),
+    "accumulate_grad_batches": (3, lambda trainer: trainer.accumulate_grad_batches),
+    "benchmark": (True, lambda trainer: torch.backends.cudnn.benchmark),
+    "check_val_every_n_epoch": (3, lambda trainer: trainer.check_val_every_n_epoch),
+    "detect_anomaly": (True, lambda trainer: trainer._detect_anomaly),
+    "devices": (2, lambda trainer: trainer.num_devices),
+    "enable_autolog_hparams": (False, lambda trainer: trainer.enable_autolog_hparams),
+    "gradient_clip_algorithm": ("value", lambda trainer: trainer.gradient_clip_algorithm.value),
+    "gradient_clip_val": (0.5, lambda trainer: trainer.gradient_clip_val),
+    "inference_mode": (False, lambda trainer: trainer.test_loop.inference_mode),
+    "limit_test_batches": (0.5, lambda trainer: trainer.limit_test_batches),
+    "limit_train_batches": (0.5, lambda trainer: trainer.limit_train_batches),
+    "limit_val_batches": (0.5, lambda trainer: trainer.limit_val_batches),
+    "log_every_n_steps": (3, lambda trainer: trainer.log_every_n_steps),
+    "max_epochs": (3, lambda trainer: trainer.max_epochs),
+    "max_steps": (3, lambda trainer: trainer.max_steps),
+    "max_time": ({"minutes": 2, "seconds": 3}, lambda trainer: timer_of(trainer)),
+    "min_epochs": (3, lambda trainer: trainer.min_epochs),
+    "min_steps": (3, lambda trainer: trainer.min_steps),
+    "num_nodes": (2, lambda trainer: trainer.num_nodes),
+    "overfit_batches": (2, lambda trainer: trainer.overfit_batches),
+    "precision": ("bf16-mixed", lambda trainer: trainer.precision),
+    "profiler": ("AdvancedProfiler", lambda trainer: type(trainer.profiler).__name__),
+    "reload_dataloaders_every_n_epochs": (3, lambda trainer: reloading(trainer)),
+    "strategy": ("DDPStrategy", lambda trainer: type(trainer.strategy).__name__),
+    "sync_batchnorm": (True, lambda trainer: type(trainer.strategy._layer_sync).__name__ == "TorchSyncBatchNorm"),
+    "val_check_interval": (0.5, lambda trainer: trainer.val_check_interval),
+}
+TYPED = {"accelerator": "cpu", "strategy": "ddp", "profiler": "advanced"}  # where the Trainer tells it in other words
+TOGETHER = {"num_nodes": {"strategy": "ddp"}, "sync_batchnorm": {"strategy": "ddp"}}
+
+
+def timer_of(trainer: Any) -> dict[str, float]:
+    seconds = next(each for each in trainer.callbacks if isinstance(each, callbacks.Timer))._duration or 0.0
+    return {"minutes": seconds // 60, "seconds": seconds % 60}
+
+
+def reloading(trainer: Any) -> int:
+    return int(trainer._data_connector.trainer.reload_dataloaders_every_n_epochs)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    benchmark = torch.backends.cudnn.benchmark
+    yield
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def test_each_of_trainers_arguments_is_either_honoured_or_refused() -> None:
+    assert sorted([*HONOURED, *ARGUMENTS]) == sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
+
+
+@pytest.mark.parametrize("name", HONOURED)
+def test_an_argument_reaches_the_trainer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "0")):
+        monkeypatch.setenv(variable, value)
+    value, told = HONOURED[name]
+    settings = {"_target_": "lightning.Trainer", "devices": 1, **TOGETHER.get(name, {}), name: TYPED.get(name, value)}
+    cfg = OmegaConf.create({"trainer": settings})
+    refuse(cfg)
+    assert told(plain_trainer(cfg, "cpu", tmp_path)) == value
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_argument_that_a_run_decides_is_refused_with_what_to_use(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        refuse(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: None}}))
+    assert str(caught.value) == f"trainer.{name} is no setting here: {ARGUMENTS[name]}"
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_callback_that_cannot_be_honoured_is_refused_with_what_to_use(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        refuse(OmegaConf.create({"callbacks": {"mine": {"_target_": f"{LIGHTNING}.{name}"}}}))
+    assert str(caught.value) == f"callbacks.mine: {name} cannot be used here: {CALLBACKS[name]}"
+
+
+def test_a_setting_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "3")
+    with pytest.raises(InputError, match=r"PL_TRAINER_MAX_STEPS: use trainer\.max_steps=…"):
+        refuse(OmegaConf.create({}))
+
+
+class OwnFinder(callbacks.LearningRateFinder):
+    """One made from Lightning's."""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("+trainer.deterministic=true", "use deterministic=true"),
+        (f"+callbacks.mine._target_={__name__}.OwnFinder", "use -m sweep=learning_rate"),
+        (
+            f"+callbacks.ema={{_target_: {LIGHTNING}.EMAWeightAveraging, update_starting_at_epoch: 1}}",
+            "use callbacks.ema.update_starting_at_step",
+        ),
+        (f"+callbacks.stats._target_={LIGHTNING}.DeviceStatsMonitor", "use callbacks.stats.cpu_stats=false"),
+        *[(f"trainer.strategy={name}", "must be auto, ddp, ") for name in ("ddp_spawn", "ddp_notebook", "fsdp")],
+        (f"+trainer.strategy={{_target_: {DDP}, start_method: fork}}", "use trainer.strategy=ddp, which starts the"),
+        ("+trainer.max_time={second: 2}", "must be null or a time as DD:HH:MM:SS or {weeks: …, days: …"),
+        ("+trainer.max_time={seconds: 0}", "more than no time at all"),
+        ("+trainer.gradient_clip_algorithm=nrm", "must be null, norm or value"),
+    ],
+)
+def test_it_is_told_in_one_line_before_training(given: str, words: str, tmp_path: Path) -> None:
+    settings = [given] if "_target_: " + DDP not in given else ["~trainer.strategy", given]
+    with mock.patch("src.refusals.find_spec", return_value=None):
+        outcome = run("src.train", *BARE, *settings, cwd=tmp_path)
+    assert words in outcome.error
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_time_may_be_given_in_parts_and_training_goes_on_with_twice_as_much(tmp_path: Path) -> None:
+    outcome = quick("+trainer.max_time={seconds: 0.01}", "trainer.max_epochs=100000", cwd=tmp_path)
+    assert outcome.metrics["epochs"] < 100
+    assert "trainer.max_time=00:00:00:02" in outcome.out
+    settings = ("trainer.max_time=01:00:00:00", "trainer.max_epochs=3")
+    assert train(f"resume={outcome.folder}", *settings, cwd=tmp_path).code == 0
+    assert outcome.metrics["epochs"] == 3
+
+
+def test_profilers_show_their_tables_and_the_log_has_them(tmp_path: Path) -> None:
+    outcome = quick("trainer.profiler=simple", "trainer.max_epochs=1", cwd=tmp_path)
+    for text in (outcome.out, (outcome.folder / "train.log").read_text()):
+        assert text.count("Profiler Report") == 2  # of training and of the test
+        assert "run_training_epoch" in text
+    outcome = quick("trainer.profiler=advanced", "trainer.max_epochs=1", cwd=tmp_path)
+    assert "function calls" in outcome.out
+    outcome = quick("trainer.profiler=pytorch", "trainer.max_epochs=1", cwd=tmp_path)
+    assert "Self CPU time total" in outcome.out
+    assert len(list(outcome.folder.glob("*.pt.trace.json"))) == 3
