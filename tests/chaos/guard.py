@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,7 @@ def _result(worker: _Worker, hangs: bool) -> Any:
 def _work(function: Callable[[Any, Path], Any], folder: Path, pipe: Connection, other_end: Connection) -> None:
     """Make calls until there are no more; what C code prints goes nowhere."""
     other_end.close()
+    forkserver._forkserver._forkserver_pid = None  # type: ignore[attr-defined]  # the caller's, if it has one, is no child of this process
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
