@@ -27,6 +27,8 @@ from src.records import DAMAGED, read_status, spelled
 from src.undo import keep_made
 
 log = logging.getLogger(__name__)
+# What torch says of memory in errors of no kind of their own: of the machine's, of CUDA itself, of its libraries.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Results(Callback):
@@ -139,9 +141,7 @@ class Results(Callback):
                 self.stopped("failed", told.reason, str(told))
                 raise told from error
             if out_of_memory(error):
-                told = InputError(
-                    f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size"
-                )
+                told = not_enough_memory(error)
                 self.stopped("failed", "out of memory", str(told))
                 raise told from error
             self.stopped("failed", "error", str(told or f"{type(error).__name__}: {error}"))
@@ -206,6 +206,25 @@ class Results(Callback):
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 
 
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Tell in one line where memory runs out.
+
+    Raises:
+        InputError: in place of the error that says so.
+    """
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise not_enough_memory(error) from error
+        raise
+
+
+def not_enough_memory(error: Exception) -> InputError:
+    return InputError(f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size")
+
+
 def asked_for(error: Exception) -> str:
     """Return " (PyTorch asked for …)" if an error says so."""
     found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error))
@@ -214,4 +233,5 @@ def asked_for(error: Exception) -> str:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, that of a GPU or the machine's."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -111,11 +111,12 @@ def drain(end: int) -> None:
             return
 
 
-def child(*arguments: str, piped: bool = False, **environment: str) -> Child:
+def child(*arguments: str, piped: bool = False, limit: float | None = None, **environment: str) -> Child:
     """Run ``python ARGUMENTS`` under a terminal.
 
     Args:
         piped: take its standard output; the terminal gets its errors alone.
+        limit: seconds that it may take, then it is killed; ``None``: as long as it takes.
         environment: variables beside those of this process.
 
     Raises:
@@ -133,8 +134,12 @@ def child(*arguments: str, piped: bool = False, **environment: str) -> Child:
             stderr=end,
             text=True,
         )
+        killer = threading.Timer(limit or threading.TIMEOUT_MAX, process.kill)
+        killer.daemon = True
+        killer.start()
         out = process.stdout.read() if process.stdout else ""
         _, status, used = os.wait4(process.pid, 0)
+        killer.cancel()
         seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
