@@ -54,7 +54,7 @@ bench: $(INSTALLED) ## measure the speed side by side with other ways (long; nee
 	$(BIN)/python -m tests.bench $(ARGS)
 
 gpu: $(INSTALLED) ## test and measure on a GPU, in minutes: make gpu ARGS="tests", "bench steps", results; ARGS=dry tries it on the CPU
-	-$(BIN)/python -m pip install --quiet --constraint constraints.txt 'kornia>=0.8'
+	-$(BIN)/python -m pip install --quiet --retries 0 --constraint constraints.txt 'kornia>=0.8'
 	$(BIN)/python -m tests.gpu $(ARGS)
 
 chaos: $(INSTALLED) ## attack runs and sweeps: crashes, kills, damage, full disks, bad settings (an hour): make chaos ARGS="states --seed 1"

@@ -31,7 +31,7 @@ def measure(stage: Stage) -> Iterator[tuple[str, Table]]:
     plain = json.loads(told[1].splitlines()[-1])
     training: dict[str, list[float]] = {OURS: [], PLAIN: plain["seconds"]}
     whole: dict[str, list[float]] = {OURS: []}
-    accuracy = {name: [] for name in (f"{OURS}, with mirror images", OURS)}
+    accuracy: dict[str, list[float]] = {name: [] for name in (f"{OURS}, with mirror images", OURS)}
     accuracy |= {f"{PLAIN}, with mirror images": plain["flipped"], PLAIN: plain["accuracy"]}
     for seed in range(runs):
         try:

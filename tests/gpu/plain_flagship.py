@@ -1,4 +1,4 @@
-"""The recipe of ``experiment=cifar10_fast`` as a plain loop, which knows nothing of this project but how to read images.
+"""The recipe of ``experiment=cifar10_fast`` as a plain loop, which takes nothing of this project but the images.
 
 Prints as JSON seconds of training and accuracy of each run, in percent; the first, a warm-up, is not counted.
 
@@ -62,7 +62,7 @@ class Net(nn.Module):
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Take the first layer's filters from the patches of images (N, 3, H, W), with both signs."""
-        patches = F.unfold(images, 2).transpose(1, 2).flatten(0, 1)  # (N·L, 12)
+        patches = F.unfold(images, 2).transpose(1, 2).flatten(0, 1).double()  # (N·L, 12)
         variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (directions / (variances + 5e-4).sqrt()).T.reshape(12, 3, 2, 2)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
@@ -98,7 +98,7 @@ def train(images: Tensor, targets: Tensor, epochs: int, size: int) -> tuple[Net,
     """A trained network, and the seconds that it took."""
     device = images.device.type
     began = now(device)
-    net = Net().to(device, memory_format=torch.channels_last)
+    net = Net().to(device).to(memory_format=torch.channels_last)
     net.fit(images[:FITTED])
     shifts = [norm.bias for block in net.blocks for norm in block.norms]
     others = [each for each in net.parameters() if each.requires_grad and all(each is not shift for shift in shifts)]

@@ -9,6 +9,7 @@ from tests.bench.measuring import Table, tell
 from tests.gpu.stage import MissingError, Stage
 
 SEEDS = 3
+BARE = ("callbacks=none", "logger=none")  # no pictures: they change no number
 EXPERIMENTS = {  # the quickest first, by their data sets
     "cifar10_mlp": "cifar10",
     "resnet18_pretrain": "cifar10",
@@ -34,7 +35,13 @@ def repeat(stage: Stage, name: str, images: list[str]) -> Table:
     """An experiment with each seed, all at once on the GPU."""
     tiny = TINY if stage.dry else ()
     with tempfile.TemporaryDirectory() as folder:
-        sweep = (f"seed=range({SEEDS})", f"hydra.launcher.jobs_per_gpu={SEEDS}", f"paths.outputs={folder}", "name=all")
+        sweep = (
+            f"seed=range({SEEDS})",
+            f"hydra.launcher.jobs_per_gpu={SEEDS}",
+            f"paths.outputs={folder}",
+            "name=all",
+            *BARE,
+        )
         seconds, _ = stage.run("-m", "src.train", "-m", f"experiment={name}", stage.trainer, *images, *sweep, *tiny)
         found = [read_json(path) or {} for path in sorted(Path(folder).glob("sweeps/all/*/metrics.json"))]
     if len(found) != SEEDS:

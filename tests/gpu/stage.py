@@ -1,6 +1,7 @@
 """What the parts of `make gpu` share: the device, the data sets, the time that is left."""
 
 import importlib.util
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -89,10 +90,19 @@ class Stage(NamedTuple):
             raise TimeUp("the part's time is over")
 
     def run(self, *arguments: str, piped: bool = False) -> tuple[float, str]:
-        """Run ``python ARGUMENTS``; return its seconds and what it printed, if that is ``piped``."""
+        """Run ``python ARGUMENTS``; return its seconds and what it printed, if that is ``piped``.
+
+        Raises:
+            TimeUp: if it is too late.
+            RuntimeError: if it does not end well, with the last lines of what it said.
+        """
         self.check_time()
         tell(f"  {' '.join(arguments[1:])} …")
-        done = child(*arguments, piped=piped, limit=self.limit, OMP_NUM_THREADS="1")
+        try:
+            done = child(*arguments, piped=piped, limit=self.limit, OMP_NUM_THREADS="1")
+        except subprocess.CalledProcessError as error:
+            said = " / ".join(line for line in error.output.splitlines()[-40:] if line.strip())[-1500:]
+            raise RuntimeError(f"{arguments[1]} ended with status {error.returncode}: {said}") from error
         return done.seconds, done.out
 
     @property

@@ -29,8 +29,8 @@ def settings_of(model: str, data: str, folder: Path) -> list[str]:
 
 def assert_close(here: Outcome, there: Outcome, tolerance: float) -> None:
     """The same metrics and weights, to a tolerance relative to the largest of each."""
-    for one, other in zip(history(here.folder), history(there.folder), strict=True):
-        assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
+    for row, its in zip(history(here.folder), history(there.folder), strict=True):
+        assert row == pytest.approx(its, rel=tolerance, abs=tolerance)
     for mine, other in zip(tensors(here), tensors(there), strict=True):
         scale = float(other.abs().max()) if other.numel() else 1.0
         torch.testing.assert_close(mine, other, rtol=0, atol=tolerance * max(1.0, scale))
