@@ -20,7 +20,9 @@ CUDA, MPS, CPU = "cuda", "mps", "cpu"
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 FEW_PROCESSES = 8  # bearable on a CPU with fewer cores, to try something out
 MOST_THREADS = 1024  # with a hundred times as many a process ends without a word
-SMALL_STEP = 20_000_000  # floating-point operations
+# Floating-point operations of a forward pass, below which a step is small: on a CPU it is better on one thread than on
+# several, and everywhere what is done around a step takes longer than the step. Reckoned, not measured, for a GPU.
+SMALL_STEP = {CPU: 20_000_000, CUDA: 20_000_000_000, MPS: 20_000_000}
 
 
 def available() -> str:
@@ -143,8 +145,13 @@ def match_threads(operations: int) -> None:
     Args:
         operations: floating-point operations of one forward pass of a batch; 0: not known.
     """
-    if 0 < operations < SMALL_STEP:
+    if 0 < operations < SMALL_STEP[CPU]:
         torch.set_num_threads(1)
+
+
+def small_step(kind: str) -> int:
+    """Return below how many floating-point operations of a batch's forward pass a step is small."""
+    return SMALL_STEP.get(kind, SMALL_STEP[CPU])
 
 
 @contextmanager

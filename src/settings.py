@@ -71,6 +71,8 @@ RUN = {
     "seed": optional(SEED),
     "deterministic": SWITCH,
     "threads": optional(whole(1, MOST_THREADS)),
+    "cuda_graph": SWITCH,
+    "data_on_device": one_of(None, True, False),
     "compile": one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": one_of(None, "failed", "all"),
     "trust": TRUSTED,
