@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing import forkserver
@@ -16,7 +18,7 @@ from filelock import FileLock
 from src.sweeps import pool
 from src.sweeps.jobs import Job, read_jobs
 from src.sweeps.pool import completed
-from tests.command_line import BARE, Outcome, run
+from tests.command_line import BARE, ROOT, Outcome, run
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
 
@@ -178,3 +180,16 @@ def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None
     process.join()
     assert process.exitcode == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_worker_that_was_not_told_its_work_ends_without_a_word() -> None:
+    """Whoever wanted it was killed meanwhile; other errors are told."""
+    lines = (
+        "import src.sweeps.preload, pickle, sys",
+        "for error in (EOFError(), pickle.UnpicklingError('truncated'), ImportError('no such module')):",
+        "    sys.excepthook(type(error), error, None)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "ImportError: no such module"
