@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from src.environment import Place, cores, memory
+from src.environment import SHARE_OF_GPU, Place, cores, memory
 from src.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -86,6 +86,8 @@ def prepare(kind: str, threads: int | None, processes: int, deterministic: bool)
     if kind == CUDA:
         torch.set_float32_matmul_precision("high")  # TF32: float32's range, 10 bits of mantissa
         torch.backends.cudnn.benchmark = not deterministic
+        if share := os.environ.get(SHARE_OF_GPU):  # more is this job's error, and none of those beside it
+            torch.cuda.set_per_process_memory_fraction(float(share))
 
 
 def keep_memory() -> None:

@@ -182,14 +182,16 @@ def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_worker_that_was_not_told_its_work_ends_without_a_word() -> None:
-    """Whoever wanted it was killed meanwhile; other errors are told."""
+def test_process_that_workers_are_forked_from_touches_no_gpu_and_tells_no_error_of_a_killed_parent() -> None:
+    """A GPU that it had touched no worker could use; who is killed while it asks for a worker says what for no more."""
     lines = (
-        "import src.sweeps.preload, pickle, sys",
+        "import pickle, sys, torch",
+        "torch.cuda._lazy_init = lambda: print('initialised')",
+        "torch._C._cuda_getDeviceCount = lambda: print('counted')",
+        "import src.sweeps.preload",
         "for error in (EOFError(), pickle.UnpicklingError('truncated'), ImportError('no such module')):",
         "    sys.excepthook(type(error), error, None)",
     )
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stderr.strip() == "ImportError: no such module"
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr.strip()) == ("", "ImportError: no such module")
