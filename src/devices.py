@@ -123,6 +123,11 @@ def precision(asked: Any, kind: str) -> Any:
     return "bf16-mixed" if has_it else "32-true"
 
 
+def sum_type(kind: str) -> torch.dtype:
+    """Return the type in which many numbers are added up: float64, which Apple's GPUs lack."""
+    return torch.float32 if kind == MPS else torch.float64
+
+
 def asked_threads(threads: int | None) -> int | None:
     """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does.
 

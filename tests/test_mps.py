@@ -9,7 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from src import devices
+from src.data.base import Samples
+from src.models.mlp import MLP
+from src.stacking import stack
+from src.stacking.feed import Feed
+from src.stacking.schedules import Schedules
 from tests.command_line import images, quick
+from tests.training import Given
 
 ON_IMAGES = ("data.flip=true", "data.crop=2", "data.cutout=4", "model.dropout=0.1")
 
@@ -58,4 +65,24 @@ def test_training_and_testing_take_what_apples_gpus_have(
     more = images(data, data_dir) if data else []
     quick(*more, *[each for each in settings if each not in more], "trainer.max_epochs=2", cwd=tmp_path)
     assert watch.count > 100
+    assert not watch.found
+
+
+def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "sum_type", lambda kind: devices.sum_type(devices.MPS))
+    samples = Samples(torch.randn(90, 4), torch.arange(90) % 3)
+    about = {"in_shape": [4], "num_classes": 3, "task": "multiclass"}
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
+    models = [
+        MLP(hidden_size=[8], activation="relu", dropout=0.1, batch_norm=True, optimizer=optimizer, **about)
+        for _ in range(2)
+    ]
+    feed = Feed(Given(samples, class_names=("a", "b", "c"), shuffle=True), [0, 1], torch.device("cpu"), torch.float32)
+    jobs = stack.Stack(models, [0, 1], feed, Schedules(models, 9, 1), every=3, eval_batch=50)
+    outputs = torch.randn(30, 2, 3)
+    looking = stack.Watched(jobs, 1)
+    with Watch() as watch:
+        jobs.evaluate(samples)
+        looking.add(outputs, samples.targets[:30, None].expand(-1, 2))
+    assert watch.count > 50
     assert not watch.found
