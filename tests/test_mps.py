@@ -71,12 +71,9 @@ def test_training_and_testing_take_what_apples_gpus_have(
 def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "sum_type", lambda kind: devices.sum_type(devices.MPS))
     samples = Samples(torch.randn(90, 4), torch.arange(90) % 3)
-    about = {"in_shape": [4], "num_classes": 3, "task": "multiclass"}
+    about = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "activation": "relu"}
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
-    models = [
-        MLP(hidden_size=[8], activation="relu", dropout=0.1, batch_norm=True, optimizer=optimizer, **about)
-        for _ in range(2)
-    ]
+    models = [MLP(hidden_size=[8], dropout=0.1, batch_norm=True, optimizer=optimizer, **about) for _ in range(2)]
     feed = Feed(Given(samples, class_names=("a", "b", "c"), shuffle=True), [0, 1], torch.device("cpu"), torch.float32)
     jobs = stack.Stack(models, [0, 1], feed, Schedules(models, 9, 1), every=3, eval_batch=50)
     outputs = torch.randn(30, 2, 3)
