@@ -171,7 +171,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     if past is not None:
         restore(trainer, past)
     if not over:
-        take_many_steps(trainer, model, data, operations)
+        take_many_steps(cfg, trainer, model, data, operations)
     results.begin(model, seed, checkpoint.monitor, mode)
     if is_main_process():
         clear_way(folder, plan)
@@ -184,7 +184,9 @@ def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
     return find_longer(find_ends(cfg, run.callbacks, Reached(epochs, run.trainer.global_step, run.checkpoint.stops)))
 
 
-def take_many_steps(trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int) -> None:
+def take_many_steps(
+    cfg: DictConfig, trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int
+) -> None:
     """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
     ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
     if not ours or overrides(data, TensorDataModule, LOADING):
@@ -195,6 +197,7 @@ def take_many_steps(trainer: Trainer, model: LightningModule, data: LightningDat
     log.log(level, "steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
         model.automatic_optimization, data.chunk = False, LOOKS * trainer.log_every_n_steps  # type: ignore[attr-defined]
+        model.records_steps = cfg.get("cuda_graph", True) and not cfg.get("compile")  # type: ignore[assignment]
 
 
 def settle_seed(cfg: DictConfig, folder: Path, past: Past | None) -> None:

@@ -66,11 +66,15 @@ CLOCK = Check(
     "a time as DD:HH:MM:SS",
 )
 
+UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
+
 RUN = {
     **PLACES,
     "seed": optional(SEED),
     "deterministic": SWITCH,
     "threads": optional(whole(1, MOST_THREADS)),
+    "cuda_graph": SWITCH,
+    "data_on_device": one_of(None, True, False),
     "compile": one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": one_of(None, "failed", "all"),
     "trust": TRUSTED,
@@ -162,9 +166,9 @@ SCHEDULER = {
     "scheduler.anneal_strategy": one_of("cos", "linear"),
     "scheduler.cycle_momentum": SWITCH,
     "scheduler.warmup": PROBABILITY,
-    "scheduler.start_factor": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1"),
+    "scheduler.start_factor": UP_TO_ONE,
     "scheduler.mode": one_of(None, "min", "max", "triangular", "triangular2", "exp_range"),
-    "scheduler.factor": ABOVE_ZERO,
+    "scheduler.factor": UP_TO_ONE,
     "scheduler.patience": whole(0),
     "scheduler.threshold": FROM_ZERO,
     "scheduler.cooldown": whole(0),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from src.callbacks.epoch_seed import seed_of_epoch
 from src.data.base import Samples
+from src.devices import sum_type
 from src.models.base import SupervisedModule
 from src.models.losses import LOSSES, gradient
 from src.stacking.feed import Feed
@@ -25,8 +26,8 @@ class Measured(NamedTuple):
     """What came out of a pass over samples, of each job.
 
     Attributes:
-        loss: mean over the samples, (k,) float64.
-        acc: share of them that are right, (k,) float64; ``None`` for regression.
+        loss: mean over the samples, (k,).
+        acc: share of them that are right, (k,); ``None`` for regression.
         confusion: true class × predicted class, (k, K, K); ``None`` for regression and in training.
     """
 
@@ -181,13 +182,13 @@ class Stack:
         """Loss and accuracy of each job on samples as they are kept."""
         self.net.eval()
         classes, none = self.first.num_classes, [0.0] * self.k
-        sums = torch.zeros(2, self.k, dtype=torch.float64, device=self.feed.device)
+        sums = torch.zeros(2, self.k, dtype=sum_type(self.feed.device.type), device=self.feed.device)
         cells = torch.zeros(self.k * classes**2, dtype=torch.long, device=self.feed.device)
         first = torch.arange(self.k, device=self.feed.device) * classes**2
         for inputs, targets in zip(*(part.split(self.eval_batch) for part in samples), strict=True):
             outputs = self.net(self.feed.seen(inputs.to(self.feed.device))).view(len(inputs), self.k, -1)
             truth = targets.to(self.feed.device).unsqueeze(1).expand(-1, self.k)  # (B, k)
-            sums[0] += self.each_loss(outputs, truth, none).double().sum(dim=0)
+            sums[0] += self.each_loss(outputs, truth, none).sum(dim=0, dtype=sums.dtype)
             if classes:
                 predicted = self.first.predict(outputs.flatten(0, 1)).view(truth.shape)
                 sums[1] += (predicted == truth).sum(dim=0)
@@ -261,7 +262,7 @@ class Watched:
         if self.stack.first.task != "regression":
             predicted = self.stack.first.predict(outputs.flatten(0, 1)).view(targets.shape)
             correct = (predicted == targets).sum(dim=0).to(each.dtype)
-        sums = torch.stack([each.sum(dim=0), correct]).double()
+        sums = torch.stack([each.sum(dim=0), correct]).to(sum_type(each.device.type))
         self.sums = sums if self.sums is None else self.sums + sums
         self.samples += len(targets)
         if not losses.isfinite().all():

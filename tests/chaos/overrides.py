@@ -120,6 +120,8 @@ def judge(bench: Bench, trial: Trial, folder: Path) -> Verdict:
     try:
         given = [argument.replace(f"run={TRAINED}", f"run={bench.trained}") for argument in trial.arguments]
         given = [f"paths.data={bench.data}", *given] if trial.module == "src.train" else given
+        key = trial.override.partition("=")[0]
+        given = [each for each in given if each == trial.override or each.partition("=")[0] != key]  # not given twice
         with mock.patch.dict(os.environ, HOME=str(cwd)):
             outcome = command_line.run(trial.module, *given, cwd=cwd)
         verdict = refusal(trial, outcome) if outcome.code else result(trial, outcome, cwd)
@@ -151,6 +153,8 @@ def refusal(trial: Trial, outcome: Outcome) -> Verdict:
         return Verdict("wrong", f"refused in {len(line)} characters: {line[:200]}")
     if not line.isprintable():
         return Verdict("wrong", f"refused with control characters: {line!r}")
+    if "which is not installed" in line:  # an extra
+        return Verdict("refused", line)
     if trial.must == ACCEPT:
         return Verdict("wrong", f"refused though right: {line}")
     if trial.names and not any(name in line for name in (*trial.names, DIVERGED)):
@@ -191,7 +195,7 @@ def recorded(trial: Trial, folder: Path) -> Verdict:
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
     if name in (*GROUPS, "experiment", "sweep") and not isinstance(value, dict):
         kept = hydra.runtime.choices.get(name)
-        same = str(kept) == str(value) or value == []
+        same = str(kept) == str(value) or (isinstance(value, list) and kept is None)  # Hydra notes no lists
         return Verdict("right") if same else Verdict("wrong", f"{name}={kept} recorded")
     kept = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "config.yaml"), name)
     kept = OmegaConf.to_container(kept) if OmegaConf.is_config(kept) else kept
