@@ -29,7 +29,8 @@ SETS = {  # by the choice of ``data=``: the folder in the data folder, a file in
     "fashion_mnist": ("FashionMNIST/raw", "train-images-idx3-ubyte", "FashionMNIST"),
     "cifar10": ("cifar-10-batches-py", "data_batch_1", "CIFAR-10"),
 }
-LAST = 20.0  # seconds: with fewer left nothing more is begun
+LAST = 12.0  # seconds: with fewer left nothing more is begun
+PATIENCE = 45.0  # seconds beyond the part's time, after which a process that was begun is killed
 
 
 class MissingError(RuntimeError):
@@ -108,7 +109,7 @@ class Stage(NamedTuple):
     @property
     def limit(self) -> float | None:
         """Seconds that a process may take before it is killed."""
-        return None if self.dry else self.left + LAST
+        return None if self.dry else self.left + PATIENCE
 
 
 def missing_packages() -> list[str]:

@@ -77,7 +77,7 @@ def test_nothing_is_begun_when_the_time_is_over_or_a_data_set_is_missing(tmp_pat
 
 
 def test_words_choose_parts_and_those_that_are_named_get_more_time() -> None:
-    assert command.choose([]) == command.SECONDS and sum(command.SECONDS.values()) <= 500
+    assert command.choose([]) == command.SECONDS and sum(command.SECONDS.values()) <= 480
     assert command.choose(["dry"]) == command.SECONDS
     assert list(command.choose(["bench"])) == ["steps", "augment", "evaluate"]
     assert command.choose(["bench", "steps"]) == {"steps": command.MOST} == command.choose(["steps"])

@@ -14,6 +14,8 @@ from tests.command_line import images, quick
 
 pytestmark = pytest.mark.gpu
 WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select")  # on a GPU they would wait for it
+STEPS = 8  # of an epoch
+SETTLED = 2  # epochs in which kernels are chosen and small steps recorded
 KINDS = {
     "mlp": ("model=mlp",),
     "cnn": ("model=cnn", "data.flip=true", "data.crop=2", "data.cutout=4"),
@@ -49,30 +51,34 @@ def refusing(device: str) -> Iterator[None]:
 def test_no_step_waits_for_the_device(
     kind: str, device: str, data_dir: Path, trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, look, steps = SupervisedModule.step_loss, SupervisedModule.look_at_losses, []
-    under_way: list[Any] = []  # the check, while it lasts
+    step, look = SupervisedModule.training_step, SupervisedModule.look_at_losses
+    checks: list[Any] = []  # the check, while it lasts
+    watched: list[int] = []  # how many steps there were in each
+
+    def begin(model: Any) -> None:
+        if not checks and model.current_epoch >= SETTLED and model.batches_read < STEPS:
+            checks.append(refusing(device))
+            checks[0].__enter__()
 
     def end() -> None:
-        while under_way:
-            under_way.pop().__exit__(None, None, None)
+        while checks:
+            checks.pop().__exit__(None, None, None)
 
-    def watched(model: Any, *batch: Any) -> Any:
-        if not under_way and model.current_epoch:  # in the first epoch libraries choose how to calculate
-            under_way.append(refusing(device))
-            under_way[0].__enter__()
-        steps.append(len(under_way))
+    def first_step(model: Any, *batch: Any) -> Any:
+        begin(model)
         return step(model, *batch)
 
-    def looked(model: Any) -> None:
+    def watch_until_here(model: Any) -> None:
+        watched.extend([len(model.unread)] if checks else [])
         end()
         look(model)
+        begin(model)
 
-    monkeypatch.setattr(SupervisedModule, "step_loss", watched)
-    monkeypatch.setattr(SupervisedModule, "look_at_losses", looked)
-    every = ("trainer.log_every_n_steps=4", "trainer.max_epochs=2", "data.train_size=128")
-    settings = [*images("cifar10", data_dir), *KINDS[kind], *every, trainer]
+    monkeypatch.setattr(SupervisedModule, "training_step", first_step)
+    monkeypatch.setattr(SupervisedModule, "look_at_losses", watch_until_here)
+    every = (f"trainer.log_every_n_steps={STEPS // 2}", "trainer.max_epochs=4", f"data.train_size={16 * STEPS}")
     try:
-        quick(*settings, cwd=tmp_path)
+        quick(*images("cifar10", data_dir), *KINDS[kind], *every, trainer, cwd=tmp_path)
     finally:
         end()
-    assert sum(steps) == 8  # all of the second epoch's
+    assert watched == [STEPS // 2] * 2 * (4 - SETTLED)
