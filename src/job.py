@@ -231,8 +231,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
     settle_data_dir()
     expand_home(cfg)
-    folder = Path(cfg.run)
     kind = prepare(cfg)
+    folder = Path(cfg.run)
     given = ["paths.data"] if cfg.paths.data else []
     run = open_config(folder, read_packages(cfg.trust), given)
     run.paths.data = cfg.paths.data or run.paths.data

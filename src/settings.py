@@ -263,7 +263,7 @@ TRAINER = {
     "trainer.enable_autolog_hparams": SWITCH,
     "trainer.reload_dataloaders_every_n_epochs": whole(0),
     "trainer.profiler": optional(either(one_of("simple", "advanced", "pytorch"), DICTIONARY)),
-    "trainer.profiler.filename": optional(FOLDER),
+    "trainer.profiler.filename": optional(PATH),
 }
 
 RECIPE = {
