@@ -90,8 +90,8 @@ class WideDropout(Wide):
             return x
         masks = x.new_empty(self.k, len(x), x.shape[1] // self.k)
         if self.draws is not None:
-            kept = x.new_tensor(self.kept).view(-1, 1, 1)
-            masks = (self.draws.draw(masks[0].numel()).view_as(masks) < kept).to(x.dtype) / kept
+            shares = x.new_tensor(self.kept).view(-1, 1, 1)
+            masks = (self.draws.draw(masks[0].numel()).view_as(masks) < shares).to(x.dtype) / shares
             return x * masks.transpose(0, 1).reshape(x.shape)
         for mask, kept, generator in zip(masks, self.kept, self.generators, strict=True):
             mask.bernoulli_(kept, generator=generator).div_(kept)
