@@ -53,7 +53,7 @@ from src.python_run import run_of_its_own
 from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.refusals import refuse_gradients
 from src.restoring import restore
-from src.results import Results
+from src.results import Results, memory_told
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
 from src.validation import wrong_settings
 
@@ -227,6 +227,7 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, notes: list[s
     log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summary)
 
 
+@memory_told()
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
     settle_data_dir()
