@@ -40,6 +40,7 @@ from src.devices import is_main_process
 from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
+from src.evaluation import refuse_limits
 from src.events import events_after
 from src.limits import share_samples
 from src.loggers.opening import closing_loggers, find_start, open_loggers
@@ -51,7 +52,7 @@ from src.places import expand_home, settle_data_dir
 from src.presets import check_presets
 from src.python_run import run_of_its_own
 from src.records import find_damage, keep_settings, spelled, write_provenance
-from src.refusals import refuse_gradients
+from src.refusals import refuse_gradients, refuse_unsuited
 from src.restoring import restore
 from src.results import Results
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
@@ -121,6 +122,7 @@ def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
         with in_company(run.trainer):
             with compiled(run.model, None if run.over else cfg.get("compile"), results.history):
                 run.trainer.fit(run.model, datamodule=run.data, ckpt_path=run.past)
+            refuse_untrained(run)
             results.write_metrics()
             if tests(cfg, run.data):
                 load_weights(run.model, run.checkpoint.best_model_path)
@@ -152,6 +154,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     own = [results, results.history, checkpoint]
     callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
     refuse_gradients(cfg, callbacks)
+    refuse_unsuited(cfg, callbacks, model)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
     operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0
@@ -176,6 +179,16 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     if is_main_process():
         clear_way(folder, plan)
     return Run(data, model, trainer, callbacks, checkpoint, past.path if past else None, over)
+
+
+def refuse_untrained(run: Run) -> None:
+    """Refuse a data set without a batch, which Lightning passes over without a word.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not run.checkpoint.history.rows:
+        raise InputError(f"{type(run.data).__name__} gives no batch: there is nothing to train on")
 
 
 def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
@@ -239,6 +252,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = build_data(run)
     check_split(run, data, folder, cfg.split)
     own = {"precision": "32-true", **run.trainer}
+    refuse_limits(cfg)
     if overfit := own.get("overfit_batches"):  # which limits the validation, too
         own["limit_val_batches"] = overfit
     for name in OF_THE_RUN:

@@ -20,6 +20,7 @@ from src.core.storage import StorageError
 from src.devices import is_main_process
 from src.errors import DivergedError, InputError
 from src.events import flush_events, list_event_files
+from src.limits import refuse_interval
 from src.messages import input_error
 from src.models.base import SupervisedModule
 from src.monitor import spell_metric
@@ -55,7 +56,6 @@ class Results(Callback):
     def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
-        keep_made()
         self.seed, self.monitor, self.mode = seed, monitor, mode
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.write_status("running")
@@ -95,6 +95,10 @@ class Results(Callback):
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
             write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_interval(trainer)
+        keep_made()  # all that Lightning and PyTorch may refuse has been looked at
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:

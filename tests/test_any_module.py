@@ -28,6 +28,10 @@ class Points(LightningDataModule):
     def test_dataloader(self):
         return DataLoader(self.points, self.batch_size)
 
+class Empty(Points):
+    def train_dataloader(self):
+        return DataLoader(self.points, 8, sampler=[])
+
 class Bare(LightningDataModule):
     def train_dataloader(self):
         return DataLoader(TensorDataset(torch.randn(32, 4)), 8, shuffle=True)
@@ -113,7 +117,7 @@ CHOICES = {
     "model/deeper": "_target_: plain.Deeper\ndepth: 2\nlr: 0.05",
     "model/boring": f"_target_: {BORING}.BoringModel",
     **{f"model/{name.lower()}": f"_target_: plain.{name}" for name in ("Classifier", "OfDicts", "GAN")},
-    **{f"data/{name.lower()}": f"_target_: plain.{name}" for name in ("Points", "Bare", "Streams")},
+    **{f"data/{name.lower()}": f"_target_: plain.{name}" for name in ("Points", "Empty", "Bare", "Streams")},
     "data/boring": f"_target_: {BORING}.BoringDataModule",
 }
 TWO = "trainer.max_epochs=2"
@@ -207,6 +211,19 @@ def test_settings_that_a_module_does_not_take_are_refused(project: Path) -> None
     assert "optimizer.lr=0.5 has no effect: plain.Classifier makes its optimizer itself" in error
     error = run("src.train", *BARE, *mine(project, "mlp", "points"), cwd=project).error
     assert "src.models.mlp.MLP needs 'in_shape', 'num_classes', and 'task': give +model.NAME=" in error
+
+
+def test_a_data_set_without_a_batch_is_told(project: Path) -> None:
+    outcome = run("src.train", *BARE, *mine(project, "classifier", "empty"), "name=empty", cwd=project)
+    assert outcome.error == "error: Empty gives no batch: there is nothing to train on"
+    assert not (project / "outputs" / "runs" / "empty").exists()
+
+
+def test_its_validations_end_with_the_epoch_too(project: Path) -> None:
+    interval = ("+trainer.val_check_interval=3", "name=interval")
+    error = run("src.train", *BARE, *mine(project, "classifier", "points"), *interval, cwd=project).error
+    assert "after each 3 of 8 batches the last validation would come before the epoch's end" in error
+    assert not (project / "outputs" / "runs" / "interval").exists()
 
 
 def test_a_model_of_ours_takes_data_that_are_not(project: Path) -> None:

@@ -183,6 +183,13 @@ def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(
         ("-m", "hydra.launcher.jobs=x", "seed=1,2"),
         ("-m", "data=gate,xor", "data.gate=xor"),
         ("-m", "hydra/sweeper=optuna", "model.dropout=3", "optimizer.lr=interval(0.1,0.2)"),
+        ("-m", "optimizer.lr=interval(0.1,0.2)"),
+        ("-m", "data=glob(zz*)"),
+        ("optimizer._target_=torch.optim.Adagrad",),
+        ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"),
+        ("+callbacks.x={_target_:lightning.pytorch.callbacks.Timer,duration:soon}",),
+        ("+callbacks.x={_target_:lightning.pytorch.callbacks.DeviceStatsMonitor,cpu_stats:false}",),
+        ("+callbacks.x._target_=lightning.pytorch.callbacks.RichProgressBar",),
     ],
 )
 def test_a_refused_command_leaves_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:

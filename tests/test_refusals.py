@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch import callbacks
 from omegaconf import OmegaConf
 
@@ -105,6 +105,22 @@ def test_a_setting_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch
         refuse(OmegaConf.create({}))
 
 
+def own(callback: str) -> str:
+    return f"+callbacks={{own: {{_target_: {LIGHTNING}.{callback}}}}}"
+
+
+class Faulty(Callback):
+    def __init__(self) -> None:
+        _ = 1 / 0
+
+
+class Late(Callback):
+    """Accumulates gradients, and tells nobody beforehand."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.accumulate_grad_batches = 2
+
+
 class OwnFinder(callbacks.LearningRateFinder):
     """One made from Lightning's."""
 
@@ -124,6 +140,22 @@ class OwnFinder(callbacks.LearningRateFinder):
         ("+trainer.max_time={second: 2}", "must be null or a time as DD:HH:MM:SS or {weeks: …, days: …"),
         ("+trainer.max_time={seconds: 0}", "more than no time at all"),
         ("+trainer.gradient_clip_algorithm=nrm", "must be null, norm or value"),
+        (
+            own("LambdaCallback, on_train_end: builtins.print"),
+            "callbacks.own.on_train_end=builtins.print must be a function",
+        ),
+        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (of which a setting cannot"),
+        (own("ThroughputMonitor, batch_size_fn: len"), "callbacks.own.batch_size_fn=len must be a function"),
+        (own("BackboneFinetuning"), "BackboneFinetuning freezes the model's backbone, and MLP has no such part"),
+        (
+            own("Timer, interval: days"),
+            "callbacks.own: lightning.pytorch.callbacks.Timer does not take these settings: Uns",
+        ),
+        (own("EMAWeightAveraging, decay: 2"), "does not take these settings: Invalid decay value 2"),
+        (own("DeviceStatsMonitor, cpu_stats: false"), "DeviceStatsMonitor has nowhere to log; choose logger="),
+        (own(f"WeightAveraging}}, two: {{_target_: {LIGHTNING}.EMAWeightAveraging"), "leave one out: ~callbacks.own"),
+        (f"+callbacks.own._target_={__name__}.Faulty", "Faulty cannot be made (ZeroDivisionError: division by zero); "),
+        (f"+callbacks.own._target_={__name__}.Late", "a callback set trainer.accumulate_grad_batches to 2 while steps"),
     ],
 )
 def test_it_is_told_in_one_line_before_training(given: str, words: str, tmp_path: Path) -> None:

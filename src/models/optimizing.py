@@ -171,6 +171,11 @@ def _schedule(settings: Settings, optimizer: Optimizer, total: int | None) -> LR
     made: LRScheduler = _make("scheduler", target, *given, **own)
     if not isinstance(made, LRScheduler):
         raise InputError(f"scheduler: {target} makes no schedule of the learning rate, but {type(made).__name__}")
+    try:
+        made.state_dict()
+    except AttributeError as error:
+        told = "its functions cannot be kept in a checkpoint; give some that are written in Python"
+        raise InputError(f"scheduler: {target}: {told} ({error})") from error
     return made
 
 
@@ -277,9 +282,10 @@ def _make(part: str, target: str, *given: Any, **settings: Any) -> Any:
         _refuse_unknown(part, target, [name for name in settings if name not in parameters])
     try:
         return maker(*given, **settings)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
         hint = "; set scheduler.cycle_momentum=false" if "cycle_momentum" in str(error) else ""
-        raise InputError(f"{part}: {target} does not take these settings: {error}{hint}") from error
+        why = str(error) or type(error).__name__
+        raise InputError(f"{part}: {target} does not take these settings: {why}{hint}") from error
 
 
 def _refuse_unknown(part: str, target: str, names: list[str]) -> None:

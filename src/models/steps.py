@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from src.devices import SMALL_STEP
+from src.errors import InputError
 from src.models.optimizing import is_planned
 
 # What would have to be called for each single step.
@@ -103,6 +104,7 @@ def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
 def take_steps(model: Any, chunk: Iterable[Any]) -> None:
     """An optimiser step for each batch of a chunk, in order."""
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
+    refuse_late(trainer)
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
     step, results, count = bare_step(optimizer), trainer._results, 0
     for batch in chunk:
@@ -121,6 +123,18 @@ def take_steps(model: Any, chunk: Iterable[Any]) -> None:
         for config in trainer.lr_scheduler_configs:
             if (trainer.current_epoch + 1) % config.frequency == 0:
                 config.scheduler.step()
+
+
+def refuse_late(trainer: Any) -> None:
+    """Refuse ways to take steps that a callback has chosen after training began, which steps in chunks do not have.
+
+    Raises:
+        InputError: naming the setting to choose them with.
+    """
+    for name, value in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
+        if (chosen := getattr(trainer, name)) != value:
+            how = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
+            raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {how}")
 
 
 def bare_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:
