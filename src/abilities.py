@@ -45,7 +45,8 @@ def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningM
     if left_out and not isinstance(data, TensorDataModule):
         told.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
     if unused := _find_unused(kind):
-        told.append(f"optimizers are {kind.__name__}'s own ({' and '.join(unused)} are not used)")
+        verb = "is" if len(unused) == 1 else "are"
+        told.append(f"{' and '.join(unused)} {verb} {kind.__name__}'s own: the settings are not used")
     return "; ".join(told)
 
 

@@ -25,7 +25,7 @@ from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.limits import check_limits
 from src.loggers.opening import Start, complete, takes
-from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric, watch_schedule
+from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric, watch_schedule, why_unvalidated
 from src.nodes import meeting_place, refuse_copies
 from src.refusals import refuse
 from src.validation import check
@@ -193,8 +193,8 @@ def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningD
         metric, its_mode = find_judge(cfg, data)
         mode = mode or its_mode
         if metric is None:
-            why = "data.val_size is 0" if isinstance(data, TensorDataModule) else "the run does not validate"
-            raise InputError(f"{settings._target_.split('.')[-1]} needs a validation set: {why}")
+            told = f"needs a validation set: {why_unvalidated(cfg, data)}"
+            raise InputError(f"{settings._target_.split('.')[-1]} {told}")
     takes = find_arguments(get_class(settings._target_)) or set()
     filled = {"monitor": metric}
     if "mode" in takes:

@@ -46,7 +46,7 @@ from src.limits import share_samples
 from src.loggers.opening import closing_loggers, find_start, open_loggers
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
-from src.monitor import find_judge, spell_metric, validates
+from src.monitor import find_judge, spell_metric, validates, why_unvalidated
 from src.nodes import Company, in_company
 from src.places import expand_home, settle_data_dir
 from src.presets import check_presets
@@ -280,7 +280,6 @@ def check_split(run: DictConfig, data: LightningDataModule, folder: Path, split:
         InputError: naming what it lacks.
     """
     if split == "val" and not validates(run, data):
-        why = " (data.val_size=0)" if isinstance(data, TensorDataModule) else ""
-        raise InputError(f"{folder} was trained without a validation set{why}: use split=test")
+        raise InputError(f"{folder} was trained without validation ({why_unvalidated(run, data)}): use split=test")
     if split == "test" and not can_test(run, data):
         raise InputError(f"{folder} has no test: its model has no test_step, or its data no test_dataloader")

@@ -146,7 +146,7 @@ def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_
     assert metrics["best"] == min(row["val/loss"] for row in rows) == metrics["test/loss"]  # the same points
     (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
     assert "no pictures of samples (samples, decision_regions, misclassified)" in note
-    assert "optimizers are Classifier's own (optimizer and scheduler are not used)" in note
+    assert "optimizer and scheduler are Classifier's own: the settings are not used" in note
     assert [path.stem for path in (outcome.folder / "figures").iterdir()] == ["curves"]
     evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
     assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(metrics["best"])
@@ -201,6 +201,10 @@ def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(proje
     assert error == (
         "error: monitor=val/auc is never measured; this run measures train/acc, train/loss, val/acc, val/loss"
     )
+    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "monitor=train_los", cwd=project).error
+    assert "did you mean" not in error
+    error = run("src.train", *BARE, *mine(project, "gan", "bare"), "monitor=g_loss", cwd=project).error
+    assert error.startswith("error: monitor=g_loss is never measured, did you mean train/g_loss? this run measures")
     asked = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val_auc", "logger=none")
     error = run("src.train", *mine(project, "classifier", "points"), *asked, cwd=project).error
     assert "monitor=val_auc is never measured; this run measures" in error

@@ -54,6 +54,7 @@ def test_a_run_is_evaluated_in_the_precision_that_it_was_tested_in(tmp_path: Pat
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        (["data=gate"], "there is no setting data: a run is evaluated with its own settings"),
         (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: there is nothing to evaluate"),
         (["trainer.limit_test_batches=0.5"], "trainer.limit_test_batches=0.5 has no effect with split=val"),
         (["split=test", "trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 has no effect with split=test"),

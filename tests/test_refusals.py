@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from src.build import plain_trainer
 from src.errors import InputError
+from src.messages import ADDED
 from src.refusals import ARGUMENTS, CALLBACKS, refuse
-from tests.command_line import BARE, quick, run, train
+from tests.command_line import BARE, CONF, quick, run, train
 
 LIGHTNING = "lightning.pytorch.callbacks"
 DDP = "lightning.pytorch.strategies.DDPStrategy"
@@ -72,6 +73,11 @@ def as_before() -> Iterator[None]:
 
 def test_each_of_trainers_arguments_is_either_honoured_or_refused() -> None:
     assert sorted([*HONOURED, *ARGUMENTS]) == sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
+
+
+def test_those_that_the_configs_do_not_have_are_known_to_be_added() -> None:
+    there = {name for path in (CONF / "trainer").glob("*.yaml") for name in OmegaConf.load(path)}
+    assert sorted(ADDED) == sorted(set(HONOURED) - there)
 
 
 @pytest.mark.parametrize("name", HONOURED)
