@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig, OmegaConf
 
 from src import devices
-from src.abilities import can_test, describe_lacks, refuse_unused, tests
+from src.abilities import can_test, describe_lacks, describe_unused, refuse_unused, tests
 from src.build import (
     build_callbacks,
     build_data,
@@ -32,7 +32,7 @@ from src.callbacks.unscaling import Unscaling
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
-from src.configs import needed_trust, open_config
+from src.configs import find_places_to_give, needed_trust, open_config, why_closed
 from src.core.files import write_json
 from src.core.trust import read_packages, spell_trust
 from src.data.base import TensorDataModule
@@ -117,7 +117,7 @@ def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
     with results.kept(), alone(folder), events_after(folder), closing_loggers():
-        results.trust = spell_trust(needed_trust(cfg))
+        results.trust, results.anew = spell_trust(needed_trust(cfg)), find_places_to_give(cfg)
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
             with compiled(run.model, None if run.over else cfg.get("compile"), results.history):
@@ -129,6 +129,7 @@ def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
                 tested = run.trainer.test(run.model, datamodule=run.data, verbose=False)
                 results.add_test(run.model, run.data, tested)
     if is_main_process():
+        results.closed = why_closed(cfg)
         log.info(results.outcome() if in_sweep() else results.conclusion(suggest_longer(cfg, run)))
     return results.best
 
@@ -168,7 +169,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     loggers = build_loggers(cfg, start)
     trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
     share_samples(trainer, data)
-    notes = [note for note in (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size)) if note]
+    told = (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size), describe_unused(model))
+    notes = [note for note in told if note]
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", notes, summary)
     open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
     if past is not None:

@@ -35,7 +35,8 @@ ADDED = (  # arguments of lightning.Trainer that are not in conf/trainer/
     *("benchmark", "detect_anomaly", "enable_autolog_hparams", "gradient_clip_algorithm", "inference_mode", "max_time"),
     *("min_epochs", "min_steps", "reload_dataloaders_every_n_epochs", "sync_batchnorm", "val_check_interval"),
 )
-PARTS = ("model.", "data.", "optimizer.", "scheduler.", "trainer.")  # settings of classes, which may take more
+ONE_EACH = ("model", "data", "optimizer", "scheduler", "trainer")  # groups of which a run has one choice
+PARTS = tuple(f"{group}." for group in ONE_EACH)  # settings of their classes, which may take more
 MISCONFIGURED = "MisconfigurationException"  # Lightning's name for settings that it does not take
 
 
@@ -84,7 +85,8 @@ def one_line(error: BaseException) -> str:
         name, _, values = match[1].partition("=")
         if name == "sweep":
             return f"{show(match[1])}: a sweep is one preset; run them one after the other"
-        how = f"add -m to sweep over them, or give a list: '{name}=[{values}]'"
+        list_too = "" if name in ONE_EACH else f", or give a list: '{name}=[{values}]'"
+        how = f"add -m to sweep over them{list_too}"
         return f"{show(match[1])}: these are several values; {how}"
     if isinstance(error, HydraException) and (argument := _unreadable()):
         how = "put values with brackets, commas or other signs into quotes: 'key=[1,2]'"

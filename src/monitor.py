@@ -116,6 +116,10 @@ def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: Ligh
     if known is not None and metric not in known:
         without = "" if validates(cfg, data) else f" (there is no validation set: {why_unvalidated(cfg, data)})"
         raise InputError(f"{tell_unmeasured(setting, metric, known)}{without}")
+    every, epochs = (cfg["trainer"].get(name) for name in ("check_val_every_n_epoch", "max_epochs"))
+    if spell_metric(metric).startswith("val/") and every and epochs and every > epochs:
+        told = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
+        raise InputError(f"{setting}={metric} is never measured: {told}")
 
 
 def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:

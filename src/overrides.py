@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from src.arguments import check_arguments
 from src.catalog import is_group
 from src.errors import InputError
-from src.messages import unknown_choice
+from src.messages import ONE_EACH, unknown_choice
 from src.resumed import in_quotes
 
 ONE_PATH = ("resume", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")  # never swept over
@@ -53,7 +53,9 @@ def prepare(arguments: list[str]) -> list[str]:
 
 def _put_flags_first(arguments: list[str]) -> list[str]:
     """Return the arguments with flags, and their values, before the settings: Hydra takes none in between."""
-    flags, others, rest = [], [], iter(arguments)
+    flags: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
     for argument in rest:
         name, has_value, _ = argument.partition("=")
         (flags if name in (*SWEEPING[:2], *TAKING) else others).append(argument)
@@ -89,6 +91,9 @@ def _refuse_unnamed(arguments: list[str]) -> None:
                 if isinstance(value, ChoiceSweep):
                     shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # it takes all of these
                 raise InputError(unknown_choice(group, shown))
+            if isinstance(choice, list) and len(choice) > 1 and group in ONE_EACH:
+                how = f"-m {group}={','.join(map(str, choice))} makes a run of each"
+                raise InputError(f"{override.input_line}: a run has one {group}; {how}")
 
 
 # Paths and names

@@ -47,6 +47,8 @@ class Results(Callback):
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
         self.trust = ""  # what a command adds that opens the run again
+        self.anew: list[str] = []  # settings that one that goes on with it gives
+        self.closed = ""  # why no command opens it
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
@@ -180,7 +182,7 @@ class Results(Callback):
         return spell_again(sys.orig_argv[1:]) if resumed else self.resume_command()
 
     def resume_command(self) -> str:
-        return f"{spell_command('src.train', [f'resume={self.shown_folder()}'])}{self.trust}"
+        return f"{spell_command('src.train', [f'resume={self.shown_folder()}', *self.anew])}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -205,8 +207,10 @@ class Results(Callback):
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
             *([look] if list_event_files(self.folder) else []),
-            f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}",
         ]
+        if self.closed:
+            return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed}"])
+        lines.append(f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}")
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 
 

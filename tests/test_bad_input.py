@@ -43,7 +43,9 @@ def told(error: str, *words: str) -> None:
         ("sweep=seeds,xor", ["sweep=seeds,xor: a sweep is one preset"]),
         ("seed=range(3)", ["seed=range(3): these are several values; add -m"]),
         ("hydra.job.nmae=x", ["no setting hydra.job.nmae", "--cfg hydra"]),
-        ("data=mnist,xor", ["data=mnist,xor: these are several values; add -m", "'data=[mnist,xor]'"]),
+        ("data=mnist,xor", ["data=mnist,xor: these are several values; add -m to sweep over them"]),
+        ("data=[mnist,xor]", ["data=[mnist,xor]: a run has one data; -m data=mnist,xor makes a run of each"]),
+        ("logger=csv,tensorboard", ["add -m to sweep over them, or give a list: 'logger=[csv,tensorboard]'"]),
         ("=3", ["=3: a setting is typed NAME=VALUE"]),
         # out of range
         ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),

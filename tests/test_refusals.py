@@ -152,6 +152,10 @@ class OwnFinder(callbacks.LearningRateFinder):
         ),
         (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (of which a setting cannot"),
         (own("ThroughputMonitor, batch_size_fn: len"), "callbacks.own.batch_size_fn=len must be a function"),
+        (
+            own("WeightAveraging, decay: 0.9"),
+            "callbacks.own.decay: lightning.pytorch.callbacks.WeightAveraging takes no s",
+        ),
         (own("BackboneFinetuning"), "BackboneFinetuning freezes the model's backbone, and MLP has no such part"),
         (
             own("Timer, interval: days"),
