@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from src.build import find_arguments, shows_samples
 from src.data.base import TensorDataModule
 from src.errors import InputError
+from src.models.base import is_fixed
 from src.monitor import has_loader, has_step, validates
 
 BY_SETTING = ("optimizer", "scheduler")
@@ -45,8 +46,18 @@ def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningM
     if left_out and not isinstance(data, TensorDataModule):
         told.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
     if unused := _find_unused(kind):
-        told.append(f"optimizers are {kind.__name__}'s own ({' and '.join(unused)} are not used)")
+        verb = "is" if len(unused) == 1 else "are"
+        told.append(f"{' and '.join(unused)} {verb} {kind.__name__}'s own: the settings are not used")
     return "; ".join(told)
+
+
+def describe_unused(model: LightningModule) -> str:
+    """Return in one line which settings that were typed a model of ours has no use for; "" if there are none."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and is_fixed(model) else []
+    beginnings = tuple(f"{group}{sign}" for group in BY_SETTING for sign in "=.")
+    unused = [setting for setting in typed if setting.lstrip("+~").startswith(beginnings)]
+    told = "has no weights to learn, and these settings no effect"
+    return f"{type(model).__name__} {told}: {' '.join(unused)}" if unused else ""
 
 
 def _find_missing(step: str, loader: str, model: type, data: LightningDataModule) -> str:

@@ -11,6 +11,7 @@ from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,7 +25,7 @@ from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.limits import check_limits
 from src.loggers.opening import Start, complete, takes
-from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric, watch_schedule
+from src.monitor import check_measured, find_judge, get_mode, has_loader, spell_metric, watch_schedule, why_unvalidated
 from src.nodes import meeting_place, refuse_copies
 from src.refusals import refuse
 from src.validation import check
@@ -78,7 +79,15 @@ def make(group: str, settings: Any, **given: Any) -> Any:
             raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise InputError(f"{group} needs a package that is not installed: {error.__cause__}") from error
-        raise
+        raise InputError(f"{group}: {_tell_unmade(settings, error.__cause__ or error)}") from error
+
+
+def _tell_unmade(settings: Mapping[str, Any], cause: BaseException) -> str:
+    """Return why an object of a run cannot be made: what its class refuses, or the fault in it."""
+    if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
+        return f"{settings['_target_']} does not take these settings: {cause}"
+    told = f"{settings['_target_']} cannot be made ({type(cause).__name__}: {cause})"
+    return f"{told}; HYDRA_FULL_ERROR=1 before the command shows where"
 
 
 def build_data(cfg: DictConfig) -> LightningDataModule:
@@ -186,8 +195,8 @@ def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningD
         metric, its_mode = find_judge(cfg, data)
         mode = mode or its_mode
         if metric is None:
-            why = "data.val_size is 0" if isinstance(data, TensorDataModule) else "the run does not validate"
-            raise InputError(f"{settings._target_.split('.')[-1]} needs a validation set: {why}")
+            told = f"needs a validation set: {why_unvalidated(cfg, data)}"
+            raise InputError(f"{settings._target_.split('.')[-1]} {told}")
     takes = find_arguments(get_class(settings._target_)) or set()
     filled = {"monitor": metric}
     if "mode" in takes:

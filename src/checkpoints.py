@@ -130,11 +130,12 @@ class RunCheckpoint(Checkpoint):
 
     def _tell_unmeasured(self, names: list[str]) -> None:
         """Refuse the metric that was asked for; one that nobody asked for is only told of, once."""
-        told = tell_unmeasured("monitor", str(self.monitor), names)
         if self.asked:
-            raise InputError(told)
+            raise InputError(tell_unmeasured("monitor", str(self.monitor), names))
         if is_main_process() and len(self.history.rows) == 1:
-            log.info("note: %s: the last epoch's weights are kept; choose by monitor=NAME", told)
+            told = f"nothing called {self.monitor} is measured, so no metric chooses: the last epoch's weights are kept"
+            measured = f"; choose by monitor=NAME, one of {', '.join(sorted(names))}" if names else ""
+            log.info("note: %s%s", told, measured)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         if self.cut_short and is_main_process():

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -195,6 +196,7 @@ class ClaimFolder(Callback):
         """Look at where a sweep is to lie and make its folder; one that is there already it goes on with."""
         if "sweep" in swept_keys() or [group for group, _ in chosen(config.hydra)].count("sweep") > 1:
             raise InputError("sweep=… is one preset: give it one value")
+        refuse_several_folders(config)
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             raise InputError("name=… names the sweep: give it one value")
         refuse_typed(config, ("hydra.run.",), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…")
@@ -213,6 +215,16 @@ class ClaimFolder(Callback):
             from src.sweeps.jobs import note_running
 
             note_running(config)
+
+
+def refuse_several_folders(config: DictConfig) -> None:
+    """Refuse a sweep's folder that is named by what is swept over: it is one."""
+    content: Any = OmegaConf.to_container(config.hydra.sweep)
+    swept = swept_keys(config.hydra.sweeper.get("params"))
+    for name in re.findall(r"\$\{([\w./]+)\}", str(content["dir"])):
+        if any(f"{name}.".startswith(f"{key}.") for key in swept):
+            how = "its jobs' folders are named by hydra.sweep.subdir='${hydra.job.num}_…'"
+            raise InputError(f"hydra.sweep.dir={content['dir']}: a sweep has one folder, and {name} varies; {how}")
 
 
 def make_run(folder: Path, write: Callable[[], Any], setting: str) -> None:

@@ -11,13 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 from src.core.plain import read_yaml
 from src.core.references import UNKNOWN, check_extent, take_out_foreign
 from src.core.strays import refuse_strays
-from src.core.trust import LENT, Rules, check_trust, find_packages
+from src.core.trust import LENT, Rules, check_trust, find_packages, find_places
 from src.errors import InputError
 from src.messages import CONF
 
 FILE = Path(".hydra", "config.yaml")  # in a run's folder
 PARTS = ("data", "model", "optimizer", "trainer")
 SEVERAL = ("callbacks", "logger")  # sections of parts
+WRITING = (*SEVERAL, "trainer")  # sections whose parts write files
 
 # What does not make a run another: where its files lie, if they are verified, what it runs on, how it is started.
 APART = (
@@ -156,6 +157,24 @@ def _resolved(content: dict[str, Any], source: Path) -> Any:
 def needed_trust(cfg: DictConfig) -> tuple[str, ...]:
     """Return the packages that must be trusted to open a run again that has this config."""
     return find_packages(OmegaConf.to_container(cfg))
+
+
+def find_places_to_give(cfg: DictConfig) -> list[str]:
+    """Return the settings, as they are typed, that a command gives anew which goes on with a run of this config."""
+    places = find_places(OmegaConf.to_container(cfg, resolve=True), WRITING)
+    return [f"{key}={value}" for key, value in places.items()]
+
+
+def why_closed(cfg: DictConfig) -> str:
+    """Return why no command opens a run of this config again, whatever is trusted; "" if one does."""
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    for name in [key for key in content if key not in (*PARTS, *SEVERAL, "scheduler")]:
+        del content[name]
+    try:
+        check_trust(content, FILE, _rules(()), needed_trust(cfg))
+    except InputError as error:
+        return str(error).removeprefix(f"{FILE}: ")
+    return ""
 
 
 def main_config() -> dict[str, Any]:

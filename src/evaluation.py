@@ -1,6 +1,7 @@
 """Which settings of a trainer mean something where a run is evaluated. Nothing heavy is imported here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from src.errors import InputError
 
@@ -17,6 +18,20 @@ TRAINER = (
     "profiler",
     "strategy",
 )
+
+
+def refuse_limits(cfg: Mapping[str, Any]) -> None:
+    """Refuse a limit of the set that is not evaluated, and one that leaves nothing of the other.
+
+    Raises:
+        InputError: naming it.
+    """
+    for split in ("val", "test"):
+        limit = cfg["trainer"][f"limit_{split}_batches"]
+        if limit is not None and split != cfg["split"]:
+            raise InputError(f"trainer.limit_{split}_batches={limit} has no effect with split={cfg['split']}")
+        if limit == 0:
+            raise InputError(f"trainer.limit_{split}_batches={limit}: there is nothing to evaluate")
 
 
 def means_nothing(setting: str) -> bool:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.model_summary import ModelSummary, summarize
 from omegaconf import DictConfig, OmegaConf
 
 from src import devices
-from src.abilities import can_test, describe_lacks, refuse_unused, tests
+from src.abilities import can_test, describe_lacks, describe_unused, refuse_unused, tests
 from src.build import (
     build_callbacks,
     build_data,
@@ -32,7 +32,7 @@ from src.callbacks.unscaling import Unscaling
 from src.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights
 from src.cli import in_sweep
 from src.compilation import compiled
-from src.configs import needed_trust, open_config
+from src.configs import find_places_to_give, needed_trust, open_config, why_closed
 from src.core.files import write_json
 from src.core.trust import read_packages, spell_trust
 from src.data.base import TensorDataModule
@@ -40,18 +40,19 @@ from src.devices import is_main_process
 from src.ends import Reached, find_ends, find_longer
 from src.environment import place_in
 from src.errors import InputError
+from src.evaluation import refuse_limits
 from src.events import events_after
 from src.limits import share_samples
 from src.loggers.opening import closing_loggers, find_start, open_loggers
 from src.models.base import SupervisedModule
 from src.models.steps import LOOKS, SIZE, overrides, why_one_by_one
-from src.monitor import find_judge, spell_metric, validates
+from src.monitor import find_judge, spell_metric, validates, why_unvalidated
 from src.nodes import Company, in_company
 from src.places import expand_home, settle_data_dir
 from src.presets import check_presets
 from src.python_run import run_of_its_own
 from src.records import find_damage, keep_settings, spelled, write_provenance
-from src.refusals import refuse_gradients
+from src.refusals import refuse_gradients, refuse_unsuited
 from src.restoring import restore
 from src.results import Results, memory_told
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
@@ -116,17 +117,19 @@ def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
     devices.take_place(place_in(cfg.get("trainer") or {}))
     results = Results(folder, History())
     with results.kept(), alone(folder), events_after(folder), closing_loggers():
-        results.trust = spell_trust(needed_trust(cfg))
+        results.trust, results.anew = spell_trust(needed_trust(cfg)), find_places_to_give(cfg)
         run = set_up(cfg, folder, results)
         with in_company(run.trainer):
             with compiled(run.model, None if run.over else cfg.get("compile"), results.history):
                 run.trainer.fit(run.model, datamodule=run.data, ckpt_path=run.past)
+            refuse_untrained(run)
             results.write_metrics()
             if tests(cfg, run.data):
                 load_weights(run.model, run.checkpoint.best_model_path)
                 tested = run.trainer.test(run.model, datamodule=run.data, verbose=False)
                 results.add_test(run.model, run.data, tested)
     if is_main_process():
+        results.closed = why_closed(cfg)
         log.info(results.outcome() if in_sweep() else results.conclusion(suggest_longer(cfg, run)))
     return results.best
 
@@ -152,6 +155,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     own = [results, results.history, checkpoint]
     callbacks = [Company(folder), EpochSeed(seed), Unscaling(), *build_callbacks(cfg, data), *own]
     refuse_gradients(cfg, callbacks)
+    refuse_unsuited(cfg, callbacks, model)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
     summary = summarize(model, max_depth=3)
     operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0
@@ -165,7 +169,8 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     loggers = build_loggers(cfg, start)
     trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
     share_samples(trainer, data)
-    notes = [note for note in (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size)) if note]
+    told = (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size), describe_unused(model))
+    notes = [note for note in told if note]
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", notes, summary)
     open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
     if past is not None:
@@ -176,6 +181,16 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     if is_main_process():
         clear_way(folder, plan)
     return Run(data, model, trainer, callbacks, checkpoint, past.path if past else None, over)
+
+
+def refuse_untrained(run: Run) -> None:
+    """Refuse a data set without a batch, which Lightning passes over without a word.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not run.checkpoint.history.rows:
+        raise InputError(f"{type(run.data).__name__} gives no batch: there is nothing to train on")
 
 
 def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
@@ -232,8 +247,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
     settle_data_dir()
     expand_home(cfg)
-    folder = Path(cfg.run)
     kind = prepare(cfg)
+    folder = Path(cfg.run)
     given = ["paths.data"] if cfg.paths.data else []
     run = open_config(folder, read_packages(cfg.trust), given)
     run.paths.data = cfg.paths.data or run.paths.data
@@ -243,6 +258,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = build_data(run)
     check_split(run, data, folder, cfg.split)
     own = {"precision": "32-true", **run.trainer}
+    refuse_limits(cfg)
     if overfit := own.get("overfit_batches"):  # which limits the validation, too
         own["limit_val_batches"] = overfit
     for name in OF_THE_RUN:
@@ -270,7 +286,6 @@ def check_split(run: DictConfig, data: LightningDataModule, folder: Path, split:
         InputError: naming what it lacks.
     """
     if split == "val" and not validates(run, data):
-        why = " (data.val_size=0)" if isinstance(data, TensorDataModule) else ""
-        raise InputError(f"{folder} was trained without a validation set{why}: use split=test")
+        raise InputError(f"{folder} was trained without validation ({why_unvalidated(run, data)}): use split=test")
     if split == "test" and not can_test(run, data):
         raise InputError(f"{folder} has no test: its model has no test_step, or its data no test_dataloader")

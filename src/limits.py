@@ -34,6 +34,7 @@ def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
     Raises:
         InputError: naming the setting and the smallest share that will do.
     """
+    _refuse_replaced(trainer)
     if isinstance(data, TensorDataModule):
         if data.train_set is not None:
             _check_sets(trainer, data)
@@ -43,6 +44,19 @@ def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
             if isinstance(share, float) and 0 < share < 1:
                 for batches in _count_loaders(stage, data):
                     _check_batches(f"limit_{stage}_batches", share, batches, stage)
+
+
+def _refuse_replaced(trainer: DictConfig) -> None:
+    """Refuse limits that would have no effect, since another one takes their place."""
+    if overfit := trainer.get("overfit_batches"):
+        for stage in ("train", "val"):
+            limit = trainer.get(f"limit_{stage}_batches", 1.0)
+            if limit != 1.0 or isinstance(limit, int):  # the int 1 is one batch
+                told = f"trainer.overfit_batches={overfit} takes its place, for training and validation; leave one out"
+                raise InputError(f"trainer.limit_{stage}_batches={limit} has no effect: {told}")
+    least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
+    if least and most and least > most:
+        raise InputError(f"trainer.min_epochs={least} has no effect: training ends with trainer.max_epochs={most}")
 
 
 def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
@@ -93,6 +107,17 @@ def _smallest(count: int) -> float:
     """Return the smallest share, of few digits, that leaves one of so many."""
     digits = len(str(count)) + 1
     return math.ceil(10**digits / count) / 10**digits
+
+
+def refuse_interval(trainer: Trainer) -> None:
+    """Refuse an interval between validations as `check_limits` does, whatever the data set, as training starts.
+
+    Raises:
+        InputError: naming the numbers of batches that will do.
+    """
+    batches, interval = trainer.num_training_batches, trainer.val_check_interval
+    if trainer.enable_validation and isinstance(batches, int) and interval != 1.0:
+        _check_interval(interval, batches)
 
 
 def _check_interval(interval: int | float | None, batches: int) -> None:

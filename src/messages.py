@@ -31,6 +31,12 @@ OF_HYDRA = (
     ", set env var HYDRA_FULL_ERROR=1 to see chained exception.",
     " object_type=dict",
 )
+ADDED = (  # arguments of lightning.Trainer that are not in conf/trainer/
+    *("benchmark", "detect_anomaly", "enable_autolog_hparams", "gradient_clip_algorithm", "inference_mode", "max_time"),
+    *("min_epochs", "min_steps", "reload_dataloaders_every_n_epochs", "sync_batchnorm", "val_check_interval"),
+)
+ONE_EACH = ("model", "data", "optimizer", "scheduler", "trainer")  # groups of which a run has one choice
+PARTS = tuple(f"{group}." for group in ONE_EACH)  # settings of their classes, which may take more
 MISCONFIGURED = "MisconfigurationException"  # Lightning's name for settings that it does not take
 
 
@@ -69,11 +75,18 @@ def one_line(error: BaseException) -> str:
         return no_such_setting(match[1])
     if key := find_unknown(error):
         return unknown_setting(key)
+    if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
+        return f"{match[1]}: these are several values; add -m to sweep over them"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]}=… is missing; --help shows what it is"
+    if match := re.search(r"Error merging override (.+)", text):
+        return f"{match[1]} does not fit ({_shortened(str(error.__cause__ or 'it is another type'))})"
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
         name, _, values = match[1].partition("=")
-        how = f"add -m to sweep over them, or give a list: '{name}=[{values}]'"
+        if name == "sweep":
+            return f"{show(match[1])}: a sweep is one preset; run them one after the other"
+        list_too = "" if name in ONE_EACH else f", or give a list: '{name}=[{values}]'"
+        how = f"add -m to sweep over them{list_too}"
         return f"{show(match[1])}: these are several values; {how}"
     if isinstance(error, HydraException) and (argument := _unreadable()):
         how = "put values with brackets, commas or other signs into quotes: 'key=[1,2]'"
@@ -147,17 +160,20 @@ def unknown_setting(key: str) -> str:
 def no_such_setting(key: str) -> str:
     """Return what to tell of a setting that there is not, or not with the choices that are made."""
     hint = "" if key in list_settings() else hint_at(key)
-    if is_evaluation() and not hint:
+    if is_evaluation() and (not hint or (CONF / key.partition(".")[0]).is_dir()):
         return f"there is no setting {show(key)}: a run is evaluated with its own settings; --help shows what there is"
     return f"there is no setting {show(key)}{hint}; --cfg job shows them all"
 
 
 def hint_at(key: str) -> str:
     """Return which setting a wrong name may stand for, to follow what is told of it; empty if there is none near."""
-    names = [*list_settings(), *list_groups()]
+    names, group = [*list_settings(), *list_groups()], key.partition(".")[0]
+    if key == f"{group}._target_" or (group == "trainer" and key.removeprefix("trainer.") in ADDED):
+        return f": write +{key}=…"
+    more = f"; what else the class of {group} takes is added by +{key}=…" if key.startswith(PARTS) else ""
     if not (meant := guess_words(key, names)) and (found := find_choices(lambda those: guess_words(key, those))):
-        return f": {found[1]} has {'it' if found[0] == key else found[0]}"
-    return _ask(meant or guess(key, names))
+        return f": {found[1]} has {'it' if found[0] == key else f'{found[0]}{more}'}"
+    return _ask(meant or guess(key, names)) or more
 
 
 def find_meant(key: str) -> str | None:

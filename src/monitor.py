@@ -86,6 +86,15 @@ def validates(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
     return bool(there and cfg["trainer"].get("limit_val_batches", 1)) and has_step("validation", model)
 
 
+def why_unvalidated(cfg: Mapping[str, Any], data: LightningDataModule) -> str:
+    """Return why a run does not validate, in a few words."""
+    if not cfg["trainer"].get("limit_val_batches", 1):
+        return "trainer.limit_val_batches is 0"
+    if not has_step("validation", get_class(cfg["model"]["_target_"])):
+        return "the model has no validation_step"
+    return "data.val_size is 0" if isinstance(data, TensorDataModule) else "the data have no val_dataloader"
+
+
 def has_loader(stage: str, data: LightningDataModule) -> bool:
     """Return whether a data module gives batches of a stage ("train", "val", "test")."""
     name = f"{stage}_dataloader"
@@ -105,13 +114,20 @@ def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: Ligh
     """
     known = find_known(cfg, data)
     if known is not None and metric not in known:
-        without = "" if validates(cfg, data) else " (there is no validation set)"
+        without = "" if validates(cfg, data) else f" (there is no validation set: {why_unvalidated(cfg, data)})"
         raise InputError(f"{tell_unmeasured(setting, metric, known)}{without}")
+    every, epochs = (cfg["trainer"].get(name) for name in ("check_val_every_n_epoch", "max_epochs"))
+    if spell_metric(metric).startswith("val/") and every and epochs and every > epochs:
+        told = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
+        raise InputError(f"{setting}={metric} is never measured: {told}")
 
 
 def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
     """Return what to tell of a metric that is not among those that are measured."""
-    return f"{setting}={metric} is never measured; this run measures {', '.join(sorted(known)) or 'nothing'}"
+    known = sorted(known)
+    meant = [name for name in known if name.endswith(f"/{metric}") or name == spell_metric(metric)]
+    hint = f", did you mean {meant[0]}?" if len(meant) == 1 and meant[0] != metric else ""
+    return f"{setting}={metric} is never measured{hint or ';'} this run measures {', '.join(known) or 'nothing'}"
 
 
 def find_known(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] | None:
@@ -148,7 +164,8 @@ def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataMod
     judge, mode = find_judge(cfg, data)
     name = settings.get("monitor") or judge
     if name is None:
-        raise InputError("scheduler.monitor: there is no validation set to be judged by; give it, such as train/loss")
+        why = f"there is no validation set to be judged by ({why_unvalidated(cfg, data)})"
+        raise InputError(f"scheduler.monitor: {why}; give it, such as train/loss")
     if name != judge:
         check_measured("scheduler.monitor", name, cfg, data)
     filled = {"monitor": name}

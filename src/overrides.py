@@ -13,13 +13,14 @@ from src.arguments import check_arguments
 from src.catalog import is_group
 from src.core.checks import show
 from src.errors import InputError
-from src.messages import unknown_choice
+from src.messages import ONE_EACH, unknown_choice
 from src.resumed import in_quotes
 
 ONE_PATH = ("resume", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")  # never swept over
 TEXTS = ("name", *ONE_PATH, "run", "checkpoint", "ckpt_path", "paths.data", "data.root", "model.weights")
 NO_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not take for text
 SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # how an argument begins that makes it a sweep
+TAKING = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\(")  # of Hydra's grammar
 
 OF_HYDRA = {  # settings that are not to be given, and why
@@ -27,6 +28,7 @@ OF_HYDRA = {  # settings that are not to be given, and why
     "hydra.callbacks.claim_folder": "it keeps a run from writing into another's folder",
     "hydra.runtime": "Hydra itself fills it in; name=… or hydra.run.dir=… says where a run lies",
     "hydra.overrides": "Hydra itself fills it in",
+    "hydra.sweeper.params": "type the settings themselves: -m NAME=VALUE,VALUE",
     "hydra.job.num": "Hydra itself fills it in",
     "hydra.job.id": "Hydra itself fills it in",
     "hydra.job.override_dirname": "Hydra itself fills it in",
@@ -51,8 +53,16 @@ def prepare(arguments: list[str]) -> list[str]:
 
 
 def _put_flags_first(arguments: list[str]) -> list[str]:
-    """Return the arguments with ``-m`` before the settings: Hydra takes no flag between them."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+    """Return the arguments with flags, and their values, before the settings: Hydra takes none in between."""
+    flags: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, has_value, _ = argument.partition("=")
+        (flags if name in (*SWEEPING[:2], *TAKING) else others).append(argument)
+        if name in TAKING and not has_value:
+            flags += [value for value in [next(rest, None)] if value is not None]
+    return [*flags, *others]
 
 
 def _refuse_of_hydra(arguments: list[str]) -> None:
@@ -82,6 +92,9 @@ def _refuse_unnamed(arguments: list[str]) -> None:
                 if isinstance(value, ChoiceSweep):
                     shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # it takes all of these
                 raise InputError(unknown_choice(group, shown))
+            if isinstance(choice, list) and len(choice) > 1 and group in ONE_EACH:
+                how = f"-m {group}={','.join(map(str, choice))} makes a run of each"
+                raise InputError(f"{override.input_line}: a run has one {group}; {how}")
 
 
 # Paths and names

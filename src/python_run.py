@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import make_run, refuse_others
@@ -17,7 +18,7 @@ from src.environment import together
 from src.errors import InputError
 from src.extras import check_loggers
 from src.places import expand_home, run_name, settle_data_dir
-from src.presets import check_presets
+from src.presets import check_presets, chosen, typed
 from src.records import write_settings
 from src.undo import keep_made, take_back
 
@@ -46,6 +47,7 @@ def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     check_loggers(cfg)
     if hydra is not None:  # otherwise nothing is known of the presets that made the config
         check_presets(hydra)
+        _refuse_of_hydra(hydra)
     if together(cfg.trainer):
         how = "several processes that train one model are started on the command line: python -m src.train"
         raise InputError(f"trainer.devices={show(cfg.trainer.devices)}: {how}")
@@ -59,6 +61,14 @@ def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     except Exception as error:
         take_back(error)
         raise
+
+
+def _refuse_of_hydra(hydra: DictConfig) -> None:
+    """Refuse what only Hydra's own start of a command would do."""
+    if hydra.mode == RunMode.MULTIRUN or dict(chosen(hydra)).get("sweep"):
+        raise InputError("a sweep is several runs: start it on the command line, python -m src.train sweep=… or -m …")
+    if own := [text for text in typed(hydra, "hydra") if "hydra.searchpath" not in text]:
+        raise InputError(f"{own[0]} has no effect in Python; name=… and paths.outputs=… say where a run lies")
 
 
 @contextmanager

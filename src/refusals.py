@@ -3,15 +3,26 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
-from lightning import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    DeviceStatsMonitor,
+    GradientAccumulationScheduler,
+    ProgressBar,
+    ThroughputMonitor,
+    WeightAveraging,
+)
 from omegaconf import DictConfig, OmegaConf
+from torch.nn import Module
+from torch.optim.swa_utils import AveragedModel
 
+from src.core.hints import parameters_of
 from src.devices import CPU, available
 from src.errors import InputError
-from src.models.base import refuse_sum_of_parts
+from src.models.base import is_fixed, refuse_sum_of_parts
 from src.validation import Part, found_class, parts
 
 ARGUMENTS = {  # of lightning.Trainer: who decides it instead
@@ -83,6 +94,9 @@ def _find_refused_callback(part: Part) -> Iterator[str]:
     for name, reason in CALLBACKS.items():
         if _is_a(kind, name):
             yield f"{part.name}: {name} cannot be used here: {reason}"
+    if _is_a(kind, "WeightAveraging"):
+        taken = {*parameters_of(kind), *signature(AveragedModel).parameters, "_target_"}
+        yield from (f"{part.name}.{key}: {target} takes no such setting" for key in part.settings if key not in taken)
     if _is_a(kind, "EMAWeightAveraging") and part.settings.get("update_starting_at_epoch") is not None:
         yield (
             f"{part.name}.update_starting_at_epoch: the average would change after it is validated; "
@@ -96,6 +110,32 @@ def _find_refused_callback(part: Part) -> Iterator[str]:
 def _is_a(kind: type, name: str) -> bool:
     """Return whether a class is one of Lightning's callbacks, or made from it."""
     return issubclass(kind, found_class(f"{_LIGHTNING}{name}"))  # type: ignore[arg-type]
+
+
+def refuse_unsuited(cfg: DictConfig, callbacks: Sequence[Callback], model: LightningModule) -> None:
+    """Refuse callbacks that lack what they need, of the model, of the loggers or of each other.
+
+    Raises:
+        InputError: naming the first, and what to use.
+    """
+    for kind in (ProgressBar, WeightAveraging):
+        if len(several := [type(each).__name__ for each in callbacks if isinstance(each, kind)]) > 1:
+            names = [str(key) for key, each in cfg.callbacks.items() if each and _is_made_from(each, kind)]
+            hint = f"; leave one out: ~callbacks.{names[0]}" if names else ""
+            raise InputError(f"{' and '.join(several)} do the same, and a run takes one{hint}")
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(model, "backbone", None), Module):
+            raise InputError(f"{name} freezes the model's backbone, and {type(model).__name__} has no such part")
+        if isinstance(callback, WeightAveraging) and is_fixed(model):
+            raise InputError(f"{name} averages weights, and {type(model).__name__} has none to learn")
+        if isinstance(callback, (DeviceStatsMonitor, ThroughputMonitor)) and not any(cfg.logger.values()):
+            raise InputError(f"{name} has nowhere to log; choose logger=tensorboard or another")
+
+
+def _is_made_from(settings: DictConfig, kind: type) -> bool:
+    found = found_class(settings._target_)
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def refuse_gradients(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:

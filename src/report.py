@@ -55,7 +55,9 @@ def _take_format(arguments: list[str]) -> tuple[str | None, list[str]]:
         InputError: if there is no such kind.
     """
     given = [argument for argument in arguments if argument.startswith("format=")]
-    form = given[-1].removeprefix("format=") if given else None
+    if len(given) > 1:
+        raise InputError(f"format is given twice, {' and '.join(given)}: give it once")
+    form = given[0].removeprefix("format=") if given else None
     if form is not None and form not in FORMATS:
         raise InputError(f"format={form}: it is one of {', '.join(FORMATS)}")
     return form, [argument for argument in arguments if argument not in given]

@@ -20,6 +20,7 @@ from src.core.storage import StorageError
 from src.devices import is_main_process
 from src.errors import DivergedError, InputError
 from src.events import flush_events, list_event_files
+from src.limits import refuse_interval
 from src.messages import input_error
 from src.models.base import SupervisedModule
 from src.monitor import spell_metric
@@ -49,6 +50,8 @@ class Results(Callback):
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
         self.trust = ""  # what a command adds that opens the run again
+        self.anew: list[str] = []  # settings that one that goes on with it gives
+        self.closed = ""  # why no command opens it
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
@@ -58,7 +61,6 @@ class Results(Callback):
     def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
-        keep_made()
         self.seed, self.monitor, self.mode = seed, monitor, mode
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.write_status("running")
@@ -98,6 +100,10 @@ class Results(Callback):
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
             write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_interval(trainer)
+        keep_made()  # all that Lightning and PyTorch may refuse has been looked at
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
@@ -177,7 +183,7 @@ class Results(Callback):
         return spell_again(sys.orig_argv[1:]) if resumed else self.resume_command()
 
     def resume_command(self) -> str:
-        return f"{spell_command('src.train', [f'resume={self.shown_folder()}'])}{self.trust}"
+        return f"{spell_command('src.train', [f'resume={self.shown_folder()}', *self.anew])}{self.trust}"
 
     def shown_folder(self) -> Path:
         """The folder as one would type it."""
@@ -202,8 +208,10 @@ class Results(Callback):
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
             *([look] if list_event_files(self.folder) else []),
-            f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}",
         ]
+        if self.closed:
+            return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed}"])
+        lines.append(f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}")
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
 
 

@@ -10,14 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.catalog import is_evaluation
-from src.configs import FILE, main_config, open_config
+from src.configs import FILE, WRITING, main_config, open_config
 from src.core.checks import PATH, complain, show
 from src.core.trust import take_trust
 from src.errors import InputError
 from src.startup import importing
 
 NAME = "resumed"  # the config's, as Hydra knows it
-WRITING = ("callbacks", "logger", "trainer")  # sections whose parts write files
 OTHER_CONFIGS = ("--config-p", "-cp", "--config-n", "-cn")  # flags, which may be shortened
 
 

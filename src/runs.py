@@ -90,7 +90,10 @@ def read_rows(outputs: Path) -> list[Row]:
     """
     runs, sweeps = outputs / "runs", outputs / "sweeps"
     if not (runs.is_dir() or sweeps.is_dir()):
-        raise InputError(f"{outputs}: there are no runs and no sweeps in it")
+        flag, _, value = str(outputs).partition("=")
+        hint = f"; did you mean --{flag} {value}?" if flag in ("filter", "sort") else ""
+        there = "there are no runs/ and no sweeps/ in it" if outputs.is_dir() else "there is no such folder"
+        raise InputError(f"{outputs}: {there}{hint}")
     found = dict.fromkeys(_find(runs, ".hydra/config.yaml"), _read_run)
     found |= dict.fromkeys(_find(sweeps, "multirun.yaml"), _read_sweep)
     return [_read_closed(folder) or read(folder) for folder, read in found.items()]

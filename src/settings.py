@@ -34,6 +34,7 @@ FOLDER = Check(
     lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= LONGEST_NAME,
     f"a folder's name, of at most {LONGEST_NAME} characters",
 )
+FILE = Check(lambda value: FOLDER.allows(value) and value != "", FOLDER.words.replace("folder", "file"))
 METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
     "the name of a metric of training or validation (the test has no say in a choice)",
@@ -263,7 +264,7 @@ TRAINER = {
     "trainer.enable_autolog_hparams": SWITCH,
     "trainer.reload_dataloaders_every_n_epochs": whole(0),
     "trainer.profiler": optional(either(one_of("simple", "advanced", "pytorch"), DICTIONARY)),
-    "trainer.profiler.filename": optional(FOLDER),
+    "trainer.profiler.filename": optional(FILE),
 }
 
 RECIPE = {

@@ -3,11 +3,9 @@
 from contextlib import suppress
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException
-
 from src.core.files import remove, remove_tree
 from src.core.storage import StorageError
-from src.messages import input_error
+from src.messages import can_be_mended, input_error
 
 OURS = (".hydra", ".lock", "provenance.json", "status.json")  # of a run that has not begun, beside its log
 
@@ -43,8 +41,7 @@ def may_take_back() -> bool:
 
 def take_back(error: BaseException) -> None:
     """Remove what this start has made, if the error is its user's to mend; a full disk is left as it is."""
-    told = error if isinstance(error, ConfigCompositionException) else input_error(error)
-    if not _folder or told is None or isinstance(told, StorageError):
+    if not _folder or not can_be_mended(error) or isinstance(input_error(error), StorageError):
         return
     folder = _folder.pop()
     with suppress(OSError, StorageError):

@@ -5,7 +5,7 @@ says, and one that only its class knows has to be of the type that the class ask
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from inspect import isroutine
 from os.path import isfile
@@ -174,7 +174,10 @@ def wrong_types(part: Part) -> list[str]:
     """Return which settings of a part that the table does not have are not what its class asks for."""
     found = found_class(part.settings["_target_"])
     hints = hints_of(found) if isinstance(found, type) else {}
-    shared = {key: value for key, value in part.settings.items() if _is_shared(part, key)}
+    functions = [key for key in part.settings if key.endswith("_fn") and key not in hints]
+    if part.name.startswith("callbacks."):  # some hand their settings on to what is not a callback
+        hints = {**hints, **dict.fromkeys(functions, Callable[..., Any])}
+    shared = {key: value for key, value in part.settings.items() if key in functions or _is_shared(part, key)}
     unknown = {key: value for key, value in shared.items() if f"{part.name}.{key}" not in CHECKS}
     return [
         f"{part.name}.{key}={show(value)} must be {spell(hints[key])}"
@@ -185,6 +188,8 @@ def wrong_types(part: Part) -> list[str]:
 
 def _stands_in(part: str, key: str, value: Any) -> bool:
     """Return whether a value stands for one that is known later."""
+    if part in MAY_BE_FUNCTIONS and isinstance(value, str) and "." in value:
+        return True  # a function's name
     return (value is None and key in FILLED_IN) or (part == "scheduler" and value in STAND_INS)
 
 

@@ -28,6 +28,10 @@ class Points(LightningDataModule):
     def test_dataloader(self):
         return DataLoader(self.points, self.batch_size)
 
+class Empty(Points):
+    def train_dataloader(self):
+        return DataLoader(self.points, 8, sampler=[])
+
 class Bare(LightningDataModule):
     def train_dataloader(self):
         return DataLoader(TensorDataset(torch.randn(32, 4)), 8, shuffle=True)
@@ -113,7 +117,7 @@ CHOICES = {
     "model/deeper": "_target_: plain.Deeper\ndepth: 2\nlr: 0.05",
     "model/boring": f"_target_: {BORING}.BoringModel",
     **{f"model/{name.lower()}": f"_target_: plain.{name}" for name in ("Classifier", "OfDicts", "GAN")},
-    **{f"data/{name.lower()}": f"_target_: plain.{name}" for name in ("Points", "Bare", "Streams")},
+    **{f"data/{name.lower()}": f"_target_: plain.{name}" for name in ("Points", "Empty", "Bare", "Streams")},
     "data/boring": f"_target_: {BORING}.BoringDataModule",
 }
 TWO = "trainer.max_epochs=2"
@@ -142,7 +146,7 @@ def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_
     assert metrics["best"] == min(row["val/loss"] for row in rows) == metrics["test/loss"]  # the same points
     (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
     assert "no pictures of samples (samples, decision_regions, misclassified)" in note
-    assert "optimizers are Classifier's own (optimizer and scheduler are not used)" in note
+    assert "optimizer and scheduler are Classifier's own: the settings are not used" in note
     assert [path.stem for path in (outcome.folder / "figures").iterdir()] == ["curves"]
     evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
     assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(metrics["best"])
@@ -197,6 +201,10 @@ def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(proje
     assert error == (
         "error: monitor=val/auc is never measured; this run measures train/acc, train/loss, val/acc, val/loss"
     )
+    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "monitor=train_los", cwd=project).error
+    assert "did you mean" not in error
+    error = run("src.train", *BARE, *mine(project, "gan", "bare"), "monitor=g_loss", cwd=project).error
+    assert error.startswith("error: monitor=g_loss is never measured, did you mean train/g_loss? this run measures")
     asked = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val_auc", "logger=none")
     error = run("src.train", *mine(project, "classifier", "points"), *asked, cwd=project).error
     assert "monitor=val_auc is never measured; this run measures" in error
@@ -207,6 +215,19 @@ def test_settings_that_a_module_does_not_take_are_refused(project: Path) -> None
     assert "optimizer.lr=0.5 has no effect: plain.Classifier makes its optimizer itself" in error
     error = run("src.train", *BARE, *mine(project, "mlp", "points"), cwd=project).error
     assert "src.models.mlp.MLP needs 'in_shape', 'num_classes', and 'task': give +model.NAME=" in error
+
+
+def test_a_data_set_without_a_batch_is_told(project: Path) -> None:
+    outcome = run("src.train", *BARE, *mine(project, "classifier", "empty"), "name=empty", cwd=project)
+    assert outcome.error == "error: Empty gives no batch: there is nothing to train on"
+    assert not (project / "outputs" / "runs" / "empty").exists()
+
+
+def test_its_validations_end_with_the_epoch_too(project: Path) -> None:
+    interval = ("+trainer.val_check_interval=3", "name=interval")
+    error = run("src.train", *BARE, *mine(project, "classifier", "points"), *interval, cwd=project).error
+    assert "after each 3 of 8 batches the last validation would come before the epoch's end" in error
+    assert not (project / "outputs" / "runs" / "interval").exists()
 
 
 def test_a_model_of_ours_takes_data_that_are_not(project: Path) -> None:

@@ -145,6 +145,15 @@ def sweep(*arguments: str, cwd: Path) -> Outcome:
     return run("src.train", "-m", *BARE, "trainer.max_epochs=1", *arguments, cwd=cwd)
 
 
+def test_hydras_flags_may_stand_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "noisy.yaml").write_text("defaults: [xor]\nnoise: 0.375\n")
+    for flags in (["--config-dir=mine"], ["--config-dir", "mine"], ["-cd", "mine"]):
+        outcome = run("src.train", "seed=3", *flags, "data=noisy", "-c", "job", "model.dropout=0.125", cwd=tmp_path)
+        assert outcome.code == 0, outcome.text
+        assert all(line in outcome.out for line in ("noise: 0.375", "dropout: 0.125", "seed: 3"))
+
+
 def test_a_sweep_names_its_folders_by_what_varies(tmp_path: Path) -> None:
     outcome = sweep("optimizer.lr=1e-2,1e-3", "model.hidden_size=[4,4],3", "model.dropout=0.1", cwd=tmp_path)
     assert outcome.code == 0

@@ -246,3 +246,22 @@ def test_where_no_command_trains_longer_it_is_said_why(settings: list[str], reas
 def test_a_limit_that_a_run_has_passed_is_refused(straight: Callable[..., Path], tmp_path: Path) -> None:
     error = run("src.train", f"resume={straight(*FOUR)}", "trainer.max_steps=22", cwd=tmp_path).error
     assert "has 40 steps already: trainer.max_steps=22 is less" in error
+
+
+CHECKPOINTS = "+callbacks.own={_target_:lightning.pytorch.callbacks.ModelCheckpoint,"
+
+
+def test_a_command_that_trains_longer_gives_the_places_that_a_folder_does_not_choose(tmp_path: Path) -> None:
+    outcome = quick(f"{CHECKPOINTS}dirpath:'a b',save_last:true}}", "trainer.max_epochs=1", "name=placed", cwd=tmp_path)
+    (line,) = [line for line in outcome.out.splitlines() if "train longer:" in line]
+    assert "'callbacks.own.dirpath=a b' trust=lightning trainer.max_epochs=2" in line
+    train(*shlex.split(line.partition("src.train ")[2]), cwd=tmp_path)
+    assert read_json(outcome.folder / "metrics.json")["epochs"] == 2
+    assert (tmp_path / "a b" / "last.ckpt").is_file()
+
+
+def test_where_no_command_opens_a_run_again_it_is_said_why(tmp_path: Path) -> None:
+    time = "train_time_interval:{_target_:datetime.timedelta,hours:1}}"
+    out = quick(f"{CHECKPOINTS}{time}", "trainer.max_epochs=1", cwd=tmp_path).out
+    assert "no command evaluates it or trains it longer: callbacks.own.train_time_interval._target_=datetime" in out
+    assert "evaluate it:" not in out and "train longer:" not in out

@@ -51,6 +51,22 @@ def test_a_run_is_evaluated_in_the_precision_that_it_was_tested_in(tmp_path: Pat
     assert 0 < abs(read_json(folder / "eval_test.json")["test/loss"] - tested) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["data=gate"], "there is no setting data: a run is evaluated with its own settings"),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: there is nothing to evaluate"),
+        (["trainer.limit_test_batches=0.5"], "trainer.limit_test_batches=0.5 has no effect with split=val"),
+        (["split=test", "trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 has no effect with split=test"),
+    ],
+)
+def test_a_limit_that_leaves_nothing_or_is_of_the_other_set_is_refused(
+    given: list[str], words: str, folder: Path, tmp_path: Path
+) -> None:
+    assert words in run("src.eval", f"run={folder}", *given, cwd=tmp_path).error
+    assert not list(folder.glob("eval_*"))
+
+
 def test_the_last_checkpoint_is_another_one(folder: Path, tmp_path: Path) -> None:
     evaluate(f"run={folder}", "checkpoint=last", cwd=tmp_path)
     result, metrics = read_json(folder / "eval_val.json"), read_json(folder / "metrics.json")

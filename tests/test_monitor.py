@@ -66,7 +66,18 @@ def test_a_metric_of_training_chooses_each_epoch(tmp_path: Path) -> None:
             ["monitor=val/acc", "data=cubic"],
             "monitor=val/acc is never measured; this run measures train/loss, val/loss",
         ),
-        (["monitor=val/acc", "data.val_size=0"], "train/acc, train/loss (there is no validation set)"),
+        (["monitor=val/acc", "data.val_size=0"], "train/loss (there is no validation set: data.val_size is 0)"),
+        (["monitor=val/acc", "trainer.limit_val_batches=0"], "validation set: trainer.limit_val_batches is 0)"),
+        (
+            ["callbacks=early_stopping", "trainer.limit_val_batches=0"],
+            "EarlyStopping needs a validation set: trainer.limit_val_batches is 0",
+        ),
+        (["+callbacks.own={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val_loss}"], "mean val/loss?"),
+        (["+callbacks.own={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: acc}"], "measured; this run"),
+        (
+            ["monitor=val/loss", "trainer.check_val_every_n_epoch=5", "trainer.max_epochs=2"],
+            "never measured: trainer.check_val_every_n_epoch=5 is more than trainer.max_epochs=2",
+        ),
         (["mode=max", "data.val_size=0"], "mode=max: there is no metric that chooses; give monitor=NAME, too"),
         (["monitor=test/acc"], "monitor=test/acc must be null or the name of a metric of training or validation"),
         (

@@ -15,6 +15,7 @@ from tests.command_line import Seen, history, quick, run, train
 from tests.models.test_steps import IN_CHUNKS, assert_the_same, said
 from tests.test_resume import assert_the_same_run
 
+FUNCTION = ("scheduler=exponential", "scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "~scheduler.gamma")
 PLAIN = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1", "trainer.limit_train_batches=3")
 ONCE = "trainer.max_epochs=1"
 
@@ -85,6 +86,9 @@ class Fused(MLP):
         (["scheduler=plateau", "scheduler.factor=1"], "scheduler.factor=1: torch.optim.lr_scheduler.ReduceLROnPlateau"),
         (["optimizer=lbfgs", "scheduler=one_cycle"], "set scheduler.cycle_momentum=false"),
         (["scheduler=cosine", "+trainer.max_time=00:01:00:00"], "under trainer.max_time total_steps is not known"),
+        ([*FUNCTION, "+scheduler.lr_lambda=math.sqrt"], "LambdaLR: its functions cannot be kept in a checkpoint"),
+        (["scheduler=cosine", "+scheduler.last_epoch=5"], "CosineAnnealingLR does not take these settings: "),
+        (["scheduler=cosine", "scheduler._target_=torch.optim.lr_scheduler.LRScheduler"], "scheduler.T_max"),
         (["scheduler=plateau", "data.val_size=0"], "scheduler.monitor: there is no validation set"),
         (["scheduler=plateau", "+scheduler.interval=step"], "scheduler.interval=step: val/acc is not measured at each"),
         (["scheduler=exponential", "+scheduler.monitor=val/loss"], "ExponentialLR watches no metric"),
@@ -160,7 +164,6 @@ SEQUENCE = (
     "+scheduler.schedulers=[{_target_:torch.optim.lr_scheduler.LinearLR,total_iters:total_steps},"
     "{_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:total_steps}]",
 )
-FUNCTION = ("scheduler=exponential", "scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "~scheduler.gamma")
 FACTORY = ("scheduler=exponential", "scheduler._target_=tests.test_optimizers.make_steps", "~scheduler.gamma")
 
 

@@ -189,6 +189,13 @@ def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(
         ("-m", "hydra.launcher.jobs=x", "seed=1,2"),
         ("-m", "data=gate,xor", "data.gate=xor"),
         ("-m", "hydra/sweeper=optuna", "model.dropout=3", "optimizer.lr=interval(0.1,0.2)"),
+        ("-m", "optimizer.lr=interval(0.1,0.2)"),
+        ("-m", "data=glob(zz*)"),
+        ("optimizer._target_=torch.optim.Adagrad",),
+        ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"),
+        ("+callbacks.x={_target_:lightning.pytorch.callbacks.Timer,duration:soon}",),
+        ("+callbacks.x={_target_:lightning.pytorch.callbacks.DeviceStatsMonitor,cpu_stats:false}",),
+        ("+callbacks.x._target_=lightning.pytorch.callbacks.RichProgressBar",),
     ],
 )
 def test_a_refused_command_leaves_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
@@ -221,6 +228,13 @@ def test_a_sweep_of_which_some_jobs_are_refused_runs_the_others(tmp_path: Path) 
         (("hydra.runtime.output_dir=x",), "hydra.runtime.output_dir=x: Hydra itself fills it in"),
         (("hydra.launcher.jobs=2",), "hydra.launcher.jobs=2 is for sweeps (-m, sweep=), and this is one run"),
         (("-m", "hydra.run.dir=x", "seed=1,2"), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…"),
+        (
+            ("-m", "hydra.sweep.dir='x/${seed}'", "seed=1,2"),
+            "a sweep has one folder, and seed varies; its jobs",
+        ),
+        (("-m", "hydra.sweep.dir='x/${data.batch_size}'", "data=xor,gate"), "one folder, and data.batch_size varies"),
+        (("-m", "hydra.sweeper.params={seed:'1,2'}"), "type the settings themselves: -m NAME=VALUE,VALUE"),
+        (("hydra.job.chdir=maybe",), "hydra.job.chdir=maybe does not fit (Value 'maybe' is not a valid bool"),
         (("-m", "hydra.sweep.subdir=x", "seed=1,2"), "begins with its number: '${hydra.job.num}_…'"),
         (("-m", "hydra.sweep.subdir=${hydra.job.num}/x", "seed=1,2"), "a job's folder lies in its sweep's"),
         (("-m", "hydra/launcher=vectorized", "hydra.job.chdir=true", "seed=1,2"), "its jobs share a process"),

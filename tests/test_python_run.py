@@ -17,7 +17,7 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
     train(compose("train", [*bare, "trainer.max_epochs=2"]))
     again = train(compose("train", [*bare, "trainer.max_epochs=3", "resume=outputs/runs/a-b"]))
     measured = evaluate(compose("eval", ["run=outputs/runs/a-b"]))
-    for overrides in bare, ["optimizer.lr=-1"], ["experiment=[xor,wheat]"]:
+    for overrides in bare, ["optimizer.lr=-1"], ["experiment=[xor,wheat]"], ["sweep=xor"], ["hydra.run.dir=x"]:
         try:
             train(compose("train", overrides, return_hydra_config=True))
         except InputError as error:
@@ -45,6 +45,8 @@ def test_a_composed_config_trains_as_the_command_line_does(tmp_path: Path) -> No
     assert "outputs/runs/a-b is there already" in refused[0]
     assert "optimizer.lr=-1 must be a number above 0" in refused[1]
     assert "experiment=xor is for data=xor, optimizer=sgd and experiment=wheat for" in refused[2]
+    assert "a sweep is several runs: start it on the command line" in refused[3]
+    assert "hydra.run.dir=x has no effect in Python; name=… and paths.outputs=…" in refused[4]
     assert [path.name for path in (tmp_path / "outputs" / "runs").iterdir()] == ["a-b"]
     assert "best epoch" in told and "best epoch" in (tmp_path / "outputs/runs/a-b/train.log").read_text()
     alone = quick("trainer.max_epochs=3", "name=c", cwd=tmp_path).metrics

@@ -8,14 +8,15 @@ from unittest import mock
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch import callbacks
 from omegaconf import OmegaConf
 
 from src.build import plain_trainer
 from src.errors import InputError
+from src.messages import ADDED
 from src.refusals import ARGUMENTS, CALLBACKS, refuse
-from tests.command_line import BARE, quick, run, train
+from tests.command_line import BARE, CONF, quick, run, train
 
 LIGHTNING = "lightning.pytorch.callbacks"
 DDP = "lightning.pytorch.strategies.DDPStrategy"
@@ -74,6 +75,11 @@ def test_each_of_trainers_arguments_is_either_honoured_or_refused() -> None:
     assert sorted([*HONOURED, *ARGUMENTS]) == sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
 
 
+def test_those_that_the_configs_do_not_have_are_known_to_be_added() -> None:
+    there = {name for path in (CONF / "trainer").glob("*.yaml") for name in OmegaConf.load(path)}
+    assert sorted(ADDED) == sorted(set(HONOURED) - there)
+
+
 @pytest.mark.parametrize("name", HONOURED)
 def test_an_argument_reaches_the_trainer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "0")):
@@ -105,6 +111,22 @@ def test_a_setting_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch
         refuse(OmegaConf.create({}))
 
 
+def own(callback: str) -> str:
+    return f"+callbacks={{own: {{_target_: {LIGHTNING}.{callback}}}}}"
+
+
+class Faulty(Callback):
+    def __init__(self) -> None:
+        _ = 1 / 0
+
+
+class Late(Callback):
+    """Accumulates gradients, and tells nobody beforehand."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.accumulate_grad_batches = 2
+
+
 class OwnFinder(callbacks.LearningRateFinder):
     """One made from Lightning's."""
 
@@ -124,6 +146,26 @@ class OwnFinder(callbacks.LearningRateFinder):
         ("+trainer.max_time={second: 2}", "must be null or a time as DD:HH:MM:SS or {weeks: …, days: …"),
         ("+trainer.max_time={seconds: 0}", "more than no time at all"),
         ("+trainer.gradient_clip_algorithm=nrm", "must be null, norm or value"),
+        (
+            own("LambdaCallback, on_train_end: builtins.print"),
+            "callbacks.own.on_train_end=builtins.print must be a function",
+        ),
+        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (of which a setting cannot"),
+        (own("ThroughputMonitor, batch_size_fn: len"), "callbacks.own.batch_size_fn=len must be a function"),
+        (
+            own("WeightAveraging, decay: 0.9"),
+            "callbacks.own.decay: lightning.pytorch.callbacks.WeightAveraging takes no s",
+        ),
+        (own("BackboneFinetuning"), "BackboneFinetuning freezes the model's backbone, and MLP has no such part"),
+        (
+            own("Timer, interval: days"),
+            "callbacks.own: lightning.pytorch.callbacks.Timer does not take these settings: Uns",
+        ),
+        (own("EMAWeightAveraging, decay: 2"), "does not take these settings: Invalid decay value 2"),
+        (own("DeviceStatsMonitor, cpu_stats: false"), "DeviceStatsMonitor has nowhere to log; choose logger="),
+        (own(f"WeightAveraging}}, two: {{_target_: {LIGHTNING}.EMAWeightAveraging"), "leave one out: ~callbacks.own"),
+        (f"+callbacks.own._target_={__name__}.Faulty", "Faulty cannot be made (ZeroDivisionError: division by zero); "),
+        (f"+callbacks.own._target_={__name__}.Late", "a callback set trainer.accumulate_grad_batches to 2 while steps"),
     ],
 )
 def test_it_is_told_in_one_line_before_training(given: str, words: str, tmp_path: Path) -> None:

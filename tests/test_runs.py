@@ -89,4 +89,6 @@ def test_damaged_files_are_named_and_leave_cells_empty(outputs: Path) -> None:
 
 def test_folder_without_runs_is_told_in_one_line(tmp_path: Path) -> None:
     outcome = list_runs("nowhere", cwd=tmp_path)
-    assert outcome.error == "error: nowhere: there are no runs and no sweeps in it"
+    assert outcome.error == "error: nowhere: there is no such folder"
+    error = run("src.runs", "filter=mnist", cwd=tmp_path).error
+    assert error == "error: filter=mnist: there is no such folder; did you mean --filter mnist?"

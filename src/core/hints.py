@@ -1,7 +1,7 @@
 """Types of a class's settings, as its constructors are annotated, and whether plain values are of them."""
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from inspect import unwrap
@@ -51,6 +51,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and (not inner or all(any(fits(item, each) for each in inner) for item in value))
     if origin in DICTIONARIES:
         return isinstance(value, dict)
+    if origin is Callable:
+        return isinstance(value, dict) and "_target_" in value
     if hint in WORDS or not isinstance(hint, type):
         return hint not in WORDS or isinstance(value, hint)
     return isinstance(value, hint) or (isinstance(value, dict) and "_target_" in value)
@@ -67,4 +69,6 @@ def spell(hint: Any) -> str:
         return "a list"
     if origin in DICTIONARIES:
         return "a dictionary"
+    if origin is Callable:
+        return "a function (of which a setting cannot be the name: it takes a class of your own)"
     return WORDS.get(hint) or f"an object of {getattr(hint, '__name__', hint)}"

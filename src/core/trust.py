@@ -142,8 +142,14 @@ def _check_settings(content: Any, rules: Rules) -> None:
         *above, name = key.split(".")
         if TARGET in above or any(OF_HYDRA.fullmatch(part) and part != TARGET for part in (*above, name)):
             raise ValueError(f"{key}={show(value)}: a folder does not say how classes are made")
-        if above and above[0] in rules.writing and _says_where(name, value):
-            raise ValueError(f"{key}={show(value)}: a folder chooses no place elsewhere; to resume give that anew")
+    for key, value in find_places(content, rules.writing).items():
+        raise ValueError(f"{key}={show(value)}: a folder chooses no place elsewhere; to resume give that anew")
+
+
+def find_places(content: Any, writing: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings in some sections that say where files lie, by their full names."""
+    settings = {key: value for key, value in _settings(content) if key.split(".")[0] in writing and "." in key}
+    return {key: value for key, value in settings.items() if _says_where(key.rpartition(".")[2], value)}
 
 
 def _says_where(name: str, value: Any) -> bool:

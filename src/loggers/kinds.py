@@ -46,8 +46,9 @@ class Kind:
         return {}
 
     def begin(self, logger: Any, start: Start) -> None:
-        """Open a logger, so that what hinders it is told before training."""
-        _ = logger.experiment
+        """Open a logger, so that what hinders it is told before training; one of one's own may have nothing to open."""
+        if hasattr(type(logger), "experiment"):
+            _ = logger.experiment
 
     def log_config(self, logger: Any, cfg: DictConfig) -> None:
         """Log a run's settings."""

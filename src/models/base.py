@@ -334,3 +334,8 @@ def divergence(loss: float, step: int, epoch: int) -> str:
     """What to tell of a loss that is not finite."""
     how = "lower optimizer.lr or set trainer.gradient_clip_val"
     return f"the loss became {loss} at step {step} (epoch {epoch}): {how}"
+
+
+def is_fixed(model: LightningModule) -> bool:
+    """Return whether a model of ours has no weights that are learned."""
+    return isinstance(model, SupervisedModule) and not any(weight.requires_grad for weight in model.parameters())

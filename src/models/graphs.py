@@ -39,7 +39,7 @@ class GraphStep:
 
     def __init__(self, optimizer: Optimizer, take: Callable[[Samples, Prepare], None], noted: list[Noted]) -> None:
         self.optimizer, self.take, self.noted = optimizer, take, noted
-        self.works, self.taken = True, 0
+        self.works, self.told, self.taken = True, False, 0
         self.settings: list[Any] = []
         self.batch: Samples | None = None  # what the recorded step reads
         self.results: Noted | None = None  # where it writes
@@ -82,8 +82,9 @@ class GraphStep:
             told = "steps: launched one by one, for this one cannot be recorded as a CUDA graph (%s)"
             log.warning(told, str(error).splitlines()[0])
         else:
-            if is_main_process():
-                log.debug("steps: recorded as a CUDA graph")
+            if is_main_process() and not self.told:
+                log.info("steps: recorded as a CUDA graph after the first %d", AFTER)
+            self.told = True
         del self.noted[before:]
 
     def _take_recorded(self, prepare: Prepare) -> None:

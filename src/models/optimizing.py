@@ -173,6 +173,11 @@ def _schedule(settings: Settings, optimizer: Optimizer, total: int | None) -> LR
     made: LRScheduler = _make("scheduler", target, *given, **own)
     if not isinstance(made, LRScheduler):
         raise InputError(f"scheduler: {target} makes no schedule of the learning rate, but {type(made).__name__}")
+    try:
+        made.state_dict()
+    except AttributeError as error:
+        told = "its functions cannot be kept in a checkpoint; give some that are written in Python"
+        raise InputError(f"scheduler: {target}: {told} ({error})") from error
     return made
 
 

@@ -19,6 +19,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from src.data.base import Chunk, Samples
 from src.devices import small_step
+from src.errors import InputError
 from src.models.graphs import GraphStep, can_record
 from src.models.optimizing import is_planned
 
@@ -105,6 +106,7 @@ def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
 def take_steps(model: Any, chunk: Chunk) -> None:
     """An optimiser step for each batch of a chunk, in order."""
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
+    refuse_late(trainer)
     step, results, count = choose_step(model, optimizer), trainer._results, 0
     for batch in chunk.parts():
         if trainer.received_sigterm:
@@ -122,6 +124,18 @@ def take_steps(model: Any, chunk: Chunk) -> None:
         for config in trainer.lr_scheduler_configs:
             if (trainer.current_epoch + 1) % config.frequency == 0:
                 config.scheduler.step()
+
+
+def refuse_late(trainer: Any) -> None:
+    """Refuse ways to take steps that a callback has chosen after training began, which steps in chunks do not have.
+
+    Raises:
+        InputError: naming the setting to choose them with.
+    """
+    for name, value in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
+        if (chosen := getattr(trainer, name)) != value:
+            how = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
+            raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {how}")
 
 
 def choose_step(model: Any, optimizer: Any) -> Callable[[Samples, Callable[[Tensor], Tensor]], None]:

@@ -11,6 +11,7 @@ from src.data.base import Samples
 from src.devices import sum_type
 from src.models.base import SupervisedModule
 from src.models.losses import LOSSES, gradient
+from src.stacking.draws import Draws
 from src.stacking.feed import Feed
 from src.stacking.gradients import ByAutograd, Gradients, WrittenOut, plain_layers
 from src.stacking.schedules import Schedules
@@ -83,9 +84,10 @@ class Stack:
         self.thetas = [tied(group) for group in groups]
         self.updates = self.schedules.updates(self.thetas)
         self.generators = [torch.Generator(feed.device) for _ in models]
+        self.draws = None if feed.device.type == "cpu" else Draws(feed.device)
         for layer in self.net.modules():
             if isinstance(layer, WideDropout):
-                layer.generators = self.generators
+                layer.generators, layer.draws = self.generators, self.draws
         self.smoothing = [model.label_smoothing for model in models]
         self.penalties = [self.column([getattr(model, name) for model in models]) for name in ("l1", "l2")]
         self.penalised = any(bool(penalty.any()) for penalty in self.penalties)
@@ -108,8 +110,11 @@ class Stack:
     def train_epoch(self) -> Epoch:
         """Train on all batches once."""
         self.net.train()
-        for seed, generator in zip(self.seeds, self.generators, strict=True):
-            generator.manual_seed(seed_of_epoch(seed, self.epoch))
+        seeds = [seed_of_epoch(seed, self.epoch) for seed in self.seeds]
+        for seed, generator in zip(seeds, self.generators, strict=True):
+            generator.manual_seed(seed)
+        if self.draws is not None:
+            self.draws.restart(seeds)
         numbers, count = self.schedules.epoch(len(self.feed)), len(self.feed)
         plans = [update.steps(mine, self.steps, count) for update, mine in zip(self.updates, numbers, strict=True)]
         watched = Watched(self, self.every)

@@ -48,6 +48,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "callbacks.early_stopping.mode": (str,),
     "name": (str, int, float, bool),
     "threads": (int,),
+    "data_on_device": (bool,),
     "compile": (str,),
     "resume": (str,),
     "rerun": (str,),
@@ -72,6 +73,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 NULL_TOO = (  # and all whose default is null
     *("seed", "data.order_seed", "trainer.precision", "trainer.profiler.filename", "logger.csv.version"),
+    "optimizer.line_search_fn",
 )
 OF_PATHS = (
     *("name", "run", "resume", "ckpt_path", "checkpoint"),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -56,6 +56,26 @@ class Notes(Logger):
 
 SETTINGS = ("logger=[tensorboard,csv]", f"+logger.notes._target_={__name__}.Notes")
 SHORT = ("trainer.max_epochs=2", "callbacks=default", "~callbacks.decision_regions")
+
+
+class Plain(Logger):
+    """As Lightning's documentation has one: without ``experiment``."""
+
+    name, version = "plain", "0"
+    told: ClassVar[list[Any]] = []
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.told.append(params["optimizer"]["lr"])
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.told.append(sorted(metrics))
+
+
+def test_a_logger_of_ones_own_needs_no_experiment(tmp_path: Path) -> None:
+    Plain.told.clear()
+    train("callbacks=none", "logger=none", f"+logger.own._target_={__name__}.Plain", SHORT[0], cwd=tmp_path)
+    assert Plain.told[0] == 0.01
+    assert ["epoch", "val/acc", "val/loss"] in Plain.told
 
 
 @pytest.fixture(scope="module")

@@ -351,3 +351,15 @@ def test_the_trainers_precision_does_not_change_the_neighbours(precision: str, t
     other = quick(NEAREST, "data=xor", "data.noise=0.5", f"trainer.precision={precision}", cwd=tmp_path)
     assert 0.5 < plain.metrics["test/acc"] < 1.0
     assert other.metrics["test/acc"] == plain.metrics["test/acc"]
+
+
+def test_settings_that_it_has_no_use_for_are_told_and_an_average_of_its_weights_is_refused(tmp_path: Path) -> None:
+    settings = ("model=nearest_neighbor", "trainer.max_epochs=1")
+    out = quick(*settings, "optimizer.lr=0.5", "scheduler=cosine", cwd=tmp_path).out
+    told = (
+        "note: NearestNeighbor has no weights to learn, and these settings no effect: optimizer.lr=0.5 scheduler=cosine"
+    )
+    assert told in out
+    assert "no effect" not in quick(*settings, "seed=1", cwd=tmp_path).out
+    average = "+callbacks.average._target_=lightning.pytorch.callbacks.WeightAveraging"
+    assert "averages weights, and NearestNeighbor has none" in run("src.train", *settings, average, cwd=tmp_path).error

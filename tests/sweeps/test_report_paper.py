@@ -69,3 +69,6 @@ def test_the_command_draws_what_format_asks_for(
     monkeypatch.setattr(sys, "argv", ["report", str(grid), "format=png"])
     with pytest.raises(SystemExit, match=r"error: format=png: it is one of pdf, svg"):
         main()
+    monkeypatch.setattr(sys, "argv", ["report", str(grid), "format=pdf", "format=svg"])
+    with pytest.raises(SystemExit, match=r"error: format is given twice, format=pdf and format=svg"):
+        main()

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.core.files import write_text
 from src.errors import InputError
+from src.messages import unknown_choice
 
 
 class SweepLauncher(Launcher):
@@ -154,7 +155,9 @@ def list_values(override: Override) -> list[str]:
         return [f"{key}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():
         raise HydraException(f"{override.input_line} has no end: hydra/sweeper=optuna takes it, else give values")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not (values := list(override.sweep_string_iterator())):
+        raise InputError(unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
+    return [f"{key}={value}" for value in values]
 
 
 GRID = BasicSweeperConf(_target_="hydra_plugins.thunderhead.GridSweeper")
