@@ -19,12 +19,12 @@ TOLD = "there is not enough memory{}: take a smaller model or data.batch_size"
 
 
 class Fail(Callback):
-    """Raises what stands here, as training begins."""
+    """Raises what stands here, as an epoch begins."""
 
     SETTING = "+callbacks.fail._target_=tests.test_memory.Fail"
     error: Exception
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         raise Fail.error
 
 

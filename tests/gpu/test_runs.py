@@ -19,11 +19,11 @@ RATE, CLIP = 1.0, 0.01
 
 
 class Exhaust(Callback):
-    """Asks for more memory than any device has, as training begins."""
+    """Asks for more memory than any device has, as an epoch begins."""
 
     SETTING = "+callbacks.exhaust._target_=tests.gpu.test_runs.Exhaust"
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.empty(2**46, dtype=torch.uint8, device=pl_module.device)
 
 
