@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.nn.parameter import is_lazy
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, in_sweep
@@ -59,7 +60,7 @@ class Results(Callback):
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
         self.seed, self.monitor, self.mode = seed, monitor, mode
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.parameters = count_parameters(model)
         self.write_status("running")
 
     @property
@@ -100,7 +101,11 @@ class Results(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_interval(trainer)
+        self.parameters = count_parameters(pl_module)  # again: some models make them late
         keep_made()  # all that Lightning and PyTorch may refuse has been looked at
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parameters = count_parameters(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
@@ -212,6 +217,11 @@ class Results(Callback):
             return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed}"])
         lines.append(f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}")
         return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
+
+
+def count_parameters(model: LightningModule) -> int:
+    """Return how many numbers a model's parameters are; those without a size yet count for none."""
+    return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
 
 
 def asked_for(error: Exception) -> str:
