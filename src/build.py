@@ -79,7 +79,10 @@ def make(group: str, settings: Any, **given: Any) -> Any:
             raise InputError(f"{group}: {settings['_target_']} takes no settings") from error
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise InputError(f"{group} needs a package that is not installed: {error.__cause__}") from error
-        raise InputError(f"{group}: {_tell_unmade(settings, error.__cause__ or error)}") from error
+        cause = error.__cause__ or error
+        if isinstance(cause, (InputError, MemoryError, OSError)) or "memory" in str(cause):
+            raise  # what it is stands there already, or is told by what looks after memory and files
+        raise InputError(f"{group}: {_tell_unmade(settings, cause)}") from error
 
 
 def _tell_unmade(settings: Mapping[str, Any], cause: BaseException) -> str:

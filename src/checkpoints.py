@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from torch.nn.parameter import is_lazy
 
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.history import History
@@ -149,6 +150,10 @@ class RunCheckpoint(Checkpoint):
         self._replaced = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best_model_score is None and any(self.monitor in row for row in self.history.rows):
+            log.warning(
+                "%s was NaN in each epoch, so it has chosen none: the last one's weights are kept", self.monitor
+            )
         if not are_equal(self._kept, dict(pl_module.named_parameters())):
             log.warning(
                 "%s changed the weights after the last checkpoint: that has no effect, since what is kept is tested",
@@ -299,12 +304,14 @@ def check_fit(module: torch.nn.Module, state: dict[str, Any], path: str | Path) 
     Raises:
         InputError: if names, shapes or kinds of numbers differ.
     """
+    if isinstance(module, LightningModule):
+        module.configure_model()  # some make their parts there; Lightning asks that it may be called again
     own = module.state_dict()
     for key in [*own, *state]:
         if key not in state or key not in own:
             where = "the checkpoint lacks it" if key not in state else "the model lacks it"
             raise InputError(f"checkpoint {path} does not fit the model: {key} ({where})")
-        if key.endswith("_extra_state"):  # of extra state any size fits
+        if key.endswith("_extra_state") or is_lazy(own[key]):  # any size fits
             continue
         here, there = _describe(own[key]), _describe(state[key])
         if here != there:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from src.environment import SHARE_OF_GPU, Place, cores, memory
 from src.errors import InputError
@@ -172,6 +173,8 @@ def within_memory(kind: str) -> Iterator[None]:
 
     def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter) -> None:
         nonlocal needed
+        if is_lazy(weight):
+            return  # it has no size yet
         needed += weight.numel() * weight.element_size() * (2 if kind == CPU else 1)  # a gradient for each
         if needed > memory():
             raise InputError(
@@ -191,7 +194,7 @@ def suit_memory(module: torch.nn.Module, kind: str) -> None:
 
     A step of the default CNN on 128 CIFAR-10 images: 1.5 times on two CPU threads.
     """
-    if kind in (CUDA, CPU):
+    if kind in (CUDA, CPU) and not any(map(is_lazy, module.parameters())):
         module.to(memory_format=torch.channels_last)
 
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import (
     ThroughputMonitor,
     WeightAveraging,
 )
+from lightning.pytorch.profilers import PyTorchProfiler
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel
@@ -44,6 +46,10 @@ ARGUMENTS = {  # of lightning.Trainer: who decides it instead
 _OF_THE_SHELL = "PL_TRAINER_"  # variables that Lightning's Trainer takes settings from, and no config tells of
 _LIGHTNING = "lightning.pytorch.callbacks."
 _AVERAGING = f"use {_LIGHTNING}WeightAveraging or EMAWeightAveraging, whose weights are validated, kept and tested"
+_HANDED_ON: dict[type, tuple[Any, ...]] = {  # classes that take any setting and hand it on, and to what
+    WeightAveraging: (AveragedModel,),
+    PyTorchProfiler: (torch.profiler.profile, torch.autograd.profiler.profile, torch.autograd.profiler.emit_nvtx),
+}
 CALLBACKS = {
     "StochasticWeightAveraging": f"its average is made after the last checkpoint, and is not tested; {_AVERAGING}",
     "ModelPruning": (
@@ -82,8 +88,20 @@ def find_refused(settings: Mapping[str, Any]) -> Iterator[str]:
         if name in ARGUMENTS:
             yield f"trainer.{name} is no setting here: {ARGUMENTS[name]}"
     for part in parts(settings):
+        yield from _find_unknown(part)
         if part.name.startswith("callbacks."):
             yield from _find_refused_callback(part)
+
+
+def _find_unknown(part: Part) -> Iterator[str]:
+    """Yield the settings that a class of Lightning's takes only to hand them on, and that nothing knows there."""
+    target = part.settings.get("_target_") if isinstance(part.settings, Mapping) else None
+    kind = found_class(target) if isinstance(target, str) else None
+    for theirs, receivers in _HANDED_ON.items():
+        if isinstance(kind, type) and issubclass(kind, theirs):
+            known = {name for receiver in receivers for name in signature(receiver).parameters}
+            unknown = [key for key in part.settings if key not in {*known, *parameters_of(kind), "_target_"}]
+            yield from (f"{part.name}.{key}: {target} takes no such setting" for key in unknown)
 
 
 def _find_refused_callback(part: Part) -> Iterator[str]:
@@ -94,9 +112,6 @@ def _find_refused_callback(part: Part) -> Iterator[str]:
     for name, reason in CALLBACKS.items():
         if _is_a(kind, name):
             yield f"{part.name}: {name} cannot be used here: {reason}"
-    if _is_a(kind, "WeightAveraging"):
-        taken = {*parameters_of(kind), *signature(AveragedModel).parameters, "_target_"}
-        yield from (f"{part.name}.{key}: {target} takes no such setting" for key in part.settings if key not in taken)
     if _is_a(kind, "EMAWeightAveraging") and part.settings.get("update_starting_at_epoch") is not None:
         yield (
             f"{part.name}.update_starting_at_epoch: the average would change after it is validated; "

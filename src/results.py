@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.nn.parameter import is_lazy
 
 from src.callbacks.history import History
 from src.cli import INTERRUPTED, TERMINATED, in_sweep
@@ -62,7 +63,7 @@ class Results(Callback):
         """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
         self.begun = True
         self.seed, self.monitor, self.mode = seed, monitor, mode
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.parameters = count_parameters(model)
         self.write_status("running")
 
     @property
@@ -103,7 +104,11 @@ class Results(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_interval(trainer)
+        self.parameters = count_parameters(pl_module)  # again: some models make them late
         keep_made()  # all that Lightning and PyTorch may refuse has been looked at
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parameters = count_parameters(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
@@ -242,6 +247,11 @@ def beyond_device(error: Exception) -> tuple[str, InputError] | None:
 
 def not_enough_memory(error: Exception) -> InputError:
     return InputError(f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size")
+
+
+def count_parameters(model: LightningModule) -> int:
+    """Return how many numbers a model's parameters are; those without a size yet count for none."""
+    return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
 
 
 def asked_for(error: Exception) -> str:

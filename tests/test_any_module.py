@@ -81,6 +81,25 @@ class Classifier(LightningModule):
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), self.hparams.lr)
 
+class Late(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2))
+    def setup(self, stage):
+        self.net(torch.zeros(1, 4))
+
+class Configured(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.net = None
+    def configure_model(self):
+        if self.net is None:
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+class Lost(Classifier):
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", torch.tensor(float("nan")))
+
 class Deeper(Classifier):
     def __init__(self, depth, **settings):
         super().__init__(**settings)
@@ -116,7 +135,10 @@ CHOICES = {
     "model/autoencoder": f"_target_: plain.AutoEncoder\n{NET}",
     "model/deeper": "_target_: plain.Deeper\ndepth: 2\nlr: 0.05",
     "model/boring": f"_target_: {BORING}.BoringModel",
-    **{f"model/{name.lower()}": f"_target_: plain.{name}" for name in ("Classifier", "OfDicts", "GAN")},
+    **{
+        f"model/{name.lower()}": f"_target_: plain.{name}"
+        for name in ("Classifier", "OfDicts", "GAN", "Lost", "Late", "Configured")
+    },
     **{f"data/{name.lower()}": f"_target_: plain.{name}" for name in ("Points", "Empty", "Bare", "Streams")},
     "data/boring": f"_target_: {BORING}.BoringDataModule",
 }
@@ -208,6 +230,22 @@ def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(proje
     asked = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val_auc", "logger=none")
     error = run("src.train", *mine(project, "classifier", "points"), *asked, cwd=project).error
     assert "monitor=val_auc is never measured; this run measures" in error
+
+
+def test_a_metric_that_is_never_a_number_is_told_to_choose_nothing(project: Path) -> None:
+    outcome = quick(*mine(project, "lost", "points"), TWO, cwd=project)
+    assert "val/loss was NaN in each epoch, so it has chosen none: the last one's weights are kept" in outcome.out
+    assert outcome.metrics["best_epoch"] == 2
+
+
+@pytest.mark.parametrize("model", ["late", "configured"])
+def test_a_module_may_make_its_weights_late(model: str, project: Path) -> None:
+    outcome = quick(*mine(project, model, "points"), TWO, cwd=project)
+    assert outcome.metrics["parameters"] == (4 + 1) * 8 + (8 + 1) * 2
+    evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
+    assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(outcome.metrics["best"])
+    train(f"resume={outcome.folder}", "trust=plain", "trainer.max_epochs=3", cwd=project)
+    assert outcome.metrics["epochs"] == 3
 
 
 def test_settings_that_a_module_does_not_take_are_refused(project: Path) -> None:

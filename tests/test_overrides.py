@@ -191,6 +191,7 @@ def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(
         ("-m", "hydra/sweeper=optuna", "model.dropout=3", "optimizer.lr=interval(0.1,0.2)"),
         ("-m", "optimizer.lr=interval(0.1,0.2)"),
         ("-m", "data=glob(zz*)"),
+        ("-m", "hydra/sweeper=optuna", "data=glob(zz*)", "optimizer.lr=interval(0.1,0.2)"),
         ("optimizer._target_=torch.optim.Adagrad",),
         ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"),
         ("+callbacks.x={_target_:lightning.pytorch.callbacks.Timer,duration:soon}",),

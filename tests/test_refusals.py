@@ -143,6 +143,10 @@ class OwnFinder(callbacks.LearningRateFinder):
         (f"+callbacks.stats._target_={LIGHTNING}.DeviceStatsMonitor", "use callbacks.stats.cpu_stats=false"),
         *[(f"trainer.strategy={name}", "must be auto, ddp, ") for name in ("ddp_spawn", "ddp_notebook", "fsdp")],
         (f"+trainer.strategy={{_target_: {DDP}, start_method: fork}}", "use trainer.strategy=ddp, which starts the"),
+        (
+            "trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, record_shape: true}",
+            "trainer.profiler.record_shape: lightning.pytorch.profilers.PyTorchProfiler takes no such setting",
+        ),
         ("+trainer.max_time={second: 2}", "must be null or a time as DD:HH:MM:SS or {weeks: …, days: …"),
         ("+trainer.max_time={seconds: 0}", "more than no time at all"),
         ("+trainer.gradient_clip_algorithm=nrm", "must be null, norm or value"),

@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from src.callbacks.counting import name_epoch
 from src.devices import is_main_process
 from src.monitor import spell_metric
 
@@ -90,7 +91,7 @@ class History(Callback):
         level = logging.INFO if due and not sys.stderr.isatty() else logging.DEBUG
         self.told = time.monotonic() if due else self.told
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
-        log.log(level, "epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, numbers)
+        log.log(level, "%s  %s", name_epoch(trainer), numbers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ended = time.monotonic()

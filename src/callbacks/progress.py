@@ -8,9 +8,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from tqdm.auto import tqdm
 from tqdm.contrib import DummyTqdmFile
+
+from src.callbacks.counting import count_all, count_batches, is_chunked, name_epoch
 
 FORMAT = "{desc} |{bar:10}| {n:>{width}}/{total_fmt} batches, {elapsed}, {remaining} left{postfix}"
 
@@ -31,6 +33,8 @@ class Progress(ProgressBar):
         self.refresh_rate = refresh_rate
         self.shown = _has_screen()
         self.bar: Any = None
+        self.format = FORMAT
+        self.timer: Timer | None = None
         self.around = ExitStack()  # what the bar changes while it is there
 
     def enable(self) -> None:
@@ -42,13 +46,14 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.shown:
             return
-        total = _count_all(trainer)
+        total = count_all(trainer)
         self.around.enter_context(_log_above_bars())
+        self.timer, self.format = _find_timer(trainer), FORMAT.replace("{width}", str(len(str(total or ""))))
         self.bar = tqdm(
             total=total,
-            desc=_name_epoch(trainer),
-            initial=trainer.current_epoch * _count_batches(trainer) if total else 0,
-            bar_format=FORMAT.replace("{width}", str(len(str(total or "")))),
+            desc=name_epoch(trainer),
+            initial=trainer.current_epoch * count_batches(trainer) if total else 0,
+            bar_format=self.format,
             dynamic_ncols=True,
             leave=False,
             file=sys.stderr,
@@ -56,17 +61,19 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(_name_epoch(trainer))
+            self.bar.set_description_str(name_epoch(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.bar is None:
             return
-        per_epoch, chunked = _count_batches(trainer), _is_chunked(trainer)
+        per_epoch, chunked = count_batches(trainer), is_chunked(trainer)
         done: int = pl_module.batches if chunked else batch_idx + 1  # type: ignore[assignment]
         if chunked or done % self.refresh_rate == 0 or done == per_epoch:
             before = trainer.current_epoch * per_epoch
+            if self.timer is not None:
+                self.bar.bar_format = self.format.replace("{remaining}", _tell_left(self.bar, self.timer))
             self.bar.set_postfix_str(_fit(_format(self.get_metrics(trainer, pl_module)), self.bar), refresh=False)
             self.bar.update(before + done - self.bar.n)
 
@@ -110,32 +117,18 @@ def _has_screen() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def _is_chunked(trainer: Trainer) -> bool:
-    """Return whether a batch of Lightning's is several of the data module's."""
-    return hasattr(trainer.train_dataloader, "batches")
+def _find_timer(trainer: Trainer) -> Timer | None:
+    """Return what ends training after a time, if something does."""
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    return next((each for each in timers if each.time_remaining() is not None), None)
 
 
-def _count_batches(trainer: Trainer) -> int:
-    """Return how many batches an epoch has; 0 if that is not known."""
-    if _is_chunked(trainer):
-        return len(trainer.train_dataloader.batches)  # type: ignore[union-attr]
-    count = trainer.num_training_batches
-    return int(count) if math.isfinite(count) else 0
-
-
-def _count_all(trainer: Trainer) -> int | None:
-    """Return how many batches the run has at most; ``None`` if that is not known."""
-    limits = []
-    if trainer.max_epochs not in (None, -1):
-        limits.append((trainer.max_epochs or 0) * _count_batches(trainer))
-    if trainer.max_steps != -1:
-        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
-    return min((limit for limit in limits if limit), default=None)
-
-
-def _name_epoch(trainer: Trainer) -> str:
-    limit = "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)
-    return f"epoch {trainer.current_epoch + 1:>{len(limit)}}/{limit}"
+def _tell_left(bar: Any, timer: Timer) -> str:
+    """Return the time left until the last batch, or until the time is over, which is sooner."""
+    about = bar.format_dict
+    done, all_of_it = about["n"] - about["initial"], about["total"]
+    until_end = (all_of_it - about["n"]) * about["elapsed"] / done if done and all_of_it else math.inf
+    return str(bar.format_interval(max(0.0, min(until_end, timer.time_remaining() or 0.0))))
 
 
 def _fit(columns: list[str], bar: Any) -> str:

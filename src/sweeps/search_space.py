@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from src.core.checks import show
 from src.errors import InputError
+from src.messages import unknown_choice
 from src.sweeps.runs import said
 
 DIGITS = 4  # of a number that is suggested: folders, tables and reports stay readable
@@ -131,6 +132,8 @@ def setting(override: Override) -> Setting:
         raise refused(override, "the one tag is log, of an interval or a range of numbers")
     if not numbers:
         choices = dict.fromkeys(sorted(texts(override)) if getattr(sweep, "shuffle", False) else texts(override))
+        if not choices:
+            raise InputError(unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
         return Setting(override.get_key_element(), CategoricalDistribution(list(choices)))
     bounds = ends(override, sweep)
     return Setting(override.get_key_element(), of_numbers(override, *bounds, log=bool(tags)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 
 from src.callbacks.progress import Progress
@@ -85,8 +86,33 @@ def test_bar_ends_at_max_steps_and_is_gone_in_the_end(tmp_path: Path, screen: py
     )
     trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
     text = screen.readouterr().err
-    assert read_bars(text)[-1] == ("2/?", "4/4")
+    assert read_bars(text)[-1] == ("2/2", "4/4")
     assert text.split("\r")[-1] == "" and not text.split("\r")[-2].strip()  # the line is empty again
+
+
+@pytest.mark.parametrize(
+    ("parts", "steps", "last"), [(2, 3, ("2/2", "5/5")), (2, 4, ("2/2", "6/6")), (1, 7, ("3/3", "7/7")), (1, 99, None)]
+)
+def test_bar_counts_the_batches_and_epochs_that_the_steps_take(
+    parts: int, steps: int, last: tuple[str, str] | None, tmp_path: Path, screen: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"max_epochs": 4, "max_steps": steps, "accumulate_grad_batches": parts}
+    trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, **settings)
+    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))  # three batches
+    assert read_bars(screen.readouterr().err)[-1] == (last or ("4/4", "12/12"))
+
+
+def test_time_left_is_that_until_training_has_to_end(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    callbacks = [Slow(refresh_rate=1), Timer(duration={"hours": 1}), Ends()]
+    trainer = quiet_trainer(tmp_path, callbacks=callbacks, enable_progress_bar=True, max_epochs=10**9)
+    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    left = re.findall(r"(\S+) left", screen.readouterr().err)
+    assert left[-1] in ("59:59", "1:00:00")
+
+
+class Ends(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = True
 
 
 @pytest.mark.parametrize(("columns", "names"), [(60, []), (80, ["loss"]), (120, ["loss", "val/acc", "val/loss"])])
