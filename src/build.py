@@ -87,9 +87,10 @@ def make(group: str, settings: Any, **given: Any) -> Any:
 
 def _tell_unmade(settings: Mapping[str, Any], cause: BaseException) -> str:
     """Return why an object of a run cannot be made: what its class refuses, or the fault in it."""
+    why = " ".join(str(cause).split())
     if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
-        return f"{settings['_target_']} does not take these settings: {cause}"
-    told = f"{settings['_target_']} cannot be made ({type(cause).__name__}: {cause})"
+        return f"{settings['_target_']} does not take these settings: {why}"
+    told = f"{settings['_target_']} cannot be made ({type(cause).__name__}: {why})"
     return f"{told}; HYDRA_FULL_ERROR=1 before the command shows where"
 
 

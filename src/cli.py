@@ -196,9 +196,9 @@ class ClaimFolder(Callback):
         """Look at where a sweep is to lie and make its folder; one that is there already it goes on with."""
         if "sweep" in swept_keys() or [group for group, _ in chosen(config.hydra)].count("sweep") > 1:
             raise InputError("sweep=… is one preset: give it one value")
-        refuse_several_folders(config)
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             raise InputError("name=… names the sweep: give it one value")
+        refuse_several_folders(config)
         refuse_typed(config, ("hydra.run.",), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…")
         check_places(config)
         if config.hydra.launcher._target_.startswith(OWN_LAUNCHERS):

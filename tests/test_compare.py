@@ -94,7 +94,8 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
         (tmp_path / "0" / "metrics.json").unlink()
         DrawPictures(pictures).on_multirun_end(config)
     first, second, third = caplog.messages
-    assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: InstantiationException: Error locating")
+    told = "picture a: src.sweeps.nothing.Here cannot be made (ImportError: Error loading"
+    assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: {told}")
     assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: none of the 1 runs has the metric")
     assert (
         third

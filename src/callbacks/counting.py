@@ -30,9 +30,14 @@ def count_all(trainer: Trainer) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-def name_epoch(trainer: Trainer) -> str:
-    """Return "epoch 3/10" for the epoch under way and the last; a question mark where that is not known."""
+def name_epoch(trainer: Trainer, aligned: bool = False) -> str:
+    """Return "epoch 3/10" for the epoch under way and the last; a question mark where that is not known.
+
+    Args:
+        trainer: whose epoch it is.
+        aligned: as wide for each epoch.
+    """
     total, batches = count_all(trainer), count_batches(trainer)
     last = -(-total // batches) if total and batches else trainer.max_epochs
     limit = "?" if last in (None, -1) else str(last)
-    return f"epoch {trainer.current_epoch + 1:>{len(limit)}}/{limit}"
+    return f"epoch {trainer.current_epoch + 1:>{len(limit) if aligned else 1}}/{limit}"

@@ -51,7 +51,7 @@ class Progress(ProgressBar):
         self.timer, self.format = _find_timer(trainer), FORMAT.replace("{width}", str(len(str(total or ""))))
         self.bar = tqdm(
             total=total,
-            desc=name_epoch(trainer),
+            desc=name_epoch(trainer, aligned=True),
             initial=trainer.current_epoch * count_batches(trainer) if total else 0,
             bar_format=self.format,
             dynamic_ncols=True,
@@ -61,7 +61,7 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(name_epoch(trainer))
+            self.bar.set_description_str(name_epoch(trainer, aligned=True))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -96,7 +96,7 @@ class Batches:
 
     def gather(self) -> Iterator[Samples]:
         """Yield the batches where the samples lie."""
-        order = self.draw_order() if self.train or self.world_size > 1 else None
+        order = self.draw_order() if self.order or self.train or self.world_size > 1 else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             if order is not None:
