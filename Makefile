@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 LOCK = $(shell $(PYTHON) -c 'import sys, sysconfig; print(f"lock-{sysconfig.get_platform()}-{sys.implementation.cache_tag}.txt")')
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked lock audit train test bench chaos lint format tensorboard screenshots clean
+.PHONY: help install install-locked lock audit train test bench gpu chaos lint format tensorboard screenshots clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ format: $(INSTALLED) ## put the code into shape
 bench: $(INSTALLED) ## measure the speed side by side with other ways (long; needs MNIST and CIFAR-10): make bench ARGS="steps_xor --rounds 1"
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt 'kornia>=0.8'
 	$(BIN)/python -m tests.bench $(ARGS)
+
+gpu: $(INSTALLED) ## test and measure on a GPU, in minutes: make gpu ARGS="tests", "bench steps", results; ARGS=dry tries it on the CPU
+	-$(BIN)/python -m pip install --quiet --retries 0 --constraint constraints.txt 'kornia>=0.8'
+	$(BIN)/python -m tests.gpu $(ARGS)
 
 chaos: $(INSTALLED) ## attack runs and sweeps: crashes, kills, damage, full disks, bad settings (an hour): make chaos ARGS="states --seed 1"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)

@@ -98,6 +98,8 @@ def build_data(cfg: DictConfig) -> LightningDataModule:
     data: LightningDataModule = make("data", cfg.data)
     if not has_loader("train", data):
         raise InputError(f"data._target_={cfg.data._target_} has no train_dataloader: there is nothing to train on")
+    if isinstance(data, TensorDataModule):
+        data.placement.asked = cfg.get("data_on_device")
     return data
 
 

@@ -24,6 +24,7 @@ WRITING = (*SEVERAL, "trainer")  # sections whose parts write files
 APART = (
     "data.root",
     "data.verify",
+    "data_on_device",
     "name",
     "paths.",
     "recipe.",  # what of it is used stands where it is used
@@ -38,7 +39,7 @@ APART = (
 )
 
 # Settings that came later, and the values at which a run is what it was before there were any.
-LATER: dict[str, Any] = {"monitor": None, "mode": None, "test": True}
+LATER: dict[str, Any] = {"monitor": None, "mode": None, "test": True, "cuda_graph": True}
 
 
 def read_config(folder: Path) -> DictConfig:

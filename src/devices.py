@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
-from src.environment import Place, cores, memory
+from src.environment import SHARE_OF_GPU, Place, cores, memory
 from src.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -21,7 +21,9 @@ CUDA, MPS, CPU = "cuda", "mps", "cpu"
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 FEW_PROCESSES = 8  # bearable on a CPU with fewer cores, to try something out
 MOST_THREADS = 1024  # with a hundred times as many a process ends without a word
-SMALL_STEP = 20_000_000  # floating-point operations
+# Floating-point operations of a forward pass, below which a step is small: on a CPU it is better on one thread than on
+# several, and everywhere what is done around a step takes longer than the step. Reckoned, not measured, for a GPU.
+SMALL_STEP = {CPU: 20_000_000, CUDA: 20_000_000_000, MPS: 20_000_000}
 
 
 def available() -> str:
@@ -85,6 +87,8 @@ def prepare(kind: str, threads: int | None, processes: int, deterministic: bool)
     if kind == CUDA:
         torch.set_float32_matmul_precision("high")  # TF32: float32's range, 10 bits of mantissa
         torch.backends.cudnn.benchmark = not deterministic
+        if share := os.environ.get(SHARE_OF_GPU):  # more is this job's error, and none of those beside it
+            torch.cuda.set_per_process_memory_fraction(float(share))
 
 
 def keep_memory() -> None:
@@ -120,6 +124,11 @@ def precision(asked: Any, kind: str) -> Any:
     return "bf16-mixed" if has_it else "32-true"
 
 
+def sum_type(kind: str) -> torch.dtype:
+    """Return the type in which many numbers are added up: float64, which Apple's GPUs lack."""
+    return torch.float32 if kind == MPS else torch.float64
+
+
 def asked_threads(threads: int | None) -> int | None:
     """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does.
 
@@ -144,8 +153,13 @@ def match_threads(operations: int) -> None:
     Args:
         operations: floating-point operations of one forward pass of a batch; 0: not known.
     """
-    if 0 < operations < SMALL_STEP:
+    if 0 < operations < SMALL_STEP[CPU]:
         torch.set_num_threads(1)
+
+
+def small_step(kind: str) -> int:
+    """Return below how many floating-point operations of a batch's forward pass a step is small."""
+    return SMALL_STEP.get(kind, SMALL_STEP[CPU])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from src.errors import InputError
 from src.records import read_status
 
 SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the CPU cores of a process that others work beside
+SHARE_OF_GPU = "THUNDERHEAD_GPU_SHARE"  # of its memory, that a process may take; unset: all that is free
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""
 # What each sets: the machine's number and the process's number on it, how many machines and processes there are.
 VARIABLES = {

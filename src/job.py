@@ -54,7 +54,7 @@ from src.python_run import run_of_its_own
 from src.records import find_damage, keep_settings, spelled, write_provenance
 from src.refusals import refuse_gradients, refuse_unsuited
 from src.restoring import restore
-from src.results import Results
+from src.results import Results, memory_told
 from src.resume import Past, alone, check_model, clear_way, make_plan, read_past
 from src.validation import wrong_settings
 
@@ -176,7 +176,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     if past is not None:
         restore(trainer, past)
     if not over:
-        take_many_steps(trainer, model, data, operations)
+        take_many_steps(cfg, trainer, model, data, operations)
     results.begin(model, seed, checkpoint.monitor, mode)
     if is_main_process():
         clear_way(folder, plan)
@@ -199,7 +199,9 @@ def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
     return find_longer(find_ends(cfg, run.callbacks, Reached(epochs, run.trainer.global_step, run.checkpoint.stops)))
 
 
-def take_many_steps(trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int) -> None:
+def take_many_steps(
+    cfg: DictConfig, trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int
+) -> None:
     """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
     ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
     if not ours or overrides(data, TensorDataModule, LOADING):
@@ -210,6 +212,7 @@ def take_many_steps(trainer: Trainer, model: LightningModule, data: LightningDat
     log.log(level, "steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
         model.automatic_optimization, data.chunk = False, LOOKS * trainer.log_every_n_steps  # type: ignore[attr-defined]
+        model.records_steps = cfg.get("cuda_graph", True) and not cfg.get("compile")  # type: ignore[assignment]
 
 
 def settle_seed(cfg: DictConfig, folder: Path, past: Past | None) -> None:
@@ -239,12 +242,13 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, notes: list[s
     log.log(logging.DEBUG if in_sweep() else logging.INFO, "%s", summary)
 
 
+@memory_told()
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a run on one split; the metrics are printed and written to its folder."""
     settle_data_dir()
     expand_home(cfg)
-    folder = Path(cfg.run)
     kind = prepare(cfg)
+    folder = Path(cfg.run)
     given = ["paths.data"] if cfg.paths.data else []
     run = open_config(folder, read_packages(cfg.trust), given)
     run.paths.data = cfg.paths.data or run.paths.data

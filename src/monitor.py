@@ -9,6 +9,7 @@ from hydra.utils import get_class, get_object
 from lightning import LightningDataModule, LightningModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from src.core.checks import show
 from src.data.base import TensorDataModule
 from src.errors import InputError
 from src.models.base import SupervisedModule
@@ -75,7 +76,9 @@ def get_mode(setting: str, mode: str, metric: str) -> str:
     """
     if found := find_mode(metric):
         return found
-    raise InputError(f"{setting}={metric}: is a lower or a higher value better? Give {mode}=min or {mode}=max, too")
+    raise InputError(
+        f"{setting}={show(metric)}: is a lower or a higher value better? Give {mode}=min or {mode}=max, too"
+    )
 
 
 def validates(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
@@ -119,7 +122,7 @@ def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: Ligh
     every, epochs = (cfg["trainer"].get(name) for name in ("check_val_every_n_epoch", "max_epochs"))
     if spell_metric(metric).startswith("val/") and every and epochs and every > epochs:
         told = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
-        raise InputError(f"{setting}={metric} is never measured: {told}")
+        raise InputError(f"{setting}={show(metric)} is never measured: {told}")
 
 
 def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
@@ -127,7 +130,7 @@ def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
     known = sorted(known)
     meant = [name for name in known if name.endswith(f"/{metric}") or name == spell_metric(metric)]
     hint = f", did you mean {meant[0]}?" if len(meant) == 1 and meant[0] != metric else ""
-    return f"{setting}={metric} is never measured{hint or ';'} this run measures {', '.join(known) or 'nothing'}"
+    return f"{setting}={show(metric)} is never measured{hint or ';'} this run measures {', '.join(known) or 'nothing'}"
 
 
 def find_known(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] | None:

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from src.arguments import check_arguments
 from src.catalog import is_group
+from src.core.checks import show
 from src.errors import InputError
 from src.messages import ONE_EACH, unknown_choice
 from src.resumed import in_quotes
@@ -145,7 +146,8 @@ def refuse_repeated(arguments: list[str], merging: bool = True) -> None:
         for name in _list_names(override) if merging else [override.key_or_group]:
             before = first.setdefault(name, override)
             if before.input_line != override.input_line and not _is_of_lightning(name):
-                raise InputError(f"{name} is given twice, {before.input_line} and {override.input_line}: give it once")
+                both = " and ".join(show(each.input_line) for each in (before, override))
+                raise InputError(f"{name} is given twice, {both}: give it once")
 
 
 def _is_of_lightning(name: str) -> bool:

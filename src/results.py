@@ -29,6 +29,9 @@ from src.records import DAMAGED, read_status, spelled
 from src.undo import keep_made
 
 log = logging.getLogger(__name__)
+NOT_DETERMINISTIC = r"^(\S+) does not have a deterministic implementation"  # torch of an operation
+# What torch says of memory in errors of no kind of their own: of the machine's, of CUDA itself, of its libraries.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Results(Callback):
@@ -149,11 +152,9 @@ class Results(Callback):
                 told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.command_again()}")
                 self.stopped("failed", told.reason, str(told))
                 raise told from error
-            if out_of_memory(error):
-                told = InputError(
-                    f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size"
-                )
-                self.stopped("failed", "out of memory", str(told))
+            if found := beyond_device(error):
+                reason, told = found
+                self.stopped("failed", reason, str(told))
                 raise told from error
             self.stopped("failed", "error", str(told or f"{type(error).__name__}: {error}"))
             raise
@@ -224,12 +225,42 @@ def count_parameters(model: LightningModule) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
 
 
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Tell in one line where memory runs out.
+
+    Raises:
+        InputError: in place of the error that says so.
+    """
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise not_enough_memory(error) from error
+        raise
+
+
+def beyond_device(error: Exception) -> tuple[str, InputError] | None:
+    """Return the reason in a word and what to tell of an error that says what the device cannot do."""
+    if out_of_memory(error):
+        return "out of memory", not_enough_memory(error)
+    if found := re.search(NOT_DETERMINISTIC, str(error)):
+        how = "does not come to the same each time on this device; choose a model without it, or deterministic=false"
+        return "error", InputError(f"deterministic=true: {found[1]} {how}")
+    return None
+
+
+def not_enough_memory(error: Exception) -> InputError:
+    return InputError(f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size")
+
+
 def asked_for(error: Exception) -> str:
     """Return " (PyTorch asked for …)" if an error says so."""
-    found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error))
+    found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
     return f" (PyTorch asked for {found[1]})" if found else ""
 
 
 def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, that of a GPU or the machine's."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))

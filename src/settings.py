@@ -34,6 +34,7 @@ FOLDER = Check(
     lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= LONGEST_NAME,
     f"a folder's name, of at most {LONGEST_NAME} characters",
 )
+FILE = Check(lambda value: FOLDER.allows(value) and value != "", FOLDER.words.replace("folder", "file"))
 METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
     "the name of a metric of training or validation (the test has no say in a choice)",
@@ -66,11 +67,15 @@ CLOCK = Check(
     "a time as DD:HH:MM:SS",
 )
 
+UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
+
 RUN = {
     **PLACES,
     "seed": optional(SEED),
     "deterministic": SWITCH,
     "threads": optional(whole(1, MOST_THREADS)),
+    "cuda_graph": SWITCH,
+    "data_on_device": one_of(None, True, False),
     "compile": one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": one_of(None, "failed", "all"),
     "trust": TRUSTED,
@@ -162,9 +167,9 @@ SCHEDULER = {
     "scheduler.anneal_strategy": one_of("cos", "linear"),
     "scheduler.cycle_momentum": SWITCH,
     "scheduler.warmup": PROBABILITY,
-    "scheduler.start_factor": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1"),
+    "scheduler.start_factor": UP_TO_ONE,
     "scheduler.mode": one_of(None, "min", "max", "triangular", "triangular2", "exp_range"),
-    "scheduler.factor": ABOVE_ZERO,
+    "scheduler.factor": UP_TO_ONE,
     "scheduler.patience": whole(0),
     "scheduler.threshold": FROM_ZERO,
     "scheduler.cooldown": whole(0),
@@ -259,7 +264,7 @@ TRAINER = {
     "trainer.enable_autolog_hparams": SWITCH,
     "trainer.reload_dataloaders_every_n_epochs": whole(0),
     "trainer.profiler": optional(either(one_of("simple", "advanced", "pytorch"), DICTIONARY)),
-    "trainer.profiler.filename": optional(FOLDER),
+    "trainer.profiler.filename": optional(FILE),
 }
 
 RECIPE = {

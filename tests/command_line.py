@@ -29,6 +29,7 @@ from src.data.base import Samples
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 BARE = ("callbacks=none", "logger=none")  # no pictures, no events: the quickest run
+HIDDEN: tuple[Any, ...] = (torch.cuda, torch.backends.mps)  # devices that commands in this process do not see
 PATIENCE = 240.0  # seconds to wait for a process; none of them needs a tenth of it on a free machine
 
 
@@ -143,9 +144,10 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
-            mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), DATA_DIR="no-data-folder-was-given"),
-            mock.patch.object(torch.cuda, "is_available", return_value=False),
-            mock.patch.object(torch.backends.mps, "is_available", return_value=False),
+            contextlib.ExitStack() as hidden,
+            mock.patch.dict(
+                os.environ, OMP_NUM_THREADS="1", PYTHONPATH=packages(), DATA_DIR="no-data-folder-was-given"
+            ),
             mock.patch.object(sys, "argv", ["-m", *arguments]),
             mock.patch.object(sys, "orig_argv", ["python", "-m", module, *arguments]),
             mock.patch.object(sys, "path", [str(cwd), *sys.path]),
@@ -153,6 +155,8 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
+            for device in HIDDEN:
+                hidden.enter_context(mock.patch.object(device, "is_available", return_value=False))
             yield out, err
     finally:
         for handler in root.handlers:
@@ -253,12 +257,17 @@ class StopIn(Callback):
 # Processes of their own
 
 
+def packages() -> str:
+    """Return where a process finds this project, and what this one was given beside it."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def spawn(module: str, *arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start ``python -m MODULE ARGUMENTS`` in a folder, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *with_trust(arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
+        env={**os.environ, "PYTHONPATH": packages(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -114,3 +114,7 @@ def test_a_job_that_was_before_there_were_these_settings_is_the_same_job() -> No
     before = {"seed": 0, "model.hidden_size": 5}
     assert identity(before) == identity({**before, "monitor": None, "mode": None, "test": True})
     assert identity(before) != identity({**before, "monitor": "val/loss"})
+
+
+def test_long_name_is_told_short(tmp_path: Path) -> None:
+    assert len(run("src.train", f"monitor={5000 * 'a'}", cwd=tmp_path).error) < 400

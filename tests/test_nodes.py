@@ -59,9 +59,9 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def on_two_nodes(*settings: str, cwd: Path) -> list[Outcome]:
+def on_two_nodes(*settings: str, cwd: Path, **environment: str) -> list[Outcome]:
     """The same command on node 0 and on node 1, to their ends; node 1 starts first."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    meeting = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     started: list[subprocess.Popen[str]] = []
     outcomes = []
     try:

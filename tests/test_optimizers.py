@@ -82,6 +82,8 @@ class Fused(MLP):
         (["optimizer._target_=torch.optim.LBFGS"], "leave out: '~optimizer.betas' '~optimizer.weight_decay'"),
         (["optimizer._target_=torch.optim.RMSprop"], "optimizer.betas: torch.optim.RMSprop takes no such setting"),
         (["optimizer=rmsprop", "+optimizer.fused=true"], "optimizer.fused: torch.optim.RMSprop takes no such setting"),
+        (["optimizer._target_=torch.load"], "torch.load does not take these settings"),
+        (["scheduler=plateau", "scheduler.factor=1"], "scheduler.factor=1: torch.optim.lr_scheduler.ReduceLROnPlateau"),
         (["optimizer=lbfgs", "scheduler=one_cycle"], "set scheduler.cycle_momentum=false"),
         (["scheduler=cosine", "+trainer.max_time=00:01:00:00"], "under trainer.max_time total_steps is not known"),
         ([*FUNCTION, "+scheduler.lr_lambda=math.sqrt"], "LambdaLR: its functions cannot be kept in a checkpoint"),

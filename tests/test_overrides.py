@@ -155,6 +155,12 @@ def test_choices_are_names_lists_of_them_quoted_or_matching_a_pattern() -> None:
     assert prepare(arguments) == arguments
 
 
+def test_arguments_are_told_short() -> None:
+    with pytest.raises(InputError) as refused:
+        prepare([f"paths.data={6000 * 'a'}", "paths.data=b"])
+    assert len(str(refused.value)) < 300
+
+
 def test_what_takes_nothing_from_another_may_be_given_beside_it() -> None:
     for arguments in (["seed=1", "seed=1"], ["model=mlp", "model={dropout:0.1}", "model={hidden_size:3}"]):
         assert prepare(arguments) == arguments

@@ -12,6 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from src.data.placement import Placement, copy_ahead
 from src.errors import InputError
 
 Task = Literal["multiclass", "binary", "regression"]
@@ -28,6 +29,19 @@ class Samples(NamedTuple):
         if isinstance(index, slice):
             return Samples(self.inputs[index], self.targets[index])
         return Samples(rows(self.inputs, index), rows(self.targets, index))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Samples":
+        """Return them on a device."""
+        return Samples(*(part.to(device, non_blocking=non_blocking) for part in self))
+
+    def pin(self) -> "Samples":
+        """Return them in pinned memory, from where copies to a GPU wait for nothing."""
+        return Samples(*(part.pin_memory() for part in self))
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.targets.device
 
     @property
     def size(self) -> int:
@@ -55,6 +69,7 @@ class Batches:
         order: a function that returns this epoch's order, (N,) int64; ``None`` keeps the samples' own.
         train: leave no process without a sample, and leave out the last batch if ``drop_last`` says so.
         rank, world_size: this process's number and how many there are.
+        device: where to copy batches ahead of their use; ``None``: they are handed over where the samples lie.
     """
 
     def __init__(
@@ -66,8 +81,9 @@ class Batches:
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | None = None,
     ) -> None:
-        self.samples, self.batch_size, self.order = samples, batch_size, order
+        self.samples, self.batch_size, self.order, self.device = samples, batch_size, order, device
         self.train, self.drop_last = train, drop_last
         self.rank, self.world_size = rank, world_size
 
@@ -76,15 +92,22 @@ class Batches:
         return math.floor(batches) if self.drop_last else math.ceil(batches)
 
     def __iter__(self) -> Iterator[Samples]:
-        order = self.order() if self.order else torch.arange(self.samples.size) if self.train else None
+        return self.gather() if self.device is None else copy_ahead(self.gather(), self.device)
+
+    def gather(self) -> Iterator[Samples]:
+        """Yield the batches where the samples lie."""
+        order = self.draw_order() if self.train or self.world_size > 1 else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             if order is not None:
                 yield self.samples.take(self.share(order[batch]))
-            elif self.world_size == 1:
-                yield self.samples.take(batch)  # a view: nothing is copied
             else:
-                yield self.samples.take(self.share(torch.arange(self.samples.size)[batch]))
+                yield self.samples.take(batch)  # a view: nothing is copied
+
+    def draw_order(self) -> Tensor:
+        """Return this epoch's order, where the samples lie: one copy for all batches."""
+        order = self.order() if self.order else torch.arange(self.samples.size)
+        return order.to(self.samples.device)
 
     def share(self, indices: Tensor) -> Tensor:
         """This process's part of a batch's indices."""
@@ -98,7 +121,7 @@ class Batches:
 
 
 class Chunk:
-    """The samples of several batches in a row; iterating over it gives the batches.
+    """The samples of several batches in a row.
 
     Args:
         samples: of all of them.
@@ -111,14 +134,16 @@ class Chunk:
     ) -> None:
         self.samples, self.batch_size, self.prepare = samples, batch_size, prepare
 
-    def to(self, device: torch.device) -> "Chunk":
-        return Chunk(Samples(*(part.to(device) for part in self.samples)), self.batch_size)
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Chunk":
+        return Chunk(self.samples.to(device, non_blocking), self.batch_size)
 
-    def __iter__(self) -> Iterator[Samples]:
+    def pin(self) -> "Chunk":
+        return Chunk(self.samples.pin(), self.batch_size)
+
+    def parts(self) -> Iterator[Samples]:
+        """Yield the batches as they are kept."""
         parts = [part.split(self.batch_size) for part in self.samples]
-        # Copies: where a tensor begins elsewhere in memory its sums are rounded in another way.
-        for inputs, targets in zip(*parts, strict=True):
-            yield Samples(self.prepare(inputs.clone()), targets.clone())
+        return (Samples(*part) for part in zip(*parts, strict=True))
 
 
 class Chunks:
@@ -131,9 +156,13 @@ class Chunks:
         return math.ceil(len(self.batches) / self.length)
 
     def __iter__(self) -> Iterator[Chunk]:
-        samples, size, order = self.batches.samples, self.batches.batch_size, self.batches.order
+        gathered = self.gather()
+        return gathered if self.batches.device is None else copy_ahead(gathered, self.batches.device)
+
+    def gather(self) -> Iterator[Chunk]:
+        """Yield the chunks where the samples lie."""
+        samples, size, index = self.batches.samples, self.batches.batch_size, self.batches.draw_order()
         count = min(len(self.batches) * size, samples.size)
-        index = order() if order else torch.arange(samples.size)
         for start in range(0, count, self.length * size):
             yield Chunk(samples.take(index[start : min(start + self.length * size, count)]), size)
 
@@ -206,6 +235,7 @@ class TensorDataModule(LightningDataModule):
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
         self.chunk = 1  # training batches handed over at a time, see src/models/steps.py
+        self.placement = Placement()
         self.shares: dict[str, float] = {}  # of the samples of "val" and "test", the first, to evaluate alone
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
@@ -262,25 +292,41 @@ class TensorDataModule(LightningDataModule):
         return torch.randperm(self.train_set.size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
     def batches(self, samples: Samples | None, train: bool = False) -> Batches:
+        """Return batches of samples of this set, for the device of the trainer."""
         assert samples is not None, "call setup() first"
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
             raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
         size = self.batch_size if train else max(self.batch_size, EVAL_BATCH)
         order = self.epoch_order if train and self.shuffle else None
-        return Batches(samples, size, order, train, train and self.drop_last, rank, world)
+        ahead = self.used if self.used.type == "cuda" and samples.device != self.used else None
+        return Batches(samples, size, order, train, train and self.drop_last, rank, world, ahead)
+
+    @property
+    def used(self) -> torch.device:
+        """The device where batches are used."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def place(self, stage: str, samples: Samples | None) -> Samples:
+        """Return the samples of a stage ("train", "val" or "test") as they are to be used, see `Placement`."""
+        assert samples is not None, "call setup() first"
+        return self.placement.place(stage, samples, self.used, self.count_bytes)
+
+    def count_bytes(self) -> int:
+        """Return the bytes of all samples."""
+        parts = [part for part in (self.train_set, self.val_set, self.test_set) if part is not None]
+        return sum(values.nbytes for part in parts for values in part)
 
     def train_dataloader(self) -> Batches | Chunks:
-        batches = self.batches(self.train_set, train=True)
+        batches = self.batches(self.place("train", self.train_set), train=True)
         return batches if self.chunk == 1 else Chunks(batches, self.chunk)
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        assert self.val_set is not None, "call setup() first"
-        return self.batches(self.take_share("val", self.val_set)) if self.val_set.size else []
+        val_set = self.place("val", self.val_set)
+        return self.batches(self.take_share("val", val_set)) if val_set.size else []
 
     def test_dataloader(self) -> Batches:
-        assert self.test_set is not None, "call setup() first"
-        return self.batches(self.take_share("test", self.test_set))
+        return self.batches(self.take_share("test", self.place("test", self.test_set)))
 
     def take_share(self, stage: str, samples: Samples) -> Samples:
         """Return the samples that a stage evaluates: all, or the first of them."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from src.core.tensors import open_verified
 from src.errors import DivergedError, InputError
+from src.models.graphs import GraphStep
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
 from src.models.optimizing import make_optimizer, make_schedule
 from src.models.steps import take_steps
@@ -81,6 +82,8 @@ class SupervisedModule(LightningModule):
         self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
         self.batches_read = self.steps_before = 0  # batches of the epoch up to that look, optimiser steps before it
         self.processes = 1  # that train together
+        self.records_steps = False  # as a CUDA graph, where that can be
+        self.graph_step: GraphStep | None = None
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from torch.optim import LBFGS, SGD, Adam, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
+from src.core.checks import show
 from src.core.trust import may_name_function
 from src.errors import InputError
 
@@ -282,10 +284,12 @@ def _make(part: str, target: str, *given: Any, **settings: Any) -> Any:
         _refuse_unknown(part, target, [name for name in settings if name not in parameters])
     try:
         return maker(*given, **settings)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        hint = "; set scheduler.cycle_momentum=false" if "cycle_momentum" in str(error) else ""
-        why = str(error) or type(error).__name__
-        raise InputError(f"{part}: {target} does not take these settings: {why}{hint}") from error
+    except Exception as error:  # a function may raise anything
+        told = " ".join(str(error).split()) or type(error).__name__
+        hint = "; set scheduler.cycle_momentum=false" if "cycle_momentum" in told else ""
+        named = [name for name in settings if re.search(rf"\b{name}\b", told, re.IGNORECASE)]
+        what = f"{part}.{named[0]}={show(settings[named[0]])}" if named else part
+        raise InputError(f"{what}: {target} does not take these settings: {told}{hint}") from error
 
 
 def _refuse_unknown(part: str, target: str, names: list[str]) -> None:

@@ -17,8 +17,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from src.devices import SMALL_STEP
+from src.data.base import Chunk, Samples
+from src.devices import small_step
 from src.errors import InputError
+from src.models.graphs import GraphStep, can_record
 from src.models.optimizing import is_planned
 
 # What would have to be called for each single step.
@@ -59,7 +61,7 @@ def why_one_by_one(trainer: Any, model: Any, ours: type, operations: int) -> str
     """
     schedule = model.scheduler_settings or {}
     reasons = {
-        SIZE: not 0 < operations < SMALL_STEP,
+        SIZE: not 0 < operations < small_step(trainer.strategy.root_device.type),
         "several processes": trainer.world_size > 1,
         f"precision {trainer.precision}": trainer.precision != "32-true",
         "gradient accumulation": trainer.accumulate_grad_batches != 1,
@@ -101,17 +103,16 @@ def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
 
 
 @torch.no_grad()
-def take_steps(model: Any, chunk: Iterable[Any]) -> None:
+def take_steps(model: Any, chunk: Chunk) -> None:
     """An optimiser step for each batch of a chunk, in order."""
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
     refuse_late(trainer)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
-    step, results, count = bare_step(optimizer), trainer._results, 0
-    for batch in chunk:
+    step, results, count = choose_step(model, optimizer), trainer._results, 0
+    for batch in chunk.parts():
         if trainer.received_sigterm:
             raise SIGTERMException
         results.batch, results.batch_size = batch, None  # what a model's own log() counts
-        step(partial(gradient, model, weights, batch, model.batches))
+        step(batch, chunk.prepare)
         count += 1
         if count % trainer.log_every_n_steps == 0:
             model.look_at_losses()
@@ -135,6 +136,30 @@ def refuse_late(trainer: Any) -> None:
         if (chosen := getattr(trainer, name)) != value:
             how = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
             raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {how}")
+
+
+def choose_step(model: Any, optimizer: Any) -> Callable[[Samples, Callable[[Tensor], Tensor]], None]:
+    """Return what takes a step on a batch as it is kept: on a GPU a recorded one where that can be."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
+    take = partial(take_step, model, bare_step(optimizer), weights)
+    if not (model.records_steps and can_record(optimizer, model.device)):
+        return take
+    if model.graph_step is None or model.graph_step.optimizer is not optimizer:
+        model.graph_step = GraphStep(optimizer, take, model.unread)
+    return model.graph_step
+
+
+def take_step(
+    model: Any,
+    step: Callable[[Callable[[], Tensor]], Any],
+    weights: list[Tensor],
+    batch: Samples,
+    prepare: Callable[[Tensor], Tensor],
+) -> None:
+    """Take an optimiser step on a batch as it is kept."""
+    # Copies: where a tensor begins elsewhere in memory its sums are rounded in another way.
+    prepared = Samples(prepare(batch.inputs.clone()), batch.targets.clone())
+    step(partial(gradient, model, weights, prepared, model.batches))
 
 
 def bare_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:

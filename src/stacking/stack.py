@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from src.callbacks.epoch_seed import seed_of_epoch
 from src.data.base import Samples
+from src.devices import sum_type
 from src.models.base import SupervisedModule
 from src.models.losses import LOSSES, gradient
+from src.stacking.draws import Draws
 from src.stacking.feed import Feed
 from src.stacking.gradients import ByAutograd, Gradients, WrittenOut, plain_layers
 from src.stacking.schedules import Schedules
@@ -25,8 +27,8 @@ class Measured(NamedTuple):
     """What came out of a pass over samples, of each job.
 
     Attributes:
-        loss: mean over the samples, (k,) float64.
-        acc: share of them that are right, (k,) float64; ``None`` for regression.
+        loss: mean over the samples, (k,).
+        acc: share of them that are right, (k,); ``None`` for regression.
         confusion: true class × predicted class, (k, K, K); ``None`` for regression and in training.
     """
 
@@ -82,9 +84,10 @@ class Stack:
         self.thetas = [tied(group) for group in groups]
         self.updates = self.schedules.updates(self.thetas)
         self.generators = [torch.Generator(feed.device) for _ in models]
+        self.draws = None if feed.device.type == "cpu" else Draws(feed.device)
         for layer in self.net.modules():
             if isinstance(layer, WideDropout):
-                layer.generators = self.generators
+                layer.generators, layer.draws = self.generators, self.draws
         self.smoothing = [model.label_smoothing for model in models]
         self.penalties = [self.column([getattr(model, name) for model in models]) for name in ("l1", "l2")]
         self.penalised = any(bool(penalty.any()) for penalty in self.penalties)
@@ -107,8 +110,11 @@ class Stack:
     def train_epoch(self) -> Epoch:
         """Train on all batches once."""
         self.net.train()
-        for seed, generator in zip(self.seeds, self.generators, strict=True):
-            generator.manual_seed(seed_of_epoch(seed, self.epoch))
+        seeds = [seed_of_epoch(seed, self.epoch) for seed in self.seeds]
+        for seed, generator in zip(seeds, self.generators, strict=True):
+            generator.manual_seed(seed)
+        if self.draws is not None:
+            self.draws.restart(seeds)
         numbers, count = self.schedules.epoch(len(self.feed)), len(self.feed)
         plans = [update.steps(mine, self.steps, count) for update, mine in zip(self.updates, numbers, strict=True)]
         watched = Watched(self, self.every)
@@ -181,13 +187,13 @@ class Stack:
         """Loss and accuracy of each job on samples as they are kept."""
         self.net.eval()
         classes, none = self.first.num_classes, [0.0] * self.k
-        sums = torch.zeros(2, self.k, dtype=torch.float64, device=self.feed.device)
+        sums = torch.zeros(2, self.k, dtype=sum_type(self.feed.device.type), device=self.feed.device)
         cells = torch.zeros(self.k * classes**2, dtype=torch.long, device=self.feed.device)
         first = torch.arange(self.k, device=self.feed.device) * classes**2
         for inputs, targets in zip(*(part.split(self.eval_batch) for part in samples), strict=True):
             outputs = self.net(self.feed.seen(inputs.to(self.feed.device))).view(len(inputs), self.k, -1)
             truth = targets.to(self.feed.device).unsqueeze(1).expand(-1, self.k)  # (B, k)
-            sums[0] += self.each_loss(outputs, truth, none).double().sum(dim=0)
+            sums[0] += self.each_loss(outputs, truth, none).sum(dim=0, dtype=sums.dtype)
             if classes:
                 predicted = self.first.predict(outputs.flatten(0, 1)).view(truth.shape)
                 sums[1] += (predicted == truth).sum(dim=0)
@@ -261,7 +267,7 @@ class Watched:
         if self.stack.first.task != "regression":
             predicted = self.stack.first.predict(outputs.flatten(0, 1)).view(targets.shape)
             correct = (predicted == targets).sum(dim=0).to(each.dtype)
-        sums = torch.stack([each.sum(dim=0), correct]).double()
+        sums = torch.stack([each.sum(dim=0), correct]).to(sum_type(each.device.type))
         self.sums = sums if self.sums is None else self.sums + sums
         self.samples += len(targets)
         if not losses.isfinite().all():

@@ -126,6 +126,8 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return f"trainer.devices={cfg.trainer.devices}"
     if cfg.seed is None:
         return "seed=null"
+    if cfg.get("data_on_device") is False:
+        return "data_on_device=false"
     if cfg.get("compile"):
         return f"compile={cfg.compile}"
     if unknown := set(cfg.optimizer) - OPTIMIZER:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.stacking.draws import Draws
+
 
 class Wide(nn.Module):
     """k layers as one; each parameter and buffer of theirs is stacked: (k, …)."""
@@ -72,20 +74,25 @@ class WideBatchNorm(Wide):
 
 
 class WideDropout(Wide):
-    """(B, k·C) → the same shape; each job has a probability and, from its own generator, masks of its own.
+    """(B, k·C) → the same shape; each job has a probability and, from its own seed, masks of its own.
 
-    On a CPU a job draws what it would draw alone with that generator's seed.
+    On a CPU a job draws what it would draw alone, from a generator of its own; elsewhere all draw at once.
     """
 
     def __init__(self, layers: Sequence[nn.Dropout]) -> None:
         super().__init__(layers)
         self.kept = [1 - layer.p for layer in layers]
         self.generators: list[torch.Generator] = []
+        self.draws: Draws | None = None  # which takes their place where it is given
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
         masks = x.new_empty(self.k, len(x), x.shape[1] // self.k)
+        if self.draws is not None:
+            shares = x.new_tensor(self.kept).view(-1, 1, 1)
+            masks = (self.draws.draw(masks[0].numel()).view_as(masks) < shares).to(x.dtype) / shares
+            return x * masks.transpose(0, 1).reshape(x.shape)
         for mask, kept, generator in zip(masks, self.kept, self.generators, strict=True):
             mask.bernoulli_(kept, generator=generator).div_(kept)
         return x * masks.transpose(0, 1).reshape(x.shape)

@@ -76,8 +76,11 @@ def asked(context: BaseContext, question: Callable[..., Any], *given: Any) -> An
     begin(context, process)
     its_end.close()
     try:
-        return answer.recv()
+        found = answer.recv()
     except EOFError:
         raise InputError("no process could be started for the jobs; what stopped it stands above") from None
     finally:
         process.join()
+    if isinstance(found, InputError):
+        raise found
+    return found

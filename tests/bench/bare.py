@@ -3,13 +3,16 @@
 It keeps no metrics, shows no progress and writes nothing; after each epoch it counts what it gets right of the
 validation samples. Model, optimiser and samples are those of a run of the project with the same arguments.
 
-    python -m tests.bench.bare fused data=mnist trainer.max_epochs=3      # or plain; prints seconds as JSON
+    python -m tests.bench.bare plain,fused data=mnist trainer.max_epochs=3      # or graph; prints seconds as JSON
+
+With "graph" each step is one replay of a CUDA graph, from indexing the batch to the fused optimiser.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -21,12 +24,20 @@ from src.cli import register_resolvers
 from src.data.base import Samples, TensorDataModule
 from src.messages import CONF
 
+WARM_UP = 3  # steps before one is captured
+Step = Callable[[Tensor], None]  # on the samples of these numbers, (B,)
 
-def train_and_time(optimizer_kind: str, *arguments: str) -> dict[str, list[float]]:
-    """Seconds of each epoch's training, and of each whole epoch with its validation."""
+
+def train_and_time(kind: str, *arguments: str) -> dict[str, list[float]]:
+    """Seconds of each epoch's training, and of each whole epoch with its validation.
+
+    Args:
+        kind: "plain", "fused" or "graph".
+        arguments: a run's settings.
+    """
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*arguments, f"optimizer.fused={'true' if optimizer_kind == 'fused' else 'false'}"])
+        cfg = compose("train", [*arguments, f"optimizer.fused={str(kind != 'plain').lower()}"])
     device = build.prepare(cfg)
     os.environ[devices.ASK_NVML] = "0"  # as without Lightning, which slows down every optimiser step of a process
     torch.manual_seed(0)
@@ -37,9 +48,16 @@ def train_and_time(optimizer_kind: str, *arguments: str) -> dict[str, list[float
     assert data.train_set is not None and data.val_set is not None
     train, val = in_memory(data.train_set, data, device), in_memory(data.val_set, data, device, augmented=False)
     seconds: dict[str, list[float]] = {"training": [], "epochs": []}
+    step = make_step(model.net, optimizer, train, data, precision(cfg.trainer.precision, device))
+    if kind == "graph":
+        for group in optimizer.param_groups:
+            group.update({"capturable": True} if "capturable" in group else {})
+        step = Graphs(step)
     for _ in range(cfg.trainer.max_epochs):
         began = now(device)
-        train_epoch(model.net, optimizer, train, data)
+        order = torch.randperm(train.size, device=device)
+        for batch in order.split(data.batch_size):
+            step(batch)
         trained = now(device)
         count_correct(model.net, val, data)
         seconds["training"].append(trained - began)
@@ -62,21 +80,72 @@ def in_memory(samples: Samples, data: TensorDataModule, device: str, augmented: 
     return Samples(inputs, targets.float() if data.task == "binary" else targets)
 
 
-def train_epoch(
-    net: torch.nn.Module, optimizer: torch.optim.Optimizer, samples: Samples, data: TensorDataModule
-) -> None:
+def precision(asked: str, device: str) -> torch.dtype | None:
+    """Return what the network calculates in where that is not its weights' own type."""
+    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    return mixed.get(devices.precision(asked, device))
+
+
+def make_step(
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Samples,
+    data: TensorDataModule,
+    dtype: torch.dtype | None,
+) -> Step:
+    """Return what takes a step; ``dtype`` is that of mixed precision, or ``None``."""
     inputs, targets = samples
     augments = getattr(data, "augments", False)
-    order = torch.randperm(len(targets), device=targets.device)
-    for start in range(0, len(targets), data.batch_size):
-        batch = order[start : start + data.batch_size]
+
+    def mixed(x: Tensor) -> Tensor:
+        with torch.autocast(
+            x.device.type, dtype, cache_enabled=False
+        ):  # a graph bears no cache; each weight is used once
+            return net(x)
+
+    forward = net if dtype is None else mixed
+
+    def take_step(batch: Tensor) -> None:
         x, y = inputs[batch], targets[batch]
         if augments:
             x = data.transform(x, augment=True)
-        loss = criterion(net(x), y)
+        loss = criterion(forward(x).float(), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+    return take_step
+
+
+class Graphs:
+    """Takes a step on a GPU as the replay of a CUDA graph, of each size of batch its own.
+
+    Args:
+        step: what is captured, after some steps that are taken as they are.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by the size, with what it reads
+
+    def __call__(self, batch: Tensor) -> None:
+        if len(batch) not in self.captured:
+            self.captured[len(batch)] = self.capture(batch.clone())
+        graph, numbers = self.captured[len(batch)]
+        numbers.copy_(batch)
+        graph.replay()
+
+    def capture(self, numbers: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.step(numbers)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step(numbers)
+        return graph, numbers
 
 
 def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -97,4 +166,5 @@ def count_correct(net: torch.nn.Module, samples: Samples, data: TensorDataModule
 
 
 if __name__ == "__main__":
-    print(json.dumps(train_and_time(*sys.argv[1:])), flush=True)
+    kinds, *arguments = sys.argv[1:]
+    print(json.dumps({kind: train_and_time(kind, *arguments) for kind in kinds.split(",")}), flush=True)

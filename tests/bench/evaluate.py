@@ -15,7 +15,9 @@ def table(what: str, rounds: int, *arguments: str) -> Table:
     found: dict[str, list[float]] = {}
 
     def measured(number: int) -> list[float]:
-        told = json.loads(child("-m", "tests.bench.evaluate_sides", *arguments, piped=True).out.splitlines()[-1])
+        told = json.loads(
+            child("-m", "tests.bench.evaluate_sides", "trainer=cpu", *arguments, piped=True).out.splitlines()[-1]
+        )
         for side, seconds in told.items():
             found.setdefault(side, []).extend(1e3 * value for value in seconds)
         return found[OURS]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,41 +89,44 @@ class Child(NamedTuple):
 
 
 @contextmanager
-def terminal() -> Iterator[int]:
-    """A pseudo-terminal to write to, so that a child draws its progress bars; what it draws is thrown away."""
+def terminal() -> Iterator[tuple[int, deque[bytes]]]:
+    """A pseudo-terminal to write to, so that a child draws its progress bars, and the end of what is written there."""
     ours, theirs = pty.openpty()
-    reader = threading.Thread(target=drain, args=(ours,), daemon=True)
+    written: deque[bytes] = deque(maxlen=20)
+    reader = threading.Thread(target=drain, args=(ours, written), daemon=True)
     reader.start()
     try:
-        yield theirs
+        yield theirs, written
     finally:
         os.close(theirs)
         reader.join()
         os.close(ours)
 
 
-def drain(end: int) -> None:
+def drain(end: int, written: deque[bytes]) -> None:
     """Read a pseudo-terminal until nobody holds its other end, so that a writer never waits."""
     while True:
         try:
-            if not os.read(end, 65536):
+            if not (read := os.read(end, 65536)):
                 return
+            written.append(read)
         except OSError:
             return
 
 
-def child(*arguments: str, piped: bool = False, **environment: str) -> Child:
+def child(*arguments: str, piped: bool = False, limit: float | None = None, **environment: str) -> Child:
     """Run ``python ARGUMENTS`` under a terminal.
 
     Args:
         piped: take its standard output; the terminal gets its errors alone.
+        limit: seconds that it may take, then it is killed; ``None``: as long as it takes.
         environment: variables beside those of this process.
 
     Raises:
-        CalledProcessError: if it does not end well.
+        CalledProcessError: if it does not end well, with the end of what it said.
     """
     command = [sys.executable, "-W", "ignore", *arguments]
-    with terminal() as end:
+    with terminal() as (end, written):
         began = time.perf_counter()
         process = subprocess.Popen(
             command,
@@ -133,9 +137,14 @@ def child(*arguments: str, piped: bool = False, **environment: str) -> Child:
             stderr=end,
             text=True,
         )
+        killer = threading.Timer(limit or threading.TIMEOUT_MAX, process.kill)
+        killer.daemon = True
+        killer.start()
         out = process.stdout.read() if process.stdout else ""
         _, status, used = os.wait4(process.pid, 0)
+        killer.cancel()
         seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        told = out + b"".join(written).decode(errors="replace")
+        raise subprocess.CalledProcessError(process.returncode, command, told)
     return Child(seconds, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), out)

@@ -80,5 +80,5 @@ def ours(threads: int, *arguments: str) -> Seconds:
 
 def bare(optimizer: str, threads: int, *arguments: str) -> Seconds:
     told = child("-m", "tests.bench.bare", optimizer, *arguments, piped=True, OMP_NUM_THREADS=str(threads)).out
-    found: Seconds = json.loads(told.splitlines()[-1])
+    found: Seconds = json.loads(told.splitlines()[-1])[optimizer]
     return found

@@ -57,7 +57,7 @@ def setting_trial(kind: str, setting: Setting, text: str, must: str, prefix: str
     override = f"{prefix}{setting.name}={text}"
     group, _, last = setting.name.rpartition(".")
     names = (setting.name, last, *[group] * (last == "_target_"))
-    names = () if "data=wheat" in setting.choices else names  # there are no such data
+    names = () if "data=wheat" in setting.choices or setting.name in OF_PATHS else names  # no such data, a path's name
     if setting.name.startswith("hydra."):
         return Trial(kind, ("-m", "seed=0,1", *QUICK, *setting.choices, override), override, must, names)
     return Trial(kind, (*quick_but(setting), *setting.choices, override), override, must, names)

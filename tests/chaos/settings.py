@@ -41,12 +41,14 @@ TYPES: dict[str, tuple[type, ...]] = {
     "trainer.gradient_clip_val": (int, float),
     "scheduler.T_max": (str, int),
     "scheduler.total_steps": (str, int),
+    "scheduler.min_lr": (int, float, list),
     "scheduler.max_lr": (str, int, float, list),
     "optimizer.fused": (bool,),
     "callbacks.early_stopping.monitor": (str,),
     "callbacks.early_stopping.mode": (str,),
     "name": (str, int, float, bool),
     "threads": (int,),
+    "data_on_device": (bool,),
     "compile": (str,),
     "resume": (str,),
     "rerun": (str,),
@@ -69,8 +71,14 @@ TYPES: dict[str, tuple[type, ...]] = {
     "checkpoint": (str,),
     "run": (str,),
 }
-NULL_TOO = ("seed", "data.order_seed", "trainer.precision")  # and all whose default is null
-OF_PATHS = ("name", "run", "resume", "ckpt_path", "checkpoint", "paths.data", "paths.outputs", "model.weights")
+NULL_TOO = (  # and all whose default is null
+    *("seed", "data.order_seed", "trainer.precision", "trainer.profiler.filename", "logger.csv.version"),
+    "optimizer.line_search_fn",
+)
+OF_PATHS = (
+    *("name", "run", "resume", "ckpt_path", "checkpoint"),
+    *("paths.data", "paths.outputs", "data.root", "model.weights"),
+)
 
 
 class Setting(NamedTuple):

@@ -94,5 +94,5 @@ def stops(folder: Path, name: str) -> Any:
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    found: dict[str, Any] = torch.load(folder / "checkpoints" / f"{name}.ckpt", map_location="cpu", weights_only=True)
     return found

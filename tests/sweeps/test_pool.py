@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing import forkserver
@@ -16,7 +18,7 @@ from filelock import FileLock
 from src.sweeps import pool
 from src.sweeps.jobs import Job, read_jobs
 from src.sweeps.pool import completed
-from tests.command_line import BARE, Outcome, run
+from tests.command_line import BARE, ROOT, Outcome, run
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
 
@@ -178,3 +180,18 @@ def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None
     process.join()
     assert process.exitcode == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_process_that_workers_are_forked_from_touches_no_gpu_and_tells_no_error_of_a_killed_parent() -> None:
+    """A GPU that it had touched no worker could use; who is killed while it asks for a worker says what for no more."""
+    lines = (
+        "import pickle, sys, torch",
+        "torch.cuda._lazy_init = lambda: print('initialised')",
+        "torch._C._cuda_getDeviceCount = lambda: print('counted')",
+        "import src.sweeps.preload",
+        "for error in (EOFError(), pickle.UnpicklingError('truncated'), ImportError('no such module')):",
+        "    sys.excepthook(type(error), error, None)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr.strip()) == ("", "ImportError: no such module")

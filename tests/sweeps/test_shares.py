@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from src import devices
-from src.environment import SHARE_OF_CORES
+from src.environment import SHARE_OF_CORES, SHARE_OF_GPU
+from src.errors import InputError
 from src.sweeps.shares import Wish, shares
 
 Machine = Callable[..., None]
@@ -70,13 +71,40 @@ def test_each_gpu_has_one_job_that_sees_no_other(machine: Machine) -> None:
     ]
 
 
-def test_several_jobs_share_a_gpu_if_asked_to_and_are_dealt_out_in_turn(machine: Machine) -> None:
+def test_several_jobs_share_a_gpu_if_asked_to_and_are_dealt_out_in_turn(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine(cores=8, gpus=2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (8 * 2**30, 80 * 2**30))
     found = shares(wish(jobs_per_gpu=2))
     assert gpus_of(found) == ["0", "1", "0", "1"]
     assert cores_of(found) == ["2"] * 4
     assert gpus_of(shares(wish(jobs=3))) == ["0", "1", "0"]
     assert gpus_of(shares(wish(jobs=1))) == ["0"]
+
+
+def test_jobs_on_a_gpu_share_its_memory_and_too_many_are_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cores=8, gpus=2)
+    free = [8 * 2**30, 5 * 2**30]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number], 80 * 2**30))
+    assert [share.get(SHARE_OF_GPU) for share in shares(wish(jobs_per_gpu=4))] == ["0.2500"] * 8
+    assert [share.get(SHARE_OF_GPU) for share in shares(wish())] == [None] * 2
+    with pytest.raises(InputError, match=r"jobs_per_gpu: 6 jobs on a GPU with 5.0 GB of free memory, .* at most 5"):
+        shares(wish(jobs_per_gpu=6))
+
+
+def test_job_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    for share in ("0.2500", ""):
+        monkeypatch.setenv(SHARE_OF_GPU, share)
+        devices.prepare(devices.CUDA, threads, 1, deterministic=False)
+    torch.set_float32_matmul_precision(precision)
+    assert taken == [0.25]
 
 
 @pytest.mark.parametrize(

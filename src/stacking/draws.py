@@ -1,0 +1,39 @@
+"""Random numbers for k jobs at once, each job's from its own seed; for GPUs, where k generators would be k launches."""
+
+import torch
+from torch import Tensor
+
+# Of splitmix64 (Steele, Lea and Flood, 2014), as signed numbers: integers on a GPU are signed, and wrap around.
+STEP, FIRST, SECOND = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+DIGITS = 24  # bits of a float32 number in [0, 1)
+
+
+class Draws:
+    """Uniform numbers that depend on a job's seed, the draw and the place in it alone, not on the jobs beside it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seeds, self.count = device, torch.zeros(0, dtype=torch.long, device=device), 0
+
+    def restart(self, seeds: list[int]) -> None:
+        """Begin anew, from a seed for each job."""
+        signed = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
+        self.seeds, self.count = _mix(torch.tensor(signed, device=self.device)), 0
+
+    def draw(self, numbers: int) -> Tensor:
+        """Return the next so many numbers in [0, 1) of each job: (k, numbers) float32."""
+        places = torch.arange(numbers, device=self.device) + (self.count << 32)
+        self.count += 1
+        bits = _mix(self.seeds.unsqueeze(1) + STEP * places)  # (k, numbers)
+        return _shift(bits, 64 - DIGITS).float() * 2.0**-DIGITS
+
+
+def _mix(values: Tensor) -> Tensor:
+    """Return 64 bits for each of some 64-bit numbers, each bit depending on all of the number's."""
+    values = (values ^ _shift(values, 30)) * FIRST
+    values = (values ^ _shift(values, 27)) * SECOND
+    return values ^ _shift(values, 31)
+
+
+def _shift(values: Tensor, bits: int) -> Tensor:
+    """Shift right; what comes in are zeros, also into negative numbers."""
+    return (values >> bits) & (2 ** (64 - bits) - 1)

@@ -1,0 +1,42 @@
+"""Several processes that train one model: one by NCCL, and two that share the GPU by gloo."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command_line import BARE, Outcome, history, process, quick, weights
+from tests.test_nodes import on_two_nodes
+
+pytestmark = pytest.mark.gpu
+SETTINGS = ("optimizer=sgd", "data.noise=0.3", "data.val_size=51", "data.test_size=1001", "trainer.max_epochs=3")
+DDP = ("trainer=ddp", "trainer.devices=1")
+GLOO = "trainer.strategy={_target_:lightning.pytorch.strategies.DDPStrategy,process_group_backend:gloo}"
+
+
+def assert_the_same_run(outcome: Outcome, alone: Outcome) -> None:
+    assert outcome.code == 0, outcome.text
+    torch.testing.assert_close(weights(outcome.folder), weights(alone.folder), rtol=1e-5, atol=1e-6)
+    for one, other in zip(history(outcome.folder), history(alone.folder), strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
+@pytest.fixture
+def accelerator(device: str) -> str:
+    return f"trainer.accelerator={device}"
+
+
+def test_one_process_of_ddp_comes_to_what_a_run_without_it_does(
+    accelerator: str, trainer: str, tmp_path: Path, processes: dict[str, str]
+) -> None:
+    outcome = process("src.train", *BARE, *DDP, accelerator, *SETTINGS, cwd=tmp_path, **processes)
+    assert_the_same_run(outcome, quick(*SETTINGS, trainer, cwd=tmp_path))
+
+
+def test_two_processes_share_the_device_and_come_to_what_one_does(
+    accelerator: str, trainer: str, tmp_path: Path, processes: dict[str, str]
+) -> None:
+    two = (*BARE, *DDP, "trainer.num_nodes=2", GLOO, accelerator, *SETTINGS, "name=two")
+    first, second = on_two_nodes(*two, cwd=tmp_path, **processes)
+    assert second.code == 0, second.text
+    assert_the_same_run(first, quick(*SETTINGS, trainer, cwd=tmp_path))

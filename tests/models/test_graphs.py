@@ -1,0 +1,81 @@
+"""Steps that are recorded and repeated; the CPU stands for a GPU, and what repeats a step takes it again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.models import graphs
+from tests.command_line import load, quick
+
+Result = tuple[dict[str, Any], dict[str, Any], str]
+SETTINGS = ("data.batch_size=4", "data.train_size=98", "trainer.max_epochs=3", "model.dropout=0.2")
+SHAPES = {"adam": (), "sgd with batch norm": ("optimizer=sgd", "model.batch_norm=true"), "adamw": ("optimizer=adamw",)}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """Record on the CPU; returns the steps that are recorded."""
+    found: list[Callable[[], None]] = []
+
+    def record(function: Callable[[], None]) -> Callable[[], None]:
+        found.append(function)
+        return function
+
+    monkeypatch.setattr(graphs, "DEVICES", ("cpu",))
+    monkeypatch.setattr(graphs, "record", record)
+    return found
+
+
+def run(tmp_path: Path, *settings: str) -> Result:
+    """Return what a run came to: its metrics, its weights, its log."""
+    outcome = quick(*SETTINGS, *settings, cwd=tmp_path)
+    metrics = {name: value for name, value in outcome.metrics.items() if "/" in name}
+    weights = load(outcome.folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return metrics, weights, (outcome.folder / "train.log").read_text()
+
+
+def assert_same(left: Result, right: Result) -> None:
+    assert left[0] == right[0]
+    assert left[1].keys() == right[1].keys()
+    assert all(torch.equal(left[1][name], right[1][name]) for name in left[1])
+
+
+@pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES.keys())
+def test_recorded_step_comes_to_the_same_with_a_smaller_last_batch(
+    settings: tuple[str, ...], recorded: list[Any], tmp_path: Path
+) -> None:
+    repeated = run(tmp_path, *settings)
+    assert len(recorded) == 1
+    assert_same(repeated, run(tmp_path, *settings, "cuda_graph=false"))
+    assert len(recorded) == 1
+
+
+def test_step_is_recorded_anew_where_the_learning_rate_changes(recorded: list[Any], tmp_path: Path) -> None:
+    repeated = run(tmp_path, "scheduler=exponential")
+    assert len(recorded) == 3  # in each epoch
+    assert_same(repeated, run(tmp_path, "scheduler=exponential", "cuda_graph=false"))
+
+
+def test_what_cannot_be_recorded_is_taken_as_it_is_and_told_once(
+    recorded: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(function: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(function)
+        function()  # a recording leaves what it has noted
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    still = ("optimizer=sgd", "optimizer.lr=1e-30", "model.dropout=0")  # so that the step taken in vain changes nothing
+    plain = run(tmp_path, "cuda_graph=false", *still)
+    monkeypatch.setattr(graphs, "record", refuse)
+    repeated = run(tmp_path, *still)
+    assert_same(repeated, plain)
+    assert repeated[2].count("cannot be recorded as a CUDA graph (operation not permitted") == len(recorded) == 1
+
+
+@pytest.mark.parametrize("settings", ["optimizer=rmsprop", "+optimizer.foreach=true optimizer.fused=false"])
+def test_optimizers_that_ask_the_device_are_not_recorded(settings: str, recorded: list[Any], tmp_path: Path) -> None:
+    run(tmp_path, *settings.split(), "model.dropout=0")
+    assert not recorded

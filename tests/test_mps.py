@@ -1,0 +1,85 @@
+"""Apple's GPUs calculate in no 64-bit floating-point numbers, and their memory is the machine's: nothing is pinned."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from src import devices
+from src.data.base import Samples
+from src.models.mlp import MLP
+from src.stacking import stack
+from src.stacking.feed import Feed
+from src.stacking.schedules import Schedules
+from tests.command_line import images, quick
+from tests.training import Given
+
+ON_IMAGES = ("data.flip=true", "data.crop=2", "data.cutout=4", "model.dropout=0.1")
+
+
+class Watch(TorchDispatchMode):
+    """Note the operations that make 64-bit floating-point numbers or pin memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += 1
+        made = [each.dtype for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+        if torch.float64 in made or torch.complex128 in made or "pin_memory" in str(func):
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("model.batch_norm=true", "model.dropout=0.2", "optimizer=adamw", "scheduler=one_cycle"),
+        ("data=cubic", "optimizer=sgd", "scheduler=exponential", "model.l2=0.01"),
+        ("data=gate", "optimizer=lbfgs"),
+        ("data=fashion_mnist", "model=cnn", "model.label_smoothing=0.1", *ON_IMAGES),
+        ("data=cifar10", "model=resnet18", "optimizer=muon", "trainer.gradient_clip_val=1"),
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_training_and_testing_take_what_apples_gpus_have(
+    settings: tuple[str, ...], data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    watch = Watch()
+    for name in ("fit", "test"):
+        plain = getattr(lightning.Trainer, name)
+
+        def watched(*args: Any, plain: Any = plain, **given: Any) -> Any:
+            with watch:
+                return plain(*args, **given)
+
+        monkeypatch.setattr(lightning.Trainer, name, watched)
+    data = settings[0].removeprefix("data=") if "mnist" in settings[0] or "cifar" in settings[0] else None
+    more = images(data, data_dir) if data else []
+    quick(*more, *[each for each in settings if each not in more], "trainer.max_epochs=2", cwd=tmp_path)
+    assert watch.count > 100
+    assert not watch.found
+
+
+def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "sum_type", lambda kind: devices.sum_type(devices.MPS))
+    samples = Samples(torch.randn(90, 4), torch.arange(90) % 3)
+    about = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "activation": "relu"}
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
+    models = [MLP(hidden_size=[8], dropout=0.1, batch_norm=True, optimizer=optimizer, **about) for _ in range(2)]
+    feed = Feed(Given(samples, class_names=("a", "b", "c"), shuffle=True), [0, 1], torch.device("cpu"), torch.float32)
+    jobs = stack.Stack(models, [0, 1], feed, Schedules(models, 9, 1), every=3, eval_batch=50)
+    outputs = torch.randn(30, 2, 3)
+    looking = stack.Watched(jobs, 1)
+    with Watch() as watch:
+        jobs.evaluate(samples)
+        looking.add(outputs, samples.targets[:30, None].expand(-1, 2))
+    assert watch.count > 50
+    assert not watch.found
