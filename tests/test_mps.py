@@ -45,7 +45,7 @@ class Watch(TorchDispatchMode):
         ("data=cubic", "optimizer=sgd", "scheduler=exponential", "model.l2=0.01"),
         ("data=gate", "optimizer=lbfgs"),
         ("data=fashion_mnist", "model=cnn", "model.label_smoothing=0.1", *ON_IMAGES),
-        ("data=cifar10", "model=resnet18", "optimizer=muon", "trainer.gradient_clip_val=1"),
+        ("data=cifar10", "model=cnn", "optimizer=muon", "trainer.gradient_clip_val=1"),
     ],
     ids=lambda settings: " ".join(settings),
 )
