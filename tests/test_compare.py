@@ -61,7 +61,7 @@ def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(end
     folder, outcome = ended
     assert [path.name for path in (folder / "figures").iterdir()] == ["panels.png"]
     with Image.open(folder / "figures" / "panels.png") as picture:
-        assert shown(folder) == {"figures/panels": picture.size}
+        assert shown(folder) == {"visuals/panels": picture.size}
     (told,) = [line for line in outcome.text.splitlines() if "picture: " in line]
     assert Path(told.split("picture: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
 
@@ -123,7 +123,7 @@ def test_compare_adds_up_the_results_and_draws_the_same_pictures_again(sweep: Pa
     assert "test/acc" in best and "(n = 1)" in best
     assert last_lines(outcome) == [str(sweep / "results.csv"), str(path)]
     assert path.read_bytes() == before
-    assert list(shown(sweep)) == ["figures/panels"]
+    assert list(shown(sweep)) == ["visuals/panels"]
     with (sweep / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["number"], row["status"], row["model.hidden_size"], row["folder"]) for row in rows] == [

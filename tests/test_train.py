@@ -118,7 +118,7 @@ def test_tensorboard_finds_each_metric_of_each_epoch_and_one_point_of_the_test(
 def test_the_pictures_are_files_and_in_tensorboard(default: Outcome, events: EventAccumulator) -> None:
     names = {"curves", "decision_regions", "confusion_matrix"}
     assert {path.stem for path in (default.folder / "figures").glob("*.png")} == names
-    assert set(events.Tags()["images"]) == {f"figures/{name}" for name in names}
+    assert set(events.Tags()["images"]) == {f"visuals/{name}" for name in names}
     for name in names:
         picture = Image.open(default.folder / "figures" / f"{name}.png")
         assert min(picture.size) > 200

@@ -27,6 +27,7 @@ from src.data.base import TensorDataModule
 from src.devices import is_main_process
 from src.loggers.opening import log_figure
 
+TAG = "visuals"  # of pictures in TensorBoard, which shows groups by the alphabet: the curves of train and val first
 DARKEST = 16.0  # of floats from 0 to 255: with less these are no images of bytes
 STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', {COLOURS})",
@@ -68,7 +69,7 @@ class FigureCallback(Callback):
         if self.every_n_epochs and trainer.training:
             _save_small(pixels, folder / self.name / f"{trainer.current_epoch + 1}.png")
         step = trainer.global_step + bool(trainer.testing)  # after the last epoch's picture on TensorBoard's slider
-        log_figure(trainer.loggers, f"figures/{self.name}", pixels, step)
+        log_figure(trainer.loggers, f"{TAG}/{self.name}", pixels, step)
 
 
 def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:

@@ -64,7 +64,7 @@ def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> t
     from torch.utils.tensorboard import SummaryWriter
 
     from src.build import make
-    from src.callbacks.figure import drawn, save
+    from src.callbacks.figure import TAG, drawn, save
 
     runs, files, errors = with_metrics(folder), [], []
     with SummaryWriter(str(folder)) as writer:
@@ -75,7 +75,7 @@ def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> t
                 picture.packages = packages
                 pixels = drawn(picture.size(runs), picture.draw, runs)
                 save(pixels, path)
-                writer.add_image(f"figures/{name}", pixels, dataformats="HWC")
+                writer.add_image(f"{TAG}/{name}", pixels, dataformats="HWC")
                 files.append(path)
             except Exception as error:  # the other pictures are drawn all the same
                 if TRACEBACKS or find_fault(error):

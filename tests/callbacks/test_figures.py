@@ -286,7 +286,7 @@ def test_a_picture_drawn_while_training_stays_small_for_each_epoch(shown: Path) 
 
 def test_pictures_go_to_tensorboard_with_their_steps_and_to_a_file(shown: Path) -> None:
     events = EventAccumulator(str(shown)).Reload()
-    images = events.Images("figures/decision_regions")
+    images = events.Images("visuals/decision_regions")
     assert [image.step for image in images] == [2, 4, 6]
     with Image.open(shown / "figures" / "decision_regions.png") as picture:
         assert picture.size == (images[-1].width, images[-1].height)

@@ -129,9 +129,9 @@ def test_each_logger_gets_all_metrics(first: Outcome) -> None:
 
 def test_each_logger_gets_the_pictures_that_it_takes_and_the_run_tells_of_others(first: Outcome) -> None:
     pictures = {each["name"]: each for each in notes(first.folder, "picture")}
-    assert set(pictures) == {"figures/curves", "figures/confusion_matrix"}
-    assert pictures["figures/curves"]["step"] == 20
-    ((height, width, channels),) = pictures["figures/curves"]["shape"]
+    assert set(pictures) == {"visuals/curves", "visuals/confusion_matrix"}
+    assert pictures["visuals/curves"]["step"] == 20
+    ((height, width, channels),) = pictures["visuals/curves"]["shape"]
     assert channels == 3 and min(height, width) > 100
     assert first.text.count("takes no pictures") == 1
     assert "logger.csv takes no pictures: they are in figures/" in first.text
