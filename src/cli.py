@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,16 @@ from src.extras import check_loggers
 from src.help import describe_settings
 from src.messages import can_be_mended, comes_from_hydra, one_line, one_line_of_hydra
 from src.overrides import prepare
-from src.places import check_job_folders, check_places, run_name, settle_data_dir, settle_paths, shorten, slug
+from src.places import (
+    check_job_folders,
+    check_places,
+    check_sweep_folder,
+    run_name,
+    settle_data_dir,
+    settle_paths,
+    shorten,
+    slug,
+)
 from src.presets import check_choices, chosen, typed
 from src.records import claim, find_foreign
 from src.resumed import resumed_arguments
@@ -198,7 +206,7 @@ class ClaimFolder(Callback):
             raise InputError("sweep=… is one preset: give it one value")
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
             raise InputError("name=… names the sweep: give it one value")
-        refuse_several_folders(config)
+        check_sweep_folder(config, swept_keys(config.hydra.sweeper.get("params")))
         refuse_typed(config, ("hydra.run.",), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…")
         check_places(config)
         if config.hydra.launcher._target_.startswith(OWN_LAUNCHERS):
@@ -215,16 +223,6 @@ class ClaimFolder(Callback):
             from src.sweeps.jobs import note_running
 
             note_running(config)
-
-
-def refuse_several_folders(config: DictConfig) -> None:
-    """Refuse a sweep's folder that is named by what is swept over: it is one."""
-    content: Any = OmegaConf.to_container(config.hydra.sweep)
-    swept = swept_keys(config.hydra.sweeper.get("params"))
-    for name in re.findall(r"\$\{([\w./]+)\}", str(content["dir"])):
-        if any(f"{name}.".startswith(f"{key}.") for key in swept):
-            how = "its jobs' folders are named by hydra.sweep.subdir='${hydra.job.num}_…'"
-            raise InputError(f"hydra.sweep.dir={content['dir']}: a sweep has one folder, and {name} varies; {how}")
 
 
 def make_run(folder: Path, write: Callable[[], Any], setting: str) -> None:

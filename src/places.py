@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -87,6 +88,19 @@ def check_job_folders(config: DictConfig) -> None:
     if "/" in subdir or not NUMBERED.match(str(read_subdir(config))):
         how = "a job's folder lies in its sweep's and begins with its number: '${hydra.job.num}_…'"
         raise InputError(f"hydra.sweep.subdir={show(read_subdir(config))}: {how}")
+
+
+def check_sweep_folder(config: DictConfig, swept: Iterable[str]) -> None:
+    """Refuse a sweep's folder that is named by what is swept over: it is one.
+
+    Raises:
+        InputError: naming what varies.
+    """
+    place = str(OmegaConf.to_container(config.hydra.sweep)["dir"])  # type: ignore[call-overload, index]
+    for name in re.findall(r"\$\{([\w./]+)\}", place):
+        if any(f"{name}.".startswith(f"{key}.") for key in swept):
+            how = "its jobs' folders are named by hydra.sweep.subdir='${hydra.job.num}_…'"
+            raise InputError(f"hydra.sweep.dir={place}: a sweep has one folder, and {name} varies; {how}")
 
 
 def read_subdir(config: DictConfig) -> Any:
