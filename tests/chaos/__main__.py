@@ -18,7 +18,7 @@ import importlib
 import sys
 import time
 
-COUNTS = {"states": 180_000, "kills": 200, "overrides": 10_000, "damage": 1_000, "disk": 1_000}
+COUNTS = {"states": 200_000, "kills": 200, "overrides": 10_000, "damage": 1_000, "disk": 1_000}
 
 
 def main() -> None:
