@@ -67,7 +67,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(found, StorageError):
         found = found.completed("what was there before is whole", "start again")
     if found:
-        return escape(str(found).replace("\n", " "))
+        text = escape(str(found).replace("\n", " "))
+        return text if len(text) <= 2 * LONGEST else f"{text[:LONGEST]} … {text[-LONGEST:]}"
     text = _shortened(str(error))
     if match := re.search(r"Could not find '(.*?)'(?:\s+Available options in '.*?':((?:\n\t\S+)*))?", str(error)):
         return unknown_choice(*_parted(match[1]), (match[2] or "").split())

@@ -161,6 +161,10 @@ def test_arguments_are_told_short() -> None:
     assert len(str(refused.value)) < 300
 
 
+def test_choice_of_hydras_that_is_no_files_name_is_told_short(tmp_path: Path) -> None:
+    assert len(run("src.train", f"hydra/job_logging={5000 * 'a'}", cwd=tmp_path).error) < 1300
+
+
 def test_what_takes_nothing_from_another_may_be_given_beside_it() -> None:
     for arguments in (["seed=1", "seed=1"], ["model=mlp", "model={dropout:0.1}", "model={hidden_size:3}"]):
         assert prepare(arguments) == arguments
