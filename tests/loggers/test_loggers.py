@@ -260,11 +260,12 @@ def test_mlflow_gets_settings_by_their_full_names_and_those_that_change_as_tags(
 
 
 def test_wandb_leaves_no_link_that_leads_out_of_the_run(tmp_path: Path) -> None:
-    logs = tmp_path / "wandb" / "offline-run-1" / "logs"
+    run = tmp_path / "run"
+    logs = run / "wandb" / "offline-run-1" / "logs"
     logs.mkdir(parents=True)
-    (logs / "debug-core.log").symlink_to("/tmp/elsewhere")
+    (logs / "debug-core.log").symlink_to(tmp_path / "elsewhere")
     (logs / "debug.log").write_text("")
-    find_kind(WandbLogger).begin(SimpleNamespace(experiment=None), Start(tmp_path, None, None))
+    find_kind(WandbLogger).begin(SimpleNamespace(experiment=None), Start(run, None, None))
     assert [path.name for path in logs.iterdir()] == ["debug.log"]
 
 
