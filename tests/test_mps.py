@@ -1,13 +1,20 @@
-"""Apple's GPUs calculate in no 64-bit floating-point numbers, and their memory is the machine's: nothing is pinned."""
+"""Apple's GPUs calculate in no 64-bit floating-point numbers, and their memory is the machine's: nothing is pinned.
 
+Which operations they would leave to the CPU is read from torch's own table of kernels.
+"""
+
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
+import torchgen
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchgen.gen import parse_native_yaml
+from torchgen.model import DispatchKey
 
 from src import devices
 from src.data.base import Samples
@@ -27,15 +34,42 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.operations: set[str] = set()
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count += 1
+        if func.namespace == "aten":
+            self.operations.add(func.name().removeprefix("aten::"))
         made = [each.dtype for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
         if torch.float64 in made or torch.complex128 in made or "pin_memory" in str(func):
             self.found.append(str(func))
         return result
+
+
+@cache
+def kernels() -> tuple[dict[str, Any], list[Any]]:
+    """Return torch's operations by name, and the kernels of each kind that MPS can take."""
+    folder = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native"
+    table = parse_native_yaml(str(folder / "native_functions.yaml"), str(folder / "tags.yaml"))
+    kinds = ("MPS", "CompositeImplicitAutograd", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+    names = {str(function.func.name): function for function in table.native_functions}
+    return names, [table.backend_indices[DispatchKey[kind]] for kind in kinds]
+
+
+def has_kernel(name: str) -> bool:
+    """Return True if MPS computes an operation itself, False if it would leave it to the CPU."""
+    names, kinds = kernels()
+    function = names[name]
+    if any(kind.get_kernel(function) for kind in kinds):
+        return True
+    return function.structured_delegate is not None and has_kernel(str(function.structured_delegate))
+
+
+def test_table_of_kernels_knows_what_mps_lacks() -> None:
+    assert has_kernel("add.Tensor") and has_kernel("_fused_adamw_") and has_kernel("relu")
+    assert not has_kernel("_fused_adagrad_") and not has_kernel("linalg_eig")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +80,8 @@ class Watch(TorchDispatchMode):
         ("data=gate", "optimizer=lbfgs"),
         ("data=fashion_mnist", "model=cnn", "model.label_smoothing=0.1", *ON_IMAGES),
         ("data=cifar10", "model=cnn", "optimizer=muon", "trainer.gradient_clip_val=1"),
+        ("data=cifar10", "model=resnet18", "model.weights=null"),
+        ("data=fashion_mnist", "model=nearest_neighbor"),
     ],
     ids=lambda settings: " ".join(settings),
 )
@@ -66,6 +102,7 @@ def test_training_and_testing_take_what_apples_gpus_have(
     quick(*more, *[each for each in settings if each not in more], "trainer.max_epochs=2", cwd=tmp_path)
     assert watch.count > 100
     assert not watch.found
+    assert not {name for name in watch.operations if not has_kernel(name)}
 
 
 def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +120,4 @@ def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch)
         looking.add(outputs, samples.targets[:30, None].expand(-1, 2))
     assert watch.count > 50
     assert not watch.found
+    assert not {name for name in watch.operations if not has_kernel(name)}

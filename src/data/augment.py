@@ -5,15 +5,42 @@ threads twice as fast as indexing and masking single pixels. ``python -m tests.b
 torchvision's transforms and kornia's.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 
-def random_flip(images: Tensor) -> Tensor:
+class RandomNumbers(Protocol):
+    """Where the random numbers of some images come from."""
+
+    def uniform(self, count: int, device: torch.device) -> Tensor:
+        """Draw numbers in [0, 1), (count,)."""
+
+    def integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
+        """Draw integers from 0 to ``high`` − 1, (rows, count)."""
+
+
+class TorchRandomNumbers:
+    """Those of torch's default generator."""
+
+    def uniform(self, count: int, device: torch.device) -> Tensor:
+        """Draw numbers in [0, 1), (count,)."""
+        return torch.rand(count, device=device)
+
+    def integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
+        """Draw integers from 0 to ``high`` − 1, (rows, count)."""
+        return torch.randint(high, (rows, count), device=device)
+
+
+TORCH = TorchRandomNumbers()
+
+
+def random_flip(images: Tensor, numbers: RandomNumbers = TORCH) -> Tensor:
     """Mirror each of the images (B, C, H, W) left to right with probability one half."""
     count = len(images)
-    flipped = torch.rand(count, device=images.device) < 0.5
+    flipped = numbers.uniform(count, images.device) < 0.5
     both = torch.cat([images, images.flip(-1)])  # (2B, C, H, W)
     return both.index_select(0, torch.arange(count, device=images.device) + count * flipped)
 
@@ -32,18 +59,18 @@ def padded_with(images: Tensor, padding: int, mode: str) -> Tensor:
     return images
 
 
-def random_crop(images: Tensor, padding: int, mode: str = "zeros") -> Tensor:
+def random_crop(images: Tensor, padding: int, mode: str = "zeros", numbers: RandomNumbers = TORCH) -> Tensor:
     """Shift each of the images (B, C, H, W) by up to ``padding`` pixels each way; ``mode``: see `padded_with`."""
     count, _, height, width = images.shape
     padded = padded_with(images, padding, mode)
-    top, left = torch.randint(2 * padding + 1, (2, count), device=images.device)
+    top, left = numbers.integers(2 * padding + 1, 2, count, images.device)
     first = torch.arange(0, padded.numel(), padded.shape[-1], device=images.device)  # of each row's pixels
     corner = top * padded.shape[-1] + left  # (B,)
     rows = first.view(padded.shape[:3])[:, :, :height] + corner.view(-1, 1, 1)  # (B, C, H)
     return padded.flatten().unfold(0, width, 1).index_select(0, rows.flatten()).view(images.shape)
 
 
-def cutout(images: Tensor, size: int) -> Tensor:
+def cutout(images: Tensor, size: int, numbers: RandomNumbers = TORCH) -> Tensor:
     """Black out a square of ``size`` pixels at a random place in each of the images (B, C, H, W).
 
     The square's centre is uniform over the image, so that part of it may fall outside
@@ -51,7 +78,9 @@ def cutout(images: Tensor, size: int) -> Tensor:
     """
     count, _, height, width = images.shape
     rows, columns = [
-        torch.arange(length, device=images.device) - torch.randint(length, (count, 1), device=images.device) + size // 2
+        torch.arange(length, device=images.device)
+        - numbers.integers(length, 1, count, images.device).view(-1, 1)
+        + size // 2
         for length in (height, width)
     ]  # (B, H) and (B, W): from 0 to size−1 inside the square
     rows, columns = [((offset < 0) | (offset >= size)).byte() for offset in (rows, columns)]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from src.data.augment import cutout, random_crop, random_flip
+from src.data.augment import TORCH, RandomNumbers, cutout, random_crop, random_flip
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
 from src.data.files import is_there, read_file
@@ -160,15 +160,21 @@ class ImageDataModule(TensorDataModule):
 
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Augment and standardise uint8 images (B, C, H, W); gives float32 of the same shape."""
-        if augment and self.flip:
-            inputs = random_flip(inputs)
-        if augment and self.crop:
-            inputs = random_crop(inputs, self.crop, self.crop_padding)
-        if augment and self.cutout:
-            inputs = cutout(inputs, self.cutout)
-        if self.mean.device != inputs.device:
-            self.mean, self.std = self.mean.to(inputs.device), self.std.to(inputs.device)
-        return inputs.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
+        return self.standardized(self.augmented(inputs) if augment else inputs)
+
+    def augmented(self, images: Tensor, numbers: RandomNumbers = TORCH) -> Tensor:
+        """Change each of the uint8 images (B, C, H, W) at random, as the settings have it."""
+        if self.flip:
+            images = random_flip(images, numbers)
+        if self.crop:
+            images = random_crop(images, self.crop, self.crop_padding, numbers)
+        return cutout(images, self.cutout, numbers) if self.cutout else images
+
+    def standardized(self, images: Tensor) -> Tensor:
+        """Standardise uint8 images (B, C, H, W) to float32 ones."""
+        if self.mean.device != images.device:
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        return images.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

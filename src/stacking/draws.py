@@ -1,4 +1,10 @@
-"""Random numbers for k jobs at once, each job's from its own seed; for GPUs, where k generators would be k launches."""
+"""Random numbers for k jobs at once, each job's from its own seed.
+
+On a CPU a job draws what it would draw alone, from its own generator (`Generators`). On a GPU k generators would be k
+launches: all draw at once (`Draws`).
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +31,34 @@ class Draws:
         self.count += 1
         bits = _mix(self.seeds.unsqueeze(1) + STEP * places)  # (k, numbers)
         return _shift(bits, 64 - DIGITS).float() * 2.0**-DIGITS
+
+    def uniform(self, count: int, device: torch.device) -> Tensor:
+        """Draw numbers in [0, 1) for images that lie job beside job: (count,), count = B·k."""
+        return self.draw(count // len(self.seeds)).t().flatten()
+
+    def integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
+        """Draw integers from 0 to ``high`` − 1 for such images: (rows, count)."""
+        numbers = self.draw(rows * count // len(self.seeds)).view(len(self.seeds), rows, -1)  # (k, rows, B)
+        return (numbers * high).long().permute(1, 2, 0).flatten(1)
+
+
+class Generators:
+    """A generator for each job."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = generators
+
+    def uniform(self, count: int, device: torch.device) -> Tensor:
+        """Draw numbers in [0, 1) for images that lie job beside job: (count,), count = B·k."""
+        each = count // len(self.generators)
+        drawn = [torch.rand(each, device=device, generator=generator) for generator in self.generators]
+        return torch.stack(drawn, dim=1).flatten()
+
+    def integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
+        """Draw integers from 0 to ``high`` − 1 for such images: (rows, count)."""
+        shape = (rows, count // len(self.generators))
+        drawn = [torch.randint(high, shape, device=device, generator=generator) for generator in self.generators]
+        return torch.stack(drawn, dim=2).flatten(1)
 
 
 def _mix(values: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from src.data.base import Samples, TensorDataModule
 from src.data.images import ImageDataModule
+from src.stacking.draws import Draws, Generators
 
 AT_ONCE = 2**16  # numbers of inputs that are gathered together: of small batches several
 MOST_KEPT = 2**31  # bytes of inputs kept as the networks take them; larger sets are transformed batch by batch
@@ -54,7 +56,9 @@ class Feed:
         """Inputs as they are kept → as the networks take them."""
         return self.data.transform(inputs, augment=augment).to(self.dtype)
 
-    def epoch(self, number: int, generators: Sequence[torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, number: int, generators: Sequence[torch.Generator], draws: Draws | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch: inputs (B, k, C, …) and targets (B, k).
 
         Where all jobs have the same order, inputs are (B, 1, C, …).
@@ -62,6 +66,7 @@ class Feed:
         Args:
             number: the epoch's, from 0.
             generators: what each job draws its augmentation from.
+            draws: what all jobs draw it from at once, where it can be.
         """
         size, order = self.data.batch_size, self.orders(number)[: len(self) * self.data.batch_size]
         few = max(1, AT_ONCE // (size * self.width * self.samples.inputs[0].numel()))
@@ -70,10 +75,13 @@ class Feed:
             targets = self.samples.targets.index_select(0, indices.flatten()).view(indices.shape)
             wide = targets.expand(-1, len(self.order_seeds))
             for batch in zip(inputs.split(size), wide.split(size), strict=True):
-                yield self.prepared(batch[0], generators), batch[1]
+                yield self.prepared(batch[0], generators, draws), batch[1]
 
-    def prepared(self, inputs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def prepared(self, inputs: Tensor, generators: Sequence[torch.Generator], draws: Draws | None) -> Tensor:
         """A batch as it is kept → as the networks take it, (B, k, C, …)."""
+        if self.augments and augments_images(self.data):
+            changed = self.data.augmented(inputs.flatten(0, 1), draws or Generators(generators))
+            return self.data.standardized(changed).to(self.dtype).unflatten(0, inputs.shape[:2])
         if self.augments:
             return self.augmented(inputs, generators)
         return inputs if self.ready else self.seen(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
@@ -91,7 +99,7 @@ class Feed:
         return 1 if self.shared else len(self.order_seeds)
 
     def augmented(self, inputs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Each job's part of inputs (B, k, C, …), changed as its own draws have it."""
+        """Each job's part of inputs (B, k, C, …), changed by a transform of one's own, which draws by default."""
         default, parts = default_generator(self.device), []
         for job, generator in enumerate(generators):  # what augments asks the default generator
             default.set_state(generator.get_state())
@@ -102,9 +110,12 @@ class Feed:
 
 def augments(data: TensorDataModule) -> bool:
     """Whether each job must see its own samples: also where it is not known what a transform of one's own draws."""
-    if isinstance(data, ImageDataModule) and type(data).transform is ImageDataModule.transform:
-        return data.augments
-    return type(data).transform is not TensorDataModule.transform
+    return data.augments if augments_images(data) else type(data).transform is not TensorDataModule.transform
+
+
+def augments_images(data: TensorDataModule) -> TypeGuard[ImageDataModule]:
+    """Whether samples are changed as `ImageDataModule` changes them."""
+    return isinstance(data, ImageDataModule) and type(data).transform is ImageDataModule.transform
 
 
 def default_generator(device: torch.device) -> torch.Generator:

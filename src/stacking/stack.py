@@ -118,7 +118,8 @@ class Stack:
         numbers, count = self.schedules.epoch(len(self.feed)), len(self.feed)
         plans = [update.steps(mine, self.steps, count) for update, mine in zip(self.updates, numbers, strict=True)]
         watched = Watched(self, self.every)
-        for (inputs, targets), *now in zip(self.feed.epoch(self.epoch, self.generators), *plans, strict=True):
+        batches = self.feed.epoch(self.epoch, self.generators, self.draws)
+        for (inputs, targets), *now in zip(batches, *plans, strict=True):
             outputs, gradients = self.gradients(inputs, targets)
             with torch.no_grad():
                 for update, part, settings in zip(self.updates, gradients, now, strict=True):

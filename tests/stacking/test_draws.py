@@ -1,10 +1,16 @@
 """Random numbers for many jobs at once."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.data.base import Samples
+from src.data.images import ImageDataModule
 from src.stacking.draws import Draws
+from src.stacking.feed import Feed
 from src.stacking.wide import WideDropout
 
 CPU = torch.device("cpu")
@@ -43,3 +49,77 @@ def test_masks_drop_each_jobs_own_share_and_keep_the_mean() -> None:
     assert dropped.tolist() == pytest.approx([0.2, 0.7, 0.0], abs=0.015)
     assert outputs.mean(dim=(0, 2)).tolist() == pytest.approx([1.0, 1.0, 1.0], abs=0.05)
     assert torch.equal(layer.eval()(torch.ones(2, 6)), torch.ones(2, 6))
+
+
+class Colours(ImageDataModule):
+    """Random images of 8 × 8 pixels, in memory."""
+
+    num_classes, trainer = 3, None
+    flip, crop, crop_padding, cutout = True, 2, "zeros", 4
+    mean, std = torch.full((3, 1, 1), 100.0), torch.full((3, 1, 1), 60.0)
+
+    def __init__(self) -> None:
+        self.batch_size, self.shuffle, self.drop_last = 50, True, False
+        self.train_set = Samples(torch.randint(256, (200, 3, 8, 8), dtype=torch.uint8), torch.arange(200) % 3)
+
+
+def augmented(data: ImageDataModule, seeds: list[int], draws: Draws | None) -> Tensor:
+    """Return the first batch of jobs with these seeds, (B, k, C, H, W)."""
+    if draws is not None:
+        draws.restart(seeds)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    feed = Feed(data, [7] * len(seeds), CPU, torch.float32)
+    return next(feed.epoch(0, generators, draws))[0]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["all jobs at once", "a generator each"])
+def test_images_are_augmented_the_same_whichever_jobs_are_beside_them(at_once: bool) -> None:
+    data = Colours()
+    make = (lambda: Draws(CPU)) if at_once else (lambda: None)
+    three, two = augmented(data, [3, 4, 5], make()), augmented(data, [5, 3], make())
+    assert torch.equal(three[:, [2, 0]], two)
+    assert not torch.equal(three[:, 0], three[:, 1])
+
+
+def test_generators_augment_as_a_run_alone_does() -> None:
+    data = Colours()
+    found = augmented(data, [3, 4], None)
+    first = data.train_set.inputs[data.order(7, 0)[:50]]
+    for job, seed in enumerate([3, 4]):
+        torch.manual_seed(seed)
+        assert torch.equal(found[:, job], data.transform(first, augment=True))
+
+
+def test_drawn_at_once_flips_half_and_shifts_evenly() -> None:
+    draws = Draws(CPU)
+    draws.restart([1, 2])
+    flipped = draws.uniform(20_000, CPU).view(-1, 2) < 0.5
+    assert flipped.float().mean(dim=0).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
+    shifts = draws.integers(5, 2, 20_000, CPU)  # (2, B·k)
+    assert shifts.shape == (2, 20_000) and shifts.dtype == torch.int64
+    for job in (0, 1):
+        counts = torch.stack([row.bincount(minlength=5) for row in shifts[:, job::2]])
+        assert (counts / 10_000 - 0.2).abs().max() < 0.02
+
+
+def test_more_jobs_take_no_more_operations_where_all_are_drawn_at_once() -> None:
+    data, counts = Colours(), []
+    for seeds in ([1, 2], [1, 2, 3, 4, 5, 6, 7, 8]):
+        draws = Draws(CPU)
+        draws.restart(seeds)
+        inputs = data.train_set.inputs[:50, None].expand(-1, len(seeds), -1, -1, -1).contiguous()
+        feed = Feed(data, [7] * len(seeds), CPU, torch.float32)
+        with Count() as count:
+            feed.prepared(inputs, [], draws)
+        counts.append(count.operations)
+    assert counts[0] == counts[1] > 20
+
+
+class Count(TorchDispatchMode):
+    """Count the operations."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
