@@ -14,13 +14,13 @@ if not __package__:  # python src/compare.py, where Python would look for src be
 
 from src.core.commands import spell_command
 from src.core.parser import OneLineParser
-from src.core.trust import TRUST, take_trust
+from src.storage.trust import TRUST, take_trust
 
 
 def main() -> None:
     parser = OneLineParser(prog=spell_command("src.compare"), description="Add up a sweep again.", epilog=TRUST)
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
-    from src.cli import told_in_the_end
+    from src.cli.main import told_in_the_end
 
     with told_in_the_end():
         packages, rest = take_trust(sys.argv[1:])
@@ -36,12 +36,12 @@ def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
         folder: the sweep's, which may be a stranger's.
         packages: those beside this project's whose classes it may name.
     """
-    from src.core.storage import StorageError
-    from src.errors import InputError
-    from src.sweeps.drawing import configured, draw
-    from src.sweeps.hparams import write_hparams
-    from src.sweeps.jobs import find_damage, refuse_strays_beside_jobs
-    from src.sweeps.results import leaderboard, write_results
+    from src.core.disk import StorageError
+    from src.core.errors import InputError
+    from src.sweeps.figures.callback import configured, draw
+    from src.sweeps.store.hparams import write_hparams
+    from src.sweeps.store.jobs import find_damage, refuse_strays_beside_jobs
+    from src.sweeps.store.leaderboard import leaderboard, write_results
 
     refuse_strays_beside_jobs(folder)
     pictures = configured(folder, packages)

@@ -14,10 +14,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from src import cli
-from src.evaluation import refuse_training
-from src.messages import CONF
-from src.startup import importing
+from src.cli import main as cli
+from src.cli.evaluation import refuse_training
+from src.cli.messages import CONF
+from src.cli.startup import importing
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     with cli.told_in_one_line():
         refuse_training(HydraConfig.get().overrides.task)
         with importing():
-            from src.job import evaluate
+            from src.training.run import evaluate
 
         evaluate(cfg)
 

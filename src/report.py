@@ -16,9 +16,9 @@ if not __package__:  # python src/report.py, where Python would look for src bes
     sys.path[0] = str(Path(__file__).parent.parent)
 
 from src.core.commands import spell_command
+from src.core.errors import InputError
 from src.core.parser import OneLineParser
-from src.core.trust import TRUST, take_trust
-from src.errors import InputError
+from src.storage.trust import TRUST, take_trust
 
 FORMATS = ("pdf", "svg")
 FORMAT = "format=pdf or format=svg: figures for a paper, too"  # for --help
@@ -28,14 +28,14 @@ def main() -> None:
     about = "Write the report of a sweep."
     parser = OneLineParser(prog=spell_command("src.report"), description=about, epilog=f"{FORMAT}. {TRUST}")
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
-    from src.cli import told_in_the_end
+    from src.cli.main import told_in_the_end
 
     with told_in_the_end():
         packages, rest = take_trust(sys.argv[1:])
         form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
-        from src.sweeps.hparams import write_hparams
         from src.sweeps.report import report
+        from src.sweeps.store.hparams import write_hparams
 
         notes: list[str] = []
         print(report(folders, draw=True, packages=packages, tell=notes.append))

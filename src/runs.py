@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from src.core import schema
 from src.core.commands import spell_command
-from src.core.files import read_text
+from src.core.errors import InputError
 from src.core.parser import OneLineParser
-from src.core.schema import DamagedError
-from src.core.strays import refuse_strays
-from src.errors import InputError
-from src.records import DAMAGED, read_metrics, read_status
+from src.storage import schema
+from src.storage.files import read_text
+from src.storage.records import DAMAGED, read_metrics, read_status
+from src.storage.schema import DamagedError
+from src.storage.strays import refuse_strays
 
 ORDERS = ("when", "result", "status", "name")
 

@@ -18,9 +18,9 @@ if not __package__:  # python src/train.py, where Python would look for src besi
 import hydra
 from omegaconf import DictConfig
 
-from src import cli
-from src.messages import CONF
-from src.startup import importing
+from src.cli import main as cli
+from src.cli.messages import CONF
+from src.cli.startup import importing
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> float | None:
     """Run one job; returns the best validation score so far, for sweepers."""
     with cli.told_in_one_line():
         with importing():
-            from src.job import train
+            from src.training.run import train
 
         return train(cfg, cli.run_folder())
 

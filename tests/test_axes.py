@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from src.axes import CURVES, Window, find_window, find_window_of_curves
+from src.core.axes import CURVES, Window, find_window, find_window_of_curves
 
 
 def shown(window: Window | None, values: list[float]) -> list[float]:

@@ -8,10 +8,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from src.callbacks.history import History
-from src.checkpoints import AtomicCheckpointIO, RunCheckpoint, load_weights, read_checkpoint
-from src.core.files import StorageError
-from src.errors import InputError
+from src.core.errors import InputError
 from src.models.base import SupervisedModule
+from src.storage.files import StorageError
+from src.training.checkpoints import AtomicCheckpointIO, RunCheckpoint, load_weights, read_checkpoint
 from tests.command_line import history, quick, read_json, train
 from tests.test_resume import assert_the_same_run
 from tests.training import Given, points, quiet_trainer

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import src.cli
-import src.core.files
-from src.core.files import Operation
+import src.cli.main
+import src.storage.files
+from src.storage.files import Operation
 from tests.command_line import Outcome, quick, read_json, run, train
 from tests.test_ends import Killed
 from tests.test_resume import assert_the_same_run
@@ -64,7 +64,7 @@ def test_of_two_starts_at_the_same_moment_one_wins(
         monkeypatch.undo()
         inner.append(quick(*SETTINGS, cwd=tmp_path))
 
-    monkeypatch.setattr("src.cli.find_foreign", look)
+    monkeypatch.setattr("src.cli.main.find_foreign", look)
     error = run("src.train", *SETTINGS, "seed=1", cwd=tmp_path).error
     assert "is there already: choose another name=…, or go on with it: resume=outputs/runs/mine" in error
     assert_the_same_run(inner[0].folder, straight)
@@ -85,7 +85,7 @@ class KillAfter:
 
 
 def start_and_kill(after: KillAfter, monkeypatch: pytest.MonkeyPatch, cwd: Path) -> Path:
-    monkeypatch.setattr(src.core.files, "OBSERVERS", [after])
+    monkeypatch.setattr(src.storage.files, "OBSERVERS", [after])
     with pytest.raises(Killed):
         run("src.train", "callbacks=none", "logger=none", *SETTINGS, cwd=cwd)
     monkeypatch.undo()

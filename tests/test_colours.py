@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from src.colours import TWELVE_ON_DARK, TWELVE_ON_LIGHT
+from src.core.colours import TWELVE_ON_DARK, TWELVE_ON_LIGHT
 
 LIGHT, DARK = "#ffffff", "#14171a"  # the page
 TO_CONES = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]

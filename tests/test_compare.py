@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.core.files import write_json
-from src.sweeps.drawing import DrawPictures
+from src.storage.files import write_json
+from src.sweeps.figures.callback import DrawPictures
 from tests.command_line import BARE, Outcome, evaluate, read_json, run, train
 from tests.sweeps import made_job
 
 PICTURES = "hydra.callbacks.pictures.pictures"
 BASIC = "hydra/launcher=basic"  # in this process
-SCORES = "{_target_:src.sweeps.pictures.Scores,metric:test/acc}"
+SCORES = "{_target_:src.sweeps.figures.base.Scores,metric:test/acc}"
 
 
 def compare(folder: Path) -> Outcome:
@@ -69,7 +69,7 @@ def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(end
 def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_pictures(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    missing = f"++{PICTURES}.panels={{_target_:src.sweeps.pictures.Gallery,picture:nothing}}"
+    missing = f"++{PICTURES}.panels={{_target_:src.sweeps.figures.base.Gallery,picture:nothing}}"
     scores = f"+{PICTURES}.scores={SCORES}"
     outcome = train("sweep=pulse", "recipe.max_epochs=1", BASIC, missing, scores, *BARE, cwd=tmp_path)
     folder = outcome.folders[0].parent
@@ -87,7 +87,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_
 
 def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made_job(tmp_path, "0", metrics={"test/acc": 1.0})
-    pictures = {"a": {"_target_": "src.sweeps.nothing.Here"}, "b": {"_target_": "src.sweeps.pictures.Scores"}}
+    pictures = {"a": {"_target_": "src.sweeps.nothing.Here"}, "b": {"_target_": "src.sweeps.figures.base.Scores"}}
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     with caplog.at_level(logging.INFO):
         DrawPictures(pictures).on_multirun_end(config)
@@ -146,14 +146,14 @@ def test_the_command_that_the_table_tells_evaluates_the_chosen_run(sweep: Path) 
 def test_compare_adds_up_what_is_there_of_a_sweep_that_stopped(sweep: Path) -> None:
     (sweep / "1_hidden_size-2" / "metrics.json").unlink()
     write_json(sweep / "1_hidden_size-2" / "status.json", {"status": "failed", "reason": "killed", "message": None})
-    with_pictures(sweep, {"scores": {"_target_": "src.sweeps.pictures.Scores", "metric": "test/acc"}})
+    with_pictures(sweep, {"scores": {"_target_": "src.sweeps.figures.base.Scores", "metric": "test/acc"}})
     outcome = compare(sweep)
     assert (outcome.code, outcome.out.splitlines()[1]) == (0, "moved here: 2 jobs, 1 finished, 1 failed")
     assert last_lines(outcome) == [str(sweep / "results.csv"), str(sweep / "figures" / "scores.png")]
 
 
 def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) -> None:
-    scores = "src.sweeps.pictures.Scores"
+    scores = "src.sweeps.figures.base.Scores"
     pictures = {
         "none_has_it": {"_target_": scores, "metric": "test/f1"},
         "strange": {"_target_": scores, "metric": "test/acc", "colour": "red"},

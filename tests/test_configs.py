@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import register_resolvers
+from src.cli.main import register_resolvers
 from src.data.toy import TableDataModule
-from src.validation import check
+from src.training.validation.config import check
 from tests.command_line import CONF
 
 MAIN = [CONF / "train.yaml", CONF / "eval.yaml"]

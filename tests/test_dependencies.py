@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from src.extras import LOGGERS
+from src.core.extras import LOGGERS
 from tests.dependencies import LOCK, ROOT, audit, line_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

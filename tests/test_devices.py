@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.devices import CPU, CUDA, MPS, precision
-from src.errors import InputError
+from src.core.devices import CPU, CUDA, MPS, precision
+from src.core.errors import InputError
 
 
 @pytest.mark.parametrize(

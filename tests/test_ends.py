@@ -200,7 +200,11 @@ def test_a_run_killed_as_it_begins_to_train_longer_still_does(
 ) -> None:
     """Its settings are kept, then its status, then the checkpoints are put back one by one."""
     short = train_short("trainer.max_steps=15", cwd=tmp_path).folder
-    for place in ("src.results.Results.begin", "src.resume.write_checkpoint", "lightning.Trainer.fit"):
+    for place in (
+        "src.training.results.Results.begin",
+        "src.training.resume.write_checkpoint",
+        "lightning.Trainer.fit",
+    ):
         folder = Path(shutil.copytree(short, short.parent / place))
         monkeypatch.setattr(place, kill)
         with pytest.raises(Killed):

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.errors import InputError
-from src.figures import draw_figures
+from src.core.errors import InputError
+from src.training.redraw import draw_figures
 from tests.command_line import images, load, train
 
 XOR = ("trainer.max_epochs=3", "model.hidden_size=2", "optimizer.lr=0.1", "callbacks=plane")
@@ -96,7 +96,7 @@ def test_a_run_on_other_devices_is_drawn_on_what_there_is(tmp_path: Path) -> Non
 def test_what_callbacks_noted_while_training_is_drawn_where_the_checkpoint_has_it_and_else_left_out(
     tmp_path: Path,
 ) -> None:
-    norms = "+callbacks.norms={_target_:src.callbacks.gradient_norms.GradientNorms,every_n_steps:2}"
+    norms = "+callbacks.norms={_target_:src.callbacks.figures.gradient_norms.GradientNorms,every_n_steps:2}"
     descent = ("data=linear", "model.hidden_size=[]", "model.output_bias=false", "callbacks=descent", norms)
     folder = train(*descent, "optimizer=sgd", "trainer.max_epochs=2", cwd=tmp_path).folder
     before = drawn(folder)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.models.mlp import MLP
 from tests.command_line import evaluate, load, quick, read_json, run, same, weights
 

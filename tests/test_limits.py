@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.errors import InputError
-from src.limits import check_limits
+from src.core.errors import InputError
+from src.training.validation.limits import check_limits
 from tests.command_line import BARE, Seen, evaluate, quick, read_json, run
 from tests.training import Given, points
 

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback
 from lightning.pytorch import callbacks
 
-from src.refusals import CALLBACKS
+from src.training.validation.refusals import CALLBACKS
 from tests.command_line import BARE, Outcome, evaluate, history, load, quick, read_json, run, same, train, weights
 
 LIGHTNING = "lightning.pytorch.callbacks"

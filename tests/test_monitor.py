@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from src.monitor import find_mode, spell_metric
-from src.sweeps.jobs import identity
+from src.callbacks.monitor import find_mode, spell_metric
+from src.sweeps.store.jobs import identity
 from tests.command_line import BARE, Returned, history, quick, read_json, run, train
 
 SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")

@@ -16,12 +16,12 @@ from torch.utils._pytree import tree_leaves
 from torchgen.gen import parse_native_yaml
 from torchgen.model import DispatchKey
 
-from src import devices
+from src.core import devices
 from src.data.base import Samples
 from src.models.mlp import MLP
-from src.stacking import stack
-from src.stacking.feed import Feed
-from src.stacking.schedules import Schedules
+from src.vectorized import model as stack
+from src.vectorized.batches import Feed
+from src.vectorized.schedules import Schedules
 from tests.command_line import images, quick
 from tests.training import Given
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from src.environment import ALONE, BY_HAND, SRUN, TORCHRUN, Place, place, place_in
-from src.errors import InputError
-from src.nodes import meeting_place
+from src.core.errors import InputError
+from src.core.processes import ALONE, BY_HAND, SRUN, TORCHRUN, Place, place, place_in
+from src.training.distributed import meeting_place
 from tests.command_line import (
     BARE,
     PATIENCE,
@@ -182,7 +182,7 @@ def test_what_would_wait_for_ever_is_refused_in_one_line(
 
 
 def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
-    from src.nodes import Company
+    from src.training.distributed import Company
 
     settings: Any = {"trainer": None, "pl_module": None}
     with pytest.raises(InputError, match="must be storage that all share"):

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import lr_scheduler
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.models.mlp import MLP
 from tests.command_line import Seen, history, quick, run, train
 from tests.models.test_steps import IN_CHUNKS, assert_the_same, said

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import InputError
-from src.overrides import prepare
-from src.places import settle_data_dir, shorten, slug
+from src.cli.overrides import prepare
+from src.core.errors import InputError
+from src.core.places import settle_data_dir, shorten, slug
 from tests.command_line import BARE, Outcome, quick, read_json, run, train
 
 QUICK = (*BARE, "trainer.max_epochs=1")

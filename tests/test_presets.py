@@ -7,8 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from src.errors import InputError
-from src.presets import check_choices, tuned
+from src.cli.presets import check_choices, tuned
+from src.core.errors import InputError
 from tests.command_line import BARE, CONF, quick, run, train
 from tests.course.presets import composed
 

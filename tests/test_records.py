@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from src.records import provenance, write_provenance
+from src.storage.records import provenance, write_provenance
 
 
 def test_provenance_names_command_versions_and_device(monkeypatch: pytest.MonkeyPatch) -> None:

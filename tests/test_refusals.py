@@ -12,10 +12,10 @@ from lightning import Callback, Trainer
 from lightning.pytorch import callbacks
 from omegaconf import OmegaConf
 
-from src.build import plain_trainer
-from src.errors import InputError
-from src.messages import ADDED
-from src.refusals import ARGUMENTS, CALLBACKS, refuse
+from src.cli.messages import ADDED
+from src.core.errors import InputError
+from src.training.build import plain_trainer
+from src.training.validation.refusals import ARGUMENTS, CALLBACKS, refuse
 from tests.command_line import BARE, CONF, quick, run, train
 
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -174,7 +174,7 @@ class OwnFinder(callbacks.LearningRateFinder):
 )
 def test_it_is_told_in_one_line_before_training(given: str, words: str, tmp_path: Path) -> None:
     settings = [given] if "_target_: " + DDP not in given else ["~trainer.strategy", given]
-    with mock.patch("src.refusals.find_spec", return_value=None):
+    with mock.patch("src.training.validation.refusals.find_spec", return_value=None):
         outcome = run("src.train", *BARE, *settings, cwd=tmp_path)
     assert words in outcome.error
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from src.core.files import write_json, write_text
+from src.storage.files import write_json, write_text
 from tests.command_line import Outcome, run
 
 

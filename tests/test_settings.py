@@ -10,12 +10,14 @@ from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.checks import show
+from src.core.errors import InputError
 from src.core.hints import hints_of
-from src.errors import InputError
-from src.places import PLACES
-from src.settings import CHECKS, CHOICES_OF_OPTIMIZERS, EVALUATION, OPTIMIZER
-from src.sweeps import local, ray_cluster, search_plan, slurm, vectorized
-from src.validation import KINDS, check
+from src.core.places import PLACES
+from src.sweeps.launchers import local, slurm, vectorized
+from src.sweeps.launchers import ray as ray_cluster
+from src.sweeps.search import plan as search_plan
+from src.training.validation.config import KINDS, check
+from src.training.validation.settings import CHECKS, CHOICES_OF_OPTIMIZERS, EVALUATION, OPTIMIZER
 from tests.chaos.settings import leaves
 from tests.command_line import CONF
 
@@ -463,7 +465,7 @@ CLASSES = {
     "optimizer": "torch.optim.Adam",
     "scheduler": "torch.optim.lr_scheduler.StepLR",
     "trainer": "lightning.Trainer",
-    "callbacks": "src.callbacks.curves.Curves",
+    "callbacks": "src.callbacks.figures.curves.Curves",
     "logger": "lightning.pytorch.loggers.TensorBoardLogger",
     "trainer.profiler": "lightning.pytorch.profilers.SimpleProfiler",
 }

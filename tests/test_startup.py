@@ -11,7 +11,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
 
-from src.startup import group_options, importing, keep_imported
+from src.cli.startup import group_options, importing, keep_imported
 from tests.command_line import BARE, CONF, ROOT, process
 
 # A callback that leaves something to be done at exit, before any of which the program must not end.

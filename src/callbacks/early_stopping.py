@@ -6,8 +6,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from src.errors import InputError
-from src.monitor import spell_metric, tell_unmeasured
+from src.callbacks.monitor import spell_metric, tell_unmeasured
+from src.core.errors import InputError
 
 
 class EarlyStopping(LightningEarlyStopping):

@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from src.callbacks.counting import name_epoch
-from src.devices import is_main_process
-from src.monitor import spell_metric
+from src.callbacks.monitor import spell_metric
+from src.core.devices import is_main_process
 
 log = logging.getLogger(__name__)
 Row = dict[str, float]
@@ -29,7 +29,7 @@ class History(Callback):
         self.rows: list[Row] = []
         self.saved = 0  # how many of them lie in last.ckpt
         self.seconds_before = 0.0  # of training, before this process
-        self.compile_seconds = 0.0  # of all of them, see `src.compilation`
+        self.compile_seconds = 0.0  # of all of them, see `src.training.compilation`
         self.started: float | None = None
         self.ended: float | None = None
         self.told = -float("inf")

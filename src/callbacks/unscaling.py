@@ -2,7 +2,7 @@
 
 from lightning import Callback, LightningModule, Trainer
 
-from src.models.optimizing import check_numbers, divide_first
+from src.optimizers.settings import check_numbers, divide_first
 
 
 class Unscaling(Callback):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from src.errors import InputError
+from src.core.errors import InputError
 
 BILLION = 10**9
 LARGEST = 1e38  # about the largest number in single precision

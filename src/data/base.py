@@ -12,8 +12,8 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from src.core.errors import InputError
 from src.data.placement import Placement, copy_ahead
-from src.errors import InputError
 
 Task = Literal["multiclass", "binary", "regression"]
 EVAL_BATCH = 500  # samples; no gradients are kept, so evaluation takes larger batches than training

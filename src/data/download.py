@@ -5,8 +5,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from src.core.trust import is_lent
-from src.errors import InputError
+from src.core.errors import InputError
+from src.storage.trust import is_lent
 
 
 def download_once(root: Path, name: str, missing: Callable[[], object], download: Callable[[], None]) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from src.core.files import read_bytes
-from src.core.storage import describe_fault
+from src.core.disk import describe_fault
+from src.storage.files import read_bytes
 
 MOST = 4 * 2**30  # bytes of a file
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from src.core.errors import InputError
 from src.data.augment import TORCH, RandomNumbers, cutout, random_crop, random_flip
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
 from src.data.files import is_there, read_file
-from src.errors import InputError
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
-from src.devices import is_main_process
+from src.core.devices import is_main_process
 
 log = logging.getLogger(__name__)
 MOST = 0.5  # share of a device's free memory that a data set may take

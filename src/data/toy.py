@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
-from src.errors import InputError
 
 
 class DrawnDataModule(TensorDataModule):

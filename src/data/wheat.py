@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.core.files import open_atomic
+from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
 from src.data.files import is_there, read_file
-from src.errors import InputError
+from src.storage.files import open_atomic
 
 PATIENCE = 30.0  # seconds without an answer until a download is given up
 

@@ -14,10 +14,10 @@ from filelock import FileLock
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from src.configs import flat
-from src.core.files import remove
-from src.extras import need
+from src.core.extras import need
 from src.loggers.table import Table
+from src.storage.configs import flat
+from src.storage.files import remove
 
 PROJECT = "thunderhead"  # what MLflow has runs under that are no sweep's
 LONGEST = 250  # characters of a setting in MLflow; Lightning cuts them there
@@ -70,7 +70,7 @@ def as_plain(cfg: DictConfig) -> Settings:
 
 
 class _TensorBoard(Kind):
-    """Its HParams are for sweeps, see `src.sweeps.hparams`; a run's settings lie in a file beside the events."""
+    """Its HParams are for sweeps, see `src.sweeps.store.hparams`; a run's settings lie in a file beside the events."""
 
     def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
         return {} if start.step is None else {"purge_step": start.step}

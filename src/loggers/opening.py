@@ -17,11 +17,11 @@ from hydra.utils import get_class
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.files import read_json, write_json
-from src.core.storage import StorageError
-from src.devices import is_main_process
-from src.errors import InputError
+from src.core.devices import is_main_process
+from src.core.disk import StorageError
+from src.core.errors import InputError
 from src.loggers.kinds import Events, Settings, Start, find_kind
+from src.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 IDS = "logger.json"  # in a run's folder: each logger's name in the config, and by what it knows the run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from src.core.files import remove, write_csv
+from src.storage.files import remove, write_csv
 
 Row = dict[str, str]
 

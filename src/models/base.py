@@ -13,12 +13,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from src.core.tensors import open_verified
-from src.errors import DivergedError, InputError
+from src.core.errors import DivergedError, InputError
 from src.models.graphs import GraphStep
 from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
-from src.models.optimizing import make_optimizer, make_schedule
 from src.models.steps import take_steps
+from src.optimizers.settings import make_optimizer, make_schedule
+from src.storage.tensors import open_verified
 
 Settings = dict[str, Any]
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from src.core.errors import InputError
 from src.data.base import TensorDataModule
-from src.errors import InputError
 from src.models.base import Settings
 from src.models.images import ImageModule
 from src.models.layers import ACTIVATIONS, BatchNorm, classifier, initialise, needs_bias, normalised

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from src.core.devices import is_main_process
 from src.data.base import Samples
-from src.devices import is_main_process
-from src.models.optimizing import FUSED
+from src.optimizers.settings import FUSED
 
 log = logging.getLogger(__name__)
 DEVICES = ("cuda",)  # which can record

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.init import dirac_, kaiming_normal_, normal_, xavier_uniform_, zeros_
 
-from src.errors import InputError
+from src.core.errors import InputError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.models.base import Settings, SupervisedModule
 
 TILE = 2**19  # numbers of a tile of differences: 2 MB, which stay in the processor's cache

@@ -8,10 +8,10 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.checkpoints import get_weights, read_checkpoint
-from src.errors import InputError
+from src.core.errors import InputError
 from src.models.base import Settings
 from src.models.images import ImageModule
+from src.training.checkpoints import get_weights, read_checkpoint
 
 
 class ResNet18Net(nn.Module):

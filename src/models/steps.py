@@ -17,11 +17,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from src.core.devices import small_step
+from src.core.errors import InputError
 from src.data.base import Chunk, Samples
-from src.devices import small_step
-from src.errors import InputError
 from src.models.graphs import GraphStep, can_record
-from src.models.optimizing import is_planned
+from src.optimizers.settings import is_planned
 
 # What would have to be called for each single step.
 CALLBACK_HOOKS = (

@@ -19,10 +19,11 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.nn import functional as F
 
-from src import build, devices
-from src.cli import register_resolvers
+from src.cli.main import register_resolvers
+from src.cli.messages import CONF
+from src.core import devices
 from src.data.base import Samples, TensorDataModule
-from src.messages import CONF
+from src.training import build
 
 WARM_UP = 3  # steps before one is captured
 Step = Callable[[Tensor], None]  # on the samples of these numbers, (B,)

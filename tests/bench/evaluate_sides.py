@@ -18,10 +18,11 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch import Tensor, nn
 
-from src import build, devices
-from src.cli import register_resolvers
+from src.cli.main import register_resolvers
+from src.cli.messages import CONF
+from src.core import devices
 from src.data.base import TensorDataModule
-from src.messages import CONF
+from src.training import build
 from tests.bench.measuring import OURS
 
 REPEATS, SECONDS = 15, 30.0  # at most so many of each side, and so long in all

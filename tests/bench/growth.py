@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from src.core.files import read_json
+from src.storage.files import read_json
 from tests.bench.measuring import Table, child, in_turns
 
 ROUNDS = 3

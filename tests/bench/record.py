@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
-from src.colours import COLOURS
+from src.core.colours import COLOURS
 from tests.bench.growth import AXES, MEMORY
 from tests.bench.measuring import OURS, ROOT, Table
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.core.files import read_json
-from src.devices import cores
-from src.records import finished
+from src.core.devices import cores
+from src.storage.files import read_json
+from src.storage.records import finished
 from tests.bench.measuring import Table, child, in_turns
 
 ROUNDS = 4

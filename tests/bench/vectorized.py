@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from src.devices import cores
-from src.sweeps.jobs import read_jobs
+from src.core.devices import cores
+from src.sweeps.store.jobs import read_jobs
 from tests.bench.measuring import Table, child, in_turns
 
 ROUNDS = 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from src.callbacks import figure as figures
+from src.callbacks.figures import base as figures
 
 
 @pytest.fixture

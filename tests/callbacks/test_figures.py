@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.callbacks.confusion_matrix import ERRORS, ConfusionMatrix
-from src.callbacks.curves import Curves
-from src.callbacks.decision_regions import DecisionRegions, Plane, regions
-from src.callbacks.figure import image_grid, spell_share, tick_shares
-from src.callbacks.misclassified import surest_mistakes
-from src.callbacks.samples import class_by_class
-from src.colours import CLASSES, MODEL, OTHER, RIGHT, TRAIN, TRUTH, VALIDATION, WRONG
+from src.callbacks.figures.base import image_grid, spell_share, tick_shares
+from src.callbacks.figures.confusion_matrix import ERRORS, ConfusionMatrix
+from src.callbacks.figures.curves import Curves
+from src.callbacks.figures.decision_regions import DecisionRegions, Plane, regions
+from src.callbacks.figures.misclassified import surest_mistakes
+from src.callbacks.figures.samples import class_by_class
+from src.core.colours import CLASSES, MODEL, OTHER, RIGHT, TRAIN, TRUTH, VALIDATION, WRONG
 from src.data.base import Samples
 from src.models.mlp import MLP
 from tests.training import FIXED, Given, points, quiet_trainer

@@ -11,13 +11,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.callbacks.cost_and_accuracy import CostAndAccuracy, totals
-from src.callbacks.fit import Fit, along, contributions
+from src.callbacks.figures.cost_and_accuracy import CostAndAccuracy, totals
+from src.callbacks.figures.fitted_function import Fit, along, contributions
 from src.callbacks.history import History
-from src.checkpoints import RunCheckpoint
-from src.colours import TRAIN
+from src.core.colours import TRAIN
 from src.data.base import Samples
 from src.models.base import SupervisedModule
+from src.training.checkpoints import RunCheckpoint
 from tests.training import FIXED, Given, quiet_trainer
 
 CURVE = Samples(torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([1.0, 0.5, 2.0]))

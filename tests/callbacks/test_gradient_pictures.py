@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from src.callbacks.descent import Descent, arrows, losses, names_of, some_steps, surface_around
-from src.callbacks.gradient_norms import GradientNorms, gradient_norms, trained_layers
+from src.callbacks.figures.gradient_norms import GradientNorms, gradient_norms, trained_layers
+from src.callbacks.figures.loss_surface import Descent, arrows, losses, names_of, some_steps, surface_around
+from src.core.errors import DivergedError
 from src.data.base import Samples
-from src.errors import DivergedError
 from src.models.base import SupervisedModule
 from src.models.resnet18 import ResNet18
 from tests.training import SGD, Given, points, quiet_trainer

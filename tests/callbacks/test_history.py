@@ -8,8 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History, Row
-from src.checkpoints import RunCheckpoint
 from src.models.mlp import MLP
+from src.training.checkpoints import RunCheckpoint
 from tests.training import SGD, Given, points, quiet_trainer
 
 ROWS = [{"epoch": epoch, "val/acc": acc} for epoch, acc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.2))]

@@ -11,15 +11,15 @@ from lightning import seed_everything
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from src.callbacks.augmented_batch import AugmentedBatch, displayed
-from src.callbacks.class_accuracy import ClassAccuracy, class_accuracies
-from src.callbacks.class_probabilities import (
+from src.callbacks.figures.augmented_batch import AugmentedBatch, displayed
+from src.callbacks.figures.base import picture, spell_share
+from src.callbacks.figures.class_accuracy import ClassAccuracy, class_accuracies
+from src.callbacks.figures.class_probabilities import (
     ClassProbabilities,
     class_probabilities,
     likeliest,
 )
-from src.callbacks.figure import picture, spell_share
-from src.colours import OTHER, RIGHT, WRONG
+from src.core.colours import OTHER, RIGHT, WRONG
 from src.data.augment import random_flip
 from src.data.base import Samples
 from src.data.mnist import MNIST

@@ -9,8 +9,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.callbacks.feature_maps import FeatureMaps, first_block, kirsch_stages
-from src.callbacks.first_layer import FirstLayer, columns_for, draw_signed, image_weights, signed_colours, strongest
+from src.callbacks.figures.feature_maps import FeatureMaps, first_block, kirsch_stages
+from src.callbacks.figures.first_layer import (
+    FirstLayer,
+    columns_for,
+    draw_signed,
+    image_weights,
+    signed_colours,
+    strongest,
+)
 from src.data.base import Samples
 from src.models.cnn import CNN
 from src.models.mlp import MLP

@@ -9,16 +9,16 @@ import torch
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 
-from src.callbacks import figure as figures
-from src.callbacks.confusion_matrix import ConfusionMatrix
-from src.callbacks.curves import Curves
-from src.callbacks.decision_regions import DecisionRegions
+from src.callbacks.figures import base as figures
+from src.callbacks.figures.confusion_matrix import ConfusionMatrix
+from src.callbacks.figures.curves import Curves
+from src.callbacks.figures.decision_regions import DecisionRegions
+from src.callbacks.figures.misclassified import Misclassified
+from src.callbacks.figures.samples import Samples as SamplesShown
 from src.callbacks.history import History
-from src.callbacks.misclassified import Misclassified
-from src.callbacks.samples import Samples as SamplesShown
-from src.checkpoints import RunCheckpoint
 from src.data.base import Samples
 from src.models.mlp import MLP
+from src.training.checkpoints import RunCheckpoint
 from tests.training import FIXED, Given, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import AxLine
 from torch import Tensor, nn
 
-from src.callbacks.decision_regions import DecisionRegions, lines, regions
-from src.callbacks.figure import COLOURS
-from src.callbacks.hidden_space import HiddenSpace, hidden_regions, hidden_values, line_of, some
-from src.callbacks.snapshot import evaluating
+from src.callbacks.figures.base import COLOURS
+from src.callbacks.figures.decision_regions import DecisionRegions, lines, regions
+from src.callbacks.figures.hidden_space import HiddenSpace, hidden_regions, hidden_values, line_of, some
+from src.callbacks.figures.snapshot import evaluating
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from tests.training import FIXED, Given, quiet_trainer

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.core.files import Operation
+from src.storage.files import Operation
 from tests.chaos.recording import Recorded
 
 State = dict[Path, bytes | None]  # what lies on the disk: files with their content; None: a folder

@@ -161,7 +161,7 @@ def start(arguments: tuple[str, ...], cwd: Path) -> Outcome:
     with ExitStack() as patches:
         for module in ("local", "vectorized"):
             patches.enter_context(mock.patch(f"src.sweeps.{module}.starting", return_value=_Context()))
-        patches.enter_context(mock.patch("src.sweeps.worker.write_to", _open_log))
+        patches.enter_context(mock.patch("src.sweeps.workers.worker.write_to", _open_log))
         return command_line.run(*arguments, cwd=cwd)
 
 

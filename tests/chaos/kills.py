@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from src.devices import cores
-from src.records import finished
-from src.sweeps.jobs import read_jobs
-from src.sweeps.search_space import Space
-from src.sweeps.search_study import Study
+from src.core.devices import cores
+from src.storage.records import finished
+from src.sweeps.search.space import Space
+from src.sweeps.search.study import Study
+from src.sweeps.store.jobs import read_jobs
 from tests.chaos.table import Row, Table
 from tests.command_line import BARE, PATIENCE, ROOT, load, read_json, same, timeless
 

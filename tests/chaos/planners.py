@@ -11,18 +11,18 @@ from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.early_stopping import EarlyStopping
-from src.cli import is_sweep
-from src.configs import FILE, open_config
-from src.core.files import PARTIAL, remove_partials
-from src.errors import InputError
-from src.records import find_foreign
-from src.resume import make_plan, read_past
-from src.sweeps.jobs import Job, Register
-from src.sweeps.results import write_results
-from src.sweeps.search_space import Space
-from src.sweeps.search_study import STATES, Study
-from src.sweeps.sweep import left_to_do
-from src.sweeps.vectorized import damages
+from src.cli.main import is_sweep
+from src.core.errors import InputError
+from src.storage.configs import FILE, open_config
+from src.storage.files import PARTIAL, remove_partials
+from src.storage.records import find_foreign
+from src.sweeps.launchers.sweep import left_to_do
+from src.sweeps.launchers.vectorized import damages
+from src.sweeps.search.space import Space
+from src.sweeps.search.study import STATES, Study
+from src.sweeps.store.jobs import Job, Register
+from src.sweeps.store.leaderboard import write_results
+from src.training.resume import make_plan, read_past
 from tests.chaos.crash import Crash, State
 from tests.chaos.stage import Planner
 
@@ -116,7 +116,7 @@ def _check_run(folder: Path, crash: Crash) -> str | None:
     """Return what is wrong with how a run would go on from its folder."""
     cfg = _open_config(folder, resume=str(folder))
     try:
-        with mock.patch("src.resume.read_config", _open_config):  # for each start by itself it is quick enough
+        with mock.patch("src.training.resume.read_config", _open_config):  # for each start by itself it is quick enough
             past = read_past(cfg, folder)
     except InputError as error:
         return f"refused: {error}"

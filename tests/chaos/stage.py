@@ -16,8 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from src.core import files
-from src.core.files import Operation
+from src.storage import files
+from src.storage.files import Operation
 from tests.chaos.crash import Crash, State, draw_crash
 from tests.chaos.recording import Recorded
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from src.core.files import Operation
-from src.environment import cores
+from src.core.processes import cores
+from src.storage.files import Operation
 from tests.chaos.planners import plan_run, plan_search, plan_sweep
 from tests.chaos.recording import Recorded, record_command
 from tests.chaos.stage import Found, Planner, explore
@@ -121,8 +121,8 @@ def _shorten(recorded: Recorded, place: Path) -> Recorded:
 
 def do(task: Task) -> Found:
     """Do a part, in a process of its own."""
-    from src.cli import register_resolvers
-    from src.startup import hurry_hydra
+    from src.cli.main import register_resolvers
+    from src.cli.startup import hurry_hydra
 
     register_resolvers()
     hurry_hydra()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src import devices
-from src.errors import InputError
+from src.core import devices
+from src.core.errors import InputError
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import trials
 from tests.chaos.overrides import run as run_trials

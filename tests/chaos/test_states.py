@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src.core import files
-from src.core.files import Operation, append, remove, write_text
+from src.storage import files
+from src.storage.files import Operation, append, remove, write_text
 from tests.chaos.crash import Disk, draw_crash
 from tests.chaos.planners import plan_run, plan_sweep
 from tests.chaos.recording import Recorded, make_absolute, record_command

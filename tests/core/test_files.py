@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src.core import files
-from src.core.files import (
+from src.core.errors import InputError
+from src.storage import files
+from src.storage.files import (
     Operation,
     StorageError,
     append,
@@ -19,7 +20,6 @@ from src.core.files import (
     write_json,
     write_text,
 )
-from src.errors import InputError
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.catalog import list_choices, list_groups, list_settings
+from src.cli.catalog import list_choices, list_groups, list_settings
 from src.core.names import guess
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from src.core.plain import read_yaml
-from src.core.references import UNKNOWN, check_extent, take_out_foreign
-from src.errors import InputError
+from src.core.errors import InputError
+from src.storage.plain import read_yaml
+from src.storage.references import UNKNOWN, check_extent, take_out_foreign
 
 
 def written(folder: Path, content: str | bytes) -> Path:

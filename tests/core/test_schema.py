@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from src.core import schema
-from src.core.files import write_csv, write_json
-from src.core.schema import Check, DamagedError, read, read_history
+from src.storage import schema
+from src.storage.files import write_csv, write_json
+from src.storage.schema import Check, DamagedError, read, read_history
 
 METRICS = {"val/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": 0.5, "best_epoch": 1, "epochs": 2, "seed": 0}
 JOB = {"number": 3, "identity": "0f", "overrides": ["a=1"], "choices": {"data": "xor", "b": None}, "settings": {}}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src.core.strays import refuse_strays, refuse_strays_of_job
-from src.errors import InputError
-from src.sweeps.jobs import refuse_strays_beside_jobs
+from src.core.errors import InputError
+from src.storage.strays import refuse_strays, refuse_strays_of_job
+from src.sweeps.store.jobs import refuse_strays_beside_jobs
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_folder_of_figures_is_no_jobs_whatever_lies_in_it(sweep: Path) -> None
 
 
 def test_a_folder_without_end_is_given_up(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.core.strays.MOST", 20)
+    monkeypatch.setattr("src.storage.strays.MOST", 20)
     for number in range(30):
         (sweep / "figures" / f"{number}.png").touch()
     with pytest.raises(InputError, match="more than 20 files"):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.core.tensors import read_tensors
-from src.errors import InputError
+from src.core.errors import InputError
+from src.storage.tensors import read_tensors
 from tests.command_line import same
 
 CONTENT: dict[str, Any] = {

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from src.core.errors import InputError
 from src.data.base import EVAL_BATCH, Batches, Samples, TensorDataModule, count_of, stratified
-from src.errors import InputError
 from tests.training import Given, Recorder, quiet_trainer
 
 

@@ -9,10 +9,10 @@ from urllib.error import URLError
 
 import pytest
 
+from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.images import ImageDataModule
 from src.data.mnist import MNIST
-from src.errors import InputError
 from tests.data.test_image_files import IMAGES, LABELS, SETS, complaint, prepared
 
 # Files that cannot be read

@@ -13,11 +13,11 @@ import pytest
 import torchvision.datasets
 from omegaconf import OmegaConf
 
+from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
 from src.data.images import ImageDataModule
 from src.data.mnist import MNIST
-from src.errors import InputError
 from tests.command_line import BARE, images, quick, run
 from tests.small_data import write_idx, write_mnist
 

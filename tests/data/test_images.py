@@ -7,11 +7,11 @@ import pytest
 import torch
 import torchvision.datasets
 
+from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
 from src.data.images import ImageDataModule, channel_statistics
 from src.data.mnist import MNIST
-from src.errors import InputError
 from tests.training import Recorder, quiet_trainer
 
 SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]

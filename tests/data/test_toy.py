@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
+from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
 from src.data.toy import XOR, Cubic, DrawnDataModule, Gate, Linear, Parabola, Pulse, TenPoints
-from src.errors import InputError
 
 
 def xor(noise: float = 0.01, split_seed: int = 0, **sizes: Any) -> XOR:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from src.core.errors import InputError
 from src.data.wheat import Wheat, canonical, rows_of
-from src.errors import InputError
 from tests.command_line import BARE, quick, read_json, run
 
 PER_CLASS = 20

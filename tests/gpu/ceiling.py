@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from src import build
-from src.cli import register_resolvers
-from src.messages import CONF
+from src.cli.main import register_resolvers
+from src.cli.messages import CONF
+from src.training import build
 
 SIDES = {"cuda": 8192, "cpu": 128}  # of the matrices
 TIMES, PRODUCTS, IMAGES = 7, 30, 2

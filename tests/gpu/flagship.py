@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from src.core.files import read_json
+from src.storage.files import read_json
 from tests.bench.measuring import OURS, Table
 from tests.gpu.stage import Stage, TimeUp
 

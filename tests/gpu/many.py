@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from src.core.files import read_json
+from src.storage.files import read_json
 from tests.bench.measuring import Table, tell
 from tests.gpu.stage import MissingError, Stage
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from src.core.files import read_json, write_json
+from src.storage.files import read_json, write_json
 from tests.bench.measuring import ROOT, Table
 
 FILE = ROOT / "docs" / "bench_gpu.json"

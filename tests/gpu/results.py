@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.core.files import read_json
+from src.storage.files import read_json
 from tests.bench.measuring import Table, tell
 from tests.gpu.stage import MissingError, Stage
 

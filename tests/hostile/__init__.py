@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from src.core.files import format_yaml
-from src.core.plain import read_yaml
+from src.storage.files import format_yaml
+from src.storage.plain import read_yaml
 from tests.command_line import quick, run
 
 RUN = "outputs/runs/trained"
@@ -29,11 +29,11 @@ from pathlib import Path
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ConstantLR
-from src.callbacks.curves import Curves
+from src.callbacks.figures.curves import Curves
 from src.data.toy import XOR
-from src.figures import TensorBoardPictures
+from src.training.redraw import TensorBoardPictures
 from src.models.mlp import MLP
-from src.sweeps.pictures import Scores
+from src.sweeps.figures.base import Scores
 
 Path({MARK!r}).touch()
 class Model(MLP): ...

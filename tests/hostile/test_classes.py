@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import callbacks, loggers
 
-from src.core.trust import find_packages
+from src.storage.trust import find_packages
 from tests.command_line import quick, run
 from tests.hostile import EVAL, MARK, RESUME, RUN, attempt, spoil
 
@@ -24,16 +24,16 @@ TARGETS: dict[str, dict[str, Any]] = {
     "a pickle, by torch": {"_target_": "torch.load", "f": "bomb.pt", "weights_only": False},
     "a pickle, by numpy": {"_target_": "numpy.load", "file": "bomb.npy", "allow_pickle": True},
     "a local hub": {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "model", "source": "local"},
-    "a function of ours that writes": {"_target_": "src.core.files.write_text", "path": MARK, "text": "x"},
-    "a function of ours that links": {"_target_": "src.core.files.append", "path": MARK, "content": "x"},
+    "a function of ours that writes": {"_target_": "src.storage.files.write_text", "path": MARK, "text": "x"},
+    "a function of ours that links": {"_target_": "src.storage.files.append", "path": MARK, "content": "x"},
     "eval": {"_target_": "builtins.eval", "_args_": ["open('ran', 'w')"]},
     "exec": {"_target_": "builtins.exec", "_args_": ["open('ran', 'w')"]},
     "open": {"_target_": "builtins.open", "file": MARK, "mode": "w"},
     "a shell": {"_target_": "os.system", "command": "touch ran"},
     "a process": {"_target_": "subprocess.Popen", "args": ["touch", "ran"]},
-    "a module that ours has imported": {"_target_": "src.cli.os.system", "command": "touch ran"},
-    "another one": {"_target_": "src.records.subprocess.run", "args": ["touch", "ran"]},
-    "a class that ours has imported": {"_target_": "src.job.Path"},
+    "a module that ours has imported": {"_target_": "src.cli.main.os.system", "command": "touch ran"},
+    "another one": {"_target_": "src.storage.records.subprocess.run", "args": ["touch", "ran"]},
+    "a class that ours has imported": {"_target_": "src.training.run.Path"},
     "a program of ours": {"_target_": "src.train.main"},
     "an import": {"_target_": "importlib.import_module", "name": "canary"},
     "an import by Hydra": {"_target_": "hydra.utils.get_class", "path": "canary.Model"},
@@ -59,7 +59,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "a class that is not there": {"_target_": "src.models.mlp.Nothing"},
     "a module that is not there": {"_target_": "src.models.nothing.Nothing"},
     "a network that is no model": {"_target_": "src.models.mlp.MLPNet"},
-    "a class of another kind": {"_target_": "src.callbacks.curves.Curves"},
+    "a class of another kind": {"_target_": "src.callbacks.figures.curves.Curves"},
     "a kind's own name": {"_target_": "torch.optim.Optimizer"},
     "a part of it": {"_partial_": True},
     "more for it": {"_args_": [1]},
@@ -105,14 +105,14 @@ def test_each_slot_takes_only_classes_of_ours_and_says_how_to_allow_others(slot:
 
 @pytest.mark.parametrize("slot", SLOTS)
 def test_each_slot_takes_only_classes_of_its_kind(slot: str, cwd: Path) -> None:
-    spoil(cwd, {f"{slot}._target_": "src.models.mlp.MLP" if slot != "model" else "src.callbacks.curves.Curves"})
+    spoil(cwd, {f"{slot}._target_": "src.models.mlp.MLP" if slot != "model" else "src.callbacks.figures.curves.Curves"})
     assert f"{slot}._target_=src." in (error := attempt(cwd, *RESUME))
     assert " is no " in error
 
 
 WRITES = {
     "callbacks.more": "lightning.pytorch.callbacks.ModelCheckpoint",
-    "callbacks.again": "src.checkpoints.RunCheckpoint",
+    "callbacks.again": "src.training.checkpoints.RunCheckpoint",
     "callbacks.serve": "lightning.pytorch.serve.ServableModuleValidator",
     "logger.more": "lightning.pytorch.loggers.WandbLogger",
 }
@@ -159,7 +159,7 @@ CALLS = {
     "a function beside ours": "canary.touch",
     "one in a list": ["canary.touch"],
     "a function of Python's": "os.system",
-    "a function of ours": "src.core.files.remove",
+    "a function of ours": "src.storage.files.remove",
 }
 
 

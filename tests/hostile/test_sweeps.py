@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from src.core.files import format_yaml, write_csv, write_json
+from src.storage.files import format_yaml, write_csv, write_json
 from src.sweeps.report import report
 from tests.command_line import BARE, ROOT, read_json, run
 from tests.hostile import MARK, RUN, SECRET, attempt, spoil
@@ -96,7 +96,7 @@ def test_a_pipe_in_a_job_hangs_nobody(sweep: Path, cwd: Path) -> None:
 
 
 def test_a_stacks_state_lies_in_the_sweep(sweep: Path, cwd: Path) -> None:
-    from src.sweeps.jobs import read_job
+    from src.sweeps.store.jobs import read_job
 
     job = sweep / "0_seed-0"
     for state in (
@@ -144,14 +144,14 @@ def test_pictures_are_png_of_a_size_that_one_can_show(sweep: Path, cwd: Path) ->
 PICTURES: dict[str, Any] = {
     "torch.load": {"x": {"_target_": "torch.load", "f": "bomb.pt", "weights_only": False}},
     "canary.Picture": {"x": {"_target_": "canary.Picture"}},
-    "src.callbacks.curves.Curves": {"x": {"_target_": "src.callbacks.curves.Curves"}},
-    "../../../x is no picture's name": {"../../../x": {"_target_": "src.sweeps.pictures.Scores"}},
-    "/etc/x is no picture's name": {"/etc/x": {"_target_": "src.sweeps.pictures.Scores"}},
+    "src.callbacks.figures.curves.Curves": {"x": {"_target_": "src.callbacks.figures.curves.Curves"}},
+    "../../../x is no picture's name": {"../../../x": {"_target_": "src.sweeps.figures.base.Scores"}},
+    "/etc/x is no picture's name": {"/etc/x": {"_target_": "src.sweeps.figures.base.Scores"}},
     "pictures.x.picture=../../../secret": {
-        "x": {"_target_": "src.sweeps.pictures.Gallery", "columns": 1, "picture": "../../../secret"}
+        "x": {"_target_": "src.sweeps.figures.base.Gallery", "columns": 1, "picture": "../../../secret"}
     },
-    "x refers to other settings": {"x": {"_target_": "src.sweeps.pictures.Scores", "title": "${oc.env:HOME}"}},
-    "pictures.x._args_": {"x": {"_target_": "src.sweeps.pictures.Scores", "_args_": [1]}},
+    "x refers to other settings": {"x": {"_target_": "src.sweeps.figures.base.Scores", "title": "${oc.env:HOME}"}},
+    "pictures.x._args_": {"x": {"_target_": "src.sweeps.figures.base.Scores", "_args_": [1]}},
     "is damaged": {"x": 5},
 }
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.loggers.kinds import Start, find_kind
 from src.loggers.opening import IDS, closing_loggers, complete
 from tests.command_line import Outcome, history, read_json, run, train
@@ -184,7 +184,7 @@ def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> Non
 def test_a_logger_whose_package_is_missing_is_told_in_one_line_and_leaves_nothing(
     name: str, flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.extras.find_spec", lambda package: None)
+    monkeypatch.setattr("src.core.extras.find_spec", lambda package: None)
     outcome = run("src.train", *flags, f"logger=[csv,{name}]", cwd=tmp_path)
     how = f"python -m pip install -c constraints.txt -e '.[{name}]'"
     assert outcome.code == 1

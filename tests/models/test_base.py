@@ -9,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
+from src.core.errors import DivergedError, InputError
 from src.data.base import EVAL_BATCH, Samples
-from src.errors import DivergedError, InputError
 from src.models.base import Settings
 from src.models.cnn import CNN
 from src.models.mlp import MLP

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from src.core.errors import InputError
 from src.data.base import Samples
-from src.errors import InputError
 from src.models.cnn import CNN
 from tests.training import SGD, Given, is_plain, quiet_trainer, reloaded
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from src.core.errors import InputError
 from src.data.base import Samples
-from src.errors import InputError
 from src.models.losses import BY_TASK, LOSSES, expected, penalty
 from src.models.mlp import MLP
 from tests.command_line import BARE, run

@@ -9,12 +9,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from src.checkpoints import load_weights
+from src.core.errors import InputError
 from src.data.base import Samples
 from src.data.cifar10 import CIFAR10
-from src.errors import InputError
 from src.models.mlp import MLP
 from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, l1, l2, packed, unpacked
+from src.training.checkpoints import load_weights
 from tests.command_line import evaluate, history, images, own_images, quick, run, train, weights
 from tests.training import Given, is_plain, points, quiet_trainer, reloaded
 

@@ -11,11 +11,11 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.optim import lr_scheduler
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.models.base import Settings
-from src.models.muon import Muon
-from src.models.optimizing import count_rates, make_optimizer, make_schedule
-from src.models.warmup_cosine import WarmupCosine
+from src.optimizers.muon import Muon
+from src.optimizers.settings import count_rates, make_optimizer, make_schedule
+from src.optimizers.warmup_cosine import WarmupCosine
 from tests.models.test_base import data, linear
 from tests.training import LearningRates, quiet_trainer
 

@@ -9,8 +9,8 @@ import torchvision.models
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from src.core.errors import InputError
 from src.data.base import Samples
-from src.errors import InputError
 from src.models.resnet18 import ResNet18
 from tests.training import SGD, Given, is_plain, quiet_trainer, reloaded
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from src.core.errors import InputError
 from src.data.base import Samples
-from src.errors import InputError
 from src.models.cnn import CNN
 from src.models.whitening import AT_ONCE, FLOOR, Whitening, covariance
 from tests.training import SGD, Given, quiet_trainer, reloaded

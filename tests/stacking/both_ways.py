@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.callbacks.history import Row
-from src.stacking.order import Part, StackOrder
-from src.stacking.run import train_together
-from src.sweeps.jobs import describe, note
+from src.sweeps.store.jobs import describe, note
+from src.vectorized.entry import train_together
+from src.vectorized.spec import Part, StackOrder
 from tests.command_line import BARE, history, own_process_state, quick, weights
 from tests.course.presets import composed
 

@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.data.base import Samples
 from src.data.images import ImageDataModule
-from src.stacking.draws import Draws
-from src.stacking.feed import Feed
-from src.stacking.wide import WideDropout
+from src.vectorized.batches import Feed
+from src.vectorized.layers import WideDropout
+from src.vectorized.random_numbers import Draws
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.figures import draw_figures
 from src.models.mlp import MLP
+from src.training.redraw import draw_figures
 from tests.command_line import evaluate, history, images, quick, read_json, train, weights
 from tests.stacking.both_ways import EXACT, alone, checkpoint, jobs_with, together
 

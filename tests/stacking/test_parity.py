@@ -7,9 +7,9 @@ import torch
 
 from src.data.base import Samples
 from src.models.mlp import MLP
-from src.stacking.feed import Feed
-from src.stacking.schedules import Schedules
-from src.stacking.stack import Stack
+from src.vectorized.batches import Feed
+from src.vectorized.model import Stack
+from src.vectorized.schedules import Schedules
 from tests.command_line import images
 from tests.stacking.both_ways import assert_both_ways_the_same, jobs_with
 from tests.training import Given

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from src.data.base import Samples
 from src.data.toy import XOR
 from src.models.mlp import MLP
-from src.stacking.feed import augments
-from src.stacking.suited import verdict
+from src.vectorized.batches import augments
+from src.vectorized.eligibility import verdict
 from tests.command_line import BARE, own_process_state
 from tests.course.presets import composed
 
@@ -39,7 +39,7 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["+trainer.min_epochs=3"], "trainer.min_epochs=3"),
         (["+optimizer.amsgrad=true"], "optimizer.amsgrad"),
         (["optimizer=rmsprop"], "optimizer.alpha"),
-        (["optimizer=muon"], "optimizer src.models.muon.Muon"),
+        (["optimizer=muon"], "optimizer src.optimizers.muon.Muon"),
         (["scheduler=plateau"], "a scheduler that asks for metrics"),
         (["scheduler=cosine", "+scheduler.frequency=2"], "scheduler.frequency"),
         (

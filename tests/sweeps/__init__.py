@@ -9,10 +9,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from src.callbacks import figure as figures
-from src.core.files import write_csv, write_json
-from src.sweeps.pictures import SweepPicture
-from src.sweeps.runs import Run
+from src.callbacks.figures import base as figures
+from src.storage.files import write_csv, write_json
+from src.sweeps.figures.base import SweepPicture
+from src.sweeps.store.runs import Run
 
 GROUPS = ("experiment", "model", "data", "optimizer", "scheduler")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.sweeps.jobs import Job, read_jobs
+from src.sweeps.store.jobs import Job, read_jobs
 from tests.command_line import same, timeless, weights
 
 

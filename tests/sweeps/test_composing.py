@@ -7,9 +7,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from src.cli import register_resolvers
-from src.messages import CONF
-from src.sweeps.composing import RememberingLoader
+from src.cli.main import register_resolvers
+from src.cli.messages import CONF
+from src.sweeps.launchers.compose import RememberingLoader
 
 VALUES = [
     ["sweep=xor", "model.hidden_size=1", "seed=0", "optimizer.weight_decay=${optimizer.lr}"],

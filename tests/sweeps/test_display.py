@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.sweeps.display import Display, clock_time
+from src.sweeps.progress.live import Display, clock_time
 
 NAMES = {number: f"hidden size {size}, seed {number % 2}" for number, size in enumerate(["3", "3", "[4,4]", "[4,4]"])}
 

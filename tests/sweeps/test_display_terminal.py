@@ -13,7 +13,7 @@ from tests.sweeps.terminal import Terminal, on_terminal, spawned
 SETUP = """
 import os, signal, sys, termios
 from pathlib import Path
-from src.sweeps.display import Display
+from src.sweeps.progress.live import Display
 
 now = [0.0]
 titles = ["hidden size 3, seed 0", "hidden size [4,4], seed 0", "[red]lr[/red] 0.1 :smile:", "lr 1e+30"]

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from src.colours import choose_ink
-from src.errors import InputError
-from src.sweeps.heat_map import HeatMap, levels, lower_is_better, number
-from src.sweeps.runs import Run
+from src.core.colours import choose_ink
+from src.core.errors import InputError
+from src.sweeps.figures.heat_map import HeatMap, levels, lower_is_better, number
+from src.sweeps.store.runs import Run
 from tests.sweeps import drawn, made_run
 
 LR, BATCH = "optimizer.lr", "data.batch_size"

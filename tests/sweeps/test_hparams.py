@@ -19,8 +19,8 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from werkzeug.test import Client
 
-from src.errors import InputError
-from src.sweeps.hparams import EVENTS, write_hparams
+from src.core.errors import InputError
+from src.sweeps.store.hparams import EVENTS, write_hparams
 from tests.sweeps import made_job
 
 HPARAMS = "/data/plugin/hparams/"
@@ -165,7 +165,7 @@ def test_a_second_call_changes_no_file(tmp_path: Path) -> None:
     files = [folder / EVENTS for folder in sweep(tmp_path).glob("*_*")]
     assert len(files) == 4
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in files}
-    again = f"from pathlib import Path; import src.sweeps.hparams as h; h.write_hparams(Path({str(tmp_path)!r}))"
+    again = f"from pathlib import Path; import src.sweeps.store.hparams as h; h.write_hparams(Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", again], check=True)  # where hashes fall otherwise
     assert {path: (path.stat().st_ino, path.read_bytes()) for path in files} == before
     assert sorted(tmp_path.rglob("*tfevents*")) == sorted(files)
@@ -192,7 +192,7 @@ def test_writing_it_does_not_import_torch(tmp_path: Path) -> None:
     sweep(tmp_path)
     (tmp_path / "0_a" / EVENTS).unlink()
     code = (
-        "import sys; from pathlib import Path; from src.sweeps.hparams import write_hparams; "
+        "import sys; from pathlib import Path; from src.sweeps.store.hparams import write_hparams; "
         f"write_hparams(Path({str(tmp_path)!r})); assert not {{'torch', 'tensorflow'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

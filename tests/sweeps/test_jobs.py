@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from src.configs import read_config
-from src.sweeps.jobs import identity, read_jobs
+from src.storage.configs import read_config
+from src.sweeps.store.jobs import identity, read_jobs
 from tests.command_line import BARE, Outcome, evaluate, read_json, run, timeless
 from tests.trouble import Trouble, make_trouble, read_notes
 

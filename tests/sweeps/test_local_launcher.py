@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from filelock import FileLock
 
-from src.sweeps.jobs import Job
+from src.sweeps.store.jobs import Job
 from tests.command_line import BARE, Outcome, let_last_count, read_json, run, spawn
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble

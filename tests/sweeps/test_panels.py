@@ -7,12 +7,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from src.callbacks.decision_regions import regions
+from src.callbacks.figures.decision_regions import regions
+from src.core.errors import InputError
 from src.data.base import Samples
-from src.errors import InputError
 from src.models.mlp import MLP
-from src.sweeps.panels import Panels, draw_panel, score
-from src.sweeps.runs import Run, read_runs
+from src.sweeps.figures.model_grid import Panels, draw_panel, score
+from src.sweeps.store.runs import Run, read_runs
 from tests.command_line import quick
 from tests.sweeps import drawn, made_run
 from tests.training import FIXED, Given

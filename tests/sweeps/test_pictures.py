@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from src.errors import InputError
-from src.sweeps.pictures import Curves, Gallery, Scores, Share, described, wilson
-from src.sweeps.runs import Run, read_runs
+from src.core.errors import InputError
+from src.sweeps.figures.base import Curves, Gallery, Scores, Share, described, wilson
+from src.sweeps.store.runs import Run, read_runs
 from tests.sweeps import drawn, made_job, made_run, made_runs
 
 Scored = Mapping[str, Sequence[float | None]]

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from src.sweeps import pool
-from src.sweeps.jobs import Job, read_jobs
-from src.sweeps.pool import completed
+from src.sweeps.store.jobs import Job, read_jobs
+from src.sweeps.workers import pool
+from src.sweeps.workers.pool import completed
 from tests.command_line import BARE, ROOT, Outcome, run
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
@@ -188,7 +188,7 @@ def test_process_that_workers_are_forked_from_touches_no_gpu_and_tells_no_error_
         "import pickle, sys, torch",
         "torch.cuda._lazy_init = lambda: print('initialised')",
         "torch._C._cuda_getDeviceCount = lambda: print('counted')",
-        "import src.sweeps.preload",
+        "import src.sweeps.workers.preload",
         "for error in (EOFError(), pickle.UnpicklingError('truncated'), ImportError('no such module')):",
         "    sys.excepthook(type(error), error, None)",
     )

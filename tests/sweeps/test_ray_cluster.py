@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
-from src.sweeps.jobs import Job
+from src.sweeps.store.jobs import Job
 from tests.command_line import BARE, ROOT, Outcome, process, run, spawn, wait_for
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
@@ -345,7 +345,7 @@ def test_without_the_package_one_line_tells_how_to_install_it(tmp_path: Path) ->
         return None if name == "ray" else found(name, *arguments)
 
     found = util.find_spec
-    with mock.patch("src.extras.find_spec", find_spec):
+    with mock.patch("src.core.extras.find_spec", find_spec):
         told = refused(cwd=tmp_path)
     assert told.startswith("error: hydra/launcher=ray needs the package ray, which is not installed: ")
     assert told.endswith("pip install -c constraints.txt -e '.[ray]'")

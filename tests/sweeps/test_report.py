@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from src.core.files import write_json
+from src.storage.files import write_json
 from tests.sweeps import made_job
 from tests.sweeps.reports import NASTY, Page, epochs, made, read
 

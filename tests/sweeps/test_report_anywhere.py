@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.sweeps.report import report
 from tests.sweeps import made_job
 from tests.sweeps.reports import Page, epochs, made, read

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from src.errors import InputError
+from src.core.errors import InputError
 from src.report import main
 from src.sweeps.report.paper import write_figures
 from tests.sweeps.reports import NASTY, epochs, made

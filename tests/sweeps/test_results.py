@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from src.errors import InputError
-from src.sweeps.results import leaderboard, measured, write_results
+from src.core.errors import InputError
+from src.sweeps.store.leaderboard import leaderboard, measured, write_results
 from tests.sweeps import made_job
 
 ESCAPE = "\x1b["

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from src.errors import InputError
-from src.sweeps.runs import Run, folded, read_runs, said, with_metrics
+from src.core.errors import InputError
+from src.sweeps.store.runs import Run, folded, read_runs, said, with_metrics
 from tests.sweeps import made_job, made_run
 
 DONE = {"test/acc": 0.5}

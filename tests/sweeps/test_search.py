@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from src.sweeps.jobs import Job, read_jobs
+from src.sweeps.store.jobs import Job, read_jobs
 from tests.command_line import BARE, PATIENCE, Outcome, let_last_count, read_json, run, spawn, wait_for
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(
 
 
 def test_without_optuna_the_command_that_installs_it_is_told(tmp_path: Path) -> None:
-    with mock.patch("src.extras.find_spec", return_value=None):
+    with mock.patch("src.core.extras.find_spec", return_value=None):
         outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
     assert outcome.error.startswith("error: hydra/sweeper=optuna needs the package optuna, which is not installed: ")
 

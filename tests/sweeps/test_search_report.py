@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.core.files import write_json
+from src.storage.files import write_json
 from src.sweeps.report import report
 from tests.command_line import ROOT
 from tests.sweeps.reports import Page, made

@@ -4,8 +4,8 @@ import pytest
 from hydra.errors import OverrideParseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from src.errors import InputError
-from src.sweeps.search_space import read_space
+from src.core.errors import InputError
+from src.sweeps.search.space import read_space
 
 
 @pytest.mark.parametrize(

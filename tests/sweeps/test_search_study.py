@@ -6,9 +6,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from src.errors import InputError
-from src.sweeps.search_space import Space, read_space
-from src.sweeps.search_study import About, Study
+from src.core.errors import InputError
+from src.sweeps.search.space import Space, read_space
+from src.sweeps.search.study import About, Study
 
 ABOUT = About("val/acc", "max", {"hydra.sweeper.seed": 0})
 

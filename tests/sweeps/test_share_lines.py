@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.errors import InputError
-from src.sweeps.runs import Run
-from src.sweeps.share_lines import ShareLines
+from src.core.errors import InputError
+from src.sweeps.figures.success_rate import ShareLines
+from src.sweeps.store.runs import Run
 from tests.sweeps import drawn, made_run
 
 WIDTH, LR = "model.hidden_size", "optimizer.lr"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from src import devices
-from src.environment import SHARE_OF_CORES, SHARE_OF_GPU
-from src.errors import InputError
-from src.sweeps.shares import Wish, shares
+from src.core import devices
+from src.core.errors import InputError
+from src.core.processes import SHARE_OF_CORES, SHARE_OF_GPU
+from src.sweeps.workers.resources import Wish, shares
 
 Machine = Callable[..., None]
 

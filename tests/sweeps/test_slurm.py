@@ -161,7 +161,7 @@ def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_each_start_has_a_folder_of_its_own_for_pickles_which_no_earlier_one_can_have_filled(tmp_path: Path) -> None:
-    from src.sweeps.slurm import own_folder, remove_earlier
+    from src.sweeps.launchers.slurm import own_folder, remove_earlier
 
     (planted := tmp_path / ".submitit" / "0_0_result.pkl").parent.mkdir()
     planted.write_bytes(b"a stranger's")

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import pytest
 from filelock import FileLock
 
-from src.sweeps import endings
-from src.sweeps.endings import Status
-from src.sweeps.jobs import Job, note, read_jobs
-from src.sweeps.remote import Errand, follow
-from src.sweeps.watch import Watch
-from src.sweeps.worker import Order
+from src.sweeps.launchers.cluster import Errand, follow
+from src.sweeps.progress.monitor import Watch
+from src.sweeps.store import endings
+from src.sweeps.store.endings import Status
+from src.sweeps.store.jobs import Job, note, read_jobs
+from src.sweeps.workers.worker import Order
 from tests.command_line import BARE, PATIENCE, Outcome, quick, run, same, spawn, timeless, wait_for, weights
 from tests.sweeps.outcomes import jobs_of
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble

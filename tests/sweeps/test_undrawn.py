@@ -11,7 +11,7 @@ from lightning import Callback
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.callbacks.figure import FigureCallback
+from src.callbacks.figures.base import FigureCallback
 from src.sweeps.report import report
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import WITHOUT_PICTURES, undrawn

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.sweeps.jobs import Job
+from src.sweeps.store.jobs import Job
 from tests.command_line import BARE, Outcome, let_last_count, quick, run, spawn, wait_for, weights
 from tests.sweeps.outcomes import assert_the_same_results, jobs_of
 
@@ -243,5 +243,5 @@ def test_a_state_with_a_flipped_bit_is_told_and_its_jobs_begin_anew(undisturbed:
 
 
 def test_the_sweeps_own_process_does_without_torch() -> None:
-    code = "import sys, src.sweeps.vectorized; sys.exit('torch' in sys.modules)"
+    code = "import sys, src.sweeps.launchers.vectorized; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,9 +18,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.files import write_text
-from src.errors import InputError
-from src.messages import unknown_choice
+from src.cli.messages import unknown_choice
+from src.core.errors import InputError
+from src.storage.files import write_text
 
 
 class SweepLauncher(Launcher):
@@ -36,8 +36,8 @@ class SweepLauncher(Launcher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from src.sweeps.composing import RememberingLoader
-        from src.sweeps.sweep import Sweep
+        from src.sweeps.launchers.compose import RememberingLoader
+        from src.sweeps.launchers.sweep import Sweep
 
         loader: Any = RememberingLoader(hydra_context.config_loader)
         hydra_context.config_loader = loader  # the sweeper's, too
@@ -46,31 +46,31 @@ class SweepLauncher(Launcher):
             self.engine().warm_up()  # while the sweeper composes the jobs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from src.sweeps.launching import launch
+        from src.sweeps.launchers.launch import launch
 
         return launch(self.sweep, self.engine(), [list(overrides) for overrides in job_overrides])
 
     @abstractmethod
     def engine(self) -> Any:
-        """What runs the jobs: an `Engine` of `src.sweeps.launching`."""
+        """What runs the jobs: an `Engine` of `src.sweeps.launchers.launch`."""
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs a sweep's jobs on this machine; its settings are those of `src.sweeps.local.Local`."""
+    """Runs a sweep's jobs on this machine; its settings are those of `src.sweeps.launchers.local.Local`."""
 
     def engine(self) -> Any:
-        from src.sweeps.local import Local, check
+        from src.sweeps.launchers.local import Local, check
 
         check(self.settings)
         return Local(**self.settings)
 
 
 class VectorizedLauncher(SweepLauncher):
-    """Trains a sweep's jobs as one model; its settings are those of `src.sweeps.local.Local`, and ``most``."""
+    """Trains a sweep's jobs as one model; its settings: `src.sweeps.launchers.local.Local`, and ``most``."""
 
     def engine(self) -> Any:
-        from src.sweeps.local import Local
-        from src.sweeps.vectorized import Vectorized, check
+        from src.sweeps.launchers.local import Local
+        from src.sweeps.launchers.vectorized import Vectorized, check
 
         check(self.settings)
         if (job := self.sweep.config.hydra.job).chdir or job.env_set:
@@ -81,26 +81,26 @@ class VectorizedLauncher(SweepLauncher):
 
 
 class RayLauncher(SweepLauncher):
-    """Runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.ray_cluster.Ray`."""
+    """Runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.launchers.ray.Ray`."""
 
     def engine(self) -> Any:
-        from src.extras import need
+        from src.core.extras import need
 
         need("ray", "ray", "hydra/launcher=ray")
-        from src.sweeps.ray_cluster import Ray, check
+        from src.sweeps.launchers.ray import Ray, check
 
         check(self.settings)
         return Ray(**self.settings)
 
 
 class SlurmLauncher(SweepLauncher):
-    """Runs a sweep's jobs on a Slurm cluster; its settings are those of `src.sweeps.slurm.Slurm`."""
+    """Runs a sweep's jobs on a Slurm cluster; its settings are those of `src.sweeps.launchers.slurm.Slurm`."""
 
     def engine(self) -> Any:
-        from src.extras import need
+        from src.core.extras import need
 
         need("submitit", "slurm", "hydra/launcher=slurm")
-        from src.sweeps.slurm import Slurm, check
+        from src.sweeps.launchers.slurm import Slurm, check
 
         check(self.settings)
         return Slurm(**self.settings)
@@ -165,13 +165,13 @@ ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GRID, pro
 
 
 class OptunaSweeper(Sweeper):
-    """Searches settings with Optuna; its own settings are those of `src.sweeps.search_plan.Plan`."""
+    """Searches settings with Optuna; its own settings are those of `src.sweeps.search.plan.Plan`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from src.extras import need
+        from src.core.extras import need
 
         need("optuna", "optuna", "hydra/sweeper=optuna")
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -181,6 +181,6 @@ class OptunaSweeper(Sweeper):
             raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:
-        from src.sweeps.search import search
+        from src.sweeps.search.optimize import search
 
         search(self.launcher, arguments, self.settings)

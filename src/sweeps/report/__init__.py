@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from src.core.files import write_text
-from src.sweeps.jobs import refuse_strays_beside_jobs
+from src.storage.files import write_text
 from src.sweeps.report.page import page, tables_to_take
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import draw_undrawn, undrawn
-from src.sweeps.results import write_results
+from src.sweeps.store.jobs import refuse_strays_beside_jobs
+from src.sweeps.store.leaderboard import write_results
 
 PAGE, LATEX = "report.html", "leaderboard.tex"
 

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-from src.axes import find_window_of_curves
+from src.core.axes import find_window_of_curves
 from src.sweeps.report.levels import ABSENT, Levels, levels
 from src.sweeps.report.plots import Figure, effects, is_logarithmic, metric_axis, named, plain
 from src.sweeps.report.reading import History, Sweeps
-from src.sweeps.results import boards, short
-from src.sweeps.runs import Run
+from src.sweeps.store.leaderboard import boards, short
+from src.sweeps.store.runs import Run
 
 STAGES = ("train", "val")
 METRICS = ("acc", "loss")

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from src.errors import InputError
-from src.sweeps.images import read_png
+from src.core.errors import InputError
+from src.sweeps.figures.images import read_png
 from src.sweeps.report.reading import Sweeps
-from src.sweeps.results import boards
-from src.sweeps.runs import Run
+from src.sweeps.store.leaderboard import boards
+from src.sweeps.store.runs import Run
 
 MOST_RUNS = 12  # whose pictures are shown
 MOST_PICTURES = 96

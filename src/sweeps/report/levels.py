@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from src.sweeps.results import NOTHING, mean
-from src.sweeps.runs import said
+from src.sweeps.store.leaderboard import NOTHING, mean
+from src.sweeps.store.runs import said
 
 MOST = 12  # different values that are told apart one by one
 RANGES = 6  # that more numbers are told in

@@ -11,11 +11,11 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from src.colours import TWELVE_ON_DARK, TWELVE_ON_LIGHT
+from src.core.colours import TWELVE_ON_DARK, TWELVE_ON_LIGHT
 from src.core.commands import spell_command
-from src.core.files import open_plain, replace_not_finite
-from src.core.trust import spell_trust
-from src.records import DAMAGED
+from src.storage.files import open_plain, replace_not_finite
+from src.storage.records import DAMAGED
+from src.storage.trust import spell_trust
 from src.sweeps.report.curves import curves
 from src.sweeps.report.gallery import Album, gallery, own_pictures
 from src.sweeps.report.pairs import MOST_PAIRS, pair_figure, pairs
@@ -23,8 +23,8 @@ from src.sweeps.report.plots import Figure, effect_figure, effects, metric_of
 from src.sweeps.report.reading import Sweeps, names, origin
 from src.sweeps.report.search import searches
 from src.sweeps.report.tables import Chosen, Column, chosen, columns, latex, leaderboard_csv, runs_csv, runs_table
-from src.sweeps.results import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many, typed
-from src.sweeps.runs import Run
+from src.sweeps.store.leaderboard import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many, typed
+from src.sweeps.store.runs import Run
 
 MOST_FAILURES = 8  # to see before one asks for the rest
 MOST_TAILS = 50  # logs whose ends are shown

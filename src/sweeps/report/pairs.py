@@ -3,9 +3,9 @@
 import math
 from itertools import combinations
 
-from src.axes import find_window
+from src.core.axes import find_window
 from src.sweeps.report.plots import Effect, Figure, higher_is_better, is_logarithmic, metric_of, plain, tick
-from src.sweeps.results import Board, mean, measured
+from src.sweeps.store.leaderboard import Board, mean, measured
 
 MOST_PAIRS = 12
 MOST_ROOM = 7  # columns that have room for numbers

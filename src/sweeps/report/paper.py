@@ -19,18 +19,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from src.colours import TWELVE_ON_LIGHT
-from src.core.files import open_atomic
-from src.core.storage import StorageError
-from src.errors import InputError
-from src.sweeps.drawing import configured, why
-from src.sweeps.pictures import in_words
+from src.core.colours import TWELVE_ON_LIGHT
+from src.core.disk import StorageError
+from src.core.errors import InputError
+from src.storage.files import open_atomic
+from src.sweeps.figures.base import in_words
+from src.sweeps.figures.callback import configured, why
 from src.sweeps.report import plots
 from src.sweeps.report.curves import STAGES, curves
 from src.sweeps.report.plots import effect_figure, effects
 from src.sweeps.report.reading import Sweeps, names, read_sweeps
-from src.sweeps.results import boards, mean, short
-from src.sweeps.runs import Run, with_metrics
+from src.sweeps.store.leaderboard import boards, mean, short
+from src.sweeps.store.runs import Run, with_metrics
 
 COLUMN, PAGE = 3.35, 7.0  # inches: a column's width and a page's, without its margins
 STYLE: Any = {
@@ -273,7 +273,7 @@ def _make_own(
     name: str, settings: dict[str, Any], packages: tuple[str, ...], runs: list[Run]
 ) -> tuple[float, float, Draw]:
     """Return the size of a sweep's own picture, a page's width at most, and what draws it."""
-    from src.build import make  # with PyTorch
+    from src.training.build import make  # with PyTorch
 
     picture = make(f"picture {name}", settings, name=name)
     picture.packages = packages

@@ -7,11 +7,11 @@ import math
 from html import escape
 from typing import Any, NamedTuple
 
-from src.axes import Window, find_reach, find_window
-from src.colours import COLOURS
+from src.core.axes import Window, find_reach, find_window
+from src.core.colours import COLOURS
 from src.sweeps.report.levels import ABSENT, Levels, Scale, levels, scale
-from src.sweeps.results import Board, deviation, mean, measured
-from src.sweeps.runs import Run, is_seed
+from src.sweeps.store.leaderboard import Board, deviation, mean, measured
+from src.sweeps.store.runs import Run, is_seed
 
 LONGEST_TICK = 22
 MANY = 200  # dots, which are smaller then

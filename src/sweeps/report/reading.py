@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from src.core import schema
-from src.core.plain import read_yaml
-from src.core.schema import DamagedError
-from src.errors import InputError
-from src.records import DAMAGED
-from src.sweeps.jobs import Job, read_jobs
-from src.sweeps.runs import Run, read_run, swept_settings
+from src.core.errors import InputError
+from src.storage import schema
+from src.storage.plain import read_yaml
+from src.storage.records import DAMAGED
+from src.storage.schema import DamagedError
+from src.sweeps.store.jobs import Job, read_jobs
+from src.sweeps.store.runs import Run, read_run, swept_settings
 
 History = list[dict[str, float]]
 

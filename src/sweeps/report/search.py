@@ -7,13 +7,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from src.axes import Window, find_window
-from src.colours import TWELVE_ON_LIGHT
-from src.core import schema
-from src.core.schema import DamagedError
+from src.core.axes import Window, find_window
+from src.core.colours import TWELVE_ON_LIGHT
+from src.storage import schema
+from src.storage.schema import DamagedError
 from src.sweeps.report.plots import BLUE, EDGE, EDGE_AXIS, VERMILION, Figure, is_logarithmic, metric_axis, named, plain
 from src.sweeps.report.reading import Sweeps, names
-from src.sweeps.results import many
+from src.sweeps.store.leaderboard import many
 
 TOLD = "search.json"  # what a search tells of itself, in its sweep's folder
 

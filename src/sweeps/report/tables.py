@@ -6,10 +6,22 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from src.records import DAMAGED
+from src.storage.records import DAMAGED
 from src.sweeps.report.reading import Sweeps, names
-from src.sweeps.results import Board, Entry, boards, deviation, heading, mean, measured, rows, scalars, short, varying
-from src.sweeps.runs import Run, said, spoken
+from src.sweeps.store.leaderboard import (
+    Board,
+    Entry,
+    boards,
+    deviation,
+    heading,
+    mean,
+    measured,
+    rows,
+    scalars,
+    short,
+    varying,
+)
+from src.sweeps.store.runs import Run, said, spoken
 
 MOST_IN_LATEX = 20
 SPECIAL = {

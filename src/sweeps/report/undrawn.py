@@ -9,16 +9,16 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
-from src.core.schema import DamagedError
-from src.environment import SHARE_OF_CORES, cores
-from src.sweeps.drawing import why
-from src.sweeps.jobs import read_job
-from src.sweeps.pool import mute
+from src.core.processes import SHARE_OF_CORES, cores
+from src.storage.schema import DamagedError
+from src.sweeps.figures.callback import why
 from src.sweeps.report.gallery import MOST_RUNS, best_first, chosen_folders
 from src.sweeps.report.reading import Sweeps
-from src.sweeps.results import many
-from src.sweeps.runs import Run
-from src.sweeps.worker import end_with_the_parent
+from src.sweeps.store.jobs import read_job
+from src.sweeps.store.leaderboard import many
+from src.sweeps.store.runs import Run
+from src.sweeps.workers.pool import mute
+from src.sweeps.workers.worker import end_with_the_parent
 
 WITHOUT_PICTURES = ("lightning.", "src.callbacks.early_stopping.", "src.callbacks.progress.")  # callbacks
 
@@ -90,7 +90,7 @@ def begin(share: int) -> None:
 def draw(folder: Path, packages: tuple[str, ...]) -> str | None:
     """Draw a run's pictures; what stood in the way, in one line."""
     try:
-        from src.figures import draw_figures  # with PyTorch, which only these processes need
+        from src.training.redraw import draw_figures  # with PyTorch, which only these processes need
 
         draw_figures(folder, packages)
     except Exception as error:  # the next run's pictures can be drawn all the same

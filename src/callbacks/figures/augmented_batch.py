@@ -1,0 +1,66 @@
+"""What augmentation does to training images."""
+
+import torch
+from lightning import LightningModule, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from src.callbacks.figures.base import FigureCallback, data_of, draw_image, measure_pixels, shows_images, to_bytes
+from src.callbacks.figures.samples import class_by_class
+
+COLUMNS = 8
+
+
+class AugmentedBatch(FigureCallback):
+    """Training images as they are kept and, below, as the network gets them; for data that are augmented.
+
+    The draws are the picture's own: a run's results are the same without it.
+
+    Args:
+        count: how many images, ≥ 1; as many of each class as fit.
+    """
+
+    name = "augmented_batch"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = data_of(trainer)
+        if not getattr(data, "augments", False) or data.train_set is None or not shows_images(trainer):
+            return
+        images, targets = data.train_set
+        kept = images[class_by_class(targets, self.count)]
+        with torch.random.fork_rng(devices=[]):  # on the CPU, whose draws are taken back
+            outputs = data.transform(kept, augment=True)
+        scale = measure_pixels(kept)
+        augmented = displayed(outputs, getattr(data, "mean", None), getattr(data, "std", None), scale)
+        rows = -(-len(kept) // COLUMNS)
+        self.show(trainer, (8.0, rows * 2.05 + 0.4), to_bytes(kept, *scale), augmented)
+
+    def draw(self, figure: Figure, kept: Tensor, augmented: Tensor) -> None:
+        rows = -(-len(kept) // COLUMNS)
+        axes = figure.subplots(2 * rows, min(len(kept), COLUMNS), squeeze=False)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for index, pair in enumerate(zip(kept, augmented, strict=True)):
+            row, column = divmod(index, COLUMNS)
+            for below, image in enumerate(pair):
+                draw_image(axes[2 * row + below, column], image)
+        for row in range(2 * rows):
+            axes[row, 0].set_ylabel("augmented" if row % 2 else "as kept", fontsize=9)
+        figure.suptitle("Training images, and what the network gets of them")
+
+
+def displayed(outputs: Tensor, mean: Tensor | None, std: Tensor | None, scale: tuple[Tensor, Tensor]) -> Tensor:
+    """What a network gets (N, C, H, W), as uint8 images.
+
+    Standardising with mean and std (C, 1, 1) is undone, and black and white are those of the images as they are kept,
+    ``scale``; without them each channel's smallest value over the batch becomes 0 and its largest 255.
+    """
+    outputs = outputs.float().cpu()
+    if mean is not None and std is not None and mean.numel() and std.numel():
+        return to_bytes(outputs * std.cpu() + mean.cpu(), *scale)
+    low, high = outputs.amin(dim=(0, 2, 3))[:, None, None], outputs.amax(dim=(0, 2, 3))[:, None, None]
+    return to_bytes(outputs, low, torch.maximum(high, low + 1e-12))

@@ -1,0 +1,175 @@
+"""What a model of two inputs says everywhere on the plane, with the samples it learned from."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import matplotlib
+import torch
+from lightning import LightningModule, Trainer
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from src.callbacks.figures.base import data_of
+from src.callbacks.figures.snapshot import Snapshot, as_network_takes, evaluating, watched
+from src.core.colours import MODEL, TRUTH, choose_class_colour
+from src.data.base import Samples
+
+POINTS = 200  # of the grid, each way
+MOST_LINES = 8
+Transform = Callable[[Tensor], Tensor]
+
+
+class Plane(NamedTuple):
+    """The classes (H, W) over a grid of points xs (W,) by ys (H,)."""
+
+    xs: Tensor
+    ys: Tensor
+    classes: Tensor
+
+
+class DecisionRegions(Snapshot):
+    """The plane coloured by predicted class over the training samples; for two inputs.
+
+    Over it lie the lines at which the units of the first layer change sign, where that layer is
+    fully connected and has up to eight units (without a hidden layer: the decision line); and the
+    true boundary, dashed, where the data module has ``boundary(x1)``, the x2 of it (N,) → (N,).
+
+    Args:
+        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+    """
+
+    name = "decision_regions"
+
+    def take(self, trainer: Trainer, model: LightningModule, title: str) -> None:
+        data = data_of(trainer)
+        samples: Samples | None = getattr(data, "train_set", None)
+        if samples is None or tuple(data.in_shape) != (2,) or not data.class_names or not hasattr(model, "predict"):
+            return
+
+        def seen(inputs: Tensor) -> Tensor:
+            return as_network_takes(model, data, inputs)
+
+        plane = regions(model, samples.inputs, seen)
+        boundary = getattr(data, "boundary", None)
+        truth = boundary(plane.xs) if callable(boundary) else None
+        self.show(trainer, (5.2, 4.6), plane, samples, data.class_names, title, lines(model, seen), truth)
+
+    def draw(
+        self,
+        figure: Figure,
+        plane: Plane,
+        samples: Samples,
+        names: tuple[str, ...],
+        title: str,
+        units: Tensor | None = None,
+        truth: Tensor | None = None,
+    ) -> None:
+        axis = figure.subplots()
+        draw_classes(axis, plane, samples, names)
+        if units is not None and len(units) <= MOST_LINES:
+            draw_lines(axis, units)
+        if truth is not None:
+            axis.plot(plane.xs, truth, color=TRUTH, linestyle="--", linewidth=1.2, label="truth")
+        axis.set(xlabel="$x_1$", ylabel="$x_2$", title=f"Decision regions, {title}")
+        legend_below(axis, columns=max(len(names), 4))
+
+
+def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, ...]) -> None:
+    """Colour the plane by class, pale, and put the samples on it: inputs (N, 2), targets (N,)."""
+    own = [choose_class_colour(number) for number in range(len(names))]
+    pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in own])
+    xs, ys, classes = plane
+    extent = (float(xs[0]), float(xs[-1]), float(ys[0]), float(ys[-1]))
+    axis.imshow(
+        classes.numpy(), cmap=pale, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, origin="lower", aspect="auto"
+    )
+    axis.set(xlim=extent[:2], ylim=extent[2:])
+    size, edge = (70, 1.0) if samples.size <= 20 else (28, 0.7) if samples.size <= 300 else (12, 0.3)
+    for number, (name, marker) in enumerate(zip(names, "os^DvP*X" * len(names), strict=False)):
+        points = samples.inputs[samples.targets == number].numpy()
+        axis.scatter(
+            points[:, 0],
+            points[:, 1],
+            c=own[number],
+            marker=marker,
+            s=size,
+            edgecolors="0.2",
+            linewidths=edge,
+            label=f"class {name}",
+        )
+
+
+def draw_lines(axis: Axes, units: Tensor) -> None:
+    """Draw w1·x1 + w2·x2 + b = 0 for each row (w1, w2, b) of units (H, 3); weights of zero have no line."""
+    colours = choose_unit_colours(len(units)) if len(units) > 1 else [MODEL]
+    for number, ((w1, w2, b), colour) in enumerate(zip(units.tolist(), colours, strict=False), start=1):
+        square = w1**2 + w2**2
+        if square > 0:
+            x, y = -b * w1 / square, -b * w2 / square  # the line's point nearest to the origin
+            label = f"unit {number}" if len(units) > 1 else "learned line"
+            axis.axline((x, y), (x - w2 / square**0.5, y + w1 / square**0.5), color=colour, linewidth=1.8, label=label)
+
+
+def choose_unit_colours(count: int) -> list[Any]:
+    """Return a colour for each of so many hidden units, from the first to the last."""
+    return list(matplotlib.colormaps["viridis"](torch.linspace(0, 0.8, max(count, 2)).numpy()))[:count]
+
+
+def legend_below(axis: Axes, columns: int) -> None:
+    """A legend under the picture that reads row by row, not column by column."""
+    parts, labels = axis.get_legend_handles_labels()
+    order = [number for column in range(columns) for number in range(column, len(parts), columns)]
+    axis.legend(
+        [parts[number] for number in order],
+        [labels[number] for number in order],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=min(columns, len(parts)),
+        columnspacing=1.2,
+    )
+
+
+def grid_around(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A grid over the points (N, 2) with a margin: its xs (W,), its ys (H,), and all of it (H·W, 2)."""
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    margin = torch.where(high > low, 0.15 * (high - low), 0.5)
+    xs, ys = [torch.linspace(float(a), float(b), POINTS) for a, b in zip(low - margin, high + margin, strict=True)]
+    return xs, ys, torch.cartesian_prod(ys, xs).flip(1)  # x first
+
+
+def regions(model: LightningModule, inputs: Tensor, seen: Transform = lambda inputs: inputs) -> Plane:
+    """The predicted class over a grid around the inputs (N, 2).
+
+    Args:
+        model: a model with ``predict``.
+        inputs: around which to look.
+        seen: turns inputs as they are kept into what the network takes.
+    """
+    xs, ys, grid = grid_around(inputs)
+    with evaluating(model):
+        classes: Tensor = model.predict(model(seen(grid)))  # type: ignore[operator]
+    return Plane(xs, ys, classes.view(POINTS, POINTS).cpu())
+
+
+def lines(model: LightningModule, seen: Transform = lambda inputs: inputs) -> Tensor:
+    """The units of a first, fully connected layer on the plane's two coordinates: rows (w1, w2, b), (H, 3).
+
+    (0, 3) where there is no such layer: the first one takes something else than the two
+    coordinates as they are, or a batch norm moves its lines.
+    """
+    none = torch.empty(0, 3)
+    net = getattr(model, "net", None)
+    parts = [part for part in net.modules() if not list(part.children())] if isinstance(net, nn.Module) else []
+    at = next((at for at, part in enumerate(parts) if isinstance(part, nn.Linear)), None)
+    if at is None or isinstance(parts[min(at + 1, len(parts) - 1)], _BatchNorm):
+        return none
+    layer, corners = parts[at], torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
+    assert isinstance(layer, nn.Linear)
+    watching = watched(model, layer, seen(corners)) if layer.in_features == 2 else None
+    if watching is None or not torch.equal(watching[0].cpu().float(), corners):
+        return none
+    bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+    return torch.cat([layer.weight.detach().cpu().float(), bias[:, None].cpu().float()], dim=1)

@@ -1,0 +1,155 @@
+"""What convolution, rectification and pooling make of an image: with an edge kernel, and in the network."""
+
+from typing import NamedTuple
+
+import torch
+from lightning import LightningModule, Trainer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.callbacks.figures.base import FigureCallback, data_of, draw_image, measure_pixels, shows_images, to_bytes
+from src.callbacks.figures.first_layer import draw_signed, strongest
+from src.models.layers import ACTIVATIONS
+
+# Kirsch's kernel for edges that are brighter above (1971, Computers and Biomedical Research 4, 315-328).
+KIRSCH = torch.tensor([[5.0, 5.0, 5.0], [-3.0, 0.0, -3.0], [-3.0, -3.0, -3.0]])
+CELL = 1.6  # inches
+ACTIVATION_TYPES = tuple(ACTIVATIONS.values())
+STEPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, *ACTIVATION_TYPES)
+
+
+class Stage(NamedTuple):
+    """What was done, in words, and what came out: maps (N, H, W)."""
+
+    title: str
+    maps: Tensor
+
+
+class FirstBlock(NamedTuple):
+    """The first convolution's kernels (N, C, h, w), whether they are trained, and what comes out from there on."""
+
+    kernels: Tensor
+    trained: bool
+    stages: list[Stage]
+
+
+class FeatureMaps(FigureCallback):
+    """A test image on its way through an edge kernel and through the network's first convolution.
+
+    The first row shows what convolution, ReLU and 2×2 max pooling do, with Kirsch's kernel; below
+    are the kernels that answer most, with what the network computes from them. For networks
+    (``net``) whose first convolution takes 1 or 3 channels.
+
+    Args:
+        count: how many kernels at most, ≥ 1.
+    """
+
+    name = "feature_maps"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data, net = data_of(trainer), getattr(pl_module, "net", None)
+        if getattr(data, "test_set", None) is None or net is None or not shows_images(trainer):
+            return
+        assert data.test_set is not None
+        image = data.test_set.inputs[:1]  # (1, C, H, W)
+        if min(image.shape[2:]) < 4 or not any(isinstance(module, nn.Conv2d) for module in net.modules()):
+            return
+        block = first_block(net, data.transform(image.to(pl_module.device)).to(pl_module.dtype))
+        if block is None or block.kernels.shape[1] not in (1, 3):
+            return
+        units = strongest(block.stages[0].maps, self.count)
+        stages = [Stage(title, maps[units]) for title, maps in block.stages]
+        titles = [f"{'learned' if block.trained else 'fixed'} kernel {unit}" for unit in units.tolist()]
+        size = (CELL * (1 + max(len(stages), 3)), CELL * 1.2 * (1 + len(units)))
+        pixels = to_bytes(image, *measure_pixels(image))[0]
+        self.show(trainer, size, pixels, block.kernels[units], titles, stages)
+
+    def draw(self, figure: Figure, image: Tensor, kernels: Tensor, titles: list[str], stages: list[Stage]) -> None:
+        edges = kirsch_stages(image.float().mean(dim=0) / 255)
+        axes = figure.subplots(1 + len(titles), 1 + max(len(stages), len(edges)), squeeze=False)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        draw_image(axes[0, 0], image)
+        label(axes[0, 0], "test image", image)
+        draw_maps(list(axes[0, 1:]), edges, 0)
+        limit = float(kernels.abs().max())
+        for row, (kernel, title) in enumerate(zip(kernels, titles, strict=True)):
+            draw_signed(axes[1 + row, 0], kernel, limit)
+            label(axes[1 + row, 0], title, kernel)
+            draw_maps(list(axes[1 + row, 1:]), stages, row)
+        figure.suptitle("Maps: red above 0, white 0, blue below 0; each on a scale of its own", fontsize=9)
+
+
+def draw_maps(axes: list[Axes], stages: list[Stage], unit: int) -> None:
+    """Draw one unit's maps, stage by stage."""
+    for axis, (title, maps) in zip(axes, stages, strict=False):
+        draw_signed(axis, maps[unit : unit + 1], float(maps[unit].abs().max()))
+        label(axis, title, maps[unit])
+
+
+def label(axis: Axes, title: str, values: Tensor) -> None:
+    """The title above and the shape below."""
+    axis.set_title(title, fontsize=8, pad=3)
+    axis.set_xlabel("×".join(map(str, values.shape)), fontsize=8, labelpad=2)
+
+
+def kirsch_stages(image: Tensor) -> list[Stage]:
+    """A grey image (H, W) through Kirsch's kernel, without padding, then ReLU, then 2×2 max pooling."""
+    response = F.conv2d(image[None, None], KIRSCH[None, None])[0]  # (1, H−2, W−2)
+    rectified = response.relu()
+    pooled = F.max_pool2d(rectified, 2)  # (1, (H−2)/2, (W−2)/2)
+    return [Stage("Kirsch's edge kernel", response), Stage("ReLU", rectified), Stage("2×2 max pooling", pooled)]
+
+
+def first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
+    """What a network computes of one image (1, C, H, W), from its first convolution up to its second.
+
+    The first stage is the convolution's response; then come activations and max poolings, up to
+    three stages in all. A batch norm is told with the stage that follows it. ``None`` without a convolution.
+    """
+    calls = computed(net, inputs)
+    order = [index for index, (module, _) in enumerate(calls) if isinstance(module, nn.Conv2d)]
+    if not order:
+        return None
+    convolution, response = calls[order[0]]
+    stages, normed = [Stage("its response", response)], False
+    for module, maps in calls[order[0] + 1 : order[1] if len(order) > 1 else None]:
+        if isinstance(module, nn.BatchNorm2d):
+            normed = True
+        else:
+            stages.append(Stage("batch norm, " * normed + step_name(module), maps))
+            normed = False
+    weight: Tensor = convolution.weight  # type: ignore[assignment]
+    return FirstBlock(weight.detach().float().cpu(), weight.requires_grad, stages[:3])
+
+
+@torch.no_grad()
+def computed(net: nn.Module, inputs: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """The layers that make and change maps, in the order of their calls, each with its output (N, H, W)."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim == 4:  # cloned, as a later layer may work in place
+            calls.append((module, output[0].float().cpu().clone()))
+
+    hooks = [module.register_forward_hook(keep) for module in net.modules() if isinstance(module, STEPS)]
+    try:
+        net(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def step_name(module: nn.Module) -> str:
+    if not isinstance(module, nn.MaxPool2d):
+        return type(module).__name__
+    size = module.kernel_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{height}×{width} max pooling"

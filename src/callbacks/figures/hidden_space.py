@@ -1,0 +1,88 @@
+"""What a network makes of its inputs: the samples as two hidden units see them, and the line that parts them there."""
+
+import torch
+from lightning import LightningModule, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from src.callbacks.figures.base import data_of
+from src.callbacks.figures.decision_regions import POINTS, Plane, draw_classes, draw_lines, grid_around, legend_below
+from src.callbacks.figures.snapshot import Snapshot, as_network_takes, evaluating, last_hidden
+from src.data.base import EVAL_BATCH, Samples
+
+MOST_SAMPLES = 2000
+
+
+class HiddenSpace(Snapshot):
+    """Training samples in the space of the last hidden layer, where it has two units; for classes.
+
+    The plane is coloured by the class that the output layer gives to each point of it; of a binary
+    task its line is drawn too. Of a large training set 2,000 samples are shown.
+
+    Args:
+        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+    """
+
+    name = "hidden_space"
+
+    def take(self, trainer: Trainer, model: LightningModule, title: str) -> None:
+        data = data_of(trainer)
+        samples: Samples | None = getattr(data, "train_set", None)
+        if samples is None or not data.class_names or not hasattr(model, "predict"):
+            return
+        samples = some(samples)
+        parts = [hidden_values(model, as_network_takes(model, data, part)) for part in samples.inputs.split(EVAL_BATCH)]
+        found = [part for part in parts if part is not None]
+        if found:
+            layer, values = found[0][0], torch.cat([hidden for _, hidden in found])
+            line = line_of(layer) if layer.out_features == 1 else None
+            plane = hidden_regions(model, layer, values)
+            self.show(trainer, (5.2, 4.6), plane, Samples(values, samples.targets), data.class_names, title, line)
+
+    def draw(
+        self,
+        figure: Figure,
+        plane: Plane,
+        samples: Samples,
+        names: tuple[str, ...],
+        title: str,
+        line: Tensor | None,
+    ) -> None:
+        axis = figure.subplots()
+        draw_classes(axis, plane, samples, names)
+        if line is not None:
+            draw_lines(axis, line)
+        axis.set(xlabel="$z_1$, first hidden unit", ylabel="$z_2$, second hidden unit", title=f"Hidden space, {title}")
+        legend_below(axis, columns=max(len(names), 4))
+
+
+def some(samples: Samples) -> Samples:
+    """At most 2,000 of the samples, always the same ones."""
+    if samples.size <= MOST_SAMPLES:
+        return samples
+    return samples.take(torch.randperm(samples.size, generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES])
+
+
+def hidden_values(model: LightningModule, inputs: Tensor) -> tuple[nn.Linear, Tensor] | None:
+    """The output layer, and the values of the two hidden units before it, (B, 2) on the CPU.
+
+    ``None`` where there are not two units, or where they are the inputs themselves.
+    """
+    found = last_hidden(model, inputs)
+    if found is None or found[1].shape != (len(inputs), 2) or torch.equal(found[1], inputs.flatten(1)):
+        return None
+    return found[0], found[1].float().cpu()
+
+
+def hidden_regions(model: LightningModule, layer: nn.Linear, values: Tensor) -> Plane:
+    """The class that the output layer gives to each point of a grid around the hidden values (N, 2)."""
+    xs, ys, grid = grid_around(values)
+    with evaluating(model):
+        classes: Tensor = model.predict(layer(grid.to(layer.weight)))  # type: ignore[operator]
+    return Plane(xs, ys, classes.view(POINTS, POINTS).cpu())
+
+
+def line_of(layer: nn.Linear) -> Tensor:
+    """The line w1·z1 + w2·z2 + b = 0 of a layer with one output: (1, 3)."""
+    bias = layer.weight.new_zeros(1) if layer.bias is None else layer.bias
+    return torch.cat([layer.weight[0], bias]).detach().float().cpu()[None]

@@ -1,0 +1,184 @@
+"""The way that two weights took down the loss."""
+
+import math
+from typing import Any, NamedTuple
+
+import matplotlib.patheffects as effects
+import torch
+from lightning import LightningModule, Trainer
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from src.callbacks.figures.base import FigureCallback, data_of
+from src.callbacks.figures.snapshot import as_network_takes, evaluating
+from src.core.errors import DivergedError
+
+POINTS = 41  # of the grid, each way
+LEVELS = 20
+ARROWS = 8
+MOST_STEPS = 500  # of a path, to find out how far the picture must reach
+FAR = 20.0  # times the loss at the start: such points need not be in it
+
+
+class Surface(NamedTuple):
+    """The loss (H, W) over a grid of two weights: xs (W,) of the first, ys (H,) of the second."""
+
+    xs: Tensor
+    ys: Tensor
+    losses: Tensor
+
+
+class Descent(FigureCallback):
+    """The path of the weights on the surface of the training loss, for a model of just two trainable numbers.
+
+    A logistic regression of two inputs without a bias, say, or a linear regression of one with it.
+    Drawn when training ends, also by a loss that is not finite; a path that leaves for good is
+    shown until it does.
+    """
+
+    name = "descent"
+
+    def __init__(self) -> None:
+        self.path: list[Tensor] = []  # of (2,), on the device: at the start and after each optimiser step
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.path and sum(weights.numel() for weights in trainable(pl_module).values()) == 2:
+            self.path.append(weights_of(pl_module))
+            self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.path and trainer.global_step > self.step:  # not where gradients are only accumulated
+            self.path.append(weights_of(pl_module))
+            self.step = trainer.global_step
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = data_of(trainer)
+        train_set = getattr(data, "train_set", None)
+        if len(self.path) < 2 or train_set is None or not hasattr(pl_module, "loss"):
+            return
+        path = torch.stack([weights.float().cpu() for weights in self.path])
+        samples = as_network_takes(pl_module, data, train_set.inputs), train_set.targets.to(pl_module.device)
+        looked_at = some_steps(len(path))
+        along = losses(pl_module, *samples, path[looked_at])
+        near = looked_at[along <= FAR * along[0]]
+        if len(near):
+            surface = surface_around(pl_module, *samples, path[near])
+            title = f"Descent in {len(path) - 1} steps: loss {float(along[0]):.3g} → {float(along[-1]):.3g}"
+            last = int(near[-1])
+            drawn = path[: last + 2]  # with the step that leads out, if one does
+            drawn = drawn[drawn.isfinite().all(dim=1)]
+            self.show(trainer, (6.0, 4.8), surface, drawn, last == len(path) - 1, names_of(pl_module), title)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, DivergedError):
+            self.on_fit_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": [weights.cpu() for weights in self.path], "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.path, self.step = state_dict["path"], state_dict["step"]
+
+    def draw(
+        self, figure: Figure, surface: Surface, path: Tensor, whole: bool, names: tuple[str, str], title: str
+    ) -> None:
+        axis = figure.subplots()
+        draw_surface(figure, axis, surface)
+        axis.set(xlim=surface.xs[[0, -1]].tolist(), ylim=surface.ys[[0, -1]].tolist())
+        axis.locator_params(nbins=6)
+        draw_path(axis, path, whole)
+        axis.set(xlabel=names[0], ylabel=names[1], title=title)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    """A copy of all trainable numbers, (P,)."""
+    return torch.cat([weights.detach().flatten() for weights in trainable(model).values()])
+
+
+def names_of(model: nn.Module) -> tuple[str, str]:
+    """What to call the two trainable numbers: w1 and w2, or w and b, as the parameters' names begin."""
+    first, second = [name.split(".")[-1][0] for name, part in trainable(model).items() for _ in range(part.numel())]
+    return (f"${first}_1$", f"${second}_2$") if first == second else (f"${first}$", f"${second}$")
+
+
+def some_steps(count: int) -> Tensor:
+    """Up to 500 numbers from 0 to ``count`` − 1, evenly spaced, the first and the last among them."""
+    return torch.linspace(0, count - 1, min(count, MOST_STEPS), dtype=torch.float64).round().long()
+
+
+def losses(model: LightningModule, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The model's loss on all of the samples with other weights in it; its own stay as they are.
+
+    Args:
+        model: a model with ``loss(outputs, targets)`` and P trainable numbers.
+        inputs, targets: as the network takes them, on its device.
+        weights: (M, P), each row in the place of the trainable numbers.
+
+    Returns:
+        (M,) on the CPU.
+    """
+    own = trainable(model)
+    sizes = [part.numel() for part in own.values()]
+    found = []
+    with evaluating(model):
+        for row in weights.to(model.device, model.dtype):  # type: ignore[arg-type]
+            parts = zip(own.items(), row.split(sizes), strict=True)
+            outputs = functional_call(model, {name: part.view_as(old) for (name, old), part in parts}, (inputs,))
+            found.append(model.loss(outputs, targets))  # type: ignore[operator]
+    return torch.stack(found).float().cpu()
+
+
+def surface_around(model: LightningModule, inputs: Tensor, targets: Tensor, points: Tensor) -> Surface:
+    """The loss over a grid around points (T, 2); neither side is shorter than half the other."""
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    size = (high - low).max().clamp(min=1e-3)
+    half = 0.5 * torch.maximum(high - low, 0.5 * size) + 0.25 * size
+    middle = (low + high) / 2
+    xs, ys = [torch.linspace(float(m - h), float(m + h), POINTS) for m, h in zip(middle, half, strict=True)]
+    grid = torch.cartesian_prod(ys, xs).flip(1)  # the first weight along x
+    return Surface(xs, ys, losses(model, inputs, targets, grid).view(POINTS, POINTS))
+
+
+def draw_surface(figure: Figure, axis: Axes, surface: Surface) -> None:
+    """Filled contours at levels spaced evenly in the loss's logarithm."""
+    known = surface.losses[surface.losses.isfinite()]
+    high = float(known.max().clamp(min=1e-30))
+    low = min(max(float(known.min()), 1e-5 * high), 0.999 * high)
+    levels = torch.logspace(math.log10(low), math.log10(high), LEVELS).numpy()
+    clamped = surface.losses.clamp(min=levels[0], max=levels[-1]).numpy()
+    filled = axis.contourf(surface.xs, surface.ys, clamped, levels=levels, norm=LogNorm(levels[0], levels[-1]))
+    axis.contour(filled, colors="white", linewidths=0.3, alpha=0.5)
+    figure.colorbar(filled, ax=axis, label="training loss", ticks=levels[::3], format="%.3g")
+
+
+def draw_path(axis: Axes, path: Tensor, whole: bool) -> None:
+    """The path (T, 2) with its start, arrows here and there, and its end if it is the whole one."""
+    width = 1.2 if len(path) < 500 else 0.6
+    edge = [effects.Stroke(linewidth=2.2 * width, foreground="black"), effects.Normal()]
+    axis.plot(*path.T, color="white", linewidth=width, path_effects=edge)
+    for step in arrows(path):
+        tail, head = path[step - 1].lerp(path[step], 0.49).tolist(), path[step - 1].lerp(path[step], 0.5).tolist()
+        style = {"arrowstyle": "-|>", "facecolor": "white", "edgecolor": "black", "shrinkA": 0, "shrinkB": 0}
+        axis.annotate("", tuple(head), tuple(tail), arrowprops={**style, "mutation_scale": 13})
+    for point, name, marker, size in ((path[0], "start", "o", 50), (path[-1], "end", "*", 140))[: 1 + whole]:
+        x, y = point.tolist()
+        axis.scatter(x, y, c="white", edgecolors="black", marker=marker, s=size, zorder=3, label=name)
+
+
+def arrows(path: Tensor) -> list[int]:
+    """The steps of a path (T, 2) to draw an arrow on, evenly spaced along its length: a few of 1 … T − 1."""
+    lengths = (path[1:] - path[:-1]).norm(dim=1).cumsum(dim=0)
+    if not len(lengths) or lengths[-1] == 0:
+        return []
+    marks = lengths[-1] * (torch.arange(ARROWS) + 0.5) / ARROWS
+    return sorted({int(step) + 1 for step in torch.searchsorted(lengths, marks)})

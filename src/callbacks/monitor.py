@@ -1,0 +1,177 @@
+"""The metric that a run is judged by: how it is spelled, which direction is better, and whether it is ever measured."""
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from typing import Any
+
+from hydra.utils import get_class, get_object
+from lightning import LightningDataModule, LightningModule
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from src.core.checks import show
+from src.core.errors import InputError
+from src.data.base import TensorDataModule
+from src.models.base import SupervisedModule
+
+LOWER = ("loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer")
+RATES = ("acc", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1", "auc", "auroc", "ap", "map")
+HIGHER = (*RATES, "iou", "miou", "dice", "jaccard", "bleu", "rouge", "psnr", "ssim", "kappa", "mcc", "r2", "top1")
+STAGE = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
+LOGGING = ("log", "finish_evaluation", "on_", "_step")  # in names of methods that may log metrics
+QUIET = tuple(f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18"))  # that log no metrics of their own
+Judge = tuple[str | None, str]
+
+
+def spell_metric(name: str, stage: str = "") -> str:
+    """Return a metric's name as files have it: the stage first, "val/loss" for a model's own val_loss or valid.loss.
+
+    Args:
+        name: as the model logs it.
+        stage: "train", "val" or "test", for a name that tells of none.
+    """
+    if match := STAGE.match(name):
+        return f"{match[1]}/{name[match.end() :]}"
+    return f"{stage}/{name}" if stage else name
+
+
+def find_mode(metric: str) -> str | None:
+    """Return "min" for losses and errors, "max" for accuracies and the like; ``None`` for a name that tells neither.
+
+    The last word in the name that is known decides: val/acc_error is an error.
+    """
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", metric)]
+    known = [word for word in words if word in LOWER or word in HIGHER]
+    return None if not known else "min" if known[-1] in LOWER else "max"
+
+
+def find_judge(cfg: Mapping[str, Any], data: LightningDataModule) -> Judge:
+    """Return the metric that chooses among a run's epochs, and its mode.
+
+    The settings ``monitor`` and ``mode`` come first, then the task's as the data module says, then val/loss.
+
+    Returns:
+        ``None`` as the metric where nothing chooses: without a validation set.
+
+    Raises:
+        InputError: if the metric is never measured, as far as that is known, or its mode is not.
+    """
+    asked, mode = cfg.get("monitor"), cfg.get("mode")
+    if asked is not None:
+        check_measured("monitor", asked, cfg, data)
+        return asked, mode or get_mode("monitor", "mode", asked)
+    told = getattr(data, "monitor", None)
+    name, usual = told if isinstance(told, tuple) else ("val/loss", "min")
+    name = name if validates(cfg, data) else None
+    if name is None and mode:
+        raise InputError(f"mode={mode}: there is no metric that chooses; give monitor=NAME, too")
+    return name, mode or usual
+
+
+def get_mode(setting: str, mode: str, metric: str) -> str:
+    """Return the mode that a metric's name tells.
+
+    Raises:
+        InputError: if it tells none, naming the settings of the metric and of the mode.
+    """
+    if found := find_mode(metric):
+        return found
+    raise InputError(
+        f"{setting}={show(metric)}: is a lower or a higher value better? Give {mode}=min or {mode}=max, too"
+    )
+
+
+def validates(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
+    """Return whether there are validation batches, and a step of the model's on them."""
+    model = get_class(cfg["model"]["_target_"])
+    ours = isinstance(data, TensorDataModule)
+    there = cfg["data"].get("val_size", 1) if ours else has_loader("val", data)
+    return bool(there and cfg["trainer"].get("limit_val_batches", 1)) and has_step("validation", model)
+
+
+def why_unvalidated(cfg: Mapping[str, Any], data: LightningDataModule) -> str:
+    """Return why a run does not validate, in a few words."""
+    if not cfg["trainer"].get("limit_val_batches", 1):
+        return "trainer.limit_val_batches is 0"
+    if not has_step("validation", get_class(cfg["model"]["_target_"])):
+        return "the model has no validation_step"
+    return "data.val_size is 0" if isinstance(data, TensorDataModule) else "the data have no val_dataloader"
+
+
+def has_loader(stage: str, data: LightningDataModule) -> bool:
+    """Return whether a data module gives batches of a stage ("train", "val", "test")."""
+    name = f"{stage}_dataloader"
+    return name in vars(data) or getattr(type(data), name) is not getattr(LightningDataModule, name)
+
+
+def has_step(stage: str, model: type) -> bool:
+    """Return whether a model's class has a step of a stage ("training", "validation", "test")."""
+    return getattr(model, f"{stage}_step") is not getattr(LightningModule, f"{stage}_step")
+
+
+def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: LightningDataModule) -> None:
+    """Refuse a metric that a run never measures, as far as that is known before training.
+
+    Raises:
+        InputError: naming the setting, and the metrics that are measured.
+    """
+    known = find_known(cfg, data)
+    if known is not None and metric not in known:
+        without = "" if validates(cfg, data) else f" (there is no validation set: {why_unvalidated(cfg, data)})"
+        raise InputError(f"{tell_unmeasured(setting, metric, known)}{without}")
+    every, epochs = (cfg["trainer"].get(name) for name in ("check_val_every_n_epoch", "max_epochs"))
+    if spell_metric(metric).startswith("val/") and every and epochs and every > epochs:
+        told = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
+        raise InputError(f"{setting}={show(metric)} is never measured: {told}")
+
+
+def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
+    """Return what to tell of a metric that is not among those that are measured."""
+    known = sorted(known)
+    meant = [name for name in known if name.endswith(f"/{metric}") or name == spell_metric(metric)]
+    hint = f", did you mean {meant[0]}?" if len(meant) == 1 and meant[0] != metric else ""
+    return f"{setting}={show(metric)} is never measured{hint or ';'} this run measures {', '.join(known) or 'nothing'}"
+
+
+def find_known(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] | None:
+    """Return the metrics that a run measures; ``None`` where a class of one's own may log others."""
+    model = get_class(cfg["model"]["_target_"])
+    targets = [each["_target_"] for each in cfg["callbacks"].values() if each]
+    ours = isinstance(data, TensorDataModule) and issubclass(model, SupervisedModule) and not _may_log(model)
+    if not ours or not all(target.startswith(("src.", "lightning.")) for target in targets):
+        return None
+    measures = ["loss", *(["acc"] if data.num_classes else [])]  # type: ignore[attr-defined]
+    stages = ["train", *(["val"] if validates(cfg, data) else [])]
+    return [f"{stage}/{measure}" for stage in stages for measure in measures]
+
+
+def _may_log(model: type) -> bool:
+    """Return whether a class made from `SupervisedModule` has methods of its own in which it may log metrics."""
+    below = takewhile(lambda kind: kind is not SupervisedModule, model.__mro__)
+    own = [kind for kind in below if kind.__module__ not in QUIET]
+    return any(name.startswith(LOGGING) or name.endswith(LOGGING) for kind in own for name in vars(kind))
+
+
+def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataModule) -> Any:
+    """Return a scheduler's settings with the metric that it watches, if it watches one, and which way is better.
+
+    By default it is what the run is judged by.
+
+    Raises:
+        InputError: if there is nothing to watch, or it is never measured.
+    """
+    kind = get_object(settings["_target_"]) if settings else None
+    plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
+    if not plateau and "monitor" not in (settings or {}):
+        return settings
+    judge, mode = find_judge(cfg, data)
+    name = settings.get("monitor") or judge
+    if name is None:
+        why = f"there is no validation set to be judged by ({why_unvalidated(cfg, data)})"
+        raise InputError(f"scheduler.monitor: {why}; give it, such as train/loss")
+    if name != judge:
+        check_measured("scheduler.monitor", name, cfg, data)
+    filled = {"monitor": name}
+    if plateau and settings.get("mode") is None:
+        filled["mode"] = mode if name == judge else get_mode("scheduler.monitor", "scheduler.mode", name)
+    return settings | filled

@@ -1,0 +1,1 @@
+"""The command line around Hydra's; nothing here imports PyTorch."""

@@ -1,0 +1,140 @@
+"""What there is to choose and to set, for the command line as it was typed: in conf/ and where else it looks."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
+NO_PARTS = ("experiment", "sweep", "debug", "hydra")  # groups that are no section of a run's settings
+MOST_CHOICES = 3  # that a message names
+SEARCHPATH = "hydra.searchpath"
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+def typed_settings() -> list[str]:
+    """Return the arguments that are no flags."""
+    return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+
+
+def is_group(name: str) -> bool:
+    return name.startswith("hydra/") or (bool(name) and any((folder / name).is_dir() for folder in _folders()))
+
+
+def list_groups() -> list[str]:
+    """Return the names of all groups, also of those within another; of an evaluation, those that it has."""
+    found = [path.relative_to(folder) for folder in _folders() for path in folder.rglob("*") if path.is_dir()]
+    groups = sorted({path.as_posix() for path in found if not path.name.startswith((".", "_"))})
+    return [group for group in groups if not is_evaluation() or group in _composed_names("eval", (), ())]
+
+
+def list_choices(group: str) -> list[str]:
+    """Return the names of a group's choices."""
+    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+
+
+def list_settings() -> list[str]:
+    """Return the full names of all settings under the choices that the command line makes (those that exist)."""
+    chosen = {}
+    for argument in typed_settings():
+        group, _, value = argument.lstrip("+").partition("=")
+        if not group.startswith("hydra/") and is_group(group):
+            parts = [part.strip("[]'\" ") for part in value.split(",")]  # of a sweep the first that exists
+            chosen[group] = next((part for part in parts if part in list_choices(group)), None)
+    choices = tuple(f"{'+' * (not _is_known(group))}{group}={value}" for group, value in chosen.items() if value)
+    return _composed_names("eval" if is_evaluation() else "train", choices, tuple(map(str, _folders()[:-1])))
+
+
+def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str] | None:
+    """Return a setting that other choices have, and those: ``("optimizer.momentum", "optimizer=rmsprop or sgd")``.
+
+    Args:
+        guess: return which of some full names is meant, or ``None``.
+    """
+    has: dict[str, list[str]] = {}
+    for group in list_groups():
+        if not group.startswith(NO_PARTS):
+            for choice in list_choices(group):
+                for name in _names_in(group, choice):
+                    has[name] = [*has[name], choice] if name in has else [f"{group}={choice}"]
+    meant = None if is_evaluation() else guess(has)
+    return (meant, " or ".join(has[meant][:MOST_CHOICES])) if meant else None
+
+
+def flat_names(node: Any, prefix: str = "") -> list[str]:
+    """Return the full names of all settings below a node."""
+    if not isinstance(node, dict):
+        return []
+    names = [f"{prefix}{key}" for key in node]
+    return names + [name for key, value in node.items() for name in flat_names(value, f"{prefix}{key}.")]
+
+
+def is_evaluation() -> bool:
+    """Return whether it is ``src.eval`` that was started, which has settings of its own."""
+    return "eval" in Path(sys.argv[0]).stem
+
+
+def _is_known(group: str) -> bool:
+    """Return whether a group stands among the defaults of conf/."""
+    return (CONF / group).is_dir()
+
+
+def _folders() -> list[Path]:
+    """Return the folders in which choices are looked for: those that the command line adds, then conf/."""
+    return [*dict.fromkeys(_added_folders()), CONF]
+
+
+def _added_folders() -> Iterator[Path]:
+    arguments = sys.argv[1:]
+    for number, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag in CONFIG_DIR:
+            yield from map(Path, [value] if value else arguments[number + 1 : number + 2])
+        elif flag == SEARCHPATH:
+            yield from _read_searchpath(argument)
+
+
+def _read_searchpath(argument: str) -> Iterable[Path]:
+    """Yield the folders of ``hydra.searchpath=[file:///a/folder,pkg://a.package]``."""
+    with suppress(HydraException, ImportError, ValueError):
+        value: Any = OverridesParser.create().parse_override(argument).value()
+        for place in value if isinstance(value, list) else []:
+            scheme, _, where = str(place).rpartition("://")
+            if scheme != "pkg":
+                yield Path(where)
+            elif spec := find_spec(where):
+                yield from map(Path, spec.submodule_search_locations or ())
+
+
+@cache
+def _composed_names(config: str, choices: tuple[str, ...], folders: tuple[str, ...]) -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    where = [f"{SEARCHPATH}=[{','.join(repr(f'file://{folder}') for folder in folders)}]"] if folders else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            found = compose(config, [*where, *choices])
+        except Exception:  # a choice of one's own that is wrong itself: it is told elsewhere
+            found = compose(config)
+        return flat_names(OmegaConf.to_container(found, resolve=False))
+
+
+@cache
+def _names_in(group: str, choice: str) -> list[str]:
+    """Return the names of the settings that a choice's file has."""
+    path = next(path for folder in _folders() if (path := folder / group / f"{choice}.yaml").is_file())
+    with suppress(Exception):  # a file of one's own that cannot be read is told when it is chosen
+        text = path.read_text(encoding="utf-8")
+        content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        prefix = "" if "@package _global_" in text else f"{group.replace('/', '.')}."
+        return [name for name in flat_names(content, prefix) if name.startswith(f"{group}.")]
+    return []

@@ -1,0 +1,52 @@
+"""Which settings of a trainer mean something where a run is evaluated. Nothing heavy is imported here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from src.core.errors import InputError
+
+TRAINER = (
+    "accelerator",
+    "benchmark",
+    "detect_anomaly",
+    "devices",
+    "inference_mode",
+    "limit_test_batches",
+    "limit_val_batches",
+    "num_nodes",
+    "precision",
+    "profiler",
+    "strategy",
+)
+
+
+def refuse_limits(cfg: Mapping[str, Any]) -> None:
+    """Refuse a limit of the set that is not evaluated, and one that leaves nothing of the other.
+
+    Raises:
+        InputError: naming it.
+    """
+    for split in ("val", "test"):
+        limit = cfg["trainer"][f"limit_{split}_batches"]
+        if limit is not None and split != cfg["split"]:
+            raise InputError(f"trainer.limit_{split}_batches={limit} has no effect with split={cfg['split']}")
+        if limit == 0:
+            raise InputError(f"trainer.limit_{split}_batches={limit}: there is nothing to evaluate")
+
+
+def means_nothing(setting: str) -> bool:
+    """Return whether a setting, by its full name, is one of the trainer's that is for training alone."""
+    group, _, name = setting.partition(".")
+    return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER, "_target_")
+
+
+def refuse_training(given: Iterable[str]) -> None:
+    """Refuse settings, as they were typed, that mean nothing in an evaluation.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for argument in given:
+        if means_nothing(name := argument.partition("=")[0].lstrip("+~")):
+            known = f"{', '.join(TRAINER[:-1])} and {TRAINER[-1]}"
+            raise InputError(f"{name} means nothing in an evaluation, which takes of trainer {known}")

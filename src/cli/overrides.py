@@ -1,0 +1,182 @@
+"""A command's settings before Hydra reads them: what it would misread is put right, what it would lose is refused."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.errors import HydraException
+
+from src.cli.arguments import check_arguments
+from src.cli.catalog import is_group
+from src.cli.messages import ONE_EACH, unknown_choice
+from src.cli.resumed import in_quotes
+from src.core.checks import show
+from src.core.errors import InputError
+
+ONE_PATH = ("resume", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")  # never swept over
+TEXTS = ("name", *ONE_PATH, "run", "checkpoint", "ckpt_path", "paths.data", "data.root", "model.weights")
+NO_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not take for text
+SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # how an argument begins that makes it a sweep
+TAKING = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\(")  # of Hydra's grammar
+
+OF_HYDRA = {  # settings that are not to be given, and why
+    "hydra.output_subdir": "a run keeps its settings in .hydra, without which it can be neither resumed nor evaluated",
+    "hydra.callbacks.claim_folder": "it keeps a run from writing into another's folder",
+    "hydra.runtime": "Hydra itself fills it in; name=… or hydra.run.dir=… says where a run lies",
+    "hydra.overrides": "Hydra itself fills it in",
+    "hydra.sweeper.params": "type the settings themselves: -m NAME=VALUE,VALUE",
+    "hydra.job.num": "Hydra itself fills it in",
+    "hydra.job.id": "Hydra itself fills it in",
+    "hydra.job.override_dirname": "Hydra itself fills it in",
+    "hydra.job.config_name": "Hydra itself fills it in; --config-name chooses another",
+}
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """Return a command's arguments as Hydra is to read them: flags first, paths and names in quotes.
+
+    Raises:
+        InputError: for what no command takes, or a setting given twice.
+    """
+    arguments = _put_flags_first(arguments)
+    check_arguments(arguments)
+    sweeping = any(argument.startswith(SWEEPING) for argument in arguments)
+    arguments = [_quote(argument, sweeping) for argument in arguments]
+    refuse_repeated(arguments)
+    _refuse_of_hydra(arguments)
+    _refuse_unnamed(arguments)
+    return arguments
+
+
+def _put_flags_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with flags, and their values, before the settings: Hydra takes none in between."""
+    flags: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, has_value, _ = argument.partition("=")
+        (flags if name in (*SWEEPING[:2], *TAKING) else others).append(argument)
+        if name in TAKING and not has_value:
+            flags += [value for value in [next(rest, None)] if value is not None]
+    return [*flags, *others]
+
+
+def _refuse_of_hydra(arguments: list[str]) -> None:
+    """Refuse settings of Hydra's that would have no effect, or without which a run cannot be."""
+    for argument in arguments:
+        typed, _, value = argument.partition("=")
+        key = typed.lstrip("+~")
+        if _is_of_lightning(key) or (key == "hydra.output_subdir" and value == ".hydra"):
+            continue
+        for beginning, why in OF_HYDRA.items():
+            if f"{key}.".startswith(f"{beginning}."):
+                raise InputError(f"{argument}: {why}")
+        if argument == "~hydra.callbacks":
+            raise InputError(f"{argument}: {OF_HYDRA['hydra.callbacks.claim_folder']}")
+
+
+def _refuse_unnamed(arguments: list[str]) -> None:
+    """Refuse choices that are no names, of which Hydra makes tracebacks: ``data=5``, ``-m data=xor,[5]``."""
+    for override in _parse(arguments):
+        value, group = override.value(), override.key_or_group
+        if not is_group(group) or override.is_delete() or isinstance(value, Glob):
+            continue
+        for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+            names = choice if isinstance(choice, list) else [choice]
+            if not (isinstance(choice, dict) or all(isinstance(name, (str, QuotedString)) for name in names)):
+                shown = str(override.input_line).partition("=")[2]
+                if isinstance(value, ChoiceSweep):
+                    shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # it takes all of these
+                raise InputError(unknown_choice(group, shown))
+            if isinstance(choice, list) and len(choice) > 1 and group in ONE_EACH:
+                how = f"-m {group}={','.join(map(str, choice))} makes a run of each"
+                raise InputError(f"{override.input_line}: a run has one {group}; {how}")
+
+
+# Paths and names
+
+
+def _quote(argument: str, sweeping: bool) -> str:
+    """Return ``run=a folder, 1`` as Hydra reads it: a path or a name is text, whatever it looks like.
+
+    In a sweep a comma parts two values, but in what is never swept over, and in the path of something that is there;
+    two names are refused later.
+    """
+    typed, _, value = argument.partition("=")
+    key = typed.lstrip("+")
+    if key not in TEXTS or value in ("", "null") or value[0] in "'\"":
+        return argument
+    if not sweeping or key in ONE_PATH or os.path.exists(os.path.expanduser(value)):
+        return f"{typed}={_quote_value(key, value)}"
+    if FUNCTION.match(value):
+        return argument
+    return f"{typed}={','.join(_quote_value(key, part) for part in re.split(r', *', value))}"
+
+
+def _quote_value(key: str, value: str) -> str:
+    if _is_word(value) or value == "null":
+        return value
+    return in_quotes(value if key == "name" else os.path.expanduser(value))
+
+
+def _is_word(value: str) -> bool:
+    """Return whether Hydra takes a value for text as it stands: not for a number, a truth or nothing."""
+    return re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) is not None and value.lower() not in NO_WORDS
+
+
+# Settings given twice
+
+
+def refuse_repeated(arguments: list[str], merging: bool = True) -> None:
+    """Refuse settings that are given twice, of which Hydra would take the last.
+
+    Args:
+        arguments: a command's.
+        merging: let a setting have several dictionaries, if none has what another has.
+
+    Raises:
+        InputError: naming the setting and both arguments.
+    """
+    first: dict[str, Override] = {}
+    for override in _parse(arguments):
+        for name in _list_names(override) if merging else [override.key_or_group]:
+            before = first.setdefault(name, override)
+            if before.input_line != override.input_line and not _is_of_lightning(name):
+                both = " and ".join(show(each.input_line) for each in (before, override))
+                raise InputError(f"{name} is given twice, {both}: give it once")
+
+
+def _is_of_lightning(name: str) -> bool:
+    """Return whether a setting is given by Lightning, which adds some where it starts another process of a run."""
+    return name.startswith("hydra.") and "LOCAL_RANK" in os.environ
+
+
+def _parse(arguments: list[str]) -> Iterator[Override]:
+    """Yield the overrides among arguments; Hydra tells of those that cannot be read."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        try:
+            if not argument.startswith("-"):
+                yield parser.parse_override(argument)
+        except HydraException:
+            continue
+
+
+def _list_names(override: Override) -> set[str]:
+    """Return the full names of the settings that an override gives: of dictionaries those that are in them."""
+    package = f"@{override.package}" if override.package else ""
+    key, value = f"{override.key_or_group}{package}", override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    return {name for each in values for name in _list_leaves(key, each)}
+
+
+def _list_leaves(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for key, each in value.items():
+            yield from _list_leaves(f"{name}.{key}", each)
+    else:
+        yield name

@@ -1,0 +1,92 @@
+"""A run that Python code or a notebook starts with a composed config: its folder and its log, as the command line's."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from src.cli.main import make_run, refuse_others
+from src.cli.presets import check_presets, chosen, typed
+from src.cli.undo import keep_made, take_back
+from src.core.checks import show
+from src.core.errors import InputError
+from src.core.extras import check_loggers
+from src.core.places import expand_home, run_name, settle_data_dir
+from src.core.processes import together
+from src.storage.records import write_settings
+from src.storage.strays import refuse_strays
+
+LOG = "train.log"
+STAMP = "%Y-%m-%d_%H-%M-%S-%f"  # the name of a run without one
+
+
+@contextmanager
+def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
+    """Give a run a folder under ``paths.outputs``, or that which it goes on in, and a log there and on the screen.
+
+    Yields:
+        The config without Hydra's own part, and the folder.
+
+    Raises:
+        InputError: if the folder is another run's, or several processes are to train.
+    """
+    keep_made()  # of a run before
+    settle_data_dir()
+    content: Any = OmegaConf.to_container(cfg)
+    content.pop("hydra", None)
+    hydra = cfg.get("hydra")
+    cfg = OmegaConf.create(content, flags={"struct": True})
+    expand_home(cfg)
+    refuse_others(cfg)
+    check_loggers(cfg)
+    if hydra is not None:  # otherwise nothing is known of the presets that made the config
+        check_presets(hydra)
+        _refuse_of_hydra(hydra)
+    if together(cfg.trainer):
+        how = "several processes that train one model are started on the command line: python -m src.train"
+        raise InputError(f"trainer.devices={show(cfg.trainer.devices)}: {how}")
+    folder = Path(cfg.resume or Path(cfg.paths.outputs, "runs", run_name(cfg.name, f"{datetime.now():{STAMP}}")))
+    refuse_strays(folder)
+    if not cfg.resume:
+        make_run(folder, lambda: write_settings(folder, content, exclusive=True), "name")
+    try:
+        with _logging_to(folder):
+            yield cfg, folder
+    except Exception as error:
+        take_back(error)
+        raise
+
+
+def _refuse_of_hydra(hydra: DictConfig) -> None:
+    """Refuse what only Hydra's own start of a command would do."""
+    if hydra.mode == RunMode.MULTIRUN or dict(chosen(hydra)).get("sweep"):
+        raise InputError("a sweep is several runs: start it on the command line, python -m src.train sweep=… or -m …")
+    if own := [text for text in typed(hydra, "hydra") if "hydra.searchpath" not in text]:
+        raise InputError(f"{own[0]} has no effect in Python; name=… and paths.outputs=… say where a run lies")
+
+
+@contextmanager
+def _logging_to(folder: Path) -> Iterator[None]:
+    """Write the log to a file in a folder, and its lines to the screen unless logging is set up already."""
+    log, file = logging.getLogger("src"), logging.FileHandler(folder / LOG)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [file] if logging.getLogger().handlers else [file, screen]
+    before = log.level
+    log.setLevel(logging.DEBUG)
+    try:
+        for handler in handlers:
+            log.addHandler(handler)
+        yield
+    finally:
+        log.setLevel(before)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,47 @@
+"""What only some need, and install for themselves."""
+
+import re
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.core.commands import spell_command
+from src.core.errors import InputError
+
+LOGGERS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # Lightning's, by their packages
+SECRET = re.compile(r"(.*_)?(key|token|password|secret)", re.IGNORECASE)
+LOGIN = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@.*", re.IGNORECASE)  # an address with a password in it
+
+
+def need(package: str, extra: str, asked: str) -> None:
+    """Make sure that an optional package is there.
+
+    Args:
+        package: as it is imported.
+        extra: the extra of this project that installs it.
+        asked: the setting that needs it.
+
+    Raises:
+        InputError: if it is not, with the command that installs it.
+    """
+    if find_spec(package) is None:
+        how = spell_command("pip", ["install", "-c", "constraints.txt", "-e", f".[{extra}]"])
+        raise InputError(f"{asked} needs the package {package}, which is not installed: {how}")
+
+
+def check_loggers(config: DictConfig) -> None:
+    """Refuse loggers whose packages are not installed, and secrets among their settings: a run's folder keeps these.
+
+    Raises:
+        InputError: naming the setting, and what to do.
+    """
+    loggers: Any = OmegaConf.to_container(config.logger) if OmegaConf.is_config(config.get("logger")) else {}
+    for key, settings in loggers.items() if isinstance(loggers, dict) else ():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            package = LOGGERS.get(str(value).rpartition(".")[2]) if name == "_target_" else None
+            if package:
+                need(package, package, f"logger.{key}")
+            if (value is not None and SECRET.fullmatch(name)) or LOGIN.fullmatch(str(value)):
+                how = "leave it out, and set the logger's environment variable"
+                raise InputError(f"logger.{key}.{name}: a secret would be kept in the run's folder; {how}")

@@ -1,0 +1,148 @@
+"""Where a run or a sweep lies: names and folders, looked at before one is made. Nothing heavy is imported here."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from src.core.checks import LABEL, PATH, Check, complain, one_of, optional, show, whole
+from src.core.errors import InputError
+
+OF_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+LONGEST_NAME = 200  # bytes; file systems take 255, and a sweep's jobs and temporary files add some
+PATHS = (  # settings that are paths, as far as a config has them
+    *("run", "resume", "checkpoint", "ckpt_path", "model.weights"),
+    *("data.root", "paths.data", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir"),
+)
+
+NUMBERED = re.compile(r"\$\{hydra[.:]job\.num\}(_|\$\{swept:|$)")  # how the name of a job's folder begins
+
+PLUGIN = Check(lambda value: isinstance(value, str) and value.startswith(OF_PLUGINS), "a class of hydra_plugins")
+PLACES: dict[str, Check] = {
+    "name": optional(LABEL),
+    "resume": optional(PATH),
+    "paths.outputs": PATH,
+    "hydra.run.dir": PATH,
+    "hydra.sweep.dir": PATH,
+    "hydra.output_subdir": one_of(None, ".hydra"),  # where a run's settings are in its folder, whatever it says
+    "hydra.launcher._target_": PLUGIN,
+    "hydra.sweeper._target_": PLUGIN,
+    "hydra.sweeper.max_batch_size": optional(whole(1)),
+}
+
+
+def expand_home(config: DictConfig) -> None:
+    """Put the user's folder in the place of the ``~`` with which a config's paths begin."""
+    for name in PATHS:
+        *above, key = name.split(".")
+        holder = OmegaConf.select(config, ".".join(above)) if above else config
+        path = _as_written(holder, key) if isinstance(holder, DictConfig) and key in holder else None
+        if isinstance(path, str) and path.startswith("~"):
+            with read_write(holder):
+                holder[key] = os.path.expanduser(path)
+
+
+def _as_written(holder: DictConfig, key: str) -> Any:
+    node: Any = holder._get_node(key)
+    return node._value()  # a reference is not followed, which leads to a path that is expanded itself
+
+
+def settle_data_dir() -> None:
+    """Read the environment variable ``DATA_DIR`` as a shell would: ``~`` is expanded, and an empty one is none."""
+    folder = os.path.expanduser(os.environ.pop("DATA_DIR", ""))
+    if folder:
+        os.environ["DATA_DIR"] = folder
+
+
+def check_places(config: DictConfig) -> None:
+    """Refuse a name or a folder that no run can have, and choices outside their groups.
+
+    Raises:
+        InputError: naming the setting, its value and what it must be.
+    """
+    for name, check in PLACES.items():
+        value = OmegaConf.select(config, name)
+        if not check.allows(value):
+            raise InputError(complain(name, value, check))
+        if name == "name":
+            run_name(value, "")  # before the folders refer to it
+    if not PATH.allows(subdir := read_subdir(config)):
+        raise InputError(complain("hydra.sweep.subdir", subdir, PATH))
+    for group, choice in config.hydra.runtime.choices.items():
+        if ".." in str(choice).split("/") or str(choice).endswith(".yaml"):
+            raise InputError(f"{group}={show(choice)}: there is no such choice; it is the name of a file without .yaml")
+
+
+def check_job_folders(config: DictConfig) -> None:
+    """Refuse a ``hydra.sweep.subdir`` that is no name of a job's folder, which begins with the job's number.
+
+    Raises:
+        InputError: if it is none.
+    """
+    subdir = str(read_subdir(config))
+    while (plain := re.sub(r"\$\{[^${}]*\}", "", subdir)) != subdir and "/" in subdir:
+        subdir = plain
+    if "/" in subdir or not NUMBERED.match(str(read_subdir(config))):
+        how = "a job's folder lies in its sweep's and begins with its number: '${hydra.job.num}_…'"
+        raise InputError(f"hydra.sweep.subdir={show(read_subdir(config))}: {how}")
+
+
+def check_sweep_folder(config: DictConfig, swept: Iterable[str]) -> None:
+    """Refuse a sweep's folder that is named by what is swept over: it is one.
+
+    Raises:
+        InputError: naming what varies.
+    """
+    place = str(OmegaConf.to_container(config.hydra.sweep)["dir"])  # type: ignore[call-overload, index]
+    for name in re.findall(r"\$\{([\w./]+)\}", place):
+        if any(f"{name}.".startswith(f"{key}.") for key in swept):
+            how = "its jobs' folders are named by hydra.sweep.subdir='${hydra.job.num}_…'"
+            raise InputError(f"hydra.sweep.dir={place}: a sweep has one folder, and {name} varies; {how}")
+
+
+def read_subdir(config: DictConfig) -> Any:
+    """Return ``hydra.sweep.subdir`` as it is written: each job has one of its own."""
+    return _as_written(config.hydra.sweep, "subdir")
+
+
+def settle_paths(config: DictConfig) -> None:
+    """Have a config's paths mean the same when the run works in its own folder (``hydra.job.chdir=true``)."""
+    if not config.hydra.job.chdir:
+        return
+    for name in PATHS:
+        path = OmegaConf.select(config, name)
+        if isinstance(path, str) and (name != "model.weights" or os.path.exists(path)):  # else a name of torchvision's
+            with read_write(config):
+                OmegaConf.update(config, name, os.path.abspath(path))
+
+
+def run_name(name: Any, stamp: str) -> str:
+    """Return a run's name as a folder's; the stamp where none is given.
+
+    Raises:
+        InputError: if it cannot name a folder.
+    """
+    if name is None:
+        return stamp
+    folder = slug(str(name))
+    if not folder.strip(".-"):
+        raise InputError(f"name={show(name)}: give it letters or digits, it names a folder")
+    if len(os.fsencode(folder)) > LONGEST_NAME:
+        how = "characters" if folder.isascii() else "bytes (a letter takes up to four)"
+        raise InputError(f"name={show(name)}: it names a folder, so give it at most {LONGEST_NAME} {how}")
+    return folder
+
+
+def slug(text: str) -> str:
+    """Return text as part of a folder's name: letters and digits of any script, ``.``, ``_``, ``+`` and ``-``."""
+    text = unicodedata.normalize("NFC", text.strip("[]{}() '\""))
+    kept = (char if char.isalnum() or char in "._+-" or unicodedata.category(char)[0] == "M" else " " for char in text)
+    return re.sub(" +", "-", "".join(kept))
+
+
+def shorten(text: str, most: int) -> str:
+    """Return as much of the beginning of a text as takes so many bytes at most."""
+    return os.fsencode(text)[:most].decode(errors="ignore")

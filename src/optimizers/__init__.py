@@ -1,0 +1,1 @@
+"""Optimizers and schedules: their settings, and those that torch lacks."""

@@ -1,0 +1,302 @@
+"""What the files of runs and sweeps hold: for each file its fields, and for each field what it must be.
+
+Every such file is read through its table here. One that does not fit its table is damaged, which is told in a line
+that names the file, the fields and what they must be; a file that is not there is another thing.
+"""
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from src.core.errors import InputError
+from src.storage.files import read_text
+
+MOST_TOLD, LONGEST = 3, 40  # faults of a file that are told, and characters of a value
+MOST_NAMES = 10_000  # in a mapping; more are no file of ours, and too many to show
+LARGEST = 2**63 - 1
+WRITTEN_NUMBER = re.compile(r"(-?\d+(\.\d*)?(e[+-]?\d+)?|nan|-?inf)?", re.ASCII)  # as Python writes it; may be left out
+Check = Callable[[str, Any], Iterator[str]]  # takes a field's name and its value, gives what is wrong, a text for each
+
+
+class DamagedError(InputError):
+    """A file that is not as we write it; the message names it and tells what is wrong."""
+
+
+# Kinds of values
+
+
+def make_check(words: str, fits: Callable[[Any], bool]) -> Check:
+    """Return the check that a value fits; the words tell what it must be."""
+
+    def check(name: str, value: Any) -> Iterator[str]:
+        if not fits(value):
+            yield f"{name} is {describe(value)} and must be {words}"
+
+    return check
+
+
+def one_of(*words: str) -> Check:
+    return make_check(" or ".join(words), lambda value: isinstance(value, str) and value in words)
+
+
+def null_or(check: Check) -> Check:
+    return lambda name, value: iter(()) if value is None else check(name, value)
+
+
+def list_of(check: Check) -> Check:
+    def check_all(name: str, value: Any) -> Iterator[str]:
+        if not isinstance(value, list):
+            yield f"{name} is {describe(value)} and must be a list"
+            return
+        for number, each in enumerate(value):
+            yield from check(f"{name}[{number}]", each)
+
+    return check_all
+
+
+def by_name(check: Check) -> Check:
+    """Return the check of a mapping of any names to values of one kind."""
+    return record({}, {}, rest=check)
+
+
+def record(required: Mapping[str, Check], optional: Mapping[str, Check], rest: Check | None = None) -> Check:
+    """Return the check of a mapping of known fields; fields that are not known are let through without ``rest``."""
+    known = {**required, **optional}
+
+    def check_fields(name: str, value: Any) -> Iterator[str]:
+        start = f"{name}." if name else ""
+        if not isinstance(value, dict):
+            yield f"{name or 'it'} is {describe(value)} and must be values by name"
+            return
+        if len(value) > MOST_NAMES:
+            yield f"{name or 'it'} has {len(value):,} values and must have at most {MOST_NAMES:,}"
+            return
+        yield from (f"{start}{key} is missing" for key in required if key not in value)
+        for key, each in value.items():
+            if check := known.get(key, rest):
+                yield from check(f"{start}{key}", each)
+
+    return check_fields
+
+
+def check_value(name: str, value: Any) -> Iterator[str]:
+    """Check a setting's value: null, a truth value, text, a number, or a list or a mapping of such."""
+    if isinstance(value, list):
+        yield from list_of(check_value)(name, value)
+    elif isinstance(value, dict):
+        yield from by_name(check_value)(name, value)
+    elif value is not None and not isinstance(value, (bool, str)):
+        yield from NUMBER(name, value)
+
+
+def describe(value: Any) -> str:
+    """Return a value as it is told in a message, briefly."""
+    if isinstance(value, (dict, list)):
+        return "a list" if isinstance(value, list) else "a mapping"
+    told = json.dumps(value[:LONGEST] if isinstance(value, str) else value)
+    return told if len(told) <= LONGEST else f"{told[: LONGEST - 1]}…"
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and len(value) >= len("2000-01-01T00:00") and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+# Files
+
+TEXT = make_check("text", lambda value: isinstance(value, str))
+NUMBER = make_check("a finite number", is_number)
+COUNT = make_check("a whole number from 0", is_count)
+SECONDS = make_check("seconds from 0", lambda value: is_number(value) and 0 <= value < 1e10)
+SHARE = make_check("a share from 0 to 1", lambda value: is_number(value) and 0 <= value < 1 + 1e-6)
+TRUTH = make_check("true or false", lambda value: isinstance(value, bool))
+TIME = make_check("a time like 2000-01-31T12:00:00+00:00", is_time)
+STATE = make_check("a path like stacks/NAME.ckpt", lambda value: bool(re.fullmatch(r"\w+/[\w.-]+\.ckpt", str(value))))
+
+STATUSES = ("finished", "failed", "interrupted", "running", "waiting")
+STATUS = record({"status": one_of(*STATUSES)}, {"reason": null_or(TEXT), "message": null_or(TEXT)})
+JOB = record(
+    {
+        "number": COUNT,
+        "identity": TEXT,
+        "overrides": list_of(TEXT),
+        "choices": by_name(check_value),
+        "settings": by_name(check_value),
+    },
+    {},
+)
+ABOUT_METRICS = {
+    "monitor": null_or(TEXT),
+    "mode": null_or(one_of("min", "max")),
+    "best": null_or(NUMBER),
+    "best_epoch": null_or(COUNT),
+    "epochs": COUNT,
+    "seconds": SECONDS,
+    "compile_seconds": SECONDS,
+    "parameters": COUNT,
+    "seed": null_or(COUNT),
+}
+START = {
+    "command": TEXT,
+    "started": TIME,
+    "git": record({}, {"commit": null_or(TEXT), "dirty": null_or(TRUTH)}),
+    "python": TEXT,
+    "packages": by_name(TEXT),
+    "device": TEXT,
+}
+PROVENANCE = record({}, {**START, "resumed": list_of(record({}, START))})
+STACK = record({"state": STATE}, {})
+TRIAL = record(
+    {"number": COUNT, "job": COUNT, "state": one_of("complete", "failed", "running"), "value": null_or(NUMBER)}, {}
+)
+SEARCH = record(
+    {
+        "sampler": TEXT,
+        "metric": TEXT,
+        "mode": one_of("min", "max"),
+        "trials": list_of(TRIAL),
+        "importance": by_name(SHARE),
+    },
+    {},
+)
+
+
+def check_metric(name: str, value: Any) -> Iterator[str]:
+    """Check a metric: a number, null where it was not finite, or one for each class."""
+    yield from (by_name(null_or(NUMBER)) if isinstance(value, dict) else null_or(NUMBER))(name, value)
+
+
+def check_metrics(name: str, value: Any) -> Iterator[str]:
+    """Check ``metrics.json``; what has a best value has the metric that it is of."""
+    yield from record({}, ABOUT_METRICS, rest=check_metric)(name, value)
+    if isinstance(value, dict) and value.get("best") is not None and str(value.get("monitor")) not in value:
+        yield f"{describe(value.get('monitor'))} is missing, of which best tells the best value"
+
+
+# Reading
+
+
+def read(path: Path, check: Check) -> dict[str, Any] | None:
+    """Read a JSON file of ours; ``None`` if it is not there.
+
+    Raises:
+        DamagedError: if it cannot be read, or is not what it must be.
+    """
+    text = read_whole(path)
+    if text is None:
+        return None
+    try:
+        content: dict[str, Any] = json.loads(text, object_pairs_hook=refuse_twins)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a sign cannot be written or shown
+        faults = list(islice(check("", content), MOST_TOLD + 1))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: it is {f'no JSON ({error})' if text.strip() else 'empty'}") from error
+    if faults:
+        more = ["and more"] if len(faults) > MOST_TOLD else []
+        raise DamagedError(f"{path} is damaged: {'; '.join([*faults[:MOST_TOLD], *more])}")
+    return content
+
+
+def read_whole(path: Path) -> str | None:
+    """Read a text file of ours; ``None`` if it is not there.
+
+    Raises:
+        DamagedError: if it cannot be read.
+    """
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
+    except InputError as error:
+        raise DamagedError(str(error)) from error
+
+
+def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping of its pairs.
+
+    Raises:
+        ValueError: if a name is there twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{describe(name)} is there twice")
+        found[name] = value
+    return found
+
+
+def read_history(path: Path, epochs: int | None = None) -> list[dict[str, float]]:
+    """Read the rows of a ``history.csv``, what was not measured in an epoch left out; none if it is not there.
+
+    Args:
+        path: the file.
+        epochs: how many it must have; ``None``: any number.
+
+    Raises:
+        DamagedError: if it cannot be read, is no table of numbers with an ``epoch`` that grows, or lacks epochs.
+    """
+    text = read_whole(path)
+    if text is None:
+        if epochs:
+            raise DamagedError(f"{path} is missing")
+        return []
+    try:
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        check_columns(header)
+        found = check_epochs([read_row(header, row, line) for line, row in enumerate(rows, start=2)])
+    except (ValueError, csv.Error) as error:
+        raise DamagedError(f"{path} is damaged: {error if text.strip() else 'it is empty'}") from error
+    if epochs is not None and len(found) != epochs:
+        raise DamagedError(f"{path} is damaged: it has {len(found)} epochs and must have {epochs}")
+    return found
+
+
+def check_columns(header: list[str]) -> None:
+    """Raise ``ValueError`` unless the columns are those of a history."""
+    if "epoch" not in header:
+        raise ValueError("its column epoch is missing")
+    if len(set(header)) < len(header) or len(header) > MOST_NAMES:
+        raise ValueError(f"its columns must have a name each and be at most {MOST_NAMES:,}")
+
+
+def read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:
+    """Return a row's numbers by their columns.
+
+    Raises:
+        ValueError: if one is no number, or there are more or fewer than columns.
+    """
+    if len(row) != len(header):
+        raise ValueError(f"line {line} has {len(row)} values and must have {len(header)}")
+    for name, cell in zip(header, row, strict=True):
+        if not WRITTEN_NUMBER.fullmatch(cell):
+            raise ValueError(f"{name} in line {line} is {describe(cell)} and must be a number")
+    return {name: float(cell) for name, cell in zip(header, row, strict=True) if cell}
+
+
+def check_epochs(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the rows; raise ``ValueError`` unless their epochs are whole numbers that grow."""
+    epochs = [0.0, *(row.get("epoch", 0.0) for row in rows)]
+    for line, (before, now) in enumerate(pairwise(epochs), start=2):
+        if not (before < now <= LARGEST and now.is_integer()):
+            raise ValueError(f"epoch in line {line} is {now:g} and must be a whole number above {before:g}")
+    return rows

@@ -1,0 +1,1 @@
+"""Figures that compare the runs of a sweep."""

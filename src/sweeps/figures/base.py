@@ -1,0 +1,284 @@
+"""Pictures over the runs of a sweep: drawn from their folders, when it ends or at any later time."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.callbacks.figures.base import limit_axis, spans_decades, tick_decades, tick_shares, tick_whole
+from src.core.axes import Window, find_reach, find_window
+from src.core.colours import COLOURS, OTHER
+from src.core.errors import InputError
+from src.sweeps.figures.images import read_png
+from src.sweeps.store.leaderboard import deviation, mean
+from src.sweeps.store.runs import Run, folded
+
+Z = 1.96  # standard deviations to both sides that hold 95% of a normal distribution
+ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 right are 0.94999999
+DASHES = ["-", "--", "-.", ":"]
+RUNS, MEAN = "#595959", "#000000"  # neither is of training, validation or a class
+EDGE = 0.015  # of an axis: where what is far off is marked
+
+
+class SweepPicture:
+    """A picture over several runs; a subclass says how large it is and draws it.
+
+    Args:
+        name: of the file, ``figures/NAME.png`` in the sweep's folder.
+        title: what stands over it.
+    """
+
+    packages: tuple[str, ...] = ()  # beside this project's, whose classes the runs' configs may name
+
+    def __init__(self, name: str, title: str = "") -> None:
+        self.name, self.title = name, title
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        """Width and height in inches, by default for a row with each label."""
+        groups = folded(runs)
+        return (4.9 + 0.072 * max(map(len, groups)), 1.3 + 0.34 * len(groups))
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        raise AttributeError(f"{type(self).__name__} must define draw()")
+
+
+class MetricPicture(SweepPicture):
+    """A picture of one metric.
+
+    Args:
+        metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc"; null: the one that most of
+            the runs are judged by, without validation sets the training loss.
+        settings: those of `SweepPicture`.
+    """
+
+    def __init__(self, metric: str | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.metric = metric
+
+    def metric_of(self, runs: list[Run]) -> str:
+        """The metric that is drawn of these runs."""
+        judges = Counter(judge for run in runs if (judge := run.metrics.get("monitor")) in run.metrics)
+        return self.metric or next((str(judge) for judge, _ in judges.most_common(1)), "train/loss")
+
+    def values(self, runs: list[Run]) -> dict[str, np.ndarray]:
+        """The metric's values by the runs' labels; runs that lack it are left out.
+
+        Raises:
+            InputError: if all do.
+        """
+        metric = self.metric_of(runs)
+        found = {label: measured(group, metric) for label, group in folded(runs).items()}
+        if not any(len(values) for values in found.values()):
+            raise InputError(f"none of the {len(runs)} runs has the metric {metric}")
+        return {label: values for label, values in found.items() if len(values)}
+
+
+class Scores(MetricPicture):
+    """Each run's metric as a dot, and for each label the mean with its standard deviation."""
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
+        every = np.concatenate(list(groups.values()))
+        window = find_window(every.tolist(), not lower_is_better(runs, metric), is_logarithmic(metric, every))
+        for row, values in enumerate(groups.values()):
+            average = mean(values.tolist())
+            axis.scatter(values, np.full(len(values), row), color=RUNS, alpha=0.65, s=30, linewidths=0)
+            mark_beyond(axis, values, row, window, RUNS)
+            if len(values) > 1:
+                spread = np.array(find_reach(average, deviation(values.tolist()) or 0.0, is_share(metric)))[
+                    :, None
+                ]  # (2, 1)
+                axis.errorbar(average, row, xerr=spread, color=MEAN, marker="D", markersize=5, capsize=4)
+                mark_beyond(axis, np.array([average]), row, window, MEAN)
+            beside(axis, row, described(values, is_share(metric)))
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.set(xlabel=in_words(metric) + (f"\n({window.words()})" if window else ""), ylim=(len(groups) - 0.5, -0.5))
+        if is_share(metric):
+            tick_shares(axis.xaxis, 5)
+        elif is_logarithmic(metric, shown := within(window, every)):
+            axis.set_xscale("log")
+            tick_decades(axis.xaxis, shown.tolist())
+        if window:
+            axis.set_xlim(window.low, window.high)
+        axis.grid(alpha=0.25)
+        figure.suptitle(self.title)
+
+
+class Share(MetricPicture):
+    """For each label the share of runs whose metric is good enough, with its 95% interval (Wilson, 1927).
+
+    Args:
+        at_least: what is good enough.
+        settings: those of `MetricPicture`.
+    """
+
+    def __init__(self, at_least: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.at_least = at_least
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
+        for row, values in enumerate(groups.values()):
+            solved, count = int((values >= self.at_least - ROUNDING).sum()), len(values)
+            low, high = wilson(solved, count)
+            axis.barh(row, solved / count, height=0.55, color=OTHER)
+            axis.plot([low, high], [row, row], color="black", linewidth=1.2, marker="|", markersize=8)
+            beside(axis, row, f"{solved} of {count}")
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
+        enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
+        axis.set_xlabel(f"share of runs with {in_words(metric)} ≥ {enough}\n(line: 95% interval)")
+        tick_shares(axis.xaxis)
+        figure.suptitle(self.title)
+
+
+class Curves(MetricPicture):
+    """The metric over the epochs: a line for each label, the mean of its runs, and each run faintly."""
+
+    def columns(self, labels: Iterable[str]) -> int:
+        """How many of the labels fit side by side."""
+        return max(1, int(7.4 // (0.65 + 0.066 * max(map(len, labels)))))
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        labels = folded(runs)
+        return (7.6, 4.0 + 0.2 * math.ceil(len(labels) / self.columns(labels)))
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        axis, groups, metric = figure.subplots(), folded(runs), self.metric_of(runs)
+        for number, (label, group) in enumerate(groups.items()):
+            style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % 4]}
+            curves = [curve for run in group if len(curve := points(run, metric))]
+            for curve in curves if len(curves) > 1 else []:
+                axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
+            if curves:
+                shortest = min(map(len, curves))  # over the epochs that all of them have
+                mean = np.mean([curve[:shortest] for curve in curves], axis=0)
+                axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
+        if not axis.lines:
+            raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
+        axis.set(xlabel="epoch", ylabel=in_words(metric))
+        every = [points(run, metric)[:, 1] for run in runs]
+        if beyond := limit_axis(axis, every, higher=not lower_is_better(runs, metric)):
+            axis.set_xlabel(f"epoch\n({beyond})")
+        tick_whole(axis.xaxis)
+        if is_share(metric):
+            tick_shares(axis.yaxis)
+        axis.grid(alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=self.columns(groups), fontsize=9)
+        figure.suptitle(self.title)
+
+
+class Gallery(SweepPicture):
+    """A picture that each run has drawn, side by side.
+
+    Args:
+        picture: its name, such as "descent".
+        columns: how many in a row.
+        settings: those of `SweepPicture`.
+    """
+
+    def __init__(self, picture: str, columns: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.picture, self.columns = picture, columns
+
+    def found(self, runs: list[Run]) -> list[tuple[str, Path]]:
+        """The titles and the files of the runs that have drawn it.
+
+        Raises:
+            InputError: if none has.
+        """
+        files = [(run.full_caption, run.folder / "figures" / f"{self.picture}.png") for run in runs]
+        there = [(title, path) for title, path in files if path.is_file()]
+        if not there:
+            raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
+        return there
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        files = self.found(runs)
+        width, height = read_png(files[0][1]).size
+        columns = min(self.columns, len(files))
+        return (columns * 4.4, math.ceil(len(files) / columns) * (4.4 * height / width + 0.3) + 0.3)
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        files = self.found(runs)
+        columns = min(self.columns, len(files))
+        axes = list(figure.subplots(math.ceil(len(files) / columns), columns, squeeze=False).flat)
+        for axis in axes:
+            axis.axis("off")
+        for axis, (title, path) in zip(axes, files, strict=False):
+            axis.imshow(np.asarray(read_png(path)))
+            axis.set_title(title, fontsize=10)
+        figure.suptitle(self.title)
+
+
+def points(run: Run, metric: str) -> np.ndarray:
+    """A run's metric over the epochs in which it was measured: (N, 2), epoch and value."""
+    measured = [(row["epoch"], row[metric]) for row in run.history if {"epoch", metric} <= row.keys()]
+    return np.array(measured).reshape(-1, 2)
+
+
+def measured(runs: list[Run], metric: str) -> np.ndarray:
+    """The metric of those runs that have it: (N,)."""
+    return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None], dtype=float)
+
+
+def lower_is_better(runs: list[Run], metric: str) -> bool:
+    """Whether a metric is the better the lower, as the runs say that are judged by it; else only shares are not."""
+    modes = Counter(run.metrics.get("mode") for run in runs if run.metrics.get("monitor") == metric)
+    return modes.most_common(1)[0][0] == "min" if modes else not is_share(metric)
+
+
+def in_words(metric: str) -> str:
+    """A metric as an axis is labelled: "test accuracy"."""
+    words = {"val": "validation", "train": "training", "acc": "accuracy"}
+    return " ".join(words.get(part, part) for part in metric.split("/"))
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, told in per cent."""
+    return "acc" in metric
+
+
+def beside(axis: Axes, row: int, text: str) -> None:
+    """A text to the right of a row."""
+    axis.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+
+
+def is_logarithmic(metric: str, values: np.ndarray) -> bool:
+    """Whether a metric's values, one at least, lie so far apart that they show on a logarithmic axis only."""
+    return bool(not is_share(metric) and values.min() > 0 and spans_decades(values.tolist()))
+
+
+def within(window: Window | None, values: np.ndarray) -> np.ndarray:
+    """Those of the values that are on the axis."""
+    return values if window is None else values[(values >= window.low) & (values <= window.high)]
+
+
+def mark_beyond(axis: Axes, values: np.ndarray, row: float, window: Window | None, colour: str) -> None:
+    """Mark at the ends of the horizontal axis that there are values beyond them."""
+    if window is None:
+        return
+    for place, marker, beyond in ((1 - EDGE, ">", values > window.high), (EDGE, "<", values < window.low)):
+        if beyond.any():
+            axis.plot(place, row, marker=marker, color=colour, transform=axis.get_yaxis_transform())
+
+
+def described(values: np.ndarray, share: bool) -> str:
+    """Mean ± standard deviation and how many: "97.43 ± 0.21% (n=5)"."""
+    factor, form, unit = (100, ".2f", "%") if share else (1, ".3g", "")
+    found = deviation(values.tolist())
+    spread = f" ± {factor * found:{form}}" if found is not None else ""
+    return f"{factor * mean(values.tolist()):{form}}{spread}{unit} (n={len(values)})"
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% interval of a share, from its successes in so many trials ≥ 1 (Wilson, 1927)."""
+    share, spread = successes / trials, Z**2 / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    return max(0.0, middle - half), min(1.0, middle + half)

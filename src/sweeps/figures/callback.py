@@ -1,0 +1,125 @@
+"""When the pictures over a sweep's runs are drawn: as it ends, or whenever ``python -m src.compare`` asks."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from src.cli.main import TRACEBACKS
+from src.cli.messages import input_error
+from src.core.commands import spell_command
+from src.core.disk import find_fault
+from src.core.errors import InputError
+from src.storage.plain import read_yaml
+from src.storage.trust import Rules, check_trust, read_packages, spell_trust
+from src.sweeps.store.runs import with_metrics
+
+log = logging.getLogger(__name__)
+
+
+class DrawPictures(Callback):
+    """Draws a sweep preset's pictures when all of its runs are done.
+
+    Args:
+        pictures: their settings by name; each has the ``_target_`` of a `SweepPicture`.
+    """
+
+    def __init__(self, pictures: dict[str, Any]) -> None:
+        self.pictures = pictures
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder, packages = Path(config.hydra.sweep.dir), read_packages(config.get("trust"))
+        try:
+            files, errors = draw(folder, self.pictures, packages)
+        except Exception as error:  # the runs are done and kept, and Hydra would make a warning of two lines of it
+            if fault := find_fault(error):
+                again = f"try again: {spell_command('src.compare', [str(folder)])}"
+                sys.exit(f"error: {fault.completed('the runs are whole', again)}")
+            files, errors = [], [why(error)]
+        for path in files:
+            log.info("picture: %s", path)
+        for told in errors:
+            how = f"{spell_command('src.compare', [str(folder)])}{spell_trust(packages)}"
+            log.error("error: %s (try again: %s)", told, how)
+
+
+def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    """Draw the pictures over a sweep's runs, into ``figures/`` and for TensorBoard.
+
+    Args:
+        folder: the sweep's.
+        pictures: their settings by name.
+        packages: those beside this project's whose classes the runs' configs may name.
+
+    Returns:
+        The files, and for each picture that cannot be drawn a line that says why.
+
+    Raises:
+        InputError: if there are no runs to draw.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    from src.callbacks.figures.base import TAG, drawn, save
+    from src.training.build import make
+
+    runs, files, errors = with_metrics(folder), [], []
+    with SummaryWriter(str(folder)) as writer:
+        for name, settings in pictures.items():
+            path = folder / "figures" / f"{name}.png"
+            try:
+                picture = make(f"picture {name}", settings, name=name)
+                picture.packages = packages
+                pixels = drawn(picture.size(runs), picture.draw, runs)
+                save(pixels, path)
+                writer.add_image(f"{TAG}/{name}", pixels, dataformats="HWC")
+                files.append(path)
+            except Exception as error:  # the other pictures are drawn all the same
+                if TRACEBACKS or find_fault(error):
+                    raise
+                errors.append(f"{path} cannot be drawn: {why(error)}")
+    return files, errors
+
+
+def why(error: Exception) -> str:
+    """An error in one line."""
+    return str(input_error(error) or " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
+    """The pictures that a sweep was started with, by name; often none.
+
+    Args:
+        folder: the sweep's, which may be a stranger's.
+        packages: those beside this project's whose classes it may name.
+
+    Raises:
+        InputError: if the folder is not that of a sweep, or names what a folder must not name.
+    """
+    path = folder / "multirun.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder}: no sweep there ({path} is missing)")
+    pictures = _pictures_in(read_yaml(path))
+    for name, settings in pictures.items():
+        if not re.fullmatch(r"\w[\w-]*", str(name)):  # it names a file
+            raise InputError(f"{path}: {name} is no picture's name")
+        if not isinstance(settings, dict) or "_target_" not in settings:
+            raise InputError(f"{path} is damaged: it does not say what the picture {name} is")
+        if "${" in str(settings):
+            raise InputError(f"{path}: the picture {name} refers to other settings; write their values there")
+    if pictures:
+        from src.sweeps.figures.base import SweepPicture  # with matplotlib
+
+        rules = Rules({"pictures.*": SweepPicture}, writing=("pictures",))
+        check_trust({"pictures": pictures}, path, rules, packages)
+    return pictures
+
+
+def _pictures_in(content: Any) -> dict[str, Any]:
+    """Return the settings of pictures in what ``multirun.yaml`` holds; of something else nothing."""
+    for key in ("hydra", "callbacks", "pictures", "pictures"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}

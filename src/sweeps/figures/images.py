@@ -1,0 +1,29 @@
+"""Read the pictures that runs have drawn, whatever else a file of that name may hold."""
+
+import io
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from src.core.errors import InputError
+from src.storage.files import read_bytes
+
+MOST_BYTES = 64 * 2**20
+MOST_PIXELS = 64 * 10**6
+
+
+def read_png(path: Path) -> Image.Image:
+    """Return a PNG's pixels as RGB.
+
+    Raises:
+        InputError: if it is no plain file, no PNG, damaged or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(read_bytes(path, MOST_BYTES)), formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} × {image.height} pixels are too many")
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} cannot be shown: it is no PNG") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be shown: {' '.join(str(error).split())}") from error

@@ -1,0 +1,101 @@
+"""What the models of several runs have learned, one small panel each, all on the same axes."""
+
+import math
+from textwrap import fill
+from typing import Any
+
+from lightning import LightningModule
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.callbacks.figures.base import spell_share
+from src.callbacks.figures.decision_regions import MOST_LINES, draw_classes, draw_lines, lines, regions
+from src.callbacks.figures.fitted_function import along, curve_of, draw_fit
+from src.core import devices
+from src.core.colours import MODEL
+from src.core.errors import InputError
+from src.data.base import TensorDataModule
+from src.storage.configs import open_config
+from src.sweeps.figures.base import SweepPicture
+from src.sweeps.store.runs import Run
+from src.training.build import build_model, build_tensors
+from src.training.checkpoints import chosen_checkpoint, load_weights
+
+WIDEST = 36  # letters over a panel
+
+
+class Panels(SweepPicture):
+    """For data of one input the fitted curves, of two the decision regions; from the weights kept.
+
+    Args:
+        columns: how many panels in a row.
+        settings: those of `SweepPicture`.
+    """
+
+    def __init__(self, columns: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.columns = columns
+
+    def size(self, runs: list[Run]) -> tuple[float, float]:
+        columns = min(self.columns, len(runs))
+        return (max(columns * 2.7, 5.4), math.ceil(len(runs) / columns) * 2.35 + 0.7)
+
+    def draw(self, figure: Figure, runs: list[Run]) -> None:
+        columns = min(self.columns, len(runs))
+        rows = math.ceil(len(runs) / columns)
+        axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+        for number, (axis, run) in enumerate(zip(axes, runs, strict=False)):
+            draw_panel(axis, *reopened(run, self.packages))
+            axis.set_title(fill(run.full_caption, WIDEST) + f"\n{score(run)}", fontsize=9)
+            lowest = number + columns >= len(runs)
+            axis.set(xlabel=axis.get_xlabel() if lowest else "", ylabel="" if number % columns else axis.get_ylabel())
+            axis.tick_params(labelbottom=lowest)
+        for axis in axes[len(runs) :]:
+            axis.axis("off")
+        handles = {
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
+        figure.suptitle(self.title)
+
+
+def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
+    """A run's data, set up, and its model with the weights kept."""
+    config = open_config(run.folder, packages)
+    data = build_tensors(config)
+    data.setup()
+    model = build_model(config, data, devices.CPU)
+    load_weights(model, chosen_checkpoint(run.folder, None))
+    return data, model
+
+
+def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> None:
+    """The model's curve or regions over the training samples.
+
+    Raises:
+        InputError: if the data are of another kind.
+    """
+    assert data.train_set is not None
+    if tuple(data.in_shape) == (2,) and data.class_names:
+        draw_classes(axis, regions(model, data.train_set.inputs, data.transform), data.train_set, data.class_names)
+        units = lines(model, data.transform)
+        if len(units) <= MOST_LINES:
+            draw_lines(axis, units)
+        for line in axis.lines:
+            line.set(color=MODEL, linewidth=1.5, label="a unit's line, $w \\cdot x + b = 0$")
+        axis.set(xlabel="$x_1$", ylabel="$x_2$")
+    elif tuple(data.in_shape) == (1,) and data.num_classes in (0, 2):
+        x, truth = along(data.train_set.inputs), getattr(data, "truth", None)
+        curve = curve_of(model, x.flatten(), data.transform(x), truth(x) if truth else None, bool(data.class_names))
+        draw_fit(axis, curve, data.train_set, data.class_names)
+        axis.set(xlabel="$x$", ylabel="probability" if data.class_names else "$y$")
+    else:
+        raise InputError("panels are for one input with a value or two classes, or for two inputs with classes")
+
+
+def score(run: Run) -> str:
+    """The test metric in two words."""
+    if (accuracy := run.metrics.get("test/acc")) is not None:
+        return f"{spell_share(accuracy, 1).replace('.0%', '%')} correct"
+    loss = run.metrics.get("test/loss")
+    return "" if loss is None else f"error {loss:.2g}"

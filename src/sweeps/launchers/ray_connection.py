@@ -1,0 +1,122 @@
+"""The connection of this process to a Ray cluster, another's or one of its own."""
+
+import atexit
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from src.core.errors import InputError
+from src.sweeps.workers.pool import mute
+
+KNOCK = 5.0  # seconds for a cluster to answer at its address, and between two looks whether it does
+OBJECTS = 100 * 2**20  # bytes of shared memory for what tasks hand on, which is next to nothing; Ray's least is 75 MiB
+# Ray reads these when it is imported.
+ALWAYS = {"RAY_task_oom_retries": "0"}  # a job that took all memory would do so again, without end
+OWN = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter keeps its ports to loopback
+OTHERS = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_gcs_server_request_timeout_seconds": "10"}  # not 20 and 60
+
+
+def connected(address: str | None) -> Any:
+    """Ray, connected to a cluster for as long as this process lives.
+
+    Args:
+        address: HOST:PORT of a running one; ``None``: begin one of our own, which ends with this process.
+
+    Raises:
+        InputError: if that fails.
+    """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return sys.modules["ray"]
+    if address:
+        knock(address)
+        os.environ.update(ALWAYS | OTHERS)
+    else:
+        os.environ.update(ALWAYS | OWN, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    settings = {} if address else own()
+    with own_signals(), told_in_one_line(address), mute(2):  # of Ray's own part
+        be_silent(ray)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **settings)
+    return ray
+
+
+def be_silent(ray: Any) -> None:
+    """Keep Ray's own words about lost machines out of the sweep's display; no setting of Ray's does that."""
+    ray._private.worker.print_to_stdstream = lambda *words, **how: None
+
+
+def own() -> dict[str, Any]:
+    """How a cluster of our own is begun; its folder is removed when this process ends."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="ray-")
+
+    def end() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    return {"include_dashboard": False, "object_store_memory": OBJECTS, "_temp_dir": folder}
+
+
+def knock(address: str) -> None:
+    """See whether anything answers at an address, where Ray itself would try for long.
+
+    Raises:
+        InputError: if nothing does.
+    """
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        why = f"nothing answers there ({error}); is it running (ray status), and is this its address?"
+        raise InputError(f"hydra.launcher.address={address}: {why}") from error
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """What this process does on a request to stop (SIGTERM) stays as it is; Ray has its own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # not in the main thread, where Ray leaves it alone, too
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def told_in_one_line(address: str | None) -> Iterator[None]:
+    """What goes wrong with the connection, in words.
+
+    Raises:
+        InputError: for all that Ray raises.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (RayError, RuntimeError, OSError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        raise InputError(f"{where}: {trouble(error)}") from error
+
+
+def trouble(error: BaseException) -> str:
+    """What a failed connection comes from."""
+    text = f"{error} {error.__cause__ or ''}"
+    if "oken" in text:
+        return (
+            "it wants the token that it was started with: RAY_AUTH_MODE=token and the token "
+            "in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
+    if "No node info found" in text:
+        return "this machine is none of its machines; start the sweep on one that is (ray start --address=…)"
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Searches: sweeps whose next jobs depend on the results of those before."""

@@ -1,0 +1,81 @@
+"""A search's journal: an Optuna journal whose lines have checksums, so that damage to it is noticed."""
+
+import json
+import re
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import BaseJournalBackend
+
+from src.core.errors import InputError
+from src.storage.files import append, open_atomic, read_bytes
+
+CHECKED = re.compile(rb'(?s)(\{.*),"crc32":(\d+)\}')
+
+
+class Journal(BaseJournalBackend):
+    """Keep an Optuna journal in a file, each line with the CRC-32 of what it tells as one more entry.
+
+    Other Optuna programs pass over that entry. Lines without it, written by them or by an earlier version of this
+    program, are taken as they are. The caller holds the search's folder alone.
+
+    Args:
+        path: the file; it need not be there.
+
+    Raises:
+        InputError: if a line is damaged that others follow. The last one is cut off: what it told is found anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.offset = path, 0  # bytes read so far
+        self.logs: list[dict[str, Any]] = []
+        if path.exists():
+            self._mend()
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        content = read_bytes(self.path) if self.path.exists() else b""
+        for line in content[self.offset :].split(b"\n")[:-1]:  # after the last one another program may be writing
+            self.logs.append(self._parse(line, len(self.logs) + 1))
+            self.offset += len(line) + 1
+        return self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        append(self.path, b"".join(map(format_line, logs)))
+
+    def _mend(self) -> None:
+        """Cut off a last line that is not whole, which a crash as it was written may leave."""
+        content = read_bytes(self.path)
+        whole = content[: content.rfind(b"\n") + 1]
+        last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
+        if last and parse_line(last[:-1]) is None:
+            print(f"{self.path}: the last line is damaged; what it told is found anew", flush=True)
+            whole = whole[: -len(last)]
+        if whole != content:
+            with open_atomic(self.path) as file:
+                file.write(whole)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        told = parse_line(line)
+        if told is None:
+            raise InputError(f"line {number} is damaged")
+        return told
+
+
+def format_line(log: dict[str, Any]) -> bytes:
+    """Return an entry of the journal as a line with its checksum."""
+    text = json.dumps(log, separators=(",", ":")).encode()[:-1]
+    return text + b',"crc32":%d}\n' % zlib.crc32(text)
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return an entry of the journal; ``None`` if its line is damaged."""
+    checked = CHECKED.fullmatch(line)
+    if checked and zlib.crc32(checked[1]) != int(checked[2]):
+        return None
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None

@@ -1,0 +1,306 @@
+"""What ``hydra/sweeper=optuna`` does: a sweep whose jobs are chosen as it goes, by what the jobs so far came to."""
+
+import json
+import math
+import pickle
+import shlex
+import sys
+from contextlib import suppress
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from src.cli.overrides import refuse_repeated
+from src.cli.undo import keep_made
+from src.core.disk import StorageError
+from src.core.errors import InputError
+from src.storage.configs import select_identifying
+from src.storage.files import read_json, write_json
+from src.sweeps.launchers.launch import Engine, begun, find_refusal, tell
+from src.sweeps.launchers.sweep import Sweep
+from src.sweeps.progress.monitor import Watch
+from src.sweeps.report.search import TOLD
+from src.sweeps.search.plan import Plan, check
+from src.sweeps.search.space import Space, read_space
+from src.sweeps.search.study import STATES, About, Study
+from src.sweeps.store.endings import blame, is_over, where_it_lies
+from src.sweeps.store.jobs import NOTES, Job, describe
+from src.sweeps.store.leaderboard import many, measured
+from src.sweeps.store.runs import said
+
+JOURNAL = "study.journal"
+TRIES = 3  # times that a trial is run in one start whose process is killed each time; then it has failed
+NOTHING = "nothing of the kind"
+
+
+def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> None:
+    """Run a search, or what is left of it.
+
+    Args:
+        launcher: of ours, with its sweep.
+        arguments: the overrides of the command line.
+        settings: the sweeper's.
+
+    Raises:
+        InputError: if something is wrong with them, or no trial came to a result.
+    """
+    check(settings)
+    plan, preset = {key: value for key, value in settings.items() if key != "params"}, settings["params"] or {}
+    sweep: Sweep = launcher.sweep
+    if sweep.config.rerun is not None:
+        how = "its trials rest on those before; search anew under another name="
+        raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {how}")
+    refuse_repeated(arguments, merging=False)
+    given = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
+    space = read_space(given, sweep.context.config_loader)
+    with begun(sweep):
+        Search(sweep, launcher.engine(), Plan(**plan), space).run()
+
+
+def metric(config: DictConfig) -> tuple[str, str]:
+    """The metric that a job is judged by, and its mode.
+
+    Raises:
+        InputError: if there is none.
+    """
+    from src.callbacks.monitor import find_judge, spell_metric
+    from src.training.build import build_data  # PyTorch, which only a search that begins needs here
+
+    name, mode = find_judge(config, build_data(config))
+    if name is None:
+        raise InputError("a search needs a validation set to judge its trials by: data.val_size is 0")
+    return spell_metric(name), mode
+
+
+class Search:
+    """A search over a sweep's folder.
+
+    Args:
+        sweep: whose jobs the trials are.
+        engine: runs them.
+        plan: the search's own settings.
+        space: what is searched.
+
+    Raises:
+        InputError: if the folder has another search, or another sweep.
+    """
+
+    def __init__(self, sweep: Sweep, engine: Engine, plan: Plan, space: Space) -> None:
+        self.sweep, self.engine, self.plan, self.space = sweep, engine, plan, space
+        self.study = Study(sweep.folder / JOURNAL, space, plan.sampler, plan.seed)
+        self.about = self.settled()
+        self.study.check()
+        self.jobs = self.jobs_of(self.study.trials)  # each trial's
+
+    # What it is
+
+    def settled(self) -> About:
+        """What the search is, found out when it begins and the same ever after.
+
+        Raises:
+            InputError: if the folder has another one, or another sweep.
+        """
+        config, made_of = self.typical()
+        if about := self.study.about:
+            self.compare(about.made_of, made_of)
+            return about
+        folder = self.sweep.folder
+        if list(folder.glob(f"*/{NOTES}")):  # its journal is lost, or it never had one
+            before = (read_json(folder / TOLD) or {}).get("made_of")
+            if not isinstance(before, dict):
+                raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
+            self.compare(before, made_of)
+        self.refuse_fixed(config)
+        about = About(*metric(config), made_of)
+        for setting in self.space.settings:
+            for choice in setting.choices:
+                self.composed({setting.name: choice})  # a wrong one is told now, and not by a trial
+        self.study.begin(about)
+        return about
+
+    def refuse_fixed(self, config: DictConfig) -> None:
+        """Refuse a search with a setting that no trial can be done with; what is wrong with its values, trials tell.
+
+        Raises:
+            InputError: telling what is wrong.
+        """
+        refusal = find_refusal([pickle.dumps(config)])
+        HydraConfig.instance().set_config(self.sweep.config)
+        if refusal and not any(f"{setting.name}=" in refusal for setting in self.space.settings):
+            raise InputError(refusal)
+
+    def typical(self) -> tuple[DictConfig, dict[str, Any]]:
+        """The config of a job, and all that makes the search what it is."""
+        config = self.composed({})
+        HydraConfig.instance().set_config(config)
+        settings = describe(config)["settings"]
+        HydraConfig.instance().set_config(self.sweep.config)
+        made_of = {
+            "hydra.sweeper.sampler": self.plan.sampler,
+            "hydra.sweeper.seed": self.plan.seed,
+            **select_identifying(settings),
+            **{setting.name: str(setting) for setting in self.space.settings},
+        }
+        return config, json.loads(json.dumps(made_of, default=str))
+
+    def composed(self, chosen: dict[str, Any]) -> DictConfig:
+        """The config of a job with these values, and the lowest of all else."""
+        lowest = {setting.name: setting.lowest for setting in self.space.settings}
+        loader: Any = self.sweep.context.config_loader
+        return cast(DictConfig, loader.compose(self.sweep.config, self.space.overrides(lowest | chosen)))
+
+    def compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Make sure that it is the same search.
+
+        Raises:
+            InputError: naming the first thing that is not the same.
+        """
+        for key in dict.fromkeys([*before, *now]):
+            old, new = before.get(key, NOTHING), now.get(key, NOTHING)
+            if old != new:
+                where = f"the search in {self.sweep.folder} has {old}"
+                raise InputError(f"{key} is {new} and {where}: keep to that, or choose another name=")
+
+    # What it does
+
+    def run(self) -> None:
+        """Run the trials that are left, some at once, and tell what came out.
+
+        Raises:
+            InputError: if no trial came to a result.
+        """
+        keep_made()
+        print(self.introduction(), flush=True)
+        self.write()  # from now on the folder is known for a search's, even if its journal is lost
+        finished = {job.number for job in self.jobs if job.status["status"] == "finished"}
+        gone = len(self.study.trials) - len(self.study.running) - len(finished)  # failed, or the same once more
+        try:
+            expected = max(self.plan.trials, len(self.jobs)) - max(gone, 0)
+            with Watch(self.sweep.folder, self.sweep.check, expected) as watch:
+                if finished:
+                    watch.expect([job for job in self.jobs if job.number in finished])
+                while batch := self.next_batch():
+                    self.do(batch, watch)
+        finally:
+            self.conclude()
+
+    def introduction(self) -> str:
+        plan, done = self.plan, len(self.study.trials) - len(self.study.running)
+        before = f"{done} done before, " if done else ""
+        left = max(plan.trials, len(self.study.trials)) - done
+        return f"{self.sweep.folder}: {many(plan.trials, 'trial')} ({plan.sampler}): {before}{left} to do"
+
+    def next_batch(self) -> list[FrozenTrial]:
+        """The trials to be run next: those that a start before has left, with what was to be run beside them.
+
+        A batch ends at a multiple of ``at_once``, wherever the search was stopped before.
+        """
+        known, at_once = len(self.study.trials), self.plan.at_once
+        first = min((trial.number for trial in self.study.running), default=known)
+        for _ in range(known, min(self.plan.trials, (first // at_once + 1) * at_once)):
+            self.study.ask()
+        return self.study.running
+
+    def do(self, batch: list[FrozenTrial], watch: Watch) -> None:
+        """Run a batch's jobs and tell the study what they came to, in the order of the trials.
+
+        What a job comes to by itself counts; one whose process was killed is run again.
+
+        Raises:
+            InputError: if a job cannot be run.
+        """
+        jobs = self.jobs_of(batch)
+        self.jobs[batch[0].number :] = jobs
+        unique = list({job.number: job for job in jobs}.values())
+        watch.expect(unique)
+        for _ in range(TRIES):
+            if left := [job for job in unique if not is_over(job)]:
+                self.engine.run(self.sweep, left, watch)
+        if stuck := [job for job in unique if job.status["status"] not in ("finished", "failed")]:
+            where = ", ".join(str(job.folder) for job in stuck)
+            raise InputError(f"the search cannot go on without {where}; why stands above")
+        for trial, job in zip(batch, jobs, strict=True):
+            self.study.tell(trial.number, self.value(job))
+        with suppress(StorageError):  # in the end it is told
+            self.write()
+
+    def jobs_of(self, trials: list[FrozenTrial]) -> list[Job]:
+        """The job of each trial; equal settings have the same."""
+        return self.sweep.jobs([self.space.overrides(trial.params) for trial in trials])
+
+    def value(self, job: Job) -> float | None:
+        """What a job came to; ``None`` if it failed.
+
+        Raises:
+            InputError: if it was judged by another metric than the others.
+        """
+        metrics = job.metrics
+        if job.status["status"] != "finished":
+            return None
+        if (metrics.get("monitor"), metrics.get("mode")) != (self.about.metric, self.about.mode):
+            theirs = f"{metrics.get('monitor')} and this search by {self.about.metric}"
+            raise InputError(f"{job.folder} is judged by {theirs}: they cannot be compared")
+        best = metrics.get("best")
+        return float(best) if best is not None and math.isfinite(best) else None
+
+    # What it leaves
+
+    def write(self) -> None:
+        """Write down for the report how far the search came."""
+        trials = [
+            {"number": trial.number, "job": job.number, "state": STATES[trial.state], "value": trial.value}
+            for trial, job in zip(self.study.trials, self.jobs, strict=False)  # the last may have none yet
+        ]
+        told = {
+            "sampler": self.plan.sampler,
+            "seed": self.plan.seed,
+            "at_once": self.plan.at_once,
+            "planned": self.plan.trials,
+            "metric": self.about.metric,
+            "mode": self.about.mode,
+            "space": {setting.name: str(setting) for setting in self.space.settings},
+            "made_of": self.about.made_of,
+            "trials": trials,
+            "importance": self.study.importance(),
+        }
+        write_json(self.sweep.folder / TOLD, told)
+
+    def conclude(self) -> None:
+        """Tell what came out and, if the search was stopped, how to go on.
+
+        Raises:
+            InputError: if all trials failed or what came out cannot be written, unless the search was stopped.
+        """
+        if self.sweep.is_gone:
+            return
+        trials = self.study.trials
+        jobs = [where_it_lies(job) for job in {job.number: job for job in self.jobs}.values()]
+        errors = tell(self.sweep, jobs) if jobs else []
+        try:
+            self.write()
+        except StorageError as error:
+            errors.append(blame(error)["message"])
+        states = [trial.state for trial in trials]
+        failed, complete = states.count(TrialState.FAIL), states.count(TrialState.COMPLETE)
+        if complete:
+            print(self.best(complete))
+        if sys.exc_info()[0] is not None:
+            done = f"{complete + failed} of {many(self.plan.trials, 'trial')} done"
+            print("; ".join([*errors, done, f"go on with: {self.sweep.command()}"]), flush=True)
+            return
+        if failed:
+            told = f"{failed} of {many(len(trials), 'trial')} failed"
+            print(told) if complete else errors.append(f"{told}: why stands above")
+        if errors:
+            self.sweep.context.callbacks.on_multirun_end(config=self.sweep.config, config_name=None)
+            raise InputError("; ".join(errors))
+
+    def best(self, complete: int) -> str:
+        """The best trial, with its settings as one types them."""
+        assert self.study.study
+        best = self.study.study.best_trial
+        value = measured(self.about.metric, [best.value or 0.0])
+        chosen = shlex.join(f"{setting.key}={said(best.params[setting.name])}" for setting in self.space.settings)
+        return f"best of {many(complete, 'trial')}: {best.number}, {self.about.metric} {value}, with {chosen}"

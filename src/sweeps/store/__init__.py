@@ -1,0 +1,1 @@
+"""What a sweep's folder holds; only files are read here."""

@@ -1,0 +1,325 @@
+"""Checkpoints that are whole at every moment, and reading them with one clear line when they are not."""
+
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from torch.nn.parameter import is_lazy
+
+from src.callbacks.early_stopping import EarlyStopping
+from src.callbacks.history import History
+from src.callbacks.monitor import spell_metric, tell_unmeasured
+from src.core.devices import is_main_process
+from src.core.errors import InputError
+from src.storage.files import open_atomic
+from src.storage.moved import update_names
+from src.storage.tensors import read_tensors
+from src.training.measured import Weights, are_equal, copy_weights, find_changers, refuse_other
+
+log = logging.getLogger(__name__)
+WHOLE_EPOCH = "whole_epoch"  # in the checkpoint of an epoch cut short: the content that it took the place of
+WATCHED = "watched"  # in a checkpoint: the metrics that schedules of the learning rate go by, at the epoch's end
+A_CALLBACK = "a callback"  # that told training to stop, and that is not known here
+Stops = dict[str, float | None]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and verifies one that it reads.
+
+    Attributes:
+        read: the content that a run goes on from, read already; handed over once.
+    """
+
+    read: dict[str, Any] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if isinstance(kept := checkpoint.get("hyper_parameters"), dict):  # networks among them are in the state_dict
+            kept = {name: value for name, value in kept.items() if not isinstance(value, torch.nn.Module)}
+            checkpoint = {**checkpoint, "hyper_parameters": kept}
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, *args: Any, **settings: Any) -> dict[str, Any]:
+        content, self.read = self.read, None
+        return read_checkpoint(path) if content is None else content
+
+
+class RunCheckpoint(Checkpoint):
+    """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after each validation.
+
+    That is every epoch, or every ``check_val_every_n_epoch``-th and the last; every epoch where a metric of training
+    chooses.
+
+    Not Lightning's ModelCheckpoint, which (2.6) writes its last checkpoint only when the best one
+    changes. Without a validation set nothing is selected: only ``last.ckpt`` is kept.
+
+    The checkpoints keep that training has been told to stop, so that a run that is killed before its end does not
+    train on. An epoch that is cut short (``max_steps``, ``max_time``) cannot be gone on with: its checkpoints hold
+    those that they took the place of, and a run that is to train longer goes on from these.
+
+    Args:
+        folder: the folder to keep them in.
+        monitor, mode: the metric that chooses and its direction ("min" or "max"); ``None`` as a
+            monitor keeps the last.
+        history: where the epoch's metrics go before they are saved.
+        asked: whether the metric was asked for: then it is an error if it is not measured.
+
+    What is measured, kept and tested are the same weights: a callback, or a model, that changes them in between is
+    refused.
+
+    Attributes:
+        stops: what has told training to stop, see `find_stops`.
+        cut_short: whether the last epoch was.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None, mode: str, history: History, asked: bool = False) -> None:
+        self.folder, self.mode, self.history, self.asked = folder, mode, history, asked
+        self.monitor = None if monitor is None else spell_metric(monitor)
+        self.best_model_score: float | None = None
+        self.stops: Stops = {}
+        self.cut_short = False
+        self._replaced: dict[str, Any] | None = None  # by the checkpoint that is being saved
+        self._measured: Weights = {}  # those validated in this epoch, or about to be tested
+        self._kept: Weights = {}  # those of the last checkpoint
+
+    @property
+    def best_model_path(self) -> str:
+        """Where the weights are that the run is judged by: the best, or the last where nothing selects."""
+        return str(self.folder / ("last.ckpt" if self.best_model_score is None else "best.ckpt"))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if select_holding(self.stops, trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.should_stop = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured = {}
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if args[1] == 0:  # all that changes weights for the validation has done so
+            self._measured = copy_weights(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.history.is_validated(trainer):
+            self._measured = {}  # those of a validation before the epoch was cut short
+        measured = self.history.is_validated(trainer) or not trainer.enable_validation
+        self.history.record(trainer)
+        row = self.history.rows[-1]
+        if self.monitor and self.monitor not in row and measured:
+            self._tell_unmeasured([name for name in row if name != "epoch"])
+        score = row.get(self.monitor) if self.monitor else None  # None: not measured in this epoch
+        if score is None and not due(trainer):
+            return
+        self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
+        self.cut_short = is_cut_short(trainer)
+        if score is not None and self.at_least_as_good(score):
+            self.best_model_score = score
+            self._save(trainer, self.folder / "best.ckpt")
+        self._save(trainer, self.folder / "last.ckpt")
+        self.history.saved = len(self.history.rows)
+
+    def at_least_as_good(self, score: float) -> bool:
+        """Return whether to keep the weights: also at the same score, since they have learned for longer."""
+        if math.isnan(score) or self.best_model_score is None:
+            return not math.isnan(score)
+        return score >= self.best_model_score if self.mode == "max" else score <= self.best_model_score
+
+    def _tell_unmeasured(self, names: list[str]) -> None:
+        """Refuse the metric that was asked for; one that nobody asked for is only told of, once."""
+        if self.asked:
+            raise InputError(tell_unmeasured("monitor", str(self.monitor), names))
+        if is_main_process() and len(self.history.rows) == 1:
+            told = f"nothing called {self.monitor} is measured, so no metric chooses: the last epoch's weights are kept"
+            measured = f"; choose by monitor=NAME, one of {', '.join(sorted(names))}" if names else ""
+            log.info("note: %s%s", told, measured)
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        if self.cut_short and is_main_process():
+            self._replaced = read_checkpoint(path) if path.is_file() else None
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        what = "the weights to be kept are not those that were validated"
+        refuse_other(self._measured, content["state_dict"], trainer, what, "before the validation")
+        trainer.strategy.save_checkpoint(content, path)
+        trainer.strategy.barrier("checkpoint")
+        self._kept = self._measured or copy_weights(trainer.lightning_module, content["state_dict"])
+        self._replaced = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best_model_score is None and any(self.monitor in row for row in self.history.rows):
+            log.warning(
+                "%s was NaN in each epoch, so it has chosen none: the last one's weights are kept", self.monitor
+            )
+        if not are_equal(self._kept, dict(pl_module.named_parameters())):
+            log.warning(
+                "%s changed the weights after the last checkpoint: that has no effect, since what is kept is tested",
+                find_changers(trainer),
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            self._measured = copy_weights(pl_module)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if args[1] == 0:
+            what = "the weights to be tested are not those that are kept"
+            refuse_other(self._measured, dict(pl_module.named_parameters()), trainer, what, "while it trains")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[WATCHED] = {
+            config.monitor: float(trainer.callback_metrics[config.monitor])
+            for config in trainer.lr_scheduler_configs
+            if config.monitor in trainer.callback_metrics
+        }
+        if self.cut_short:
+            checkpoint[WHOLE_EPOCH] = self._replaced
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.cut_short = WHOLE_EPOCH in checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_model_score": self.best_model_score, "stops": self.stops}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_model_score, self.stops = state_dict["best_model_score"], state_dict["stops"]
+
+
+def due(trainer: Trainer) -> bool:
+    """Whether the epoch that ends is one to keep: one with a validation, or the last."""
+    epochs = trainer.current_epoch + 1
+    ends = trainer.should_stop or epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
+    return ends or epochs % (trainer.check_val_every_n_epoch or 1) == 0
+
+
+def is_cut_short(trainer: Trainer) -> bool:
+    """Return whether training ends before the epoch's last batch."""
+    ends = trainer.global_step == trainer.max_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+    return ends and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+def find_stops(callbacks: Iterable[Callback]) -> Stops:
+    """Return which callbacks have told training to stop, by their keys, each with the limit that it reached.
+
+    The limit is that of `get_limit`; ``None`` where no other limit would let training go on.
+    """
+    found: Stops = {}
+    for callback in callbacks:
+        if isinstance(callback, LightningEarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            impatient = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
+            found[callback.state_key] = get_limit(callback) if impatient else None
+        elif isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0.0:
+            found[callback.state_key] = get_limit(callback)
+    return found or {A_CALLBACK: None}
+
+
+def get_limit(callback: Callback) -> float | None:
+    """Return what lets training go on when it is raised: epochs of patience, or seconds; ``None`` if there is none."""
+    if isinstance(callback, Timer):
+        return callback._duration
+    return callback.patience if isinstance(callback, EarlyStopping) else None
+
+
+def select_holding(stops: Stops, callbacks: Iterable[Callback]) -> Stops:
+    """Return those stops that hold with the callbacks that there are now."""
+    now = {callback.state_key: get_limit(callback) for callback in callbacks}
+    now[A_CALLBACK] = None
+    return {key: limit for key, limit in stops.items() if key in now and not _is_raised(limit, now[key])}
+
+
+def _is_raised(before: float | None, now: float | None) -> bool:
+    return before is not None and now is not None and now > before
+
+
+def chosen_checkpoint(folder: Path, name: str | None) -> Path:
+    """The path of a run's checkpoint: best, last, a path, or by default the best that there is."""
+    if name not in (None, "best", "last"):
+        return Path(str(name))
+    names = [name] if name else ["best", "last"]
+    paths = [folder / "checkpoints" / f"{each}.ckpt" for each in names]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise InputError(f"checkpoint {paths[0]} does not exist: the run has not finished an epoch")
+    return found[0]
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    with open_atomic(path) as file:
+        torch.save(content, file)
+
+
+def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint's tensors and plain values.
+
+    Args:
+        path: the file.
+        digest: what its SHA-256 begins with, if that is known.
+
+    Raises:
+        InputError: if the file is missing, damaged or holds something else.
+    """
+    content = read_tensors(Path(path), digest)
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path} holds no weights")
+    return {key: update_names(value) if key.endswith("hyper_parameters") else value for key, value in content.items()}
+
+
+def load_weights(module: torch.nn.Module, path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's weights into a module of the same shape; return all that the checkpoint holds.
+
+    Raises:
+        InputError: as `read_checkpoint`, or if they do not fit.
+    """
+    content = read_checkpoint(path)
+    state = get_weights(content, path)
+    check_fit(module, state, path)
+    try:
+        module.load_state_dict(state)
+    except InputError:
+        raise
+    except Exception as error:  # what a module keeps beside its tensors it alone knows
+        raise InputError(f"checkpoint {path} does not fit the model ({type(error).__name__})") from error
+    return content
+
+
+def get_weights(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the weights by name that are in a run's checkpoint, or in a file of weights alone.
+
+    Raises:
+        InputError: if there are none.
+    """
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise InputError(f"checkpoint {path} holds no weights")
+    return state
+
+
+def check_fit(module: torch.nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    """Refuse weights that are not those of a module.
+
+    Raises:
+        InputError: if names, shapes or kinds of numbers differ.
+    """
+    if isinstance(module, LightningModule):
+        module.configure_model()  # some make their parts there; Lightning asks that it may be called again
+    own = module.state_dict()
+    for key in [*own, *state]:
+        if key not in state or key not in own:
+            where = "the checkpoint lacks it" if key not in state else "the model lacks it"
+            raise InputError(f"checkpoint {path} does not fit the model: {key} ({where})")
+        if key.endswith("_extra_state") or is_lazy(own[key]):  # any size fits
+            continue
+        here, there = _describe(own[key]), _describe(state[key])
+        if here != there:
+            raise InputError(f"checkpoint {path} does not fit the model: {key} has shape {there} there, {here} here")
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return "none"
+    return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else f" of {value.dtype}")

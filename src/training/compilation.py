@@ -1,0 +1,104 @@
+"""torch.compile for training steps: each costs less where a network suits it, the first one much more."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import nn
+
+from src.callbacks.history import History
+from src.core.devices import is_main_process
+from src.core.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def compiled(model: LightningModule, mode: str | None, history: History) -> Iterator[None]:
+    """As long as this lasts, a model's network (``net``) takes its training steps compiled.
+
+    Evaluation and pictures take the network as it is. Each size of batch, an epoch's last too, is compiled for
+    itself: the numbers then do not depend on which size came first, so that a resumed run goes on exactly.
+
+    Args:
+        model: a model without ``net`` stays as it is, and the log says so.
+        mode: torch.compile's; ``None`` compiles nothing.
+        history: gets the seconds that compiling takes.
+
+    Raises:
+        InputError: if the network cannot be compiled, for example without a C++ compiler.
+    """
+    net = getattr(model, "net", None)
+    if mode is None or net is None:
+        if mode and is_main_process():
+            log.info("note: compile=%s: %s has no network (net) to compile", mode, type(model).__name__)
+        yield
+        return
+    from torch._dynamo import callback_handler  # a second that other runs need not wait for
+    from torch._dynamo.exc import TorchDynamoException
+
+    clock = Clock(mode, history)
+    callback_handler.register_start_callback(clock.start)
+    callback_handler.register_end_callback(clock.stop)
+    try:
+        compile_steps(net, mode, clock)
+        yield
+        clock.tell()
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
+        raise InputError(
+            f"compile={mode}: torch.compile cannot compile {type(net).__name__} here ({reason}); put that right, or "
+            "use compile=null"
+        ) from error
+    finally:
+        vars(net).pop("forward", None)
+        callback_handler.remove_start_callback(clock.start)
+        callback_handler.remove_end_callback(clock.stop)
+        torch.compiler.reset()  # the next run of this process is to compile for itself
+
+
+def compile_steps(net: nn.Module, mode: str, clock: "Clock") -> None:
+    """Have a network compiled where it is called in training mode; its parts and their names stay as they are."""
+    plain, fast = net.forward, torch.compile(net.forward, mode=mode, dynamic=False)
+
+    def forward(*inputs: Any) -> Any:
+        if not net.training:
+            return plain(*inputs)
+        clock.tell()
+        outputs = fast(*inputs)
+        # The other modes may use CUDA graphs, whose next step writes to where this one's outputs are.
+        return outputs.clone() if mode != "default" and outputs.is_cuda else outputs
+
+    net.forward = forward
+
+
+class Clock:
+    """Measures how long torch.compile takes and tells it once it is done, at the step after.
+
+    Args:
+        mode: torch.compile's.
+        history: where the seconds are added up.
+    """
+
+    def __init__(self, mode: str, history: History) -> None:
+        self.mode, self.history = mode, history
+        self.started = self.untold = 0.0
+
+    def start(self, _: Any) -> None:
+        self.started = time.monotonic()
+
+    def stop(self, _: Any) -> None:
+        seconds = time.monotonic() - self.started
+        self.untold += seconds
+        self.history.compile_seconds += seconds
+
+    def tell(self) -> None:
+        if self.untold and is_main_process():
+            words = "compiled in %.1f s (torch.compile, mode %s), counted in the run's seconds"
+            log.info(words, self.untold, self.mode)
+        self.untold = 0.0

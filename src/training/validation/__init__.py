@@ -1,0 +1,1 @@
+"""Checks of a run's settings before any data are loaded."""

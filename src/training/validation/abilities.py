@@ -1,0 +1,91 @@
+"""What a run can do with the model and the data set that it has, which may be any of Lightning's kinds.
+
+Those of ours do all. What others lack is told in one line as a run begins, and settings that would do nothing with
+them are refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
+from lightning import LightningDataModule, LightningModule
+from omegaconf import DictConfig
+
+from src.callbacks.monitor import has_loader, has_step, validates
+from src.core.errors import InputError
+from src.data.base import TensorDataModule
+from src.models.base import is_fixed
+from src.training.build import find_arguments, shows_samples
+
+BY_SETTING = ("optimizer", "scheduler")
+
+
+def tests(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
+    """Return whether a run ends with a test: if it can, and ``test=false`` does not switch it off."""
+    return bool(cfg.get("test", True)) and can_test(cfg, data)
+
+
+def can_test(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
+    """Return whether there are test batches, and a step of the model's on them."""
+    return has_step("test", get_class(cfg["model"]["_target_"])) and has_loader("test", data)
+
+
+def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningModule, processes: int) -> str:
+    """Return in one line what a run goes without because its model or data set are not ours; "" if nothing."""
+    told, kind = [], type(model)
+    if not validates(cfg, data) and not isinstance(data, TensorDataModule):
+        told.append(
+            f"no validation ({_find_missing('validation', 'val', kind, data)}): the last epoch's weights are kept"
+        )
+    if cfg.get("test", True) and not tests(cfg, data):
+        told.append(f"no test ({_find_missing('test', 'test', kind, data)})")
+    if processes > 1 and not isinstance(data, TensorDataModule):
+        told.append(f"a step takes a batch for each of {processes} processes")
+    left_out = [name for name, each in cfg.callbacks.items() if each and shows_samples(each)]
+    if left_out and not isinstance(data, TensorDataModule):
+        told.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
+    if unused := _find_unused(kind):
+        verb = "is" if len(unused) == 1 else "are"
+        told.append(f"{' and '.join(unused)} {verb} {kind.__name__}'s own: the settings are not used")
+    return "; ".join(told)
+
+
+def describe_unused(model: LightningModule) -> str:
+    """Return in one line which settings that were typed a model of ours has no use for; "" if there are none."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and is_fixed(model) else []
+    beginnings = tuple(f"{group}{sign}" for group in BY_SETTING for sign in "=.")
+    unused = [setting for setting in typed if setting.lstrip("+~").startswith(beginnings)]
+    told = "has no weights to learn, and these settings no effect"
+    return f"{type(model).__name__} {told}: {' '.join(unused)}" if unused else ""
+
+
+def _find_missing(step: str, loader: str, model: type, data: LightningDataModule) -> str:
+    if not has_step(step, model):
+        return f"{model.__name__} has no {step}_step"
+    if not has_loader(loader, data):
+        return f"{type(data).__name__} has no {loader}_dataloader"
+    return f"trainer.limit_{loader}_batches=0"
+
+
+def _find_unused(model: type) -> list[str]:
+    """Return which of the groups that a model is given its class does not take."""
+    taken = find_arguments(model)
+    return [] if taken is None else [group for group in BY_SETTING if group not in taken]
+
+
+def refuse_unused(cfg: DictConfig) -> None:
+    """Refuse settings that were typed for an optimizer or a scheduler that the model makes itself.
+
+    Raises:
+        InputError: naming the first.
+    """
+    model = get_class(cfg.model._target_)
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for group in _find_unused(model):
+        for setting in typed:
+            if setting.lstrip("+~").startswith((f"{group}=", f"{group}.")):
+                raise InputError(
+                    f"{setting} has no effect: {cfg.model._target_} makes its {group} itself; one that takes "
+                    f"{group} in __init__ is given these settings"
+                )

@@ -1,0 +1,136 @@
+"""Limits of an epoch: a number of batches, or a share of them; checked before training, whatever set they are for.
+
+Evaluation takes large batches, so that there a share is one of the samples: `share_samples`.
+"""
+
+import math
+from contextlib import suppress
+from typing import Any
+
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.seed import isolate_rng
+from omegaconf import DictConfig
+
+from src.core.devices import is_main_process
+from src.core.errors import InputError
+from src.data.base import Samples, TensorDataModule, count_share
+from src.models.steps import overrides
+
+
+def share_samples(trainer: Trainer, data: Any) -> None:
+    """Have a data module of ours evaluate the shares of its samples that a trainer is to limit its batches to."""
+    for stage in ("val", "test"):
+        share = getattr(trainer, f"limit_{stage}_batches")
+        ours = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, [f"{stage}_dataloader"])
+        if ours and isinstance(share, float) and 0 < share < 1:
+            data.shares[stage] = share
+            setattr(trainer, f"limit_{stage}_batches", 1.0)
+
+
+def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
+    """Refuse shares that come to nothing, and validations of other weights than those that are kept.
+
+    Raises:
+        InputError: naming the setting and the smallest share that will do.
+    """
+    _refuse_replaced(trainer)
+    if isinstance(data, TensorDataModule):
+        if data.train_set is not None:
+            _check_sets(trainer, data)
+    elif is_main_process():
+        for stage in ("val", "test"):
+            share = trainer.get(f"limit_{stage}_batches")
+            if isinstance(share, float) and 0 < share < 1:
+                for batches in _count_loaders(stage, data):
+                    _check_batches(f"limit_{stage}_batches", share, batches, stage)
+
+
+def _refuse_replaced(trainer: DictConfig) -> None:
+    """Refuse limits that would have no effect, since another one takes their place."""
+    if overfit := trainer.get("overfit_batches"):
+        for stage in ("train", "val"):
+            limit = trainer.get(f"limit_{stage}_batches", 1.0)
+            if limit != 1.0 or isinstance(limit, int):  # the int 1 is one batch
+                told = f"trainer.overfit_batches={overfit} takes its place, for training and validation; leave one out"
+                raise InputError(f"trainer.limit_{stage}_batches={limit} has no effect: {told}")
+    least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
+    if least and most and least > most:
+        raise InputError(f"trainer.min_epochs={least} has no effect: training ends with trainer.max_epochs={most}")
+
+
+def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
+    """Return how many batches each loader of a stage has that tells; Lightning counts them too late for the test."""
+    with suppress(Exception), isolate_rng():  # what a data module fails at, it will tell by itself
+        data.prepare_data()
+        data.setup("test" if stage == "test" else "fit")
+        return [len(loader) for loader in CombinedLoader(getattr(data, f"{stage}_dataloader")()).flattened]
+    return []
+
+
+def _check_sets(trainer: DictConfig, data: TensorDataModule) -> None:
+    """Check all limits of a data module of ours, which has loaded its sets."""
+    batches = len(data.batches(data.train_set, train=True))
+    overfit = "overfit_batches" if trainer.get("overfit_batches") else None  # of both sets, as Lightning has it
+    train, val = overfit or "limit_train_batches", overfit or "limit_val_batches"
+    taken = _check_batches(train, trainer.get(train, 1.0), batches)
+    validates = _check_samples(val, trainer.get(val, 1.0), data.val_set, "validation")
+    _check_samples("limit_test_batches", trainer.get("limit_test_batches", 1.0), data.test_set, "test")
+    if taken and validates:
+        _check_interval(trainer.get("val_check_interval"), taken)
+
+
+def _check_batches(name: str, limit: int | float, batches: int, what: str = "training") -> int:
+    """Return how many of an epoch's batches a limit leaves."""
+    if isinstance(limit, int):
+        return min(limit, batches)
+    if limit > 0 and batches and int(limit * batches) == 0:  # as Lightning calculates it
+        raise InputError(
+            f"trainer.{name}={limit} of {batches} {what} batches is none: give {_smallest(batches)} or more, or a "
+            "number of batches"
+        )
+    return int(limit * batches)
+
+
+def _check_samples(name: str, limit: int | float, samples: Samples | None, what: str) -> bool:
+    """Return whether a limit leaves anything of a set of samples."""
+    if samples is None or not samples.size:
+        return False
+    if isinstance(limit, float) and limit > 0 and count_share(limit, samples.size) == 0:
+        raise InputError(
+            f"trainer.{name}={limit} of {samples.size} {what} samples is none: give {_smallest(samples.size)} or more"
+        )
+    return limit > 0
+
+
+def _smallest(count: int) -> float:
+    """Return the smallest share, of few digits, that leaves one of so many."""
+    digits = len(str(count)) + 1
+    return math.ceil(10**digits / count) / 10**digits
+
+
+def refuse_interval(trainer: Trainer) -> None:
+    """Refuse an interval between validations as `check_limits` does, whatever the data set, as training starts.
+
+    Raises:
+        InputError: naming the numbers of batches that will do.
+    """
+    batches, interval = trainer.num_training_batches, trainer.val_check_interval
+    if trainer.enable_validation and isinstance(batches, int) and interval != 1.0:
+        _check_interval(interval, batches)
+
+
+def _check_interval(interval: int | float | None, batches: int) -> None:
+    """Refuse an interval between validations that does not end with the epoch, whose weights are kept."""
+    if interval is None:
+        return
+    if isinstance(interval, int) and interval > batches:
+        raise InputError(f"trainer.val_check_interval={interval}: an epoch has {batches} batches")
+    each = interval if isinstance(interval, int) else max(1, int(interval * batches))  # as Lightning calculates it
+    if batches % each:
+        known = sorted((count for count in range(1, batches + 1) if batches % count == 0), key=lambda n: abs(n - each))
+        near = " or ".join(map(str, sorted(known[:2])))
+        raise InputError(
+            f"trainer.val_check_interval={interval}: after each {each} of {batches} batches the last validation would "
+            f"come before the epoch's end, whose weights are kept; use {near} (batches)"
+        )

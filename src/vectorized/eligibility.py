@@ -1,0 +1,269 @@
+"""Which jobs can be trained together, and how many of them memory bears."""
+
+import copy
+import itertools
+import os
+import pickle
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, get_object
+from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor
+from omegaconf import DictConfig, OmegaConf
+from torch.nn import Conv2d, Dropout, Linear, Module
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from src.callbacks.early_stopping import EarlyStopping
+from src.callbacks.figures.base import FigureCallback
+from src.callbacks.monitor import find_judge
+from src.callbacks.progress import Progress
+from src.cli import main as cli
+from src.cli.messages import one_line
+from src.core import devices
+from src.data.base import TensorDataModule
+from src.models.base import SupervisedModule
+from src.models.cnn import CNN
+from src.models.images import ImageModule
+from src.models.mlp import MLP
+from src.models.steps import CALLBACK_HOOKS, overrides
+from src.training.build import build_data, build_model
+from src.training.run import LOADING
+from src.vectorized.entry import DTYPES
+from src.vectorized.layers import WideDropout, why_not, widen
+from src.vectorized.schedules import KINDS
+
+# What a stack takes steps by; settings of the Trainer that are not named here must be left alone.
+TRAINER: dict[str, Any] = {
+    "max_steps": -1,
+    "gradient_clip_val": None,
+    "accumulate_grad_batches": 1,
+    "limit_train_batches": 1.0,
+    "limit_val_batches": 1.0,
+    "limit_test_batches": 1.0,
+    "overfit_batches": 0.0,
+    "profiler": None,
+    "strategy": "auto",
+    "num_nodes": 1,
+}
+HONOURED = (
+    "_target_",
+    "accelerator",
+    "devices",
+    "precision",
+    "max_epochs",
+    "log_every_n_steps",
+    "check_val_every_n_epoch",
+)
+OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
+NOT_OF_SCHEDULES = ("frequency", "monitor", "strict", "name", "reduce_on_plateau")
+WORDS_OF_SCHEDULES = ("_target_", "interval", "anneal_strategy", "mode")
+OURS = (SupervisedModule, ImageModule, MLP, CNN)  # models whose ways a stack knows
+FREE = {"parameter_groups", "images_only"}  # what another may have of its own, beside its network
+CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
+EVENTS = {  # conf/logger/tensorboard.yaml
+    "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
+    "name": "",
+    "version": "",
+    "default_hp_metric": False,
+}
+HOOKS = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")  # of data, by which a stack does not load
+COPIES = 8  # of the weights: also gradients, two moments, the best and the last, and what is on the way
+SHARE_OF_MEMORY = 0.5
+
+
+class Verdict(NamedTuple):
+    """What is said of jobs that are alike.
+
+    Attributes:
+        reason: why they cannot be trained together; ``None`` if they can.
+        most: how many memory bears at once in one process.
+        evaluated: how many samples of an evaluation it bears there, over all jobs.
+    """
+
+    reason: str | None
+    most: int = 0
+    evaluated: int = 0
+
+
+def verdicts(configs: list[bytes], processes: int) -> list[Verdict]:
+    """Look at a job of each kind.
+
+    Args:
+        configs: each as Hydra composed it, pickled.
+        processes: how many stacks are trained at once.
+    """
+    cli.register_resolvers()
+    return [verdict(pickle.loads(config), processes) for config in configs]
+
+
+def verdict(config: DictConfig, processes: int) -> Verdict:
+    HydraConfig.instance().set_config(config)
+    cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        if reason := unsuitable_settings(cfg):
+            return Verdict(reason)
+        kind = devices.resolve(cfg.trainer.accelerator)
+        if devices.precision(cfg.trainer.precision, kind) not in DTYPES:
+            return Verdict(f"trainer.precision={cfg.trainer.precision}")
+        data = build_data(cfg)
+        model = build_model(cfg, data, kind)
+        if not isinstance(data, TensorDataModule) or overrides(data, TensorDataModule, HOOKS):
+            return Verdict(f"{type(data).__name__}, which loads its batches in a way of its own")
+        reason = unsuitable_monitor(cfg, data) or unsuitable_model(model)
+    except Exception as error:  # Hydra wraps those of a part that it makes
+        return Verdict(f"an error that each tells by itself ({one_line(error)})")
+    return room(model, data, kind, processes) if reason is None else Verdict(reason)
+
+
+def unsuitable_settings(cfg: DictConfig) -> str | None:
+    """The first setting that needs a run of its own; ``None`` if none does."""
+    for name, value in cfg.trainer.items():
+        wanted = TRAINER.get(name, value if name in HONOURED else ...)
+        if (type(value), value) != (type(wanted), wanted):  # the int 1 is one batch, the float all
+            return f"trainer.{name}={value}"
+    if cfg.trainer.devices not in (1, "auto"):
+        return f"trainer.devices={cfg.trainer.devices}"
+    if cfg.seed is None:
+        return "seed=null"
+    if cfg.get("data_on_device") is False:
+        return "data_on_device=false"
+    if cfg.get("compile"):
+        return f"compile={cfg.compile}"
+    if unknown := set(cfg.optimizer) - OPTIMIZER:
+        return f"optimizer.{min(unknown)}"
+    if get_object(cfg.optimizer._target_) not in KINDS:
+        return f"optimizer {cfg.optimizer._target_}"
+    if reason := unsuitable_schedule(OmegaConf.to_container(cfg.scheduler, resolve=True)):
+        return reason
+    if cfg.get("deterministic"):
+        return "deterministic=true"
+    if any(dict(each) != EVENTS for each in cfg.logger.values() if each):
+        return "a logger of its own"
+    return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
+
+
+def unsuitable_schedule(settings: Any) -> str | None:
+    """Return what of a schedule's settings a stack does not honour: it steps one, made of numbers, at each step."""
+    if not settings:
+        return None
+    kind = get_object(settings["_target_"])
+    if not isinstance(kind, type):
+        return f"scheduler {settings['_target_']}, a function"
+    if issubclass(kind, ReduceLROnPlateau):
+        return "a scheduler that asks for metrics"
+    for name, value in settings.items():
+        each = value if isinstance(value, list) else [value]
+        numbers = all(isinstance(one, (int, float)) or one in ("total_steps", "lr") for one in each)
+        if name in NOT_OF_SCHEDULES or not (name in WORDS_OF_SCHEDULES or numbers):
+            return f"scheduler.{name}"
+    return None
+
+
+def sees_training(settings: DictConfig) -> bool:
+    """Whether a callback has to be there while a job is trained; pictures are drawn when they are looked at."""
+    kind = get_class(settings._target_)
+    if kind in CALLBACKS:
+        return kind is LearningRateMonitor and len(settings) > 1  # set to look step by step, or at more
+    steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
+    return steps or not issubclass(kind, FigureCallback)
+
+
+def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
+    """Return what a run or its early stopping is judged by that a stack does not look at, or that is not there."""
+    known = (None, "val/loss", *(["val/acc"] if data.num_classes else []))
+    judge, _ = find_judge(cfg, data)
+    if judge not in known:
+        return f"monitor={judge}"
+    for name, each in cfg.callbacks.items():
+        if each and get_class(each._target_) is EarlyStopping:
+            if judge is None:
+                return f"callbacks.{name} without a validation set"
+            if each.get("monitor") not in known:
+                return f"callbacks.{name}.monitor={each.get('monitor')}"
+    return None
+
+
+def unsuitable_model(model: Any) -> str | None:
+    if not isinstance(model, SupervisedModule):
+        return type(model).__name__
+    if getattr(model, "flip_test", False):
+        return "model.flip_test=true"
+    if has_ways_of_its_own(model):
+        return f"{type(model).__name__}, which is trained in a way of its own"
+    if layer := why_not(model.net):
+        return f"{type(model).__name__} with {layer} in it"
+    if not bears_widening(model):
+        return f"{type(model).__name__}, whose network does more than its layers do"
+    return None
+
+
+def has_ways_of_its_own(model: SupervisedModule) -> bool:
+    """Whether its class changes what `SupervisedModule` or Lightning does, not only which network there is."""
+    kinds = itertools.takewhile(lambda kind: kind is not SupervisedModule, type(model).__mro__)
+    own = {name for kind in kinds if kind not in OURS for name in vars(kind) if not name.startswith("__")}
+    return bool(own & set(dir(SupervisedModule)) - FREE)
+
+
+@torch.no_grad()
+def bears_widening(model: SupervisedModule) -> bool:
+    """Whether two such networks as one give what each gives: not where other code mixes what lies side by side."""
+    nets = [copy.deepcopy(model.net).double().train() for _ in range(2)]
+    for parameter in nets[1].parameters():
+        parameter.mul_(1.5).add_(0.1)
+    first = next(module for module in model.net.modules() if not list(module.children()))
+    if not isinstance(first, (Linear, Conv2d)):  # which alone take inputs that all jobs share
+        return False
+    inputs = torch.randn(3, 2, *model.in_shape, dtype=torch.float64)
+    wanted = torch.stack([without_dropout(net)(inputs[:, place]) for place, net in enumerate(nets)], dim=1)
+    try:
+        found = without_dropout(widen(nets))(inputs.flatten(1, 2)).view(wanted.shape)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def without_dropout(net: Module) -> Module:
+    """The network, of whose layers those do nothing that draw."""
+    for module in net.modules():
+        if isinstance(module, (Dropout, WideDropout)):
+            module.eval()
+    return net
+
+
+# Memory
+
+
+def room(model: Any, data: TensorDataModule, kind: str, processes: int) -> Verdict:
+    """How many such jobs memory bears."""
+    values = values_of(model)
+    weights = COPIES * sum(parameter.numel() for parameter in model.parameters())
+    inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered, and augmented or on the way
+    budget = SHARE_OF_MEMORY * free_memory(kind) / processes / 8  # bytes of float64, the larger type
+    most = int(budget / (weights + data.batch_size * (inputs + 3 * values)))
+    return Verdict(None, max(1, most), int(budget / (2 * values)))
+
+
+def values_of(model: Any) -> int:
+    """How many numbers a network's layers give for one sample."""
+    counts: list[int] = []
+
+    def count(module: Module, given: Any, output: torch.Tensor) -> None:
+        counts.append(output.numel())
+
+    leaves = [module for module in model.net.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+    with torch.no_grad():
+        model.eval()(model.example_input_array)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def free_memory(kind: str) -> float:
+    """Bytes that are free, on the GPU or of the machine."""
+    if kind == devices.CUDA:
+        return float(torch.cuda.mem_get_info()[0])
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return float(os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE"))
