@@ -1,15 +1,15 @@
-"""Add up a sweep again, from its jobs' folders: results.csv, the table of the best, the pictures.
+"""Summarize a sweep again from its jobs' folders: results.csv, the leaderboard and the figures.
 
     python -m src.compare outputs/sweeps/NAME
-    python -m src.compare outputs/sweeps/NAME trust=mylab    # it names classes of a package of one's own
+    python -m src.compare outputs/sweeps/NAME trust=mylab    # if it uses classes of your package mylab
 
-That is done by itself when a sweep ends; this is for one that was stopped, or that goes on.
+A sweep does this by itself when it ends; this command is for one that was stopped or still runs.
 """
 
 import sys
 from pathlib import Path
 
-if not __package__:  # python src/compare.py, where Python would look for src beside this file
+if not __package__:  # started as python src/compare.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
 from src.core.commands import spell_command
@@ -26,15 +26,18 @@ def main() -> None:
         packages, rest = take_trust(sys.argv[1:])
         errors = compare(parser.parse_args(rest).folder, packages)
     if errors:
-        sys.exit("\n".join(f"error: {each}" for each in errors))
+        sys.exit("\n".join(f"error: {error}" for error in errors))
 
 
 def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
-    """Write a sweep's results, tell them and draw its pictures; returns what is damaged or cannot be drawn.
+    """Write and print a sweep's results, draw its figures and return the error messages.
 
     Args:
-        folder: the sweep's, which may be a stranger's.
-        packages: those beside this project's whose classes it may name.
+        folder: the sweep's, which may come from someone else and is not trusted.
+        packages: packages other than this project's whose classes it may use.
+
+    Returns:
+        A line for each damaged file and for each figure that cannot be drawn.
     """
     from src.core.disk import StorageError
     from src.core.errors import InputError
@@ -44,15 +47,15 @@ def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
     from src.sweeps.store.leaderboard import leaderboard, write_results
 
     refuse_strays_beside_jobs(folder)
-    pictures = configured(folder, packages)
+    figures = configured(folder, packages)
     table = write_results(folder)
     write_hparams(folder)
     leaderboard(folder, packages=packages)
     try:
-        files, errors = draw(folder, pictures, packages) if pictures else ([], [])
+        files, errors = draw(folder, figures, packages) if figures else ([], [])
     except StorageError:
         raise
-    except InputError as error:  # there are no runs to draw
+    except InputError as error:  # no runs to draw
         files, errors = [], [str(error)]
     print("", table, *files, sep="\n")
     return [*find_damage(folder), *errors]

@@ -7,7 +7,7 @@ python -m src.eval run=outputs/runs/NAME split=test
 import sys
 from pathlib import Path
 
-if not __package__:  # python src/eval.py, where Python would look for src beside this file
+if not __package__:  # started as python src/eval.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import hydra

@@ -1,18 +1,18 @@
-"""Write the report of a sweep: one page, report.html in its folder, to look at and to send.
+"""Write the report of a sweep: one page, report.html in its folder, to read and to send.
 
-    python -m src.report outputs/sweeps/NAME            # at any time, also while it runs
-    python -m src.report outputs/sweeps/A outputs/sweeps/B   # both together, in A's folder
-    python -m src.report outputs/sweeps/NAME format=pdf      # figures/*.pdf for a paper, too; or format=svg
-    python -m src.report outputs/sweeps/NAME trust=mylab     # they name classes of a package of one's own
+    python -m src.report outputs/sweeps/NAME            # at any time, even while it runs
+    python -m src.report outputs/sweeps/A outputs/sweeps/B   # one report on both, in A's folder
+    python -m src.report outputs/sweeps/NAME format=pdf      # also figures/*.pdf for a paper; or format=svg
+    python -m src.report outputs/sweeps/NAME trust=mylab     # if they use classes of your package mylab
 
-Beside it lie results.csv and leaderboard.tex. Pictures that the page would show and that runs have left undrawn are
-drawn first.
+It also writes results.csv and leaderboard.tex. Figures that the page shows and that the runs have not drawn are drawn
+first.
 """
 
 import sys
 from pathlib import Path
 
-if not __package__:  # python src/report.py, where Python would look for src beside this file
+if not __package__:  # started as python src/report.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
 from src.core.commands import spell_command
@@ -41,7 +41,7 @@ def main() -> None:
         print(report(folders, draw=True, packages=packages, tell=notes.append))
         write_hparams(folders[0])
         if form:
-            from src.sweeps.report.paper import write_figures  # with matplotlib
+            from src.sweeps.report.paper import write_figures  # imports matplotlib
 
             print(*write_figures(folders, form, packages, notes.append), sep="\n")
     if notes:
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def _take_format(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the kind of figures that a command's arguments ask for, if they do, and the other arguments.
+    """Return the file format of ``format=`` among the arguments (``None`` without it), and the other arguments.
 
     Raises:
-        InputError: if there is no such kind.
+        InputError: if it is given twice or there is no such format.
     """
     given = [argument for argument in arguments if argument.startswith("format=")]
     if len(given) > 1:

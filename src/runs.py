@@ -1,16 +1,16 @@
-"""List all runs and sweeps: when, what, result, status.
+"""List all runs and sweeps: start, settings, result and status.
 
     python -m src.runs                                  # those under outputs/, newest first
-    python -m src.runs --filter mnist --sort result     # of MNIST, the best first
+    python -m src.runs --filter mnist --sort result     # those with MNIST, best first
     python -m src.runs --filter failed elsewhere/outputs
 
-A filter is a word that a row must contain; of several all.
+A filter is a word that a row must contain; with several filters, all of them.
 """
 
 import sys
 from pathlib import Path
 
-if not __package__:  # python src/runs.py, where Python would look for src beside this file
+if not __package__:  # started as python src/runs.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import csv
@@ -37,15 +37,15 @@ ORDERS = ("when", "result", "status", "name")
 
 
 class Row(NamedTuple):
-    """A run or a sweep.
+    """A row of the table: a run or a sweep.
 
     Attributes:
-        when: it was started first.
-        folder: where it lies.
+        when: the time of its first start.
+        folder: its folder.
         what: the settings that were typed.
-        status: a run's, or how many jobs of a sweep have which.
-        metric: what it is judged by, and whether "min" or "max" is best.
-        value: the metric's best; NaN if there is none yet.
+        status: of a run; for a sweep the number of jobs with each status.
+        metric: the monitored metric, and "min" or "max", whichever is best.
+        value: the metric's best value; NaN if there is none yet.
     """
 
     when: datetime
@@ -83,10 +83,10 @@ def main() -> None:
 
 
 def read_rows(outputs: Path) -> list[Row]:
-    """Read what lies in ``runs/`` and ``sweeps/`` of a folder.
+    """Read the runs in ``runs/`` and the sweeps in ``sweeps/`` of a folder.
 
     Raises:
-        InputError: if it has neither.
+        InputError: if it has neither folder.
     """
     runs, sweeps = outputs / "runs", outputs / "sweeps"
     if not (runs.is_dir() or sweeps.is_dir()):
@@ -100,7 +100,7 @@ def read_rows(outputs: Path) -> list[Row]:
 
 
 def show(rows: list[Row]) -> None:
-    """Print rows as a table; where the output is no terminal nothing is cut off."""
+    """Print rows as a table; lines are wrapped only in a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -128,12 +128,12 @@ def _get_key(order: str) -> Callable[[Row], Any]:
 
 
 def _find(folder: Path, mark: str) -> Iterator[Path]:
-    """Yield the folders in a folder that have a file."""
+    """Yield the subfolders that contain the file ``mark``, sorted by name."""
     return (path for path in sorted(folder.glob("*")) if (path / mark).is_file())
 
 
 def _read_closed(folder: Path) -> Row | None:
-    """Return the row of a folder that is not read, since something in it leads elsewhere; of others ``None``."""
+    """Return the row of a folder that must not be read, since a link leads out of it; ``None`` for other folders."""
     try:
         refuse_strays(folder)
     except InputError as error:
@@ -172,7 +172,7 @@ def _read_sweep(folder: Path) -> Row:
 
 
 def _read_status(folder: Path) -> str:
-    """Return a run's status, with what is damaged; one that is said to run and is not has been killed: "stopped"."""
+    """Return a run's status, with the reason if damaged; "stopped" if it was killed while its file says "running"."""
     status = read_status(folder)
     if status["status"] == DAMAGED:
         return f"{DAMAGED} ({status['reason']})"
@@ -188,7 +188,7 @@ def _read_status_of_job(folder: Path) -> str:
 
 
 def _read_provenance(folder: Path) -> dict[str, Any]:
-    """Return where a run comes from; nothing if that is not known."""
+    """Return the contents of a run's ``provenance.json``; empty if the file is missing or damaged."""
     try:
         return schema.read(folder / "provenance.json", schema.PROVENANCE) or {}
     except DamagedError:
@@ -196,7 +196,7 @@ def _read_provenance(folder: Path) -> dict[str, Any]:
 
 
 def _is_held(folder: Path) -> bool:
-    """Return whether a process is at work in a folder."""
+    """Return True if a process holds the lock of a folder."""
     lock = folder / ".lock"
     if not lock.is_file():
         return False
@@ -208,7 +208,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def _read_time(folder: Path, provenance: dict[str, Any]) -> datetime:
-    """Return when a run was first started; of one that has not noted it, when its folder changed."""
+    """Return the time of a run's first start; if it was not recorded, the folder's modification time."""
     try:
         return datetime.fromisoformat(str(provenance.get("started")))
     except ValueError:
@@ -225,12 +225,12 @@ def _read_settings(provenance: dict[str, Any]) -> str:
 
 
 def _read_best(path: Path, metric: str, mode: str) -> float:
-    """Return the best value of a metric in a sweep's results."""
+    """Return the best value of a metric in a sweep's results; NaN if there is none."""
     try:
         values = [_as_number(row.get(metric)) for row in csv.DictReader(io.StringIO(read_text(path)))]
     except (OSError, ValueError, csv.Error, InputError):
         return math.nan
-    return (max if mode == "max" else min)((each for each in values if math.isfinite(each)), default=math.nan)
+    return (max if mode == "max" else min)((value for value in values if math.isfinite(value)), default=math.nan)
 
 
 def _as_number(value: Any) -> float:

@@ -3,16 +3,16 @@
     python -m src.train                                        # an MLP on XOR, in seconds
     python -m src.train model=cnn data=cifar10
     python -m src.train -m model=mlp,cnn data=mnist optimizer.lr=1e-3,1e-2
-    python -m src.train resume=outputs/runs/NAME               # go on where it stopped
+    python -m src.train resume=outputs/runs/NAME               # resume where it stopped
     python -m src.train --help
 
-Nothing heavy is imported before there is a run to do: help, completion and ``--cfg`` answer at once.
+Heavy libraries are imported only when a run starts: help, completion and ``--cfg`` answer immediately.
 """
 
 import sys
 from pathlib import Path
 
-if not __package__:  # python src/train.py, where Python would look for src beside this file
+if not __package__:  # started as python src/train.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
 import hydra
@@ -25,7 +25,7 @@ from src.cli.startup import importing
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Run one job; returns the best validation score so far, for sweepers."""
+    """Run one job and return its best validation score so far, for sweepers."""
     with cli.told_in_one_line():
         with importing():
             from src.training.run import train

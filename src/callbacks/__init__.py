@@ -1,1 +1,1 @@
-"""Callbacks: what is shown of a run, and what is kept."""
+"""Callbacks: figures, the progress bar, the metrics' history, seeding and early stopping."""

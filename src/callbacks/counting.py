@@ -1,4 +1,4 @@
-"""How many batches and epochs a run has, as the progress bar and the log tell them."""
+"""Number of batches and epochs in a run, for the progress bar and the log."""
 
 import math
 
@@ -6,12 +6,12 @@ from lightning import Trainer
 
 
 def is_chunked(trainer: Trainer) -> bool:
-    """Return whether a batch of Lightning's is several of the data module's."""
+    """Return True if each batch that Lightning sees is a chunk of several batches of the data module."""
     return hasattr(trainer.train_dataloader, "batches")
 
 
 def count_batches(trainer: Trainer) -> int:
-    """Return how many batches an epoch has; 0 if that is not known."""
+    """Return the number of batches per epoch; 0 if unknown."""
     if is_chunked(trainer):
         return len(trainer.train_dataloader.batches)  # type: ignore[union-attr]
     count = trainer.num_training_batches
@@ -19,23 +19,24 @@ def count_batches(trainer: Trainer) -> int:
 
 
 def count_all(trainer: Trainer) -> int | None:
-    """Return how many batches the run has at most; ``None`` if that is not known."""
+    """Return the maximum number of batches in the whole run; ``None`` if unknown."""
     batches, limits = count_batches(trainer), []
     if trainer.max_epochs not in (None, -1):
         limits.append((trainer.max_epochs or 0) * batches)
     if trainer.max_steps != -1:
-        parts = trainer.accumulate_grad_batches
-        whole, rest = divmod(trainer.max_steps, -(-batches // parts)) if batches else (0, trainer.max_steps)
-        limits.append(whole * batches + rest * parts)
+        accumulated = trainer.accumulate_grad_batches
+        # An epoch has ceil(batches / accumulated) steps: its last step may use fewer batches than the others.
+        epochs, rest = divmod(trainer.max_steps, -(-batches // accumulated)) if batches else (0, trainer.max_steps)
+        limits.append(epochs * batches + rest * accumulated)
     return min((limit for limit in limits if limit), default=None)
 
 
 def name_epoch(trainer: Trainer, aligned: bool = False) -> str:
-    """Return "epoch 3/10" for the epoch under way and the last; a question mark where that is not known.
+    """Return the current and the last epoch as "epoch 3/10", with a question mark if the last one is unknown.
 
     Args:
-        trainer: whose epoch it is.
-        aligned: as wide for each epoch.
+        trainer: the run's trainer.
+        aligned: pad the epoch's number, so that the text has the same width in every epoch.
     """
     total, batches = count_all(trainer), count_batches(trainer)
     last = -(-total // batches) if total and batches else trainer.max_epochs

@@ -1,4 +1,4 @@
-"""An end to training when validation no longer improves."""
+"""Early stopping that fits resumed runs and finds a metric under any spelling of its name (val/loss, val_loss)."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from src.core.errors import InputError
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's, but a resumed run takes the patience that it is given, not the one that ended it before.
+    """Lightning's early stopping, but a resumed run uses its new ``patience``, not the one in the checkpoint.
 
-    With more of it the run has not stopped.
+    A run that early stopping has ended continues if it is resumed with more patience.
 
     Raises:
-        InputError: if no metric has the name of ``monitor``.
+        InputError: if no metric has the name in ``monitor``.
     """
 
     validated = False
@@ -35,21 +35,24 @@ class EarlyStopping(LightningEarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
     def measured(self, trainer: Trainer) -> bool:
-        """Return whether there is something to judge by; not where trainer.max_steps ends before a validation."""
+        """Return True if the monitored metric has been logged.
+
+        It is missing before the first validation, for example if trainer.max_steps ends training earlier.
+        """
         names = {spell_metric(name): name for name in trainer.callback_metrics}
         if self.monitor in trainer.callback_metrics:
             return True
         if spell_metric(self.monitor) in names:
-            self.monitor = names[spell_metric(self.monitor)]  # as the model logs it
+            self.monitor = names[spell_metric(self.monitor)]  # the name that the model logs
             return True
         if trainer.enable_validation and not self.validated:
             return False
         raise InputError(tell_unmeasured("monitor", self.monitor, names))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        before = state_dict["patience"]
+        saved_patience = state_dict["patience"]
         super().load_state_dict({**state_dict, "patience": self.patience})
-        if self.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and self.patience > before:
+        if self.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and self.patience > saved_patience:
             self.stopped_epoch, self.stopping_reason, self.stopping_reason_message = (
                 0,
                 EarlyStoppingReason.NOT_STOPPED,

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and the epoch alone."""
+"""Random seeds that depend only on the run's seed, the epoch and the rank."""
 
 import random
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class EpochSeed(Callback):
-    """Seeds dropout, augmentation and DataLoaders' order anew at each epoch, so that a resumed run goes on exactly.
+    """Callback that seeds dropout, augmentation and DataLoaders' order again in each epoch, so that resuming is exact.
 
-    Checkpoints keep the seed, so that a run that drew its own goes on with it.
+    Checkpoints contain the seed: a run that drew a random seed keeps it when it is resumed.
 
     Args:
         seed: the run's seed.
@@ -20,7 +20,7 @@ class EpochSeed(Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.first: dict[torch.Generator, int] = {}  # the seed that each DataLoader's own generator had
+        self.first: dict[torch.Generator, int] = {}  # the initial seed of each DataLoader's generator
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed}
@@ -28,9 +28,9 @@ class EpochSeed(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seed = seed_of_epoch(self.seed, trainer.current_epoch, trainer.global_rank)
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002, which data sets of one's own may draw from
+        np.random.seed(seed % 2**32)  # noqa: NPY002, user-defined data sets may use it
         if pl_module.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # the other way, for all devices, takes a millisecond
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds every device and costs 1 ms
         else:
             torch.manual_seed(seed)
         for generator in _find_generators(trainer):
@@ -39,12 +39,12 @@ class EpochSeed(Callback):
 
 
 def _find_generators(trainer: Trainer) -> Iterator[torch.Generator]:
-    """Yield the generators that DataLoaders were given to draw their order from, each once."""
+    """Yield the generators that the DataLoaders draw their order from, each once."""
     loader = trainer.fit_loop._combined_loader
     found: dict[int, torch.Generator] = {}
-    for each in [] if loader is None else loader.flattened:
-        sampler = getattr(each, "sampler", None)
-        for holder in (each, sampler, getattr(getattr(each, "batch_sampler", None), "sampler", None)):
+    for part in [] if loader is None else loader.flattened:
+        sampler = getattr(part, "sampler", None)
+        for holder in (part, sampler, getattr(getattr(part, "batch_sampler", None), "sampler", None)):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator):
                 found[id(generator)] = generator
@@ -52,5 +52,5 @@ def _find_generators(trainer: Trainer) -> Iterator[torch.Generator]:
 
 
 def seed_of_epoch(seed: int, epoch: int, rank: int = 0) -> int:
-    """What a process draws from in an epoch; processes that train together draw masks of their own."""
+    """Return the seed of an epoch; it differs between ranks, so that each draws other dropout masks."""
     return (seed * 1_000_003 + epoch) * 1_009 + rank

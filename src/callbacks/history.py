@@ -1,4 +1,4 @@
-"""The metrics of each epoch, and the time that training took; both go on where a run is resumed."""
+"""The metrics of each epoch and the training time; both continue when a run is resumed."""
 
 import logging
 import math
@@ -19,73 +19,75 @@ SECONDS_BETWEEN_LINES = 1.0  # on the terminal; the log file has a line for each
 
 
 class History(Callback):
-    """One row of metrics per epoch, kept in the checkpoints and told in the log.
+    """Callback that keeps one row of metrics per epoch, in checkpoints and in the log.
 
-    `RunCheckpoint` calls ``record`` before it saves: Lightning calls checkpoint callbacks last,
-    when all of the epoch's metrics are there.
+    `RunCheckpoint` calls ``record`` before it saves: Lightning calls checkpoint callbacks last, when all metrics of the
+    epoch are available.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.saved = 0  # how many of them lie in last.ckpt
-        self.seconds_before = 0.0  # of training, before this process
-        self.compile_seconds = 0.0  # of all of them, see `src.training.compilation`
+        self.saved = 0  # number of rows in last.ckpt
+        self.seconds_before = 0.0  # training time before this process
+        self.compile_seconds = 0.0  # compile time of all processes of the run, see `src.training.compilation`
         self.started: float | None = None
         self.ended: float | None = None
         self.told = -float("inf")
-        self.measured: dict[str, Tensor] = {}  # by the validation since the last row, named as the model logs them
-        self.validated: int | None = None  # the optimiser steps before the last validation
+        self.measured: dict[str, Tensor] = {}  # from the validation since the last row, named as the model logs them
+        self.validated: int | None = None  # number of optimiser steps before the last validation
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, validation included, over all of the run's starts."""
+        """Seconds of training, validation included, summed over all of the run's processes."""
         if self.started is None:
             return self.seconds_before
         return self.seconds_before + (self.ended or time.monotonic()) - self.started
 
     @property
     def kept(self) -> list[Row]:
-        """The rows of the epochs that are kept: what a stopped run goes on from."""
+        """The rows of the epochs in ``last.ckpt``, from which a stopped run is resumed."""
         return self.rows[: self.saved]
 
     def chosen(self, monitor: str | None, mode: str) -> Row:
-        """Return the row with the best value of ``monitor``, of equals the last; the last row if it has none (or NaN).
+        """Return the row with the best value of ``monitor``; ties go to the later epoch.
 
-        ``{}`` before the first epoch has ended.
+        If no row has the metric (or all are NaN), return the last row; before the first epoch has ended, return ``{}``.
         """
-        measured = [row for row in self.kept if not math.isnan(row.get(monitor or "", math.nan))]
-        if monitor is None or not measured:
+        candidates = [row for row in self.kept if not math.isnan(row.get(monitor or "", math.nan))]
+        if monitor is None or not candidates:
             return self.kept[-1] if self.kept else {}
-        return (min if mode == "min" else max)(reversed(measured), key=lambda row: row[monitor])
+        return (min if mode == "min" else max)(reversed(candidates), key=lambda row: row[monitor])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = trainer.global_step
-        others = trainer.callback_metrics.items()  # of several validation sets, Lightning tells the last one's apart
-        own = _names_of_training(trainer)
-        self.measured |= {name: value for name, value in others if name not in own}
+        metrics = trainer.callback_metrics.items()
+        training_names = _names_of_training(trainer)
+        # With several validation sets, callback_metrics has only the last one's metrics separately: accumulate them.
+        self.measured |= {name: value for name, value in metrics if name not in training_names}
         self.measured |= trainer._logger_connector.metrics["callback"]
 
     def is_validated(self, trainer: Trainer) -> bool:
-        """Return whether the weights as they are have been validated since the last row."""
+        """Return True if the current weights have been validated since the last row."""
         return self.validated == trainer.global_step
 
     def record(self, trainer: Trainer) -> None:
-        """Add the row of the epoch that ends, each metric named by its stage first, see `spell_metric`."""
+        """Add the row of the epoch that ends; each metric's name begins with its stage, see `spell_metric`."""
         values = trainer.callback_metrics
         trained = {name: values[name] for name in _names_of_training(trainer) if name in values}
         measured = self.measured if self.is_validated(trainer) else {}
         metrics = _spell("val", measured) | _spell("train", trained)
         self.measured, self.validated = {}, None
-        metrics = trainer.strategy.broadcast(metrics)  # they are to decide alike, also by what each measured for itself
+        # All ranks use rank 0's metrics, also those measured per rank: they must make the same decisions.
+        metrics = trainer.strategy.broadcast(metrics)
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         if is_main_process():
             self.tell(trainer, metrics)
 
     def tell(self, trainer: Trainer, metrics: Row) -> None:
-        """A line for the log; also for the terminal where no progress bar shows the epochs."""
+        """Log the metrics of an epoch; on the terminal only if no progress bar shows the epochs."""
         last = trainer.current_epoch + 1 == trainer.max_epochs
         due = last or time.monotonic() - self.told > SECONDS_BETWEEN_LINES
         level = logging.INFO if due and not sys.stderr.isatty() else logging.DEBUG
@@ -113,10 +115,11 @@ def _names_of_training(trainer: Trainer) -> list[str]:
 
 
 def _spell(stage: str, metrics: dict[str, Tensor]) -> Row:
-    """Return the metrics of a stage by the names that files have; a loss over the epoch is that, and no loss_epoch.
+    """Return the metrics of a stage under the names that files use, without duplicates and learning rates.
 
-    The learning rates that Lightning's LearningRateMonitor adds are no metrics.
+    For example a loss that Lightning logs as ``loss``, ``loss_step`` and ``loss_epoch`` is kept once, as ``loss``. The
+    learning rates of Lightning's LearningRateMonitor are no metrics.
     """
-    doubles = {f"{name}_{kind}" for name in metrics for kind in ("step", "epoch")}
-    own = {name: value for name, value in metrics.items() if name not in doubles and not name.startswith("lr-")}
-    return {spell_metric(name, stage): value.item() for name, value in own.items()}
+    duplicates = {f"{name}_{kind}" for name in metrics for kind in ("step", "epoch")}
+    kept = {name: value for name, value in metrics.items() if name not in duplicates and not name.startswith("lr-")}
+    return {spell_metric(name, stage): value.item() for name, value in kept.items()}

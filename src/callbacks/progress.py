@@ -1,4 +1,4 @@
-"""The progress bar of a terminal or a notebook; elsewhere the log's lines show that a run goes on."""
+"""The progress bar of a terminal or a notebook; elsewhere log lines show the progress."""
 
 import logging
 import math
@@ -18,15 +18,15 @@ FORMAT = "{desc} |{bar:10}| {n:>{width}}/{total_fmt} batches, {elapsed}, {remain
 
 
 class Progress(ProgressBar):
-    """Show one bar over the whole run: the epoch, the batches, the time left, the metrics.
+    """One progress bar for the whole run: the epoch, the batches, the time left and the metrics.
 
-    Log lines appear above the bar. It is gone when training ends, however that is.
+    Log lines appear above the bar. The bar is removed when training ends, for any reason.
 
     Args:
-        refresh_rate: batches between two updates, ≥ 1.
+        refresh_rate: number of batches between two updates, ≥ 1.
     """
 
-    takes_chunks = True  # it counts the batches in them
+    takes_chunks = True  # the bar counts the batches in a chunk
 
     def __init__(self, refresh_rate: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Progress(ProgressBar):
         self.bar: Any = None
         self.format = FORMAT
         self.timer: Timer | None = None
-        self.around = ExitStack()  # what the bar changes while it is there
+        self.around = ExitStack()  # undoes the bar's changes when it is closed
 
     def enable(self) -> None:
         self.shown = _has_screen()
@@ -84,7 +84,7 @@ class Progress(ProgressBar):
         self.close()
 
     def close(self) -> None:
-        """Take the bar away; what is printed next begins on a line of its own."""
+        """Remove the bar, so that the next output starts on a new line."""
         self.around.close()
         if self.bar is not None:
             self.bar.close()
@@ -94,17 +94,17 @@ class Progress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)  # there are no versions: a run has a folder of its own
+        metrics.pop("v_num", None)  # a run has its own folder and no versions
         loss = getattr(pl_module, "loss_shown", None)
         return metrics if loss is None else {"loss": loss, **metrics}
 
 
 @contextmanager
 def _log_above_bars() -> Iterator[None]:
-    """Have what is logged to a screen appear above the bars, on lines of its own."""
+    """Redirect log lines on the screen to appear above the bars."""
     screens = (sys.stdout, sys.stderr)
-    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
-    changed = {each: each.setStream(DummyTqdmFile(each.stream)) for each in handlers if each.stream in screens}
+    handlers = [item for item in logging.getLogger().handlers if isinstance(item, logging.StreamHandler)]
+    changed = {item: item.setStream(DummyTqdmFile(item.stream)) for item in handlers if item.stream in screens}
     try:
         yield
     finally:
@@ -113,34 +113,37 @@ def _log_above_bars() -> Iterator[None]:
 
 
 def _has_screen() -> bool:
-    """Return whether a bar can be shown: in a terminal, or in a notebook."""
+    """Return True if a bar can be shown: in a terminal or a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def _find_timer(trainer: Trainer) -> Timer | None:
-    """Return what ends training after a time, if something does."""
-    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    return next((each for each in timers if each.time_remaining() is not None), None)
+    """Return the timer that ends training after a time, or ``None``."""
+    timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]  # type: ignore[attr-defined]
+    return next((timer for timer in timers if timer.time_remaining() is not None), None)
 
 
 def _tell_left(bar: Any, timer: Timer) -> str:
-    """Return the time left until the last batch, or until the time is over, which is sooner."""
-    about = bar.format_dict
-    done, all_of_it = about["n"] - about["initial"], about["total"]
-    until_end = (all_of_it - about["n"]) * about["elapsed"] / done if done and all_of_it else math.inf
+    """Format the time left until the last batch or until the timer stops training, whichever is sooner."""
+    state = bar.format_dict
+    done, total = state["n"] - state["initial"], state["total"]
+    until_end = (total - state["n"]) * state["elapsed"] / done if done and total else math.inf
     return str(bar.format_interval(max(0.0, min(until_end, timer.time_remaining() or 0.0))))
 
 
 def _fit(columns: list[str], bar: Any) -> str:
-    """Return the columns that fit beside a bar as a whole: of half a number one reads another."""
-    about = bar.format_dict
-    room = about["ncols"] - len(bar.format_meter(**{**about, "postfix": "", "ncols": None})) if about["ncols"] else None
-    shown = [text for number in range(len(columns), 0, -1) if (text := "  ".join(columns[:number]))]
-    return next((text for text in shown if room is None or len(text.rstrip()) + len(", ") < room), "").rstrip()
+    """Join as many columns as fit next to the bar; columns are never cut, as a cut number is wrong."""
+    state = bar.format_dict
+    room = state["ncols"] - len(bar.format_meter(**{**state, "postfix": "", "ncols": None})) if state["ncols"] else None
+    candidates = [text for number in range(len(columns), 0, -1) if (text := "  ".join(columns[:number]))]
+    return next((text for text in candidates if room is None or len(text.rstrip()) + len(", ") < room), "").rstrip()
 
 
 def _format(metrics: Any) -> list[str]:
-    """Return metrics in columns that keep their width: the steps' loss, then the last validation's, accuracy first."""
+    """Format metrics as columns of constant width.
+
+    The order: the loss of the training steps, the last validation's accuracy, its loss.
+    """
     metrics = dict(sorted(metrics.items(), key=lambda each: ("/" in each[0], "/acc" not in each[0])))
     metrics = {name: value for name, value in metrics.items() if not name.startswith("train/")}
     return [f"{name} {value:<9.4g}" for name, value in metrics.items() if isinstance(value, (int, float))]

@@ -1,4 +1,4 @@
-"""Gradients of mixed precision as they are, wherever they are clipped or looked at."""
+"""Unscaled gradients for mixed precision, before anything clips or measures them."""
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -6,10 +6,10 @@ from src.optimizers.settings import check_numbers, divide_first
 
 
 class Unscaling(Callback):
-    """Has each optimiser, also one that a model makes by itself, take gradients that are no longer scaled up.
+    """Callback that makes each optimiser, including those that a model creates, unscale gradients before using them.
 
     Raises:
-        InputError: when training starts, for an optimiser that does not calculate in the run's precision.
+        InputError: when training starts, if an optimiser does not support the run's precision.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

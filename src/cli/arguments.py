@@ -1,4 +1,4 @@
-"""What is typed after the command, looked at before Hydra reads it: flags, and settings as NAME=VALUE."""
+"""Checks of the command line's arguments before Hydra parses them: flags, and settings as NAME=VALUE."""
 
 import os
 import unicodedata
@@ -13,15 +13,15 @@ from src.cli.messages import find_meant
 from src.core.checks import show
 from src.core.errors import InputError
 
-UNTYPED = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, halves of characters, ends of lines
+UNTYPED = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, surrogates, line and paragraph ends
 FLAGS = "--hydra-help shows the flags that there are"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse arguments of more than a line, flags that Hydra does not have, and settings without a value.
+    """Refuse arguments of several lines, flags that Hydra does not have, and settings without a value.
 
     Raises:
-        InputError: naming the argument, and how it is typed.
+        InputError: naming the argument and its correct form.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -44,15 +44,15 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def _is_flag(parser: ArgumentParser, name: str) -> bool:
-    """Return whether a parser has a flag, which may be shortened (--multi) or have its value attached (-cjob)."""
+    """Return True if a parser has this flag; it may be shortened (--multi) or have its value attached (-cjob)."""
     known = parser._option_string_actions
     if name.startswith("--"):
-        return any(each.startswith(name) for each in known)
+        return any(flag.startswith(name) for flag in known)
     return name in known or (name[:2] in known and known[name[:2]].nargs != 0)
 
 
 def _tell_flag(argument: str, following: Sequence[str]) -> str:
-    """Return what to tell of a flag that there is not, such as ``--epochs 3``."""
+    """Return the message about a flag that does not exist, such as ``--epochs 3``."""
     name, _, value = argument.partition("=")
     meant = find_meant(name.strip("-").replace("-", "_"))
     setting = f": {meant}={value or _value_in(following)}" if meant else " (NAME=VALUE)"
@@ -60,19 +60,19 @@ def _tell_flag(argument: str, following: Sequence[str]) -> str:
 
 
 def _tell_word(argument: str, following: Sequence[str]) -> str:
-    """Return what to tell of an argument without a value, such as the first of ``seed 3``."""
-    told = f"{show(argument)}: a setting is typed NAME=VALUE, without spaces"
+    """Return the message about an argument without a value, such as ``seed`` in ``seed 3``."""
+    message = f"{show(argument)}: a setting is typed NAME=VALUE, without spaces"
     groups = [group for group in list_groups() if argument in list_choices(group)]
     if groups:
-        return f"{told}; did you mean {groups[0]}={argument}?"
+        return f"{message}; did you mean {groups[0]}={argument}?"
     if os.sep in argument or os.path.isdir(argument):
-        return f"{told}; did you mean {'run' if is_evaluation() else 'resume'}={argument}?"
+        return f"{message}; did you mean {'run' if is_evaluation() else 'resume'}={argument}?"
     meant = find_meant(argument)
-    return f"{told}: {meant}={_value_in(following)}" if meant else told
+    return f"{message}: {meant}={_value_in(following)}" if meant else message
 
 
 def _value_in(following: Sequence[str]) -> str:
-    """Return the value that follows a name after a space, also ``= 3`` or ``=3``; a stand-in if there is none."""
+    """Return the value typed after a space (``3``, ``= 3`` or ``=3``); "…" if there is none."""
     words = [word.removeprefix("=") for word in following[:2] if word != "="]
     plain = bool(words) and "=" not in words[0] and not words[0].startswith("--")
     return show(words[0]) if plain else "…"

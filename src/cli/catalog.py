@@ -1,4 +1,4 @@
-"""What there is to choose and to set, for the command line as it was typed: in conf/ and where else it looks."""
+"""Groups, choices and settings available to the current command line: those of conf/ and of the folders it adds."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,14 +13,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
-NO_PARTS = ("experiment", "sweep", "debug", "hydra")  # groups that are no section of a run's settings
-MOST_CHOICES = 3  # that a message names
+NO_PARTS = ("experiment", "sweep", "debug", "hydra")  # groups without a section in a run's settings
+MOST_CHOICES = 3  # how many choices a message names
 SEARCHPATH = "hydra.searchpath"
 CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def typed_settings() -> list[str]:
-    """Return the arguments that are no flags."""
+    """Return the command line's arguments without the flags."""
     return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
 
 
@@ -29,7 +29,7 @@ def is_group(name: str) -> bool:
 
 
 def list_groups() -> list[str]:
-    """Return the names of all groups, also of those within another; of an evaluation, those that it has."""
+    """Return the names of all groups, nested ones included; in an evaluation only those of conf/eval.yaml."""
     found = [path.relative_to(folder) for folder in _folders() for path in folder.rglob("*") if path.is_dir()]
     groups = sorted({path.as_posix() for path in found if not path.name.startswith((".", "_"))})
     return [group for group in groups if not is_evaluation() or group in _composed_names("eval", (), ())]
@@ -41,22 +41,25 @@ def list_choices(group: str) -> list[str]:
 
 
 def list_settings() -> list[str]:
-    """Return the full names of all settings under the choices that the command line makes (those that exist)."""
+    """Return the full names of all settings under the existing choices made on the command line."""
     chosen = {}
     for argument in typed_settings():
         group, _, value = argument.lstrip("+").partition("=")
         if not group.startswith("hydra/") and is_group(group):
-            parts = [part.strip("[]'\" ") for part in value.split(",")]  # of a sweep the first that exists
+            parts = [part.strip("[]'\" ") for part in value.split(",")]
+            # A sweep gives several choices: the first existing one stands for all of them.
             chosen[group] = next((part for part in parts if part in list_choices(group)), None)
     choices = tuple(f"{'+' * (not _is_known(group))}{group}={value}" for group, value in chosen.items() if value)
     return _composed_names("eval" if is_evaluation() else "train", choices, tuple(map(str, _folders()[:-1])))
 
 
 def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str] | None:
-    """Return a setting that other choices have, and those: ``("optimizer.momentum", "optimizer=rmsprop or sgd")``.
+    """Return a setting that other choices have, and these choices.
+
+    For example ``("optimizer.momentum", "optimizer=rmsprop or sgd")``.
 
     Args:
-        guess: return which of some full names is meant, or ``None``.
+        guess: returns the one of some full names that is meant, or ``None``.
     """
     has: dict[str, list[str]] = {}
     for group in list_groups():
@@ -77,17 +80,17 @@ def flat_names(node: Any, prefix: str = "") -> list[str]:
 
 
 def is_evaluation() -> bool:
-    """Return whether it is ``src.eval`` that was started, which has settings of its own."""
+    """Return True if the program is ``src.eval``, which has its own settings."""
     return "eval" in Path(sys.argv[0]).stem
 
 
 def _is_known(group: str) -> bool:
-    """Return whether a group stands among the defaults of conf/."""
+    """Return True if a group belongs to conf/."""
     return (CONF / group).is_dir()
 
 
 def _folders() -> list[Path]:
-    """Return the folders in which choices are looked for: those that the command line adds, then conf/."""
+    """Return the folders searched for choices: those added on the command line, then conf/."""
     return [*dict.fromkeys(_added_folders()), CONF]
 
 
@@ -105,8 +108,8 @@ def _read_searchpath(argument: str) -> Iterable[Path]:
     """Yield the folders of ``hydra.searchpath=[file:///a/folder,pkg://a.package]``."""
     with suppress(HydraException, ImportError, ValueError):
         value: Any = OverridesParser.create().parse_override(argument).value()
-        for place in value if isinstance(value, list) else []:
-            scheme, _, where = str(place).rpartition("://")
+        for entry in value if isinstance(value, list) else []:
+            scheme, _, where = str(entry).rpartition("://")
             if scheme != "pkg":
                 yield Path(where)
             elif spec := find_spec(where):
@@ -119,20 +122,21 @@ def _composed_names(config: str, choices: tuple[str, ...], folders: tuple[str, .
     from hydra.core.global_hydra import GlobalHydra
 
     where = [f"{SEARCHPATH}=[{','.join(repr(f'file://{folder}') for folder in folders)}]"] if folders else []
+    # This function is only called to write an error message: Hydra's global state is no longer needed.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             found = compose(config, [*where, *choices])
-        except Exception:  # a choice of one's own that is wrong itself: it is told elsewhere
+        except Exception:  # an invalid custom choice; it is reported elsewhere
             found = compose(config)
         return flat_names(OmegaConf.to_container(found, resolve=False))
 
 
 @cache
 def _names_in(group: str, choice: str) -> list[str]:
-    """Return the names of the settings that a choice's file has."""
+    """Return the names of the settings in a choice's file; empty if the file cannot be read."""
     path = next(path for folder in _folders() if (path := folder / group / f"{choice}.yaml").is_file())
-    with suppress(Exception):  # a file of one's own that cannot be read is told when it is chosen
+    with suppress(Exception):  # an unreadable custom file is reported when it is chosen
         text = path.read_text(encoding="utf-8")
         content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         prefix = "" if "@package _global_" in text else f"{group.replace('/', '.')}."

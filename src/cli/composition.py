@@ -1,4 +1,4 @@
-"""How a sweep's own config is composed: what only the choices of its jobs have is left to the jobs."""
+"""Composition of a sweep's config: settings that only its jobs' choices have are left to the jobs."""
 
 from functools import cache
 from typing import Any
@@ -13,17 +13,17 @@ from omegaconf import DictConfig
 from src.cli.catalog import is_group
 from src.core.places import expand_home
 
-OWN = ("hydra.", "hydra/", "paths.")  # how settings begin that a sweep itself needs
+OWN = ("hydra.", "hydra/", "paths.")  # prefixes of the settings that the sweep itself needs
 
 _compose = ConfigLoaderImpl.load_configuration
 
 
-@cache  # once, however many commands a process runs
+@cache  # patch once, even if a process runs several commands
 def fit_hydra_for_sweeps() -> None:
-    """Have Hydra compose a sweep over a group also where a setting is given that only the group's choices have.
+    """Patch Hydra so that a sweep over a group may set what only some of the group's choices have.
 
-    Hydra composes it with the choice that a run without the sweep makes: ``-m data=mnist,cifar10 data.flip=true``
-    with XOR, which has no images to flip.
+    Hydra composes a sweep's config with the default choice: ``-m data=mnist,cifar10 data.flip=true`` with XOR, which
+    has no images to flip, and would refuse the setting.
     """
     ConfigLoaderImpl.load_configuration = _load_configuration  # type: ignore[assignment, method-assign]
 
@@ -31,16 +31,18 @@ def fit_hydra_for_sweeps() -> None:
 def _load_configuration(
     loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **how: Any
 ) -> DictConfig:
-    """Compose as Hydra does; a sweep where it cannot, without the settings that its jobs alone need to have."""
+    """Compose a config as Hydra does; if that fails for a sweep, leave out the settings that only its jobs need."""
     try:
         config = _compose(loader, config_name, overrides, run_mode, **how)
     except ConfigCompositionException:
         if run_mode != RunMode.MULTIRUN:
             raise
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        # The config with the default choices lacks some setting, which the jobs' own choices may have. Compose it with
+        # the settings that Hydra itself needs; each job is composed with all of them later, where errors are raised.
         kept = [each for each in parsed if "." not in each.key_or_group or each.key_or_group.startswith(OWN)]
         config = _compose(loader, config_name, [str(each.input_line) for each in kept], run_mode, **how)
-        if not _sweeps_over_group(config, parsed):
+        if not _sweeps_over_group(config, parsed):  # all jobs have the same choices: the error is real
             raise
         _tell(config, [each for each in parsed if not each.is_hydra_override()])
     expand_home(config)
@@ -48,12 +50,12 @@ def _load_configuration(
 
 
 def _sweeps_over_group(config: DictConfig, overrides: list[Override]) -> bool:
-    """Return whether a sweep gives a group several choices, on the command line or by a preset."""
-    swept = [each.key_or_group for each in overrides if each.is_sweep_override()]
+    """Return True if a sweep gives a group several choices, on the command line or in a preset."""
+    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
     return any(map(is_group, [*swept, *map(str, config.hydra.sweeper.get("params") or {})]))
 
 
 def _tell(config: DictConfig, overrides: list[Override]) -> None:
-    """Note all overrides of the jobs in a sweep's config."""
-    config.hydra.overrides.task = [each.input_line for each in overrides]
+    """Record all overrides of the jobs in a sweep's config."""
+    config.hydra.overrides.task = [override.input_line for override in overrides]
     config.hydra.job.override_dirname = get_overrides_dirname(overrides, **config.hydra.job.config.override_dirname)

@@ -1,4 +1,4 @@
-"""Which settings of a trainer mean something where a run is evaluated. Nothing heavy is imported here."""
+"""Checks of an evaluation's settings, some of which only affect training. Imports nothing heavy."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,10 +21,10 @@ TRAINER = (
 
 
 def refuse_limits(cfg: Mapping[str, Any]) -> None:
-    """Refuse a limit of the set that is not evaluated, and one that leaves nothing of the other.
+    """Refuse a batch limit of the split that is not evaluated, and a limit of 0.
 
     Raises:
-        InputError: naming it.
+        InputError: naming the limit.
     """
     for split in ("val", "test"):
         limit = cfg["trainer"][f"limit_{split}_batches"]
@@ -35,16 +35,16 @@ def refuse_limits(cfg: Mapping[str, Any]) -> None:
 
 
 def means_nothing(setting: str) -> bool:
-    """Return whether a setting, by its full name, is one of the trainer's that is for training alone."""
+    """Return True if a setting, given by its full name, is a trainer setting that only affects training."""
     group, _, name = setting.partition(".")
     return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER, "_target_")
 
 
 def refuse_training(given: Iterable[str]) -> None:
-    """Refuse settings, as they were typed, that mean nothing in an evaluation.
+    """Refuse typed settings that have no effect in an evaluation.
 
     Raises:
-        InputError: naming the first.
+        InputError: naming the first of them.
     """
     for argument in given:
         if means_nothing(name := argument.partition("=")[0].lstrip("+~")):

@@ -1,4 +1,4 @@
-"""Show all settings with their values and what they are for, as the comments of the YAML files say it."""
+"""Text of ``--help``: all settings with their values, explained by the comments in the YAML files."""
 
 import json
 import re
@@ -12,15 +12,15 @@ from omegaconf.errors import OmegaConfBaseException
 from src.cli.evaluation import means_nothing
 from src.storage.files import read_text
 
-COLUMN = 36  # where comments begin, unless a value is longer
+COLUMN = 36  # where comments start, unless the value is longer
 _Comments = dict[str, str | None]
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>[^#]*?)(?:\s# (?P<comment>.*))?")
 
 
 def describe_settings(*, _root_: DictConfig) -> str:
-    """Return a config's settings, a line each: name, value and comment; Hydra's own apart.
+    """Return a config's settings without Hydra's own, one line each: name, value and comment.
 
-    A resolver for ``hydra.help.template``, in which Hydra takes a single dollar sign for a name to fill in.
+    A resolver for ``hydra.help.template``. Dollar signs are doubled, for Hydra reads a single one as a variable.
     """
     comments: _Comments = {**_read_comments(_root_.hydra)}
     if _root_.hydra.job.config_name == "eval":
@@ -30,12 +30,12 @@ def describe_settings(*, _root_: DictConfig) -> str:
 
 
 def _format(parent: DictConfig, key: str, path: str, depth: int, comments: _Comments) -> Iterator[str]:
-    """Yield the lines of a setting and of those below it; ``None`` as its comment hides it."""
+    """Yield the lines of a setting and of those below it; a setting whose comment is ``None`` is hidden."""
     if comments.get(path, "") is None:
         return
     node, start = _get_value(parent, key), "  " * (depth + 1) + f"{key}:"
     if isinstance(node, DictConfig) and len(node):
-        yield _add_comment(start, comments.get(path))  # of a group: which choice it is
+        yield _add_comment(start, comments.get(path))  # a group's comment is the name of its choice
         for name in map(str, node):
             yield from _format(node, name, f"{path}.{name}", depth + 1, comments)
     else:
@@ -43,7 +43,7 @@ def _format(parent: DictConfig, key: str, path: str, depth: int, comments: _Comm
 
 
 def _get_value(parent: DictConfig, key: str) -> Any:
-    """Return a setting's value with references resolved; one that cannot be resolved here as it is written."""
+    """Return a setting's value with references resolved, or as written if they cannot be resolved here."""
     if OmegaConf.is_missing(parent, key):
         return "???"
     try:
@@ -65,18 +65,18 @@ def _add_comment(line: str, comment: str | None) -> str:
 
 
 def _read_comments(hydra: DictConfig) -> dict[str, str]:
-    """Return the comments of the chosen files by the full names of the settings beside which they stand."""
-    folders = [Path(each.path) for each in hydra.runtime.config_sources if each.schema == "file"]
+    """Return the comments in the files of the chosen groups, by the full names of their settings."""
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
     found: dict[str, str] = {}
     for group, choice in hydra.runtime.choices.items():
         if choice and not group.startswith("hydra"):
             found[group] = choice
             found |= _comments_in(folders, f"{group}/{choice}", f"{group}.")
-    return found | _comments_in(folders, hydra.job.config_name, "")  # which has the last word on values, too
+    return found | _comments_in(folders, hydra.job.config_name, "")  # it overrides their values, too
 
 
 def _comments_in(folders: list[Path], name: str, prefix: str) -> dict[str, str]:
-    """Return the comments in a config, and in those of its group that it builds on."""
+    """Return the comments in a config and in the configs of its group on which it is based."""
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
         return {}

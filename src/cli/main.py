@@ -1,4 +1,4 @@
-"""The command line around Hydra's: folders, resuming, and errors told in one line."""
+"""The command line around Hydra's: run and sweep folders, resuming, and one-line error messages."""
 
 import logging
 import os
@@ -46,17 +46,17 @@ log = logging.getLogger(__name__)
 PLUGINS = Path(__file__).parent.parent / "plugins"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 OF_SWEEPS = ("hydra.sweep.", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
-OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # they know a sweep that is there already and go on with it
-INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143  # exit statuses where Ctrl-C, SIGPIPE or SIGTERM ended: 128 + signal
+OWN_LAUNCHERS = ("hydra_plugins.thunderhead.",)  # these can resume an existing sweep
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143  # exit statuses of Ctrl-C, SIGPIPE and SIGTERM: 128 + signal
 
 if str(PLUGINS) not in sys.path:
-    sys.path.append(str(PLUGINS))  # Hydra looks there for packages of hydra_plugins
+    sys.path.append(str(PLUGINS))  # Hydra searches sys.path for hydra_plugins packages
 
 
 def start(main: Callable[[], Any]) -> None:
-    """Run a Hydra application; what the user can put right ends in one line and status 1."""
-    keep_made()  # of what this process did before
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us instead of printing them
+    """Run a Hydra application; an error that the user can fix ends in one line and status 1."""
+    keep_made()  # folders of an earlier command in this process are not removed
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     register_resolvers()
     hurry_hydra()
     fit_hydra_for_sweeps()
@@ -68,7 +68,7 @@ def start(main: Callable[[], Any]) -> None:
 
 @contextmanager
 def told_in_the_end() -> Iterator[None]:
-    """End the process with one line and status 1 for an error that the user can put right."""
+    """Exit with one line and status 1 on an error that the user can fix."""
     settle_data_dir()
     try:
         with faults_told_once():
@@ -76,49 +76,49 @@ def told_in_the_end() -> Iterator[None]:
             sys.stdout.flush()
     except Exception as error:
         take_back(error)
-        told = can_be_mended(error)
-        if TRACEBACKS or not (told or comes_from_hydra(error)):
+        fixable = can_be_mended(error)
+        if TRACEBACKS or not (fixable or comes_from_hydra(error)):
             raise
-        if isinstance(error, BrokenPipeError):  # nobody reads on: --help | head
+        if isinstance(error, BrokenPipeError):  # the reader of stdout has gone: --help | head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(UNREAD)
-        sys.exit(f"error: {one_line(error) if told else one_line_of_hydra(error)}")
+        sys.exit(f"error: {one_line(error) if fixable else one_line_of_hydra(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """Write a job's error to its log: one line if the user can put it right, always with its traceback.
+    """Log a job's error: one line if the user can fix it, and always the traceback at debug level.
 
-    A single run then ends with status 1; in a sweep the error goes on to the launcher.
+    A single run then ends with status 1; in a sweep the error is raised again for the launcher.
     """
     try:
         yield
     except Exception as error:
         log.debug("the traceback of what stopped the run:", exc_info=True)
-        told, here = can_be_mended(error), place()
+        fixable, here = can_be_mended(error), place()
         line = f"error: {'' if here.first else f'in {here}: '}{one_line(error)}"
-        if told or not here.first:  # of several processes only the first one's traceback would be seen
+        if fixable or not here.first:  # only the traceback of rank 0 would be visible
             log.error("%s", line)
         if not in_sweep():
-            take_back(error)  # the log last written to, too
-        if told and not in_sweep() and not TRACEBACKS:
+            take_back(error)  # after the last line of the log, which is removed too
+        if fixable and not in_sweep() and not TRACEBACKS:
             raise SystemExit(1 if seen() else line) from error
         raise
 
 
 def seen() -> bool:
-    """Return whether errors in the log are seen in the terminal, as ``hydra/job_logging`` has it."""
-    streams = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
-    return log.isEnabledFor(logging.ERROR) and any(each.level <= logging.ERROR for each in streams)
+    """Return True if logged errors reach the terminal, which depends on ``hydra/job_logging``."""
+    streams = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
+    return log.isEnabledFor(logging.ERROR) and any(handler.level <= logging.ERROR for handler in streams)
 
 
 def run_folder() -> Path:
-    """The folder of the job under way.
+    """Return the folder of the current job.
 
     Raises:
-        InputError: if nothing has made sure that it is no other run's.
+        InputError: if the callback is missing that reserves the folder for one run.
     """
     hydra = HydraConfig.get()
     if not hydra.callbacks.get("claim_folder"):
@@ -127,7 +127,7 @@ def run_folder() -> Path:
 
 
 def in_sweep() -> bool:
-    """Whether the job under way is one of a multirun."""
+    """Return True if the current job is one of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -135,7 +135,7 @@ def in_sweep() -> bool:
 
 
 def register_resolvers() -> None:
-    """Register what the configs ask of the code: names of runs and of a sweep's jobs, and what ``--help`` shows."""
+    """Register the resolvers that conf/ uses: names of runs and of a sweep's jobs, and the text of ``--help``."""
     OmegaConf.register_new_resolver("name_or", run_name, replace=True)
     OmegaConf.register_new_resolver(
         "swept", lambda overrides, preset=None: swept_name(overrides, swept_keys(preset)), replace=True
@@ -146,7 +146,7 @@ def register_resolvers() -> None:
 
 
 def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
-    """The settings that the command line sweeps over, and a preset (``hydra.sweeper.params``)."""
+    """Return the settings swept over by the command line and by a preset (``hydra.sweeper.params``)."""
     given = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
     given += [f"{key}={value}" for key, value in (preset or {}).items()]
     parsed = OverridesParser.create().parse_overrides(given)
@@ -154,7 +154,7 @@ def swept_keys(preset: Mapping[str, Any] | None = None) -> set[str]:
 
 
 def swept_name(overrides: list[str], keys: set[str]) -> str:
-    """``_key-value`` for each of a job's overrides whose key is swept over."""
+    """Return ``_key-value`` for each of a job's overrides whose key is swept over, as one text."""
     pairs = [override.split("=", 1) for override in overrides]
     swept = [(key.lstrip("+").split(".")[-1], value) for key, value in pairs if key in keys]
     return shorten("".join(f"_{slug(name)}-{slug(value)}" for name, value in swept), 150)
@@ -162,7 +162,7 @@ def swept_name(overrides: list[str], keys: set[str]) -> str:
 
 @contextmanager
 def exiting() -> Iterator[None]:
-    """Tell errors of a callback of Hydra's by ending: of others it makes warnings."""
+    """Exit on an error in a Hydra callback, which Hydra itself would turn into a warning."""
     try:
         yield
     except Exception as error:
@@ -173,7 +173,7 @@ def exiting() -> Iterator[None]:
 
 
 class ClaimFolder(Callback):
-    """Makes a new run's or sweep's folder; refuses one that is another's."""
+    """Hydra callback that makes the folder of a new run or sweep and refuses one that belongs to another."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exiting():
@@ -184,11 +184,11 @@ class ClaimFolder(Callback):
             self.claim_sweep(config)
 
     def claim_run(self, config: DictConfig) -> None:
-        """Look at where a run is to lie, and make its folder."""
+        """Check a run's settings and paths, and make its folder."""
         refuse_others(config)
         refuse_typed(config, OF_SWEEPS, "is for sweeps (-m, sweep=), and this is one run")
         here = place_in(config.get("trainer") or {})
-        if here.first:  # the others are started by Lightning, with settings of its own
+        if here.first:  # Lightning starts the other ranks and adds its own settings
             check_places(config)
             check_loggers(config)
         agree(config, here)
@@ -201,7 +201,7 @@ class ClaimFolder(Callback):
             make_run(Path(config.hydra.run.dir), lambda: claim(Path(config.hydra.run.dir), config, True), setting)
 
     def claim_sweep(self, config: DictConfig) -> None:
-        """Look at where a sweep is to lie and make its folder; one that is there already it goes on with."""
+        """Check a sweep's settings and paths, and make its folder; an existing sweep is resumed."""
         if "sweep" in swept_keys() or [group for group, _ in chosen(config.hydra)].count("sweep") > 1:
             raise InputError("sweep=… is one preset: give it one value")
         if "name" in swept_keys(config.hydra.sweeper.get("params")):
@@ -226,18 +226,19 @@ class ClaimFolder(Callback):
 
 
 def make_run(folder: Path, write: Callable[[], Any], setting: str) -> None:
-    """Make a run's folder; one that a start has left that was killed at once is taken over.
+    """Make a run's folder; one left behind by a start that was killed immediately is taken over.
 
     Args:
         folder: the run's.
-        write: writes the run's settings there, unless there are some.
-        setting: what names the folder.
+        write: writes the run's settings there; raises `FileExistsError` if the folder has some.
+        setting: the setting that names the folder.
 
     Raises:
-        InputError: if it is another run's or has something else in it, or cannot be made.
+        InputError: if the folder belongs to another run, holds other files, or cannot be made.
     """
     settings, missing = folder / ".hydra" / "config.yaml", list_missing(folder)
     try:
+        # `find_foreign` ignores what an interrupted start leaves behind, so that its folder can be used again.
         if not os.path.exists(settings) and (foreign := find_foreign(folder)):
             raise InputError(f"{folder} is there already, with {foreign.name} in it: choose another {setting}=…")
         write()
@@ -253,7 +254,11 @@ def make_run(folder: Path, write: Callable[[], Any], setting: str) -> None:
 
 
 def make_sweep(folder: Path, setting: str) -> None:
-    """Make a sweep's folder; as `make_run`, where it is missing."""
+    """Make a sweep's folder, which must not exist yet.
+
+    Raises:
+        InputError: if it exists or cannot be made.
+    """
     missing = list_missing(folder)
     try:
         folder.mkdir(parents=True)
@@ -267,20 +272,20 @@ def make_sweep(folder: Path, setting: str) -> None:
 
 
 def naming_setting(config: DictConfig, own: str) -> str:
-    """Return which setting names the folder of a run or a sweep: its own one where that was typed, else the name."""
+    """Return the setting that names the folder: ``own`` (such as ``hydra.run.dir``) if it was typed, else "name"."""
     given = {text.partition("=")[0].lstrip("+") for text in typed(config.hydra, "hydra")}
     return own if own in given else "name"
 
 
 def is_sweep(folder: Path) -> bool:
-    """Return whether a folder is a sweep's, be it one that was stopped before there was more than its lock."""
+    """Return True if a folder is a sweep's, even if the sweep was stopped when only its lock existed."""
     if (folder / "multirun.yaml").is_file() or any(folder.glob("*/job.json")):
         return True
     return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def refuse_others(config: DictConfig) -> None:
-    """Refuse settings that are for other commands than to run one experiment."""
+    """Refuse settings that have no effect in a single new run: ``rerun``, and ``trust`` without ``resume``."""
     if config.get("rerun") is not None:
         raise InputError(f"rerun={show(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own")
     if config.get("trust") is not None and config.get("resume") is None:
@@ -288,21 +293,21 @@ def refuse_others(config: DictConfig) -> None:
 
 
 def refuse_typed(config: DictConfig, beginnings: tuple[str, ...], why: str) -> None:
-    """Refuse settings of Hydra's, known by how they begin, that would have no effect."""
+    """Refuse typed Hydra settings with one of the prefixes, since they would have no effect."""
     for text in typed(config.hydra, "hydra"):
         if text.lstrip("+~").startswith(beginnings):
             raise InputError(f"{text} {why}")
 
 
 def only_listen(config: DictConfig) -> None:
-    """Of several processes that train together the first one writes; Hydra and the log leave its folder alone."""
+    """Keep Hydra and the log of this rank out of the run's folder, which rank 0 alone writes to."""
     with read_write(config), open_dict(config):
         config.hydra.output_subdir = None
     log_to(config, "console")
 
 
 def log_to(config: DictConfig, handler: str) -> None:
-    """Have a job's log go to one of ``console`` and ``file`` alone, if it goes there at all."""
+    """Restrict a job's log to one handler, ``console`` or ``file``, if the log uses that handler."""
     root = config.hydra.job_logging.get("root") or {}
     if handler in (root.get("handlers") or []):
         with read_write(config), open_dict(config):

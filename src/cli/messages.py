@@ -1,4 +1,4 @@
-"""What is told of an error: one line, with the nearest right name where a name is wrong."""
+"""One-line error messages, which suggest the nearest existing name where a name is wrong."""
 
 import re
 import sys
@@ -24,8 +24,8 @@ from src.core.disk import StorageError, find_fault
 from src.core.errors import InputError
 from src.core.names import guess, guess_words
 
-STARTING = ("cli.py", "composition.py", "train.py", "eval.py")  # of our files those that a command starts in
-LONGEST = 600  # characters of a text of Hydra's
+STARTING = ("cli.py", "composition.py", "train.py", "eval.py")  # this project's files in which a command starts
+LONGEST = 600  # characters of a text from Hydra
 OF_HYDRA = (
     " Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.",
     ", set env var HYDRA_FULL_ERROR=1 to see chained exception.",
@@ -35,13 +35,13 @@ ADDED = (  # arguments of lightning.Trainer that are not in conf/trainer/
     *("benchmark", "detect_anomaly", "enable_autolog_hparams", "gradient_clip_algorithm", "inference_mode", "max_time"),
     *("min_epochs", "min_steps", "reload_dataloaders_every_n_epochs", "sync_batchnorm", "val_check_interval"),
 )
-ONE_EACH = ("model", "data", "optimizer", "scheduler", "trainer")  # groups of which a run has one choice
-PARTS = tuple(f"{group}." for group in ONE_EACH)  # settings of their classes, which may take more
-MISCONFIGURED = "MisconfigurationException"  # Lightning's name for settings that it does not take
+ONE_EACH = ("model", "data", "optimizer", "scheduler", "trainer")  # groups with exactly one choice per run
+PARTS = tuple(f"{group}." for group in ONE_EACH)  # settings of their classes, which may accept further ones
+MISCONFIGURED = "MisconfigurationException"  # what Lightning raises for settings that it does not accept
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """Return the `InputError` among an error and its causes; one for a fault of the disk, whichever library met it."""
+    """Return the `InputError` among an error and its causes, or one made for a storage fault that a library raised."""
     found = error
     while found is not None and not isinstance(found, InputError):
         found = found.__cause__
@@ -49,20 +49,20 @@ def input_error(error: BaseException | None) -> InputError | None:
 
 
 def can_be_mended(error: BaseException) -> bool:
-    """Return whether an error tells of settings that its user can put right."""
+    """Return True if the user can fix the error, mostly by other settings."""
     typed = isinstance(error, (HydraException, OmegaConfBaseException)) or type(error).__name__ == MISCONFIGURED
     return typed or input_error(error) is not None
 
 
 def comes_from_hydra(error: BaseException) -> bool:
-    """Return whether an error arose before anything of ours began: Hydra and logging took what was typed amiss."""
+    """Return True if Hydra or logging raised the error over its settings, before this project's code started."""
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [path for path in frames if path.is_relative_to(Path(__file__).parents[1])]
     return all(path.name in STARTING for path in own) and frames[-1].name != "cli.py"
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error as one line; for names that do not exist, with the nearest that does."""
+    """Return an error as one line; for a name that does not exist, with the nearest one that does."""
     found = input_error(error)
     if isinstance(found, StorageError):
         found = found.completed("what was there before is whole", "start again")
@@ -101,16 +101,16 @@ def find_unknown(error: BaseException) -> str | None:
         r"Could not override '([^']+)'|Could not delete from config\. '([^']+)' does|is not in struct full_key: (\S+)",
         " ".join(f"{error} {error.__cause__}".split()),
     )
-    return max(map("".join, found), key=len, default=None)  # the longest: of data={a:1} it is data.a
+    return max(map("".join, found), key=len, default=None)  # the longest is the most precise: data.a for data={a:1}
 
 
 def one_line_of_hydra(error: BaseException) -> str:
-    """Return as one line what Hydra, or Python's logging, says of settings that it cannot take."""
+    """Return an error of Hydra or Python's logging about settings as one line."""
     return f"Hydra cannot take these settings ({type(error).__name__}: {_shortened(str(error))})"
 
 
 def _shortened(text: str) -> str:
-    """Return a text on one line, not too long, and without what only Hydra's own users know."""
+    """Return a text on one line, cut to `LONGEST` characters and without Hydra's hints to its own users."""
     text = " ".join(text.split())
     for words in OF_HYDRA:
         text = text.replace(words, "")
@@ -119,14 +119,14 @@ def _shortened(text: str) -> str:
 
 
 def _parted(choice: str) -> tuple[str, str]:
-    """Return the group and the name of "hydra/launcher/local"."""
+    """Split "hydra/launcher/local" into group and name: ("hydra/launcher", "local")."""
     parts = choice.split("/")
     depth = 2 if parts[0] == "hydra" else 1
     return "/".join(parts[:depth]), "/".join(parts[depth:])
 
 
 def _unreadable() -> str | None:
-    """Return the argument that Hydra's grammar does not take."""
+    """Return the first argument that Hydra's grammar cannot parse, or ``None``."""
     parser = OverridesParser.create()
     for argument in typed_settings():
         try:
@@ -137,14 +137,14 @@ def _unreadable() -> str | None:
 
 
 def unknown_choice(group: str, choice: str, there: Sequence[str] = ()) -> str:
-    """Return what to tell of a choice that a group does not have; ``there`` are those that Hydra has found."""
+    """Return the message about a choice that a group does not have; ``there`` are the choices that Hydra found."""
     choices = sorted({*there, *list_choices(group)})
     known = f"; {group} is one of {', '.join(choices)}" if choices else ""
     return f"{group}={show(choice)}: there is no such choice{_ask(guess(choice, choices))}{known}"
 
 
 def unknown_setting(key: str) -> str:
-    """Return what to tell of a setting that there is not, or no longer."""
+    """Return the message about a setting that does not exist or can no longer be changed."""
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     if any(arg.partition("=")[0] == f"~{key}" for arg in sys.argv):
@@ -159,7 +159,7 @@ def unknown_setting(key: str) -> str:
 
 
 def no_such_setting(key: str) -> str:
-    """Return what to tell of a setting that there is not, or not with the choices that are made."""
+    """Return the message about a setting that does not exist, or not with the current choices."""
     hint = "" if key in list_settings() else hint_at(key)
     if is_evaluation() and (not hint or (CONF / key.partition(".")[0]).is_dir()):
         return f"there is no setting {show(key)}: a run is evaluated with its own settings; --help shows what there is"
@@ -167,7 +167,7 @@ def no_such_setting(key: str) -> str:
 
 
 def hint_at(key: str) -> str:
-    """Return which setting a wrong name may stand for, to follow what is told of it; empty if there is none near."""
+    """Return the end of the message about a wrong name: the setting probably meant; empty if none is near."""
     names, group = [*list_settings(), *list_groups()], key.partition(".")[0]
     if key == f"{group}._target_" or (group == "trainer" and key.removeprefix("trainer.") in ADDED):
         return f": write +{key}=…"
@@ -178,7 +178,7 @@ def hint_at(key: str) -> str:
 
 
 def find_meant(key: str) -> str | None:
-    """Return the setting or group that a name stands for, right or wrong."""
+    """Return the setting or group of this name, or else the one with the nearest name."""
     names = [*list_settings(), *list_groups()]
     return key if key in names else guess(key, names)
 

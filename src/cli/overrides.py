@@ -1,4 +1,4 @@
-"""A command's settings before Hydra reads them: what it would misread is put right, what it would lose is refused."""
+"""Preparation of a command's settings for Hydra: values are quoted, and settings without effect are refused."""
 
 import os
 import re
@@ -18,12 +18,12 @@ from src.core.errors import InputError
 
 ONE_PATH = ("resume", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")  # never swept over
 TEXTS = ("name", *ONE_PATH, "run", "checkpoint", "ckpt_path", "paths.data", "data.root", "model.weights")
-NO_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not take for text
-SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # how an argument begins that makes it a sweep
+NO_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text
+SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # prefixes of the arguments that start a sweep
 TAKING = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
-FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\(")  # of Hydra's grammar
+FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\(")  # functions of Hydra's grammar
 
-OF_HYDRA = {  # settings that are not to be given, and why
+OF_HYDRA = {  # settings that must not be given, and why
     "hydra.output_subdir": "a run keeps its settings in .hydra, without which it can be neither resumed nor evaluated",
     "hydra.callbacks.claim_folder": "it keeps a run from writing into another's folder",
     "hydra.runtime": "Hydra itself fills it in; name=… or hydra.run.dir=… says where a run lies",
@@ -37,10 +37,10 @@ OF_HYDRA = {  # settings that are not to be given, and why
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Return a command's arguments as Hydra is to read them: flags first, paths and names in quotes.
+    """Return a command's arguments in the form that Hydra needs: flags first, paths and names in quotes.
 
     Raises:
-        InputError: for what no command takes, or a setting given twice.
+        InputError: for arguments that no command accepts, or a setting given twice.
     """
     arguments = _put_flags_first(arguments)
     check_arguments(arguments)
@@ -53,7 +53,7 @@ def prepare(arguments: list[str]) -> list[str]:
 
 
 def _put_flags_first(arguments: list[str]) -> list[str]:
-    """Return the arguments with flags, and their values, before the settings: Hydra takes none in between."""
+    """Return the arguments with flags and their values first: Hydra accepts none between settings."""
     flags: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
@@ -66,7 +66,7 @@ def _put_flags_first(arguments: list[str]) -> list[str]:
 
 
 def _refuse_of_hydra(arguments: list[str]) -> None:
-    """Refuse settings of Hydra's that would have no effect, or without which a run cannot be."""
+    """Refuse changes of Hydra's own settings that have no effect or would break a run."""
     for argument in arguments:
         typed, _, value = argument.partition("=")
         key = typed.lstrip("+~")
@@ -80,7 +80,7 @@ def _refuse_of_hydra(arguments: list[str]) -> None:
 
 
 def _refuse_unnamed(arguments: list[str]) -> None:
-    """Refuse choices that are no names, of which Hydra makes tracebacks: ``data=5``, ``-m data=xor,[5]``."""
+    """Refuse choices that are not names, on which Hydra fails with a traceback: ``data=5``, ``-m data=xor,[5]``."""
     for override in _parse(arguments):
         value, group = override.value(), override.key_or_group
         if not is_group(group) or override.is_delete() or isinstance(value, Glob):
@@ -90,7 +90,7 @@ def _refuse_unnamed(arguments: list[str]) -> None:
             if not (isinstance(choice, dict) or all(isinstance(name, (str, QuotedString)) for name in names)):
                 shown = str(override.input_line).partition("=")[2]
                 if isinstance(value, ChoiceSweep):
-                    shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # it takes all of these
+                    shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # accepts all of these
                 raise InputError(unknown_choice(group, shown))
             if isinstance(choice, list) and len(choice) > 1 and group in ONE_EACH:
                 how = f"-m {group}={','.join(map(str, choice))} makes a run of each"
@@ -101,10 +101,10 @@ def _refuse_unnamed(arguments: list[str]) -> None:
 
 
 def _quote(argument: str, sweeping: bool) -> str:
-    """Return ``run=a folder, 1`` as Hydra reads it: a path or a name is text, whatever it looks like.
+    """Return an argument such as ``run=a folder, 1`` quoted, so that Hydra reads a path or a name as text.
 
-    In a sweep a comma parts two values, but in what is never swept over, and in the path of something that is there;
-    two names are refused later.
+    In a sweep a comma separates two values, except in settings that are never swept over and in the path of an
+    existing file; two names are refused later.
     """
     typed, _, value = argument.partition("=")
     key = typed.lstrip("+")
@@ -112,7 +112,7 @@ def _quote(argument: str, sweeping: bool) -> str:
         return argument
     if not sweeping or key in ONE_PATH or os.path.exists(os.path.expanduser(value)):
         return f"{typed}={_quote_value(key, value)}"
-    if FUNCTION.match(value):
+    if FUNCTION.match(value):  # such as choice(a,b): Hydra must parse it itself
         return argument
     return f"{typed}={','.join(_quote_value(key, part) for part in re.split(r', *', value))}"
 
@@ -124,7 +124,7 @@ def _quote_value(key: str, value: str) -> str:
 
 
 def _is_word(value: str) -> bool:
-    """Return whether Hydra takes a value for text as it stands: not for a number, a truth or nothing."""
+    """Return True if Hydra parses an unquoted value as text, not as a number, a boolean or null."""
     return re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) is not None and value.lower() not in NO_WORDS
 
 
@@ -132,11 +132,11 @@ def _is_word(value: str) -> bool:
 
 
 def refuse_repeated(arguments: list[str], merging: bool = True) -> None:
-    """Refuse settings that are given twice, of which Hydra would take the last.
+    """Refuse settings that are given twice: Hydra would silently use the last.
 
     Args:
-        arguments: a command's.
-        merging: let a setting have several dictionaries, if none has what another has.
+        arguments: the command's.
+        merging: allow several dictionaries for one setting if they have no key in common.
 
     Raises:
         InputError: naming the setting and both arguments.
@@ -146,17 +146,17 @@ def refuse_repeated(arguments: list[str], merging: bool = True) -> None:
         for name in _list_names(override) if merging else [override.key_or_group]:
             before = first.setdefault(name, override)
             if before.input_line != override.input_line and not _is_of_lightning(name):
-                both = " and ".join(show(each.input_line) for each in (before, override))
+                both = " and ".join(show(given.input_line) for given in (before, override))
                 raise InputError(f"{name} is given twice, {both}: give it once")
 
 
 def _is_of_lightning(name: str) -> bool:
-    """Return whether a setting is given by Lightning, which adds some where it starts another process of a run."""
+    """Return True if Lightning gave the setting: it adds some when it starts another process of a run."""
     return name.startswith("hydra.") and "LOCAL_RANK" in os.environ
 
 
 def _parse(arguments: list[str]) -> Iterator[Override]:
-    """Yield the overrides among arguments; Hydra tells of those that cannot be read."""
+    """Yield the overrides among arguments; those that cannot be parsed are skipped, for Hydra reports them later."""
     parser = OverridesParser.create()
     for argument in arguments:
         try:
@@ -167,7 +167,7 @@ def _parse(arguments: list[str]) -> Iterator[Override]:
 
 
 def _list_names(override: Override) -> set[str]:
-    """Return the full names of the settings that an override gives: of dictionaries those that are in them."""
+    """Return the full names of the settings that an override sets; for a dictionary, those of its entries."""
     package = f"@{override.package}" if override.package else ""
     key, value = f"{override.key_or_group}{package}", override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]

@@ -1,4 +1,4 @@
-"""Presets that fit together: what one chooses or tunes does not silently become another's."""
+"""Checks that presets fit together: values that one was tuned for must not silently apply to another choice."""
 
 import re
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.core.errors import InputError
 
-PRESETS = ("debug", "sweep", "experiment")  # the groups whose files set values of other groups, the last composed first
+PRESETS = ("debug", "sweep", "experiment")  # groups that set values of other groups; the last is composed first
 
 
 def check_presets(hydra: DictConfig) -> None:
-    """Refuse a command line that mixes presets which do not fit, or a preset with another choice than its own.
+    """Refuse a command line that mixes conflicting presets, or replaces a choice that a preset has tuned.
 
-    A preset that says ``override /optimizer: sgd`` and ``optimizer.lr: 0.5`` tuned the one for the
-    other: with ``optimizer=adam`` over it the rate must be given anew. (Values under
-    ``recipe.sgd`` never come along.)
+    A preset with ``override /optimizer: sgd`` and ``optimizer.lr: 0.5`` tuned the learning rate for SGD: with
+    ``optimizer=adam`` on the command line the learning rate must be given again. (Values under ``recipe.sgd`` apply
+    to SGD alone.)
 
     Args:
-        hydra: the settings under ``hydra``, of a run or a sweep's job.
+        hydra: the settings under ``hydra`` of a run or of a sweep's job.
 
     Raises:
         InputError: naming the preset, the setting and what to do.
@@ -39,32 +39,33 @@ def check_presets(hydra: DictConfig) -> None:
 
 
 def check_choices(hydra: DictConfig) -> None:
-    """Refuse two presets that choose differently where the command line does not choose.
+    """Refuse two presets that make different choices in a group where the command line makes none.
 
-    One would have its way and the other's settings would stay: ``experiment=wheat`` over
-    ``sweep=hidden_size``, which is for MNIST, would put wheat's batch size and epochs onto MNIST.
-    A preset that chooses the other one, as ``sweep=wheat`` does, means what it changes of it.
+    One choice would win, but the other preset's values would stay: ``experiment=wheat`` with
+    ``sweep=hidden_size``, which is for MNIST, would train on MNIST with wheat's batch size and epochs.
+    A preset that itself chooses the other one, as ``sweep=wheat`` does, may change its choices.
 
     Args:
-        hydra: the settings under ``hydra``, of a run, a sweep's job or a sweep that starts.
+        hydra: the settings under ``hydra`` of a run, of a sweep's job or of a sweep that starts.
 
     Raises:
-        InputError: naming both presets, what each is for and what to do.
+        InputError: naming both presets, the choices of each and what to do.
     """
     for (first, one), (second, other) in combinations(chosen(hydra), 2):
         left, right = choices(hydra, first, one), choices(hydra, second, other)
         if other in words(left.get(second, "")):
             continue
+        # A clash: both choose in the same group, without a choice in common, and the command line does not decide.
         clashing = [group for group in left if group in right and group not in given(hydra)]
         clashing = [group for group in clashing if words(left[group]).isdisjoint(words(right[group]))]
         if clashing:
             means, meant = (", ".join(f"{group}={side[group]}" for group in clashing) for side in (left, right))
-            asked = " ".join(f"{group}=…" for group in clashing)
-            raise InputError(f"{first}={one} is for {means} and {second}={other} for {meant}: give {asked} too")
+            missing = " ".join(f"{group}=…" for group in clashing)
+            raise InputError(f"{first}={one} is for {means} and {second}={other} for {meant}: give {missing} too")
 
 
 def chosen(hydra: DictConfig) -> list[tuple[str, str]]:
-    """Return the presets in use, each with its group; of a list of them, which Hydra does not note, all."""
+    """Return the presets in use as (group, name), including all of a list, which Hydra does not record."""
     parser = OverridesParser.create()
     found: dict[str, list[Any]] = {group: [hydra.runtime.choices.get(group)] for group in PRESETS}
     for text in typed(hydra, "task"):
@@ -75,18 +76,18 @@ def chosen(hydra: DictConfig) -> list[tuple[str, str]]:
 
 
 def typed(hydra: DictConfig, what: str) -> list[str]:
-    """Return a job's overrides as they were typed, references in them not followed: "task" or "hydra" ones."""
+    """Return a job's "task" or "hydra" overrides as they were typed, with unresolved references."""
     content: Any = OmegaConf.to_container(hydra.overrides)
     return list(content[what])
 
 
 def given(hydra: DictConfig) -> set[str]:
-    """The names of what the command line gives; in a sweep's job also what its axes give."""
+    """Return the names of the settings given on the command line; in a sweep's job also those of its axes."""
     return {override.split("=")[0].lstrip("+") for override in typed(hydra, "task")}
 
 
 def choices(hydra: DictConfig, group: str, name: str) -> dict[str, str]:
-    """What a preset chooses in other groups, by itself or by those it builds on; of an axis all its values."""
+    """Return a preset's choices in other groups, with those of the presets it builds on; for an axis all its values."""
     preset = preset_file(hydra, f"{group}/{name}.yaml")
     bases = [entry for entry in preset.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
     found = {key: value for base in bases for key, value in choices(hydra, group, base).items()}
@@ -95,12 +96,12 @@ def choices(hydra: DictConfig, group: str, name: str) -> dict[str, str]:
 
 
 def words(values: str) -> set[str]:
-    """The choices that a text names: "mnist,cifar10"."""
+    """Return the set of choices that a text such as "mnist,cifar10" names."""
     return set(re.findall(r"[\w./-]+", values))
 
 
 def preset_file(hydra: DictConfig, name: str) -> dict[str, Any]:
-    """The first config of that name on Hydra's search path, as it is written; empty if there is none."""
+    """Return the first config of that name on Hydra's search path, unresolved; empty if there is none."""
     for source in hydra.runtime.config_sources:
         path = Path(source.path) / name
         if source.schema == "file" and path.is_file():
@@ -110,7 +111,7 @@ def preset_file(hydra: DictConfig, name: str) -> dict[str, Any]:
 
 
 def tuned(preset: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What a preset sets for its own choices: (group, choice, setting)."""
+    """Return the settings that a preset has tuned for its own choices, as (group, choice, setting)."""
     return [
         (group, choice, f"{group}.{setting}")
         for group, choice in overridden(preset).items()
@@ -119,7 +120,7 @@ def tuned(preset: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def overridden(preset: Mapping[str, Any]) -> dict[str, str]:
-    """The choices of a preset's own: {"optimizer": "sgd"} for ``override /optimizer: sgd``."""
+    """Return the choices in a preset's own defaults: {"optimizer": "sgd"} for ``override /optimizer: sgd``."""
     own = [entry for entry in preset.get("defaults", []) if isinstance(entry, Mapping)]
     return {
         key.removeprefix("override ").lstrip("/"): str(choice)

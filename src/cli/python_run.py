@@ -1,4 +1,4 @@
-"""A run that Python code or a notebook starts with a composed config: its folder and its log, as the command line's."""
+"""Folder and log of a run that Python code or a notebook starts, the same as on the command line."""
 
 import logging
 import sys
@@ -23,20 +23,20 @@ from src.storage.records import write_settings
 from src.storage.strays import refuse_strays
 
 LOG = "train.log"
-STAMP = "%Y-%m-%d_%H-%M-%S-%f"  # the name of a run without one
+STAMP = "%Y-%m-%d_%H-%M-%S-%f"  # default name of a run
 
 
 @contextmanager
 def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
-    """Give a run a folder under ``paths.outputs``, or that which it goes on in, and a log there and on the screen.
+    """Make a run's folder under ``paths.outputs``, or open that of a resumed run, and log there and to the screen.
 
     Yields:
         The config without Hydra's own part, and the folder.
 
     Raises:
-        InputError: if the folder is another run's, or several processes are to train.
+        InputError: if the folder belongs to another run, or several processes would train.
     """
-    keep_made()  # of a run before
+    keep_made()  # the folder of an earlier run is not removed
     settle_data_dir()
     content: Any = OmegaConf.to_container(cfg)
     content.pop("hydra", None)
@@ -45,7 +45,7 @@ def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     expand_home(cfg)
     refuse_others(cfg)
     check_loggers(cfg)
-    if hydra is not None:  # otherwise nothing is known of the presets that made the config
+    if hydra is not None:  # without it the presets behind the config are unknown
         check_presets(hydra)
         _refuse_of_hydra(hydra)
     if together(cfg.trainer):
@@ -64,7 +64,7 @@ def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
 
 
 def _refuse_of_hydra(hydra: DictConfig) -> None:
-    """Refuse what only Hydra's own start of a command would do."""
+    """Refuse Hydra settings that take effect only when Hydra starts the command."""
     if hydra.mode == RunMode.MULTIRUN or dict(chosen(hydra)).get("sweep"):
         raise InputError("a sweep is several runs: start it on the command line, python -m src.train sweep=… or -m …")
     if own := [text for text in typed(hydra, "hydra") if "hydra.searchpath" not in text]:
@@ -73,7 +73,7 @@ def _refuse_of_hydra(hydra: DictConfig) -> None:
 
 @contextmanager
 def _logging_to(folder: Path) -> Iterator[None]:
-    """Write the log to a file in a folder, and its lines to the screen unless logging is set up already."""
+    """Write the log to a file in a folder, and to the screen unless logging is already configured."""
     log, file = logging.getLogger("src"), logging.FileHandler(folder / LOG)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     screen = logging.StreamHandler(sys.stdout)

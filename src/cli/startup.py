@@ -1,4 +1,4 @@
-"""How the command line starts and ends without waiting for what it does not need; no result depends on it."""
+"""Shortcuts that make the command line start and exit faster; no result depends on them."""
 
 import atexit
 import gc
@@ -16,12 +16,12 @@ from hydra.core.object_type import ObjectType
 from omegaconf import base as omegaconf_base
 
 
-@cache  # once, however many commands a process runs
+@cache  # patch once, even if a process runs several commands
 def hurry_hydra() -> None:
-    """Have Hydra list its choices, read its files and resolve references faster."""
+    """Patch Hydra and OmegaConf: list choices, read files and resolve references faster."""
     ConfigLoaderImpl.get_group_options = group_options  # type: ignore[assignment, method-assign]
-    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, written in C
-    omegaconf_base.parse = cache(omegaconf_base.parse)  # a sweep's jobs have the same references, each parsed once so
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same loader, written in C
+    omegaconf_base.parse = cache(omegaconf_base.parse)  # a sweep's jobs share their references: parse each once
 
 
 def group_options(
@@ -31,20 +31,26 @@ def group_options(
     config_name: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[str]:
-    """What there is in a group; Hydra's own copies all it knows of for each answer, a hundred times for ``--help``."""
+    """Return the options of a group.
+
+    Hydra's own method copies its whole repository on each call, a hundred times for ``--help``.
+    """
     options: list[str] = sources(loader, config_name, *(overrides or ())).get_group_options(group_name, results_filter)
     return options
 
 
 @cache
 def sources(loader: ConfigLoaderImpl, config_name: str | None, *overrides: str) -> CachingConfigRepository:
-    """Where a loader looks for configs."""
+    """Return the repository of configs that a loader searches."""
     return loader._parse_overrides_and_create_caching_repo(config_name, list(overrides))[1]
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Look for no garbage while a run's libraries are imported, nor among them later: that takes a second or two."""
+    """Disable garbage collection during imports and exclude the imported objects from later collections.
+
+    This saves a second or two.
+    """
     gc.disable()
     try:
         yield
@@ -53,30 +59,30 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
-@cache  # once: of a process's further runs all can be garbage
+@cache  # freeze once: objects of a process's later runs must stay collectable
 def keep_imported() -> None:
-    """Have what there is now never looked at as garbage."""
+    """Exclude all existing objects from garbage collection."""
     gc.freeze()
-    atexit.register(gc.unfreeze)  # what is frozen at the end some libraries report as leaked
+    atexit.register(gc.unfreeze)  # some libraries report frozen objects as leaks at exit
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """After a run that went well end the process before Python takes all modules apart, which takes a second or two.
+    """Skip the interpreter's teardown after a successful run, which takes a second or two.
 
-    What is to be done at exit is done before. A process that does more than to run this program, a
-    profiler's for example, ends as always.
+    All other exit handlers run before. A process that runs more than this program, a profiler's for example, exits as
+    usual.
     """
-    well = False
+    succeeded = False
 
     def end() -> None:
         program = getattr(sys.modules["__main__"], "__spec__", None)
-        if well and program is not None and program.name in ("src.train", "src.eval"):
+        if succeeded and program is not None and program.name in ("src.train", "src.eval"):
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
 
-    atexit.register(end)  # before the libraries' own, so that it is called after them
+    atexit.register(end)  # exit handlers run in reverse order: registered first, it runs last
     yield
-    well = True
+    succeeded = True

@@ -1,1 +1,1 @@
-"""Where a run's metrics, settings and pictures go: Lightning's loggers, as this project uses them."""
+"""Lightning's loggers, adapted to this project: they receive a run's metrics, settings and figures."""

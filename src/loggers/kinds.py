@@ -1,4 +1,4 @@
-"""What each kind of logger takes in its own way: a run's settings, its pictures, and its name where a run goes on."""
+"""Adapters for Lightning's loggers: how each receives a run's settings and figures, and resumes a run."""
 
 import logging
 import re
@@ -19,18 +19,19 @@ from src.loggers.table import Table
 from src.storage.configs import flat
 from src.storage.files import remove
 
-PROJECT = "thunderhead"  # what MLflow has runs under that are no sweep's
-LONGEST = 250  # characters of a setting in MLflow; Lightning cuts them there
+PROJECT = "thunderhead"  # the MLflow experiment of runs that belong to no sweep
+LONGEST = 250  # characters of a setting's value in MLflow; Lightning cuts it there
 Settings = dict[str, Any]
 
 
 class Start(NamedTuple):
-    """A start of a run.
+    """A start of a run, new or resumed.
 
     Attributes:
         folder: the run's.
-        sweep: its sweep's folder, if it is a job of one.
-        step: what was logged from this step on is taken back, where that can be; ``None``: the run is new.
+        sweep: the folder of its sweep, if it is a job of one.
+        step: the step that it resumes from: what was logged from there on is removed, if the logger can do that;
+            ``None`` for a new run.
     """
 
     folder: Path
@@ -39,14 +40,14 @@ class Start(NamedTuple):
 
 
 class Kind:
-    """A logger of which nothing is known but that it is one of Lightning's."""
+    """Adapter for any Lightning logger; subclasses handle the loggers with a special interface."""
 
     def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
-        """Return values for settings that are left open."""
+        """Return values for settings that the config leaves open."""
         return {}
 
     def begin(self, logger: Any, start: Start) -> None:
-        """Open a logger, so that what hinders it is told before training; one of one's own may have nothing to open."""
+        """Open a logger, so that its errors are raised before training; a custom logger may have nothing to open."""
         if hasattr(type(logger), "experiment"):
             _ = logger.experiment
 
@@ -58,32 +59,32 @@ class Kind:
         return callable(getattr(logger, "log_image", None))
 
     def log_figure(self, logger: Any, name: str, pixels: np.ndarray, step: int) -> None:
-        """Log a picture, uint8 (H, W, 3)."""
+        """Log a figure given as pixels, uint8 (H, W, 3)."""
         logger.log_image(key=name, images=[pixels], step=step)
 
 
 def as_plain(cfg: DictConfig) -> Settings:
-    """Return a run's settings as plain values, nested as they are typed, without Hydra's own."""
+    """Return a run's settings as nested dictionaries of plain values, without Hydra's own."""
     own: Any = [key for key in cfg if key != "hydra"]
     plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     return plain
 
 
 class _TensorBoard(Kind):
-    """Its HParams are for sweeps, see `src.sweeps.store.hparams`; a run's settings lie in a file beside the events."""
+    """Adapter for TensorBoard; `src.sweeps.store.hparams` writes HParams for sweeps, a run's settings go to a file."""
 
     def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
         return {} if start.step is None else {"purge_step": start.step}
 
     def begin(self, logger: TensorBoardLogger, start: Start) -> None:
-        """Refuse settings that its writer would refuse; its file is made when there is something to log."""
-        from torch.utils.tensorboard import SummaryWriter  # which takes a while
+        """Refuse settings that the writer would refuse; its file is made at the first logged value."""
+        from torch.utils.tensorboard import SummaryWriter  # slow import
 
         if unknown := sorted(set(logger._kwargs) - set(signature(SummaryWriter).parameters)):
             raise TypeError(f"it takes no setting called {', '.join(unknown)}")
 
     def log_config(self, logger: TensorBoardLogger, cfg: DictConfig) -> None:
-        remove(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start: it would stay
+        remove(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start; Lightning would keep it
         logger.hparams.update(as_plain(cfg))
 
     def takes_figures(self, logger: TensorBoardLogger) -> bool:
@@ -94,9 +95,9 @@ class _TensorBoard(Kind):
 
 
 class Events(TensorBoardLogger):
-    """Lightning's TensorBoardLogger without charts that nobody looks at first.
+    """Lightning's TensorBoardLogger without the chart of the epoch.
 
-    TensorBoard sorts its charts by name. The epoch, which Lightning logs with each metric, would be the first.
+    TensorBoard sorts its charts by name, and the epoch, which Lightning logs with each metric, would come first.
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -104,17 +105,19 @@ class Events(TensorBoardLogger):
 
 
 def name_chart(metric: str) -> str:
-    """Return the name of a metric's chart: its own, but ``train/lr-Adam`` for a learning rate, ``lr-Adam``."""
+    """Return the name of a metric's chart: the metric's own, but ``train/lr-Adam`` for learning rate ``lr-Adam``."""
     return f"train/{metric}" if metric.startswith("lr-") else metric
 
 
 class _Csv(Kind):
+    """Adapter for the CSVLogger, whose file is opened by `Table`."""
+
     def begin(self, logger: CSVLogger, start: Start) -> None:
         logger._experiment = Table(logger.log_dir, start.step)
 
 
 class _Wandb(Kind):
-    """Weights & Biases. What was logged cannot be taken back: a point that is logged again stands there twice."""
+    """Adapter for Weights & Biases, where nothing can be removed: a point that is logged again appears twice."""
 
     def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
         need("wandb", "wandb", "a WandbLogger")
@@ -123,12 +126,12 @@ class _Wandb(Kind):
     def begin(self, logger: WandbLogger, start: Start) -> None:
         super().begin(logger, start)
         for link in start.folder.glob("wandb/*/logs/*.log"):
-            if link.is_symlink():  # it leads out of the folder, and nothing in a run's folder may
+            if link.is_symlink():  # it leads out of the run's folder, which no link may do
                 remove(link)
 
 
 class _MLFlow(Kind):
-    """MLflow. What was logged cannot be taken back; a setting that changes becomes a tag beside the first value."""
+    """Adapter for MLflow, where nothing can be removed: a changed setting becomes a tag, next to the first value."""
 
     def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
         need("mlflow", "mlflow", "an MLFlowLogger")
@@ -136,24 +139,25 @@ class _MLFlow(Kind):
 
         store = start.sweep or start.folder
         uri = settings.get("tracking_uri") or environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}/mlflow.db"
-        place = _find_store(uri) if uri.startswith("sqlite:") else None  # else the store knows where pictures lie
+        # Other stores choose the directory of their figures themselves.
+        directory = _find_store(uri) if uri.startswith("sqlite:") else None
         known = {
             "tracking_uri": uri,
             "experiment_name": start.sweep.name if start.sweep else PROJECT,
             "run_name": start.folder.name,
-            "artifact_location": place and (place / "mlruns").as_uri(),
+            "artifact_location": directory and (directory / "mlruns").as_uri(),
         }
         environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # they tell of each table that they make
+            logging.getLogger(name).setLevel(logging.ERROR)  # they log each table that they create
         with _alone_at(uri):
-            MlflowClient(uri)  # makes the tables of a new store
+            MlflowClient(uri)  # creates the tables of a new store
         return _open_ones(settings, known)
 
     def begin(self, logger: MLFlowLogger, start: Start) -> None:
         with _alone_at(str(logger._tracking_uri)):
-            client = logger.experiment  # makes a new experiment
-        client.update_run(logger.run_id, status="RUNNING")  # a run that goes on may have been over
+            client = logger.experiment  # creates a new experiment
+        client.update_run(logger.run_id, status="RUNNING")  # a resumed run may be marked as finished
 
     def log_config(self, logger: MLFlowLogger, cfg: DictConfig) -> None:
         known = logger.experiment.get_run(logger.run_id).data.params
@@ -171,24 +175,24 @@ class _MLFlow(Kind):
 
 @contextmanager
 def _alone_at(uri: str) -> Iterator[None]:
-    """Have other processes wait that use the same store on this machine: of a sweep's jobs one makes it."""
-    if place := _find_store(uri):
-        place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / ".mlflow.lock"):
+    """Lock an MLflow store on this machine, so that only one of a sweep's jobs creates it."""
+    if directory := _find_store(uri):
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".mlflow.lock"):
             yield
     else:
         yield
 
 
 def _find_store(uri: str) -> Path | None:
-    """Return the folder of an MLflow store that is on this machine; ``None`` for another."""
+    """Return the folder of an MLflow store on this machine; ``None`` for a remote store."""
     if match := re.fullmatch(r"sqlite:///(.+)/[^/]+|file:(?://)?(.+)", uri):
         return Path(match[1] or match[2]).absolute()
     return Path.cwd() if re.fullmatch("sqlite:///[^/]+", uri) else None
 
 
 def _open_ones(settings: Mapping[str, Any], known: Settings) -> Settings:
-    """Return those of the known values whose settings are left open."""
+    """Return the known values of those settings that the config leaves open."""
     return {key: value for key, value in known.items() if value is not None and settings.get(key) is None}
 
 
@@ -201,5 +205,5 @@ KINDS: dict[type[Logger], Kind] = {
 
 
 def find_kind(logger: type) -> Kind:
-    """Return how a class of loggers is used."""
-    return next((kind for each, kind in KINDS.items() if issubclass(logger, each)), Kind())
+    """Return the adapter for a class of loggers."""
+    return next((kind for known, kind in KINDS.items() if issubclass(logger, known)), Kind())

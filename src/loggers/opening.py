@@ -1,6 +1,6 @@
-"""A run's loggers from its start to its end: made, opened with the run's settings, and closed.
+"""A run's loggers from start to finish: complete their settings, open them and close them.
 
-A run that goes on is the same run to each of them: by what they know it stands in ``logger.json`` in its folder.
+Each logger continues the same run when a run is resumed: its ID of the run is saved in ``logger.json``.
 """
 
 import logging
@@ -24,8 +24,8 @@ from src.loggers.kinds import Events, Settings, Start, find_kind
 from src.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
-IDS = "logger.json"  # in a run's folder: each logger's name in the config, and by what it knows the run
-NAMES_OF_IDS = ("version", "run_id", "experiment_key")  # how loggers call it
+IDS = "logger.json"  # in a run's folder: maps each logger's name in the config to its ID of the run
+NAMES_OF_IDS = ("version", "run_id", "experiment_key")  # what loggers call the ID
 
 
 def find_start(folder: Path, step: int | None) -> Start:
@@ -33,19 +33,20 @@ def find_start(folder: Path, step: int | None) -> Start:
 
     Args:
         folder: the run's.
-        step: the one that it goes on from; ``None``: a new run, or one that was stopped before there was a checkpoint.
+        step: the step that it resumes from; ``None`` for a new run, or one stopped before its first checkpoint.
     """
     folder = folder.absolute()
+    # A run without a checkpoint that has logged before starts over: its log is removed from step 0 on.
     again = 0 if step is None and (folder / IDS).is_file() else step
     return Start(folder, folder.parent if (folder / "job.json").is_file() else None, again)
 
 
 def complete(key: str, settings: DictConfig, start: Start) -> Settings:
-    """Return a logger's settings, with values for those that are left open.
+    """Return a logger's settings, with values for those that the config leaves open.
 
     Args:
-        key: its name in the config.
-        settings: as the config has them.
+        key: the logger's name in the config.
+        settings: the logger's, from the config.
         start: of its run.
     """
     found = get_class(settings._target_)
@@ -58,17 +59,21 @@ def complete(key: str, settings: DictConfig, start: Start) -> Settings:
 
 
 def takes(logger: type, setting: str) -> bool:
-    """Return whether a class of loggers has a setting of this name."""
+    """Return True if a class of loggers has a setting of this name."""
     return setting in signature(logger).parameters
 
 
 def _name_of_id(logger: type) -> str | None:
-    """Return the setting that tells a class of loggers which run goes on; ``None`` if it has none."""
+    """Return the setting by which a class of loggers resumes a run; ``None`` if it has none."""
     return next((name for name in NAMES_OF_IDS if takes(logger, name)), None)
 
 
 def _read_ids(folder: Path) -> dict[str, str | int]:
-    """Return by what each logger knows the run in a folder, which may be a stranger's."""
+    """Return each logger's ID of the run in a folder.
+
+    Raises:
+        InputError: for an ID that no logger would choose; the folder may come from someone else.
+    """
     ids = read_json(folder / IDS) or {}
     for key, value in ids.items():
         if isinstance(value, bool) or not (isinstance(value, int) or _is_word(value)):
@@ -81,13 +86,13 @@ def _is_word(value: Any) -> bool:
 
 
 def open_loggers(loggers: Mapping[str, Logger], cfg: DictConfig, start: Start, pictures: bool) -> None:
-    """Open a run's loggers and log its settings; of several processes only the first does.
+    """Open a run's loggers and log its settings, on rank 0 only.
 
     Args:
         loggers: by their names in the config.
         cfg: the run's.
         start: of the run.
-        pictures: whether it draws any; of a logger that takes none it is told.
+        pictures: True if the run draws figures; a logger that cannot receive any is then named in the log.
 
     Raises:
         InputError: for a logger that cannot be opened.
@@ -101,7 +106,7 @@ def open_loggers(loggers: Mapping[str, Logger], cfg: DictConfig, start: Start, p
             kind.log_config(logger, cfg)
         except (InputError, StorageError):
             raise
-        except Exception as error:  # whatever a service says: no account, no network, another's run
+        except Exception as error:  # any error of a service: no account, no network, someone else's run
             why = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"logger.{key} cannot be opened: {why}") from error
         if pictures and not kind.takes_figures(logger):
@@ -112,13 +117,13 @@ def open_loggers(loggers: Mapping[str, Logger], cfg: DictConfig, start: Start, p
 
 
 def _is_chosen_by_itself(settings: DictConfig, logger: Logger) -> bool:
-    """Return whether a logger has chosen by what it knows the run."""
+    """Return True if a logger has chosen its ID of the run itself."""
     name = _name_of_id(type(logger))
     return name is not None and settings.get(name) is None
 
 
 def log_figure(loggers: Sequence[Logger], name: str, pixels: np.ndarray, step: int) -> None:
-    """Log a picture, uint8 (H, W, 3), with all loggers that take pictures."""
+    """Log a figure, uint8 (H, W, 3), with all loggers that can receive figures."""
     for logger in loggers:
         kind = find_kind(type(logger))
         if kind.takes_figures(logger):
@@ -127,7 +132,7 @@ def log_figure(loggers: Sequence[Logger], name: str, pixels: np.ndarray, step: i
 
 @contextmanager
 def closing_loggers() -> Iterator[None]:
-    """End what is open at Weights & Biases when the run ends: a process may have several runs, one after the other."""
+    """Finish the open Weights & Biases run at the end: a process may train several runs in turn."""
     status = 1
     try:
         yield

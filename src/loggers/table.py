@@ -1,4 +1,4 @@
-"""The file of Lightning's CSVLogger, for runs that go on: it is added to, where Lightning's own starts anew."""
+"""The file of Lightning's CSVLogger for resumed runs: rows are appended, while Lightning's own writer starts over."""
 
 import csv
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ Row = dict[str, str]
 
 
 class Table(ExperimentWriter):
-    """Write ``metrics.csv``: a row for each time that something is logged.
+    """Writer of ``metrics.csv``, with one row per call of the logger.
 
     Args:
-        folder: where it lies.
-        step: rows from this step on are taken back; ``None``: all.
+        folder: the folder of the file.
+        step: existing rows from this step on are removed; ``None`` removes all.
     """
 
     def __init__(self, folder: str, step: int | None) -> None:
@@ -30,10 +30,10 @@ class Table(ExperimentWriter):
             remove(self.path)
 
     def _check_log_dir_exists(self) -> None:
-        """Leave the folder as it is: Lightning deletes the file."""
+        """Do nothing: Lightning's own method deletes an existing file."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Give the rows that are there places for new metrics, all at once."""
+        """Rewrite the existing rows with empty columns for new metrics."""
         write_csv(self.path, [{key: row.get(key, "") for key in fieldnames} for row in self._read()])
 
     def _read(self) -> list[Row]:
@@ -44,5 +44,5 @@ class Table(ExperimentWriter):
 
 
 def _is_before(row: Mapping[str, str], step: int) -> bool:
-    """Return whether a row is of an earlier step; one that was cut off is not."""
+    """Return True if a row is of an earlier step; False for a row that was cut off."""
     return row.get("step", "").isdecimal() and int(row["step"]) < step

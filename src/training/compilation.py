@@ -1,4 +1,4 @@
-"""torch.compile for training steps: each costs less where a network suits it, the first one much more."""
+"""torch.compile for training steps: it can speed them up, but the first step takes much longer."""
 
 import logging
 import time
@@ -19,15 +19,16 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def compiled(model: LightningModule, mode: str | None, history: History) -> Iterator[None]:
-    """As long as this lasts, a model's network (``net``) takes its training steps compiled.
+    """Compile a model's network (``net``) for training steps inside this context.
 
-    Evaluation and pictures take the network as it is. Each size of batch, an epoch's last too, is compiled for
-    itself: the numbers then do not depend on which size came first, so that a resumed run goes on exactly.
+    Evaluation and figures use the uncompiled network. Each batch size, such as that of an epoch's last batch, is
+    compiled separately: the results then do not depend on which size came first, so that a resumed run continues
+    exactly.
 
     Args:
-        model: a model without ``net`` stays as it is, and the log says so.
+        model: a model without ``net`` stays unchanged, which is logged.
         mode: torch.compile's; ``None`` compiles nothing.
-        history: gets the seconds that compiling takes.
+        history: the seconds spent on compiling are added to it.
 
     Raises:
         InputError: if the network cannot be compiled, for example without a C++ compiler.
@@ -38,7 +39,7 @@ def compiled(model: LightningModule, mode: str | None, history: History) -> Iter
             log.info("note: compile=%s: %s has no network (net) to compile", mode, type(model).__name__)
         yield
         return
-    from torch._dynamo import callback_handler  # a second that other runs need not wait for
+    from torch._dynamo import callback_handler  # slow import (1 s), which other runs do not need
     from torch._dynamo.exc import TorchDynamoException
 
     clock = Clock(mode, history)
@@ -59,11 +60,11 @@ def compiled(model: LightningModule, mode: str | None, history: History) -> Iter
         vars(net).pop("forward", None)
         callback_handler.remove_start_callback(clock.start)
         callback_handler.remove_end_callback(clock.stop)
-        torch.compiler.reset()  # the next run of this process is to compile for itself
+        torch.compiler.reset()  # the next run in this process must compile again
 
 
 def compile_steps(net: nn.Module, mode: str, clock: "Clock") -> None:
-    """Have a network compiled where it is called in training mode; its parts and their names stay as they are."""
+    """Replace a network's ``forward`` by one compiled in training mode; its modules and their names stay the same."""
     plain, fast = net.forward, torch.compile(net.forward, mode=mode, dynamic=False)
 
     def forward(*inputs: Any) -> Any:
@@ -71,18 +72,18 @@ def compile_steps(net: nn.Module, mode: str, clock: "Clock") -> None:
             return plain(*inputs)
         clock.tell()
         outputs = fast(*inputs)
-        # The other modes may use CUDA graphs, whose next step writes to where this one's outputs are.
+        # The other modes may use CUDA graphs, whose next step overwrites the memory of this step's outputs.
         return outputs.clone() if mode != "default" and outputs.is_cuda else outputs
 
     net.forward = forward
 
 
 class Clock:
-    """Measures how long torch.compile takes and tells it once it is done, at the step after.
+    """Timer of torch.compile that logs the seconds at the step after the compilation.
 
     Args:
         mode: torch.compile's.
-        history: where the seconds are added up.
+        history: the seconds are added to its ``compile_seconds``.
     """
 
     def __init__(self, mode: str, history: History) -> None:

@@ -1,4 +1,4 @@
-"""Processes that train one model together: where they meet, what they share, what is told when one is lost."""
+"""Distributed runs, in which several processes train one model: rendezvous, shared folder and lost ranks."""
 
 import logging
 import os
@@ -32,35 +32,35 @@ LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 class _OneMachine(ClusterEnvironment):
-    """Keep what the processes of one machine open for each other to its loopback interface."""
+    """Cluster environment of one machine, whose processes communicate over the loopback interface only."""
 
     store: distributed.TCPStore | None = None
 
     @property
     def main_address(self) -> str:
-        """Return the loopback address; each process asks for it right before it meets the others."""
-        os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE  # else: where the host's name leads
-        os.environ["NCCL_SOCKET_IFNAME"] = f"={LOOPBACK_INTERFACE}"  # else: any interface but this one
+        """Return the loopback address, and set up the interface; Lightning reads it right before the rendezvous."""
+        os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE  # default: the interface of the host's name
+        os.environ["NCCL_SOCKET_IFNAME"] = f"={LOOPBACK_INTERFACE}"  # default: any interface except loopback
         if self.global_rank() == 0 and self.store is None:
             self.store = _open_store(self.main_port)
         return LOOPBACK
 
 
 class OwnProcesses(_OneMachine, LightningEnvironment):
-    """Processes of one machine that Lightning starts."""
+    """Cluster environment of processes that Lightning starts on one machine."""
 
 
 class SlurmTasks(_OneMachine, SLURMEnvironment):
-    """Processes of one machine that srun starts."""
+    """Cluster environment of processes that srun starts on one machine."""
 
 
 def _open_store(port: int) -> distributed.TCPStore:
-    """Return a store that listens on the loopback address alone.
+    """Return a store that listens on the loopback address only.
 
-    torch would have its own listen on all addresses; it takes one that this process has at the port already.
+    torch's own store would listen on all addresses; torch uses this one since it exists on the port already.
 
     Raises:
-        InputError: if something else listens there.
+        InputError: if another process listens on the port.
     """
     try:
         listener = socket.create_server((LOOPBACK, port))
@@ -73,20 +73,21 @@ def _open_store(port: int) -> distributed.TCPStore:
 
 
 def meeting_place(trainer: Mapping[str, Any]) -> ClusterEnvironment:
-    """What tells Lightning where the processes of a run meet, and which of them this one is."""
+    """Return the cluster environment: it gives Lightning the rendezvous address and this process's rank."""
     here = place_in(trainer)
     if here.starter == TORCHRUN:
-        return TorchElasticEnvironment()  # its store is torchrun's
-    if here.starter == SRUN:  # auto_requeue: its checkpoints would stand beside ours
+        return TorchElasticEnvironment()  # torchrun provides the store
+    if here.starter == SRUN:
+        # With auto_requeue Lightning would write its own checkpoints next to this project's.
         return (SlurmTasks if here.nodes == 1 else SLURMEnvironment)(auto_requeue=False)
     return OwnProcesses() if here.nodes == 1 else LightningEnvironment()
 
 
 def refuse_copies(trainer: Trainer) -> None:
-    """Refuse processes that are copies of this one: what they have trained and written down ends with them.
+    """Refuse strategies that fork or spawn processes, whose results would be lost when they exit.
 
     Raises:
-        InputError: if training would start such.
+        InputError: if the trainer has such a strategy.
     """
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         how = "use trainer.strategy=ddp, which starts the command again for each process; in a notebook use one device"
@@ -96,7 +97,7 @@ def refuse_copies(trainer: Trainer) -> None:
 
 
 class Company(Callback):
-    """Looks after a run of several processes: its folder is shared, and a request to stop ends them all.
+    """Callback for distributed runs: all ranks must share the run's folder, and a SIGTERM stops all of them.
 
     Args:
         folder: the run's folder.
@@ -110,14 +111,14 @@ class Company(Callback):
             trainer._signal_connector._sigterm_notifier_fn = partial(note_stop, trainer)  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (self.folder / "status.json").is_file():  # all have met by now
+        if not (self.folder / "status.json").is_file():  # rank 0 has written it before the rendezvous
             raise InputError(f"{self.folder} is not the one of node 0: paths.outputs must be storage that all share")
 
 
 def note_stop(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
-    """On SIGTERM: before its next batch the first process tells all that it has been asked to stop.
+    """Handle SIGTERM: set a flag that rank 0 broadcasts to all ranks before its next batch.
 
-    Lightning's own handler would tell them at once, by a broadcast that nobody expects: they hang.
+    Lightning's own handler would broadcast immediately, which the other ranks do not expect: all would hang.
     """
     trainer._signal_connector.received_sigterm = True
     if trainer.strategy.launcher is not None:
@@ -126,21 +127,22 @@ def note_stop(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def in_company(trainer: Trainer) -> Iterator[None]:
-    """Say where the nodes meet; when another process is lost, end with one line.
+    """Log the rendezvous address, and raise a one-line error if another rank is lost.
 
     Raises:
-        InputError: if processes cannot meet, or one of them has ended.
+        InputError: if the ranks cannot connect, or one of them has ended.
     """
-    place = getattr(trainer.strategy, "cluster_environment", None)
-    where = f"{place.main_address}:{place.main_port}" if place and trainer.num_nodes > 1 else "this machine"
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    where = f"{cluster.main_address}:{cluster.main_port}" if cluster and trainer.num_nodes > 1 else "this machine"
     if trainer.num_nodes > 1 and trainer.local_rank == 0:
         log.info("node %d: waiting for all %d nodes at %s", trainer.node_rank, trainer.num_nodes, where)
     try:
         yield
     except RuntimeError as error:
-        if trainer.received_sigterm:  # the others, too, and they have ended first
+        if trainer.received_sigterm:  # the other ranks received it too and ended first
             raise SIGTERMException from error
-        text = re.sub(r"\[/\S+\] ", "", " ".join(str(error).split())).split(". ")[0]  # without the place in its source
+        # Drop the position in the library's source code that precedes the message.
+        text = re.sub(r"\[/\S+\] ", "", " ".join(str(error).split())).split(". ")[0]
         if isinstance(error, (distributed.DistNetworkError, distributed.DistStoreError)):
             raise InputError(f"the processes of this run do not meet at {where}: {text}") from error
         if "connectFullMesh" in text:

@@ -1,4 +1,4 @@
-"""What augmentation does to training images."""
+"""Figure of training images before and after augmentation."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -12,12 +12,12 @@ COLUMNS = 8
 
 
 class AugmentedBatch(FigureCallback):
-    """Training images as they are kept and, below, as the network gets them; for data that are augmented.
+    """Training images as stored and, below, as the network gets them; for data that are augmented.
 
-    The draws are the picture's own: a run's results are the same without it.
+    The random draws for this figure do not change the run's results.
 
     Args:
-        count: how many images, ≥ 1; as many of each class as fit.
+        count: number of images, ≥ 1; as equally divided among the classes as possible.
     """
 
     name = "augmented_batch"
@@ -31,7 +31,7 @@ class AugmentedBatch(FigureCallback):
             return
         images, targets = data.train_set
         kept = images[class_by_class(targets, self.count)]
-        with torch.random.fork_rng(devices=[]):  # on the CPU, whose draws are taken back
+        with torch.random.fork_rng(devices=[]):  # restores the CPU's generator afterwards
             outputs = data.transform(kept, augment=True)
         scale = measure_pixels(kept)
         augmented = displayed(outputs, getattr(data, "mean", None), getattr(data, "std", None), scale)
@@ -54,10 +54,10 @@ class AugmentedBatch(FigureCallback):
 
 
 def displayed(outputs: Tensor, mean: Tensor | None, std: Tensor | None, scale: tuple[Tensor, Tensor]) -> Tensor:
-    """What a network gets (N, C, H, W), as uint8 images.
+    """Convert the network's inputs (N, C, H, W) back to uint8 images for display.
 
-    Standardising with mean and std (C, 1, 1) is undone, and black and white are those of the images as they are kept,
-    ``scale``; without them each channel's smallest value over the batch becomes 0 and its largest 255.
+    With mean and std (C, 1, 1) the standardisation is undone, and ``scale`` gives black and white of the stored images.
+    Without them each channel's smallest value over the batch becomes 0 and its largest 255.
     """
     outputs = outputs.float().cpu()
     if mean is not None and std is not None and mean.numel() and std.numel():

@@ -1,4 +1,4 @@
-"""How much of each class is recognised."""
+"""Figure of the test accuracy of each class."""
 
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ class ClassAccuracy(FigureCallback):
         mean = sum(values) / len(values)
         axis, rows = figure.subplots(), range(len(names))
         axis.barh(rows, values, color=RIGHT, height=0.7)
-        for row, value in enumerate(values):  # beyond the longest bar and clear of the line
+        for row, value in enumerate(values):  # right of 100%, clear of the bars and the line
             axis.text(1.02, row, spell_share(value, 1), va="center", fontsize=9)
         axis.axvline(mean, color="black", linestyle="--", label=f"mean of the classes {spell_share(mean, 1)}")
         axis.set_yticks(rows, names)
@@ -36,11 +36,13 @@ class ClassAccuracy(FigureCallback):
 
 
 def class_accuracies(counts: Tensor, names: tuple[str, ...]) -> list[tuple[str, float]]:
-    """Each class's name and accuracy, the best first, from the counts (K, K) of true × predicted class.
+    """Return each class's name and accuracy, the best first.
 
-    Classes without samples are left out.
+    Args:
+        counts: number of samples by true × predicted class, (K, K).
+        names: the names of the K classes. Those without samples are left out.
     """
     totals = counts.sum(dim=1)
-    shares = (counts.diagonal() / totals.clamp(min=1)).tolist()
-    there = [(name, share) for name, share, total in zip(names, shares, totals.tolist(), strict=True) if total]
-    return sorted(there, key=lambda item: -item[1])
+    accuracies = (counts.diagonal() / totals.clamp(min=1)).tolist()
+    rated = [(name, rate) for name, rate, total in zip(names, accuracies, totals.tolist(), strict=True) if total]
+    return sorted(rated, key=lambda item: -item[1])

@@ -1,4 +1,4 @@
-"""Test images with the probabilities that the model gives to their classes."""
+"""Figure of test images with the class probabilities that the model predicts."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -20,19 +20,19 @@ from src.callbacks.figures.base import (
 from src.callbacks.figures.samples import class_by_class
 from src.core.colours import OTHER, RIGHT, WRONG
 
-COLUMNS = 2  # of an image with its bars
-TOP = 5  # classes at most beside an image
-SURE = 1e-12  # a softmax is never quite 1 or 0, whatever rounding makes of it
+COLUMNS = 2  # of an image and its bars each
+TOP = 5  # number of classes shown per image
+SURE = 1e-12  # probabilities are clamped to [SURE, 1 - SURE]
 LEGEND = {RIGHT: "true class", WRONG: "predicted, wrong", OTHER: "other class"}
 
 
 class ClassProbabilities(FigureCallback):
-    """Test images, as many of each class as fit, beside a bar for each of their likeliest classes.
+    """Test images, each next to a bar chart of its most probable classes.
 
     Drawn with the weights that are tested; for models that predict classes.
 
     Args:
-        count: how many images, ≥ 1.
+        count: number of images, ≥ 1; as equally divided among the classes as possible.
     """
 
     name = "class_probabilities"
@@ -60,32 +60,49 @@ class ClassProbabilities(FigureCallback):
         for pair in axes[len(images) :].flat:
             pair.axis("off")
         pixels = to_bytes(images, *measure_pixels(images))
-        for (left, right), image, true, shares in zip(axes, pixels, targets.tolist(), probabilities, strict=False):
+        for (left, right), image, true, row in zip(axes, pixels, targets.tolist(), probabilities, strict=False):
             draw_image(left, image)
             left.set_title(names[true], fontsize=9, pad=3)
             left.axis("off")
-            draw_bars(right, shares, true, names)
+            draw_bars(right, row, true, names)
         handles = [Patch(color=colour, label=label) for colour, label in LEGEND.items()]
         figure.suptitle("Test images, and how likely the model takes each class to be")
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
 
 
 def class_probabilities(outputs: Tensor) -> Tensor:
-    """The softmax (N, K) of outputs (N, K), in float64; one output (N, 1) is the second of two classes' against 0."""
+    """Compute the softmax (N, K) of outputs (N, K), in float64.
+
+    A single output (N, 1) is the logit of class 1 of two, with that of class 0 fixed at 0: the result is (N, 2).
+    Probabilities are kept within 1e-12 of 0 and 1, which a softmax reaches by rounding only.
+    """
     outputs = outputs.double()
     return (pad(outputs, (1, 0)) if outputs.shape[1] == 1 else outputs).softmax(dim=1).clamp(SURE, 1 - SURE)
 
 
 def likeliest(shares: Tensor, true: int, count: int) -> list[int]:
-    """Up to ``count`` classes of the probabilities (K,), the likeliest first; the true one is always among them."""
+    """Return the indices of up to ``count`` classes, the most probable first; the true class is always among them.
+
+    Args:
+        shares: the probabilities, (K,).
+        true: the true class.
+        count: number of classes, ≥ 1.
+    """
     classes: list[int] = shares.argsort(descending=True, stable=True)[:count].tolist()
     return classes if true in classes else [*classes[:-1], true]
 
 
 def draw_bars(axis: Axes, shares: Tensor, true: int, names: tuple[str, ...]) -> None:
-    """A bar for each of the likeliest classes, of probabilities (K,), the likeliest on top."""
+    """Draw a bar for each of the most probable classes, the most probable on top.
+
+    Args:
+        axis: the axis to draw on.
+        shares: the probabilities, (K,).
+        true: the true class.
+        names: the names of the K classes.
+    """
     classes = likeliest(shares, true, TOP)
-    colours = [RIGHT if number == true else WRONG if place == 0 else OTHER for place, number in enumerate(classes)]
+    colours = [RIGHT if number == true else WRONG if rank == 0 else OTHER for rank, number in enumerate(classes)]
     values = shares[classes].tolist()
     bars = axis.barh(range(len(classes)), values, color=colours, height=0.75)
     axis.bar_label(bars, [spell_share(value, 0) for value in values], padding=2, fontsize=7)

@@ -1,4 +1,4 @@
-"""Loss and accuracy of training in one picture."""
+"""Figure of training loss and accuracy on a common axis of epochs."""
 
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -26,13 +26,13 @@ class CostAndAccuracy(FigureCallback):
     def draw(self, figure: Figure, epochs: list[float], losses: list[float], accuracies: list[float]) -> None:
         left = figure.subplots()
         right = left.twinx()
-        few = "o" if len(epochs) < 20 else ""
+        marker = "o" if len(epochs) < 20 else ""
         for axis, values, name, side, style in (
             (left, losses, "total training loss", "left", "-"),
             (right, accuracies, "training accuracy", "right", "--"),
         ):
             label = f"{name} ({side} axis)"
-            axis.plot(epochs, values, color=TRAIN, linestyle=style, marker=few, markersize=4, label=label)
+            axis.plot(epochs, values, color=TRAIN, linestyle=style, marker=marker, markersize=4, label=label)
             axis.set_ylabel(name)
         left.set(xlabel="epoch", title="Cost and accuracy", ylim=(0, None))
         tick_whole(left.xaxis)
@@ -42,7 +42,12 @@ class CostAndAccuracy(FigureCallback):
 
 
 def totals(rows: list[Row], samples: int) -> tuple[list[float], list[float], list[float]]:
-    """Epochs, the loss summed over all training samples, and accuracies, of the rows that have both."""
-    kept = [row for row in rows if "train/loss" in row and "train/acc" in row]
-    losses = [row["train/loss"] * samples for row in kept]
-    return [row["epoch"] for row in kept], losses, [row["train/acc"] for row in kept]
+    """Return the epochs, total training losses and accuracies of the rows that have both metrics.
+
+    Args:
+        rows: the metrics of each epoch.
+        samples: number of training samples; the total loss is the mean loss times this.
+    """
+    complete = [row for row in rows if "train/loss" in row and "train/acc" in row]
+    losses = [row["train/loss"] * samples for row in complete]
+    return [row["epoch"] for row in complete], losses, [row["train/acc"] for row in complete]

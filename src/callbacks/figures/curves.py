@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs."""
+"""Figure of loss and accuracy over the epochs."""
 
 import numpy as np
 from lightning import LightningModule, Trainer
@@ -14,12 +14,12 @@ TITLES = {"loss": "loss", "acc": "accuracy"}
 
 
 def measured(rows: list[Row]) -> list[str]:
-    """Which of loss and accuracy were measured."""
+    """Return the metrics that were measured: loss, accuracy or both."""
     return [measure for measure in TITLES if any(f"{stage}/{measure}" in row for row in rows for stage in STAGES)]
 
 
 class Curves(FigureCallback):
-    """Training and validation curves side by side, drawn when training ends."""
+    """Training and validation curves in one figure, drawn when training ends."""
 
     name = "curves"
     of_samples = False
@@ -35,26 +35,28 @@ class Curves(FigureCallback):
         measures = measured(rows)
         axes = list(figure.subplots(1, len(measures), squeeze=False).flat)
         for axis, measure in zip(axes, measures, strict=True):
-            every = _draw_stages(axis, rows, measure)
+            curves = _draw_stages(axis, rows, measure)
             if best_epoch is not None:
                 axis.axvline(best_epoch, color="0.6", linestyle=":", label="epoch kept")
-            beyond = limit_axis(axis, every, higher=False) if measure == "loss" else ""
+            beyond = limit_axis(axis, curves, higher=False) if measure == "loss" else ""
             axis.set(xlabel=f"epoch\n({beyond})" if beyond else "epoch", title=TITLES[measure])
             tick_whole(axis.xaxis)
             if measure == "acc":
                 tick_shares(axis.yaxis)
             axis.grid(alpha=0.25)
-        known = {label: part for axis in axes for part, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
+        handles = {
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
 
 
 def _draw_stages(axis: Axes, rows: list[Row], measure: str) -> list[np.ndarray]:
-    """Draw a line for each stage in which a measure was taken, and return their values."""
-    every = []
+    """Draw a metric's curve for each stage that measured it, and return the curves' values."""
+    curves = []
     for stage, (label, colour) in STAGES.items():
         points = [(row["epoch"], row[f"{stage}/{measure}"]) for row in rows if f"{stage}/{measure}" in row]
         if points:
-            few = "o" if len(points) < 20 else ""
-            axis.plot(*zip(*points, strict=True), label=label, color=colour, marker=few, markersize=4)
-            every.append(np.array(points)[:, 1])
-    return every
+            marker = "o" if len(points) < 20 else ""
+            axis.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4)
+            curves.append(np.array(points)[:, 1])
+    return curves

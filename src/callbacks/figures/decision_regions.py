@@ -1,4 +1,4 @@
-"""What a model of two inputs says everywhere on the plane, with the samples it learned from."""
+"""Figure of the predicted class over the plane, for models of two inputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from src.callbacks.figures.snapshot import Snapshot, as_network_takes, evaluatin
 from src.core.colours import MODEL, TRUTH, choose_class_colour
 from src.data.base import Samples
 
-POINTS = 200  # of the grid, each way
+POINTS = 200  # of the grid along each axis
 MOST_LINES = 8
 Transform = Callable[[Tensor], Tensor]
 
 
 class Plane(NamedTuple):
-    """The classes (H, W) over a grid of points xs (W,) by ys (H,)."""
+    """The predicted classes (H, W) over a grid of points xs (W,) by ys (H,)."""
 
     xs: Tensor
     ys: Tensor
@@ -31,14 +31,16 @@ class Plane(NamedTuple):
 
 
 class DecisionRegions(Snapshot):
-    """The plane coloured by predicted class over the training samples; for two inputs.
+    """The plane coloured by predicted class, with the training samples; for two inputs.
 
-    Over it lie the lines at which the units of the first layer change sign, where that layer is
-    fully connected and has up to eight units (without a hidden layer: the decision line); and the
-    true boundary, dashed, where the data module has ``boundary(x1)``, the x2 of it (N,) → (N,).
+    Two kinds of lines are drawn over it:
+
+    - where the units of the first layer change sign, if that layer is fully connected and has up to eight units
+      (without a hidden layer this is the decision line);
+    - the true boundary, dashed, if the data module has ``boundary(x1)``, which returns its x2, (N,) → (N,).
 
     Args:
-        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+        every_n_epochs: draw also during training, every n epochs; 0: only the selected weights, after the test.
     """
 
     name = "decision_regions"
@@ -78,9 +80,9 @@ class DecisionRegions(Snapshot):
 
 
 def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, ...]) -> None:
-    """Colour the plane by class, pale, and put the samples on it: inputs (N, 2), targets (N,)."""
-    own = [choose_class_colour(number) for number in range(len(names))]
-    pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in own])
+    """Colour the plane by class in pale colours and draw the samples on it: inputs (N, 2), targets (N,)."""
+    colours = [choose_class_colour(number) for number in range(len(names))]
+    pale = ListedColormap([[0.7 + 0.3 * part for part in to_rgb(colour)] for colour in colours])
     xs, ys, classes = plane
     extent = (float(xs[0]), float(xs[-1]), float(ys[0]), float(ys[-1]))
     axis.imshow(
@@ -93,7 +95,7 @@ def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, .
         axis.scatter(
             points[:, 0],
             points[:, 1],
-            c=own[number],
+            c=colours[number],
             marker=marker,
             s=size,
             edgecolors="0.2",
@@ -103,7 +105,7 @@ def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, .
 
 
 def draw_lines(axis: Axes, units: Tensor) -> None:
-    """Draw w1·x1 + w2·x2 + b = 0 for each row (w1, w2, b) of units (H, 3); weights of zero have no line."""
+    """Draw w1·x1 + w2·x2 + b = 0 for each row (w1, w2, b) of units (H, 3); skip units with zero weights."""
     colours = choose_unit_colours(len(units)) if len(units) > 1 else [MODEL]
     for number, ((w1, w2, b), colour) in enumerate(zip(units.tolist(), colours, strict=False), start=1):
         square = w1**2 + w2**2
@@ -114,26 +116,26 @@ def draw_lines(axis: Axes, units: Tensor) -> None:
 
 
 def choose_unit_colours(count: int) -> list[Any]:
-    """Return a colour for each of so many hidden units, from the first to the last."""
+    """Return a colour for each of ``count`` hidden units, in order."""
     return list(matplotlib.colormaps["viridis"](torch.linspace(0, 0.8, max(count, 2)).numpy()))[:count]
 
 
 def legend_below(axis: Axes, columns: int) -> None:
-    """A legend under the picture that reads row by row, not column by column."""
-    parts, labels = axis.get_legend_handles_labels()
-    order = [number for column in range(columns) for number in range(column, len(parts), columns)]
+    """Add a legend below the axis that reads row by row instead of column by column."""
+    handles, labels = axis.get_legend_handles_labels()
+    order = [number for column in range(columns) for number in range(column, len(handles), columns)]
     axis.legend(
-        [parts[number] for number in order],
+        [handles[number] for number in order],
         [labels[number] for number in order],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.14),
-        ncols=min(columns, len(parts)),
+        ncols=min(columns, len(handles)),
         columnspacing=1.2,
     )
 
 
 def grid_around(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A grid over the points (N, 2) with a margin: its xs (W,), its ys (H,), and all of it (H·W, 2)."""
+    """Return a grid over the points (N, 2) with a margin: its xs (W,), its ys (H,) and its points (H·W, 2)."""
     low, high = points.amin(dim=0), points.amax(dim=0)
     margin = torch.where(high > low, 0.15 * (high - low), 0.5)
     xs, ys = [torch.linspace(float(a), float(b), POINTS) for a, b in zip(low - margin, high + margin, strict=True)]
@@ -141,12 +143,12 @@ def grid_around(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def regions(model: LightningModule, inputs: Tensor, seen: Transform = lambda inputs: inputs) -> Plane:
-    """The predicted class over a grid around the inputs (N, 2).
+    """Predict the class at each point of a grid around the inputs (N, 2).
 
     Args:
         model: a model with ``predict``.
-        inputs: around which to look.
-        seen: turns inputs as they are kept into what the network takes.
+        inputs: the points that the grid has to cover.
+        seen: converts inputs as stored to inputs of the network.
     """
     xs, ys, grid = grid_around(inputs)
     with evaluating(model):
@@ -155,21 +157,22 @@ def regions(model: LightningModule, inputs: Tensor, seen: Transform = lambda inp
 
 
 def lines(model: LightningModule, seen: Transform = lambda inputs: inputs) -> Tensor:
-    """The units of a first, fully connected layer on the plane's two coordinates: rows (w1, w2, b), (H, 3).
+    """Return the lines at which the first layer's units change sign: rows (w1, w2, b), (H, 3).
 
-    (0, 3) where there is no such layer: the first one takes something else than the two
-    coordinates as they are, or a batch norm moves its lines.
+    The result is (0, 3) if the network does not begin with a fully connected layer of the plane's two coordinates
+    as they are, or if a batch norm after it would move the lines.
     """
-    none = torch.empty(0, 3)
+    no_lines = torch.empty(0, 3)
     net = getattr(model, "net", None)
-    parts = [part for part in net.modules() if not list(part.children())] if isinstance(net, nn.Module) else []
-    at = next((at for at, part in enumerate(parts) if isinstance(part, nn.Linear)), None)
-    if at is None or isinstance(parts[min(at + 1, len(parts) - 1)], _BatchNorm):
-        return none
-    layer, corners = parts[at], torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
+    leaves = [leaf for leaf in net.modules() if not list(leaf.children())] if isinstance(net, nn.Module) else []
+    index = next((index for index, leaf in enumerate(leaves) if isinstance(leaf, nn.Linear)), None)
+    if index is None or isinstance(leaves[min(index + 1, len(leaves) - 1)], _BatchNorm):
+        return no_lines
+    # Probe: the layer must receive exactly the coordinates that the model was given.
+    layer, corners = leaves[index], torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
     assert isinstance(layer, nn.Linear)
-    watching = watched(model, layer, seen(corners)) if layer.in_features == 2 else None
-    if watching is None or not torch.equal(watching[0].cpu().float(), corners):
-        return none
+    captured = watched(model, layer, seen(corners)) if layer.in_features == 2 else None
+    if captured is None or not torch.equal(captured[0].cpu().float(), corners):
+        return no_lines
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
     return torch.cat([layer.weight.detach().cpu().float(), bias[:, None].cpu().float()], dim=1)

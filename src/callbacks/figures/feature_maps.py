@@ -1,4 +1,4 @@
-"""What convolution, rectification and pooling make of an image: with an edge kernel, and in the network."""
+"""Figure of the feature maps of one image: through an edge kernel, and through the network's first convolution."""
 
 from typing import NamedTuple
 
@@ -21,14 +21,14 @@ STEPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, *ACTIVATION_TYPES)
 
 
 class Stage(NamedTuple):
-    """What was done, in words, and what came out: maps (N, H, W)."""
+    """The title of an operation and the maps (N, H, W) that it computes."""
 
     title: str
     maps: Tensor
 
 
 class FirstBlock(NamedTuple):
-    """The first convolution's kernels (N, C, h, w), whether they are trained, and what comes out from there on."""
+    """The first convolution's kernels (N, C, h, w), whether they are trained, and the stages from it on."""
 
     kernels: Tensor
     trained: bool
@@ -36,14 +36,14 @@ class FirstBlock(NamedTuple):
 
 
 class FeatureMaps(FigureCallback):
-    """A test image on its way through an edge kernel and through the network's first convolution.
+    """The feature maps of a test image, from an edge kernel and from the network's first convolution.
 
-    The first row shows what convolution, ReLU and 2×2 max pooling do, with Kirsch's kernel; below
-    are the kernels that answer most, with what the network computes from them. For networks
-    (``net``) whose first convolution takes 1 or 3 channels.
+    The first row shows convolution with Kirsch's kernel, ReLU and 2×2 max pooling. Below are the kernels with the
+    strongest responses and the maps that the network computes with them. For networks (``net``) whose first convolution
+    takes 1 or 3 channels.
 
     Args:
-        count: how many kernels at most, ≥ 1.
+        count: maximum number of kernels, ≥ 1.
     """
 
     name = "feature_maps"
@@ -87,20 +87,20 @@ class FeatureMaps(FigureCallback):
 
 
 def draw_maps(axes: list[Axes], stages: list[Stage], unit: int) -> None:
-    """Draw one unit's maps, stage by stage."""
+    """Draw one unit's maps, one axis per stage."""
     for axis, (title, maps) in zip(axes, stages, strict=False):
         draw_signed(axis, maps[unit : unit + 1], float(maps[unit].abs().max()))
         label(axis, title, maps[unit])
 
 
 def label(axis: Axes, title: str, values: Tensor) -> None:
-    """The title above and the shape below."""
+    """Write the title above an axis and the values' shape below it."""
     axis.set_title(title, fontsize=8, pad=3)
     axis.set_xlabel("×".join(map(str, values.shape)), fontsize=8, labelpad=2)
 
 
 def kirsch_stages(image: Tensor) -> list[Stage]:
-    """A grey image (H, W) through Kirsch's kernel, without padding, then ReLU, then 2×2 max pooling."""
+    """Filter a grey image (H, W) with Kirsch's kernel (no padding), then apply ReLU and 2×2 max pooling."""
     response = F.conv2d(image[None, None], KIRSCH[None, None])[0]  # (1, H−2, W−2)
     rectified = response.relu()
     pooled = F.max_pool2d(rectified, 2)  # (1, (H−2)/2, (W−2)/2)
@@ -108,18 +108,18 @@ def kirsch_stages(image: Tensor) -> list[Stage]:
 
 
 def first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
-    """What a network computes of one image (1, C, H, W), from its first convolution up to its second.
+    """Compute a network's maps of one image (1, C, H, W), from its first convolution up to its second.
 
-    The first stage is the convolution's response; then come activations and max poolings, up to
-    three stages in all. A batch norm is told with the stage that follows it. ``None`` without a convolution.
+    The first stage is the convolution's response. Activations and max poolings follow, up to three stages in all.
+    A batch norm is named in the title of the stage after it. Returns ``None`` if the network has no convolution.
     """
     calls = computed(net, inputs)
-    order = [index for index, (module, _) in enumerate(calls) if isinstance(module, nn.Conv2d)]
-    if not order:
+    convolutions = [index for index, (module, _) in enumerate(calls) if isinstance(module, nn.Conv2d)]
+    if not convolutions:
         return None
-    convolution, response = calls[order[0]]
+    convolution, response = calls[convolutions[0]]
     stages, normed = [Stage("its response", response)], False
-    for module, maps in calls[order[0] + 1 : order[1] if len(order) > 1 else None]:
+    for module, maps in calls[convolutions[0] + 1 : convolutions[1] if len(convolutions) > 1 else None]:
         if isinstance(module, nn.BatchNorm2d):
             normed = True
         else:
@@ -131,11 +131,14 @@ def first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
 
 @torch.no_grad()
 def computed(net: nn.Module, inputs: Tensor) -> list[tuple[nn.Module, Tensor]]:
-    """The layers that make and change maps, in the order of their calls, each with its output (N, H, W)."""
+    """Run the network and return the layers that compute maps, in call order, with their outputs (N, H, W).
+
+    These are convolutions, batch norms, activations and max poolings.
+    """
     calls: list[tuple[nn.Module, Tensor]] = []
 
     def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim == 4:  # cloned, as a later layer may work in place
+        if output.ndim == 4:  # cloned, for a later layer may change it in place
             calls.append((module, output[0].float().cpu().clone()))
 
     hooks = [module.register_forward_hook(keep) for module in net.modules() if isinstance(module, STEPS)]

@@ -1,4 +1,4 @@
-"""What the first layer looks for: its weights as images."""
+"""Figure of the first layer's weights as images."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ SIGNED = "RdBu_r"  # blue below 0, white at 0, red above
 
 
 class FirstLayer(FigureCallback):
-    """The first layer's strongest kernels, or what its units weigh where it is fully connected.
+    """The first layer's kernels, or its units' weights as images if it is fully connected; the largest norms first.
 
-    For networks (``net``) whose first layer is a convolution on 1 or 3 channels, or a linear layer
-    on images of 1 or 3 channels.
+    For networks (``net``) whose first layer is a convolution on 1 or 3 channels, or a linear layer on images of 1 or 3
+    channels.
 
     Args:
-        count: how many kernels or units at most, those with the largest weights, ≥ 1.
-        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+        count: maximum number of kernels or units, ≥ 1; those with the largest weights are drawn.
+        every_n_epochs: draw also during training, every n epochs; 0: only the selected weights, after the test.
     """
 
     name = "first_layer"
@@ -54,18 +54,18 @@ class FirstLayer(FigureCallback):
         for axis in axes.flat:
             axis.axis("off")
         for axis, image, unit in zip(axes.flat, weights, units, strict=False):
-            drawn = draw_signed(axis, image, limit)
-            if columns <= 12:  # else there is no room
+            drawn_image = draw_signed(axis, image, limit)
+            if columns <= 12:  # with more columns there is no room for titles
                 axis.set_title(str(unit), fontsize=7, pad=2)
         _, channels, height, width = weights.shape
         if channels == 1:
-            figure.colorbar(drawn, ax=axes, label="weight", fraction=0.05, aspect=30)
-        what = f"{height}×{width}" if channels == 1 else f"{height}×{width} in colour, grey is 0"
-        figure.suptitle(f"First layer: the strongest units' weights ({what}), {title}", fontsize=11)
+            figure.colorbar(drawn_image, ax=axes, label="weight", fraction=0.05, aspect=30)
+        layout = f"{height}×{width}" if channels == 1 else f"{height}×{width} in colour, grey is 0"
+        figure.suptitle(f"First layer: the strongest units' weights ({layout}), {title}", fontsize=11)
 
 
 def image_weights(net: nn.Module, in_shape: Sequence[int]) -> Tensor | None:
-    """The first layer's weights as images (units, C, H, W) of C = 1 or 3 channels; ``None`` if they are no such."""
+    """Return the first layer's weights as images (units, C, H, W) with C = 1 or 3; ``None`` if they are not images."""
     layer = next((module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))), None)
     if isinstance(layer, nn.Linear) and len(in_shape) == 3 and layer.in_features == math.prod(in_shape):
         weights = layer.weight.view(-1, *in_shape)
@@ -77,23 +77,23 @@ def image_weights(net: nn.Module, in_shape: Sequence[int]) -> Tensor | None:
 
 
 def strongest(weights: Tensor, count: int) -> Tensor:
-    """Indices of up to ``count`` of the weights (N, …), the largest Euclidean norm first."""
+    """Return the indices of up to ``count`` of the weights (N, …), the largest Euclidean norm first."""
     return weights.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[:count]
 
 
 def columns_for(count: int) -> int:
-    """How many columns make a grid of so many images about 1.6 times as wide as high; at least 6."""
+    """Return the number of columns, at least 6, for a grid of ``count`` images about 1.6 times as wide as high."""
     return max(6, math.ceil(math.sqrt(1.6 * count)))
 
 
 def signed_colours(weights: Tensor, limit: float) -> Tensor:
-    """Colours (H, W, 3) in [0, 1] of weights (3, H, W) in ±limit, limit > 0; 0 is mid-grey."""
+    """Convert weights (3, H, W) in ±limit, limit > 0, to colours (H, W, 3) in [0, 1]; 0 is mid-grey."""
     return (0.5 + weights / (2 * limit)).clamp(0, 1).permute(1, 2, 0)
 
 
 def draw_signed(axis: Axes, image: Tensor, limit: float) -> AxesImage:
-    """Draw values (C, H, W) in ±limit: three channels as colours, one from blue by white at 0 to red."""
-    limit = max(limit, 1e-12)  # zeros alone are white
+    """Draw values (C, H, W) in ±limit: three channels as colours, one from blue (< 0) through white to red (> 0)."""
+    limit = max(limit, 1e-12)  # all zeros are drawn in white
     if len(image) == 3:
         return axis.imshow(signed_colours(image, limit).numpy(), interpolation="nearest")
     return axis.imshow(image[0].numpy(), cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")

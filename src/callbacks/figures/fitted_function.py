@@ -1,4 +1,4 @@
-"""What a network of one input has learned, and the pieces that its hidden units put it together from."""
+"""Figure of the function that a network of one input has learned, and of its hidden units' contributions."""
 
 from typing import NamedTuple
 
@@ -14,32 +14,32 @@ from src.callbacks.figures.snapshot import Snapshot, as_network_takes, evaluatin
 from src.core.colours import MODEL, OTHER, TRUTH, choose_class_colour
 from src.data.base import Samples
 
-POINTS = 400  # along the input
+POINTS = 400  # along the input's range
 MOST_LABELS = 8
-FAR = 4.0  # ranges of the samples from these: as far as the axis goes with the fit
+FAR = 4.0  # the vertical axis ends this many ranges of the samples beyond them
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
 
 
 class Curve(NamedTuple):
-    """What is drawn over the inputs x (N,), those that are not there ``None``."""
+    """The curves to draw over the inputs x (N,); ``None`` for those that do not exist."""
 
     x: Tensor
     fit: Tensor  # (N,): the output, for classes the probability of class 1
     truth: Tensor | None  # (N,)
-    units: Tensor  # (H, N): what each unit adds to the output; for classes its own value
+    units: Tensor  # (H, N): each unit's contribution to the output; for classes its value
     weights: Tensor  # (H,): of the output layer
     bias: float  # of the output layer
 
 
 class Fit(Snapshot):
-    """The fit over one input, beside the hidden units that make it up; for regression and two classes.
+    """The fitted function of one input, and the hidden units that it consists of; for regression and two classes.
 
-    Regression: the training points, the fitted curve and what each unit of the last hidden layer
-    adds to it. Two classes: the probability of class 1 and each unit's own value. A data module's
-    ``truth(inputs)``, (N, 1) → (N,), is drawn dashed.
+    Regression: the training points, the fitted curve and the contribution of each unit of the last hidden layer to it.
+    Two classes: the probability of class 1 and each hidden unit's value. If the data module has ``truth(inputs)``,
+    (N, 1) → (N,), the true function is drawn dashed.
 
     Args:
-        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+        every_n_epochs: draw also during training, every n epochs; 0: only the selected weights, after the test.
     """
 
     name = "fit"
@@ -50,12 +50,12 @@ class Fit(Snapshot):
         if samples is None or tuple(data.in_shape) != (1,) or data.num_classes not in (0, 2):
             return
         x = along(samples.inputs)
-        seen = as_network_takes(model, data, x)
+        inputs = as_network_takes(model, data, x)
         with evaluating(model):
-            suits = model(seen[:2]).shape == (2, 1)
-        if suits:
+            has_one_output = model(inputs[:2]).shape == (2, 1)
+        if has_one_output:
             truth = data.truth(x).flatten() if callable(getattr(data, "truth", None)) else None  # type: ignore[attr-defined]
-            curve = curve_of(model, x.flatten(), seen, truth, classes=data.num_classes == 2)
+            curve = curve_of(model, x.flatten(), inputs, truth, classes=data.num_classes == 2)
             self.show(trainer, (9.0 if len(curve.units) else 4.8, 4.0), curve, samples, data.class_names, title)
 
     def draw(self, figure: Figure, curve: Curve, samples: Samples, names: tuple[str, ...], title: str) -> None:
@@ -72,36 +72,44 @@ class Fit(Snapshot):
 
 
 def along(inputs: Tensor) -> Tensor:
-    """Evenly spaced points (N, 1) over the range of the inputs (M, 1) and a tenth of it to both sides."""
+    """Return evenly spaced points (N, 1) over the range of the inputs (M, 1), extended by a tenth on both sides."""
     low, high = float(inputs.min()), float(inputs.max())
     margin = 0.1 * (high - low) or 0.5
     return torch.linspace(low - margin, high + margin, POINTS)[:, None]
 
 
 def contributions(model: LightningModule, x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """How the units of the last hidden layer add up to a model's one output.
+    """Compute the contribution of each unit of the last hidden layer to a model's single output.
 
     Args:
-        model: whose last layer is fully connected.
+        model: a model whose last layer is fully connected.
         x: inputs as the network takes them, (N, …).
 
     Returns:
-        The outputs (N,), each unit's part in them, its weight times its value, (H, N), and the bias
-        of the output: parts and bias sum to the outputs. (0, N) parts where the last layer is not
-        fully connected.
+        The outputs (N,), the contributions (weight times value) of the units, (H, N), and the output's bias. The
+        contributions and the bias sum to the outputs. If the last layer is not fully connected, the contributions
+        are (0, N).
     """
     with evaluating(model):
         outputs = model(x).squeeze(1).float().cpu()
-    found = last_hidden(model, x)
-    if found is None:
+    output_layer = last_hidden(model, x)
+    if output_layer is None:
         return outputs, torch.empty(0, len(x)), 0.0
-    layer, hidden = found
+    layer, hidden = output_layer
     parts = (layer.weight[0] * hidden).T.detach().float().cpu()
     return outputs, parts, 0.0 if layer.bias is None else float(layer.bias.detach())
 
 
 def curve_of(model: LightningModule, x: Tensor, seen: Tensor, truth: Tensor | None, classes: bool) -> Curve:
-    """What to draw over x (N,), which the network takes as ``seen`` (N, 1)."""
+    """Compute the curves over x (N,).
+
+    Args:
+        model: a model with one output.
+        x: inputs as stored, (N,).
+        seen: the same inputs as the network takes them, (N, 1).
+        truth: the true function's values, (N,).
+        classes: True for two classes, False for regression.
+    """
     outputs, parts, bias = contributions(model, seen)
     found = last_hidden(model, seen)
     weights = torch.empty(0) if found is None else found[0].weight[0].detach().float().cpu()
@@ -112,7 +120,7 @@ def curve_of(model: LightningModule, x: Tensor, seen: Tensor, truth: Tensor | No
 
 
 def draw_fit(axis: Axes, curve: Curve, samples: Samples, names: tuple[str, ...]) -> None:
-    """The training points, the truth and the fit."""
+    """Draw the training points, the truth and the fit."""
     size = 28 if samples.size <= 100 else 8
     if names:
         for number, (name, marker) in enumerate(zip(names, "os", strict=True)):
@@ -126,24 +134,24 @@ def draw_fit(axis: Axes, curve: Curve, samples: Samples, names: tuple[str, ...])
     axis.plot(curve.x, curve.fit, color=MODEL, linewidth=2.5, label=fitted)
     if curve.truth is not None:
         axis.plot(curve.x, curve.truth, color=TRUTH, linewidth=1.2, linestyle="--", label="truth")
-    else_drawn = [samples.targets.float(), *([] if curve.truth is None else [curve.truth])]
-    low, high = (float(end) for end in torch.cat(else_drawn).aminmax())
+    other_values = [samples.targets.float(), *([] if curve.truth is None else [curve.truth])]
+    low, high = (float(end) for end in torch.cat(other_values).aminmax())
     room = FAR * (high - low or 1.0)
     if not low - room <= float(curve.fit.min()) <= float(curve.fit.max()) <= high + room:
-        axis.set_ylim(low - room, high + room)  # what a fit that has diverged would squeeze is to be seen
+        axis.set_ylim(low - room, high + room)  # a diverged fit would squeeze the samples and the truth
     axis.set_ylabel(fitted if names else "$y$")
 
 
 def draw_units(axis: Axes, curve: Curve, classes: bool) -> None:
-    """The hidden units, up to eight with their weights; of more, thin lines."""
+    """Draw the hidden units: up to eight with their weights in the legend, more as thin lines."""
     few = len(curve.units) <= MOST_LABELS
     if not classes:
         axis.plot(curve.x, curve.fit, color=MODEL, alpha=0.35, linewidth=5, label="fit")
     parts = zip(curve.units, curve.weights.tolist(), choose_unit_colours(len(curve.units)), strict=True)
     for number, (unit, weight, colour) in enumerate(parts, start=1):
         name = f"h_{number}" if classes else f"w_{number}h_{number}"
-        every = f"{len(curve.units)} units" if number == 1 else None
-        label = f"${name}$, $w_{number} = {weight:.2g}$" if few else every
+        group_label = f"{len(curve.units)} units" if number == 1 else None
+        label = f"${name}$, $w_{number} = {weight:.2g}$" if few else group_label
         axis.plot(curve.x, unit, color=colour, linewidth=1.5 if few else 0.6, alpha=1 if few else 0.6, label=label)
     summed = "probability = σ(Σ $w_jh_j + b$)" if classes else "fit = Σ $w_jh_j + b$"
     axis.set(title=f"{summed}, $b = {curve.bias:.2g}$", ylabel="hidden units $h_j$" if classes else "parts $w_jh_j$")

@@ -1,4 +1,4 @@
-"""How large the gradient is at each layer: whether it vanishes or explodes on its way back."""
+"""Gradient norm of each layer, to see whether gradients vanish or explode."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ MOST_LABELS = 10
 
 
 class GradientNorms(FigureCallback):
-    """The norm of each layer's gradient, before clipping: scalars ``gradient_norm/layer_J``, and a picture.
+    """The norm of each layer's gradient before clipping: scalars ``gradient_norm/layer_J`` and a figure.
 
-    Layers are the weights of fully connected layers and convolutions that are trained, the first nearest to the
-    inputs. In TensorBoard each has a chart under ``gradient_norm``, and the custom scalars have one
-    chart of all. The picture is drawn when training ends, also by a loss that is not finite.
+    A layer is the weight of a trained fully connected layer or convolution; layer 1 is the nearest to the inputs. In
+    TensorBoard each layer has a chart under ``gradient_norm``, and the custom scalars have one chart of all layers. The
+    figure is drawn when training ends, also if it ends because the loss is not finite.
 
     Args:
-        every_n_steps: measure every so many optimiser steps, ≥ 1.
+        every_n_steps: measure every n optimiser steps, ≥ 1.
     """
 
     name = "gradient_norms"
@@ -36,7 +36,7 @@ class GradientNorms(FigureCallback):
         self.weights: list[Tensor] = []  # of the layers
         self.steps: list[int] = []
         self.norms: list[list[float]] = []  # by step and layer
-        self.pending: list[tuple[int, Tensor]] = []  # still on the device
+        self.pending: list[tuple[int, Tensor]] = []  # steps and norms still on the device
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.weights = trained_layers(pl_module)
@@ -46,7 +46,8 @@ class GradientNorms(FigureCallback):
                 logger.experiment.add_custom_scalars({"gradient norms": chart})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        again = bool(self.pending) and self.pending[-1][0] == trainer.global_step  # some evaluate a batch several times
+        # Optimisers such as LBFGS evaluate a batch several times per step: measure only the first.
+        again = bool(self.pending) and self.pending[-1][0] == trainer.global_step
         if trainer.global_step % self.every_n_steps == 0 and not again:
             norms = gradient_norms(self.weights)
             if len(norms):
@@ -65,7 +66,7 @@ class GradientNorms(FigureCallback):
             self.on_fit_end(trainer, pl_module)
 
     def read(self, trainer: Trainer) -> None:
-        """Fetch what was measured from the device, all at once, and log it."""
+        """Copy the pending norms from the device in one transfer and log them."""
         if not self.pending:
             return
         rows = torch.stack([norms for _, norms in self.pending]).tolist()
@@ -86,9 +87,9 @@ class GradientNorms(FigureCallback):
     def draw(self, figure: Figure, steps: list[int], norms: Tensor) -> None:
         axis, layers = figure.subplots(), norms.shape[1]
         colours = matplotlib.colormaps["viridis"](torch.linspace(0, 0.9, max(layers, 2)).numpy())
-        few, width = ("o", 1.2) if len(steps) < 20 else ("", 1.2 if len(steps) < 300 else 0.6)
+        marker, width = ("o", 1.2) if len(steps) < 20 else ("", 1.2 if len(steps) < 300 else 0.6)
         for number, (line, colour) in enumerate(zip(norms.T, colours, strict=False), start=1):
-            axis.plot(steps, line, color=colour, linewidth=width, marker=few, markersize=4, label=f"layer {number}")
+            axis.plot(steps, line, color=colour, linewidth=width, marker=marker, markersize=4, label=f"layer {number}")
         tick_whole(axis.xaxis)
         axis.set_yscale("log", nonpositive="mask")
         axis.set(xlabel="optimiser step", ylabel="norm of the gradient", title="Gradients, layer by layer")
@@ -101,16 +102,16 @@ class GradientNorms(FigureCallback):
 
 
 def trained_layers(model: nn.Module) -> list[Tensor]:
-    """The weights of each fully connected layer and convolution, in order; those that stay as they are left out."""
+    """Return the weights of all fully connected layers and convolutions that are trained, in order."""
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     return [layer.weight for layer in layers if layer.weight.requires_grad]
 
 
 def gradient_norms(layers: list[Tensor]) -> Tensor:
-    """The Euclidean norm of the gradient at each layer's weights.
+    """Compute the Euclidean norm of the gradient of each layer's weights.
 
     Returns:
-        (L,) on the weights' device; NaN where there is no gradient, as at a layer that is frozen for a while.
+        (L,) on the weights' device; NaN for a layer without a gradient, such as one that is frozen for a while.
     """
     norms = [
         weight.new_full((), torch.nan) if weight.grad is None else torch.linalg.vector_norm(weight.grad)

@@ -1,4 +1,4 @@
-"""What a network makes of its inputs: the samples as two hidden units see them, and the line that parts them there."""
+"""Figure of the samples in the space of two hidden units, with the decision line there."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -14,13 +14,13 @@ MOST_SAMPLES = 2000
 
 
 class HiddenSpace(Snapshot):
-    """Training samples in the space of the last hidden layer, where it has two units; for classes.
+    """Training samples in the space of the last hidden layer, if it has two units; for classes.
 
-    The plane is coloured by the class that the output layer gives to each point of it; of a binary
-    task its line is drawn too. Of a large training set 2,000 samples are shown.
+    The plane is coloured by the class that the output layer predicts at each point. For a binary task the decision line
+    is drawn too. At most 2,000 training samples are shown.
 
     Args:
-        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+        every_n_epochs: draw also during training, every n epochs; 0: only the selected weights, after the test.
     """
 
     name = "hidden_space"
@@ -32,9 +32,9 @@ class HiddenSpace(Snapshot):
             return
         samples = some(samples)
         parts = [hidden_values(model, as_network_takes(model, data, part)) for part in samples.inputs.split(EVAL_BATCH)]
-        found = [part for part in parts if part is not None]
-        if found:
-            layer, values = found[0][0], torch.cat([hidden for _, hidden in found])
+        available = [part for part in parts if part is not None]
+        if available:
+            layer, values = available[0][0], torch.cat([hidden for _, hidden in available])
             line = line_of(layer) if layer.out_features == 1 else None
             plane = hidden_regions(model, layer, values)
             self.show(trainer, (5.2, 4.6), plane, Samples(values, samples.targets), data.class_names, title, line)
@@ -57,16 +57,16 @@ class HiddenSpace(Snapshot):
 
 
 def some(samples: Samples) -> Samples:
-    """At most 2,000 of the samples, always the same ones."""
+    """Return at most 2,000 of the samples, always the same ones."""
     if samples.size <= MOST_SAMPLES:
         return samples
     return samples.take(torch.randperm(samples.size, generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES])
 
 
 def hidden_values(model: LightningModule, inputs: Tensor) -> tuple[nn.Linear, Tensor] | None:
-    """The output layer, and the values of the two hidden units before it, (B, 2) on the CPU.
+    """Return the output layer and the values of the two hidden units before it, (B, 2) on the CPU.
 
-    ``None`` where there are not two units, or where they are the inputs themselves.
+    ``None`` if there are not exactly two units, or if their values are the inputs themselves.
     """
     found = last_hidden(model, inputs)
     if found is None or found[1].shape != (len(inputs), 2) or torch.equal(found[1], inputs.flatten(1)):
@@ -75,7 +75,7 @@ def hidden_values(model: LightningModule, inputs: Tensor) -> tuple[nn.Linear, Te
 
 
 def hidden_regions(model: LightningModule, layer: nn.Linear, values: Tensor) -> Plane:
-    """The class that the output layer gives to each point of a grid around the hidden values (N, 2)."""
+    """Predict the class at each point of a grid around the hidden values (N, 2)."""
     xs, ys, grid = grid_around(values)
     with evaluating(model):
         classes: Tensor = model.predict(layer(grid.to(layer.weight)))  # type: ignore[operator]
@@ -83,6 +83,6 @@ def hidden_regions(model: LightningModule, layer: nn.Linear, values: Tensor) -> 
 
 
 def line_of(layer: nn.Linear) -> Tensor:
-    """The line w1·z1 + w2·z2 + b = 0 of a layer with one output: (1, 3)."""
+    """Return the line w1·z1 + w2·z2 + b = 0 of a layer with one output as (w1, w2, b), (1, 3)."""
     bias = layer.weight.new_zeros(1) if layer.bias is None else layer.bias
     return torch.cat([layer.weight[0], bias]).detach().float().cpu()[None]

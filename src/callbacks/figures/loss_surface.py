@@ -1,4 +1,4 @@
-"""The way that two weights took down the loss."""
+"""Figure of the path of two weights on the loss surface."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from src.callbacks.figures.base import FigureCallback, data_of
 from src.callbacks.figures.snapshot import as_network_takes, evaluating
 from src.core.errors import DivergedError
 
-POINTS = 41  # of the grid, each way
+POINTS = 41  # of the grid along each axis
 LEVELS = 20
 ARROWS = 8
-MOST_STEPS = 500  # of a path, to find out how far the picture must reach
-FAR = 20.0  # times the loss at the start: such points need not be in it
+MOST_STEPS = 500  # of a path for which the loss is computed, to find the range of the axes
+FAR = 20.0  # points with more than this multiple of the first loss may lie outside the figure
 
 
 class Surface(NamedTuple):
@@ -32,17 +32,17 @@ class Surface(NamedTuple):
 
 
 class Descent(FigureCallback):
-    """The path of the weights on the surface of the training loss, for a model of just two trainable numbers.
+    """The path of the weights on the surface of the training loss, for models with exactly two trainable numbers.
 
-    A logistic regression of two inputs without a bias, say, or a linear regression of one with it.
-    Drawn when training ends, also by a loss that is not finite; a path that leaves for good is
-    shown until it does.
+    Examples are a logistic regression with two inputs and no bias, and a linear regression with one input and a bias.
+    Drawn when training ends, also if it ends because the loss is not finite. A path that leaves the figure for good is
+    shown up to there.
     """
 
     name = "descent"
 
     def __init__(self) -> None:
-        self.path: list[Tensor] = []  # of (2,), on the device: at the start and after each optimiser step
+        self.path: list[Tensor] = []  # weights (2,) on the device, at the start and after each optimiser step
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +51,7 @@ class Descent(FigureCallback):
             self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.path and trainer.global_step > self.step:  # not where gradients are only accumulated
+        if self.path and trainer.global_step > self.step:  # False while gradients are only accumulated
             self.path.append(weights_of(pl_module))
             self.step = trainer.global_step
 
@@ -62,14 +62,14 @@ class Descent(FigureCallback):
             return
         path = torch.stack([weights.float().cpu() for weights in self.path])
         samples = as_network_takes(pl_module, data, train_set.inputs), train_set.targets.to(pl_module.device)
-        looked_at = some_steps(len(path))
-        along = losses(pl_module, *samples, path[looked_at])
-        near = looked_at[along <= FAR * along[0]]
+        indices = some_steps(len(path))
+        along = losses(pl_module, *samples, path[indices])
+        near = indices[along <= FAR * along[0]]
         if len(near):
             surface = surface_around(pl_module, *samples, path[near])
             title = f"Descent in {len(path) - 1} steps: loss {float(along[0]):.3g} → {float(along[-1]):.3g}"
             last = int(near[-1])
-            drawn = path[: last + 2]  # with the step that leads out, if one does
+            drawn = path[: last + 2]  # including the step that leaves the figure, if any
             drawn = drawn[drawn.isfinite().all(dim=1)]
             self.show(trainer, (6.0, 4.8), surface, drawn, last == len(path) - 1, names_of(pl_module), title)
 
@@ -96,50 +96,50 @@ class Descent(FigureCallback):
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name."""
+    """Return the trainable parameters by name."""
     return {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
 
 
 def weights_of(model: nn.Module) -> Tensor:
-    """A copy of all trainable numbers, (P,)."""
+    """Return a copy of all trainable numbers, (P,)."""
     return torch.cat([weights.detach().flatten() for weights in trainable(model).values()])
 
 
 def names_of(model: nn.Module) -> tuple[str, str]:
-    """What to call the two trainable numbers: w1 and w2, or w and b, as the parameters' names begin."""
+    """Return labels of the two trainable numbers, from the first letters of their parameters: w1 and w2, or w and b."""
     first, second = [name.split(".")[-1][0] for name, part in trainable(model).items() for _ in range(part.numel())]
     return (f"${first}_1$", f"${second}_2$") if first == second else (f"${first}$", f"${second}$")
 
 
 def some_steps(count: int) -> Tensor:
-    """Up to 500 numbers from 0 to ``count`` − 1, evenly spaced, the first and the last among them."""
+    """Return up to 500 evenly spaced indices from 0 to ``count`` − 1, including the first and the last."""
     return torch.linspace(0, count - 1, min(count, MOST_STEPS), dtype=torch.float64).round().long()
 
 
 def losses(model: LightningModule, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The model's loss on all of the samples with other weights in it; its own stay as they are.
+    """Compute the model's loss on all samples for other weights; the model's own weights are unchanged.
 
     Args:
         model: a model with ``loss(outputs, targets)`` and P trainable numbers.
         inputs, targets: as the network takes them, on its device.
-        weights: (M, P), each row in the place of the trainable numbers.
+        weights: values of the trainable numbers, one set per row, (M, P).
 
     Returns:
-        (M,) on the CPU.
+        The losses (M,), on the CPU.
     """
-    own = trainable(model)
-    sizes = [part.numel() for part in own.values()]
-    found = []
+    parameters = trainable(model)
+    sizes = [part.numel() for part in parameters.values()]
+    results = []
     with evaluating(model):
         for row in weights.to(model.device, model.dtype):  # type: ignore[arg-type]
-            parts = zip(own.items(), row.split(sizes), strict=True)
+            parts = zip(parameters.items(), row.split(sizes), strict=True)
             outputs = functional_call(model, {name: part.view_as(old) for (name, old), part in parts}, (inputs,))
-            found.append(model.loss(outputs, targets))  # type: ignore[operator]
-    return torch.stack(found).float().cpu()
+            results.append(model.loss(outputs, targets))  # type: ignore[operator]
+    return torch.stack(results).float().cpu()
 
 
 def surface_around(model: LightningModule, inputs: Tensor, targets: Tensor, points: Tensor) -> Surface:
-    """The loss over a grid around points (T, 2); neither side is shorter than half the other."""
+    """Compute the loss over a grid around points (T, 2); each side is at least half as long as the other."""
     low, high = points.amin(dim=0), points.amax(dim=0)
     size = (high - low).max().clamp(min=1e-3)
     half = 0.5 * torch.maximum(high - low, 0.5 * size) + 0.25 * size
@@ -150,10 +150,10 @@ def surface_around(model: LightningModule, inputs: Tensor, targets: Tensor, poin
 
 
 def draw_surface(figure: Figure, axis: Axes, surface: Surface) -> None:
-    """Filled contours at levels spaced evenly in the loss's logarithm."""
-    known = surface.losses[surface.losses.isfinite()]
-    high = float(known.max().clamp(min=1e-30))
-    low = min(max(float(known.min()), 1e-5 * high), 0.999 * high)
+    """Draw filled contours, with levels evenly spaced in the logarithm of the loss."""
+    finite = surface.losses[surface.losses.isfinite()]
+    high = float(finite.max().clamp(min=1e-30))
+    low = min(max(float(finite.min()), 1e-5 * high), 0.999 * high)
     levels = torch.logspace(math.log10(low), math.log10(high), LEVELS).numpy()
     clamped = surface.losses.clamp(min=levels[0], max=levels[-1]).numpy()
     filled = axis.contourf(surface.xs, surface.ys, clamped, levels=levels, norm=LogNorm(levels[0], levels[-1]))
@@ -162,7 +162,7 @@ def draw_surface(figure: Figure, axis: Axes, surface: Surface) -> None:
 
 
 def draw_path(axis: Axes, path: Tensor, whole: bool) -> None:
-    """The path (T, 2) with its start, arrows here and there, and its end if it is the whole one."""
+    """Draw the path (T, 2) with its start and some arrows, and its end too if ``whole``."""
     width = 1.2 if len(path) < 500 else 0.6
     edge = [effects.Stroke(linewidth=2.2 * width, foreground="black"), effects.Normal()]
     axis.plot(*path.T, color="white", linewidth=width, path_effects=edge)
@@ -176,7 +176,7 @@ def draw_path(axis: Axes, path: Tensor, whole: bool) -> None:
 
 
 def arrows(path: Tensor) -> list[int]:
-    """The steps of a path (T, 2) to draw an arrow on, evenly spaced along its length: a few of 1 … T − 1."""
+    """Return the steps of a path (T, 2) to draw an arrow on: up to 8 of 1 … T − 1, evenly spaced along its length."""
     lengths = (path[1:] - path[:-1]).norm(dim=1).cumsum(dim=0)
     if not len(lengths) or lengths[-1] == 0:
         return []

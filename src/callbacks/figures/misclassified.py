@@ -1,4 +1,4 @@
-"""Test images that the model gets wrong, with the class it predicts and the true one."""
+"""Figure of misclassified test images, with predicted and true class."""
 
 from textwrap import fill
 from typing import Any
@@ -12,14 +12,14 @@ from src.callbacks.figures.base import FigureCallback, data_of, image_grid, show
 from src.callbacks.figures.class_probabilities import class_probabilities
 
 COLUMNS = 5
-WIDEST = 22  # letters over an image
+WIDEST = 22  # characters per line of a title
 
 
 class Misclassified(FigureCallback):
-    """The misclassified test images that the model is surest of; drawn where one process does the test.
+    """The misclassified test images with the highest predicted probability; only if one process runs the test.
 
     Args:
-        count: how many images at most, ≥ 1.
+        count: maximum number of images, ≥ 1.
     """
 
     name = "misclassified"
@@ -44,10 +44,10 @@ class Misclassified(FigureCallback):
         probabilities = class_probabilities(torch.cat(self.outputs).cpu())
         names = data_of(trainer).class_names
         wrong = surest_mistakes(probabilities, test_set.targets[: len(probabilities)], self.count)
-        sure, predicted = probabilities[wrong].max(dim=1)
+        confidence, predicted = probabilities[wrong].max(dim=1)
         titles = [
-            fill(f"{names[true]}, taken for {names[guess]} ({spell_share(share, 1)})", WIDEST)
-            for guess, share, true in zip(predicted, sure.tolist(), test_set.targets[wrong], strict=True)
+            fill(f"{names[true]}, taken for {names[guess]} ({spell_share(probability, 1)})", WIDEST)
+            for guess, probability, true in zip(predicted, confidence.tolist(), test_set.targets[wrong], strict=True)
         ]
         if titles:
             rows = -(-len(titles) // COLUMNS)
@@ -59,7 +59,13 @@ class Misclassified(FigureCallback):
 
 
 def surest_mistakes(probabilities: Tensor, targets: Tensor, count: int) -> Tensor:
-    """Indices of up to ``count`` mistakes, the surest first: probabilities (N, K), targets (N,)."""
-    sure, predicted = probabilities.max(dim=1)
+    """Return the indices of up to ``count`` mistakes, the highest probability first.
+
+    Args:
+        probabilities: the predicted probabilities, (N, K).
+        targets: the true classes, (N,).
+        count: maximum number of mistakes.
+    """
+    confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != targets).nonzero().flatten()
-    return wrong[sure[wrong].argsort(descending=True, stable=True)][:count]
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]

@@ -1,4 +1,4 @@
-"""A gallery of training images with their class names."""
+"""Figure of training images with their class names."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -11,10 +11,10 @@ COLUMNS = 10
 
 
 class Samples(FigureCallback):
-    """Training images as they are kept, before augmentation; as many of each class as fit.
+    """Training images as stored, before augmentation.
 
     Args:
-        count: how many images, ≥ 1.
+        count: number of images, ≥ 1; as equally divided among the classes as possible.
     """
 
     name = "samples"
@@ -38,8 +38,8 @@ class Samples(FigureCallback):
 
 
 def class_by_class(targets: Tensor, count: int) -> Tensor:
-    """Indices of up to ``count`` samples that take the classes in turn: first of each, second of each …"""
+    """Return the indices of up to ``count`` samples, in turn the first of each class, the second of each …"""
     order = torch.argsort(targets, stable=True)
-    first = torch.searchsorted(targets[order], targets[order])  # where each sample's class begins
+    first = torch.searchsorted(targets[order], targets[order])  # position of its class's first sample
     turn = torch.arange(len(targets)) - first
     return order[torch.argsort(turn, stable=True)][:count]

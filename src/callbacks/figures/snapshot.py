@@ -1,4 +1,4 @@
-"""What pictures of a network as it is at the moment have in common: when they are drawn, and how they look inside."""
+"""Base class of figures of the current weights, and helpers to capture what a network's layers compute."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from src.data.base import TensorDataModule
 
 
 class Snapshot(FigureCallback):
-    """A picture of what the weights do, while they are trained and when they are chosen.
+    """A figure of the model's current weights, drawn during training and after the test.
 
     Args:
-        every_n_epochs: draw also while training, every so many epochs; 0: only the weights kept.
+        every_n_epochs: draw also during training, every n epochs; 0: only the selected weights, after the test.
     """
 
     def __init__(self, every_n_epochs: int) -> None:
@@ -29,13 +29,13 @@ class Snapshot(FigureCallback):
         self.take(trainer, pl_module, "the weights kept")
 
     def take(self, trainer: Trainer, model: LightningModule, title: str) -> None:
-        """Show the model as it is, or nothing where the picture does not suit it."""
+        """Draw the model in its current state; do nothing if the figure does not apply to it."""
         raise AttributeError(f"{type(self).__name__} must define take()")
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without gradients and in evaluation mode; afterwards each part is in the mode it was in."""
+    """Run the block in evaluation mode and without gradients; restore each module's mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -47,41 +47,41 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def as_network_takes(model: LightningModule, data: TensorDataModule, inputs: Tensor) -> Tensor:
-    """Inputs as they are kept → as the network takes them, on its device and in its precision."""
+    """Transform stored inputs to the network's inputs, on its device and in its precision."""
     return data.transform(inputs.to(model.device)).to(model.dtype)
 
 
 def watched(model: LightningModule, layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """What a layer is given and what it gives when the model sees the inputs, and what the model gives.
+    """Run the model on the inputs and return a layer's input, the layer's output and the model's output.
 
-    ``None`` if the layer takes no part.
+    Returns ``None`` if the layer is not called.
     """
-    seen: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda module, given, output: seen.append((given[0], output)))
+    calls: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda module, given, output: calls.append((given[0], output)))
     try:
         with evaluating(model):
             outputs = model(inputs)
     finally:
         hook.remove()
-    return (*seen[0], outputs) if seen else None
+    return (*calls[0], outputs) if calls else None
 
 
 def linear_layers(model: LightningModule) -> list[nn.Linear]:
-    """The fully connected layers of the model's network, first to last."""
+    """Return the fully connected layers of the model's network, first to last."""
     net = getattr(model, "net", None)
     modules = net.modules() if isinstance(net, nn.Module) else ()
     return [module for module in modules if isinstance(module, nn.Linear)]
 
 
 def last_hidden(model: LightningModule, inputs: Tensor) -> tuple[nn.Linear, Tensor] | None:
-    """The output layer, and the values (B, H) that the inputs (B, …) give to it, those of the last hidden layer.
+    """Return the output layer and the values (B, H) of the last hidden layer for the inputs (B, …).
 
-    ``None`` where the model's outputs are not those of a fully connected layer. Without a hidden
-    layer the values are the inputs.
+    Returns ``None`` if the model's outputs are not those of a fully connected layer. Without a hidden layer the values
+    are the inputs.
     """
     layers = linear_layers(model)
-    seen = watched(model, layers[-1], inputs) if layers else None
-    if seen is None:
+    captured = watched(model, layers[-1], inputs) if layers else None
+    if captured is None:
         return None
-    hidden, output, outputs = seen
+    hidden, output, outputs = captured
     return (layers[-1], hidden) if output is outputs or torch.equal(output, outputs) else None

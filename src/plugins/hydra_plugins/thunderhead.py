@@ -1,4 +1,4 @@
-"""What Hydra finds as its plugins; it asks that their classes be defined in a package of this name."""
+"""Launchers and sweepers as Hydra plugins; Hydra requires that they are defined in a ``hydra_plugins`` package."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ from src.storage.files import write_text
 
 
 class SweepLauncher(Launcher):
-    """Plans a sweep over what its folder has already, and has an engine run what is left.
+    """Launcher that plans a sweep, skips the jobs already done in its folder and runs the others with an engine.
 
-    All that is heavy is imported where a sweep begins, since Hydra imports this module always.
+    Heavy modules are imported when a sweep starts, since Hydra imports this module for every command.
 
     Args:
         settings: the engine's.
@@ -40,9 +40,9 @@ class SweepLauncher(Launcher):
         from src.sweeps.launchers.sweep import Sweep
 
         loader: Any = RememberingLoader(hydra_context.config_loader)
-        hydra_context.config_loader = loader  # the sweeper's, too
+        hydra_context.config_loader = loader  # for the sweeper, too
         self.sweep = Sweep(config, hydra_context, task_function.__name__)
-        if not list(self.sweep.folder.glob("*/job.json")):  # else there may be nothing left to do
+        if not list(self.sweep.folder.glob("*/job.json")):  # otherwise all jobs may be done already
             self.engine().warm_up()  # while the sweeper composes the jobs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -52,11 +52,11 @@ class SweepLauncher(Launcher):
 
     @abstractmethod
     def engine(self) -> Any:
-        """What runs the jobs: an `Engine` of `src.sweeps.launchers.launch`."""
+        """Return the engine that runs the jobs, an `Engine` of `src.sweeps.launchers.launch`."""
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs a sweep's jobs on this machine; its settings are those of `src.sweeps.launchers.local.Local`."""
+    """Launcher that runs a sweep's jobs on this machine; see `src.sweeps.launchers.local.Local` for its settings."""
 
     def engine(self) -> Any:
         from src.sweeps.launchers.local import Local, check
@@ -66,7 +66,7 @@ class LocalLauncher(SweepLauncher):
 
 
 class VectorizedLauncher(SweepLauncher):
-    """Trains a sweep's jobs as one model; its settings: `src.sweeps.launchers.local.Local`, and ``most``."""
+    """Launcher that trains jobs as one model; see `src.sweeps.launchers.local.Local` for its settings, and ``most``."""
 
     def engine(self) -> Any:
         from src.sweeps.launchers.local import Local
@@ -81,7 +81,7 @@ class VectorizedLauncher(SweepLauncher):
 
 
 class RayLauncher(SweepLauncher):
-    """Runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.launchers.ray.Ray`."""
+    """Launcher that runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.launchers.ray.Ray`."""
 
     def engine(self) -> Any:
         from src.core.extras import need
@@ -94,7 +94,7 @@ class RayLauncher(SweepLauncher):
 
 
 class SlurmLauncher(SweepLauncher):
-    """Runs a sweep's jobs on a Slurm cluster; its settings are those of `src.sweeps.launchers.slurm.Slurm`."""
+    """Launcher that runs a sweep's jobs on a Slurm cluster; see `src.sweeps.launchers.slurm.Slurm` for its settings."""
 
     def engine(self) -> Any:
         from src.core.extras import need
@@ -107,9 +107,10 @@ class SlurmLauncher(SweepLauncher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, every combination a job; but the sweep's ``multirun.yaml`` is written durably.
+    """Hydra's basic sweeper, with one job per combination, except that ``multirun.yaml`` is flushed to the disk.
 
-    Launchers of ours write it, once the sweep's folder is theirs: a start that they refuse leaves it as it was.
+    This project's launchers write that file themselves, after they have locked the sweep's folder: a start that they
+    refuse leaves the old file unchanged.
     """
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
@@ -131,24 +132,25 @@ class GridSweeper(BasicSweeper):
 
 
 def list_jobs(preset: list[Override], given: list[Override]) -> list[list[str]]:
-    """Return the overrides of each job: every combination of the values that are given, and of a preset's other axes.
+    """Return the overrides of each job: every combination of the given values and of the preset's other axes.
 
-    A setting may be given several dictionaries, which are merged; its values here are those of each of them.
+    A setting may be given several dictionaries, which Hydra merges: each of them is an axis here.
     """
     by_key: dict[str, list[list[str]]] = {}
     for overrides in (preset, given):
-        own: dict[str, list[list[str]]] = {}
-        for each in overrides:
-            own.setdefault(each.get_key_element(), []).append(list_values(each))
-        by_key |= own
+        axes: dict[str, list[list[str]]] = {}
+        for override in overrides:
+            axes.setdefault(override.get_key_element(), []).append(list_values(override))
+        by_key |= axes  # a given axis replaces the preset's
     return [list(job) for job in product(*chain.from_iterable(by_key.values()))]
 
 
 def list_values(override: Override) -> list[str]:
-    """Return an override for each of its values.
+    """Return one override for each value of a sweep override, or the override itself.
 
     Raises:
-        HydraException: if it is no list of values.
+        HydraException: if the sweep is not a finite list of values.
+        InputError: if the list is empty.
     """
     key = override.get_key_element()
     if not override.is_sweep_override():
@@ -160,12 +162,13 @@ def list_values(override: Override) -> list[str]:
     return [f"{key}={value}" for value in values]
 
 
+# Registered under the name of Hydra's own default sweeper, which it replaces.
 GRID = BasicSweeperConf(_target_="hydra_plugins.thunderhead.GridSweeper")
-ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GRID, provider="thunderhead")  # in its place
+ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GRID, provider="thunderhead")
 
 
 class OptunaSweeper(Sweeper):
-    """Searches settings with Optuna; its own settings are those of `src.sweeps.search.plan.Plan`."""
+    """Sweeper that searches settings with Optuna; its own settings are those of `src.sweeps.search.plan.Plan`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""Pictures over the runs of a sweep: drawn from their folders, when it ends or at any later time."""
+"""Draw figures over the runs of a sweep from their folders, when it ends or at any later time."""
 
 import math
 from collections import Counter
@@ -18,28 +18,28 @@ from src.sweeps.figures.images import read_png
 from src.sweeps.store.leaderboard import deviation, mean
 from src.sweeps.store.runs import Run, folded
 
-Z = 1.96  # standard deviations to both sides that hold 95% of a normal distribution
-ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 right are 0.94999999
+Z = 1.96  # 95% of a normal distribution lie within this many standard deviations of the mean
+ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 correct give 0.94999999
 DASHES = ["-", "--", "-.", ":"]
-RUNS, MEAN = "#595959", "#000000"  # neither is of training, validation or a class
-EDGE = 0.015  # of an axis: where what is far off is marked
+RUNS, MEAN = "#595959", "#000000"  # colours that do not stand for training, validation or a class
+EDGE = 0.015  # distance of outliers' marks from the edge, as a fraction of the axis
 
 
 class SweepPicture:
-    """A picture over several runs; a subclass says how large it is and draws it.
+    """Base class of figures over several runs; a subclass defines `draw`, and `size` if needed.
 
     Args:
-        name: of the file, ``figures/NAME.png`` in the sweep's folder.
-        title: what stands over it.
+        name: the name of the file, ``figures/NAME.png`` in the sweep's folder.
+        title: the title above the figure.
     """
 
-    packages: tuple[str, ...] = ()  # beside this project's, whose classes the runs' configs may name
+    packages: tuple[str, ...] = ()  # packages outside this project whose classes the runs' configs may name
 
     def __init__(self, name: str, title: str = "") -> None:
         self.name, self.title = name, title
 
     def size(self, runs: list[Run]) -> tuple[float, float]:
-        """Width and height in inches, by default for a row with each label."""
+        """Return width and height in inches, by default for one row per label."""
         groups = folded(runs)
         return (4.9 + 0.072 * max(map(len, groups)), 1.3 + 0.34 * len(groups))
 
@@ -48,12 +48,12 @@ class SweepPicture:
 
 
 class MetricPicture(SweepPicture):
-    """A picture of one metric.
+    """Base class of figures of one metric.
 
     Args:
-        metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc"; null: the one that most of
-            the runs are judged by, without validation sets the training loss.
-        settings: those of `SweepPicture`.
+        metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc"; null: the metric that most of
+            the runs monitor, or the training loss if none has a monitored metric.
+        settings: the arguments of `SweepPicture`.
     """
 
     def __init__(self, metric: str | None = None, **settings: Any) -> None:
@@ -61,15 +61,15 @@ class MetricPicture(SweepPicture):
         self.metric = metric
 
     def metric_of(self, runs: list[Run]) -> str:
-        """The metric that is drawn of these runs."""
+        """Return the name of the metric that is drawn for these runs."""
         judges = Counter(judge for run in runs if (judge := run.metrics.get("monitor")) in run.metrics)
         return self.metric or next((str(judge) for judge, _ in judges.most_common(1)), "train/loss")
 
     def values(self, runs: list[Run]) -> dict[str, np.ndarray]:
-        """The metric's values by the runs' labels; runs that lack it are left out.
+        """Return the metric's values by the runs' labels; runs that lack it are left out.
 
         Raises:
-            InputError: if all do.
+            InputError: if no run has the metric.
         """
         metric = self.metric_of(runs)
         found = {label: measured(group, metric) for label, group in folded(runs).items()}
@@ -79,7 +79,7 @@ class MetricPicture(SweepPicture):
 
 
 class Scores(MetricPicture):
-    """Each run's metric as a dot, and for each label the mean with its standard deviation."""
+    """A plot of each run's metric as a dot, and of each label's mean with its standard deviation."""
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
@@ -110,11 +110,13 @@ class Scores(MetricPicture):
 
 
 class Share(MetricPicture):
-    """For each label the share of runs whose metric is good enough, with its 95% interval (Wilson, 1927).
+    """A bar chart of each label's success rate: the fraction of runs whose metric reaches a threshold.
+
+    Each bar has its 95% confidence interval (Wilson, 1927).
 
     Args:
-        at_least: what is good enough.
-        settings: those of `MetricPicture`.
+        at_least: the threshold.
+        settings: the arguments of `MetricPicture`.
     """
 
     def __init__(self, at_least: float, **settings: Any) -> None:
@@ -138,10 +140,10 @@ class Share(MetricPicture):
 
 
 class Curves(MetricPicture):
-    """The metric over the epochs: a line for each label, the mean of its runs, and each run faintly."""
+    """A plot of the metric over the epochs, with a line for the mean of each label's runs and a faint line per run."""
 
     def columns(self, labels: Iterable[str]) -> int:
-        """How many of the labels fit side by side."""
+        """Return how many labels fit next to each other in the legend."""
         return max(1, int(7.4 // (0.65 + 0.066 * max(map(len, labels)))))
 
     def size(self, runs: list[Run]) -> tuple[float, float]:
@@ -156,7 +158,7 @@ class Curves(MetricPicture):
             for curve in curves if len(curves) > 1 else []:
                 axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
             if curves:
-                shortest = min(map(len, curves))  # over the epochs that all of them have
+                shortest = min(map(len, curves))  # average over the epochs that all curves have
                 mean = np.mean([curve[:shortest] for curve in curves], axis=0)
                 axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
         if not axis.lines:
@@ -174,12 +176,12 @@ class Curves(MetricPicture):
 
 
 class Gallery(SweepPicture):
-    """A picture that each run has drawn, side by side.
+    """A grid of one figure that each run has drawn.
 
     Args:
-        picture: its name, such as "descent".
-        columns: how many in a row.
-        settings: those of `SweepPicture`.
+        picture: the figure's name, such as "descent".
+        columns: the number of images in a row.
+        settings: the arguments of `SweepPicture`.
     """
 
     def __init__(self, picture: str, columns: int, **settings: Any) -> None:
@@ -187,16 +189,16 @@ class Gallery(SweepPicture):
         self.picture, self.columns = picture, columns
 
     def found(self, runs: list[Run]) -> list[tuple[str, Path]]:
-        """The titles and the files of the runs that have drawn it.
+        """Return the titles and the files of the runs that have drawn the figure.
 
         Raises:
-            InputError: if none has.
+            InputError: if no run has drawn it.
         """
         files = [(run.full_caption, run.folder / "figures" / f"{self.picture}.png") for run in runs]
-        there = [(title, path) for title, path in files if path.is_file()]
-        if not there:
+        existing = [(title, path) for title, path in files if path.is_file()]
+        if not existing:
             raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
-        return there
+        return existing
 
     def size(self, runs: list[Run]) -> tuple[float, float]:
         files = self.found(runs)
@@ -217,68 +219,71 @@ class Gallery(SweepPicture):
 
 
 def points(run: Run, metric: str) -> np.ndarray:
-    """A run's metric over the epochs in which it was measured: (N, 2), epoch and value."""
+    """Return a run's metric over the epochs in which it was measured: (N, 2), epoch and value."""
     measured = [(row["epoch"], row[metric]) for row in run.history if {"epoch", metric} <= row.keys()]
     return np.array(measured).reshape(-1, 2)
 
 
 def measured(runs: list[Run], metric: str) -> np.ndarray:
-    """The metric of those runs that have it: (N,)."""
+    """Return the metric of the runs that have it: (N,)."""
     return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None], dtype=float)
 
 
 def lower_is_better(runs: list[Run], metric: str) -> bool:
-    """Whether a metric is the better the lower, as the runs say that are judged by it; else only shares are not."""
+    """Return True if lower values of a metric are better.
+
+    The runs that monitor the metric record this as ``mode``. If none does, lower is better for all but fractions.
+    """
     modes = Counter(run.metrics.get("mode") for run in runs if run.metrics.get("monitor") == metric)
     return modes.most_common(1)[0][0] == "min" if modes else not is_share(metric)
 
 
 def in_words(metric: str) -> str:
-    """A metric as an axis is labelled: "test accuracy"."""
+    """Return a metric's name in words, as an axis label: "test accuracy"."""
     words = {"val": "validation", "train": "training", "acc": "accuracy"}
     return " ".join(words.get(part, part) for part in metric.split("/"))
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share, told in per cent."""
+    """Return True if a metric is a fraction, which is shown in per cent."""
     return "acc" in metric
 
 
 def beside(axis: Axes, row: int, text: str) -> None:
-    """A text to the right of a row."""
+    """Write a text to the right of a row."""
     axis.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
 
 
 def is_logarithmic(metric: str, values: np.ndarray) -> bool:
-    """Whether a metric's values, one at least, lie so far apart that they show on a logarithmic axis only."""
+    """Return True if a metric's values, at least one, need a logarithmic axis: all are positive and span decades."""
     return bool(not is_share(metric) and values.min() > 0 and spans_decades(values.tolist()))
 
 
 def within(window: Window | None, values: np.ndarray) -> np.ndarray:
-    """Those of the values that are on the axis."""
+    """Return the values that lie in the window; all if there is none."""
     return values if window is None else values[(values >= window.low) & (values <= window.high)]
 
 
 def mark_beyond(axis: Axes, values: np.ndarray, row: float, window: Window | None, colour: str) -> None:
-    """Mark at the ends of the horizontal axis that there are values beyond them."""
+    """Mark the ends of the horizontal axis beyond which there are values."""
     if window is None:
         return
-    for place, marker, beyond in ((1 - EDGE, ">", values > window.high), (EDGE, "<", values < window.low)):
+    for position, marker, beyond in ((1 - EDGE, ">", values > window.high), (EDGE, "<", values < window.low)):
         if beyond.any():
-            axis.plot(place, row, marker=marker, color=colour, transform=axis.get_yaxis_transform())
+            axis.plot(position, row, marker=marker, color=colour, transform=axis.get_yaxis_transform())
 
 
 def described(values: np.ndarray, share: bool) -> str:
-    """Mean ± standard deviation and how many: "97.43 ± 0.21% (n=5)"."""
+    """Format mean ± standard deviation and number of values: "97.43 ± 0.21% (n=5)"."""
     factor, form, unit = (100, ".2f", "%") if share else (1, ".3g", "")
-    found = deviation(values.tolist())
-    spread = f" ± {factor * found:{form}}" if found is not None else ""
+    sd = deviation(values.tolist())
+    spread = f" ± {factor * sd:{form}}" if sd is not None else ""
     return f"{factor * mean(values.tolist()):{form}}{spread}{unit} (n={len(values)})"
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% interval of a share, from its successes in so many trials ≥ 1 (Wilson, 1927)."""
-    share, spread = successes / trials, Z**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    """Return the 95% confidence interval of a success rate, from at least one trial (Wilson, 1927)."""
+    rate, spread = successes / trials, Z**2 / trials
+    middle = (rate + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + Z**2 / (4 * trials**2))
     return max(0.0, middle - half), min(1.0, middle + half)

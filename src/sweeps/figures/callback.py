@@ -1,4 +1,4 @@
-"""When the pictures over a sweep's runs are drawn: as it ends, or whenever ``python -m src.compare`` asks."""
+"""Draw the figures over a sweep's runs, when it ends or when ``python -m src.compare`` is called."""
 
 import logging
 import re
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class DrawPictures(Callback):
-    """Draws a sweep preset's pictures when all of its runs are done.
+    """A Hydra callback that draws a sweep's figures when all of its runs are done.
 
     Args:
-        pictures: their settings by name; each has the ``_target_`` of a `SweepPicture`.
+        pictures: the figures' settings by name; each has the ``_target_`` of a `SweepPicture`.
     """
 
     def __init__(self, pictures: dict[str, Any]) -> None:
@@ -35,28 +35,29 @@ class DrawPictures(Callback):
         folder, packages = Path(config.hydra.sweep.dir), read_packages(config.get("trust"))
         try:
             files, errors = draw(folder, self.pictures, packages)
-        except Exception as error:  # the runs are done and kept, and Hydra would make a warning of two lines of it
+        # All runs are saved at this point; Hydra would turn an exception into a two-line warning.
+        except Exception as error:
             if fault := find_fault(error):
                 again = f"try again: {spell_command('src.compare', [str(folder)])}"
                 sys.exit(f"error: {fault.completed('the runs are whole', again)}")
             files, errors = [], [why(error)]
         for path in files:
             log.info("picture: %s", path)
-        for told in errors:
-            how = f"{spell_command('src.compare', [str(folder)])}{spell_trust(packages)}"
-            log.error("error: %s (try again: %s)", told, how)
+        for message in errors:
+            command = f"{spell_command('src.compare', [str(folder)])}{spell_trust(packages)}"
+            log.error("error: %s (try again: %s)", message, command)
 
 
 def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> tuple[list[Path], list[str]]:
-    """Draw the pictures over a sweep's runs, into ``figures/`` and for TensorBoard.
+    """Draw the figures over a sweep's runs, into ``figures/`` and for TensorBoard.
 
     Args:
-        folder: the sweep's.
-        pictures: their settings by name.
-        packages: those beside this project's whose classes the runs' configs may name.
+        folder: the sweep's folder.
+        pictures: the figures' settings by name.
+        packages: packages outside this project whose classes the runs' configs may name.
 
     Returns:
-        The files, and for each picture that cannot be drawn a line that says why.
+        The paths of the files, and an error message for each figure that cannot be drawn.
 
     Raises:
         InputError: if there are no runs to draw.
@@ -77,7 +78,7 @@ def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> t
                 save(pixels, path)
                 writer.add_image(f"{TAG}/{name}", pixels, dataformats="HWC")
                 files.append(path)
-            except Exception as error:  # the other pictures are drawn all the same
+            except Exception as error:  # the other figures can still be drawn
                 if TRACEBACKS or find_fault(error):
                     raise
                 errors.append(f"{path} cannot be drawn: {why(error)}")
@@ -85,33 +86,33 @@ def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> t
 
 
 def why(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error's message in one line."""
     return str(input_error(error) or " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
-    """The pictures that a sweep was started with, by name; often none.
+    """Return the settings of the figures that a sweep was started with, by name; there may be none.
 
     Args:
-        folder: the sweep's, which may be a stranger's.
-        packages: those beside this project's whose classes it may name.
+        folder: the sweep's folder, which is not trusted.
+        packages: packages outside this project whose classes it may name.
 
     Raises:
-        InputError: if the folder is not that of a sweep, or names what a folder must not name.
+        InputError: if the folder is not that of a sweep, is damaged, or names a class that it must not name.
     """
     path = folder / "multirun.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no sweep there ({path} is missing)")
     pictures = _pictures_in(read_yaml(path))
     for name, settings in pictures.items():
-        if not re.fullmatch(r"\w[\w-]*", str(name)):  # it names a file
+        if not re.fullmatch(r"\w[\w-]*", str(name)):  # the name becomes a file name
             raise InputError(f"{path}: {name} is no picture's name")
         if not isinstance(settings, dict) or "_target_" not in settings:
             raise InputError(f"{path} is damaged: it does not say what the picture {name} is")
         if "${" in str(settings):
             raise InputError(f"{path}: the picture {name} refers to other settings; write their values there")
     if pictures:
-        from src.sweeps.figures.base import SweepPicture  # with matplotlib
+        from src.sweeps.figures.base import SweepPicture  # imports matplotlib
 
         rules = Rules({"pictures.*": SweepPicture}, writing=("pictures",))
         check_trust({"pictures": pictures}, path, rules, packages)
@@ -119,7 +120,7 @@ def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _pictures_in(content: Any) -> dict[str, Any]:
-    """Return the settings of pictures in what ``multirun.yaml`` holds; of something else nothing."""
+    """Return the settings of the figures in the content of ``multirun.yaml``, or {} if there are none."""
     for key in ("hydra", "callbacks", "pictures", "pictures"):
         content = content.get(key) if isinstance(content, dict) else None
     return content if isinstance(content, dict) else {}

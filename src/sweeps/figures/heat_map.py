@@ -1,4 +1,4 @@
-"""A metric over two settings of a sweep, as a map of colours and numbers."""
+"""Draw a heat map of a metric over two settings of a sweep."""
 
 from typing import Any
 
@@ -25,19 +25,19 @@ from src.sweeps.store.leaderboard import mean
 from src.sweeps.store.runs import Run, name_in_words, said
 
 NOTHING = "–"
-ENDS = {(True, False): "min", (False, True): "max", (True, True): "both"}  # of the colours, beyond which values lie
+ENDS = {(True, False): "min", (False, True): "max", (True, True): "both"}  # (below, above): ends of the colour bar
 
 
 class HeatMap(MetricPicture):
-    """The mean of the metric over all runs that share two settings' values, brighter where it is better.
+    """A heat map of the mean metric over all runs with the same values of two settings; brighter is better.
 
-    The best mean has a frame. Numbers are in their order on both axes, other values behind them; a setting that is
-    not swept makes a single row or column.
+    The best mean has a frame. On both axes numbers are sorted, and other values follow them. A setting that is not
+    swept makes a single row or column.
 
     Args:
         x: the setting along the horizontal axis, such as "optimizer.lr".
-        y: the one along the vertical axis.
-        settings: those of `MetricPicture`.
+        y: the setting along the vertical axis.
+        settings: the arguments of `MetricPicture`.
     """
 
     def __init__(self, x: str, y: str, **settings: Any) -> None:
@@ -48,7 +48,7 @@ class HeatMap(MetricPicture):
         return (max(5.4, 2.4 + 0.86 * len(levels(runs, self.x))), max(2.9, 1.9 + 0.52 * len(levels(runs, self.y))))
 
     def cells(self, runs: list[Run]) -> list[list[np.ndarray]]:
-        """The metric's values in each cell, [y][x]; runs that lack it are left out."""
+        """Return the metric's values in each cell, as [y][x]; runs that lack the metric are left out."""
         metric = self.metric_of(runs)
         rows, columns = levels(runs, self.y), levels(runs, self.x)
         return [
@@ -58,7 +58,7 @@ class HeatMap(MetricPicture):
         ]  # fmt: skip
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        self.values(runs)  # raises where there are none
+        self.values(runs)  # raises if no run has the metric
         axis, metric, cells = figure.subplots(), self.metric_of(runs), self.cells(runs)
         means = np.array([[mean(cell) for cell in row] for row in cells])  # (y, x)
         lower, found = lower_is_better(runs, metric), means[np.isfinite(means)]
@@ -85,12 +85,12 @@ class HeatMap(MetricPicture):
 
 
 def level(run: Run, key: str) -> str | None:
-    """A run's value of a setting as it is said; ``None`` where it was not swept."""
+    """Return a run's value of a setting as text, or ``None`` if the setting was not swept."""
     return said(run.swept[key]) if key in run.swept else None
 
 
 def levels(runs: list[Run], key: str) -> list[str | None]:
-    """The different values of a setting: numbers in their order, then the others as they come."""
+    """Return the distinct values of a setting: sorted numbers, then other values in order of appearance."""
     values = {level(run, key): run.swept.get(key) for run in runs}
 
     def place(name: str | None) -> float:
@@ -101,14 +101,14 @@ def levels(runs: list[Run], key: str) -> list[str | None]:
 
 
 def number(mean: float, share: bool) -> str:
-    """A cell's mean: "97.43%", "0.0123"; a dash where there is none."""
+    """Format a cell's mean: "97.43%", "0.0123", or a dash if there is none."""
     if not np.isfinite(mean):
         return NOTHING
     return f"{100 * mean:.2f}%" if share else f"{mean:.3g}"
 
 
 def averaged(counts: list[int]) -> str:
-    """Over how many runs the means are, on a line of its own: "(mean of 3 runs)"."""
+    """Return a separate line on how many runs were averaged: "(mean of 3 runs)"; nothing if each mean is of one run."""
     low, high = min(filter(None, counts)), max(counts)
     if high == 1:
         return ""
@@ -116,14 +116,14 @@ def averaged(counts: list[int]) -> str:
 
 
 def frame(axis: Axes, places: np.ndarray) -> None:
-    """A frame around cells (N, 2), row and column."""
+    """Draw a frame around cells; ``places`` (N, 2) holds their rows and columns."""
     for row, column in places:
         box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=3)
         axis.add_patch(box).set_label("best")
 
 
 def label_axes(axis: Axes, runs: list[Run], x: str, y: str) -> None:
-    """The settings' names and values at the cells; nothing at an axis whose setting is not swept."""
+    """Label the axes with the settings' names and values; an axis whose setting is not swept gets no labels."""
     for part, key in ((axis.xaxis, x), (axis.yaxis, y)):
         names = levels(runs, key)
         swept = names != [None]

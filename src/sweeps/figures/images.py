@@ -1,4 +1,4 @@
-"""Read the pictures that runs have drawn, whatever else a file of that name may hold."""
+"""Read the figures of runs safely: a file of that name may hold anything."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ def read_png(path: Path) -> Image.Image:
     """Return a PNG's pixels as RGB.
 
     Raises:
-        InputError: if it is no plain file, no PNG, damaged or too large.
+        InputError: if the path is not a regular file, or the file is not a PNG, damaged or too large.
     """
     try:
         with Image.open(io.BytesIO(read_bytes(path, MOST_BYTES)), formats=["PNG"]) as image:

@@ -1,4 +1,4 @@
-"""What the models of several runs have learned, one small panel each, all on the same axes."""
+"""Draw the functions that several runs have learned, in a grid of small plots with shared axes."""
 
 import math
 from textwrap import fill
@@ -21,15 +21,17 @@ from src.sweeps.store.runs import Run
 from src.training.build import build_model, build_tensors
 from src.training.checkpoints import chosen_checkpoint, load_weights
 
-WIDEST = 36  # letters over a panel
+WIDEST = 36  # characters per line of a plot's title
 
 
 class Panels(SweepPicture):
-    """For data of one input the fitted curves, of two the decision regions; from the weights kept.
+    """A grid with one plot per run: the fitted curve for data of one input, the decision regions for two inputs.
+
+    The models are loaded from their checkpoints.
 
     Args:
-        columns: how many panels in a row.
-        settings: those of `SweepPicture`.
+        columns: the number of plots in a row.
+        settings: the arguments of `SweepPicture`.
     """
 
     def __init__(self, columns: int, **settings: Any) -> None:
@@ -60,7 +62,7 @@ class Panels(SweepPicture):
 
 
 def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
-    """A run's data, set up, and its model with the weights kept."""
+    """Return a run's data, set up, and its model with the weights of the chosen checkpoint."""
     config = open_config(run.folder, packages)
     data = build_tensors(config)
     data.setup()
@@ -70,10 +72,10 @@ def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, Lig
 
 
 def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> None:
-    """The model's curve or regions over the training samples.
+    """Draw the model's curve or decision regions, with the training samples.
 
     Raises:
-        InputError: if the data are of another kind.
+        InputError: if the data have other inputs or targets.
     """
     assert data.train_set is not None
     if tuple(data.in_shape) == (2,) and data.class_names:
@@ -94,7 +96,7 @@ def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
 
 
 def score(run: Run) -> str:
-    """The test metric in two words."""
+    """Format a run's test metric: "98.2% correct", "error 0.031", or nothing."""
     if (accuracy := run.metrics.get("test/acc")) is not None:
         return f"{spell_share(accuracy, 1).replace('.0%', '%')} correct"
     loss = run.metrics.get("test/loss")

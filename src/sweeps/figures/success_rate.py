@@ -1,4 +1,4 @@
-"""How often runs come far enough, over one setting, with a line for each value of another."""
+"""Draw success rates over one setting, with a line for each value of another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,15 @@ from src.sweeps.store.runs import Run, name_in_words, said
 
 
 class ShareLines(MetricPicture):
-    """The share of runs whose metric is good enough, with 95% intervals (Wilson, 1927).
+    """A line plot of success rates: the fraction of runs whose metric reaches a threshold.
+
+    Bands show 95% confidence intervals (Wilson, 1927).
 
     Args:
-        at_least: what is good enough.
+        at_least: the threshold.
         x: the setting along the horizontal axis, such as "model.hidden_size".
-        by: the one that has a line for each of its values, such as "optimizer.lr".
-        settings: those of `MetricPicture`.
+        by: the setting with one line per value, such as "optimizer.lr".
+        settings: the arguments of `MetricPicture`.
     """
 
     def __init__(self, at_least: float, x: str, by: str, **settings: Any) -> None:
@@ -32,16 +34,16 @@ class ShareLines(MetricPicture):
         return (7.6, 4.4)
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        self.values(runs)  # raises where there are none
-        axis, metric, places = figure.subplots(), self.metric_of(runs), levels(runs, self.x)
+        self.values(runs)  # raises if no run has the metric
+        axis, metric, columns = figure.subplots(), self.metric_of(runs), levels(runs, self.x)
         lines = levels(runs, self.by)
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 2)))
         for number, line in enumerate(lines):
-            own = [run for run in runs if level(run, self.by) == line]
-            shares = [self.share([run for run in own if level(run, self.x) == place], metric) for place in places]
-            draw_line(axis, shares, str(said(line)), colours[number], DASHES[number % len(DASHES)])
+            members = [run for run in runs if level(run, self.by) == line]
+            rates = [self.share([run for run in members if level(run, self.x) == value], metric) for value in columns]
+            draw_line(axis, rates, str(said(line)), colours[number], DASHES[number % len(DASHES)])
         enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
-        axis.set_xticks(range(len(places)), [str(said(place)) for place in places])
+        axis.set_xticks(range(len(columns)), [str(said(value)) for value in columns])
         axis.set(
             xlabel=name_in_words(self.x), ylabel=f"share of runs with {in_words(metric)} ≥ {enough}", ylim=(-0.02, 1.02)
         )
@@ -51,7 +53,7 @@ class ShareLines(MetricPicture):
         figure.suptitle(self.title)
 
     def share(self, runs: list[Run], metric: str) -> tuple[float, float, float]:
-        """The share of runs that are good enough, and the ends of its interval; NaN where there are none."""
+        """Return the success rate of runs and the limits of its interval, or NaN if no run has the metric."""
         values = measured(runs, metric)
         if not len(values):
             return (np.nan, np.nan, np.nan)
@@ -60,8 +62,8 @@ class ShareLines(MetricPicture):
 
 
 def draw_line(axis: Axes, shares: Sequence[tuple[float, float, float]], label: str, colour: Any, dashes: str) -> None:
-    """A line through shares with its band: of each the share and the ends of its interval."""
-    middle, low, high = np.array(shares).T
-    places = np.arange(len(shares))
-    axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(places, middle, color=colour, linestyle=dashes, marker="o", markersize=4, label=label)
+    """Draw a line with its band through ``shares``: triples of a success rate and the limits of its interval."""
+    rates, low, high = np.array(shares).T
+    positions = np.arange(len(shares))
+    axis.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(positions, rates, color=colour, linestyle=dashes, marker="o", markersize=4, label=label)

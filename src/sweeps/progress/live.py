@@ -1,4 +1,4 @@
-"""What is shown of a sweep while it runs: a live area in a terminal, elsewhere a line for each job that ended."""
+"""The display of a running sweep: a live area in a terminal, elsewhere a line for each job that ends."""
 
 import sys
 import time
@@ -15,10 +15,10 @@ from rich.text import Text
 from src.storage.records import spelled
 from src.sweeps.progress.tracker import Best, Tally
 
-WIDTH, BAR, SHOWN = 120, 40, 8  # cells of a line and of the bar at most; running jobs with a line of their own
-TIMES = 38  # cells beside the bar
-LONGEST = 300  # characters of a message; the log has all of it
-# Each kind of jobs: its mark, also where there is nothing but ASCII, and its colour.
+WIDTH, BAR, SHOWN = 120, 40, 8  # maximum cells of a line, cells of the bar and lines for running jobs
+TIMES = 38  # cells for the times, right of the bar
+LONGEST = 300  # characters of a message; the log has the whole text
+# For each kind of job: its mark, the mark for terminals without UTF-8, and its colour.
 MARKS = {
     "done": ("█", "#", "green"),
     "running": ("▒", "=", "cyan"),
@@ -29,17 +29,17 @@ MARKS = {
 
 
 class Display:
-    """Shows a sweep while it runs.
+    """The display of a sweep while it runs.
 
-    In a terminal an area below the rest of the output has a bar, counts, the time left, the best job by the
-    monitored metric and the running jobs; failures are told above it as they happen. Elsewhere each job that
-    ended is told in a line. The metrics of the test are not shown: they must not choose.
+    In a terminal, an area below the rest of the output shows a bar, counts, the time left, the best job by the
+    monitored metric and the running jobs; failures are printed above it as they happen. Elsewhere one line is
+    printed for each job that ends. Test metrics are not shown, as they must not be used to choose a model.
 
     Args:
-        names: the title of each job of the sweep by its number, those finished earlier included.
-        finished_before: how many of them earlier starts have finished.
-        at_once: how many run at once.
-        clock: seconds that only grow.
+        names: the title of each job of the sweep by its number, including jobs that finished earlier.
+        finished_before: the number of jobs that earlier starts of the sweep finished.
+        at_once: the number of jobs that run at the same time.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Display:
     ) -> None:
         self.tally = Tally(names, finished_before, at_once, clock)
         self.console = Console(highlight=False)
-        self.drawn: list[int] = []  # cells of each line of the area as it stands
+        self.drawn: list[int] = []  # cells of each line of the area on the screen
         live = sys.stdout.isatty() and self.console.is_interactive
         self.live = Live(console=self.console, get_renderable=self.area, auto_refresh=False) if live else None
 
     def __enter__(self) -> Self:
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # a sign that the terminal lacks must not end a sweep
+            sys.stdout.reconfigure(errors="replace")  # an unprintable character must not stop a sweep
         if self.live:
             self.live.start()
-            self.console.show_cursor(True)  # a process that is killed could not bring it back
+            self.console.show_cursor(True)  # a killed process could not show it again
             self.refresh()
         return self
 
@@ -67,16 +67,19 @@ class Display:
             self.live.stop()
 
     def known(self, number: int, metrics: dict[str, Any]) -> None:
-        """A job that an earlier start finished may be the best; ``metrics`` as in ``metrics.json``."""
+        """Consider a job that an earlier start finished as the best one; ``metrics`` as in ``metrics.json``."""
         self.tally.rate(number, metrics)
 
     def started(self, number: int, folder: Path) -> None:
-        """A job has started in its folder."""
+        """Add a job that has started in its folder."""
         self.tally.start(number, folder)
         self.refresh()
 
     def ended(self, number: int, status: str, reason: str | None, message: str | None, metrics: dict[str, Any]) -> None:
-        """A job has ended; ``status``, ``reason``, ``message`` as in ``status.json``, ``metrics`` ``{}`` if none."""
+        """Count a job that has ended, and print a line about it where needed.
+
+        ``status``, ``reason`` and ``message`` are those of ``status.json``; ``metrics`` is ``{}`` if there are none.
+        """
         job, label = self.tally.end(number, status, metrics), self.tally.label(number)
         if status == "finished":
             line = " · ".join([f"{label}: {outcome(metrics)}", *self.prospects()])
@@ -92,7 +95,7 @@ class Display:
         self.refresh()
 
     def say(self, text: str, style: str = "") -> None:
-        """Tell something in a line, in a terminal above the area."""
+        """Print a message as one line; in a terminal, above the area."""
         if self.live:
             self.take_back_broken_lines()
             self.console.print(Text(printable(text), style=style), soft_wrap=True)
@@ -100,7 +103,7 @@ class Display:
             print(printable(text), flush=True)
 
     def refresh(self) -> None:
-        """Draw the area as things stand; to be called a few times a second."""
+        """Redraw the area; to be called a few times a second."""
         if self.live:
             self.take_back_broken_lines()
             self.live.refresh()
@@ -112,7 +115,7 @@ class Display:
         return f"[{self.tally.ended:{width}}/{self.tally.total}]"
 
     def prospects(self) -> list[str]:
-        """The best so far, and the time left."""
+        """Return the best job so far and the time left, each as a text, where they are known."""
         bests = [f"{self.tally.label(best.number)}, {score(best)}" for best in self.tally.bests.values()]
         return [*([f"best: {'; '.join(bests)}"] if bests else []), *self.time_left()]
 
@@ -123,7 +126,7 @@ class Display:
     # The area
 
     def area(self) -> Text:
-        """All of the area; no line is as wide as the terminal."""
+        """Return the whole area; every line is narrower than the terminal."""
         width = min(self.console.width - 1, WIDTH)
         lines = [self.bar(width), self.counts(), *self.bests()]
         lines += self.jobs(width, most=min(SHOWN, max(1, self.console.height - len(lines) - 2)))
@@ -133,8 +136,9 @@ class Display:
         return Text("\n", no_wrap=True, overflow="crop").join(lines)
 
     def bar(self, width: int) -> Text:
-        """Each kind of jobs with its share of the bar, and the times."""
+        """Return the bar, divided between the kinds of jobs, followed by the times."""
         cells, bar, counted, at = max(min(BAR, width - TIMES), 10), Text(), 0, 0
+        # Round the running total, not each count: the parts of the bar then add up to its whole width.
         for kind, count in self.tally.parts.items():
             counted += count
             end = round(cells * counted / max(self.tally.total, 1))
@@ -143,7 +147,7 @@ class Display:
         return bar.append("  " + ", ".join([f"{clock_time(self.tally.seconds)} elapsed", *self.time_left()]))
 
     def counts(self) -> Text:
-        """How many there are of each kind; interrupted ones are left out where there are none."""
+        """Return the number of jobs of each kind in a line; "interrupted" is left out if it is 0."""
         parts = {kind: count for kind, count in self.tally.parts.items() if count or kind != "interrupted"}
         counts = [Text(f"{self.mark(kind)} {count} {kind}", style=MARKS[kind][2]) for kind, count in parts.items()]
         return Text("   ").join(counts)
@@ -156,39 +160,43 @@ class Display:
         return [Text(printable(best), style="bold") for best in bests]
 
     def jobs(self, width: int, most: int) -> list[Text]:
-        """At most so many lines on running jobs, the oldest first."""
+        """Return at most ``most`` lines for running jobs, the oldest job first."""
         running, now = list(self.tally.running.items()), self.tally.clock()
         shown = running if len(running) <= most else running[: most - 1]
         for _, job in shown:
             job.look(now)
+        # All titles get the same width, so that the times after them line up.
         lines = [Text(printable(f"  {self.tally.label(number)}")) for number, _ in shown]
         times = [f"  {clock_time(now - job.began):>7}  {job.epochs}".rstrip() for _, job in shown]
-        room = width - max(map(len, times), default=0)
-        title = min(max((line.cell_len for line in lines), default=0), max(room, 1))
-        for line, words in zip(lines, times, strict=True):
-            line.truncate(title, overflow="ellipsis", pad=True)
-            line.append(words, style="dim")
+        free = width - max(map(len, times), default=0)
+        title_width = min(max((line.cell_len for line in lines), default=0), max(free, 1))
+        for line, text in zip(lines, times, strict=True):
+            line.truncate(title_width, overflow="ellipsis", pad=True)
+            line.append(text, style="dim")
         more = len(running) - len(shown)
         return [*lines, *([Text(f"  and {more} more", style="dim")] if more else [])]
 
     def take_back_broken_lines(self) -> None:
-        """Where the terminal became narrower it has broken lines in two: begin further up."""
+        """Erase the extra lines that appear when the terminal becomes narrower and wraps the lines of the area.
+
+        Rich moves the cursor up by the number of lines it has drawn; each wrapped line needs more than that.
+        """
         broken, self.drawn = sum(max(cells - 1, 0) // self.console.width for cells in self.drawn), []
         up = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
         self.console.control(*[up] * broken)
 
 
-# Words
+# Texts
 
 
 def outcome(metrics: dict[str, Any]) -> str:
-    """What came out of a job: the monitored metric, the others of its stage, and the time that training took."""
+    """Return a job's result: the monitored metric, the other metrics of its stage, and the training time."""
     monitor, seconds = metrics.get("monitor"), metrics.get("seconds")
     stage = "val/" if any(name.startswith("val/") for name in metrics) else "train/"
     names = sorted((name for name in metrics if name.startswith(stage)), key=lambda name: name != monitor)
     numbers = {name: metrics[name] for name in names if isinstance(metrics[name], (int, float))}
-    took = [] if seconds is None else [f"({seconds:.1f} s)" if seconds < 60 else f"({clock_time(seconds)})"]
-    return " ".join([spelled(numbers) or "finished", *took])
+    duration = [] if seconds is None else [f"({seconds:.1f} s)" if seconds < 60 else f"({clock_time(seconds)})"]
+    return " ".join([spelled(numbers) or "finished", *duration])
 
 
 def because(message: str | None) -> str:
@@ -201,16 +209,16 @@ def score(best: Best) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """Seconds as minutes and seconds, with hours where there are some: 3661 → 1:01:01."""
+    """Return seconds as ``minutes:seconds``, with hours if there are any: 3661 → 1:01:01."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def printable(text: str) -> str:
-    """Text as a single line without control characters."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
+    """Replace each control character and line break of a text with a space."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def as_typed(path: Path) -> str:
-    """A path as one would type it."""
+    """Return a path relative to the current directory if it lies in it, else unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

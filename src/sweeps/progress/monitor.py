@@ -1,4 +1,4 @@
-"""What goes on in a sweep, shown and written down."""
+"""The monitor of a running sweep: it updates the live display and ``results.csv``."""
 
 import time
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from src.sweeps.store.jobs import Job
 from src.sweeps.store.leaderboard import write_results
 from src.sweeps.store.runs import read_runs
 
-PAUSE = 1.0  # seconds at least between two versions of results.csv
+PAUSE = 1.0  # minimum seconds between two versions of results.csv
 
 
 class Watch:
-    """Shows what becomes of a sweep's jobs, and keeps ``results.csv`` current.
+    """A monitor of a sweep's jobs: shows their progress and keeps ``results.csv`` up to date.
 
     Args:
-        folder: the sweep's.
-        check: raises an error if the sweep must not go on.
-        expected: how many jobs there will be, where not all are known from the beginning.
+        folder: the sweep's folder.
+        check: raises an error if the sweep must stop.
+        expected: the number of jobs that there will be, where not all are known at the start.
     """
 
     def __init__(self, folder: Path, check: Callable[[], None], expected: int = 0) -> None:
@@ -37,7 +37,7 @@ class Watch:
         self.display.__exit__(*error)
 
     def expect(self, jobs: list[Job]) -> None:
-        """Jobs that will be done, or are finished already."""
+        """Add jobs that will run or have finished already."""
         new = {job.number for job in jobs} - set(self.display.tally.names)
         runs = [run for run in read_runs(self.folder) if run.number in new]
         finished = [run for run in runs if run.status == "finished"]
@@ -47,7 +47,7 @@ class Watch:
         self.news = True
 
     def at_once(self, count: int) -> None:
-        """So many jobs run at once."""
+        """Set the number of jobs that run at the same time."""
         self.display.tally.at_once = count
 
     def started(self, job: Job) -> None:
@@ -58,17 +58,17 @@ class Watch:
         self.display.ended(job.number, **status, metrics=job.metrics)
 
     def ticked(self) -> None:
-        """Keep up with what goes on; to be called a few times a second.
+        """Check the sweep, update ``results.csv`` and redraw the display; to be called a few times a second.
 
         Raises:
-            InputError: if the sweep must not go on, or the disk takes no more.
+            InputError: if the sweep must stop, or the disk is full.
         """
         self.check()
         now = time.monotonic()
         if self.news and now >= self.written + PAUSE:
             try:
                 write_results(self.folder)
-            except (InputError, OSError) as error:  # it is tried again; in the end it is told
+            except (InputError, OSError) as error:  # tried again later; the end of the sweep reports a lasting error
                 blame(error)
             self.news, self.written = False, now
         self.display.refresh()

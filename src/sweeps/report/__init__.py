@@ -1,4 +1,4 @@
-"""The report of a sweep: ``report.html``, one page that needs nothing but a browser."""
+"""Write the report of a sweep: ``report.html``, one self-contained page for the browser."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,24 +16,25 @@ PAGE, LATEX = "report.html", "leaderboard.tex"
 def report(
     folders: list[Path], draw: bool = False, packages: tuple[str, ...] = (), tell: Callable[[str], object] = len
 ) -> Path:
-    """Write the report of a sweep, or of several together, into the first one's folder; at any time.
+    """Write the report of one or several sweeps into the first one's folder.
 
-    Beside it: ``results.csv`` of that sweep, ``leaderboard.tex`` of all. Damaged files are told in the page.
+    The sweeps need not have ended. Also writes ``results.csv`` of the first sweep and ``leaderboard.tex`` of all
+    sweeps. The page names damaged files.
 
     Args:
-        folders: those of the sweeps.
-        draw: have the pictures drawn first that the page would show and that runs have left undrawn, which takes a
-            second or two for each run; else the page tells how to.
-        packages: those beside this project's whose classes the runs' configs may name where they are drawn; how the
-            page tells to draw them has these, too.
-        tell: is called with a line for each thing that could not be read or drawn; the page has these, too.
+        folders: the sweeps' folders.
+        draw: first draw the missing figures that the page would show, which takes a second or two per run; otherwise
+            the page shows the command that draws them.
+        packages: packages outside this project whose classes the runs' configs may name when figures are drawn. The
+            command on the page contains them, too.
+        tell: is called with one line for each thing that could not be read or drawn. The page lists these lines, too.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        InputError: if one of the folders has no jobs in it, or something beside these that leads elsewhere.
-        StorageError: if the first one cannot be written.
+        InputError: if a folder has no jobs in it, or a link next to its jobs leads out of it.
+        StorageError: if the first folder cannot be written.
     """
     for folder in folders:
         refuse_strays_beside_jobs(folder)

@@ -4,16 +4,16 @@ if (chart) curves(chart, read(document.getElementById("curves-data")), document.
 
 function curves(element, data, form) {
   const value = (name) => form.elements[name].value;
-  const set = () => Number(form.elements.data?.value ?? 0); // which data set
+  const set = () => Number(form.elements.data?.value ?? 0); // index of the selected data set
   const stages = () => ["val", "train"].filter((stage) => form.elements[stage].checked);
-  const unchecked = new Set(); // places of runs
+  const unchecked = new Set(); // indices of hidden runs
   const words = (text) => plain(text.toLowerCase()).split(/\s+/);
   const found = () => data.runs.map((_, place) => place).filter((place) => {
     const run = data.runs[place];
     return run.data === set() && words(value("find")).every((word) => run.name.toLowerCase().includes(word));
   });
 
-  // A run's curve over the epochs or the time, as it is and smoothed.
+  // Return a run's curve over epochs or time, raw and smoothed.
   function line(run, name) {
     const curve = run.lines[name];
     if (!curve || (value("over") === "time" && run.seconds === null)) return null;
@@ -22,7 +22,7 @@ function curves(element, data, form) {
     return { epochs, x, raw: curve[1], y: smoothed(curve[1]) };
   }
 
-  // The exponential moving average, each value weighed by its distance; it begins at the first value.
+  // Return the exponential moving average, corrected for its bias, so that it starts at the first value.
   function smoothed(values) {
     const weight = Number(value("smooth"));
     let [sum, weights] = [0, 0];
@@ -47,7 +47,7 @@ function curves(element, data, form) {
     return between(scale[Math.floor(place)], scale[Math.ceil(place)], place % 1);
   }
 
-  // All runs of a colour are one trace with gaps: a thousand traces would be slow.
+  // Draw all runs of a colour as one trace with gaps: a thousand traces would be slow.
   function runs(members, name) {
     const trace = { x: [], y: [], raw: [], text: [] };
     for (const run of members) {
@@ -65,7 +65,7 @@ function curves(element, data, form) {
     return trace;
   }
 
-  // The mean over the finished runs, at the epochs that all of them have.
+  // Return the mean curve of the finished runs, at the epochs that all of them have.
   function means(members, name) {
     const lines = members.filter((run) => run.finished).map((run) => line(run, name)).filter(Boolean);
     const sums = new Map();
@@ -89,7 +89,7 @@ function curves(element, data, form) {
         if (!x.length) return;
         const look = {
           type: "scatter",
-          mode: new Set(x).size < 4 ? "lines+markers" : "lines", // a gap between two runs is a point, too
+          mode: new Set(x).size < 4 ? "lines+markers" : "lines", // null, the gap between two runs, counts as one value
           legendgroup: String(level),
           line: { color: colour(group, level), width: mean ? 2.5 : 1.3, dash: stage === "train" ? "dot" : "solid" },
         };
@@ -106,7 +106,7 @@ function curves(element, data, form) {
     return made;
   }
 
-  // The axis of a metric, also by another scale than the one that suits it.
+  // Return the axis of a metric, converted to the scale that the user selected.
   function valueAxis(axis) {
     const made = structuredClone(axis);
     const [type, wanted] = [made.type || "linear", value("scale") || made.type || "linear"];
@@ -145,7 +145,7 @@ function curves(element, data, form) {
     };
   }
 
-  // The runs that are found, each with a box to show or hide it.
+  // List the runs that match the search, each with a checkbox to show or hide it.
   const list = document.getElementById("curves-runs");
   const text = (name) => new DOMParser().parseFromString(name, "text/html").body.textContent;
   function fill() {
@@ -168,7 +168,7 @@ function curves(element, data, form) {
     });
   }
 
-  // The curve that one clicks at stands out.
+  // Highlight the curve that is clicked.
   function unmark() {
     if (marked) Plotly.deleteTraces(element, -1);
     marked = false;

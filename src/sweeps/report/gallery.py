@@ -1,4 +1,4 @@
-"""The pictures that runs have drawn, small enough to lie in the page, and links to all of them."""
+"""Embed the figures that runs have drawn into the page at reduced size, and link to the others."""
 
 import io
 from base64 import b64encode
@@ -13,21 +13,25 @@ from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.leaderboard import boards
 from src.sweeps.store.runs import Run
 
-MOST_RUNS = 12  # whose pictures are shown
+MOST_RUNS = 12  # runs whose figures are embedded
 MOST_PICTURES = 96
-BUDGET = 5_000_000  # bytes of all pictures together
+BUDGET = 5_000_000  # bytes of all embedded figures together
 WIDTH, FULL_WIDTH = 640, 1400  # pixels
 QUALITY = 82
-MOST_EARLIER = 6  # versions of a picture from earlier epochs
-EARLIER_BUDGET, EARLIER_WIDTH, EARLIER_QUALITY = 100_000, 330, 55  # bytes of all of them together, pixels
+MOST_EARLIER = 6  # versions of a figure from earlier epochs
+EARLIER_BUDGET, EARLIER_WIDTH, EARLIER_QUALITY = 100_000, 330, 55  # bytes of all earlier versions, pixels, of 100
 OF_THE_TEST = ("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified")
-KNOWN_ALREADY = "curves"  # the page draws them itself
+KNOWN_ALREADY = "curves"  # the page draws learning curves itself
 
 
 class Shown(NamedTuple):
-    """A picture in the page: of which run, its data as an address, and where the file lies.
+    """An embedded figure.
 
-    ``earlier`` has what it was at earlier epochs, by their numbers, in their order.
+    Attributes:
+        title: the run, or the file's name for a figure of the sweep.
+        source: the image as a data URI.
+        link: the address of the file, relative to the page.
+        earlier: the figure's versions from earlier epochs, as (epoch, data URI) in ascending order.
     """
 
     title: str
@@ -37,9 +41,13 @@ class Shown(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What the runs have drawn under one name: of the best runs to see, of the rest where it lies.
+    """The figures of one name over all runs.
 
-    ``tested`` tells that it is of the test set.
+    Attributes:
+        name: the figure's name in words.
+        tested: True if it shows results on the test set.
+        shown: the embedded figures of the best runs.
+        rest: the title and the link of each other run's figure.
     """
 
     name: str
@@ -49,27 +57,27 @@ class Picture(NamedTuple):
 
     @property
     def alike(self) -> bool:
-        """Whether it is the same in all runs: there is nothing to compare."""
-        return len(self.shown) > 1 and len({each.source for each in self.shown}) == 1
+        """Return True if the figure is the same in all runs, so that there is nothing to compare."""
+        return len(self.shown) > 1 and len({image.source for image in self.shown}) == 1
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs at which one of the runs has an earlier version."""
-        return sorted({epoch for each in self.shown for epoch, _ in each.earlier})
+        """The epochs at which at least one run has an earlier version."""
+        return sorted({epoch for image in self.shown for epoch, _ in image.earlier})
 
 
 class Album:
-    """Takes pictures in until the page has enough of them.
+    """Embeds figures until the page's budget of bytes is spent.
 
     Args:
-        sweeps: whose pictures they are; what cannot be read is added to its notes.
+        sweeps: the sweeps whose figures these are; errors in reading a file are added to its notes.
     """
 
     def __init__(self, sweeps: Sweeps) -> None:
         self.sweeps, self.left, self.left_for_earlier = sweeps, BUDGET, EARLIER_BUDGET
 
     def take(self, path: Path, title: str, width: int) -> Shown | None:
-        """A picture for the page; ``None`` if it cannot be read or there is no more room."""
+        """Embed a figure; return ``None`` if it cannot be read or the budget is spent."""
         if self.left <= 0:
             return None
         try:
@@ -81,14 +89,21 @@ class Album:
         return Shown(title, source, self.sweeps.link(path))
 
     def take_earlier(self, path: Path) -> tuple[tuple[int, str], ...]:
-        """Return what a run's picture was at earlier epochs, some of these evenly where there are many; all or none."""
+        """Embed the versions of a run's figure from earlier epochs.
+
+        Of more than `MOST_EARLIER` versions evenly spaced ones are taken. If one cannot be read or the budget is spent,
+        none is embedded.
+
+        Returns:
+            The epoch and the data URI of each version.
+        """
         if self.left_for_earlier <= 0:
             return ()
         folder = path.with_suffix("")
         paths = [] if folder.is_symlink() else folder.glob("[0-9]*.png")
-        files = {int(each.stem): each for each in paths if each.stem.isdecimal()}
+        files = {int(file.stem): file for file in paths if file.stem.isdecimal()}
         epochs = sorted(files)
-        kept = sorted({epochs[place * len(epochs) // MOST_EARLIER] for place in range(MOST_EARLIER)}) if epochs else []
+        kept = sorted({epochs[index * len(epochs) // MOST_EARLIER] for index in range(MOST_EARLIER)}) if epochs else []
         try:
             shown = tuple((epoch, embedded(files[epoch], EARLIER_WIDTH, EARLIER_QUALITY)) for epoch in kept)
         except InputError as error:
@@ -99,10 +114,10 @@ class Album:
 
 
 def embedded(path: Path, width: int, quality: int = QUALITY) -> str:
-    """A picture as an address that holds it, at most so many pixels wide.
+    """Return a figure as a data URI (WebP), at most ``width`` pixels wide.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file cannot be read.
     """
     small = read_png(path)
     small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
@@ -112,16 +127,17 @@ def embedded(path: Path, width: int, quality: int = QUALITY) -> str:
 
 
 def own_pictures(sweeps: Sweeps, album: Album) -> list[Shown]:
-    """The pictures over all runs, which the sweeps have drawn themselves."""
+    """Embed the figures over all runs, which lie in the sweeps' own folders."""
     files = [path for folder in sweeps.folders for path in sorted(folder.glob("figures/*.png"))]
     found = [album.take(path, path.stem.replace("_", " "), FULL_WIDTH) for path in files]
-    return [each for each in found if each]
+    return [image for image in found if image]
 
 
 def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
-    """The runs' pictures by their names, the best runs first; those of the test set of the chosen runs alone.
+    """Return the runs' figures, grouped by name, the best runs first.
 
-    Names whose pictures are the same in all runs come after the others.
+    Figures that show the test set are included for the chosen runs only. Names whose figures are the same in all runs
+    come after the others.
     """
     runs = best_first(sweeps.runs)
     chosen = chosen_folders(sweeps.runs)
@@ -141,22 +157,22 @@ def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
 
 
 def files_of(run: Run, chosen: bool) -> list[Path]:
-    """The pictures of a run; those of the test set only if the run is chosen."""
+    """Return the figure files of a run; those that show the test set only if the run is chosen."""
     return [path for path in sorted(run.folder.glob("figures/*.png")) if chosen or path.stem not in OF_THE_TEST]
 
 
 def chosen_folders(runs: list[Run]) -> set[Path]:
-    """The folders of the runs that the validation set chose."""
+    """Return the folders of the runs that were chosen by the validation set."""
     return {run.folder for board in boards(runs) if board.chosen for run in board.chosen.finished}
 
 
 def turn(name: str) -> tuple[bool, bool, str]:
-    """When a picture's turn comes: the test set's last."""
+    """Return the sort key of a figure's name; figures of the test set come last."""
     return (name in OF_THE_TEST, name == KNOWN_ALREADY, name)
 
 
 def best_first(runs: list[Run]) -> list[Run]:
-    """One run of each entry, the best entry first, then the next run of each."""
+    """Return the first run of each entry, the best entry first, then the second run of each, and so on."""
     entries = [entry for board in boards(runs) for entry in board.entries]
-    turns = [(turn, place, run) for place, entry in enumerate(entries) for turn, run in enumerate(entry.runs)]
-    return [run for _, _, run in sorted(turns, key=lambda each: each[:2])]
+    keyed = [(repeat, rank, run) for rank, entry in enumerate(entries) for repeat, run in enumerate(entry.runs)]
+    return [run for _, _, run in sorted(keyed, key=lambda each: each[:2])]

@@ -1,4 +1,4 @@
-"""The values of a setting over runs: in which order they come, and how they lie on an axis."""
+"""Bin the values that a setting takes over the runs, and lay them out on an axis."""
 
 import math
 import statistics
@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 from src.sweeps.store.leaderboard import NOTHING, mean
 from src.sweeps.store.runs import said
 
-MOST = 12  # different values that are told apart one by one
-RANGES = 6  # that more numbers are told in
+MOST = 12  # distinct values, at most, that get a level each
+RANGES = 6  # bins for more numbers than that
 DECADE = 10
 ROUNDING = 1e-9
-GOLDEN = 0.618034  # its multiples leave no part of an interval empty
-SPREAD = 0.035  # of an axis
-ABSENT = object()  # the value of a run that does not have the setting
+GOLDEN = 0.618034  # golden ratio: its multiples modulo 1 fill the interval [0, 1) evenly
+SPREAD = 0.035  # width of the jitter, as a fraction of the axis
+ABSENT = object()  # stands for the value in a run that does not have the setting
 
 
 class Levels(NamedTuple):
-    """The values of a setting, few enough to be told apart.
+    """The values of a setting, binned into a few levels.
 
     Attributes:
-        labels: what each level is called, in their order.
-        of: the level of each run, as its place among the labels.
-        ordered: whether they are numbers.
-        single: whether each level is one value.
+        labels: the label of each level, in order.
+        of: the level of each run, as an index into the labels.
+        ordered: True if the levels are numbers.
+        single: True if each level is a single value.
     """
 
     labels: list[str]
@@ -34,12 +34,16 @@ class Levels(NamedTuple):
     single: bool
 
     def members(self, level: int) -> list[int]:
-        """The places of a level's runs."""
-        return [place for place, each in enumerate(self.of) if each == level]
+        """Return the indices of a level's runs."""
+        return [run for run, code in enumerate(self.of) if code == level]
 
 
 def levels(values: Sequence[Any]) -> Levels:
-    """The levels of values: each by itself; of many numbers ranges, of many other values the most frequent."""
+    """Bin values into levels.
+
+    Up to `MOST` distinct values get a level each. More numbers are binned into ranges; of more values of other types
+    the most frequent ones are kept.
+    """
     labels = [label(value) for value in values]
     known = dict(zip(labels, values, strict=True))
     numbers = sorted((text for text, value in known.items() if is_number(value)), key=known.__getitem__)
@@ -50,15 +54,15 @@ def levels(values: Sequence[Any]) -> Levels:
 
 
 def ranges(names: list[str], known: dict[str, Any], labels: list[str]) -> Levels:
-    """Many numbers, told in ranges that hold about equally many of the different ones."""
-    level = {text: place * RANGES // len(names) for place, text in enumerate(names)}
+    """Bin many numbers into ranges that hold about equally many distinct values."""
+    level = {text: index * RANGES // len(names) for index, text in enumerate(names)}
     parts = [[known[text] for text in names if level[text] == number] for number in range(RANGES)]
     words = [f"{part[0]:.2g} – {part[-1]:.2g}" for part in parts]
     return Levels(words, [level[text] for text in labels], ordered=True, single=False)
 
 
 def most_frequent(names: list[str], labels: list[str]) -> Levels:
-    """Many values of any kind: the most frequent ones, and the others as one."""
+    """Keep the most frequent of many values of any type as levels, and merge the others into one level."""
     frequent = {text for text, _ in Counter(labels).most_common(MOST - 1)}
     kept = [text for text in names if text in frequent]
     level = {text: kept.index(text) if text in frequent else len(kept) for text in names}
@@ -67,7 +71,7 @@ def most_frequent(names: list[str], labels: list[str]) -> Levels:
 
 
 def label(value: Any) -> str:
-    """What a value is called."""
+    """Return the label of a value."""
     return NOTHING if value is ABSENT else said(value)
 
 
@@ -76,13 +80,14 @@ def is_number(value: Any) -> bool:
 
 
 class Scale(NamedTuple):
-    """Where runs lie on a setting's axis.
+    """The positions of runs on a setting's axis.
 
     Attributes:
-        kind: "log", "linear", or "category": one step from level to level.
-        places: where each run lies.
-        centres: where each level's middle lies.
-        ends: those of an axis with room around all places; of a logarithmic one their logarithms, as plotly has it.
+        kind: the type of the axis: "log", "linear", or "category" (levels at distances of 1).
+        places: the position of each run.
+        centres: the position of each level's centre.
+        ends: the limits of the axis, with a margin around all positions; log10 of the limits on a logarithmic axis,
+            as plotly expects.
     """
 
     kind: str
@@ -91,13 +96,16 @@ class Scale(NamedTuple):
     ends: tuple[float, float]
 
     def beside(self, place: float, number: int) -> float:
-        """A place moved aside a little, by another bit for each number, so that dots of equal values can be seen."""
+        """Return a position with a small offset that depends on the number, so that dots do not overlap."""
         step = ((number * GOLDEN) % 1 - 0.5) * SPREAD * (self.ends[1] - self.ends[0])
         return place * 10**step if self.kind == "log" else place + step
 
 
 def scale(values: Sequence[Any], known: Levels) -> Scale:
-    """Numbers lie where they are, on a logarithmic axis where they span decades; other values step by step."""
+    """Lay values out on an axis.
+
+    Numbers lie at their values, on a logarithmic axis if they span decades; other values lie at distances of 1.
+    """
     kind = kind_of(values)
     if kind == "category":
         last = len(known.labels) - 1
@@ -107,13 +115,18 @@ def scale(values: Sequence[Any], known: Levels) -> Scale:
     average = statistics.geometric_mean if kind == "log" else mean
     members = [known.members(level) for level in range(len(known.labels))]
     centres = [average([values[run] for run in part]) for part in members]
+    # plotly expects the limits of a logarithmic axis as logarithms, but the positions as they are.
     low, high = [math.log10(end(values)) if kind == "log" else end(values) for end in (min, max)]
-    room = 0.1 * (high - low)
-    return Scale(kind, [float(value) for value in values], centres, (low - room, high + room))
+    margin = 0.1 * (high - low)
+    return Scale(kind, [float(value) for value in values], centres, (low - margin, high + margin))
 
 
 def kind_of(values: Sequence[Any]) -> str:
-    """How values lie on an axis: numbers that span decades evenly by their logarithms, 0 beside such step by step."""
+    """Return the type of axis that suits values: "log", "linear" or "category".
+
+    Numbers that span decades evenly get a logarithmic axis. If 0 is among them it has no logarithm, so the axis is
+    categorical.
+    """
     if not all(map(is_number, values)):
         return "category"
     positive = [value for value in set(values) if value > 0]
@@ -123,10 +136,13 @@ def kind_of(values: Sequence[Any]) -> str:
 
 
 def spans_evenly(positive: list[float]) -> bool:
-    """Whether numbers are spread more evenly by their logarithms than as they are."""
+    """Return True if the logarithms of numbers are spread more evenly than the numbers themselves."""
     return skewness([math.log(value) for value in positive]) <= skewness(positive) + ROUNDING
 
 
 def skewness(values: list[float]) -> float:
-    """How far their median lies from the middle between the ends; 0: in it, 0.5: at an end."""
+    """Return the distance of the median from the midrange, in units of the range.
+
+    It is 0 if the median lies in the middle between minimum and maximum, and 0.5 if it equals one of them.
+    """
     return abs((statistics.median(values) - min(values)) / (max(values) - min(values)) - 0.5)

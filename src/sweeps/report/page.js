@@ -1,14 +1,14 @@
-// What all parts of the page share, and its plots, pictures and commands. page.html puts the parts into one function.
-const COLOURS = JSON.parse(document.body.dataset.colours); // twelve on light, the same twelve on dark
+// Helpers for all parts of the page, its plots, figures and commands. page.html wraps all scripts in one function.
+const COLOURS = JSON.parse(document.body.dataset.colours); // twelve colours for a light background, and their counterparts for a dark one
 const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725"];
-const [ON_LIGHT, ON_DARK] = [VIRIDIS.slice(0, 6), VIRIDIS.slice(3)]; // what can be seen there
-const OFFLINE = { showSendToCloud: false, plotlyServerURL: "" }; // plotly's own button would upload the plot
+const [ON_LIGHT, ON_DARK] = [VIRIDIS.slice(0, 6), VIRIDIS.slice(3)]; // the part of the scale that has contrast with the background
+const OFFLINE = { showSendToCloud: false, plotlyServerURL: "" }; // no upload to plotly's servers
 const CONFIG = { ...OFFLINE, displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 const all = (what, within = document) => [...within.querySelectorAll(what)];
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // plotly reads markup
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // plotly interprets markup
 const read = (element) => JSON.parse(element.textContent);
 
-// Colours follow the page's: light, dark, on paper.
+// The colours of the plots follow the colour scheme of the page: light, dark or print.
 const dark = () => matchMedia("screen and (prefers-color-scheme: dark)").matches;
 const shade = (colour) => (dark() && COLOURS.dark[COLOURS.light.indexOf(colour)]) || colour;
 function themed(layout) {
@@ -30,7 +30,7 @@ function themed(layout) {
   };
 }
 
-// A plot is drawn when it comes into sight, or all of them to be printed.
+// A plot is drawn when it scrolls into view; all plots are drawn for printing.
 const plots = new Map();
 const drawn = new Set();
 function draw(element) {
@@ -61,13 +61,13 @@ for (const element of all(".chart")) {
   });
 }
 
-// Pictures, commands
+// Figures and commands
 for (const chooser of all("[name=picture]")) {
   chooser.addEventListener("change", () => {
     all(".gallery").forEach((gallery) => { gallery.hidden = gallery.dataset.picture !== chooser.value; });
   });
 }
-// Of a picture that was drawn several times: what it was at an epoch, or at the latest one before.
+// The slider shows the version of a figure from the chosen epoch, or from the latest one before it.
 for (const slider of all("[data-epochs]")) {
   const [epochs, gallery] = [JSON.parse(slider.dataset.epochs), slider.closest(".gallery")];
   slider.addEventListener("input", () => {
@@ -78,7 +78,7 @@ for (const slider of all("[data-epochs]")) {
       const images = all("img", figure);
       const drawn = images.findLast((image) => (image.dataset.epoch ?? Infinity) <= epoch) || images[0];
       for (const image of images) image.hidden = image !== drawn;
-      figure.hidden = images.length === 1 && !last; // there is nothing earlier of it
+      figure.hidden = images.length === 1 && !last; // it has no earlier version
     }
   });
 }

@@ -1,4 +1,4 @@
-"""The page of a report, put together from its parts; everything it needs lies in it."""
+"""Render the page of a report from its parts; the page is self-contained."""
 
 from base64 import b64encode
 from collections import Counter
@@ -26,13 +26,13 @@ from src.sweeps.report.tables import Chosen, Column, chosen, columns, latex, lea
 from src.sweeps.store.leaderboard import MOST_ROWS, STATUSES, Board, Entry, boards, heading, many, typed
 from src.sweeps.store.runs import Run
 
-MOST_FAILURES = 8  # to see before one asks for the rest
-MOST_TAILS = 50  # logs whose ends are shown
+MOST_FAILURES = 8  # failures that are shown unfolded
+MOST_TAILS = 50  # failures that are shown with the end of their log
 TAIL_LINES, TAIL_BYTES = 15, 4000
 
 
 class Part(NamedTuple):
-    """What the page shows of a board; ``title`` tells its data where there are several boards."""
+    """The parts of the page that belong to one board; ``title`` names its data if there are several boards."""
 
     title: str
     heading: str
@@ -48,7 +48,14 @@ class Part(NamedTuple):
 
 
 def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run], packages: tuple[str, ...]) -> str:
-    """The whole page, with files to take away, and how to draw the pictures of runs that have left theirs undrawn."""
+    """Return the HTML of the whole page.
+
+    Args:
+        sweeps: the sweeps that the report is about.
+        files: the contents of the files to download, by name.
+        undrawn: the runs whose figures are missing; the page shows the command that draws them.
+        packages: packages outside this project that this command has to trust.
+    """
     found, album = boards(sweeps.runs), Album(sweeps)
     return (
         environment(sweeps)
@@ -76,7 +83,7 @@ def page(sweeps: Sweeps, files: dict[str, str], undrawn: list[Run], packages: tu
 
 
 def tables_to_take(sweeps: Sweeps) -> dict[str, str]:
-    """The tables to take away by their files' names."""
+    """Return the contents of the tables to download, by file name."""
     return {
         "leaderboard.tex": latex(sweeps),
         "leaderboard.csv": leaderboard_csv(sweeps),
@@ -85,7 +92,7 @@ def tables_to_take(sweeps: Sweeps) -> dict[str, str]:
 
 
 def part(board: Board, several: bool) -> Part:
-    """What there is to show of a board."""
+    """Return the parts of the page that belong to a board."""
     known = effects(board)
     both = pairs(known)
     return Part(
@@ -104,7 +111,7 @@ def part(board: Board, several: bool) -> Part:
 
 
 class Failure(NamedTuple):
-    """A run that did not come to its end, why, and the end of its log."""
+    """A run that did not finish, with the end of its log; ``None`` if there is no log or it is not shown."""
 
     run: Run
     tail: str | None
@@ -115,16 +122,19 @@ class Failure(NamedTuple):
 
 
 def failures(sweeps: Sweeps) -> list[Failure]:
-    """The runs that failed, are damaged or were interrupted, in this order; the first of them with their logs."""
+    """Return the runs that failed, are damaged or were interrupted, in this order.
+
+    The first `MOST_TAILS` come with the end of their log.
+    """
     stopped = [run for status in ("failed", DAMAGED, "interrupted") for run in sweeps.runs if run.status == status]
     return [
-        Failure(run, tail(run.folder) if run.known and place < MOST_TAILS else None)
-        for place, run in enumerate(stopped)
+        Failure(run, tail(run.folder) if run.known and index < MOST_TAILS else None)
+        for index, run in enumerate(stopped)
     ]
 
 
 def tail(folder: Path) -> str | None:
-    """The last lines of a run's log."""
+    """Return the last lines of a run's newest log, or ``None`` if there are none."""
     logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     if not logs:
         return None
@@ -134,19 +144,19 @@ def tail(folder: Path) -> str | None:
     return "\n".join(lines[-TAIL_LINES:]) or None
 
 
-# How things are told
+# Templates and formatting
 
 
 def environment(sweeps: Sweeps) -> Environment:
-    """Reads the page's parts; every text of a sweep that is put into them shows as it is."""
-    made = Environment(
+    """Return the Jinja environment of the page, which escapes every text that a template inserts."""
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    templates.filters |= {
         "when": when,
         "lasted": lasted,
         "link": sweeps.link,
@@ -154,24 +164,25 @@ def environment(sweeps: Sweeps) -> Environment:
         "download": download,
         "many": many,
     }
-    made.globals |= {
+    templates.globals |= {
         "statuses": STATUSES,
         "most_rows": MOST_ROWS,
         "most_failures": MOST_FAILURES,
         "colours": {"light": TWELVE_ON_LIGHT, "dark": TWELVE_ON_DARK},
         "plotly": Markup(get_plotlyjs()),
     }
-    made.globals["part_of"] = lambda name: Markup((Path(__file__).parent / name).read_text())
-    return made
+    # Our own CSS and JavaScript files must not be escaped.
+    templates.globals["part_of"] = lambda name: Markup((Path(__file__).parent / name).read_text())
+    return templates
 
 
 def when(time: str) -> str:
-    """A time in ISO 8601 as one reads it."""
+    """Format a time given in ISO 8601: "2025-01-31 09:30 UTC"."""
     return f"{time[:10]} {time[11:16]} UTC"
 
 
 def lasted(seconds: float) -> str:
-    """A time in hours, minutes and seconds: "1 h 5 min", "12 s"."""
+    """Format a duration in hours, minutes or seconds: "1 h 5 min", "12 s"."""
     hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 60:
         return f"{seconds:.3g} s"
@@ -179,11 +190,11 @@ def lasted(seconds: float) -> str:
 
 
 def json(content: Any) -> Markup:
-    """JSON that can stand in a script element whatever it holds."""
+    """Return content as JSON that is safe inside a script element."""
     return htmlsafe_json_dumps(replace_not_finite(content), separators=(",", ":"))
 
 
 def download(text: str, name: str) -> str:
-    """A file as an address that holds it."""
+    """Return a file's content as a data URI."""
     kind = {"csv": "text/csv", "tex": "text/x-tex"}[name.split(".")[-1]]
     return f"data:{kind};charset=utf-8;base64,{b64encode(text.encode()).decode()}"

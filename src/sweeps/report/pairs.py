@@ -1,4 +1,4 @@
-"""What two settings do together to the metric that chooses: heat maps for plotly.js."""
+"""Build plotly.js heat maps of the metric over pairs of settings."""
 
 import math
 from itertools import combinations
@@ -8,18 +8,18 @@ from src.sweeps.report.plots import Effect, Figure, higher_is_better, is_logarit
 from src.sweeps.store.leaderboard import Board, mean, measured
 
 MOST_PAIRS = 12
-MOST_ROOM = 7  # columns that have room for numbers
-Cells = list[list[list[float]]]
+MOST_ROOM = 7  # with more columns the cells are too narrow for numbers
+Cells = list[list[list[float]]]  # the metrics of the runs in each cell, [row][column]
 
 
 def pairs(known: list[Effect]) -> list[tuple[Effect, Effect]]:
-    """All pairs of settings that have a run in common, those with the strongest effects first."""
+    """Return all pairs of settings that some finished run has, those with the strongest effects first."""
     both = [pair for pair in combinations(known, 2) if any(any(row) for row in cells(*pair))]
     return sorted(both, key=lambda pair: -(pair[0].strength + pair[1].strength))
 
 
 def cells(across: Effect, down: Effect) -> Cells:
-    """The metrics of the finished runs at each pair of levels, in rows."""
+    """Return the metrics of the finished runs at each pair of levels, as [row][column]."""
     found: Cells = [[[] for _ in across.levels.labels] for _ in down.levels.labels]
     for column, row, value in zip(across.levels.of, down.levels.of, across.found, strict=True):
         if value is not None:
@@ -28,9 +28,10 @@ def cells(across: Effect, down: Effect) -> Cells:
 
 
 def pair_figure(across: Effect, down: Effect, board: Board) -> Figure:
-    """The mean of the metric at each pair of levels, over all else; the brighter the better, those far off as the end.
+    """Return a heat map of the mean metric at each pair of levels, averaged over all other settings.
 
-    Where accuracies or losses are far off, colours tell the others apart.
+    Brighter is better. If some means are outliers, the colours span the others only, and the outliers get the colour
+    at the end of the scale.
     """
     metric, found = metric_of(board) or "", cells(across, down)
     means = [[mean(cell) if cell else None for cell in row] for row in found]
@@ -62,7 +63,7 @@ def pair_figure(across: Effect, down: Effect, board: Board) -> Figure:
 
 
 def place_of(value: float | None, low: float, high: float, logarithmic: bool) -> float | None:
-    """Where a mean lies among the colours, which end at the lowest and the highest one shown."""
+    """Return the position of a mean on the colour scale, clipped to its ends, or ``None`` if there is no mean."""
     if value is None or math.isnan(value):
         return None
     shown = min(max(value, low), high)
@@ -70,14 +71,14 @@ def place_of(value: float | None, low: float, high: float, logarithmic: bool) ->
 
 
 def short_number(metric: str, value: float | None) -> str:
-    """A mean as it is written into its cell."""
+    """Format a mean for its cell: "97.4%", "0.0123", or nothing."""
     if value is None:
         return ""
     return f"{value:.1%}" if "/acc" in metric else f"{value:.3g}"
 
 
 def told(across: Effect, down: Effect, found: Cells, metric: str) -> list[list[str]]:
-    """What is told of each cell where one points at it."""
+    """Return the hover text of each cell, as [row][column]."""
     return [
         [
             f"{plain(f'{across.key} {first}')}<br>{plain(f'{down.key} {second}')}<br>"
@@ -89,16 +90,16 @@ def told(across: Effect, down: Effect, found: Cells, metric: str) -> list[list[s
 
 
 def colour_ticks(metric: str, values: list[float], logarithmic: bool) -> Figure:
-    """The numbers beside the colours; of logarithms the numbers themselves."""
+    """Return the tick settings of the colour bar; the labels of a logarithmic one are the original numbers."""
     if not logarithmic:
         return {"tickformat": ".2~%"} if "/acc" in metric else {}
     low, high = math.log10(min(values)), math.log10(max(values))
-    places = [low + part * (high - low) / 4 for part in range(5)]
-    return {"tickvals": places, "ticktext": [f"{10**place:.2g}" for place in places]}
+    ticks = [low + part * (high - low) / 4 for part in range(5)]
+    return {"tickvals": ticks, "ticktext": [f"{10**position:.2g}" for position in ticks]}
 
 
 def level_axis(each: Effect) -> Figure:
-    """An axis with a step for each level."""
+    """Return a categorical axis with one tick per level."""
     labels = each.levels.labels
     return {
         "title": {"text": plain(each.key)},

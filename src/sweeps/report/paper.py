@@ -1,6 +1,6 @@
-"""The figures of a report for a paper: files of one column's width, with scalable lines and fonts embedded.
+"""Write the figures of a report for a paper: vector graphics of one column's width, with embedded fonts.
 
-They show what the page's plots show, drawn from the same figures.
+They are drawn from the same data as the plots of the page.
 """
 
 import re
@@ -32,7 +32,7 @@ from src.sweeps.report.reading import Sweeps, names, read_sweeps
 from src.sweeps.store.leaderboard import boards, mean, short
 from src.sweeps.store.runs import Run, with_metrics
 
-COLUMN, PAGE = 3.35, 7.0  # inches: a column's width and a page's, without its margins
+COLUMN, PAGE = 3.35, 7.0  # inches: the width of a column and of a page's text
 STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -42,9 +42,9 @@ STYLE: Any = {
     "legend.fontsize": 7,
     "lines.linewidth": 1.1,
     "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,  # TrueType, embedded: journals refuse the other kind
-    "svg.fonttype": "path",  # the letters' shapes
-    "svg.hashsalt": "report",  # the same file each time
+    "pdf.fonttype": 42,  # embedded TrueType: journals reject Type 3 fonts
+    "svg.fonttype": "path",  # letters as outlines
+    "svg.hashsalt": "report",  # fixed ids, so that the file is reproducible
 }
 UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 MARKERS = {"diamond": "D", "triangle-up": "^", "triangle-down": "v"}
@@ -54,20 +54,20 @@ Draw = Callable[[Figure], None]
 def write_figures(
     folders: list[Path], form: str, packages: tuple[str, ...], tell: Callable[[str], object]
 ) -> list[Path]:
-    """Write the effects of the settings, the learning curves and the sweeps' own pictures into ``figures/``.
+    """Write the effects of the settings, the learning curves and the sweeps' own figures into ``figures/``.
 
     Args:
-        folders: those of the sweeps; the first one's ``figures/`` holds all.
-        form: "pdf" or "svg".
-        packages: those beside this project's whose classes the sweeps' pictures and runs may name.
-        tell: is called with a line for each picture that cannot be drawn.
+        folders: the sweeps' folders; all files are written into ``figures/`` of the first.
+        form: the file format, "pdf" or "svg".
+        packages: packages outside this project whose classes the configs of the sweeps' figures and runs may name.
+        tell: is called with one line for each figure that cannot be drawn.
 
     Returns:
-        The files.
+        The paths of the files written.
 
     Raises:
-        InputError: if one of the folders has no jobs in it.
-        StorageError: if the first one cannot be written.
+        InputError: if a folder has no jobs in it.
+        StorageError: if the first folder cannot be written.
     """
     sweeps = read_sweeps(folders)
     home = sweeps.folders[0] / "figures"
@@ -81,13 +81,13 @@ def write_figures(
             written.append(path)
         except StorageError:
             raise
-        except Exception as error:  # the others are drawn all the same
+        except Exception as error:  # the other figures can still be drawn
             tell(f"{path} cannot be drawn: {why(error)}")
     return written
 
 
 def _write(path: Path, form: str, size: tuple[float, float], draw: Draw) -> None:
-    """Draw a figure of so many inches and write it whole or not at all."""
+    """Draw a figure of a size in inches and write it atomically."""
     with rc_context(STYLE):
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
@@ -97,17 +97,17 @@ def _write(path: Path, form: str, size: tuple[float, float], draw: Draw) -> None
 
 
 def _name_file(*parts: str) -> str:
-    """Return parts as a file's name: "effect_hidden_size"."""
+    """Return a file name made of parts: "effect_hidden_size"."""
     return "_".join(word for part in parts if (word := re.sub(r"[^\w.-]+", "_", part).strip("_.")))
 
 
-# What each setting does
+# Effects of the settings
 
 
 def _list_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
-    """Return the names, the heights and what draws the effect of each setting, of each board's."""
+    """Return the name, the height and the drawing function of each setting's effect, for all boards."""
     found, taken = boards(sweeps.runs), set[str]()
-    made: list[tuple[str, float, Draw]] = []
+    figures: list[tuple[str, float, Draw]] = []
     for board in found:
         known = effects(board)
         for each, setting in zip(known, short([effect.key for effect in known]), strict=True):
@@ -115,12 +115,12 @@ def _list_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
             name = name if name not in taken else f"{name}_{len(taken)}"
             taken.add(name)
             plot = effect_figure(each, board)
-            made.append((name, 2.3, partial(_draw_effect, plot=plot)))
-    return made
+            figures.append((name, 2.3, partial(_draw_effect, plot=plot)))
+    return figures
 
 
 def _draw_effect(figure: Figure, plot: plots.Figure) -> None:
-    """Draw dots, marks at the edge and means with their deviations as the page's figure has them."""
+    """Draw the traces of the page's figure: dots, marks at the edge, and means with their standard deviations."""
     axis = figure.subplots()
     for trace in plot["data"]:
         marker = trace["marker"]
@@ -130,6 +130,7 @@ def _draw_effect(figure: Figure, plot: plots.Figure) -> None:
             trace["y"],
             yerr=_find_reach(trace.get("error_y")),
             clip_on=trace.get("cliponaxis", True),
+            # Traces on plotly's second y-axis give their height as a fraction of the plot.
             transform=axis.get_xaxis_transform() if "yaxis" in trace else axis.transData,
             marker=MARKERS.get(marker.get("symbol", ""), "o"),
             markersize=marker["size"] / 2,
@@ -145,18 +146,18 @@ def _draw_effect(figure: Figure, plot: plots.Figure) -> None:
 
 
 def _find_reach(bars: plots.Figure | None) -> list[list[float]] | None:
-    """Return how far error bars reach down and up."""
+    """Return the lengths of error bars downwards and upwards, or ``None`` if a trace has none."""
     return [bars[key if key in bars else "array"] for key in ("arrayminus", "array")] if bars else None
 
 
 def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
-    """Set an axis as the page's figure has it: its name, its scale, its ends, its ticks."""
+    """Apply the axis settings of the page's figure: label, scale, limits and ticks."""
     side = axis.xaxis if which == "x" else axis.yaxis
     logarithmic = about.get("type") == "log"
     axis.set(**{f"{which}label": _spell_title(about["title"]["text"])})
     if logarithmic:
         axis.set(**{f"{which}scale": "log"})
-    if "range" in about:
+    if "range" in about:  # plotly gives log10 of a logarithmic axis's limits
         low, high = about["range"]
         axis.set(**{f"{which}lim": (10**low, 10**high) if logarithmic else (low, high)})
     elif limits := about.get("autorangeoptions"):
@@ -171,14 +172,14 @@ def _set_axis(axis: Axes, which: str, about: plots.Figure) -> None:
 
 
 def _spell_title(text: str) -> str:
-    """Return an axis's name as a paper has it: "hidden size", "validation accuracy"; what follows it stays."""
+    """Return an axis label in words, such as "hidden size" or "validation accuracy"; further lines are kept."""
     name, *more = _unescape(text).split("\n")
     words = in_words(name) if "/" in name else short([name])[0]
     return "\n".join([{"lr": "learning rate"}.get(words, words), *more])
 
 
 def _unescape(text: str) -> str:
-    """Return what plotly is given as matplotlib shows it: no markup, no formula."""
+    """Convert a text for plotly into one for matplotlib: without HTML markup, with dollar signs escaped."""
     return unescape(text.replace("<br>", "\n")).replace("$", r"\$")
 
 
@@ -186,21 +187,21 @@ def _unescape(text: str) -> str:
 
 
 def _list_curves(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
-    """Return the names, the heights and what draws each metric's curves, of each data set."""
-    told = curves(sweeps)
-    made: list[tuple[str, float, Draw]] = []
-    for place, (data, axes) in enumerate(zip(told["data"], told["axes"], strict=True)):
-        runs = [number for number, run in enumerate(told["runs"]) if run["data"] == place and run["finished"]]
+    """Return the name, the height and the drawing function of each metric's curves, for all data sets."""
+    content = curves(sweeps)
+    figures: list[tuple[str, float, Draw]] = []
+    for index, (data, axes) in enumerate(zip(content["data"], content["axes"], strict=True)):
+        runs = [number for number, run in enumerate(content["runs"]) if run["data"] == index and run["finished"]]
         for metric in axes if runs else ():
-            name = _name_file("curves", metric, *([data] if len(told["data"]) > 1 else []))
-            rows = -(-len({told["groups"][0]["of"][run] for run in runs}) // 2)
-            draw = partial(_draw_curves, told=told, metric=metric, runs=runs, axes=axes)
-            made.append((name, 2.3 + 0.16 * rows, draw))
-    return made
+            name = _name_file("curves", metric, *([data] if len(content["data"]) > 1 else []))
+            rows = -(-len({content["groups"][0]["of"][run] for run in runs}) // 2)  # of the legend, with two columns
+            draw = partial(_draw_curves, told=content, metric=metric, runs=runs, axes=axes)
+            figures.append((name, 2.3 + 0.16 * rows, draw))
+    return figures
 
 
 def _draw_curves(figure: Figure, told: dict[str, Any], metric: str, runs: list[int], axes: plots.Figure) -> None:
-    """Draw for each colour the mean of its runs, on a band from the lowest to the highest; training is dotted."""
+    """Draw the mean curve of each colour's runs: training dotted, validation with a band from minimum to maximum."""
     axis, group = figure.subplots(), told["groups"][0]
     handles: dict[str, Line2D] = {}
     for level, label in enumerate(group["labels"]):
@@ -220,10 +221,10 @@ def _draw_curves(figure: Figure, told: dict[str, Any], metric: str, runs: list[i
 def _draw_mean(
     axis: Axes, epochs: list[list[int]], lines: list[tuple[int, list[float]]], stage: str, colour: str
 ) -> Line2D | None:
-    """Draw the mean of curves at the epochs that all of them have, and of validation a band around it."""
+    """Draw the mean of curves at their common epochs, for validation with a band from minimum to maximum."""
     found = defaultdict[int, list[float]](list)
-    for place, values in lines:
-        for epoch, value in zip(epochs[place], values, strict=True):
+    for index, values in lines:
+        for epoch, value in zip(epochs[index], values, strict=True):
             found[epoch].append(value)
     common = sorted(epoch for epoch, values in found.items() if len(values) == len(lines))
     if not common:
@@ -237,20 +238,20 @@ def _draw_mean(
 
 
 def _choose_colour(group: dict[str, Any], level: int) -> str:
-    """Return the colour of a group's level: of numbers one between the ends of a scale."""
+    """Return the colour of a level; numbers get one from a continuous colour map."""
     if not group["ordered"]:
         return TWELVE_ON_LIGHT[level]
     return to_hex(colormaps["viridis"](0.71 * level / max(1, len(group["labels"]) - 1)))
 
 
-# The sweeps' own pictures
+# Figures configured in the sweeps
 
 
 def _list_own(
     sweeps: Sweeps, packages: tuple[str, ...], tell: Callable[[str], object]
 ) -> dict[str, tuple[float, float, Draw]]:
-    """Return the sizes and what draws the pictures that the sweeps were started with, by their files' names."""
-    made = {}
+    """Return the size and the drawing function of each figure that the sweeps configured, by file name."""
+    figures = {}
     for folder, sweep in names(sweeps.folders).items():
         if not (folder / "multirun.yaml").is_file():
             continue
@@ -263,17 +264,17 @@ def _list_own(
         for name, settings in pictures.items():
             file = _name_file(name, *([sweep] if len(sweeps.folders) > 1 else []))
             try:
-                made[file] = _make_own(name, settings, packages, runs)
-            except Exception as error:  # the others are drawn all the same
+                figures[file] = _make_own(name, settings, packages, runs)
+            except Exception as error:  # the other figures can still be drawn
                 tell(f"picture {name} cannot be drawn: {why(error)}")
-    return made
+    return figures
 
 
 def _make_own(
     name: str, settings: dict[str, Any], packages: tuple[str, ...], runs: list[Run]
 ) -> tuple[float, float, Draw]:
-    """Return the size of a sweep's own picture, a page's width at most, and what draws it."""
-    from src.training.build import make  # with PyTorch
+    """Return the size and the drawing function of a figure that a sweep configured, scaled down to a page's width."""
+    from src.training.build import make  # imports PyTorch
 
     picture = make(f"picture {name}", settings, name=name)
     picture.packages = packages

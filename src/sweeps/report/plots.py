@@ -1,6 +1,6 @@
-"""What each setting does to the metric that chooses: figures for plotly.js, as plain dictionaries.
+"""Build plotly.js figures of the effect of each setting on the metric, as plain dictionaries.
 
-plotly reads markup in texts (``<b>``, ``<a href>``): every text of a sweep goes through `plain`.
+plotly interprets markup in texts (``<b>``, ``<a href>``), so every text of a sweep is escaped by `plain`.
 """
 
 import math
@@ -14,21 +14,21 @@ from src.sweeps.store.leaderboard import Board, deviation, mean, measured
 from src.sweeps.store.runs import Run, is_seed
 
 LONGEST_TICK = 22
-MANY = 200  # dots, which are smaller then
-EDGE = 0.03  # of the height: where dots are marked that have no place on the axis
+MANY = 200  # above this number dots are drawn smaller
+EDGE = 0.03  # distance of outliers' marks from the edge, as a fraction of the height
 EDGE_AXIS = {"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False}
 BLUE, VERMILION = COLOURS[:2]
 Figure = dict[str, Any]  # as plotly.js takes it: "data" and "layout"
 
 
 class Effect(NamedTuple):
-    """A setting and the runs of a board that were made with its values.
+    """The effect of a setting on the metric over a board's runs.
 
     Attributes:
         key: the setting's full name.
-        values: each run's value.
-        levels: these values in their order.
-        found: each run's metric; ``None`` if it has not finished or has none.
+        values: the setting's value in each run.
+        levels: these values, binned and sorted.
+        found: each run's metric; ``None`` if the run has not finished or lacks it.
     """
 
     key: str
@@ -37,32 +37,35 @@ class Effect(NamedTuple):
     found: list[float | None]
 
     def at(self, level: int) -> list[float]:
-        """The metrics of the runs at a level."""
+        """Return the metrics of the finished runs at a level."""
         return [value for run in self.levels.members(level) if (value := self.found[run]) is not None]
 
     @property
     def strength(self) -> float:
-        """How far apart the means at its levels lie."""
+        """The range of the means over the levels."""
         means = [mean(found) for level in range(len(self.levels.labels)) if (found := self.at(level))]
         return max(means) - min(means) if means else 0.0
 
 
 def runs_of(board: Board) -> list[Run]:
-    """A board's runs in the order of their numbers."""
+    """Return a board's runs, sorted by sweep and number."""
     return sorted(
         (run for entry in board.entries for run in entry.runs), key=lambda run: (run.folder.parent, run.number)
     )
 
 
 def metric_of(board: Board) -> str | None:
-    """The metric that plots show: the one that chooses; where there is none one of training, never of the test."""
+    """Return the metric that plots show: the one that ranks the board, otherwise one of training.
+
+    It is never one of the test set, for nobody is to choose a setting by it.
+    """
     known = [run.metrics for run in runs_of(board)]
     fallback = [name for name in ("train/acc", "train/loss") if any(name in metrics for metrics in known)]
     return board.judge or next(iter(fallback), board.monitor)
 
 
 def effects(board: Board) -> list[Effect]:
-    """The settings that vary in a board; the seeds only where nothing else does."""
+    """Return the effects of the settings that vary in a board; seeds and folds only if nothing else varies."""
     metric, runs = metric_of(board), runs_of(board)
     keys = list(dict.fromkeys(key for run in runs for key in run.swept))
     repeats = [key for key in keys if is_seed(key) or key == "data.fold"]
@@ -77,16 +80,19 @@ def effect(key: str, runs: list[Run], metric: str | None) -> Effect:
 
 
 def finished_value(run: Run, metric: str | None) -> float | None:
-    """A run's metric, if the run has finished and the metric is a number."""
+    """Return a run's metric, or ``None`` if the run has not finished or the metric is missing or not finite."""
     value = run.metrics.get(metric) if metric and run.status == "finished" else None
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-# One setting
+# The figure of one setting
 
 
 def effect_figure(each: Effect, board: Board) -> Figure:
-    """Each run as a dot, and at each value the mean ± standard deviation of its runs; at the edge those far off."""
+    """Return a figure with a dot for each run and the mean ± standard deviation at each level.
+
+    Outliers are marked at the edge of the plot.
+    """
     metric, runs = metric_of(board) or "", runs_of(board)
     known = scale(each.values, each.levels)
     shown = [run for run, value in enumerate(each.found) if value is not None]
@@ -117,22 +123,25 @@ def effect_figure(each: Effect, board: Board) -> Figure:
 
 
 def edges(marks: Figure, window: Window) -> list[Figure]:
-    """The marks of a trace that have no place on the axis, as triangles at its edge."""
+    """Return the marks of a trace that lie beyond the axis, as traces of triangles at its edge."""
     found = []
     for height, symbol, is_beyond in (
         (1 - EDGE, "triangle-up", lambda value: value > window.high),
         (EDGE, "triangle-down", lambda value: value < window.low),
     ):
-        places = [place for place, value in enumerate(marks["y"]) if is_beyond(value)]
-        told = {key: [marks[key][place] for place in places] for key in ("x", "text", "customdata")}
+        beyond = [index for index, value in enumerate(marks["y"]) if is_beyond(value)]
+        copied = {key: [marks[key][index] for index in beyond] for key in ("x", "text", "customdata")}
         marker = {"color": marks["marker"]["color"], "symbol": symbol, "size": 9}
         trace = {key: marks[key] for key in ("type", "hovertemplate")} | {"mode": "markers", "yaxis": "y2"}
-        found.append({**trace, **told, "y": [height] * len(places), "marker": marker})
+        found.append({**trace, **copied, "y": [height] * len(beyond), "marker": marker})
     return [trace for trace in found if trace["x"]]
 
 
 def means(each: Effect, known: Scale, metric: str, window: Window | None) -> Figure:
-    """The mean at each level, with its standard deviation if it is on the axis; joined where levels are numbers."""
+    """Return a trace of the mean at each level, with the standard deviation if the mean is on the axis.
+
+    A line joins the means if the levels are numbers.
+    """
     filled = [level for level in range(len(each.levels.labels)) if each.at(level)]
     found = [mean(each.at(level)) for level in filled]
     spread = [
@@ -157,7 +166,7 @@ def means(each: Effect, known: Scale, metric: str, window: Window | None) -> Fig
 
 
 def setting_axis(each: Effect, known: Scale, runs: list[Run]) -> Figure:
-    """The axis of a setting: its values as ticks, and under each how many of its runs failed."""
+    """Return the axis of a setting, with its values as ticks and the number of failed runs under each."""
     axis: Figure = {"title": {"text": plain(each.key)}, "range": known.ends, "zeroline": False}
     if known.kind == "log":
         axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
@@ -179,12 +188,12 @@ def higher_is_better(board: Board, metric: str) -> bool:
 
 
 def is_logarithmic(metric: str, values: list[float]) -> bool:
-    """Whether a metric's values lie by their logarithms: losses that span decades."""
+    """Return True if a metric needs a logarithmic axis: positive losses that span more than a decade."""
     return "/acc" not in metric and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 
 
 def metric_axis(metric: str, values: list[float], window: Window | None = None) -> Figure:
-    """The axis of a metric's values, or of the window on it; accuracies in per cent."""
+    """Return the axis of a metric, limited to the window if there is one; accuracies are in per cent."""
     shown = [value for value in values if window is None or window.has(value)]
     axis: Figure = {"title": {"text": plain(metric)}}
     if "/acc" in metric:
@@ -197,19 +206,19 @@ def metric_axis(metric: str, values: list[float], window: Window | None = None) 
     return axis
 
 
-# Words
+# Texts
 
 
 def plain(text: str) -> str:
-    """A text that plotly shows as it is."""
+    """Escape a text, so that plotly shows it verbatim."""
     return escape(text, quote=False)
 
 
 def named(run: Run) -> str:
-    """What a run is called where one points at it."""
+    """Return a run's name for hover texts."""
     return plain(f"{run.number}: {run.title}")
 
 
 def tick(label: str) -> str:
-    """A value's name beside an axis."""
+    """Return a tick label, shortened to `LONGEST_TICK` characters."""
     return plain(label if len(label) <= LONGEST_TICK else f"{label[: LONGEST_TICK - 1]}…")

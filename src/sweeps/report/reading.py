@@ -1,4 +1,4 @@
-"""What a report tells of: the runs of a sweep or of several, and where they come from."""
+"""The content of a report: the runs of one or several sweeps, and their provenance."""
 
 import os
 import shlex
@@ -19,13 +19,13 @@ History = list[dict[str, float]]
 
 
 class Sweeps(NamedTuple):
-    """One sweep or several, as their folders tell them at one moment.
+    """One or several sweeps, read from their folders at one moment.
 
     Attributes:
-        folders: where they lie; the page is written into the first.
-        runs: all of them together; where there are several sweeps, ``swept`` has "sweep", too.
-        histories: the runs' metrics epoch by epoch, in the order of the runs.
-        notes: what could not be read, a line each.
+        folders: the folders of the sweeps; the page is written into the first.
+        runs: the runs of all sweeps; if there are several sweeps, ``swept`` has the key "sweep", too.
+        histories: the metrics of each epoch of each run, in the order of the runs.
+        notes: warnings about what could not be read or drawn, a line each.
     """
 
     folders: list[Path]
@@ -34,13 +34,13 @@ class Sweeps(NamedTuple):
     notes: list[str]
 
     def link(self, path: Path) -> str:
-        """Where a file is found from the page, as an address: it stays right when all of it is moved."""
+        """Return the relative URL of a file from the page, which stays valid when the folders are moved together."""
         relative = Path(os.path.relpath(path.resolve(), self.folders[0].resolve()))
         return "/".join(quote(part) for part in relative.parts)
 
 
 def read_sweeps(folders: list[Path]) -> Sweeps:
-    """Read what there is of the sweeps.
+    """Read the runs of sweeps and their histories.
 
     Raises:
         InputError: if one of the folders has no jobs in it.
@@ -49,14 +49,14 @@ def read_sweeps(folders: list[Path]) -> Sweeps:
     found = [(name, job) for folder, name in names(folders).items() for job in jobs_of(folder)]
     swept = swept_settings([job for _, job in found])
     if len(folders) > 1:
-        swept = [{"sweep": name} | each for (name, _), each in zip(found, swept, strict=True)]
-    runs = [read_run(job, each) for (_, job), each in zip(found, swept, strict=True)]
+        swept = [{"sweep": name} | values for (name, _), values in zip(found, swept, strict=True)]
+    runs = [read_run(job, values) for (_, job), values in zip(found, swept, strict=True)]
     notes = [str(run.message) for run in runs if run.status == DAMAGED]
     return Sweeps(folders, runs, [read_history(run, notes) for run in runs], notes)
 
 
 def names(folders: list[Path]) -> dict[Path, str]:
-    """What each sweep is called: by its folder, with the folders above where two would be called the same."""
+    """Return the name of each sweep: that of its folder, with the parent folder's if two names would be equal."""
     paths = {folder: folder.resolve() for folder in folders}
     last = [path.name for path in paths.values()]
     return {
@@ -66,10 +66,10 @@ def names(folders: list[Path]) -> dict[Path, str]:
 
 
 def jobs_of(folder: Path) -> list[Job]:
-    """A sweep's jobs in the order of their numbers.
+    """Return a sweep's jobs in the order of their numbers.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     if jobs := read_jobs(folder):
         return jobs
@@ -77,7 +77,7 @@ def jobs_of(folder: Path) -> list[Job]:
 
 
 def read_history(run: Run, notes: list[str]) -> History:
-    """A run's history; none if it is damaged, which is noted, or if it is not known what the run is."""
+    """Read a run's history; empty if it is damaged, which is added to ``notes``, or if the run is not known."""
     try:
         return run.history if run.known else []
     except DamagedError as error:
@@ -85,11 +85,20 @@ def read_history(run: Run, notes: list[str]) -> History:
         return []
 
 
-# Where the results come from
+# Provenance of the results
 
 
 class Origin(NamedTuple):
-    """Where results come from: what was typed, with which code, on what."""
+    """The provenance of results.
+
+    Attributes:
+        commands: the commands that started the runs.
+        started: the time of the first start, if known.
+        commits: the commits of the code.
+        versions: the versions of Python and of packages.
+        devices: the devices that the runs used.
+        seconds: the training time of all runs together.
+    """
 
     commands: list[str]
     started: str | None
@@ -100,9 +109,9 @@ class Origin(NamedTuple):
 
 
 def origin(sweeps: Sweeps) -> Origin:
-    """What the runs' ``provenance.json`` tell; the commands from ``multirun.yaml`` where none has started yet."""
-    told = [read_origin(run, sweeps.notes) for run in sweeps.runs if run.known]
-    starts = [start for each in told for start in (each, *each.get("resumed", [])) if start]
+    """Return the provenance in the runs' ``provenance.json``; commands from ``multirun.yaml`` if none has started."""
+    origins = [read_origin(run, sweeps.notes) for run in sweeps.runs if run.known]
+    starts = [start for first in origins for start in (first, *first.get("resumed", [])) if start]
     commands = distinct(start.get("command") for start in starts) or distinct(map(command, sweeps.folders))
     return Origin(
         commands=commands,
@@ -115,7 +124,7 @@ def origin(sweeps: Sweeps) -> Origin:
 
 
 def read_origin(run: Run, notes: list[str]) -> dict[str, Any]:
-    """Where a run comes from; nothing if that is not there or damaged, which is noted."""
+    """Read a run's provenance; empty if the file is missing, or damaged, which is added to ``notes``."""
     try:
         return schema.read(run.folder / "provenance.json", schema.PROVENANCE) or {}
     except DamagedError as error:
@@ -124,12 +133,12 @@ def read_origin(run: Run, notes: list[str]) -> dict[str, Any]:
 
 
 def distinct(texts: Iterable[str | None]) -> list[str]:
-    """The texts that there are, each once, in their order."""
+    """Return the texts without duplicates and empty ones, in their order."""
     return list(dict.fromkeys(text for text in texts if text))
 
 
 def command(folder: Path) -> str | None:
-    """The command that a sweep was started with, as its ``multirun.yaml`` has it."""
+    """Return the command that started a sweep, from its ``multirun.yaml``; ``None`` if that cannot be read."""
     try:
         overrides = read_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]
         return shlex.join(["python", "-m", "src.train", "-m", *map(str, overrides)])
@@ -138,7 +147,7 @@ def command(folder: Path) -> str | None:
 
 
 def commit(git: dict[str, Any]) -> str | None:
-    """A commit, and whether the code differed from it."""
+    """Return a short commit hash, marked if the code had changes; ``None`` without a commit."""
     return f"{git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git.get("commit") else None
 
 

@@ -1,4 +1,4 @@
-"""How a search went: the best so far over its trials, and how much each setting mattered; figures for plotly.js."""
+"""Figures for plotly.js of a search: the best value so far over its trials, and the importance of each setting."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,18 @@ from src.sweeps.report.plots import BLUE, EDGE, EDGE_AXIS, VERMILION, Figure, is
 from src.sweeps.report.reading import Sweeps, names
 from src.sweeps.store.leaderboard import many
 
-TOLD = "search.json"  # what a search tells of itself, in its sweep's folder
+TOLD = "search.json"  # file with the state of a search, in its sweep's folder
 
 
 class Trial(NamedTuple):
-    """A trial: its number, its job's number, "complete", "failed" or "running", and the metric if it is complete."""
+    """A trial of a search.
+
+    Attributes:
+        number: its number in the search.
+        job: the number of its job in the sweep.
+        state: "complete", "failed" or "running".
+        value: the metric, if it is complete.
+    """
 
     number: int
     job: int
@@ -28,17 +35,17 @@ class Trial(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What one search tells of itself.
+    """A search and its trials so far.
 
     Attributes:
-        name: what its sweep is called.
+        name: the name of its sweep.
         sampler: "tpe" or "random".
         metric: the monitored metric.
         mode: "min" or "max".
         trials: in the order of their numbers.
-        importance: by setting, in the end 1 together; empty where there are too few trials.
-        titles: of its jobs, by their numbers.
-        colours: of its trials and of its best so far.
+        importance: by setting, fractions that add up to 1; empty if there are too few trials.
+        titles: the titles of its jobs, by their numbers.
+        colours: the colour of its trials and the colour of the line of its best value so far.
     """
 
     name: str
@@ -56,12 +63,12 @@ class Search(NamedTuple):
 
     @property
     def better(self) -> Callable[[float, float], float]:
-        """The better of two values."""
+        """The function that returns the better of two values."""
         return max if self.mode == "max" else min
 
 
 class Shown(NamedTuple):
-    """What the page shows of searches by one metric; ``importance`` is ``None`` where there are too few trials."""
+    """The figures and texts of the searches by one metric; ``importance`` is ``None`` if there are too few trials."""
 
     metric: str
     lines: list[str]
@@ -70,61 +77,64 @@ class Shown(NamedTuple):
 
 
 def searches(sweeps: Sweeps) -> list[Shown]:
-    """What there is to show of the searches among the sweeps, those by the same metric together."""
-    found = [each for folder, name in names(sweeps.folders).items() if (each := read_search(sweeps, folder, name))]
+    """Draw the searches among the sweeps, those by the same metric together."""
+    found = [search for folder, name in names(sweeps.folders).items() if (search := read_search(sweeps, folder, name))]
     parts: dict[tuple[str, str], list[Search]] = {}
-    for each in found:
-        parts.setdefault((each.metric, each.mode), []).append(each)
+    for search in found:
+        parts.setdefault((search.metric, search.mode), []).append(search)
     return [shown(metric, coloured(part)) for (metric, _), part in parts.items()]
 
 
 def read_search(sweeps: Sweeps, folder: Path, name: str) -> Search | None:
-    """The search in a folder, if there is one; what is damaged is noted."""
+    """Read the search in a folder, if there is one; if its file is damaged, add that to ``sweeps.notes``."""
     titles = {run.number: named(run) for run in sweeps.runs if run.folder.parent == folder}
     try:
-        told = schema.read(folder / TOLD, schema.SEARCH)
+        state = schema.read(folder / TOLD, schema.SEARCH)
     except DamagedError as error:
         sweeps.notes.append(str(error))
         return None
-    if told is None:
+    if state is None:
         return None
-    trials = [Trial(**{field: each[field] for field in Trial._fields}) for each in told["trials"]]
-    about = {key: told[key] for key in ("sampler", "metric", "mode", "importance")}
+    trials = [Trial(**{field: trial[field] for field in Trial._fields}) for trial in state["trials"]]
+    about = {key: state[key] for key in ("sampler", "metric", "mode", "importance")}
     return Search(name=name, trials=trials, titles=titles, colours=(BLUE, VERMILION), **about)
 
 
 def coloured(part: list[Search]) -> list[Search]:
-    """Searches each in a colour of its own, where there are several."""
+    """Give each search a different colour, if there are several."""
     if len(part) == 1:
         return part
-    return [each._replace(colours=(TWELVE_ON_LIGHT[place % 12],) * 2) for place, each in enumerate(part)]
+    return [search._replace(colours=(TWELVE_ON_LIGHT[index % 12],) * 2) for index, search in enumerate(part)]
 
 
 def shown(metric: str, part: list[Search]) -> Shown:
-    bars = [each for each in part if each.importance]
-    return Shown(metric, [words(each) for each in part], progress(metric, part), importance(bars) if bars else None)
+    bars = [search for search in part if search.importance]
+    return Shown(metric, [words(search) for search in part], progress(metric, part), importance(bars) if bars else None)
 
 
 def words(search: Search) -> str:
-    """How a search went, in a line."""
+    """Summarize a search in one line."""
     states = [trial.state for trial in search.trials]
     counts = [f"{count} {state}" for state in ("complete", "failed", "running") if (count := states.count(state))]
-    line = f"{search.name}: {many(len(states), 'trial')} by {search.sampler}, {', '.join(counts)}"
+    text = f"{search.name}: {many(len(states), 'trial')} by {search.sampler}, {', '.join(counts)}"
     if not search.complete:
-        return line
+        return text
     value = reduce(search.better, (value for _, value in search.complete))
     trial = next(trial for trial, found in search.complete if found == value)
-    told = f"{value:.2%}" if "/acc" in search.metric else f"{value:.4g}"
-    return f"{line}; best {search.metric} {told} in trial {trial.number}"
+    best = f"{value:.2%}" if "/acc" in search.metric else f"{value:.4g}"
+    return f"{text}; best {search.metric} {best} in trial {trial.number}"
 
 
 # The best so far
 
 
 def progress(metric: str, part: list[Search]) -> Figure:
-    """A dot for each trial and, as steps, the best so far; at the edge those that failed or are far off."""
-    values = [value for each in part for _, value in each.complete]
-    last = max((each.trials[-1].number for each in part if each.trials), default=0)
+    """Draw a dot for each trial and a step line of the best value so far.
+
+    Trials that failed, or whose values are far off, are marked at the edge.
+    """
+    values = [value for search in part for _, value in search.complete]
+    last = max((search.trials[-1].number for search in part if search.trials), default=0)
     window = find_window(values, part[0].mode == "max", is_logarithmic(metric, values))
     layout = {
         "xaxis": {"title": {"text": "trial"}, "zeroline": False, "range": [-1, last + 1]},
@@ -133,33 +143,33 @@ def progress(metric: str, part: list[Search]) -> Figure:
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         "showlegend": True,
     }
-    return {"data": [trace for each in part for trace in traces(each, window, len(part) > 1)], "layout": layout}
+    return {"data": [trace for search in part for trace in traces(search, window, len(part) > 1)], "layout": layout}
 
 
 def traces(search: Search, window: Window | None, several: bool) -> list[Figure]:
-    """The marks of one search."""
+    """Return the traces of one search, without empty ones."""
     low, high = (window.low, window.high) if window else (-math.inf, math.inf)
     below = [trial for trial, value in search.complete if value < low]
     above = [trial for trial, value in search.complete if value > high]
     failed = [trial for trial in search.trials if trial.state == "failed"]
     name = plain(search.name)
-    found = [
+    marks = [
         dots(search, [trial for trial, _ in search.complete], "circle", "trials"),
         steps(search, name if several else "best so far"),
         dots(search, below, "triangle-down", "far below", EDGE),
         dots(search, above, "triangle-up", "far above", 1 - EDGE),
         dots(search, failed, "x", "failed", EDGE),
     ]
-    if several:  # the line stands for all of them
-        found = [{**trace, "legendgroup": name, "showlegend": trace["mode"] == "lines"} for trace in found]
-    return [trace for trace in found if trace["x"]]
+    if several:  # one entry in the legend for each search: its line
+        marks = [{**trace, "legendgroup": name, "showlegend": trace["mode"] == "lines"} for trace in marks]
+    return [trace for trace in marks if trace["x"]]
 
 
 def dots(search: Search, trials: list[Trial], symbol: str, name: str, height: float | None = None) -> Figure:
-    """A mark for each trial: at its value, or where it has no place on the axis at a height of its own."""
+    """Return a trace with a mark for each trial: at its value or, if ``height`` is set, at that height."""
     on_axis = height is None
     values = [trial.value for trial in trials]
-    told = ["failed" if value is None else f"{plain(search.metric)} {value:.5g}" for value in values]
+    labels = ["failed" if value is None else f"{plain(search.metric)} {value:.5g}" for value in values]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -168,14 +178,14 @@ def dots(search: Search, trials: list[Trial], symbol: str, name: str, height: fl
         "y": values if on_axis else [height] * len(trials),
         "yaxis": "y" if on_axis else "y2",
         "text": [search.titles.get(trial.job, str(trial.job)) for trial in trials],
-        "customdata": told,
+        "customdata": labels,
         "hovertemplate": "trial %{x}: %{customdata}<br>job %{text}<extra></extra>",
         "marker": {"color": search.colours[0], "symbol": symbol, "size": 7, "opacity": 0.5 if on_axis else 0.9},
     }
 
 
 def steps(search: Search, name: str) -> Figure:
-    """The best so far, up to the last trial."""
+    """Return a step line of the best value so far, up to the last trial."""
     complete = search.complete
     best = list(accumulate((value for _, value in complete), search.better))
     numbers = [trial.number for trial, _ in complete]
@@ -192,16 +202,16 @@ def steps(search: Search, name: str) -> Figure:
     }
 
 
-# What mattered
+# Importance of the settings
 
 
 def importance(part: list[Search]) -> Figure:
-    """A bar for each setting, the longest on top; of several searches side by side."""
+    """Draw a bar for the importance of each setting, the longest on top; those of several searches side by side."""
     total: dict[str, float] = {}
     for search in part:
-        for name, share in search.importance.items():
-            total[name] = total.get(name, 0.0) + share
-    settings = sorted(total, key=lambda name: total[name])  # plotly begins at the bottom
+        for name, fraction in search.importance.items():
+            total[name] = total.get(name, 0.0) + fraction
+    settings = sorted(total, key=lambda name: total[name])  # plotly draws the first at the bottom
     bars = [
         {
             "type": "bar",

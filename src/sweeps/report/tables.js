@@ -1,4 +1,4 @@
-// Tables: sorted by a column, and of their rows those that have all the words and conditions asked for.
+// Tables: sort by a column, and show only the rows that contain all words and meet all conditions of the query.
 const compare = (a, b) => {
   if (a === "" || b === "") return (a === "") - (b === "");
   const [x, y] = [Number(a), Number(b)];
@@ -15,7 +15,7 @@ const COMPARISONS = {
 };
 const spelt = (name) => name.trim().toLowerCase().replaceAll(" ", "_");
 
-// A word of a query as a function of a row; what is no condition is looked for in the row's text.
+// Turn a word of a query into a predicate on rows: a condition on a column, or else a search in the row's text.
 function condition(word, columns) {
   const [, name, sign, wanted] = word.match(/^([^<>=!]+)(<=|>=|!=|<|>|=)(.+)$/) || [];
   if (!sign) return (row) => row.textContent.toLowerCase().includes(word);
@@ -34,7 +34,7 @@ for (const table of all(".sortable")) {
   const tools = table.closest("[data-table]");
   const [query, told, button] = ["[data-filter]", "output", "[data-all]"].map((what) => tools.querySelector(what));
   const first = [...body.rows].filter((row) => !row.hidden).length;
-  const columns = [...head.cells].map((cell) => [spelt(cell.textContent), spelt(cell.title.split(",")[0])]); // shown and in full
+  const columns = [...head.cells].map((cell) => [spelt(cell.textContent), spelt(cell.title.split(",")[0])]); // the heading and the full name
   let few = Boolean(button);
   function refresh() {
     const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);

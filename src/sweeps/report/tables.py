@@ -1,4 +1,4 @@
-"""The tables of a report: in the page, and as CSV and LaTeX to take away."""
+"""Build the tables of a report: for the page, and as CSV and LaTeX to download."""
 
 import csv
 import io
@@ -40,7 +40,15 @@ SPECIAL = {
 
 
 class Column(NamedTuple):
-    """A column of a leaderboard: its heading, the heading in full, a cell for each entry, what it is ordered by."""
+    """A column of a leaderboard.
+
+    Attributes:
+        name: the heading.
+        title: the heading in full, shown as a tooltip.
+        cells: the text of each entry.
+        order: the sort key of each entry.
+        number: True if the cells are numbers, which are aligned to the right.
+    """
 
     name: str
     title: str
@@ -50,7 +58,7 @@ class Column(NamedTuple):
 
 
 def columns(board: Board) -> list[Column]:
-    """The settings that vary, the metrics of validation, and of how many runs they are."""
+    """Return a board's columns: the settings that vary, the validation metrics, the numbers of runs, and costs."""
     entries = board.entries
     keys = varying(entries)
     found = [setting(key, name, entries) for key, name in zip(keys, short(keys), strict=True)]
@@ -61,15 +69,15 @@ def columns(board: Board) -> list[Column]:
         count(DAMAGED, "runs whose files are damaged", [entry.damaged for entry in entries]),
         count("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
     ]
-    found += [each for each in counts if each.name == "n" or any(each.order)]
+    found += [column for column in counts if column.name == "n" or any(column.order)]
     about = [average("best epoch", "best_epoch", entries, ".4g"), average("seconds", "seconds", entries, ".3g")]
-    found += [each for each in about if any(each.cells)]
+    found += [column for column in about if any(column.cells)]
     parameters = average("parameters", "parameters", entries, ",.0f")
     return [*found, parameters] if len({*parameters.cells} - {""}) > 1 else found
 
 
 def validation(board: Board) -> list[str]:
-    """The metrics of the validation set, the one that chooses first."""
+    """Return the names of the validation metrics, the one that ranks the board first."""
     names = [name for entry in board.entries for run in entry.finished for name in scalars(run.metrics)]
     found = [name for name in names if name.startswith("val/")]
     return list(dict.fromkeys([*([board.judge] if board.judge else []), *found]))
@@ -93,18 +101,18 @@ def count(name: str, title: str, numbers: list[int]) -> Column:
 
 
 def average(name: str, key: str, entries: list[Entry], form: str) -> Column:
-    """The mean of something that is told of each run."""
+    """Return a column with the mean of a number that each run records."""
     values = [[value for value in entry.values(key) if math.isfinite(value)] for entry in entries]
     return Column(name, f"{name}, mean", [f"{mean(each):{form}}" if each else "" for each in values], ordered(values))
 
 
 def ordered(values: list[list[float]]) -> list[float | str]:
-    """The means by which a column is ordered; nothing where there is none."""
+    """Return the sort keys of a column: the means, or "" where there is none."""
     return [value if math.isfinite(value := mean(each)) else "" for each in values]
 
 
 class Chosen(NamedTuple):
-    """The entry that the validation set chose."""
+    """The entry that was chosen by the validation set, in texts for the page."""
 
     said: str
     what: str
@@ -114,7 +122,10 @@ class Chosen(NamedTuple):
 
 
 def chosen(board: Board) -> Chosen | None:
-    """The chosen entry with its test metrics: the only place that asks for them."""
+    """Return the chosen entry with its test metrics, or ``None``.
+
+    No other function of the report reads test metrics.
+    """
     if not (entry := board.chosen):
         return None
     names = dict.fromkeys(name for run in entry.finished for name in scalars(run.metrics) if name.startswith("test/"))
@@ -128,14 +139,14 @@ def chosen(board: Board) -> Chosen | None:
 
 
 class RunRow(NamedTuple):
-    """A run in the table of all: its settings, its seed, the metrics of validation, how long it took."""
+    """A row of the table of all runs: settings, seed, validation metrics, epochs and seconds."""
 
     run: Run
     cells: list[str]
 
 
 def runs_table(sweeps: Sweeps) -> tuple[list[str], list[RunRow]]:
-    """The headings of the table of all runs, and a row for each."""
+    """Return the headings and the rows of the table of all runs."""
     runs = sweeps.runs
     keys = list(dict.fromkeys(key for run in runs for key in run.swept if key != "seed"))
     metrics = [
@@ -157,17 +168,17 @@ def runs_table(sweeps: Sweeps) -> tuple[list[str], list[RunRow]]:
     return [*short(keys), "seed", *metrics, "best epoch", "epochs", "seconds"], table
 
 
-# To take away
+# Files to download
 
 
 def runs_csv(sweeps: Sweeps) -> str:
-    """A row per run, without the metrics of the test: nobody is to choose by them."""
-    told = rows(sweeps.runs)
-    return csv_text([{key: value for key, value in row.items() if not key.startswith("test/")} for row in told])
+    """Return a CSV table with a row per run, without test metrics: nobody is to choose a run by them."""
+    table = rows(sweeps.runs)
+    return csv_text([{key: value for key, value in row.items() if not key.startswith("test/")} for row in table])
 
 
 def leaderboard_csv(sweeps: Sweeps) -> str:
-    """A row per entry, with numbers as numbers."""
+    """Return a CSV table with a row per entry, with unformatted numbers."""
     return csv_text([row for board in boards(sweeps.runs) for row in board_rows(board)])
 
 
@@ -193,40 +204,43 @@ def csv_text(table: list[dict[str, Any]]) -> str:
 
 
 def latex(sweeps: Sweeps) -> str:
-    """Return a table per board, for a document that uses the package booktabs; the chosen row is bold.
+    """Return a LaTeX table per board, which needs the package booktabs; the chosen row is bold.
 
-    Of the test set it has the counterpart of the metric that chose, of the chosen row alone.
+    The only test metric is the counterpart of the metric that chose, given for the chosen row only.
     """
     found = boards(sweeps.runs)
     name = " and ".join(names(sweeps.folders).values())
     labels = [_make_label(name, board.data if len(found) > 1 else None) for board in found]
     tables = [
-        latex_table(board, name, label if labels.count(label) == 1 else f"{label}-{place + 1}")
-        for place, (board, label) in enumerate(zip(found, labels, strict=True))
+        latex_table(board, name, label if labels.count(label) == 1 else f"{label}-{index + 1}")
+        for index, (board, label) in enumerate(zip(found, labels, strict=True))
     ]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
 
 def _make_label(*parts: str | None) -> str:
-    """Return what a document refers to a table by: "tab:width-mnist"."""
+    """Return a table's LaTeX label made of parts: "tab:width-mnist"."""
     return "tab:" + "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts if part)
 
 
 def latex_table(board: Board, sweep: str, label: str) -> str:
-    """Return a board's table with its caption and label.
+    """Return a board's LaTeX table with caption and label.
 
     Args:
-        board: which.
-        sweep: what it is called.
-        label: what a document refers to the table by.
+        board: the board.
+        sweep: the name of the sweep.
+        label: the label for ``\\ref``.
     """
     shown = [column for column in columns(board) if column.name not in ("seconds", "failed", DAMAGED, "left")]
     count = min(len(board.entries), MOST_IN_LATEX)
     best = chosen(board)
     tests = _find_counterparts(board, best)
-    told = [*((each.name, each.cells) for each in shown), *((test, [value] + [""] * count) for test, value in tests)]
+    cells_by_name = [
+        *((each.name, each.cells) for each in shown),
+        *((test, [value] + [""] * count) for test, value in tests),
+    ]
     rows = [
-        latex_row([escaped(cells[row]) for _, cells in told], bold=row == 0 and best is not None)
+        latex_row([escaped(cells[row]) for _, cells in cells_by_name], bold=row == 0 and best is not None)
         for row in range(count)
     ]
     lines = [
@@ -236,7 +250,7 @@ def latex_table(board: Board, sweep: str, label: str) -> str:
         f"\\label{{{label}}}",
         f"\\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in shown)}{'r' * len(tests)}}}",
         r"\toprule",
-        latex_row([escaped(name) for name, _ in told]),
+        latex_row([escaped(name) for name, _ in cells_by_name]),
         r"\midrule",
         *rows,
         r"\bottomrule",
@@ -247,14 +261,14 @@ def latex_table(board: Board, sweep: str, label: str) -> str:
 
 
 def _find_counterparts(board: Board, best: Chosen | None) -> list[tuple[str, str]]:
-    """Return the chosen entry's test metric like the one that chose it; all of them where there is none like it."""
+    """Return the test metric that corresponds to the one that chose the entry, or all test metrics if there is none."""
     tests = best.tests if best else []
-    wanted = f"test/{(board.judge or '').split('/', 1)[-1]}"
-    return [each for each in tests if each[0] == wanted] or tests
+    counterpart = f"test/{(board.judge or '').split('/', 1)[-1]}"
+    return [test for test in tests if test[0] == counterpart] or tests
 
 
 def _write_caption(board: Board, sweep: str, count: int, tests: list[str]) -> str:
-    """Return what stands over a table: what it is of, its order, how much of it, what is bold."""
+    """Return the caption of a table: its subject, its order, how much of it is shown, and which row is bold."""
     parts = [f"{sweep}{f' on {board.data}' if board.data else ''}: {heading(board, several=False)}"]
     if count < len(board.entries):
         parts.append(f"The first {count} of {len(board.entries)}")
@@ -270,5 +284,5 @@ def latex_row(cells: list[str], bold: bool = False) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text as LaTeX shows it."""
+    """Escape a text for LaTeX."""
     return "".join(SPECIAL.get(sign, sign) for sign in text)

@@ -1,4 +1,4 @@
-"""A search's journal: an Optuna journal whose lines have checksums, so that damage to it is noticed."""
+"""The journal of a search: an Optuna journal whose lines have checksums, so that damage is detected."""
 
 import json
 import re
@@ -16,16 +16,17 @@ CHECKED = re.compile(rb'(?s)(\{.*),"crc32":(\d+)\}')
 
 
 class Journal(BaseJournalBackend):
-    """Keep an Optuna journal in a file, each line with the CRC-32 of what it tells as one more entry.
+    """An Optuna journal in a file, each line with the CRC-32 of its content as one more entry.
 
-    Other Optuna programs pass over that entry. Lines without it, written by them or by an earlier version of this
-    program, are taken as they are. The caller holds the search's folder alone.
+    Other Optuna programs ignore that entry. Lines without it, written by them or by an earlier version of this
+    program, are accepted. The caller must have locked the search's folder.
 
     Args:
-        path: the file; it need not be there.
+        path: the file; it need not exist.
 
     Raises:
-        InputError: if a line is damaged that others follow. The last one is cut off: what it told is found anew.
+        InputError: if a line other than the last is damaged. A damaged last line is cut off, and the search
+            determines its content again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +37,7 @@ class Journal(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         content = read_bytes(self.path) if self.path.exists() else b""
-        for line in content[self.offset :].split(b"\n")[:-1]:  # after the last one another program may be writing
+        for line in content[self.offset :].split(b"\n")[:-1]:  # the rest is a line that another program may be writing
             self.logs.append(self._parse(line, len(self.logs) + 1))
             self.offset += len(line) + 1
         return self.logs[log_number_from:]
@@ -45,7 +46,7 @@ class Journal(BaseJournalBackend):
         append(self.path, b"".join(map(format_line, logs)))
 
     def _mend(self) -> None:
-        """Cut off a last line that is not whole, which a crash as it was written may leave."""
+        """Cut off an incomplete last line, as a crash during writing may leave."""
         content = read_bytes(self.path)
         whole = content[: content.rfind(b"\n") + 1]
         last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
@@ -57,25 +58,25 @@ class Journal(BaseJournalBackend):
                 file.write(whole)
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        told = parse_line(line)
-        if told is None:
+        entry = parse_line(line)
+        if entry is None:
             raise InputError(f"line {number} is damaged")
-        return told
+        return entry
 
 
 def format_line(log: dict[str, Any]) -> bytes:
-    """Return an entry of the journal as a line with its checksum."""
+    """Return an entry of the journal as a line with a checksum."""
     text = json.dumps(log, separators=(",", ":")).encode()[:-1]
     return text + b',"crc32":%d}\n' % zlib.crc32(text)
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return an entry of the journal; ``None`` if its line is damaged."""
+    """Return the entry of a line of the journal; ``None`` if the line is damaged."""
     checked = CHECKED.fullmatch(line)
     if checked and zlib.crc32(checked[1]) != int(checked[2]):
         return None
     try:
-        told = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
+    return entry if isinstance(entry, dict) else None

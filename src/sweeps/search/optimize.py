@@ -1,4 +1,4 @@
-"""What ``hydra/sweeper=optuna`` does: a sweep whose jobs are chosen as it goes, by what the jobs so far came to."""
+"""The search of ``hydra/sweeper=optuna``: a sweep whose jobs are suggested by Optuna from the results so far."""
 
 import json
 import math
@@ -31,42 +31,42 @@ from src.sweeps.store.leaderboard import many, measured
 from src.sweeps.store.runs import said
 
 JOURNAL = "study.journal"
-TRIES = 3  # times that a trial is run in one start whose process is killed each time; then it has failed
+TRIES = 3  # attempts per start of the search for a trial whose process is killed each time
 NOTHING = "nothing of the kind"
 
 
 def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> None:
-    """Run a search, or what is left of it.
+    """Run a search, or the rest of one that was stopped.
 
     Args:
-        launcher: of ours, with its sweep.
+        launcher: one of this project's launchers, with its sweep.
         arguments: the overrides of the command line.
-        settings: the sweeper's.
+        settings: the settings of the sweeper.
 
     Raises:
-        InputError: if something is wrong with them, or no trial came to a result.
+        InputError: if a setting is invalid, or no trial has a result.
     """
     check(settings)
     plan, preset = {key: value for key, value in settings.items() if key != "params"}, settings["params"] or {}
     sweep: Sweep = launcher.sweep
     if sweep.config.rerun is not None:
-        how = "its trials rest on those before; search anew under another name="
-        raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {how}")
+        hint = "its trials rest on those before; search anew under another name="
+        raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {hint}")
     refuse_repeated(arguments, merging=False)
-    given = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
-    space = read_space(given, sweep.context.config_loader)
+    overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
+    space = read_space(overrides, sweep.context.config_loader)
     with begun(sweep):
         Search(sweep, launcher.engine(), Plan(**plan), space).run()
 
 
 def metric(config: DictConfig) -> tuple[str, str]:
-    """The metric that a job is judged by, and its mode.
+    """Return the metric that trials are judged by, and its mode.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no validation set.
     """
     from src.callbacks.monitor import find_judge, spell_metric
-    from src.training.build import build_data  # PyTorch, which only a search that begins needs here
+    from src.training.build import build_data  # imports PyTorch, which only a new search needs here
 
     name, mode = find_judge(config, build_data(config))
     if name is None:
@@ -75,16 +75,16 @@ def metric(config: DictConfig) -> tuple[str, str]:
 
 
 class Search:
-    """A search over a sweep's folder.
+    """A search for good settings, kept in a sweep's folder.
 
     Args:
-        sweep: whose jobs the trials are.
-        engine: runs them.
-        plan: the search's own settings.
-        space: what is searched.
+        sweep: the sweep; each trial is one of its jobs.
+        engine: runs the jobs.
+        plan: the settings of the search itself.
+        space: the settings that are searched.
 
     Raises:
-        InputError: if the folder has another search, or another sweep.
+        InputError: if the folder has another search or another sweep.
     """
 
     def __init__(self, sweep: Sweep, engine: Engine, plan: Plan, space: Space) -> None:
@@ -92,22 +92,22 @@ class Search:
         self.study = Study(sweep.folder / JOURNAL, space, plan.sampler, plan.seed)
         self.about = self.settled()
         self.study.check()
-        self.jobs = self.jobs_of(self.study.trials)  # each trial's
+        self.jobs = self.jobs_of(self.study.trials)  # the job of each trial
 
-    # What it is
+    # Identity of the search
 
     def settled(self) -> About:
-        """What the search is, found out when it begins and the same ever after.
+        """Return what defines the search; at its first start it is determined, saved and checked.
 
         Raises:
-            InputError: if the folder has another one, or another sweep.
+            InputError: if the folder has another search or another sweep.
         """
         config, made_of = self.typical()
         if about := self.study.about:
             self.compare(about.made_of, made_of)
             return about
         folder = self.sweep.folder
-        if list(folder.glob(f"*/{NOTES}")):  # its journal is lost, or it never had one
+        if list(folder.glob(f"*/{NOTES}")):  # the journal is lost, or the sweep is no search
             before = (read_json(folder / TOLD) or {}).get("made_of")
             if not isinstance(before, dict):
                 raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
@@ -116,15 +116,17 @@ class Search:
         about = About(*metric(config), made_of)
         for setting in self.space.settings:
             for choice in setting.choices:
-                self.composed({setting.name: choice})  # a wrong one is told now, and not by a trial
+                self.composed({setting.name: choice})  # a wrong choice fails now instead of in a trial
         self.study.begin(about)
         return about
 
     def refuse_fixed(self, config: DictConfig) -> None:
-        """Refuse a search with a setting that no trial can be done with; what is wrong with its values, trials tell.
+        """Raise an error if a setting that is not searched makes every trial fail.
+
+        A searched setting that is refused raises no error here: other values may be valid, and its trials fail alone.
 
         Raises:
-            InputError: telling what is wrong.
+            InputError: with the reason.
         """
         refusal = find_refusal([pickle.dumps(config)])
         HydraConfig.instance().set_config(self.sweep.config)
@@ -132,7 +134,7 @@ class Search:
             raise InputError(refusal)
 
     def typical(self) -> tuple[DictConfig, dict[str, Any]]:
-        """The config of a job, and all that makes the search what it is."""
+        """Return the config of a typical job, and all settings that identify the search."""
         config = self.composed({})
         HydraConfig.instance().set_config(config)
         settings = describe(config)["settings"]
@@ -146,36 +148,37 @@ class Search:
         return config, json.loads(json.dumps(made_of, default=str))
 
     def composed(self, chosen: dict[str, Any]) -> DictConfig:
-        """The config of a job with these values, and the lowest of all else."""
+        """Return the config of a job with the chosen values and the lowest value of each other searched setting."""
         lowest = {setting.name: setting.lowest for setting in self.space.settings}
         loader: Any = self.sweep.context.config_loader
         return cast(DictConfig, loader.compose(self.sweep.config, self.space.overrides(lowest | chosen)))
 
     def compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        """Make sure that it is the same search.
+        """Check that this is the search in the folder.
 
         Raises:
-            InputError: naming the first thing that is not the same.
+            InputError: naming the first setting that differs.
         """
         for key in dict.fromkeys([*before, *now]):
             old, new = before.get(key, NOTHING), now.get(key, NOTHING)
             if old != new:
-                where = f"the search in {self.sweep.folder} has {old}"
-                raise InputError(f"{key} is {new} and {where}: keep to that, or choose another name=")
+                other = f"the search in {self.sweep.folder} has {old}"
+                raise InputError(f"{key} is {new} and {other}: keep to that, or choose another name=")
 
-    # What it does
+    # Running
 
     def run(self) -> None:
-        """Run the trials that are left, some at once, and tell what came out.
+        """Run the remaining trials in batches, and print the result.
 
         Raises:
-            InputError: if no trial came to a result.
+            InputError: if no trial has a result.
         """
         keep_made()
         print(self.introduction(), flush=True)
-        self.write()  # from now on the folder is known for a search's, even if its journal is lost
+        self.write()  # marks the folder as a search's, even if its journal is lost later
         finished = {job.number for job in self.jobs if job.status["status"] == "finished"}
-        gone = len(self.study.trials) - len(self.study.running) - len(finished)  # failed, or the same once more
+        # Trials that add no job to the display: failed ones, and those with the settings of an earlier trial.
+        gone = len(self.study.trials) - len(self.study.running) - len(finished)
         try:
             expected = max(self.plan.trials, len(self.jobs)) - max(gone, 0)
             with Watch(self.sweep.folder, self.sweep.check, expected) as watch:
@@ -193,10 +196,11 @@ class Search:
         return f"{self.sweep.folder}: {many(plan.trials, 'trial')} ({plan.sampler}): {before}{left} to do"
 
     def next_batch(self) -> list[FrozenTrial]:
-        """The trials to be run next: those that a start before has left, with what was to be run beside them.
+        """Return the trials to run next: those that an earlier start has left, filled up to a whole batch.
 
         A batch ends at a multiple of ``at_once``, wherever the search was stopped before.
         """
+        # A suggestion depends on the trials so far: with other batches a resumed search would suggest other trials.
         known, at_once = len(self.study.trials), self.plan.at_once
         first = min((trial.number for trial in self.study.running), default=known)
         for _ in range(known, min(self.plan.trials, (first // at_once + 1) * at_once)):
@@ -204,9 +208,9 @@ class Search:
         return self.study.running
 
     def do(self, batch: list[FrozenTrial], watch: Watch) -> None:
-        """Run a batch's jobs and tell the study what they came to, in the order of the trials.
+        """Run a batch's jobs and add their results to the study, in the order of the trials.
 
-        What a job comes to by itself counts; one whose process was killed is run again.
+        A job that fails by itself counts as failed; one whose process was killed runs again.
 
         Raises:
             InputError: if a job cannot be run.
@@ -219,22 +223,22 @@ class Search:
             if left := [job for job in unique if not is_over(job)]:
                 self.engine.run(self.sweep, left, watch)
         if stuck := [job for job in unique if job.status["status"] not in ("finished", "failed")]:
-            where = ", ".join(str(job.folder) for job in stuck)
-            raise InputError(f"the search cannot go on without {where}; why stands above")
+            folders = ", ".join(str(job.folder) for job in stuck)
+            raise InputError(f"the search cannot go on without {folders}; why stands above")
         for trial, job in zip(batch, jobs, strict=True):
             self.study.tell(trial.number, self.value(job))
-        with suppress(StorageError):  # in the end it is told
+        with suppress(StorageError):  # the end of the search reports a lasting error
             self.write()
 
     def jobs_of(self, trials: list[FrozenTrial]) -> list[Job]:
-        """The job of each trial; equal settings have the same."""
+        """Return the job of each trial; trials with equal settings have the same job."""
         return self.sweep.jobs([self.space.overrides(trial.params) for trial in trials])
 
     def value(self, job: Job) -> float | None:
-        """What a job came to; ``None`` if it failed.
+        """Return a job's best value of the metric; ``None`` if the job failed or the value is not finite.
 
         Raises:
-            InputError: if it was judged by another metric than the others.
+            InputError: if the job was judged by another metric.
         """
         metrics = job.metrics
         if job.status["status"] != "finished":
@@ -245,15 +249,15 @@ class Search:
         best = metrics.get("best")
         return float(best) if best is not None and math.isfinite(best) else None
 
-    # What it leaves
+    # Results
 
     def write(self) -> None:
-        """Write down for the report how far the search came."""
+        """Write the state of the search to a file for the report."""
         trials = [
             {"number": trial.number, "job": job.number, "state": STATES[trial.state], "value": trial.value}
             for trial, job in zip(self.study.trials, self.jobs, strict=False)  # the last may have none yet
         ]
-        told = {
+        state = {
             "sampler": self.plan.sampler,
             "seed": self.plan.seed,
             "at_once": self.plan.at_once,
@@ -265,13 +269,13 @@ class Search:
             "trials": trials,
             "importance": self.study.importance(),
         }
-        write_json(self.sweep.folder / TOLD, told)
+        write_json(self.sweep.folder / TOLD, state)
 
     def conclude(self) -> None:
-        """Tell what came out and, if the search was stopped, how to go on.
+        """Print the result and, if the search was stopped, the command that resumes it.
 
         Raises:
-            InputError: if all trials failed or what came out cannot be written, unless the search was stopped.
+            InputError: if all trials failed or a result cannot be written, unless the search was stopped.
         """
         if self.sweep.is_gone:
             return
@@ -291,14 +295,14 @@ class Search:
             print("; ".join([*errors, done, f"go on with: {self.sweep.command()}"]), flush=True)
             return
         if failed:
-            told = f"{failed} of {many(len(trials), 'trial')} failed"
-            print(told) if complete else errors.append(f"{told}: why stands above")
+            message = f"{failed} of {many(len(trials), 'trial')} failed"
+            print(message) if complete else errors.append(f"{message}: why stands above")
         if errors:
             self.sweep.context.callbacks.on_multirun_end(config=self.sweep.config, config_name=None)
             raise InputError("; ".join(errors))
 
     def best(self, complete: int) -> str:
-        """The best trial, with its settings as one types them."""
+        """Return a line on the best trial, with its overrides for the command line."""
         assert self.study.study
         best = self.study.study.best_trial
         value = measured(self.about.metric, [best.value or 0.0])

@@ -6,13 +6,13 @@ from src.core.checks import MAPPING, SEED, one_of, optional, require, whole
 
 
 class Plan(NamedTuple):
-    """A search's own settings.
+    """The settings of a search itself.
 
     Attributes:
-        trials: how many in all.
-        at_once: how many are suggested together; their results are known only to those after them.
+        trials: the total number of trials.
+        at_once: the number of trials in a batch, which are suggested together without each other's results.
         sampler: "tpe" or "random".
-        seed: of the sampler.
+        seed: the seed of the sampler.
     """
 
     trials: int
@@ -31,9 +31,9 @@ CHECKS = {
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Refuse settings that no search can run with.
+    """Check the settings of a search.
 
     Raises:
-        InputError: naming the setting, its value and what it must be.
+        InputError: naming the invalid setting, its value and the valid values.
     """
     require(settings, CHECKS, "hydra.sweeper.")

@@ -1,4 +1,4 @@
-"""What a search chooses from: Hydra's grammar for sweeps, read as Optuna's distributions."""
+"""The space of a search: Hydra's grammar for sweeps, converted to Optuna's distributions."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,8 +13,8 @@ from src.core.checks import show
 from src.core.errors import InputError
 from src.sweeps.store.runs import said
 
-DIGITS = 4  # of a number that is suggested: folders, tables and reports stay readable
-GRID_DIGITS = 12  # of a step's multiple: 0.3 and not 0.30000000000000004
+DIGITS = 4  # significant digits of a suggested number, so that folders, tables and reports stay readable
+GRID_DIGITS = 12  # significant digits of a multiple of a step: 0.3 and not 0.30000000000000004
 Numbers = IntDistribution | FloatDistribution
 
 
@@ -22,8 +22,8 @@ class Setting(NamedTuple):
     """A setting that is searched.
 
     Attributes:
-        key: as it is typed, ``+`` included.
-        distribution: its values; choices are texts as one types them.
+        key: its name on the command line, including ``+``.
+        distribution: its values; choices are texts as on the command line.
     """
 
     key: str
@@ -34,50 +34,50 @@ class Setting(NamedTuple):
         return self.key.lstrip("+")
 
     def rounded(self, value: Any) -> Any:
-        """A suggested value as it is used: numbers rounded, but not out of their bounds."""
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
+        """Return a suggested value to use: a number rounded, but kept within its bounds, or a choice unchanged."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
             return value
-        on_a_grid = found.step is not None and found.step != 1
+        on_a_grid = distribution.step is not None and distribution.step != 1
         near = float(f"{value:.{GRID_DIGITS if on_a_grid else DIGITS}g}")
-        return type(found.low)(min(max(near, found.low), found.high))
+        return type(distribution.low)(min(max(near, distribution.low), distribution.high))
 
     @property
     def choices(self) -> list[Any]:
-        """Its choices; of numbers none."""
+        """The choices; empty for numbers."""
         return list(self.distribution.choices) if isinstance(self.distribution, CategoricalDistribution) else []
 
     @property
     def lowest(self) -> Any:
-        """A value of it: the lowest, or the first choice."""
-        found = self.distribution
-        return found.choices[0] if isinstance(found, CategoricalDistribution) else found.low
+        """The lowest number, or the first choice."""
+        distribution = self.distribution
+        return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
 
     def takes(self, value: Any) -> bool:
-        """Return whether a value is one of those that are searched."""
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
-            return value in found.choices
-        return isinstance(value, (int, float)) and found.low <= value <= found.high
+        """Return True if a value is one of those that are searched."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return value in distribution.choices
+        return isinstance(value, (int, float)) and distribution.low <= value <= distribution.high
 
     def __str__(self) -> str:
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
-            return ", ".join(map(str, found.choices))
-        whole = isinstance(found, IntDistribution)
-        step = f"step {said(found.step)}" if found.step not in (None, 1) else "whole" if whole else ""
-        how = ", ".join(word for word in (step, "log" if found.log else "") if word)
-        return f"{said(found.low)} to {said(found.high)}{f' ({how})' if how else ''}"
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return ", ".join(map(str, distribution.choices))
+        whole = isinstance(distribution, IntDistribution)
+        step = f"step {said(distribution.step)}" if distribution.step not in (None, 1) else "whole" if whole else ""
+        details = ", ".join(word for word in (step, "log" if distribution.log else "") if word)
+        return f"{said(distribution.low)} to {said(distribution.high)}{f' ({details})' if details else ''}"
 
 
 class Space(NamedTuple):
-    """What jobs are asked for with, in the order in which it was typed: fixed overrides and settings to choose."""
+    """The overrides of a search in the order of the command line: fixed ones, and settings to choose."""
 
     parts: list[str | Setting]
 
     @property
     def settings(self) -> list[Setting]:
-        """Sorted by name, so that a search does not depend on the order in which they are typed."""
+        """The searched settings, sorted by name, so that their order on the command line does not matter."""
         found = [part for part in self.parts if isinstance(part, Setting)]
         return sorted(found, key=lambda setting: setting.name)
 
@@ -86,11 +86,12 @@ class Space(NamedTuple):
         return {setting.name: setting.distribution for setting in self.settings}
 
     def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
-        """A job's overrides for the values that were chosen.
+        """Return a job's overrides for the chosen values.
 
         Raises:
-            InputError: if one cannot have been: a journal is no place to say what else a job does.
+            InputError: if a value is not in the space.
         """
+        # The values may come from a journal that someone has edited: it must not inject other overrides into a job.
         for setting in self.settings:
             if not setting.takes(chosen.get(setting.name)):
                 raise InputError(f"{setting.name}={show(chosen.get(setting.name))} is none of its values: {setting}")
@@ -98,32 +99,35 @@ class Space(NamedTuple):
 
 
 def read_space(overrides: Iterable[str], loader: Any) -> Space:
-    """The space that overrides tell; of several for one setting the last counts.
+    """Read the space of a search from overrides; the last of several overrides of one setting counts.
 
     Args:
-        overrides: a preset's first, then the command line's.
-        loader: Hydra's, which knows the choices of a group.
+        overrides: those of a preset first, then those of the command line.
+        loader: Hydra's config loader, which knows the choices of a group.
 
     Raises:
-        InputError: if a setting cannot be searched so, or nothing is to be searched.
-        HydraException: if an override cannot be read.
+        InputError: if a setting cannot be searched, or no setting is to be searched.
+        HydraException: if an override cannot be parsed.
     """
     functions = create_functions()
-    functions.functions["interval"] = lambda start, end: IntervalSweep(start=start, end=end)  # Hydra's makes floats
+    # Hydra's own function converts integers to floats.
+    functions.functions["interval"] = lambda start, end: IntervalSweep(start=start, end=end)
     parsed = OverridesParser(functions, loader).parse_overrides(list(overrides))
-    last = {each.get_key_element().lstrip("+"): each for each in parsed}
-    space = Space([setting(each) if each.is_sweep_override() else str(each.input_line) for each in last.values()])
+    last = {override.get_key_element().lstrip("+"): override for override in parsed}
+    space = Space(
+        [setting(override) if override.is_sweep_override() else str(override.input_line) for override in last.values()]
+    )
     if not space.settings:
-        how = "give a setting several values: model.dropout=interval(0,0.5) model.batch_norm=true,false"
-        raise InputError(f"hydra/sweeper=optuna has nothing to search: {how}")
+        hint = "give a setting several values: model.dropout=interval(0,0.5) model.batch_norm=true,false"
+        raise InputError(f"hydra/sweeper=optuna has nothing to search: {hint}")
     return space
 
 
 def setting(override: Override) -> Setting:
-    """A setting's values as a distribution.
+    """Convert an override to a setting with a distribution.
 
     Raises:
-        InputError: if there is none for them.
+        InputError: if no distribution fits its values.
     """
     sweep: Any = override.value()
     tags = set(getattr(sweep, "tags", ()))
@@ -144,10 +148,10 @@ def texts(override: Override) -> list[str]:
 
 
 def ends(override: Override, sweep: Any) -> tuple[float, float, float | None]:
-    """Lowest and highest number, and the step of a range.
+    """Return the lowest and highest number, and the step of a range.
 
     Raises:
-        InputError: if there is no number between them, or not only numbers.
+        InputError: if the range is empty or not finite.
     """
     step = None if isinstance(sweep, IntervalSweep) else sweep.step
     numbers = [sweep.start, sweep.end] if step is None else sorted(sweep.range()) if step else []
@@ -161,10 +165,10 @@ def ends(override: Override, sweep: Any) -> tuple[float, float, float | None]:
 
 
 def of_numbers(override: Override, low: float, high: float, step: float | None, log: bool) -> Numbers:
-    """The numbers from low to high; whole ones where all that is given is whole.
+    """Return the distribution of the numbers from ``low`` to ``high``: integers if both and the step are integers.
 
     Raises:
-        InputError: if a logarithm does not suit them.
+        InputError: if a logarithmic scale does not fit them.
     """
     whole = all(isinstance(number, int) for number in (low, high, step) if number is not None)
     if log and low <= 0:

@@ -1,7 +1,7 @@
-"""A search's trials in Optuna's hands, kept in a file that any Optuna program can open.
+"""The trials of a search, suggested by Optuna and kept in a file that any Optuna program can open.
 
-What is suggested depends on the trials so far, the seed and the trial's number alone: a search that was
-killed goes on as if nothing had happened.
+A suggestion depends only on the trials so far, the seed and the trial's number, so a search that was killed
+resumes with the same suggestions.
 """
 
 import warnings
@@ -22,21 +22,21 @@ from src.storage.files import remove
 from src.sweeps.search.journal import Journal
 from src.sweeps.search.space import Space
 
-ABOUT = "search"  # the study's attribute that tells what the search is
+ABOUT = "search"  # the study's attribute that holds `About`
 STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
-ENOUGH = 10  # trials from which importances are told
-TOP = 0.5  # share of the trials that is the better part: fewer tell less surely what matters
+ENOUGH = 10  # complete trials needed to estimate importances
+TOP = 0.5  # fraction of the trials that counts as good; a smaller one makes the estimate less certain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class About(NamedTuple):
-    """What a search is: its metric with its mode, and all that must stay as it is when it goes on.
+    """The definition of a search: its metric and mode, and the settings that must not change when it is resumed.
 
     Attributes:
         metric: the monitored metric.
         mode: "min" or "max".
-        made_of: by name the sampler, its seed, what is searched and the settings of all jobs.
+        made_of: by name, the sampler, its seed, the searched settings and the settings common to all jobs.
     """
 
     metric: str
@@ -48,10 +48,10 @@ class Study:
     """The trials of a search.
 
     Args:
-        path: the journal that they are kept in.
-        space: what is searched.
+        path: the file of their journal.
+        space: the settings that are searched.
         sampler: "tpe" or "random".
-        seed: of the sampler.
+        seed: the seed of the sampler.
     """
 
     def __init__(self, path: Path, space: Space, sampler: str, seed: int) -> None:
@@ -60,12 +60,12 @@ class Study:
 
     @property
     def about(self) -> About | None:
-        """What the search is; ``None`` of one that has not begun."""
+        """The definition of the search; ``None`` if it has not started."""
         return About(**self.study.user_attrs[ABOUT]) if self.study else None
 
     def begin(self, about: About) -> None:
-        """Begin a search that has no trials yet."""
-        remove(self.path)  # left by one that was killed before its first
+        """Start a search that has no trials yet."""
+        remove(self.path)  # left by a search that was killed before its first trial
         direction = StudyDirection.MAXIMIZE if about.mode == "max" else StudyDirection.MINIMIZE
         self.study = optuna.create_study(
             storage=storage(self.path), study_name=self.path.parent.name, direction=direction
@@ -82,22 +82,21 @@ class Study:
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
 
     def check(self) -> None:
-        """Raise an error if there are trials that are not this search's own.
+        """Raise an error if the journal has trials that another program has added.
 
         Raises:
-            InputError: naming the first.
+            InputError: naming the first of them.
         """
         for trial in self.trials:
             if trial.state not in STATES or trial.params.keys() != self.space.distributions.keys():
-                how = "another program has added it; choose another name="
-                raise InputError(f"{self.path}: trial {trial.number} is not of this search: {how}")
+                hint = "another program has added it; choose another name="
+                raise InputError(f"{self.path}: trial {trial.number} is not of this search: {hint}")
 
     def ask(self) -> None:
-        """Let the sampler suggest one more trial.
-
-        It is asked in a copy of the study, so that the trial is written at once and whole.
-        """
+        """Add a trial that the sampler suggests."""
         assert self.study
+        # A study writes a trial that it suggests in several steps. A copy in memory is asked instead, and the
+        # complete trial is then added in one step.
         before = self.trials
         copy = optuna.create_study(direction=self.study.direction, sampler=self.sampler_of(len(before)))
         copy.add_trials(before)
@@ -108,24 +107,25 @@ class Study:
         )
 
     def sampler_of(self, number: int) -> BaseSampler:
-        """What suggests the trial of a number."""
+        """Return the sampler that suggests the trial with this number."""
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         if self.sampler == "random":
             return RandomSampler(seed=seed)
         with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            # A trial under way counts as a poor one, so that those beside it are not like it.
+            # A running trial counts as a poor one, so that trials of the same batch differ from it.
             return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
     def tell(self, number: int, value: float | None) -> None:
-        """Tell a trial's result; ``None``: it failed."""
+        """Add a trial's result to the study; ``None`` if the trial failed."""
         assert self.study
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
         self.study.tell(number, value, state=state)
 
     def importance(self) -> dict[str, float]:
-        """The share of each setting in what sets the better half of the trials apart, the largest first.
+        """Estimate how much each setting matters for a trial to be in the better half, the most important first.
 
-        By PED-ANOVA (https://arxiv.org/abs/2304.10255); nothing of fewer trials than can tell.
+        The fractions add up to 1; empty with fewer than ``ENOUGH`` complete trials. By PED-ANOVA
+        (https://arxiv.org/abs/2304.10255).
         """
         complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         if not self.study or len(complete) < ENOUGH:
@@ -140,22 +140,22 @@ def storage(path: Path) -> JournalStorage:
 
 
 def opened(path: Path) -> optuna.Study | None:
-    """The study in a journal; ``None`` if there is none, or one without trials.
+    """Load the study in a journal; ``None`` if there is none, or one without trials.
 
     Raises:
-        InputError: if it is damaged.
+        InputError: if the journal is damaged.
     """
     if not path.exists():
         return None
     try:
-        kept = storage(path)
-        names = optuna.get_all_study_names(kept)
-        study = optuna.load_study(study_name=names[0], storage=kept) if names else None
+        journal = storage(path)
+        names = optuna.get_all_study_names(journal)
+        study = optuna.load_study(study_name=names[0], storage=journal) if names else None
         return study if study and study.trials and About(**study.user_attrs[ABOUT]).made_of.keys() else None
     except StorageError:
         raise
-    except Exception as error:  # Optuna looks at nothing that it reads
-        why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    except Exception as error:  # Optuna does not validate what it reads
+        cause = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{path} is damaged ({why}): remove it, and the same command finds its trials anew from the jobs' folders"
+            f"{path} is damaged ({cause}): remove it, and the same command finds its trials anew from the jobs' folders"
         ) from error

@@ -2,8 +2,9 @@
 
     tensorboard --logdir outputs/sweeps/NAME
 
-The tab reads event files: one in each job's folder has the job's values, and the first job's tells the columns, too: in
-the sweep's own folder it would be one more run, an empty one. The jobs do not know of them. (https://www.tensorflow.org/tensorboard/hyperparameter_tuning_with_hparams)
+The tab reads event files. Each job's folder has one with the job's values; the first job's lists the columns, too,
+because a file in the sweep's folder would show as another, empty run. The files are written here, not by the jobs.
+(https://www.tensorflow.org/tensorboard/hyperparameter_tuning_with_hparams)
 """
 
 from io import BytesIO
@@ -22,76 +23,78 @@ from src.storage.records import DAMAGED
 from src.sweeps.store.leaderboard import scalars
 from src.sweeps.store.runs import Run, read_runs, said
 
-EVENTS = "events.out.tfevents.0.hparams"  # sorts before a run's own file, whose name has a time
-LARGEST = 3.4e38  # numbers here have 32 bits
-FINAL = "final/"  # apart from the curves, whose last value is not that of the epoch that was kept
+EVENTS = "events.out.tfevents.0.hparams"  # sorts before the run's event file, whose name has a time
+LARGEST = 3.4e38  # TensorBoard stores 32-bit floats
+FINAL = "final/"  # separate from the curves, whose last value is not that of the best epoch
+# A waiting job has no entry: its status is unknown to TensorBoard.
 STATUSES = {
     "finished": api_pb2.STATUS_SUCCESS,
     "failed": api_pb2.STATUS_FAILURE,
     DAMAGED: api_pb2.STATUS_FAILURE,
     "interrupted": api_pb2.STATUS_FAILURE,
     "running": api_pb2.STATUS_RUNNING,
-}  # one that waits has not ended in any way: unknown
+}
 
 
 def write_hparams(folder: Path) -> None:
-    """Write what the HParams tab needs of the sweep in a folder, from its jobs; at any time, by any process.
+    """Write the event files that show the sweep in a folder in the HParams tab.
 
-    Numbers are columns of numbers and booleans of booleans, with nothing where the value is ``null``
-    or the job has no such setting; all else, and what is mixed, is strings. Files that are right already stay.
+    It may be called at any time and by any process. A setting with only numbers becomes a column of numbers, one with
+    only booleans a column of booleans, empty where the value is ``null`` or the job lacks the setting. Any other
+    setting becomes a column of strings. Files that are up to date are not written again.
 
     Raises:
         InputError: if there are no jobs.
     """
-    with FileLock(folder / ".results.lock"):  # who reads last writes last
+    with FileLock(folder / ".results.lock"):  # the process that read the jobs last also writes last
         runs = [run for run in read_runs(folder) if run.known]
         columns = [column(name, runs) for name in dict.fromkeys(name for run in runs for name in run.swept)]
         for run in runs:
-            told = [experiment(columns, runs)] if run is runs[0] else []
-            keep(run.folder / EVENTS, session(run, columns, told))
-        remove(folder / EVENTS)  # of an earlier version
+            extra = [experiment(columns, runs)] if run is runs[0] else []
+            keep(run.folder / EVENTS, session(run, columns, extra))
+        remove(folder / EVENTS)  # an earlier version wrote it
 
 
 def column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
-    """What is told of a setting: its type and the values that it takes."""
-    told = api_pb2.HParamInfo(name=name, differs=True)
-    given = [run.swept[name] for run in runs if name in run.swept]
-    values = [value for value in given if value is not None]
+    """Describe a setting for the tab: its type and its values."""
+    info = api_pb2.HParamInfo(name=name, differs=True)
+    with_nulls = [run.swept[name] for run in runs if name in run.swept]
+    values = [value for value in with_nulls if value is not None]
     if values and all(isinstance(value, bool) for value in values):
-        told.type = api_pb2.DATA_TYPE_BOOL
-        told.domain_discrete.extend(sorted(set(values)))
+        info.type = api_pb2.DATA_TYPE_BOOL
+        info.domain_discrete.extend(sorted(set(values)))
     elif values and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        told.type = api_pb2.DATA_TYPE_FLOAT64
-        told.domain_interval.min_value, told.domain_interval.max_value = min(values), max(values)
+        info.type = api_pb2.DATA_TYPE_FLOAT64
+        info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
     else:
-        told.type = api_pb2.DATA_TYPE_STRING
-        told.domain_discrete.extend(sorted(set(map(said, given))))
-    return told
+        info.type = api_pb2.DATA_TYPE_STRING
+        info.domain_discrete.extend(sorted(set(map(said, with_nulls))))
+    return info
 
 
 def experiment(columns: list[api_pb2.HParamInfo], runs: list[Run]) -> Summary.Value:
-    """Return what is told of the sweep: which columns there are."""
+    """Describe the sweep for the tab: its columns of settings and metrics."""
     names = dict.fromkeys(name for run in runs for name in final(run))
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL + name), display_name=name)
         for name in sorted(names, key=lambda name: not name.startswith("val/"))
     ]
-    told = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
-    return noted(metadata.EXPERIMENT_TAG, experiment=told)
+    message = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
+    return noted(metadata.EXPERIMENT_TAG, experiment=message)
 
 
 def session(run: Run, columns: list[api_pb2.HParamInfo], told: list[Summary.Value]) -> bytes:
-    """Return the event file of a job: its settings, its metrics, how it ended, and what else is to be told in it."""
+    """Return the event file of a job: the values in ``told``, its settings, its metrics and its status."""
     changed = last_change(run.folder)
     start = SessionStartInfo(start_time_secs=changed - (run.metrics.get("seconds") or 0))
-    for each in columns:
-        value = run.swept.get(each.name)
-        if each.type == api_pb2.DATA_TYPE_STRING and each.name in run.swept:
-            start.hparams[each.name].string_value = said(value)
-        elif each.type == api_pb2.DATA_TYPE_BOOL and value is not None:
-            start.hparams[each.name].bool_value = value
+    for info in columns:
+        value = run.swept.get(info.name)
+        if info.type == api_pb2.DATA_TYPE_STRING and info.name in run.swept:
+            start.hparams[info.name].string_value = said(value)
+        elif info.type == api_pb2.DATA_TYPE_BOOL and value is not None:
+            start.hparams[info.name].bool_value = value
         elif value is not None:
-            start.hparams[each.name].number_value = value
+            start.hparams[info.name].number_value = value
     values = [*told, noted(metadata.SESSION_START_INFO_TAG, session_start_info=start)]
     values += [Summary.Value(tag=FINAL + name, simple_value=value) for name, value in final(run).items()]
     if status := STATUSES.get(run.status):
@@ -101,27 +104,27 @@ def session(run: Run, columns: list[api_pb2.HParamInfo], told: list[Summary.Valu
 
 
 def final(run: Run) -> dict[str, float]:
-    """The metrics of the epoch that was kept, and the test's; those that are finite, as TensorBoard's numbers are."""
+    """Return the finite validation metrics of the best epoch and the finite test metrics."""
     names = [name for name in scalars(run.metrics) if name.startswith(("val/", "test/"))]
     return {name: value for name in names if (value := run.metrics[name]) is not None and abs(value) < LARGEST}
 
 
 def last_change(folder: Path) -> float:
-    """When a job's status changed last, in seconds since 1970."""
+    """Return the time of the last change of a job's status, in seconds since 1970."""
     path = next((path for name in ("status.json", "job.json") if (path := folder / name).exists()), folder)
     return path.stat().st_mtime
 
 
 def noted(tag: str, **told: Any) -> Summary.Value:
-    """One of the tab's messages as an event's value; it lies in the value's metadata."""
+    """Return a message of the HParams plugin as an event's value, which holds it in its metadata."""
     message = HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **told)
-    content = message.SerializeToString(deterministic=True)  # else equal messages differ in the order of settings
+    content = message.SerializeToString(deterministic=True)  # else equal messages may order settings differently
     plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content)
     return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=metadata.NULL_TENSOR)
 
 
 def event_file(values: list[Summary.Value], time: float, step: int) -> bytes:
-    """An event file with these values, all of one moment."""
+    """Return the content of an event file with these values, all at the same time and step."""
     content = BytesIO()
     writer = RecordWriter(content)
     for event in (
@@ -133,7 +136,7 @@ def event_file(values: list[Summary.Value], time: float, step: int) -> bytes:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Give a file this content; one that has it already is not touched."""
+    """Write a file, unless it has this content already."""
     if not path.is_file() or path.read_bytes() != content:
         with open_atomic(path) as file:
             file.write(content)

@@ -1,4 +1,4 @@
-"""The runs of a sweep as their folders tell them, at any time and wherever they lie."""
+"""The runs of a sweep, read from their folders at any time, and texts that name them."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,24 +9,24 @@ from src.storage.records import DAMAGED
 from src.storage.schema import read_history
 from src.sweeps.store.jobs import Job, read_jobs
 
-CHOICES = ("experiment", "model", "data")  # settings whose values say what they are
-WORDS = {"lr": "learning rate"}  # settings whose names are no words
+CHOICES = ("experiment", "model", "data")  # settings whose values are clear without the setting's name
+WORDS = {"lr": "learning rate"}  # words for settings whose names are abbreviations
 
 
 class Run(NamedTuple):
-    """A job of a sweep and how far it came.
+    """A job of a sweep and its results so far.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         number: its number in the sweep.
-        swept: the settings that vary over the sweep, resolved; those that it has.
-        seed: the one that it drew from, if it is known.
-        status: waiting, running, finished, interrupted, failed, or damaged where its files do not tell.
-        reason: why it was stopped, in a word or two; of a damaged one the files.
-        message: why, in a sentence; of a damaged one what is wrong.
-        metrics: what its ``metrics.json`` tells; empty before its first epoch's end.
+        swept: its values of the settings that vary over the sweep, resolved; settings that it lacks are left out.
+        seed: the seed that it used, if known.
+        status: waiting, running, finished, interrupted, failed, or damaged if its files cannot be read.
+        reason: why it was stopped, in a word or two; the damaged files if it is damaged.
+        message: why it was stopped, in a sentence; the damage if it is damaged.
+        metrics: the content of its ``metrics.json``; empty before the end of its first epoch.
         data: its data set.
-        known: whether it is known what it is, as its notes are whole.
+        known: True if its job file is undamaged, so that its settings are known.
     """
 
     folder: Path
@@ -42,42 +42,42 @@ class Run(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What makes this run another than the rest, its seeds apart: "hidden size 3, dropout 0.5"."""
+        """The settings that distinguish the run from others, without seeds: "hidden size 3, dropout 0.5"."""
         return spoken({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
 
     @property
     def title(self) -> str:
-        """What makes it another with its seeds, which tells it from all the rest."""
+        """The settings that distinguish the run from all others, with seeds."""
         return spoken(self.swept) or self.folder.name
 
     @property
     def caption(self) -> str:
-        """Its label in words, for a picture."""
+        """The label in words, for a figure."""
         return in_words({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
 
     @property
     def full_caption(self) -> str:
-        """Its title in words, for a picture."""
+        """The title in words, for a figure."""
         return in_words(self.swept) or self.folder.name.replace("_", " ")
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """Its metrics, epoch by epoch, from ``history.csv``.
+        """The metrics of each epoch, from ``history.csv``.
 
         Raises:
-            DamagedError: if it is damaged.
+            DamagedError: if the file is damaged.
         """
         epochs = self.metrics.get("epochs") if self.status == "finished" else None
         return read_history(self.folder / "history.csv", epochs)
 
 
 def is_seed(key: str) -> bool:
-    """Whether a setting is a seed: ``seed``, ``data.split_seed``."""
+    """Return True if a setting is a seed, as ``seed`` and ``data.split_seed`` are."""
     return key.endswith("seed")
 
 
 def spoken(settings: dict[str, Any]) -> str:
-    """Settings as one would say them: {"model.hidden_size": 3} → "hidden size 3"."""
+    """Return settings as short text: {"model.hidden_size": 3} → "hidden size 3"."""
     return ", ".join(
         said(value) if key in CHOICES and value is not None else f"{key.split('.')[-1].replace('_', ' ')} {said(value)}"
         for key, value in settings.items()
@@ -99,13 +99,13 @@ def _value_in_words(key: str, value: Any) -> str:
 
 
 def name_in_words(key: str) -> str:
-    """Return a setting's name as a picture tells it: "optimizer.lr" → "learning rate"."""
+    """Return a setting's name as words for a figure: "optimizer.lr" → "learning rate"."""
     name = key.split(".")[-1]
     return WORDS.get(name, name.replace("_", " "))
 
 
 def said(value: Any) -> str:
-    """A setting's value as it is typed: 0.001, [4,4], true, null; equal values are said alike."""
+    """Return a setting's value as on the command line: 0.001, [4,4], true, null; equal values give equal texts."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -118,7 +118,7 @@ def said(value: Any) -> str:
 
 
 def folded(runs: list[Run]) -> dict[str, list[Run]]:
-    """The runs by what they are called in pictures: those that differ in their seeds alone come together."""
+    """Group runs by their captions in figures, so that runs that differ only in their seeds come together."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.caption, []).append(run)
@@ -126,10 +126,10 @@ def folded(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """All jobs of a sweep in the order of their numbers.
+    """Return the runs of all jobs of a sweep, in the order of their numbers.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are no jobs.
     """
     jobs = read_jobs(folder)
     if not jobs:
@@ -138,10 +138,10 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def with_metrics(folder: Path) -> list[Run]:
-    """The runs of a sweep that can be drawn: with metrics, neither failed nor damaged.
+    """Return the runs of a sweep that can be drawn: those with metrics that are neither failed nor damaged.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     runs = [run for run in read_runs(folder) if run.metrics and run.status not in ("failed", DAMAGED)]
     if not runs:
@@ -150,7 +150,7 @@ def with_metrics(folder: Path) -> list[Run]:
 
 
 def read_run(job: Job, swept: dict[str, Any]) -> Run:
-    """A job's run, from what it has left so far."""
+    """Return a job's run, from the files it has written so far."""
     status, metrics = job.status, job.metrics
     seed, data = metrics.get("seed"), job.choices.get("data")
     return Run(
@@ -166,30 +166,33 @@ def read_run(job: Job, swept: dict[str, Any]) -> Run:
 
 
 def swept_settings(jobs: list[Job]) -> list[dict[str, Any]]:
-    """For each job its values of the settings that were asked for and differ, both as typed and as resolved.
+    """Return each job's resolved values of the settings that vary over the sweep.
 
-    Paths and devices are none, as they make no other job; of a damaged job nothing is known.
+    A setting varies if it was set on the command line, and its values differ both as typed and as resolved. Paths
+    and devices are left out, as they do not change a job's result; damaged jobs are not compared.
     """
     typed = [typed_settings(job) for job in jobs]
-    keys = list(dict.fromkeys(key for each in typed for key in each if not key.startswith(APART)))
-    resolved = [resolved_settings(job, each, keys) for job, each in zip(jobs, typed, strict=True)]
-    whole = [place for place, job in enumerate(jobs) if job.damage is None]
+    keys = list(dict.fromkeys(key for values in typed for key in values if not key.startswith(APART)))
+    resolved = [resolved_settings(job, values, keys) for job, values in zip(jobs, typed, strict=True)]
+    intact = [index for index, job in enumerate(jobs) if job.damage is None]
+    # Values typed differently may mean the same (1e-3 and 0.001), and values typed alike may resolve differently
+    # (${seed}): a setting varies only if both kinds of values differ.
     varying = [
         key
         for key in keys
-        if len({typed[place].get(key) for place in whole}) > 1
-        and len({said(resolved[place][key]) if key in resolved[place] else None for place in whole}) > 1
+        if len({typed[index].get(key) for index in intact}) > 1
+        and len({said(resolved[index][key]) if key in resolved[index] else None for index in intact}) > 1
     ]
-    return [{key: each[key] for key in varying if key in each} for each in resolved]
+    return [{key: values[key] for key in varying if key in values} for values in resolved]
 
 
 def resolved_settings(job: Job, typed: dict[str, str], keys: list[str]) -> dict[str, Any]:
-    """A job's values for those of the keys that it has."""
+    """Return a job's values of the given keys, without keys that it lacks."""
     known = {**typed, **job.choices, **job.settings}
     return {key: known[key] for key in keys if key in known}
 
 
 def typed_settings(job: Job) -> dict[str, str]:
-    """The settings that a job was asked for with, by name, as typed; deletions and Hydra's own are none."""
+    """Return a job's overrides from the command line, by setting and as typed, without deletions and Hydra's own."""
     pairs = [override.lstrip("+").split("=", 1) for override in job.overrides]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and not pair[0].startswith(("~", "hydra.", "hydra/"))}

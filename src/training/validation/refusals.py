@@ -1,4 +1,4 @@
-"""Lightning's settings and callbacks that cannot be honoured here: each is refused before training, with what works."""
+"""Refuse Lightning's settings and callbacks that a run could not honour, before training, and suggest alternatives."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from src.core.hints import parameters_of
 from src.models.base import is_fixed, refuse_sum_of_parts
 from src.training.validation.config import Part, found_class, parts
 
-ARGUMENTS = {  # of lightning.Trainer: who decides it instead
+ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead
     "barebones": "use callbacks=none logger=none",
     "callbacks": "choose callbacks=…, or add one with +callbacks.NAME._target_=…",
     "default_root_dir": "choose paths.outputs=…",
@@ -43,10 +43,10 @@ ARGUMENTS = {  # of lightning.Trainer: who decides it instead
     "plugins": "choose trainer.precision=… and trainer.strategy=…",
     "use_distributed_sampler": "the data module decides which process gets which samples",
 }
-_OF_THE_SHELL = "PL_TRAINER_"  # variables that Lightning's Trainer takes settings from, and no config tells of
+_OF_THE_SHELL = "PL_TRAINER_"  # environment variables that set Trainer arguments behind the config's back
 _LIGHTNING = "lightning.pytorch.callbacks."
 _AVERAGING = f"use {_LIGHTNING}WeightAveraging or EMAWeightAveraging, whose weights are validated, kept and tested"
-_HANDED_ON: dict[type, tuple[Any, ...]] = {  # classes that take any setting and hand it on, and to what
+_HANDED_ON: dict[type, tuple[Any, ...]] = {  # classes that accept any setting and pass it on, and where to
     WeightAveraging: (AveragedModel,),
     PyTorchProfiler: (torch.profiler.profile, torch.autograd.profiler.profile, torch.autograd.profiler.emit_nvtx),
 }
@@ -67,7 +67,7 @@ CALLBACKS = {
 
 
 def refuse(cfg: DictConfig) -> None:
-    """Refuse settings and callbacks of Lightning's that a run would not honour.
+    """Refuse Lightning's settings and callbacks that a run would not honour.
 
     Raises:
         InputError: naming each, with what to use instead.
@@ -76,13 +76,13 @@ def refuse(cfg: DictConfig) -> None:
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("trainer", "callbacks") if cfg.get(name)
     }
     variables = [name for name in os.environ if name.startswith(_OF_THE_SHELL)]
-    told = [f"{name}: use trainer.{name.removeprefix(_OF_THE_SHELL).lower()}=…" for name in variables]
-    if wrong := [*find_refused(groups), *told]:
+    refused = [f"{name}: use trainer.{name.removeprefix(_OF_THE_SHELL).lower()}=…" for name in variables]
+    if wrong := [*find_refused(groups), *refused]:
         raise InputError("; ".join(wrong))
 
 
 def find_refused(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why a run cannot have these settings, plain values, a line for each that is refused."""
+    """Yield a line for each of the settings (plain values) that a run cannot have, with the reason."""
     trainer = settings.get("trainer")
     for name in trainer if isinstance(trainer, Mapping) else ():
         if name in ARGUMENTS:
@@ -94,11 +94,11 @@ def find_refused(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find_unknown(part: Part) -> Iterator[str]:
-    """Yield the settings that a class of Lightning's takes only to hand them on, and that nothing knows there."""
+    """Yield the settings that a class of Lightning's only passes on to another class, which does not know them."""
     target = part.settings.get("_target_") if isinstance(part.settings, Mapping) else None
     kind = found_class(target) if isinstance(target, str) else None
-    for theirs, receivers in _HANDED_ON.items():
-        if isinstance(kind, type) and issubclass(kind, theirs):
+    for forwarder, receivers in _HANDED_ON.items():
+        if isinstance(kind, type) and issubclass(kind, forwarder):
             known = {name for receiver in receivers for name in signature(receiver).parameters}
             unknown = [key for key in part.settings if key not in {*known, *parameters_of(kind), "_target_"}]
             yield from (f"{part.name}.{key}: {target} takes no such setting" for key in unknown)
@@ -108,7 +108,7 @@ def _find_refused_callback(part: Part) -> Iterator[str]:
     target = part.settings.get("_target_") if isinstance(part.settings, Mapping) else None
     kind = found_class(target) if isinstance(target, str) else None
     if not isinstance(kind, type):
-        return  # what is wrong with it `src.training.validation.config` tells
+        return  # `src.training.validation.config` reports it
     for name, reason in CALLBACKS.items():
         if _is_a(kind, name):
             yield f"{part.name}: {name} cannot be used here: {reason}"
@@ -117,25 +117,25 @@ def _find_refused_callback(part: Part) -> Iterator[str]:
             f"{part.name}.update_starting_at_epoch: the average would change after it is validated; "
             f"use {part.name}.update_starting_at_step"
         )
-    looks_at_cpu = _is_a(kind, "DeviceStatsMonitor") and part.settings.get("cpu_stats", available() == CPU)
-    if looks_at_cpu and not find_spec("psutil"):
+    measures_cpu = _is_a(kind, "DeviceStatsMonitor") and part.settings.get("cpu_stats", available() == CPU)
+    if measures_cpu and not find_spec("psutil"):
         yield f"{part.name} needs the package psutil, which is not installed; use {part.name}.cpu_stats=false"
 
 
 def _is_a(kind: type, name: str) -> bool:
-    """Return whether a class is one of Lightning's callbacks, or made from it."""
+    """Return True if a class is the Lightning callback with this name or a subclass of it."""
     return issubclass(kind, found_class(f"{_LIGHTNING}{name}"))  # type: ignore[arg-type]
 
 
 def refuse_unsuited(cfg: DictConfig, callbacks: Sequence[Callback], model: LightningModule) -> None:
-    """Refuse callbacks that lack what they need, of the model, of the loggers or of each other.
+    """Refuse callbacks that do not work with the model, the loggers or each other.
 
     Raises:
-        InputError: naming the first, and what to use.
+        InputError: naming the first one, and what to use instead.
     """
     for kind in (ProgressBar, WeightAveraging):
-        if len(several := [type(each).__name__ for each in callbacks if isinstance(each, kind)]) > 1:
-            names = [str(key) for key, each in cfg.callbacks.items() if each and _is_made_from(each, kind)]
+        if len(several := [type(item).__name__ for item in callbacks if isinstance(item, kind)]) > 1:
+            names = [str(key) for key, item in cfg.callbacks.items() if item and _is_made_from(item, kind)]
             hint = f"; leave one out: ~callbacks.{names[0]}" if names else ""
             raise InputError(f"{' and '.join(several)} do the same, and a run takes one{hint}")
     for callback in callbacks:
@@ -154,7 +154,10 @@ def _is_made_from(settings: DictConfig, kind: type) -> bool:
 
 
 def refuse_gradients(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
-    """Refuse gradients that are accumulated twice over, or of added losses, and a way of clipping where nothing is.
+    """Refuse contradictory settings of gradient accumulation and clipping.
+
+    These are accumulation that is set twice, accumulation of summed losses, and a clipping algorithm without a clipping
+    value.
 
     Raises:
         InputError: naming the setting.
@@ -162,11 +165,11 @@ def refuse_gradients(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
     trainer, reduction = cfg.trainer, OmegaConf.select(cfg, "model.reduction")
     if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
         raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
-    parts = trainer.get("accumulate_grad_batches", 1)
-    refuse_sum_of_parts(reduction, parts)
+    accumulated = trainer.get("accumulate_grad_batches", 1)
+    refuse_sum_of_parts(reduction, accumulated)
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             refuse_sum_of_parts(reduction, max(callback.scheduling.values()))
-            if parts != 1:
-                told = f"{type(callback).__name__} sets it as well; use one of the two"
-                raise InputError(f"trainer.accumulate_grad_batches={parts}: {told}")
+            if accumulated != 1:
+                reason = f"{type(callback).__name__} sets it as well; use one of the two"
+                raise InputError(f"trainer.accumulate_grad_batches={accumulated}: {reason}")

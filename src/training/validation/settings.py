@@ -1,4 +1,4 @@
-"""The table of all settings of a run: what the value of each has to be. config.py holds a config to it."""
+"""The table of a run's settings and the check that each value must pass; config.py applies it."""
 
 import re
 
@@ -29,7 +29,7 @@ from src.storage.trust import TRUSTED
 
 MOST_SAMPLES = 10_000_000
 WIDTH = whole(1, 1_000_000)
-PICTURES = whole(1, 1000)  # images in a picture
+PICTURES = whole(1, 1000)  # number of images in a figure
 FOLDER = Check(
     lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= LONGEST_NAME,
     f"a folder's name, of at most {LONGEST_NAME} characters",
@@ -86,7 +86,7 @@ RUN = {
     "paths.data": PATH,
 }
 
-EVALUATION = {  # these come first where a run is evaluated
+EVALUATION = {  # these replace the checks of the same names when a run is evaluated
     "run": PATH,
     "split": one_of("val", "test"),
     "checkpoint": optional(PATH),
@@ -228,7 +228,7 @@ CALLBACKS = {
     "logger.wandb.group": optional(TEXT),
     "logger.wandb.tags": optional(list_of(TEXT, "a list of texts")),
     "logger.wandb.offline": SWITCH,
-    "logger.wandb.log_model": one_of(False),  # checkpoints stay in the run's folder
+    "logger.wandb.log_model": one_of(False),  # checkpoints are kept in the run's folder only
     "logger.mlflow.tracking_uri": optional(TEXT),
     "logger.mlflow.experiment_name": optional(TEXT),
     "logger.mlflow.run_name": optional(TEXT),
