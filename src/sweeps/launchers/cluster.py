@@ -1,7 +1,7 @@
-"""A sweep's jobs on the machines of a cluster: what is done there, and how it is followed from here.
+"""Jobs on a cluster: submit and monitor them here, run each of them on its machine there.
 
-All machines share the folder that the sweep was started in, and the code and the data; how far a
-job is, its folder tells, wherever the job runs.
+All machines share the folder that the sweep was started in, as well as the code and the data; a job's status is read
+from its folder, wherever the job runs.
 """
 
 import importlib
@@ -25,21 +25,21 @@ from src.sweeps.store.jobs import Job, read_job
 from src.sweeps.workers.pool import GRACE, Pool, starting
 from src.sweeps.workers.worker import Order
 
-OVER = ("finished", "failed", "interrupted")  # statuses of jobs that do no more
-LOOK = 2.0  # seconds between two looks for jobs that have begun
-FREE = 120.0  # seconds that a job's folder may still be held by an attempt whose machine was lost
-TRAVELS = ("DATA_DIR", "TORCH_HOME", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")  # what jobs read of the environment
-STAYS = ("SLURM_", "RAY_", "OMP_NUM_THREADS")  # what a cluster's worker has for itself; Ray sets the last, too
+OVER = ("finished", "failed", "interrupted")  # final statuses
+LOOK = 2.0  # seconds between two polls for jobs that have started
+FREE = 120.0  # seconds that an earlier attempt on a lost machine may still hold the lock on a job's folder
+TRAVELS = ("DATA_DIR", "TORCH_HOME", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")  # variables sent along: jobs read them
+STAYS = ("SLURM_", "RAY_", "OMP_NUM_THREADS")  # variables of a cluster's worker, hidden from jobs; Ray sets the last
 STOPPED = {"status": "interrupted", "reason": "killed", "message": "the sweep was stopped"}
 
 
 class Errand(NamedTuple):
-    """A job as it is sent to another machine.
+    """A job as sent to another machine.
 
     Attributes:
-        order: what to do; its environment is added to that machine's own.
-        main: the module whose task does jobs.
-        directory: where the sweep was started.
+        order: the job's spec; its environment is added to that of the machine.
+        main: the module with the function that runs a job.
+        directory: the working directory, in which the sweep was started.
         time_limit: seconds; ``None``: no limit.
     """
 
@@ -50,56 +50,56 @@ class Errand(NamedTuple):
 
 
 class Cluster(Protocol):
-    """Machines that take jobs; what stands for a job there is the cluster's own."""
+    """A cluster that runs jobs; each implementation has its own type of task handle."""
 
     def submit(self, errands: list[Errand]) -> list[Any]:
-        """Hand in jobs, each to be done by `do`."""
+        """Submit jobs, each to be run by `do`; return a task handle for each."""
 
     def over(self, tasks: list[Any]) -> list[Any]:
-        """Those among the tasks that have come to an end; waits a moment for one that does."""
+        """Return those of the tasks that have ended; wait a moment for one to end."""
 
     def outcome(self, task: Any) -> Status:
-        """How a task ended: what `do` returned, or a status of the same form where it could not return."""
+        """Return the status that `do` returned for a task, or a failed status if it could not return one."""
 
     def cancel(self, tasks: list[Any]) -> None:
-        """Have tasks end soon: a job that runs keeps its last checkpoint."""
+        """Request tasks to stop soon: a running job keeps its last checkpoint."""
 
 
-# Here
+# On the machine that the sweep was started on
 
 
 def errand(sweep: Sweep, job: Job, cores: int, time_limit: float | None = None) -> Errand:
-    """A job of a sweep, to be sent away.
+    """Make the remote job for a job of a sweep.
 
     Args:
-        sweep: which.
-        job: which of it.
-        cores: CPU cores that it is given there.
+        sweep: the sweep.
+        job: the job.
+        cores: CPU cores of the job.
         time_limit: seconds; ``None``: no limit.
     """
-    spec = sys.modules["__main__"].__spec__
+    module_spec = sys.modules["__main__"].__spec__
     environment = {name: os.environ[name] for name in TRAVELS if name in os.environ} | {SHARE_OF_CORES: str(cores)}
-    order = sweep.order(job, {})._replace(folder=job.folder.absolute(), environment=environment)
-    return Errand(order, spec.name if spec else "src.train", Path.cwd(), time_limit)
+    spec = sweep.order(job, {})._replace(folder=job.folder.absolute(), environment=environment)
+    return Errand(spec, module_spec.name if module_spec else "src.train", Path.cwd(), time_limit)
 
 
 def follow(cluster: Cluster, jobs: list[Job], errand_of: Callable[[Job], Errand], watch: Watch) -> None:
-    """Have a cluster do jobs, and tell what becomes of them; when this is interrupted, so are they."""
+    """Run jobs on a cluster and notify `watch` of each start and end; if this is interrupted, stop the jobs."""
     jobs = prepared(jobs, let_wait, watch.ended)
     if not jobs:
         return
     tasks = dict(zip(cluster.submit([errand_of(job) for job in jobs]), jobs, strict=True))
-    to_begin, looked = {job.number: job for job in jobs}, time.monotonic()
+    not_started, last_poll = {job.number: job for job in jobs}, time.monotonic()
     try:
         while tasks:
-            over = cluster.over(list(tasks))
-            if over or time.monotonic() - looked > LOOK:
-                looked = time.monotonic()
-                for job in [job for job in to_begin.values() if job.status["status"] != "waiting"]:
-                    watch.started(to_begin.pop(job.number))
-            for task in over:
+            completed = cluster.over(list(tasks))
+            if completed or time.monotonic() - last_poll > LOOK:
+                last_poll = time.monotonic()
+                for job in [job for job in not_started.values() if job.status["status"] != "waiting"]:
+                    watch.started(not_started.pop(job.number))
+            for task in completed:
                 job = tasks.pop(task)
-                to_begin.pop(job.number, None)  # it may have ended before it could begin
+                not_started.pop(job.number, None)  # it may have ended before it could start
                 watch.ended(job, settle(job, cluster.outcome(task)))
             watch.ticked()
     finally:
@@ -107,34 +107,34 @@ def follow(cluster: Cluster, jobs: list[Job], errand_of: Callable[[Job], Errand]
 
 
 def settle(job: Job, told: Status) -> Status:
-    """Complete a job's status where the job itself could not, or where its file is not seen here yet."""
+    """Write a job's final status if the job itself could not, or if its file is not visible on this machine yet."""
     return note_end(job, lambda left: left if left["status"] in OVER else told)
 
 
 def stop(cluster: Cluster, tasks: dict[Any, Job]) -> None:
-    """Have tasks end, and give them a moment to write what they have."""
+    """Cancel tasks, and wait up to `GRACE` seconds for them to save their state."""
     if not tasks:
         return
     cluster.cancel(list(tasks))
-    jobs, patience = list(tasks.values()), time.monotonic() + GRACE
-    while tasks and time.monotonic() < patience:
+    jobs, deadline = list(tasks.values()), time.monotonic() + GRACE
+    while tasks and time.monotonic() < deadline:
         for task in cluster.over(list(tasks)):
             tasks.pop(task)
     for job in jobs:
         note_end(job, lambda left: STOPPED if left["status"] == "running" else left)
 
 
-# There
+# On a machine of the cluster
 
 
 def do(errand: Errand, start_method: str | None = None) -> Status:
-    """Do a job on this machine, in a process of its own; returns its status.
+    """Run a job on this machine, in a separate process; return its status.
 
-    It may be another attempt, since the machine of the first was lost: it goes on from the last checkpoint.
+    If an earlier attempt was lost with its machine, the job resumes from the last checkpoint.
 
     Args:
-        errand: which.
-        start_method: "forkserver" or "spawn"; ``None``: what the system bears.
+        errand: the remote job.
+        start_method: "forkserver" or "spawn"; ``None``: the default of the operating system.
 
     Raises:
         InputError: if this machine does not share the folder that the sweep was started in.
@@ -147,22 +147,24 @@ def do(errand: Errand, start_method: str | None = None) -> Status:
             )
     os.chdir(errand.directory)
     job = read_job(errand.order.folder)
+    # Wait until an earlier attempt has released the folder; the job's process then takes the lock itself.
     with FileLock(job.folder / ".lock", timeout=FREE):
         pass
     if job.status["status"] == "finished":
         return job.status
-    ends: list[Status] = []
+    statuses: list[Status] = []
     with as_main(errand.main):
-        pool_of_one(errand, start_method, lambda _, status: ends.append(status)).run([[job]])
-    return ends[0]
+        pool_of_one(errand, start_method, lambda _, status: statuses.append(status)).run([[job]])
+    return statuses[0]
 
 
 def pool_of_one(errand: Errand, start_method: str | None, ended: Callable[[Job, Status], None]) -> Pool:
-    """What runs one job here."""
+    """Create a pool that runs a single job on this machine; `ended` gets the job and its final status."""
 
     def order(jobs: Sequence[Job], share: dict[str, str]) -> Order:
+        # Without the cluster's variables Lightning does not take the process for a rank of a distributed run.
         environment = {key: value for key, value in os.environ.items() if not key.startswith(STAYS)}
-        return errand.order._replace(environment=environment | share)  # to Lightning, a process like any other
+        return errand.order._replace(environment=environment | share)
 
     def nothing(*_: Any) -> None:
         pass
@@ -172,10 +174,10 @@ def pool_of_one(errand: Errand, start_method: str | None, ended: Callable[[Job, 
 
 @contextmanager
 def as_main(name: str) -> Iterator[None]:
-    """Processes that begin here take this module for the main one, as where the sweep was started."""
-    own = sys.modules["__main__"]
+    """Start children with the named module as their main module, as on the machine that the sweep was started on."""
+    before = sys.modules["__main__"]
     sys.modules["__main__"] = importlib.import_module(name)
     try:
         yield
     finally:
-        sys.modules["__main__"] = own
+        sys.modules["__main__"] = before

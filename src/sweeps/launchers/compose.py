@@ -1,4 +1,4 @@
-"""Composing the configs of many jobs: Hydra reads its files anew for each, this only where the choices differ."""
+"""Fast composition of many jobs' configs: Hydra reads its files again for each job, this only for new choices."""
 
 import functools
 import pickle
@@ -20,32 +20,35 @@ from src.storage.trust import TARGET, find_packages
 
 
 class RememberingLoader:
-    """Hydra's config loader for a sweep, which remembers what it has composed.
+    """A wrapper of Hydra's config loader that caches composed configs.
 
-    Jobs that make the same choices and set the same settings differ in values alone: the second
-    is a copy of the first with its own. A job's config takes a tenth of the time so.
+    Jobs with the same choices that override the same settings differ only in values: the config of the second is a
+    copy of the first with other values. That takes a tenth of the time.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's config loader.
     """
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self.parser = OverridesParser.create(config_loader=loader)
-        self.known: dict[tuple[str, ...], bytes] = {}  # pickled, which is copied ten times as fast
-        self.packages: set[str] = set()  # beside this project's, whose classes the jobs name
+        self.known: dict[tuple[str, ...], bytes] = {}  # pickled, which makes a copy ten times as fast
+        self.packages: set[str] = set()  # packages, other than this project's, whose classes the jobs' configs name
         self.parsed = functools.cache(lambda text: self.parser.parse_override(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """For Hydra, which asks only whether each job can be composed: one of its kind tells."""
+        """Check for Hydra that a job's config can be composed; Hydra does not use the config that is returned.
+
+        One job of each kind is composed: the others differ only in values.
+        """
         kind, _ = self.kind(master_config, self.parse(sweep_overrides))
         return master_config if kind in self.known else self.compose(master_config, sweep_overrides)
 
     def compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """A job's config, as Hydra's own loader composes it."""
+        """Return a job's config, identical to what Hydra's loader composes."""
         overrides = self.parse(sweep_overrides)
         kind, plain = self.kind(master_config, overrides)
         if kind not in self.known:
@@ -57,26 +60,35 @@ class RememberingLoader:
         config: DictConfig = pickle.loads(self.known[kind])
         for override in plain:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        told = [override for override in overrides if not override.is_hydra_override()]
+        task = [override for override in overrides if not override.is_hydra_override()]
         with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.overrides.task = [override.input_line for override in told]
-            config.hydra.job.override_dirname = get_overrides_dirname(told, **config.hydra.job.config.override_dirname)
+            config.hydra.overrides.task = [override.input_line for override in task]
+            config.hydra.job.override_dirname = get_overrides_dirname(task, **config.hydra.job.config.override_dirname)
         return config
 
     def parse(self, overrides: list[str]) -> list[Override]:
         return [self.parsed(text) for text in overrides]
 
     def kind(self, config: DictConfig, overrides: list[Override]) -> tuple[tuple[str, ...], list[Override]]:
-        """What jobs have in common that differ in values alone, and this one's overrides that give such values."""
-        whole = tuple(f"{each.key_or_group}." for each in overrides if isinstance(each.value(), dict))
-        plain = [each for each in overrides if is_value(each, config)]
-        plain = [each for each in plain if not each.key_or_group.startswith(whole)]  # its order counts
-        return tuple(each.get_key_element() if each in plain else str(each.input_line) for each in overrides), plain
+        """Return the cache key of a job, and those of its overrides that only set values.
+
+        Jobs that differ only in values have the same key.
+        """
+        dicts = tuple(f"{override.key_or_group}." for override in overrides if isinstance(override.value(), dict))
+        plain = [override for override in overrides if is_value(override, config)]
+        # A setting within a dict that is overridden as well is not plain: there the order of the overrides matters.
+        plain = [override for override in plain if not override.key_or_group.startswith(dicts)]
+        return (
+            tuple(
+                override.get_key_element() if override in plain else str(override.input_line) for override in overrides
+            ),
+            plain,
+        )
 
 
 @contextmanager
 def told_of_job(overrides: list[Override]) -> Iterator[None]:
-    """Tell with a job's error which choice the job makes: another job's may have the setting that this one lacks.
+    """Add a job's choices to the error for an unknown setting, because the setting may exist with other choices.
 
     Raises:
         InputError: naming the setting and the choice.
@@ -86,14 +98,14 @@ def told_of_job(overrides: list[Override]) -> Iterator[None]:
     except HydraException as error:
         key = find_unknown(error) or ""
         groups = (key.split(".")[0], *PRESETS)
-        choices = tuple(str(each.input_line) for each in overrides if is_group(each.key_or_group))
-        if not (lacking := [choice for choice in choices if choice.startswith(tuple(f"{name}=" for name in groups))]):
+        choices = tuple(str(override.input_line) for override in overrides if is_group(override.key_or_group))
+        if not (related := [choice for choice in choices if choice.startswith(tuple(f"{name}=" for name in groups))]):
             raise
-        raise InputError(f"with {' '.join(lacking)} {no_such_setting(key)}") from error
+        raise InputError(f"with {' '.join(related)} {no_such_setting(key)}") from error
 
 
 def is_value(override: Override, config: DictConfig) -> bool:
-    """Whether an override does nothing but give a value to a setting that is there."""
+    """Return True if an override only sets the value of an existing setting."""
     key = override.key_or_group
     marked = override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None
     if marked or override.is_hydra_override() or isinstance(override.value(), dict) or key.endswith(TARGET):

@@ -1,4 +1,4 @@
-"""What Hydra's launchers of ours do: a sweep from what is asked for to what came out."""
+"""Launching a sweep: plan its jobs, run them on an engine, and report the results."""
 
 import pickle
 import signal
@@ -31,13 +31,13 @@ from src.sweeps.workers.pool import starting
 
 
 class Engine(Protocol):
-    """What runs jobs."""
+    """A backend that runs jobs: local processes, stacks, Ray or Slurm."""
 
     def warm_up(self) -> None:
-        """Begin with what takes time, before it is known which jobs there are."""
+        """Start slow preparations before the jobs are known."""
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        """Run the jobs and tell what becomes of them; how each ended is in its folder."""
+        """Run the jobs and notify `watch` of each start and end; each job's status is in its folder."""
 
 
 class JobFailedError(Exception):
@@ -45,12 +45,15 @@ class JobFailedError(Exception):
 
 
 def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobReturn]:
-    """Run the jobs of a sweep; those that are finished already are not run again.
+    """Run the jobs of a sweep that are not finished yet.
 
     Args:
-        sweep: which.
-        engine: runs them.
+        sweep: the sweep.
+        engine: runs the jobs.
         asked: the overrides of each job.
+
+    Returns:
+        The result of each requested job, in the order of `asked`.
 
     Raises:
         InputError: if jobs failed, after all others have run.
@@ -73,10 +76,10 @@ def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobRetu
 
 
 def refuse_hopeless(sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
-    """Refuse a sweep that begins and of which each job is refused by the check of its settings.
+    """Refuse a new sweep if the settings of every job are invalid.
 
     Raises:
-        InputError: telling what is wrong with the first.
+        InputError: with the error of the first job.
     """
     if may_take_back():
         configs = [sweep.configs[job.number] for job in jobs]
@@ -85,20 +88,23 @@ def refuse_hopeless(sweep: Sweep, jobs: list[Job], start_method: str | None) -> 
 
 
 def find_refusal(configs: list[bytes]) -> str | None:
-    """Return what is wrong with the first of several jobs' configs if no job can be done; it imports torch."""
+    """Return the error message of the first config if none of the configs is valid, else ``None``.
+
+    It imports torch: call it in a subprocess.
+    """
     from src.cli.presets import check_presets
     from src.training.validation.config import check
 
     refusals = []
-    for each in configs:
-        config = pickle.loads(each)
+    for pickled in configs:
+        config = pickle.loads(pickled)
         HydraConfig.instance().cfg = config
         try:
             check_presets(config.hydra)
             check(config)
         except InputError as error:
             refusals.append(str(error))
-        except Exception:  # the job itself tells
+        except Exception:  # the job itself will report it
             return None
         else:
             return None
@@ -107,11 +113,11 @@ def find_refusal(configs: list[bytes]) -> str | None:
 
 @contextmanager
 def begun(sweep: Sweep) -> Iterator[None]:
-    """What holds while a sweep is under way.
+    """Hold a sweep's folder for a session: lock it, handle SIGTERM, clean up and write ``multirun.yaml``.
 
     Raises:
-        InputError: if another process is at it.
-        StorageError: if the disk cannot be written; it tells how to go on.
+        InputError: if another process holds the folder.
+        StorageError: if the disk cannot be written; its message says how to resume.
     """
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
@@ -130,7 +136,7 @@ def begun(sweep: Sweep) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A request to stop (SIGTERM) ends the sweep as Ctrl-C does: its jobs keep what they have."""
+    """Exit on SIGTERM as on Ctrl-C, so that the jobs are stopped and keep their checkpoints."""
 
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -144,40 +150,40 @@ def stoppable() -> Iterator[None]:
 
 
 def conclude(sweep: Sweep, jobs: list[Job]) -> None:
-    """Tell what came out and, if not all jobs finished, which did not and how to go on.
+    """Write and print the results and, if not all jobs finished, which did not and how to resume.
 
     Raises:
-        InputError: if some did not, or it cannot be written down, unless it was the sweep itself that was stopped.
+        InputError: if some did not finish or results could not be written, unless another exception is under way.
     """
     if sweep.is_gone:
         return
     jobs = [where_it_lies(job) for job in jobs]
-    unwritten = tell(sweep, jobs)
+    problems = tell(sweep, jobs)
     if missing := unfinished(jobs):
-        unwritten.append(f"{missing}; go on with: {sweep.command()}")
-    how = "; ".join(unwritten)
-    if how and sys.exc_info()[0] is not None:  # it was stopped, and that is how the process ends
-        print(how, flush=True)
-    elif how:
-        end = sweep.context.callbacks.on_multirun_end  # Hydra itself calls it only if all is well
+        problems.append(f"{missing}; go on with: {sweep.command()}")
+    message = "; ".join(problems)
+    if message and sys.exc_info()[0] is not None:  # the sweep was stopped: let that exception end the process
+        print(message, flush=True)
+    elif message:
+        end = sweep.context.callbacks.on_multirun_end  # Hydra itself calls it only on success
         end(config=sweep.config, config_name=None)
-        raise InputError(how)
+        raise InputError(message)
 
 
 def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
-    """Tell what came out of jobs of a sweep: the table, the report, and what failed.
+    """Write and print a sweep's results: the table, the leaderboard, the report, and the jobs that failed.
 
     Returns:
-        What could not be written, a line each.
+        An error message for each file that could not be written.
     """
-    from src.sweeps.store.hparams import write_hparams  # TensorBoard, which is not needed before
+    from src.sweeps.store.hparams import write_hparams  # imports TensorBoard, which is not needed before
 
     errors: list[str] = []
     packages = read_packages(sweep.config.trust)
-    shown = (partial(leaderboard, packages=packages), write_hparams, partial(tell_report, packages=packages))
-    for act in (write_results, *shown):
+    others = (partial(leaderboard, packages=packages), write_hparams, partial(tell_report, packages=packages))
+    for write in (write_results, *others):
         try:
-            act(sweep.folder)
+            write(sweep.folder)
         except (InputError, OSError) as error:
             errors.append(blame(error)["message"])
     for line in failures(jobs):
@@ -190,11 +196,11 @@ def tell_report(folder: Path, packages: tuple[str, ...]) -> None:
 
 
 def outcome(job: Job) -> JobReturn:
-    """A job's end as Hydra's sweepers take it: the best of the metric that is monitored."""
-    done = JobReturn(overrides=job.overrides, cfg=OmegaConf.create(), working_dir=str(job.folder))
+    """Convert a job's result to Hydra's `JobReturn`, with the best value of the monitored metric."""
+    result = JobReturn(overrides=job.overrides, cfg=OmegaConf.create(), working_dir=str(job.folder))
     status = job.status
     if status["status"] == "finished":
-        done.status, done.return_value = JobStatus.COMPLETED, job.metrics.get("best")
+        result.status, result.return_value = JobStatus.COMPLETED, job.metrics.get("best")
     else:
-        done.status, done.return_value = JobStatus.FAILED, JobFailedError(f"{job.folder}: {status['message']}")
-    return done
+        result.status, result.return_value = JobStatus.FAILED, JobFailedError(f"{job.folder}: {status['message']}")
+    return result

@@ -1,4 +1,4 @@
-"""The engine of ``hydra/launcher=local``: jobs in processes of this machine."""
+"""The engine of ``hydra/launcher=local``: runs jobs in processes on this machine."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ CHECKS = {
 
 
 class Local(NamedTuple):
-    """Runs jobs on this machine, each in a process of its own.
+    """Runs jobs on this machine, each in a separate process.
 
     Attributes:
-        jobs: how many at once; ``None``: as many as the machine bears.
-        jobs_per_gpu: how many share a GPU.
+        jobs: the number of jobs at once; ``None``: as many as fit.
+        jobs_per_gpu: the number of jobs on each GPU.
         time_limit: seconds per job; ``None``: no limit.
-        start_method: "forkserver" or "spawn"; ``None``: what the system bears.
+        start_method: "forkserver" or "spawn"; ``None``: the default of the operating system.
     """
 
     jobs: int | None
@@ -38,30 +38,30 @@ class Local(NamedTuple):
     start_method: str | None
 
     def warm_up(self) -> None:
-        """Let the imports begin, while the caller does something else."""
+        """Start the imports in the background."""
         warm_up(starting(self.start_method))
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        parts = self.shares(jobs)
-        watch.at_once(len(parts))
-        self.pool(parts, lambda own, share: sweep.order(own[0], share), watch).run([[job] for job in jobs])
+        resources = self.shares(jobs)
+        watch.at_once(len(resources))
+        self.pool(resources, lambda own, share: sweep.order(own[0], share), watch).run([[job] for job in jobs])
 
     def shares(self, jobs: list[Job]) -> list[Share]:
-        """What each process at once gets of the machine, found out by a process of its own."""
+        """Return the resources of each concurrent process, computed in a subprocess (it needs torch)."""
         threads = [count for job in jobs if (count := job.settings.get("threads"))]
         accelerators = {str(job.settings.get("trainer.accelerator")) for job in jobs}
-        wish = Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu)
-        found: list[Share] = asked(starting(self.start_method), shares, wish)
-        return found
+        request = Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu)
+        allocated: list[Share] = asked(starting(self.start_method), shares, request)
+        return allocated
 
     def pool(self, parts: list[Share], task: Callable[[Sequence[Job], Share], Task], watch: Watch) -> Pool:
-        """What runs jobs in processes that share the machine."""
+        """Create the pool that runs jobs in concurrent processes, with resources as in `parts`."""
         context = starting(self.start_method)
         return Pool(context, parts, self.time_limit, task, watch.started, watch.ended, watch.ticked)
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Refuse settings that no sweep can run with.
+    """Refuse invalid launcher settings.
 
     Raises:
         InputError: naming the setting, its value and what it must be.
@@ -70,17 +70,24 @@ def check(settings: dict[str, Any]) -> None:
 
 
 def asked(context: BaseContext, question: Callable[..., Any], *given: Any) -> Any:
-    """What a function says in a process of its own, so that this one imports no torch and touches no GPU."""
-    answer, its_end = context.Pipe(duplex=False)
-    process = context.Process(target=tell, args=(question, given, dict(os.environ), its_end))  # type: ignore[attr-defined]
+    """Call a function in a subprocess, so that this process neither imports torch nor touches a GPU.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        InputError: if the function raises one, or the subprocess dies.
+    """
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=tell, args=(question, given, dict(os.environ), sender))  # type: ignore[attr-defined]
     begin(context, process)
-    its_end.close()
+    sender.close()
     try:
-        found = answer.recv()
+        result = receiver.recv()
     except EOFError:
         raise InputError("no process could be started for the jobs; what stopped it stands above") from None
     finally:
         process.join()
-    if isinstance(found, InputError):
-        raise found
-    return found
+    if isinstance(result, InputError):
+        raise result
+    return result

@@ -1,7 +1,7 @@
-"""The engine of ``hydra/launcher=ray``: jobs on the machines of a Ray cluster.
+"""The engine of ``hydra/launcher=ray``: runs jobs on the machines of a Ray cluster.
 
-Ray finds a free place for each job and begins it again elsewhere when its machine is lost; it is
-handed nothing but which job to do. How the jobs fare, their folders tell.
+Ray schedules each job on a machine with free resources and restarts it on another one if the machine is lost. Ray only
+gets the spec of each job; the jobs' statuses are read from their folders.
 """
 
 import re
@@ -19,8 +19,8 @@ from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import Watch
 from src.sweeps.store.jobs import Job
 
-TICK = 0.25  # seconds between two looks at the clock
-SILENT = 20.0  # seconds for a cluster's head to come back; after 60 Ray would end this process
+TICK = 0.25  # seconds between two polls
+SILENT = 20.0  # seconds without an answer until a cluster's head counts as lost; after 60 Ray would end this process
 ADDRESS = Check(lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.:\[\]-]+:\d+", value)), "HOST:PORT")
 GPUS = Check(
     lambda value: is_number(value) and 0 <= value <= 1024 and (value < 1 or value == int(value)),
@@ -33,17 +33,17 @@ CHECKS = {
     "retries": whole(0, 1_000_000),
     "time_limit": optional(SECONDS),
 }
-LONELY = 300.0  # seconds to wait for a machine that takes the jobs, when the last such one was lost
+LONELY = 300.0  # seconds to wait for a machine that fits the jobs, after the last such one was lost
 
 
 class Ray(NamedTuple):
-    """Runs jobs on a Ray cluster, each in a process of its own on one of its machines.
+    """Runs jobs on a Ray cluster, each in a separate process on one of its machines.
 
     Attributes:
-        address: HOST:PORT of a running cluster; ``None``: one of its own on this machine.
+        address: HOST:PORT of a running cluster; ``None``: start a local cluster on this machine.
         cpus_per_job: CPU cores of each job.
-        gpus_per_job: GPUs of each job; a fraction shares one.
-        retries: how often a job goes on elsewhere when its machine is lost.
+        gpus_per_job: GPUs of each job; with a fraction, jobs share a GPU.
+        retries: the number of times that a job is resumed on another machine after its machine was lost.
         time_limit: seconds per job; ``None``: no limit.
     """
 
@@ -54,14 +54,14 @@ class Ray(NamedTuple):
     time_limit: float | None
 
     def warm_up(self) -> None:
-        """Connect, so that what is wrong with the cluster is told before there are jobs."""
+        """Connect to the cluster, so that an error is reported before the jobs are composed."""
         Machines(self)
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        """Run the jobs.
+        """Run the jobs on the cluster.
 
         Raises:
-            InputError: if the cluster cannot be reached or has no machine for such jobs.
+            InputError: if the cluster cannot be reached or has no machine that fits the jobs.
         """
         for job in jobs:
             if job.settings.get("trainer.accelerator") in ("gpu", "cuda") and not self.gpus_per_job:
@@ -72,7 +72,7 @@ class Ray(NamedTuple):
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Refuse settings that no sweep can run with.
+    """Refuse invalid launcher settings.
 
     Raises:
         InputError: naming the setting, its value and what it must be.
@@ -81,13 +81,13 @@ def check(settings: dict[str, Any]) -> None:
 
 
 class Machines:
-    """The machines of a Ray cluster, as `Cluster`; this process stays connected to it until it ends.
+    """A Ray cluster, as a `Cluster`; this process stays connected to it until it ends.
 
     Args:
-        settings: which cluster, and what each job needs of it.
+        settings: the launcher's settings: the cluster's address, and the resources of each job.
 
     Raises:
-        InputError: if it cannot be reached, does not let us in or has no machine for such jobs.
+        InputError: if the cluster cannot be reached, refuses the connection or has no machine that fits the jobs.
     """
 
     def __init__(self, settings: Ray) -> None:
@@ -100,26 +100,28 @@ class Machines:
 
     def submit(self, errands: list[Errand]) -> list[Any]:
         needs = {"num_cpus": self.settings.cpus_per_job, "num_gpus": self.settings.gpus_per_job}
-        # Ray would begin a new worker for each job with a GPU (max_calls=1); here it is the job's process that has it.
+        # For tasks with a GPU, Ray's default is a new worker per task (max_calls=1), which frees the GPU. Here a
+        # separate process uses the GPU, so that workers can be reused.
         task = self.ray.remote(max_retries=self.settings.retries, max_calls=0, **needs)(there)
-        return [task.remote(each) for each in errands]
+        return [task.remote(remote_job) for remote_job in errands]
 
     def over(self, tasks: list[Any]) -> list[Any]:
         if self.gone:
             return tasks
         try:
-            ended: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=TICK)[0]
-        except SystemExit:  # on SIGTERM; Ray makes a 1 of any status
+            completed: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=TICK)[0]
+        except SystemExit:  # on SIGTERM; Ray turns any exit code into 1
             sys.exit(TERMINATED)
         if time.monotonic() > self.knocked + KNOCK:
             self.look()
-        return ended
+        return completed
 
     def look(self) -> None:
-        """See whether the cluster is there, and takes the jobs.
+        """Check that the cluster answers and has a machine that fits the jobs.
 
         Raises:
-            InputError: if it has not for long. Ray itself would end this process, and wait for ever.
+            InputError: if it has not answered for `SILENT` seconds (Ray itself would end this process), or has had no
+                such machine for `LONELY` seconds (Ray itself would wait for ever).
         """
         self.knocked = now = time.monotonic()
         try:
@@ -133,13 +135,13 @@ class Machines:
         if self.places():
             self.seen = now
         elif now > self.seen + LONELY:
-            self.seen = now  # who is told has to end the tasks yet
+            self.seen = now  # do not raise again while the caller stops the remaining tasks
             raise InputError(self.missing())
 
     def outcome(self, task: Any) -> dict[str, Any]:
         errors = self.ray.exceptions
         try:
-            told: dict[str, Any] = self.ray.get(task)
+            status: dict[str, Any] = self.ray.get(task)
         except errors.TaskCancelledError:
             return STOPPED
         except errors.RayTaskError as error:
@@ -149,14 +151,14 @@ class Machines:
         except errors.RayError:
             times = "once" if not self.settings.retries else f"{self.settings.retries + 1} times"
             return ended("failed", "lost", f"its machine, or Ray's worker there, was lost {times}")
-        return told
+        return status
 
     def cancel(self, tasks: list[Any]) -> None:
         for task in tasks if not self.gone else []:
             self.ray.cancel(task)
 
     def places(self) -> int:
-        """How many jobs the machines that are there can do at once."""
+        """Return the number of jobs that fit on the cluster's machines at once."""
 
         def on(machine: dict[str, float]) -> int:
             cpus, gpus = self.settings.cpus_per_job, self.settings.gpus_per_job
@@ -170,9 +172,9 @@ class Machines:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def missing(self) -> str:
-        """That no machine takes such jobs, in words."""
+        """Return the error message for a cluster with no machine that fits the jobs."""
         cpus, gpus, address = self.settings.cpus_per_job, self.settings.gpus_per_job, self.settings.address
-        has = {f"{each.get('CPU', 0):g} CPUs and {each.get('GPU', 0):g} GPUs" for each in self.resources()}
+        has = {f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in self.resources()}
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         return (
             f"hydra.launcher.cpus_per_job={cpus} gpus_per_job={gpus:g}: no machine of {where} has as much; "
@@ -181,7 +183,7 @@ class Machines:
 
 
 def there(errand: Errand) -> dict[str, Any]:
-    """What Ray has a machine do: a job that sees the GPUs it was given and no others."""
+    """Run a job as a Ray task, with only the GPUs visible that Ray has assigned to it."""
     import ray
 
     gpus = ",".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
@@ -194,7 +196,7 @@ def ended(status: str, reason: str, message: str) -> dict[str, Any]:
 
 
 def in_words(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     if isinstance(error, InputError):
         return str(error)
     first = next(iter(str(error).splitlines()), "")

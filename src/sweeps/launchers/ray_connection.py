@@ -1,4 +1,4 @@
-"""The connection of this process to a Ray cluster, another's or one of its own."""
+"""The connection of this process to a Ray cluster, a running or a local one."""
 
 import atexit
 import logging
@@ -16,22 +16,22 @@ from typing import Any
 from src.core.errors import InputError
 from src.sweeps.workers.pool import mute
 
-KNOCK = 5.0  # seconds for a cluster to answer at its address, and between two looks whether it does
-OBJECTS = 100 * 2**20  # bytes of shared memory for what tasks hand on, which is next to nothing; Ray's least is 75 MiB
-# Ray reads these when it is imported.
-ALWAYS = {"RAY_task_oom_retries": "0"}  # a job that took all memory would do so again, without end
-OWN = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter keeps its ports to loopback
-OTHERS = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_gcs_server_request_timeout_seconds": "10"}  # not 20 and 60
+KNOCK = 5.0  # seconds for a cluster to answer at its address, and between two such checks
+OBJECTS = 100 * 2**20  # bytes of Ray's object store; tasks return next to nothing, and Ray's minimum is 75 MiB
+# Ray reads these variables when it is imported.
+ALWAYS = {"RAY_task_oom_retries": "0"}  # a job that ran out of memory would do so again and again
+OWN = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter binds its ports to loopback
+OTHERS = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_gcs_server_request_timeout_seconds": "10"}  # defaults: 20 and 60
 
 
 def connected(address: str | None) -> Any:
-    """Ray, connected to a cluster for as long as this process lives.
+    """Return the module `ray`, connected to a cluster until this process ends.
 
     Args:
-        address: HOST:PORT of a running one; ``None``: begin one of our own, which ends with this process.
+        address: HOST:PORT of a running cluster; ``None``: start a local cluster, which ends with this process.
 
     Raises:
-        InputError: if that fails.
+        InputError: if the connection fails.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return sys.modules["ray"]
@@ -43,19 +43,19 @@ def connected(address: str | None) -> Any:
     import ray
 
     settings = {} if address else own()
-    with own_signals(), told_in_one_line(address), mute(2):  # of Ray's own part
+    with own_signals(), told_in_one_line(address), mute(2):  # Ray's native code writes to stderr
         be_silent(ray)
         ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     return ray
 
 
 def be_silent(ray: Any) -> None:
-    """Keep Ray's own words about lost machines out of the sweep's display; no setting of Ray's does that."""
+    """Suppress Ray's messages about lost machines in the sweep's display; Ray has no option for it."""
     ray._private.worker.print_to_stdstream = lambda *words, **how: None
 
 
 def own() -> dict[str, Any]:
-    """How a cluster of our own is begun; its folder is removed when this process ends."""
+    """Return the arguments of ``ray.init`` for a local cluster; remove the cluster's folder when this process ends."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="ray-")
@@ -69,10 +69,10 @@ def own() -> dict[str, Any]:
 
 
 def knock(address: str) -> None:
-    """See whether anything answers at an address, where Ray itself would try for long.
+    """Check that a server answers at an address; Ray itself would retry for a long time.
 
     Raises:
-        InputError: if nothing does.
+        InputError: if none does.
     """
     host, port = address.rsplit(":", 1)
     try:
@@ -84,21 +84,21 @@ def knock(address: str) -> None:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """What this process does on a request to stop (SIGTERM) stays as it is; Ray has its own way."""
+    """Preserve this process's SIGTERM handler, which Ray replaces."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        with suppress(ValueError):  # not in the main thread, where Ray leaves it alone, too
+        with suppress(ValueError):  # not in the main thread: there Ray does not replace the handler either
             signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def told_in_one_line(address: str | None) -> Iterator[None]:
-    """What goes wrong with the connection, in words.
+    """Convert Ray's connection errors to an `InputError` with a one-line message.
 
     Raises:
-        InputError: for all that Ray raises.
+        InputError: for any error that Ray raises.
     """
     from ray.exceptions import RayError
 
@@ -110,7 +110,7 @@ def told_in_one_line(address: str | None) -> Iterator[None]:
 
 
 def trouble(error: BaseException) -> str:
-    """What a failed connection comes from."""
+    """Return the message for a failed connection: its likely cause, else the error as one line."""
     text = f"{error} {error.__cause__ or ''}"
     if "oken" in text:
         return (

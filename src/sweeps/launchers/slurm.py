@@ -1,4 +1,4 @@
-"""The engine of ``hydra/launcher=slurm``: a sweep's jobs as one array on a Slurm cluster, handed in by submitit."""
+"""The engine of ``hydra/launcher=slurm``: submits a sweep's jobs to Slurm as one job array, by submitit."""
 
 import hashlib
 import math
@@ -22,11 +22,11 @@ from src.sweeps.launchers.sweep import Sweep, left_to_do
 from src.sweeps.progress.monitor import Watch
 from src.sweeps.store.jobs import Job
 
-NOTICE = 60  # seconds before the time limit at which a job is told that it has to leave
-EARLY = 65  # seconds: Slurm may send the notice 60 too early, says its manual, and a job takes a few to start
-ENDLESS = 1_000_000  # submitit's own counts: of jobs at once, and of times that a job comes back
-SUBMITIT = ".submitit"  # in the sweep's folder: what submitit writes, and the logs of what runs the jobs
-OURS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "time")
+NOTICE = 60  # seconds before the time limit at which Slurm sends a job the signal to stop
+EARLY = 65  # seconds: by its manual Slurm may send the signal 60 s too early, and a job takes a few seconds to start
+ENDLESS = 1_000_000  # "unlimited", for submitit's limits on concurrent jobs and on requeues
+SUBMITIT = ".submitit"  # folder in the sweep's folder for submitit's files and logs
+OURS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "time")  # options that are set here
 OPTIONS = Check(
     lambda value: (
         isinstance(value, Mapping)
@@ -49,18 +49,18 @@ CHECKS = {
 
 
 class Slurm(NamedTuple):
-    """Runs jobs on a Slurm cluster, each in an allocation of its own.
+    """Runs jobs on a Slurm cluster, each in a separate allocation.
 
     Attributes:
-        partition: ``None``: the cluster's default.
-        cpus_per_job: CPU cores.
-        gpus_per_job: GPUs.
-        memory: GB; ``None``: the cluster's default.
-        time_limit: seconds of one allocation; a job that reaches it is queued again and goes on.
-        requeues: how often for reaching the time limit.
-        jobs: how many at once at most; ``None``: as many as the cluster bears.
-        options: further ones of sbatch.
-        cluster: "slurm", or "local": processes of this machine in Slurm's place.
+        partition: Slurm's partition; ``None``: the cluster's default.
+        cpus_per_job: CPU cores of each job.
+        gpus_per_job: GPUs of each job.
+        memory: GB of each job; ``None``: the cluster's default.
+        time_limit: seconds of one allocation; a job that reaches it is requeued and resumes.
+        requeues: the number of times that a job may be requeued at its time limit.
+        jobs: the maximum number of jobs at once; ``None``: no limit.
+        options: further options of sbatch.
+        cluster: "slurm", or "local": processes on this machine, to try things out without Slurm.
     """
 
     partition: str | None
@@ -74,12 +74,12 @@ class Slurm(NamedTuple):
     cluster: str
 
     def warm_up(self) -> None:
-        """Nothing here takes time before the jobs are known."""
+        """Do nothing: there are no slow preparations."""
 
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
         cluster = self.submission(sweep.folder.absolute())
         if end_earlier(cluster):
-            jobs = left_to_do(jobs, sweep.config.rerun)  # some may have finished since this start
+            jobs = left_to_do(jobs, sweep.config.rerun)  # some may have finished in the meantime
         remove_earlier(cluster.executor.folder)
         if jobs:
             watch.at_once(self.at_once or len(jobs))
@@ -91,11 +91,11 @@ class Slurm(NamedTuple):
 
     @property
     def notice(self) -> int:
-        """Seconds before the time limit at which a job is told: it takes some to stop and to be queued again."""
+        """Seconds before the time limit at which a job gets the signal: it needs time to stop and to be requeued."""
         return min(NOTICE, int(self.time_limit / 2))
 
     def submission(self, folder: Path) -> Queue | Here:
-        """What takes the jobs of the sweep in a folder."""
+        """Create the cluster that runs the jobs of the sweep in a folder."""
         if self.cluster == "local":
             return Here(self.local_executor(own_folder(folder)), self.attempts, self.at_once or 1)
         name = f"{slug(folder.name)}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
@@ -111,19 +111,19 @@ class Slurm(NamedTuple):
         return executor
 
     def slurm_executor(self, folder: Path, name: str) -> submitit.SlurmExecutor:
-        asked = {
+        requested = {
             "partition": self.partition,
             "gpus_per_node": self.gpus_per_job or None,
             "mem": self.memory and f"{math.ceil(1024 * self.memory)}M",
         }
         executor = submitit.SlurmExecutor(folder, max_num_timeout=ENDLESS)
         executor.update_parameters(
-            **{option: value for option, value in asked.items() if value is not None},
+            **{option: value for option, value in requested.items() if value is not None},
             job_name=name,
             time=math.ceil(self.time_limit / 60),
             signal_delay_s=self.notice,
             cpus_per_task=self.cpus_per_job,
-            srun_args=[f"--cpus-per-task={self.cpus_per_job}"],  # since 22.05 srun does not take it from sbatch
+            srun_args=[f"--cpus-per-task={self.cpus_per_job}"],  # since 22.05 srun does not inherit it from sbatch
             array_parallelism=self.jobs or ENDLESS,
             additional_parameters={"requeue": True, **(self.options or {})},
         )
@@ -131,17 +131,17 @@ class Slurm(NamedTuple):
 
 
 def own_folder(sweep: Path) -> Path:
-    """Make a folder for submitit that is this start's alone.
+    """Create a private folder for submitit's files of this start.
 
-    Jobs come and go as pickles there, and to read one runs the code in it: nobody else can have put any into a folder
-    that is new, has a name that cannot be guessed and is closed to others.
+    Jobs and results are stored there as pickles, and unpickling runs arbitrary code: nobody else can have put files
+    into a folder that is new, has an unpredictable name and is accessible only to its owner.
     """
     (sweep / SUBMITIT).mkdir(exist_ok=True)
     return Path(mkdtemp(dir=sweep / SUBMITIT))
 
 
 def remove_earlier(own: Path) -> None:
-    """Remove what earlier starts have left beside this one's folder."""
+    """Remove the files of earlier starts next to this start's folder."""
     for path in own.parent.iterdir():
         if path.is_dir() and path != own:
             shutil.rmtree(path, ignore_errors=True)
@@ -150,7 +150,7 @@ def remove_earlier(own: Path) -> None:
 
 
 def end_earlier(cluster: Queue | Here) -> bool:
-    """End what a start that was itself killed has left behind, so that no job runs twice; tell if there was any."""
+    """Stop the jobs of an earlier start that was killed, so that no job runs twice; return True if there were any."""
     left = cluster.left()
     if left:
         print("jobs of an earlier start are still in the queue: they are stopped first, then gone on with", flush=True)
@@ -161,7 +161,7 @@ def end_earlier(cluster: Queue | Here) -> bool:
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Refuse settings that no sweep can run with, and a machine that is not of a Slurm cluster.
+    """Refuse invalid launcher settings, and a machine without Slurm.
 
     Raises:
         InputError: naming the setting, its value and what it must be.

@@ -1,4 +1,4 @@
-"""Where a sweep's jobs are handed in by submitit, and asked about: Slurm's queue, or this machine in its place."""
+"""The clusters that submitit submits jobs to: Slurm's queue, or processes on this machine as a stand-in."""
 
 import contextlib
 import io
@@ -21,9 +21,9 @@ from src.sweeps.launchers.cluster import Errand
 from src.sweeps.launchers.slurm_requeue import Attempts, slurm
 from src.sweeps.workers.pool import TICK, deaf
 
-LOOK = 1.0  # seconds between two looks for results
-ASK = 10.0  # seconds between two questions to Slurm, which others ask, too
-LATE = 15.0  # seconds that a shared folder may take to show the result of a job that has ended
+LOOK = 1.0  # seconds between two polls for results
+ASK = 10.0  # seconds between two queries to Slurm, whose controller all users share
+LATE = 15.0  # seconds until the result of an ended job is visible in a shared folder, at most
 WORDLESS = ("error", "it ended without a word")
 ENDS = {
     "BOOT_FAIL": ("killed", "its machine did not start"),
@@ -35,30 +35,30 @@ ENDS = {
     "OUT_OF_MEMORY": ("out of memory", "it took more than hydra.launcher.memory= allows"),
     "PREEMPTED": ("killed", "preempted, and Slurm did not queue it again"),
     "TIMEOUT": ("time limit", "stopped by Slurm at its time limit"),
-}  # by the state in Slurm, of jobs that have ended
+}  # reason and message, by the Slurm state of a job that has ended
 GONE = ("killed", "Slurm does not know it any more")
 
 
 class Queue:
-    """Slurm's queue. It is asked by ``squeue``, which needs no accounting, as ``sacct`` does.
+    """Slurm's queue, queried by ``squeue``, which, unlike ``sacct``, needs no accounting.
 
     Args:
-        executor: hands jobs in.
-        attempts: what to hand in for an errand.
-        name: which all jobs of this sweep have in Slurm, and no others.
+        executor: submits jobs.
+        attempts: wraps a remote job for submission.
+        name: the job name in Slurm, common to all jobs of this sweep and unique to it.
     """
 
     def __init__(self, executor: submitit.SlurmExecutor, attempts: Callable[[Errand], Attempts], name: str) -> None:
         self.executor, self.attempts, self.name = executor, attempts, name
         self.looked = self.asked = -math.inf
-        self.states: dict[str, str] = {}  # in Slurm, by id
-        self.ended: dict[str, float] = {}  # when a job was first seen to have ended, by id
+        self.states: dict[str, str] = {}  # Slurm state, by job id
+        self.ended: dict[str, float] = {}  # time at which a job was first seen to have ended, by job id
         self.stopping = False
 
     def submit(self, errands: list[Errand]) -> list[Any]:
         try:
             with deaf(), outside(), contextlib.redirect_stderr(io.StringIO()):
-                return self.executor.submit_array([self.attempts(errand) for errand in errands])
+                return self.executor.submit_array([self.attempts(remote_job) for remote_job in errands])
         except UncompletedJobError as error:
             raise InputError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from None
 
@@ -71,14 +71,15 @@ class Queue:
         if now - self.asked >= (LOOK if self.stopping else ASK):
             self.asked = now
             self.take_note([task.job_id for task in tasks])
-        results, patience = set(self.executor.folder.glob("*_result.pkl")), 0 if self.stopping else LATE
-        late = {job for job, since in self.ended.items() if now - since >= patience}
-        return [task for task in tasks if task.paths.result_pickle in results or task.job_id in late]
+        # A task is over when its result file exists, or when Slurm has reported its end for `LATE` seconds without one.
+        results, delay = set(self.executor.folder.glob("*_result.pkl")), 0 if self.stopping else LATE
+        without_result = {job for job, since in self.ended.items() if now - since >= delay}
+        return [task for task in tasks if task.paths.result_pickle in results or task.job_id in without_result]
 
     def take_note(self, jobs: list[str]) -> None:
-        """Ask Slurm what has become of jobs, and let come back what it has cancelled to make room for others."""
+        """Update the states of jobs from Slurm, and requeue the preempted ones."""
         states = self.queue()
-        if states is None:  # it does not answer at present
+        if states is None:  # Slurm does not answer at the moment
             return
         self.states = states
         for job in jobs:
@@ -90,10 +91,10 @@ class Queue:
                 self.ended.pop(job, None)
 
     def queue(self) -> dict[str, str] | None:
-        """The states of this sweep's jobs by id, also of those that ended lately; ``None`` if Slurm does not answer."""
-        form = ("--me", "--array", "--noheader", "--states=all", "--format=%i|%T")
-        told = slurm("squeue", f"--name={self.name}", *form)
-        return None if told is None else dict(line.strip().split("|") for line in told.splitlines())
+        """Return the states of this sweep's jobs by id, including recently ended ones; ``None`` if Slurm is silent."""
+        options = ("--me", "--array", "--noheader", "--states=all", "--format=%i|%T")
+        output = slurm("squeue", f"--name={self.name}", *options)
+        return None if output is None else dict(line.strip().split("|") for line in output.splitlines())
 
     def outcome(self, task: Any) -> dict[str, Any]:
         return result(task) or failed(*ENDS.get(self.states.get(task.job_id, ""), GONE), log=task.paths.stderr)
@@ -103,7 +104,11 @@ class Queue:
         self.end([task.job_id for task in tasks])
 
     def left(self) -> list[str]:
-        """The ids of this sweep's jobs that have not ended, of earlier starts, too."""
+        """Return the ids of this sweep's jobs that have not ended, including those of earlier starts.
+
+        Raises:
+            InputError: if Slurm does not answer.
+        """
         states = self.queue()
         if states is None:
             raise InputError("Slurm does not answer (squeue fails): is its controller running?")
@@ -114,12 +119,12 @@ class Queue:
 
 
 class Here:
-    """Processes of this machine; what stands for a job is its place in the list.
+    """Processes on this machine as a stand-in for Slurm; a task's handle is its index in the list of jobs.
 
     Args:
-        executor: starts them.
-        attempts: what to hand in for an errand.
-        at_once: how many at most.
+        executor: starts the processes.
+        attempts: wraps a remote job for submission.
+        at_once: the maximum number of processes at once.
     """
 
     def __init__(self, executor: submitit.LocalExecutor, attempts: Callable[[Errand], Attempts], at_once: int) -> None:
@@ -133,9 +138,9 @@ class Here:
 
     def over(self, tasks: list[int]) -> list[int]:
         while self.waiting and sum(not job.done() for job in self.begun.values()) < self.at_once:
-            number, errand = self.waiting.popleft()
+            number, remote_job = self.waiting.popleft()
             with deaf(), outside():
-                self.begun[number] = self.executor.submit(self.attempts(errand))
+                self.begun[number] = self.executor.submit(self.attempts(remote_job))
         time.sleep(TICK)
         waiting = {number for number, _ in self.waiting}
         return [task for task in tasks if task not in waiting and self.has_ended(task)]
@@ -151,10 +156,10 @@ class Here:
         self.end([self.begun[task].job_id for task in tasks if not self.has_ended(task)])
 
     def left(self) -> list[str]:
-        """The processes of this sweep's jobs that have not ended, of earlier starts, too."""
-        told = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True).stdout
-        starts = f" {self.executor.folder.parent}{os.sep}"  # this sweep's, each with a folder of its own there
-        ours = [line for line in told.splitlines() if starts in line and "submitit" in line]
+        """Return the process ids of this sweep's jobs that have not ended, including those of earlier starts."""
+        output = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True).stdout
+        folder = f" {self.executor.folder.parent}{os.sep}"  # contains a folder for each start of this sweep
+        ours = [line for line in output.splitlines() if folder in line and "submitit" in line]
         return [line.split()[0] for line in ours]
 
     def end(self, jobs: list[str]) -> None:
@@ -165,7 +170,7 @@ class Here:
 
 @contextlib.contextmanager
 def outside() -> Iterator[None]:
-    """Without the variables of an allocation that the sweep itself may run in: its jobs are no part of that."""
+    """Hide the variables of a Slurm allocation that the sweep itself runs in, because its jobs are not part of it."""
     inside = "SLURM_JOB_ID" in os.environ
     names = [name for name in os.environ if inside and name.startswith("SLURM_") and name != "SLURM_CONF"]
     before = {name: os.environ.pop(name) for name in names}
@@ -176,14 +181,14 @@ def outside() -> Iterator[None]:
 
 
 def result(task: Any) -> dict[str, Any] | None:
-    """The status that a task has left as its result; ``None`` if it has left nothing."""
+    """Return the status that a task has written as its result; ``None`` if it has written none."""
     try:
-        how, what = pickle.loads(task.paths.result_pickle.read_bytes())
+        outcome, value = pickle.loads(task.paths.result_pickle.read_bytes())
     except FileNotFoundError:
         return None
-    return what if how == "success" else failed("error", what.strip().splitlines()[-1])
+    return value if outcome == "success" else failed("error", value.strip().splitlines()[-1])
 
 
 def failed(reason: str, message: str, log: Path | None = None) -> dict[str, Any]:
-    """The status of a job that could not write its own."""
+    """Return the failed status of a job that could not write its status itself."""
     return {"status": "failed", "reason": reason, "message": f"{message} ({log})" if log else message}

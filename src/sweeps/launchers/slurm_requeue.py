@@ -1,4 +1,4 @@
-"""A job on a Slurm cluster, as submitit runs it there: it comes back when it had to leave its machine."""
+"""A requeueable job on a Slurm cluster, as run by submitit."""
 
 import os
 import signal
@@ -16,16 +16,16 @@ from src.sweeps.store.jobs import read_job
 
 
 class Attempts:
-    """A job's attempts, one after the other: it comes back whenever it has to leave its machine before its end.
+    """A job that is requeued whenever it must leave its machine before its end.
 
-    Two signals say that it has to: SIGUSR2, that its time is up soon or that it is preempted; SIGTERM,
-    that it is preempted as well, or that it is cancelled or already queued again: then Slurm has it
-    running no more. If the machine just dies, Slurm begins anew with the same object.
+    Two signals request that: SIGUSR2 if the time limit is near or the job is preempted; SIGTERM if the job is
+    preempted, cancelled or already requeued (in the last two cases Slurm no longer reports it as running). If the
+    machine dies, Slurm restarts the job with the same object.
 
     Args:
-        errand: what to do.
-        long: seconds after which SIGUSR2 means the time limit.
-        requeues: how often it may come back for that.
+        errand: the remote job.
+        long: seconds of running time after which SIGUSR2 means the time limit.
+        requeues: the number of times that the job may be requeued at its time limit.
     """
 
     def __init__(self, errand: Errand, long: float, requeues: int) -> None:
@@ -34,36 +34,38 @@ class Attempts:
         self.spent = self.preempted = False
 
     def __call__(self) -> dict[str, Any]:
-        """Do the job, on the machine that it was given; returns its status."""
+        """Run the job on the allocated machine; return its status."""
         self.began, self.spent, self.preempted = time.monotonic(), False, False
         come_back = signal.getsignal(signal.SIGUSR2)
         self.listen()
         try:
-            return do(self.errand, "spawn")  # a server that forks would die of the SIGTERM that all processes get
+            return do(self.errand, "spawn")  # a fork server would be killed by the SIGTERM that all processes get
         except SystemExit:
             return self.leave(come_back)
 
     def listen(self) -> None:
-        """Hear the signals, of which SIGUSR2 goes to all processes as well and must not end the job's.
+        """Install the signal handlers.
 
-        What is blocked in this thread is blocked in the processes that it starts. It is another
-        thread that gets the signal here, and Python handles it in this one.
+        Slurm sends SIGUSR2 to all processes, but it must not end the job's process.
         """
+        # A signal that is blocked in this thread is blocked in the processes that it starts, too: that protects the
+        # job's process. Here a second thread, in which SIGUSR2 is not blocked, receives the signal, and Python runs
+        # the handler in the main thread.
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self.told)
 
     def told(self, number: int, _: Any) -> None:
-        """Stop the job, which ends `do`; once is enough."""
-        for each in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(each, signal.SIG_IGN)
+        """Stop the job by exiting from `do`, and ignore further signals."""
+        for handled in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(handled, signal.SIG_IGN)
         self.preempted = number == signal.SIGUSR2
         self.spent = self.preempted and time.monotonic() - self.began >= self.long
         sys.exit(TERMINATED)
 
     def leave(self, come_back: Any) -> dict[str, Any]:
-        """Returns the job's status if it is over; else ends the process, the job queued again if that is ours to do."""
+        """Return the job's status if it has ended; else requeue it, unless Slurm has requeued or cancelled it; exit."""
         job = read_job(self.errand.order.folder)
         if job.status["status"] == "finished":
             return job.status
@@ -79,18 +81,18 @@ class Attempts:
         sys.exit(TERMINATED)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit hands in when a job comes back."""
+        """Return the submission for submitit to requeue (a hook of submitit)."""
         self.requeues -= self.spent
         return DelayedSubmission(self)
 
 
 def running() -> bool:
-    """Whether Slurm has the job that this process belongs to as running."""
-    told = slurm("squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}")
-    return "SLURM_JOB_ID" in os.environ and told is not None and told.strip() == "RUNNING"
+    """Return True if Slurm reports the job of this process as running."""
+    output = slurm("squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}")
+    return "SLURM_JOB_ID" in os.environ and output is not None and output.strip() == "RUNNING"
 
 
 def slurm(*command: str) -> str | None:
-    """What a command of Slurm's says; ``None`` if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else None
+    """Run a Slurm command and return its output; ``None`` if it fails."""
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout if result.returncode == 0 else None

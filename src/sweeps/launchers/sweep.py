@@ -1,4 +1,4 @@
-"""A sweep: the jobs that Hydra asks for, planned over what its folder has already."""
+"""A sweep: the jobs that Hydra requests, matched with those that its folder already contains."""
 
 import os
 import pickle
@@ -28,15 +28,15 @@ RERUNS = (None, "failed", "all")
 
 
 class Sweep:
-    """Jobs that Hydra asks for, and what becomes of them.
+    """A sweep: its config, folder and jobs.
 
     Args:
         config: the sweep's config.
-        context: what composes the jobs' configs, and Hydra's callbacks.
-        task: the name of the function in the main module that does a job.
+        context: Hydra's context: the config loader and the callbacks.
+        task: the name of the function in the main module that runs a job.
 
     Raises:
-        InputError: if ``rerun`` is none of its values.
+        InputError: if ``rerun`` is invalid.
     """
 
     def __init__(self, config: DictConfig, context: HydraContext, task: str) -> None:
@@ -45,10 +45,10 @@ class Sweep:
         self.config, self.context, self.task = config, context, task
         self.folder = Path(config.hydra.sweep.dir)
         self.place: tuple[int, int] | None = None
-        self.configs: dict[int, bytes] = {}  # by job: pickled, as they take a tenth of the memory so
+        self.configs: dict[int, bytes] = {}  # by job number; pickled, which takes a tenth of the memory
 
     def jobs(self, asked: list[list[str]]) -> list[Job]:
-        """The jobs that are asked for, each with its number and folder; equal ones are one."""
+        """Return the job for each list of overrides, with its number and folder; equal settings give the same job."""
         keys = swept_keys(self.config.hydra.sweeper.get("params"))
         register, loader, found = Register(self.folder), cast(RememberingLoader, self.context.config_loader), []
         with sync_together():
@@ -61,30 +61,36 @@ class Sweep:
                     config.hydra.sweep.subdir = job.folder.name
                 self.configs[job.number] = pickle.dumps(config)
                 found.append(job)
-        with read_write(self.config), open_dict(self.config):  # what was typed may be opened again to be drawn
+        # Record the packages that the jobs' classes come from: they are needed again when figures are redrawn.
+        with read_write(self.config), open_dict(self.config):
             self.config.trust = sorted({*read_packages(self.config.trust), *loader.packages}) or None
         HydraConfig.instance().set_config(self.config)
         return found
 
     def order(self, job: Job, share: Share) -> Order:
-        """What to tell the process that does a job."""
+        """Make the spec of a job for its worker process.
+
+        Args:
+            job: the job.
+            share: the worker's resources, as environment variables.
+        """
         environment = {name: value for name, value in os.environ.items() if name != LOOK_ONLY} | share
         return Order(self.configs[job.number], job.folder, self.task, environment, sys.orig_argv)
 
     def command(self) -> str:
-        """The command that goes on with this sweep."""
-        given = [each for each in sys.orig_argv[1:] if not each.startswith(("rerun=", "hydra.sweep.dir="))]
-        named = [] if self.config.name is not None else [f"name={self.folder.name}"]
-        if any(each.startswith("hydra.sweep.dir=") for each in sys.orig_argv):
-            named = [f"hydra.sweep.dir={self.folder}"]
-        return spell_again([*given, *named])
+        """Return the command that resumes this sweep."""
+        arguments = [word for word in sys.orig_argv[1:] if not word.startswith(("rerun=", "hydra.sweep.dir="))]
+        name = [] if self.config.name is not None else [f"name={self.folder.name}"]
+        if any(word.startswith("hydra.sweep.dir=") for word in sys.orig_argv):
+            name = [f"hydra.sweep.dir={self.folder}"]
+        return spell_again([*arguments, *name])
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the folder for this process.
+        """Lock the sweep's folder for this process.
 
         Raises:
-            InputError: if another has it.
+            InputError: if another process holds the lock, or the lock file cannot be opened.
         """
         lock = FileLock(self.folder / LOCK, timeout=0)
         try:
@@ -104,14 +110,14 @@ class Sweep:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the folder has been removed or renamed since it is held."""
+        """Return True if the folder has been removed or renamed since it was locked."""
         return place_of(self.folder) != self.place
 
     def check(self) -> None:
-        """Raise an error if the folder is gone.
+        """Check that the folder still exists.
 
         Raises:
-            InputError: if it is.
+            InputError: if it was removed or renamed.
         """
         if self.is_gone:
             how = "if it was renamed, give the same command its new name="
@@ -119,18 +125,23 @@ class Sweep:
 
 
 def place_of(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from others of its name, of earlier or later ones too; ``None`` if it is not there."""
+    """Return a folder's device and inode, which identify it whatever its name; ``None`` if it does not exist."""
     try:
-        found = folder.stat()
+        info = folder.stat()
     except OSError:
         return None
-    return (found.st_dev, found.st_ino)
+    return (info.st_dev, info.st_ino)
 
 
 def left_to_do(jobs: list[Job], rerun: str | None) -> list[Job]:
-    """The jobs that are not finished; what is to be run again from its beginning is cleared."""
+    """Return the jobs that are not finished, after resetting those that `rerun` selects.
+
+    Args:
+        jobs: the sweep's jobs.
+        rerun: "failed" or "all": the jobs to run again from the beginning; ``None``: none.
+    """
     for job in jobs:
         if rerun == "all" or (rerun == "failed" and job.status["status"] == "failed"):
-            with suppress(OSError):  # its folder is gone, which is told when it is to begin
+            with suppress(OSError):  # the folder is gone: that is reported when the job is to start
                 job.clear()
     return [job for job in jobs if job.status["status"] != "finished"]

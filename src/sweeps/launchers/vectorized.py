@@ -1,4 +1,4 @@
-"""The engine of ``hydra/launcher=vectorized``: jobs that differ in numbers alone, trained together as one model."""
+"""The engine of ``hydra/launcher=vectorized``: trains jobs that differ only in numbers together, as one model."""
 
 import hashlib
 import itertools
@@ -23,7 +23,7 @@ from src.sweeps.workers.pool import starting
 from src.sweeps.workers.resources import Share
 from src.vectorized.spec import Part, StackOrder
 
-# Numbers that each job of a stack may have of its own.
+# Numbers that may differ between the jobs of a stack.
 OWN = (
     "seed",
     "ckpt_path",
@@ -43,17 +43,17 @@ OWN = (
 )
 SHARED_OF_SCHEDULES = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
 CHECKS = {"most": optional(whole(1, 100_000)), **local.CHECKS}
-FEWEST = 8  # jobs that are worth a process of their own
-STATES = "stacks"  # the folder of the states of stacks under way, in the sweep's
+FEWEST = 8  # jobs per stack at least when a stack is split to use idle processes
+STATES = "stacks"  # folder in the sweep's folder for the states of unfinished stacks
 
 
 class Slice(NamedTuple):
-    """Jobs to be trained as one.
+    """A planned stack: jobs to be trained as one model.
 
     Attributes:
-        jobs: which.
-        state: where their state is kept.
-        eval_batch: samples of an evaluation's batch, at most.
+        jobs: the jobs.
+        state: the file for the stack's state.
+        eval_batch: the maximum number of samples in an evaluation batch.
     """
 
     jobs: list[Job]
@@ -62,11 +62,11 @@ class Slice(NamedTuple):
 
 
 class Vectorized(NamedTuple):
-    """Trains jobs together that differ in numbers alone; the others through `Local`.
+    """Trains jobs that differ only in numbers together, and runs the others by `Local`.
 
     Attributes:
-        local: runs the others, and says how processes are started and share the machine.
-        most: jobs trained as one at most; ``None``: as many as memory bears.
+        local: runs the other jobs; its settings also apply to the processes of stacks.
+        most: the maximum number of jobs in a stack; ``None``: as many as fit in memory.
     """
 
     local: Local
@@ -78,82 +78,104 @@ class Vectorized(NamedTuple):
     def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
         for line in self.without_damaged_states(jobs):
             watch.display.say(line)
-        parts = self.local.shares(jobs)
-        slices, rest = self.planned(sweep, jobs, parts)
-        for line in introduction(slices, rest):
+        resources = self.local.shares(jobs)
+        stacks, rest = self.planned(sweep, jobs, resources)
+        for line in introduction(stacks, rest):
             watch.display.say(line)
-        if slices:
-            watch.at_once(min(sum(len(each.jobs) for each in slices), len(parts) * len(slices[0].jobs)))
-            slice_of = {job.number: each for each in slices for job in each.jobs}
+        if stacks:
+            watch.at_once(min(sum(len(stack.jobs) for stack in stacks), len(resources) * len(stacks[0].jobs)))
+            stack_of = {job.number: stack for stack in stacks for job in stack.jobs}
 
+            # The pool may leave out jobs of a stack that cannot run.
             def order(own: Sequence[Job], share: Share) -> StackOrder:
-                return self.order(sweep, slice_of[own[0].number]._replace(jobs=list(own)), share)
+                return self.order(sweep, stack_of[own[0].number]._replace(jobs=list(own)), share)
 
-            self.local.pool(parts, order, watch).run([each.jobs for each in slices])
+            self.local.pool(resources, order, watch).run([stack.jobs for stack in stacks])
         if left := [job for reason in rest.values() for job in reason]:
             self.local.run(sweep, left, watch)
 
     def without_damaged_states(self, jobs: list[Job]) -> list[str]:
-        """Remove states that no job can go on from; a line tells of each."""
+        """Remove damaged states of stacks; return a message about each."""
         states = sorted({job.stack for job in jobs if job.stack})
-        found = asked(starting(self.local.start_method), damages, states) if states else []
-        told = {state: damage for state, damage in zip(states, found, strict=True) if damage}
-        for state in told:
+        messages = asked(starting(self.local.start_method), damages, states) if states else []
+        damaged = {state: message for state, message in zip(states, messages, strict=True) if message}
+        for state in damaged:
             remove(state)
-        return [f"{damage}; the jobs that would go on from it begin anew" for damage in told.values()]
+        return [f"{message}; the jobs that would go on from it begin anew" for message in damaged.values()]
 
     def planned(self, sweep: Sweep, jobs: list[Job], parts: list[Share]) -> tuple[list[Slice], dict[str, list[Job]]]:
-        """Stacks of jobs, and by the reason those that are none."""
+        """Plan stacks.
+
+        Returns:
+            The stacks, and the jobs that cannot be stacked, by reason.
+        """
         groups = groups_of(job for job in jobs if not begun_alone(job))
         rest: dict[str, list[Job]] = {}
-        if alone := [job for job in jobs if begun_alone(job)]:
-            rest["a run of their own that they go on with"] = alone
-        several = [group for group in groups if len(group) > 1 or group[0].stack]
-        if single := [group[0] for group in groups if group not in several]:
+        if started_alone := [job for job in jobs if begun_alone(job)]:
+            rest["a run of their own that they go on with"] = started_alone
+        candidates = [group for group in groups if len(group) > 1 or group[0].stack]
+        if single := [group[0] for group in groups if group not in candidates]:
             rest["no other job that is like them"] = single
-        slices: list[Slice] = []
-        for group, verdict in zip(several, self.verdicts(sweep, several, parts), strict=True):
+        stacks: list[Slice] = []
+        for group, verdict in zip(candidates, self.verdicts(sweep, candidates, parts), strict=True):
             if verdict.reason:
                 rest.setdefault(verdict.reason, []).extend(group)
                 continue
-            pieces = 1 if group[0].stack else self.pieces(len(group), verdict.most, len(parts), len(several))
-            slices += [
-                Slice(own, own[0].stack or state_of(sweep.folder, own), max(1, verdict.evaluated // len(own)))
-                for own in cut(group, pieces)
+            # A stack that is resumed keeps its size: its state is that of all its jobs together.
+            count = 1 if group[0].stack else self.pieces(len(group), verdict.most, len(parts), len(candidates))
+            stacks += [
+                Slice(part, part[0].stack or state_of(sweep.folder, part), max(1, verdict.evaluated // len(part)))
+                for part in cut(group, count)
             ]
-        return slices, rest
+        return stacks, rest
 
     def pieces(self, jobs: int, bearable: int, processes: int, groups: int) -> int:
-        """Into how many stacks so many jobs are cut: so that memory bears each, and no process is idle."""
-        needed = math.ceil(jobs / min(bearable, self.most or jobs))
-        return max(needed, min(math.ceil(processes / groups), jobs // FEWEST))
+        """Return the number of stacks to split a group into, so that each fits in memory and no process is idle.
+
+        Args:
+            jobs: the number of jobs in the group.
+            bearable: the maximum number of jobs per stack that fit in memory.
+            processes: the number of processes at once.
+            groups: the number of groups.
+        """
+        required = math.ceil(jobs / min(bearable, self.most or jobs))
+        return max(required, min(math.ceil(processes / groups), jobs // FEWEST))
 
     def verdicts(self, sweep: Sweep, groups: list[list[Job]], parts: list[Share]) -> list[Any]:
-        """Whether the groups can be stacked, found out by a process of its own."""
+        """Return for each group whether it can be stacked, computed in a subprocess (it needs torch)."""
         configs = [sweep.configs[group[0].number] for group in groups]
         return asked(starting(self.local.start_method), verdicts, configs, len(parts)) if groups else []
 
     def order(self, sweep: Sweep, own: Slice, share: Share) -> StackOrder:
-        """What to tell the process of a stack."""
-        if own.jobs[0].stack is None:  # a state that is there belongs to jobs that have been cleared since
+        """Make the spec of a stack for its worker process, and record the stack's state file in the jobs' folders.
+
+        Args:
+            sweep: the sweep.
+            own: the stack.
+            share: the worker's resources, as environment variables.
+        """
+        if own.jobs[0].stack is None:  # an existing state belongs to jobs that have been reset since
             remove(own.state)
         with written_together():
             for job in own.jobs:
                 write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
-        parts = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]
-        told = sweep.order(own.jobs[0], share)
-        return StackOrder(parts, own.state, own.eval_batch, told.environment, told.command)
+        members = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]
+        spec = sweep.order(own.jobs[0], share)
+        return StackOrder(members, own.state, own.eval_batch, spec.environment, spec.command)
 
 
 def verdicts(configs: list[bytes], processes: int) -> list[Any]:
-    """`src.vectorized.eligibility.verdicts`, which imports torch."""
+    """Call `src.vectorized.eligibility.verdicts`; it imports torch: call it in a subprocess."""
     from src.vectorized.eligibility import verdicts as found
 
     return found(configs, processes)
 
 
 def damages(states: list[Path]) -> list[str | None]:
-    """Return what is wrong with the files of stacks' states, of each in words; it imports torch."""
+    """Return for each file with a stack's state an error message, or ``None`` if it is valid.
+
+    It imports torch: call it in a subprocess.
+    """
     from src.storage.tensors import open_verified
 
     def damage(state: Path) -> str | None:
@@ -171,7 +193,7 @@ def begun_alone(job: Job) -> bool:
 
 
 def groups_of(jobs: Iterator[Job]) -> list[list[Job]]:
-    """Jobs that have the same shape and the same way of training, together."""
+    """Group jobs with the same shapes and the same way of training."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(kind_of(job), []).append(job)
@@ -179,41 +201,41 @@ def groups_of(jobs: Iterator[Job]) -> list[list[Job]]:
 
 
 def kind_of(job: Job) -> str:
-    """All that jobs of one stack have in common: their settings but for numbers, and the state that they go on from."""
+    """Return a key of what the jobs of a stack have in common: settings other than numbers, and the state to resume."""
     settings = {key: value for key, value in job.settings.items() if not key.startswith(APART)}
-    shared = {key: value for key, value in settings.items() if not own_number(key, value)}
-    shared["model.dropout"] = bool(job.settings.get("model.dropout"))  # without it there is no such layer
-    shared["seed"] = job.settings.get("seed") is None  # it is drawn where the job begins
-    shared["trainer.accelerator"] = job.settings.get("trainer.accelerator")
-    if job.settings.get("model.loss") == "quadratic":  # not linear in it
-        shared["model.label_smoothing"] = job.settings.get("model.label_smoothing")
-    return json.dumps([shared, str(job.stack)], sort_keys=True, default=str)
+    common = {key: value for key, value in settings.items() if not own_number(key, value)}
+    common["model.dropout"] = bool(job.settings.get("model.dropout"))  # with 0 the network has no dropout layer
+    common["seed"] = job.settings.get("seed") is None  # a missing seed is drawn when the job starts
+    common["trainer.accelerator"] = job.settings.get("trainer.accelerator")
+    if job.settings.get("model.loss") == "quadratic":  # this loss is not linear in the label smoothing
+        common["model.label_smoothing"] = job.settings.get("model.label_smoothing")
+    return json.dumps([common, str(job.stack)], sort_keys=True, default=str)
 
 
 def own_number(key: str, value: Any) -> bool:
-    """Return whether a job of a stack may have a setting's value of its own: of a schedule all numbers."""
+    """Return True if a setting's value may differ between the jobs of a stack, as all numbers of a schedule may."""
     section, _, name = key.partition(".")
     of_schedule = section == "scheduler" and name not in SHARED_OF_SCHEDULES
     return key in OWN or (of_schedule and not isinstance(value, (list, dict)) and "." not in str(name))
 
 
 def cut(jobs: list[Job], count: int) -> list[list[Job]]:
-    """Jobs in so many parts of nearly equal length."""
+    """Split jobs into `count` parts of nearly equal length."""
     ends = [round(len(jobs) * part / count) for part in range(count + 1)]
     return [jobs[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def state_of(folder: Path, jobs: list[Job]) -> Path:
-    """Where the state of these jobs is kept while they are trained."""
+    """Return the path of the file for the state of a stack of these jobs."""
     name = hashlib.sha256("".join(job.identity for job in jobs).encode()).hexdigest()[:12]
     return folder / STATES / f"{jobs[0].number}-{jobs[-1].number}_{name}.ckpt"
 
 
 def introduction(slices: list[Slice], rest: dict[str, list[Job]]) -> list[str]:
-    """What is done how, in words."""
-    stacked, lines = sum(len(each.jobs) for each in slices), []
+    """Return lines for the user on which jobs are stacked, and why the others are not."""
+    stacked, lines = sum(len(stack.jobs) for stack in slices), []
     if slices:
-        sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(each.jobs) for each in slices).items())
+        sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(stack.jobs) for stack in slices).items())
         lines.append(
             f"{stacked} jobs in {len(slices)} stack{'s'[: len(slices) != 1]} ({sizes}); pictures when looked at"
         )
@@ -224,7 +246,7 @@ def introduction(slices: list[Slice], rest: dict[str, list[Job]]) -> list[str]:
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Refuse settings that no sweep can run with.
+    """Refuse invalid launcher settings.
 
     Raises:
         InputError: naming the setting, its value and what it must be.

@@ -1,4 +1,4 @@
-"""How jobs begin and end where their folders are touched meanwhile: what goes wrong costs that job, and is told."""
+"""Starts and ends of jobs whose folders may have been changed by users: an error fails that job only."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,24 +12,24 @@ from src.storage.files import read_json, sync_together
 from src.storage.schema import DamagedError
 from src.sweeps.store.jobs import LOCK, NOTES, Job, read_job, write_notes
 
-Status = dict[str, Any]  # of a job: status, reason and message
-LOST = "folder lost"  # the reason where a job's folder was removed or renamed
-KILLS = ("killed", "lost", LOST)  # reasons for a failure that lie outside of a job
-PATIENCE = 5.0  # seconds for a process of an earlier start, whose parent was killed, to end
+Status = dict[str, Any]  # a job's status, reason and message
+LOST = "folder lost"  # the reason if a job's folder was removed or renamed
+KILLS = ("killed", "lost", LOST)  # reasons for a failure with an external cause
+PATIENCE = 5.0  # seconds to wait for a worker of an earlier start, whose parent was killed, to end
 
 
 def make_ready(job: Job) -> Status | None:
-    """Let a job begin, or go on from where it was kept.
+    """Prepare a job to start or resume.
 
     Returns:
-        If it cannot, the status that tells why.
+        ``None``, or a failed status if the job cannot run.
     """
     try:
         if not _is_in_place(job):
             return _lose(job)
         with FileLock(job.folder / LOCK, timeout=PATIENCE):
             job.make_ready()
-    except Timeout:  # what is written in its folder is for that process to say
+    except Timeout:  # the other process writes the status in the folder: leave it
         return _failed("held", "another process is at it")
     except (OSError, InputError) as error:
         return blame(error)
@@ -37,7 +37,11 @@ def make_ready(job: Job) -> Status | None:
 
 
 def let_wait(job: Job) -> Status | None:
-    """Note that a job waits, to be made ready where it is done; as `make_ready`."""
+    """Set a job's status to waiting; the machine that runs the job prepares it.
+
+    Returns:
+        ``None``, or a failed status if the job cannot run.
+    """
     waiting = {"status": "waiting", "reason": None, "message": None}
     status = note_end(job, lambda _: waiting)
     return None if status == waiting else status
@@ -46,29 +50,29 @@ def let_wait(job: Job) -> Status | None:
 def prepared(
     jobs: Sequence[Job], prepare: Callable[[Job], Status | None], ended: Callable[[Job, Status], None]
 ) -> list[Job]:
-    """Prepare jobs by `make_ready` or `let_wait`; return those that can be done, and tell how the others ended."""
-    troubles = [(job, prepare(job)) for job in jobs]
-    for job, trouble in troubles:
-        if trouble:
-            ended(job, trouble)
-    return [job for job, trouble in troubles if not trouble]
+    """Prepare jobs by `make_ready` or `let_wait`; return those that can run, and call `ended` for the others."""
+    results = [(job, prepare(job)) for job in jobs]
+    for job, failure in results:
+        if failure:
+            ended(job, failure)
+    return [job for job, failure in results if not failure]
 
 
 def note_end(job: Job, complete: Callable[[Status], Status] = lambda status: status) -> Status:
-    """Write into a job's folder how it ended.
+    """Write a job's final status to its folder.
 
     Args:
-        job: which.
-        complete: makes of the status that its own process has left the one that it ended with.
+        job: the job.
+        complete: maps the status that the job's process has written to the final one.
 
     Returns:
-        The status, whether it could be written or not.
+        The final status, even if it could not be written.
     """
     try:
         if not _is_in_place(job):
             return _lose(job)
-        left = job.status
-        if (status := complete(left)) != left:
+        written = job.status
+        if (status := complete(written)) != written:
             job.write_status(**status)
         return status
     except (OSError, InputError) as error:
@@ -76,20 +80,26 @@ def note_end(job: Job, complete: Callable[[Status], Status] = lambda status: sta
 
 
 def where_it_lies(job: Job) -> Job:
-    """Return a job with the folder that it has now, which someone may have renamed; told in it how it ended."""
+    """Return a job with its current folder, which someone may have renamed, after its status was corrected."""
     note_end(job)
     return job if job.folder.is_dir() else _renamed(job) or job
 
 
 def is_over(job: Job) -> bool:
-    """Return whether a job has come to its end by itself: not if its process was killed, or its folder lost."""
+    """Return True if a job ended by itself: not if its process was killed, or its folder lost."""
     status = job.status
     return status["status"] == "finished" or (status["status"] == "failed" and status["reason"] not in KILLS)
 
 
 @contextmanager
 def written_together() -> Iterator[None]:
-    """Do as `sync_together` for many jobs; one whose folder is lost at this very moment will be found out."""
+    """Batch the writes for many jobs by `sync_together`, and ignore an error that concerns a single folder.
+
+    The status of a job whose folder is lost meanwhile is corrected when the job starts or ends.
+
+    Raises:
+        StorageError: if the whole disk cannot be written.
+    """
     try:
         with sync_together():
             yield
@@ -98,20 +108,23 @@ def written_together() -> Iterator[None]:
 
 
 def _is_in_place(job: Job) -> bool:
-    """Return whether a job's folder is where it was; in it make notes good that someone has changed."""
+    """Return True if a job's folder still exists; rewrite its ``job.json`` if someone has changed that."""
     if not job.folder.is_dir():
         return False
     try:
-        noted = read_job(job.folder)
+        recorded = read_job(job.folder)
     except DamagedError:
-        noted = None
-    if noted is None or (noted.number, noted.identity) != (job.number, job.identity):
+        recorded = None
+    if recorded is None or (recorded.number, recorded.identity) != (job.number, job.identity):
         write_notes(job)
     return True
 
 
 def _lose(job: Job) -> Status:
-    """Note that a job's folder was removed or renamed; one that was renamed keeps what it has."""
+    """Record as failed a job whose folder was removed or renamed, unless the renamed folder's job has finished.
+
+    A renamed folder keeps its files; for a removed one a new folder is made.
+    """
     renamed = _renamed(job)
     if renamed is None:
         write_notes(job)
@@ -123,7 +136,7 @@ def _lose(job: Job) -> Status:
 
 
 def _renamed(job: Job) -> Job | None:
-    """Return the job with the folder of another name that has its notes; ``None`` if there is none."""
+    """Return the job with the folder of another name that contains its ``job.json``; ``None`` if there is none."""
     for path in job.folder.parent.glob(f"*/{NOTES}"):
         if (read_json(path) or {}).get("identity") == job.identity:
             return job._replace(folder=path.parent)
@@ -131,10 +144,10 @@ def _renamed(job: Job) -> Job | None:
 
 
 def blame(error: Exception) -> Status:
-    """Return the status of a job that an error keeps from being done.
+    """Return the failed status of a job that cannot run because of an error.
 
     Raises:
-        StorageError: if the error is the disk's, and keeps all jobs from being done.
+        StorageError: if the whole disk is at fault, so that no job can run.
     """
     fault = find_fault(error)
     if fault and fault.whole_disk:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: what each is, which number and folder it has, and how far it came."""
+"""The jobs of a sweep: their numbers, folders, settings and status, as recorded in each job's folder."""
 
 import hashlib
 import json
@@ -23,23 +23,24 @@ from src.storage.schema import DamagedError
 NOTES = "job.json"
 STATUS = "status.json"
 LOCK = ".lock"  # held by the process that trains in the folder
-STACK = "stack.json"  # of a job that is trained together with others: where their state is kept
+STACK = "stack.json"  # in the folder of a job that is trained in a stack: the path of the stack's state
 NOTED = ("number", "identity", "overrides", "choices", "settings")
-LEFT = (".hydra", "checkpoints", "metrics.json", "train.log")  # what a job that has begun has in its folder
+LEFT = (".hydra", "checkpoints", "metrics.json", "train.log")  # files and folders of a job that has started
 
 
 class Job(NamedTuple):
-    """A job of a sweep, as its ``job.json`` tells it.
+    """A job of a sweep, as recorded in its ``job.json``.
 
     Attributes:
-        folder: where it lies.
-        number: given when the job was first asked for; it stays.
-        identity: a hash of the settings, paths and devices apart: equal for equal jobs.
-        overrides: the settings that it was asked for with, as typed.
-        choices: the choice taken in each config group.
-        settings: all its settings by their full names.
-        damage: what is wrong with its ``job.json``; then all that is known is its folder, with a number to call it by.
-        closed: nothing in its folder is read, since something in it leads elsewhere.
+        folder: the job's folder.
+        number: assigned when the job is first requested; it never changes.
+        identity: a hash of the settings except paths and devices: equal jobs have equal hashes.
+        overrides: the command line's overrides for this job, as typed.
+        choices: the choice in each config group.
+        settings: all settings by their full names.
+        damage: an error message if ``job.json`` is damaged; then only the folder is known, and the number is a
+            placeholder.
+        closed: True if nothing in the folder is read, because a link in it leads out of the folder.
     """
 
     folder: Path
@@ -53,7 +54,7 @@ class Job(NamedTuple):
 
     @property
     def status(self) -> dict[str, Any]:
-        """How far it came: ``status``, ``reason``, ``message``."""
+        """The job's ``status``, ``reason`` and ``message``."""
         if self.damage is not None:
             return {"status": DAMAGED, "reason": "its folder" if self.closed else NOTES, "message": self.damage}
         return read_status(self.folder)
@@ -67,16 +68,16 @@ class Job(NamedTuple):
 
     @property
     def stack(self) -> Path | None:
-        """Where the state is that it goes on from together with others; ``None`` if it does not, or not any more."""
+        """The file with the state of the stack that this job resumes in; ``None`` if there is none (any more)."""
         try:
-            told = schema.read(self.folder / STACK, schema.STACK)
+            record = schema.read(self.folder / STACK, schema.STACK)
         except DamagedError:
             return None
-        path = self.folder.parent / told["state"] if told else None
+        path = self.folder.parent / record["state"] if record else None
         return path if path and path.is_file() else None
 
     def make_ready(self) -> None:
-        """Let it begin, or go on from where it was kept; what an unfinished first epoch has left is removed."""
+        """Set the job to waiting; keep a state to resume from, else remove what an unfinished first epoch has left."""
         if (self.folder / "checkpoints" / "last.ckpt").is_file() or self.stack:
             drop_damaged(self.folder)
             self.write_status("waiting")
@@ -84,7 +85,8 @@ class Job(NamedTuple):
             self.clear()
 
     def clear(self) -> None:
-        """Remove what the job has left; it is waiting again, and so it is first of all, wherever this is stopped."""
+        """Set the job to waiting and remove its files, except its notes, status and lock."""
+        # First the status: if this is interrupted, the job counts as waiting and not as finished.
         self.write_status("waiting")
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -94,7 +96,7 @@ class Job(NamedTuple):
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """Return the jobs of the sweep in a folder, in the order of their numbers; damaged ones tell so."""
+    """Return the jobs of the sweep in a folder, ordered by number; `Job.damage` is set for damaged ones."""
     jobs, damage, closed = [], dict[Path, str](), set[Path]()
     for path in sorted(filter(is_job, folder.glob("*"))):
         try:
@@ -102,17 +104,24 @@ def read_jobs(folder: Path) -> list[Job]:
         except InputError as error:
             damage[path] = str(error)
             closed |= {path} if isinstance(error, strays.StrayError) else set()
+    # Of two jobs with the same number (a copied folder), the one whose folder is named by it comes first and is kept.
     jobs.sort(key=lambda job: (job.number, number_of(job.folder) != job.number))
     for before, job in pairwise(jobs):
         if before.number == job.number:
             damage[job.folder] = f"{job.folder / NOTES} is damaged: its number {job.number} is that of {before.folder}"
     whole = [job for job in jobs if job.folder not in damage]
-    told = damaged_jobs(damage, closed, {job.number for job in whole})
-    return sorted([*whole, *told], key=lambda job: job.number)
+    damaged = damaged_jobs(damage, closed, {job.number for job in whole})
+    return sorted([*whole, *damaged], key=lambda job: job.number)
 
 
 def damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) -> list[Job]:
-    """Return the jobs of which only the folder is known, by these; their numbers are those of none of the others."""
+    """Return a `Job` for each damaged folder.
+
+    Args:
+        damage: the error message of each folder.
+        closed: folders that a link leads out of.
+        taken: the numbers of the other jobs, which are not used again.
+    """
     jobs: list[Job] = []
     for path, fault in damage.items():
         number, numbers = number_of(path), taken | {job.number for job in jobs}
@@ -123,34 +132,35 @@ def damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) ->
 
 
 def refuse_strays_beside_jobs(folder: Path) -> None:
-    """Refuse a sweep's folder with something beside its jobs that leads elsewhere; a job is looked at when it is read.
+    """Refuse a sweep's folder if a link outside its jobs' folders leads out of it; `read_job` checks the jobs' folders.
 
-    A job's folder is named by a number, which no other folder here is: ``figures/`` with notes in it is none.
+    Only a folder whose name starts with a number is taken for a job's here: ``figures/`` is checked even if it
+    contains a ``job.json``.
 
     Raises:
-        StrayError: naming the first.
+        StrayError: naming the first such link.
     """
     strays.refuse_strays(folder, but_for=lambda path: number_of(path) is not None and is_job(path))
 
 
 def is_job(folder: Path) -> bool:
-    """Whether a folder is a job's: it has notes, or a job's name and something in it that a job has left."""
+    """Return True if a folder is a job's: it has a ``job.json``, or a job's name and files that a job writes."""
     if (folder / NOTES).exists():
         return True
     return number_of(folder) is not None and any((folder / name).exists() for name in LEFT)
 
 
 def number_of(folder: Path) -> int | None:
-    """The number that a job's folder is named by; ``None`` if it is named otherwise."""
+    """Return the number at the start of a folder's name; ``None`` if there is none."""
     found = re.match(r"(\d{1,9})(_|$)", folder.name, re.ASCII)
     return int(found[1]) if found else None
 
 
 def read_job(folder: Path) -> Job:
-    """The job in a folder.
+    """Read the job in a folder.
 
     Raises:
-        InputError: if its notes are missing or damaged, or something in it leads elsewhere.
+        InputError: if its ``job.json`` is missing or damaged, or a link in the folder leads out of it.
     """
     strays.refuse_strays_of_job(folder)
     notes = schema.read(folder / NOTES, schema.JOB)
@@ -160,9 +170,9 @@ def read_job(folder: Path) -> Job:
 
 
 def describe(config: DictConfig) -> dict[str, Any]:
-    """What a job is, from its config composed by Hydra: identity, overrides, choices and settings.
+    """Return a job's identity, overrides, choices and settings, from its config as composed by Hydra.
 
-    The config has to be Hydra's current one (`HydraConfig`), which references are resolved with.
+    The config must be Hydra's current one (`HydraConfig`), because references are resolved with that.
     """
     hydra = config.hydra
     settings = flat(config)
@@ -175,19 +185,19 @@ def describe(config: DictConfig) -> dict[str, Any]:
 
 
 def identity(settings: dict[str, Any]) -> str:
-    """A hash of settings, those of paths and devices apart."""
+    """Return a hash of the settings, without those of paths and devices."""
     return hashlib.sha256(json.dumps(select_identifying(settings), sort_keys=True, default=str).encode()).hexdigest()[
         :16
     ]
 
 
 class Register:
-    """Gives each job of a sweep its number and folder when it is first asked for.
+    """The registry of a sweep's jobs: assigns a number and a folder to each job when it is first requested.
 
-    A job whose notes are damaged is not known: its folder is left as it is, and the job gets another.
+    A job with a damaged ``job.json`` is not found: its folder is left untouched, and the job gets a new one.
 
     Args:
-        folder: the sweep's folder, which the caller holds alone.
+        folder: the sweep's folder, which the caller must have locked.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -197,22 +207,23 @@ class Register:
         self.next = max((job.number for job in jobs), default=-1) + 1
 
     def job(self, config: DictConfig, swept: set[str]) -> Job:
-        """The job that a config asks for; a new one gets the next number and a folder named by what is swept."""
-        told = describe(config)
-        known = self.known.get(told["identity"])
+        """Return the job for a config; a new one gets the next number and a folder named after the swept settings."""
+        description = describe(config)
+        known = self.known.get(description["identity"])
         if known is None:
-            swept_part = swept_name(told["overrides"], swept)
+            swept_part = swept_name(description["overrides"], swept)
             while not is_new(folder := self.folder / name_folder(config, self.next, swept_part)):
                 self.next += 1
-            known = note(folder, self.next, told)
+            known = note(folder, self.next, description)
             self.next += 1
-        known = known._replace(settings=told["settings"])  # paths and devices are those asked for now
-        self.known[told["identity"]] = known
+        # Paths and devices are no part of the identity: use the current ones, not those of an earlier start.
+        known = known._replace(settings=description["settings"])
+        self.known[description["identity"]] = known
         return known
 
 
 def name_folder(config: DictConfig, number: int, swept_part: str) -> str:
-    """Return the name of a job's folder: its number and what is swept, or what ``hydra.sweep.subdir`` makes of them."""
+    """Return the name of a job's folder: its number and the swept settings, or as ``hydra.sweep.subdir`` asks."""
     if "${swept:" in read_subdir(config):
         return f"{number}{swept_part}"
     with read_write(config.hydra), open_dict(config.hydra):
@@ -221,17 +232,17 @@ def name_folder(config: DictConfig, number: int, swept_part: str) -> str:
 
 
 def is_new(folder: Path) -> bool:
-    """Return whether a folder is not there, or holds no more than a start leaves that was stopped as it made it."""
+    """Return True if a folder does not exist, or holds only what an interrupted `note` leaves."""
     if not (folder.exists() or folder.is_symlink()):
         return True
     return folder.is_dir() and all(path.name == STATUS or path.name.endswith(PARTIAL) for path in folder.iterdir())
 
 
 def note(folder: Path, number: int, told: dict[str, Any]) -> Job:
-    """Write a job's notes into its folder, and that it waits."""
+    """Write a new job's status (waiting) and ``job.json``."""
     job = Job(folder, number, **told)
     job.write_status("waiting")
-    write_notes(job)  # last: a folder with notes is complete
+    write_notes(job)  # last: a folder with a job.json is complete
     return job
 
 
@@ -240,12 +251,12 @@ def write_notes(job: Job) -> None:
 
 
 def note_running(config: DictConfig) -> None:
-    """Note the job that Hydra runs at present, if its launcher is one that notes nothing."""
+    """Write ``job.json`` for the job that Hydra is running, if its launcher (Hydra's basic one) has not written it."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not (folder / NOTES).exists():
         write_notes(Job(folder, config.hydra.job.num, **describe(config)))
 
 
 def find_damage(folder: Path) -> list[str]:
-    """Return a line for each job of the sweep in a folder that is damaged: what is wrong."""
+    """Return the error message of each damaged job of the sweep in a folder."""
     return [status["message"] for job in read_jobs(folder) if (status := job.status)["status"] == DAMAGED]

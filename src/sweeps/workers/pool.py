@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, some at once, each process with its share of the machine."""
+"""A pool of worker processes that run jobs concurrently, each worker with its own resources."""
 
 import contextlib
 import math
@@ -20,25 +20,25 @@ from src.sweeps.store.endings import Status, make_ready, note_end, prepared, wri
 from src.sweeps.store.jobs import Job
 from src.sweeps.workers.worker import NO_STORAGE, Task, work
 
-TICK = 0.25  # seconds between two looks at the clock
-GRACE = 20.0  # seconds for a job that is asked to stop to write what it has
-LOOK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"  # looking for GPUs leaves no CUDA context, so that one can fork
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # of a program's own making
-PAUSES = (0.1, 1.0)  # seconds before a process that could not be started is tried again
-LOST = 255  # what multiprocessing reports where the process that forks workers has died
+TICK = 0.25  # seconds between two polls of the workers
+GRACE = 20.0  # seconds that a job gets to save its state after it was asked to stop
+LOOK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"  # detecting GPUs creates no CUDA context, so that forking stays possible
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # caused by the program itself
+PAUSES = (0.1, 1.0)  # seconds before each further attempt to start a process
+LOST = 255  # exit code that multiprocessing reports if the fork server has died
 
 
 @dataclass
 class Worker:
-    """A process at work.
+    """A running worker process.
 
     Attributes:
-        jobs: those that it does, most often one.
-        process: where they run.
-        share: its part of the machine, as environment variables.
-        began: seconds of a monotonic clock.
-        asked: why it was asked to stop, and in words; ``None`` if it was not.
-        patience: until when it may take to stop; then it is killed.
+        jobs: the jobs that it runs, usually one.
+        process: the process.
+        share: its resources, as environment variables.
+        began: start time, in seconds of a monotonic clock.
+        asked: reason and message of the request to stop; ``None`` if there was none.
+        patience: when it is killed if it has not stopped by then, in seconds of the same clock.
     """
 
     jobs: Sequence[Job]
@@ -55,15 +55,15 @@ class Worker:
 
 
 class Pool:
-    """Runs jobs until there are none left.
+    """A pool of worker processes.
 
     Args:
-        context: multiprocessing's, which says how a process is started.
-        shares: for each process at once the environment variables that give it its part of the machine.
+        context: the multiprocessing context, which fixes the start method.
+        shares: the resources of each concurrent process, as environment variables.
         time_limit: seconds per process; ``None``: no limit.
-        task: what a process has to do, from its jobs and its share.
-        started: called with each job that begins.
-        ended: called with each job that has ended, and how.
+        task: makes the spec of a process from its jobs and its resources.
+        started: called with each job that has started.
+        ended: called with each job that has ended, and its status.
         ticked: called a few times a second.
     """
 
@@ -79,10 +79,10 @@ class Pool:
     ) -> None:
         self.context, self.free, self.time_limit, self.task = context, deque(shares), time_limit, task
         self.started, self.ended, self.ticked = started, ended, ticked
-        self.running: dict[Any, Worker] = {}  # by what is ready when the process has ended
+        self.running: dict[Any, Worker] = {}  # by the process's sentinel, which is ready when the process has ended
 
     def run(self, processes: Sequence[Sequence[Job]]) -> None:
-        """Run the jobs of each process, in order; when this is interrupted, so are they."""
+        """Run the jobs of each process, in order; if this is interrupted, stop the running ones."""
         waiting = deque(processes)
         try:
             while waiting or self.running:
@@ -95,24 +95,24 @@ class Pool:
                 worker.ask_to_stop("killed", "the sweep was stopped")
             while self.running:
                 self.look()
-                with contextlib.suppress(InputError):  # which may be what has interrupted it
+                with contextlib.suppress(InputError):  # it may be the error that led here
                     self.ticked()
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Start a process with those of its jobs that can be done."""
+        """Start a process for those of its jobs that can run."""
         with written_together() if len(jobs) > 1 else contextlib.nullcontext():
             jobs = prepared(jobs, make_ready, self.ended)
         if not jobs:
             return
-        share = self.free.popleft()
-        process = self.context.Process(target=work, args=(self.task(jobs, share),))  # type: ignore[attr-defined]
+        resources = self.free.popleft()
+        process = self.context.Process(target=work, args=(self.task(jobs, resources),))  # type: ignore[attr-defined]
         begin(self.context, process)
-        self.running[process.sentinel] = Worker(jobs, process, share, time.monotonic())
+        self.running[process.sentinel] = Worker(jobs, process, resources, time.monotonic())
         for job in jobs:
             self.started(job)
 
     def look(self) -> None:
-        """See which jobs have ended, and end those that take too long; waits a moment for one to end."""
+        """Wait up to `TICK` seconds for workers to end, and stop those that exceed their time limit."""
         for ready in connection.wait(list(self.running), timeout=TICK):
             self.settle(self.running.pop(ready))
         now, limit = time.monotonic(), self.time_limit or math.inf
@@ -123,10 +123,11 @@ class Pool:
                 worker.process.kill()
 
     def settle(self, worker: Worker) -> None:
-        """Take note of how its jobs ended, and give its share of the machine to the next."""
+        """Record how the jobs of an ended worker ended, and free its resources."""
         worker.process.join()
         code = worker.process.exitcode
-        if code == LOST:  # it may live on, out of reach
+        if code == LOST:
+            # The fork server died, so that nothing is known of the worker: it may still be running as an orphan.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.close()
@@ -136,12 +137,12 @@ class Pool:
 
 
 def completed(status: Status, code: int, asked: tuple[str, str] | None) -> Status:
-    """Return the status that a job ended with.
+    """Return the final status of a job whose process has ended.
 
     Args:
-        status: what its own process has left.
-        code: that process's exit status, negative after a signal.
-        asked: why it was made to stop, and in words; ``None`` if it was not.
+        status: the status that the process has written.
+        code: the process's exit code, negative after a signal.
+        asked: reason and message of the request to stop; ``None`` if there was none.
     """
     if status["status"] == "finished" or (status["status"] in ("failed", "interrupted") and not asked):
         return status
@@ -151,7 +152,7 @@ def completed(status: Status, code: int, asked: tuple[str, str] | None) -> Statu
 
 
 def why(code: int) -> tuple[str, str]:
-    """The reason for an end without a word, and in words."""
+    """Return reason and message for a process that ended without writing a status."""
     if code == LOST:
         return "killed", "its process was lost with the one that started it"
     if code == NO_STORAGE:
@@ -164,10 +165,14 @@ def why(code: int) -> tuple[str, str]:
 
 
 def starting(method: str | None) -> BaseContext:
-    """How processes are started: forked from one that has all imports done, or anew.
+    """Return the multiprocessing context for a start method.
+
+    With "forkserver" workers are forked from a process that has already imported everything; with "spawn" each one
+    starts from scratch.
 
     Args:
-        method: "forkserver" or "spawn"; ``None``: what suits the system. Apple's libraries do not bear forks.
+        method: "forkserver" or "spawn"; ``None``: "forkserver" on Linux, else "spawn" (Apple's libraries do not
+            support forks).
     """
     context = multiprocessing.get_context(method or ("forkserver" if sys.platform == "linux" else "spawn"))
     if context.get_start_method() == "forkserver":
@@ -177,7 +182,7 @@ def starting(method: str | None) -> BaseContext:
 
 
 def warm_up(context: BaseContext) -> None:
-    """Let the imports begin, while the caller does something else."""
+    """Start the fork server, if there is one, which does the imports in the background."""
     if context.get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
@@ -186,30 +191,30 @@ def warm_up(context: BaseContext) -> None:
 
 
 def begin(context: BaseContext, process: Any) -> None:
-    """Start a process that Ctrl-C does not reach."""
+    """Start a process that ignores Ctrl-C."""
     warm_up(context)
     if context.get_start_method() == "forkserver":
-        _start_by_server(context, process)  # may have to wait for the imports
+        _start_by_server(context, process)  # may have to wait for the server's imports
     else:
         with deaf():
             process.start()
 
 
 def _start_by_server(context: BaseContext, process: Any) -> None:
-    """Start a process, by another fork server if the one there is killed meanwhile."""
+    """Start a process by the fork server; start a new server and retry if the server was killed."""
     for pause in PAUSES:
         try:
             process.start()
             return
         except (EOFError, ConnectionError):
-            time.sleep(pause)  # until the system has it that the server is dead
+            time.sleep(pause)  # `ensure_running` must find the server dead, which takes the system a moment
             warm_up(context)
     process.start()
 
 
 @contextlib.contextmanager
 def deaf() -> Iterator[None]:
-    """Processes that begin here take no notice of Ctrl-C, which a terminal sends to all: their parent tells them."""
+    """Start children with SIGINT ignored: a terminal sends Ctrl-C to all processes, but the parent stops them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -219,15 +224,15 @@ def deaf() -> Iterator[None]:
 
 @contextlib.contextmanager
 def mute(stream: int) -> Iterator[None]:
-    """What is written to the standard output (1) or error (2), past Python too, goes nowhere.
+    """Redirect the standard output (1) or error (2) to ``/dev/null``, for native code, too.
 
-    Processes that begin here do not hold this one's stream open: a reader of it need not wait for them.
+    Children started meanwhile do not inherit the stream: whoever reads it need not wait for them to end.
     """
-    own, nothing = os.dup(stream), os.open(os.devnull, os.O_WRONLY)
+    saved, null = os.dup(stream), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nothing, stream)
+        os.dup2(null, stream)
         yield
     finally:
-        os.dup2(own, stream)
-        os.close(own)
-        os.close(nothing)
+        os.dup2(saved, stream)
+        os.close(saved)
+        os.close(null)

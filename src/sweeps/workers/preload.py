@@ -1,4 +1,4 @@
-"""Imported by the process that workers are forked from: what they need is then there already."""
+"""The module that the fork server imports, so that forked workers find everything imported."""
 
 import pickle
 import sys
@@ -8,7 +8,7 @@ from src.sweeps.workers.worker import prepare
 
 
 def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Tell of an error, unless it is that whoever wanted a worker was killed while it said what for."""
+    """Print an uncaught error, unless it only means that the parent was killed while it sent a worker's data."""
     if not issubclass(kind, (EOFError, pickle.UnpicklingError)):
         sys.__excepthook__(kind, error, traceback)
 

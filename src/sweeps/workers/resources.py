@@ -1,4 +1,4 @@
-"""How many jobs a machine runs at once, and which part of it each one gets."""
+"""Allocation of a machine's resources: the number of concurrent jobs, and the cores and GPU of each."""
 
 import math
 import os
@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 from src.core.errors import InputError
 from src.core.processes import SHARE_OF_CORES, SHARE_OF_GPU
 
-LEAST_OF_GPU = 2**30  # bytes of memory that a job takes: half of it before it begins, for CUDA itself
+LEAST_OF_GPU = 2**30  # bytes of GPU memory that a job needs at least: half of them for the CUDA context
 Share = dict[str, str]  # environment variables
 
 
 class Wish(NamedTuple):
-    """What a sweep asks for.
+    """The resources that a sweep requests.
 
     Attributes:
-        accelerators: ``trainer.accelerator`` of its jobs.
-        threads: CPU threads of each job; ``None``: no wish.
-        jobs: how many at once; ``None``: as many as the machine bears.
-        jobs_per_gpu: how many share a GPU.
+        accelerators: the values of ``trainer.accelerator`` of its jobs.
+        threads: CPU threads of each job; ``None``: the default.
+        jobs: the number of jobs at once; ``None``: as many as fit.
+        jobs_per_gpu: the number of jobs on each GPU.
     """
 
     accelerators: set[str]
@@ -31,9 +31,10 @@ class Wish(NamedTuple):
 
 
 def shares(wish: Wish) -> list[Share]:
-    """For each job at once its part of the machine.
+    """Return the resources of each concurrent job.
 
-    With CUDA a GPU each, in turn; on Apple's GPU one job; else as many as the cores bear.
+    With CUDA the jobs are assigned to the GPUs in turn, `jobs_per_gpu` to each by default; on Apple's GPU one job runs
+    at a time; on the CPU as many as there are cores for.
     """
     from src.core import devices
 
@@ -45,19 +46,19 @@ def shares(wish: Wish) -> list[Share]:
     cores = {SHARE_OF_CORES: str(max(1, devices.cores() // count))}
     if not gpus:
         return [cores] * count
-    gpu_share = share_gpus(len(gpus), math.ceil(count / len(gpus)))
-    return [{**cores, **gpu_share, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
+    fraction = share_gpus(len(gpus), math.ceil(count / len(gpus)))
+    return [{**cores, **fraction, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
 
 
 def share_gpus(gpus: int, jobs: int) -> Share:
-    """Return which part of a GPU's memory each job on it may take; nothing for a job that has it to itself.
+    """Return the fraction of a GPU's memory that each job on it may use; nothing if each job has a GPU to itself.
 
     Args:
-        gpus: how many there are.
-        jobs: on each of them.
+        gpus: the number of GPUs.
+        jobs: the number of jobs on each GPU.
 
     Raises:
-        InputError: if they have too little memory for so many.
+        InputError: if the GPUs have too little memory for that number of jobs.
     """
     import torch
 
@@ -71,7 +72,7 @@ def share_gpus(gpus: int, jobs: int) -> Share:
 
 
 def kind_of(accelerator: str) -> str:
-    """The kind of device that ``trainer.accelerator`` comes to here; the CPU where the job itself will complain."""
+    """Resolve ``trainer.accelerator`` to a kind of device; an invalid value, which the job will refuse, to the CPU."""
     from src.core import devices
 
     try:
@@ -81,21 +82,21 @@ def kind_of(accelerator: str) -> str:
 
 
 def visible_gpus() -> list[str]:
-    """The names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` takes them."""
+    """Return the names of the GPUs that this process may use, in the form of ``CUDA_VISIBLE_DEVICES``."""
     import torch
 
     count = torch.cuda.device_count()
-    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return given[:count] if given else [str(number) for number in range(count)]
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return names[:count] if names else [str(number) for number in range(count)]
 
 
 def tell(question: Callable[..., Any], given: Sequence[Any], environment: dict[str, str], answer: Connection) -> None:
-    """Answer a question about the machine from a process of its own, by an `InputError` where that is what comes."""
+    """Call a function in a subprocess, and send back its result or its `InputError`."""
     os.environ.update(environment)
     try:
-        found = question(*given)
+        result = question(*given)
     except InputError as error:
-        found = error
-    with suppress(BrokenPipeError):  # who asked was stopped meanwhile
-        answer.send(found)
+        result = error
+    with suppress(BrokenPipeError):  # the receiver was stopped meanwhile
+        answer.send(result)
     answer.close()

@@ -1,7 +1,7 @@
-"""What runs in a job's own process: it takes its share of the machine, then does as a run of its own would.
+"""The worker process of a job: it sets its environment, then runs the job like a single run.
 
-The process is forked from one that has imported all of this already (see `HEAVY`), or spawned
-where there is no fork. Its output goes to the job's log, and it ends when its parent does.
+The process is forked from one that has already imported everything (see `HEAVY`), or spawned where forks are not
+supported. Its output goes to the job's log, and it ends when its parent does.
 """
 
 import atexit
@@ -46,18 +46,18 @@ HEAVY = (
     "src.callbacks.figures.samples",
     "lightning.pytorch.loggers",
     "torch.utils.tensorboard",
-    "torch._dynamo",  # imported by the first optimiser
+    "torch._dynamo",  # the first optimizer imports it
 )
 
-NO_STORAGE = os.EX_IOERR  # exit status of a process that cannot write why its jobs failed
+NO_STORAGE = os.EX_IOERR  # exit code of a process that cannot write why its jobs failed
 
 
 class Task(Protocol):
-    """What a worker's process does.
+    """A spec: what a worker needs to run its jobs.
 
     Attributes:
-        environment: the process's environment.
-        command: the command that started the sweep, for the records.
+        environment: the process's environment variables.
+        command: the command that started the sweep, to be recorded with the run.
     """
 
     @property
@@ -68,13 +68,13 @@ class Task(Protocol):
 
     @property
     def log(self) -> Path:
-        """Where what the process prints goes."""
+        """The file for the process's output."""
 
     def do(self) -> bool:
-        """Do it; returns whether it went well."""
+        """Run the jobs; return True on success."""
 
     def refuse(self, error: Exception) -> None:
-        """Note why it cannot be done.
+        """Record in the jobs' status why they cannot run.
 
         Raises:
             StorageError: if the disk cannot be written.
@@ -82,14 +82,14 @@ class Task(Protocol):
 
 
 class Order(NamedTuple):
-    """A job to be done, by itself.
+    """The spec of a single job.
 
     Attributes:
-        config: the job's config as Hydra composed it, pickled.
+        config: the job's config as composed by Hydra, pickled.
         folder: the job's folder.
-        task: the name of the function in the main module that does a job.
-        environment: the process's environment.
-        command: the command that started the sweep, for the records.
+        task: the name of the function in the main module that runs a job.
+        environment: the process's environment variables.
+        command: the command that started the sweep, to be recorded with the run.
     """
 
     config: bytes
@@ -103,13 +103,13 @@ class Order(NamedTuple):
         return self.folder / f"{pickle.loads(self.config).hydra.job.name}.log"
 
     def do(self) -> bool:
-        """Do the job; how it went is in its folder."""
-        remove(self.folder / STACK)  # from here on it goes its own way
+        """Run the job; its status is in its folder."""
+        remove(self.folder / STACK)  # it is no longer part of a stack
         try:
             with pin_folders(self.folder):
                 return run(pickle.loads(self.config), self)
-        except Exception as error:  # before the job itself could take note of it
-            with suppress(OSError):  # the log, on a full disk
+        except Exception as error:  # raised before the job could record it itself
+            with suppress(OSError):  # the disk with the log may be full
                 traceback.print_exc()
             self.refuse(error)
             return False
@@ -119,8 +119,8 @@ class Order(NamedTuple):
 
 
 def work(task: Task) -> None:
-    """Do what there is to do; the process ends with 0 if it did well, with `NO_STORAGE` if it cannot write how."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks its workers to stop
+    """Run a spec's jobs and exit: 0 on success, 1 on failure, `NO_STORAGE` if the status cannot be written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which stops its workers
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(task.environment)
@@ -138,47 +138,48 @@ def work(task: Task) -> None:
 
 
 def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
-    """Write why a job failed, unless that is known already or its folder is lost.
+    """Write to a job's status why it failed, unless the status already says so or the folder is gone.
 
     Args:
-        folder: the job's.
-        error: what stopped it.
-        reason: the same in a word; a full disk has its own.
+        folder: the job's folder.
+        error: the error that stopped the job.
+        reason: the failure's category; that of a `StorageError` takes precedence.
 
     Raises:
         StorageError: if the disk cannot be written.
     """
     if not folder.is_dir() or read_status(folder)["status"] == "failed":
         return
-    told = input_error(error)
-    reason = told.reason if isinstance(told, StorageError) else reason
+    cause = input_error(error)
+    reason = cause.reason if isinstance(cause, StorageError) else reason
     write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": one_line(error)})
 
 
 def run(config: DictConfig, order: Order) -> bool:
-    """Run the job as Hydra's own launcher does; returns whether it did well."""
+    """Run a job as Hydra's basic launcher does; return True on success."""
     setup_globals()
     cli.register_resolvers()
     JobRuntime.instance().set("name", config.hydra.job.name)
     task = getattr(sys.modules["__main__"], order.task)
-    context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]  # composed it is
+    # The config is composed already: no loader is needed.
+    context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]
     settle_paths(config)
     claim(order.folder, config)
-    cli.log_to(config, "file")  # what the process prints goes there, too
-    done = run_job(
+    cli.log_to(config, "file")  # not to the terminal: `work` redirects the process's output to the log already
+    result = run_job(
         hydra_context=context,
         task_function=getattr(task, "__wrapped__", task),
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if done.status == JobStatus.FAILED:
-        note_failure(order.folder, done._return_value)
-    return done.status == JobStatus.COMPLETED
+    if result.status == JobStatus.FAILED:
+        note_failure(order.folder, result._return_value)
+    return result.status == JobStatus.COMPLETED
 
 
 def write_to(path: Path) -> None:
-    """Send all that this process prints to the end of a file, a crash's traceback too.
+    """Append all output of this process to a file, including the traceback of a crash.
 
     Raises:
         StorageError: if the file cannot be opened, or is a link.
@@ -197,9 +198,9 @@ def write_to(path: Path) -> None:
 
 
 def end_with_the_parent() -> None:
-    """Wait until the process that started this one is gone, then end at once.
+    """Wait until the parent process has ended, then kill this process.
 
-    What the epochs so far have left is whole; a sweep that goes on must not find the job still running.
+    Earlier checkpoints remain valid; a sweep that is resumed must not find the job still running.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -208,19 +209,22 @@ def end_with_the_parent() -> None:
 
 
 def prepare() -> None:
-    """Import what jobs need, once for all of them."""
-    gc.disable()  # a quarter of the imports' time: all that they make is there to stay
+    """Import the modules that jobs need, once for all workers."""
+    gc.disable()  # saves a quarter of the imports' time: modules are never garbage
     for name in HEAVY:
-        with suppress(Exception):  # a job that needs it tells what is wrong with it
+        with suppress(Exception):  # a job that needs the module will report the error
             importlib.import_module(name)
     draw_something()
-    gc.freeze()  # collections leave these objects alone, so that processes go on sharing their memory
+    gc.freeze()  # the collector skips these objects, so that forked processes keep sharing their memory
     gc.enable()
-    atexit.register(os._exit, 0)  # this process has nothing to clean up, and to do so takes it a second
+    atexit.register(os._exit, 0)  # skip interpreter teardown: nothing to clean up, and it takes a second
 
 
 def draw_something() -> None:
-    """A first picture: to find the fonts, and to learn to read formulas, takes half as long as a picture."""
+    """Draw a first figure, so that Matplotlib finds its fonts and builds its formula parser before the fork.
+
+    Both take half as long as drawing a figure.
+    """
     with suppress(Exception):
         from src.callbacks.figures.base import drawn
 
