@@ -1,8 +1,8 @@
-"""Augmentation of whole batches of images, each image with draws of its own.
+"""Augment whole batches of images, with independent random numbers for each image.
 
-Plain tensor operations, on any device and on bytes as they are kept. Rows and images are copied whole: on two CPU
-threads twice as fast as indexing and masking single pixels. ``python -m tests.bench augment`` compares with
-torchvision's transforms and kornia's.
+Plain tensor operations that run on any device and directly on uint8 images. Whole rows and images are copied, which on
+two CPU threads is twice as fast as indexing and masking single pixels. ``python -m tests.bench augment`` compares these
+functions with torchvision's transforms and kornia's.
 """
 
 from typing import Protocol
@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 
 class RandomNumbers(Protocol):
-    """Where the random numbers of some images come from."""
+    """A source of random numbers for a batch of images."""
 
     def uniform(self, count: int, device: torch.device) -> Tensor:
         """Draw numbers in [0, 1), (count,)."""
@@ -23,7 +23,7 @@ class RandomNumbers(Protocol):
 
 
 class TorchRandomNumbers:
-    """Those of torch's default generator."""
+    """Random numbers from torch's default generator."""
 
     def uniform(self, count: int, device: torch.device) -> Tensor:
         """Draw numbers in [0, 1), (count,)."""
@@ -40,18 +40,20 @@ TORCH = TorchRandomNumbers()
 def random_flip(images: Tensor, numbers: RandomNumbers = TORCH) -> Tensor:
     """Mirror each of the images (B, C, H, W) left to right with probability one half."""
     count = len(images)
+    # A flipped image lies ``count`` rows behind its original.
     flipped = numbers.uniform(count, images.device) < 0.5
     both = torch.cat([images, images.flip(-1)])  # (2B, C, H, W)
     return both.index_select(0, torch.arange(count, device=images.device) + count * flipped)
 
 
 def padded_with(images: Tensor, padding: int, mode: str) -> Tensor:
-    """Images (B, C, H, W) with ``padding`` pixels more on each side: "zeros", or "reflect": what lies inside, mirrored.
+    """Return images (B, C, H, W) with ``padding`` more pixels on each side.
 
-    Mirrored by index, for torch's own padding does not mirror bytes on every device.
+    The new pixels are black for ``mode`` "zeros"; for "reflect" they mirror the image's inside.
     """
     if mode == "zeros":
         return pad(images, (padding,) * 4)
+    # Mirror by index: torch's own reflection padding does not support uint8 on every device.
     for dim in (-2, -1):
         last = images.shape[dim] - 1
         at = torch.arange(-padding, last + padding + 1, device=images.device).abs()
@@ -60,20 +62,21 @@ def padded_with(images: Tensor, padding: int, mode: str) -> Tensor:
 
 
 def random_crop(images: Tensor, padding: int, mode: str = "zeros", numbers: RandomNumbers = TORCH) -> Tensor:
-    """Shift each of the images (B, C, H, W) by up to ``padding`` pixels each way; ``mode``: see `padded_with`."""
+    """Shift each image of (B, C, H, W) by up to ``padding`` pixels in each direction; ``mode``: see `padded_with`."""
     count, _, height, width = images.shape
     padded = padded_with(images, padding, mode)
     top, left = numbers.integers(2 * padding + 1, 2, count, images.device)
-    first = torch.arange(0, padded.numel(), padded.shape[-1], device=images.device)  # of each row's pixels
-    corner = top * padded.shape[-1] + left  # (B,)
+    # Find where each row of the crops starts in the flat padded images, then copy ``width`` pixels from there.
+    first = torch.arange(0, padded.numel(), padded.shape[-1], device=images.device)  # flat index of each row's start
+    corner = top * padded.shape[-1] + left  # (B,) offset of the crop's corner
     rows = first.view(padded.shape[:3])[:, :, :height] + corner.view(-1, 1, 1)  # (B, C, H)
     return padded.flatten().unfold(0, width, 1).index_select(0, rows.flatten()).view(images.shape)
 
 
 def cutout(images: Tensor, size: int, numbers: RandomNumbers = TORCH) -> Tensor:
-    """Black out a square of ``size`` pixels at a random place in each of the images (B, C, H, W).
+    """Black out a square of ``size`` pixels at a random position in each of the images (B, C, H, W).
 
-    The square's centre is uniform over the image, so that part of it may fall outside
+    The square's centre is uniform over the image, so part of the square may lie outside it
     (DeVries & Taylor, 2017, arXiv:1708.04552).
     """
     count, _, height, width = images.shape

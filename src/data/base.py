@@ -1,7 +1,7 @@
-"""The data module that every data set shares: split, batch, and what happens to a batch on the device.
+"""The base class of all data sets: the split, the batches, and the transform of a batch on the device.
 
-After loading, a set is a few tensors. A batch is one indexing of them, and what is done to a batch
-(normalising, augmenting) is done to the whole of it, on the device that trains.
+After loading, a data set is a few tensors. A batch is made by indexing them once, and it is normalised and augmented as
+a whole, on the device that trains.
 """
 
 import math
@@ -16,7 +16,7 @@ from src.core.errors import InputError
 from src.data.placement import Placement, copy_ahead
 
 Task = Literal["multiclass", "binary", "regression"]
-EVAL_BATCH = 500  # samples; no gradients are kept, so evaluation takes larger batches than training
+EVAL_BATCH = 500  # samples; evaluation keeps no gradients, so its batches may be larger than in training
 
 
 class Samples(NamedTuple):
@@ -31,45 +31,46 @@ class Samples(NamedTuple):
         return Samples(rows(self.inputs, index), rows(self.targets, index))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Samples":
-        """Return them on a device."""
-        return Samples(*(part.to(device, non_blocking=non_blocking) for part in self))
+        """Return the samples on a device."""
+        return Samples(*(values.to(device, non_blocking=non_blocking) for values in self))
 
     def pin(self) -> "Samples":
-        """Return them in pinned memory, from where copies to a GPU wait for nothing."""
-        return Samples(*(part.pin_memory() for part in self))
+        """Return the samples in pinned memory, from which copies to a GPU are asynchronous."""
+        return Samples(*(values.pin_memory() for values in self))
 
     @property
     def device(self) -> torch.device:
-        """Where they lie."""
+        """The device that stores the samples."""
         return self.targets.device
 
     @property
     def size(self) -> int:
-        """How many samples: N."""
+        """The number of samples N."""
         return len(self.targets)
 
 
 def rows(values: Tensor, index: Tensor) -> Tensor:
-    """``values[index]`` for numbers (B,) or truth values (N,), ten times as fast for images: a row is one copy."""
+    """Return ``values[index]`` for an index of positions (B,) or a boolean mask (N,)."""
+    # index_select copies each row at once, which is ten times as fast for images.
     return values.index_select(0, index) if index.dtype == torch.long else values[index]
 
 
 class Batches:
-    """An iterable over the batches of some samples; each batch is one indexing.
+    """An iterable over batches of samples; each batch is made by a single indexing operation.
 
-    ``batch_size`` counts the samples of one optimiser step over all processes: of ``world_size``
-    processes, number ``rank`` gets every ``world_size``-th sample of each batch, so that the steps
-    are the same however many processes share them. Where a training batch has fewer samples than
-    there are processes, those left without one get its first, which counts for nothing: all take
-    part in each step. `counts` tells whoever trains what a share weighs.
+    ``batch_size`` counts the samples of one optimiser step over all processes. The process of rank ``rank`` gets every
+    ``world_size``-th sample of each batch, so that the steps are the same for any number of processes. If a training
+    batch has fewer samples than there are processes, the ranks without a sample get the batch's first one, with weight
+    0, because every rank must take part in each step. `counts` returns the numbers that this weight is computed from.
 
     Args:
-        samples: what to iterate over, N samples.
+        samples: the N samples to iterate over.
         batch_size: samples per step, ≥ 1.
-        order: a function that returns this epoch's order, (N,) int64; ``None`` keeps the samples' own.
-        train: leave no process without a sample, and leave out the last batch if ``drop_last`` says so.
-        rank, world_size: this process's number and how many there are.
-        device: where to copy batches ahead of their use; ``None``: they are handed over where the samples lie.
+        order: a function that returns this epoch's order, (N,) int64; ``None`` keeps the order of the samples.
+        train: give every rank at least one sample of each batch.
+        drop_last: leave out a last batch that is smaller than the others.
+        rank, world_size: this process's rank and the number of processes.
+        device: where to copy batches before they are used; ``None`` yields them on the samples' device.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Batches:
         return self.gather() if self.device is None else copy_ahead(self.gather(), self.device)
 
     def gather(self) -> Iterator[Samples]:
-        """Yield the batches where the samples lie."""
+        """Yield the batches on the device that stores the samples."""
         order = self.draw_order() if self.order or self.train or self.world_size > 1 else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
@@ -105,28 +106,28 @@ class Batches:
                 yield self.samples.take(batch)  # a view: nothing is copied
 
     def draw_order(self) -> Tensor:
-        """Return this epoch's order, where the samples lie: one copy for all batches."""
+        """Return this epoch's order on the samples' device, so that it is copied there only once."""
         order = self.order() if self.order else torch.arange(self.samples.size)
         return order.to(self.samples.device)
 
     def share(self, indices: Tensor) -> Tensor:
-        """This process's part of a batch's indices."""
-        own = indices[self.rank :: self.world_size]
-        return indices[:1] if self.train and not len(own) else own
+        """Return this rank's shard of a batch's indices."""
+        shard = indices[self.rank :: self.world_size]
+        return indices[:1] if self.train and not len(shard) else shard
 
     def counts(self, batch: int) -> tuple[int, int]:
-        """Return how many samples of a batch, numbered from 0, are this process's own, and how many it has in all."""
+        """Return the number of samples of a batch (counted from 0) that this rank gets, and the size of the batch."""
         whole = min(self.batch_size, self.samples.size - batch * self.batch_size)
         return len(range(self.rank, whole, self.world_size)), whole
 
 
 class Chunk:
-    """The samples of several batches in a row.
+    """The samples of several consecutive batches.
 
     Args:
-        samples: of all of them.
-        batch_size: of each, but for the last.
-        prepare: what is done to a batch's inputs.
+        samples: the samples of all these batches.
+        batch_size: samples per batch; the last batch may have fewer.
+        prepare: the transform of a batch's inputs, applied when the batch is used.
     """
 
     def __init__(
@@ -141,13 +142,13 @@ class Chunk:
         return Chunk(self.samples.pin(), self.batch_size)
 
     def parts(self) -> Iterator[Samples]:
-        """Yield the batches as they are kept."""
-        parts = [part.split(self.batch_size) for part in self.samples]
-        return (Samples(*part) for part in zip(*parts, strict=True))
+        """Yield the batches as they are stored, before ``prepare``."""
+        columns = [part.split(self.batch_size) for part in self.samples]
+        return (Samples(*part) for part in zip(*columns, strict=True))
 
 
 class Chunks:
-    """The same batches in chunks of ``length``; for one process."""
+    """An iterable over chunks of ``length`` batches each; for a single process."""
 
     def __init__(self, batches: Batches, length: int) -> None:
         self.batches, self.length = batches, length
@@ -160,7 +161,7 @@ class Chunks:
         return gathered if self.batches.device is None else copy_ahead(gathered, self.batches.device)
 
     def gather(self) -> Iterator[Chunk]:
-        """Yield the chunks where the samples lie."""
+        """Yield the chunks on the device that stores the samples."""
         samples, size, index = self.batches.samples, self.batches.batch_size, self.batches.draw_order()
         count = min(len(self.batches) * size, samples.size)
         for start in range(0, count, self.length * size):
@@ -168,7 +169,11 @@ class Chunks:
 
 
 def count_of(size: int | float, total: int, setting: str) -> int:
-    """``size`` as a number of samples: an int is one already, a float in [0, 1] a share of ``total``."""
+    """Return ``size`` as a number of samples: an int is a count, a float in [0, 1] a fraction of ``total``.
+
+    Raises:
+        InputError: if there are not that many samples; it names ``setting``.
+    """
     count = round(size * total) if isinstance(size, float) and size <= 1 else int(size)
     if count > total:
         raise InputError(f"{setting}={size}: there are only {total} samples to take from")
@@ -176,20 +181,20 @@ def count_of(size: int | float, total: int, setting: str) -> int:
 
 
 def count_share(share: float, total: int) -> int:
-    """Return how many samples a share of all comes to, in [0, 1]."""
+    """Return the number of samples in a fraction, in [0, 1], of ``total`` samples."""
     return round(share * total)
 
 
 def stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw ``count`` of N samples so that each class keeps its share to within one sample.
+    """Draw ``count`` of N samples so that each class keeps its fraction to within one sample.
 
     Returns:
-        The indices drawn (count,) and those left (N − count,), both shuffled.
+        The indices drawn (count,) and the remaining ones (N − count,), both shuffled.
     """
     total = len(targets)
     shuffled = torch.randperm(total, generator=generator)
     by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
-    # Taking every (total / count)-th of the samples sorted by class gives each class its share.
+    # Taking every (total / count)-th of the samples sorted by class preserves the class fractions.
     offset = torch.rand((), generator=generator, dtype=torch.float64)
     at = ((torch.arange(count, dtype=torch.float64) + offset) * (total / max(count, 1))).long().clamp(max=total - 1)
     chosen = torch.zeros(total, dtype=torch.bool)
@@ -198,20 +203,20 @@ def stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple
 
 
 class TensorDataModule(LightningDataModule):
-    """What every data set shares; a set of its own says what it is and implements ``load``.
+    """The base class of all data sets.
 
     A subclass declares ``task``, ``in_shape`` (one input's shape, without the batch) and
-    ``class_names`` (empty for regression), and ``load`` returns the samples to train and validate
-    on, and those to test on.
+    ``class_names`` (empty for regression), and implements ``load``, which returns the samples to
+    train and validate on, and those to test on.
 
     Args:
         batch_size: samples per optimiser step, over all processes together, ≥ 1.
-        val_size: validation samples: a count, or a share (float below 1). 0: train on all.
-        train_size: how many of the remaining samples to train on, a stratified part: a count or a
-            share; ``None``: all of them.
-        split_seed: seed of the train/validation split; apart from the run's, so that runs with
-            different seeds validate on the same samples.
-        order_seed: seed of the batches' order, which also depends on the epoch; ``None``: the global one.
+        val_size: validation samples: a count, or a fraction (float below 1). 0: train on all.
+        train_size: how many of the remaining samples to train on, a stratified subset: a count or a
+            fraction; ``None``: all of them.
+        split_seed: seed of the train/validation split; separate from the run's seed, so that runs
+            with different seeds validate on the same samples.
+        order_seed: seed of the batches' order, which also depends on the epoch; ``None``: the global seed.
         shuffle: draw a new order each epoch.
         drop_last: leave out a last training batch that is smaller than the others.
     """
@@ -234,34 +239,34 @@ class TensorDataModule(LightningDataModule):
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
-        self.chunk = 1  # training batches handed over at a time, see src/models/steps.py
+        self.chunk = 1  # training batches per `training_step`, see src/models/steps.py
         self.placement = Placement()
-        self.shares: dict[str, float] = {}  # of the samples of "val" and "test", the first, to evaluate alone
+        self.shares: dict[str, float] = {}  # "val" or "test" → fraction of its samples to evaluate, the first ones
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
         self.test_set: Samples | None = None
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; 0 for regression."""
+        """The number of classes; 0 for regression."""
         return len(self.class_names)
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """The validation metric that chooses, and its direction ("min" or "max")."""
+        """The validation metric that selects the best epoch, and its direction ("min" or "max")."""
         return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
 
     @property
     def note(self) -> str:
-        """What whoever reads the results must know about these data; told when a run begins."""
+        """A caveat about these data for readers of the results, logged when a run starts."""
         return ""
 
     def load(self) -> tuple[Samples, Samples]:
-        """Read or make the samples: those to train and validate on, and those to test on."""
+        """Return the samples to train and validate on, and those to test on."""
         raise AttributeError(f"{type(self).__name__} must define load()")
 
     def split(self, samples: Samples) -> tuple[Samples, Samples]:
-        """Part the samples into training and validation samples, class by class."""
+        """Split the samples into training and validation samples, stratified by class."""
         generator = torch.Generator().manual_seed(self.split_seed)
         classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
         val_count = count_of(self.val_size, samples.size, "data.val_size")
@@ -279,20 +284,20 @@ class TensorDataModule(LightningDataModule):
             self.train_set, self.val_set = self.split(samples)
 
     def epoch_order(self) -> Tensor:
-        """The training samples' order in this epoch: a function of the seed and the epoch alone."""
+        """Return the order of the training samples in this epoch; it depends on the seed and the epoch only."""
         assert self.train_set is not None
         trainer = self.trainer
-        if getattr(trainer, "overfit_batches", 0):  # the same few batches, again and again
+        if getattr(trainer, "overfit_batches", 0):  # Lightning repeats the same few batches
             return torch.arange(self.train_set.size)
         return self.order(self.order_seed, trainer.current_epoch if trainer is not None else 0)
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """An order of the training samples, (N,) int64."""
+        """Return a random order of the training samples, (N,) int64."""
         assert self.train_set is not None
         return torch.randperm(self.train_set.size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
     def batches(self, samples: Samples | None, train: bool = False) -> Batches:
-        """Return batches of samples of this set, for the device of the trainer."""
+        """Return batches of samples of this data set, for the trainer's device and this rank."""
         assert samples is not None, "call setup() first"
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
@@ -304,16 +309,16 @@ class TensorDataModule(LightningDataModule):
 
     @property
     def used(self) -> torch.device:
-        """The device where batches are used."""
+        """The device on which batches are used."""
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def place(self, stage: str, samples: Samples | None) -> Samples:
-        """Return the samples of a stage ("train", "val" or "test") as they are to be used, see `Placement`."""
+        """Return the samples of a stage ("train", "val" or "test") on the device that `Placement` chooses."""
         assert samples is not None, "call setup() first"
         return self.placement.place(stage, samples, self.used, self.count_bytes)
 
     def count_bytes(self) -> int:
-        """Return the bytes of all samples."""
+        """Return the size of all samples in bytes."""
         parts = [part for part in (self.train_set, self.val_set, self.test_set) if part is not None]
         return sum(values.nbytes for part in parts for values in part)
 
@@ -329,33 +334,34 @@ class TensorDataModule(LightningDataModule):
         return self.batches(self.take_share("test", self.place("test", self.test_set)))
 
     def take_share(self, stage: str, samples: Samples) -> Samples:
-        """Return the samples that a stage evaluates: all, or the first of them."""
+        """Return the samples to evaluate in a stage: all, or a fraction from the start."""
         return samples.take(slice(0, count_share(self.shares.get(stage, 1.0), samples.size)))
 
     def predict_dataloader(self) -> Batches:
         return self.test_dataloader()
 
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
-        """Turn a batch as it is kept into what a network takes; on the batch's device."""
+        """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, Chunk) else super().transfer_batch_to_device(batch, device, 0)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        dtype = None if self.trainer is None else self.trainer.lightning_module.dtype  # what trainer.precision asks for
+        dtype = None if self.trainer is None else self.trainer.lightning_module.dtype  # follows trainer.precision
         training = self.trainer is not None and bool(self.trainer.training)
 
         def prepare(inputs: Tensor) -> Tensor:
             inputs = self.transform(inputs, augment=training)
             return inputs if dtype is None else inputs.to(dtype)
 
-        if isinstance(batch, Tensor):  # a model's example inputs, which are what its network takes
+        if isinstance(batch, Tensor):  # a model's example inputs, already in the form that its network takes
             return batch.to(dtype) if dtype is not None and batch.is_floating_point() else batch
-        if not isinstance(batch, (Samples, Chunk)):  # of a loader that is not this one's
+        if not isinstance(batch, (Samples, Chunk)):  # from another loader
             return batch
         if isinstance(batch, Samples):
             return Samples(prepare(batch.inputs), batch.targets)
+        # Transform each batch of a chunk when it is used; without a transform, convert the whole chunk at once.
         if type(self).transform is not TensorDataModule.transform:
             return Chunk(batch.samples, batch.batch_size, prepare)
-        return Chunk(Samples(prepare(batch.samples.inputs), batch.samples.targets), batch.batch_size)  # at once
+        return Chunk(Samples(prepare(batch.samples.inputs), batch.samples.targets), batch.batch_size)

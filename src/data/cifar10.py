@@ -33,7 +33,11 @@ class CIFAR10(ImageDataModule):
         return Samples(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
 
     def decode(self, content: bytes) -> Samples:
-        """Decode a batch: a pickled dictionary with ``data``, uint8 (N, 3072), and ``labels``, a list of integers."""
+        """Decode a batch file: a pickled dictionary with ``data``, uint8 (N, 3072), and ``labels``, a list of integers.
+
+        Raises:
+            ValueError: if the content is anything else.
+        """
         batch = unpickle(content)
         data, labels = (batch.get("data"), batch.get("labels")) if isinstance(batch, dict) else (None, None)
         images = data.to_tensor() if isinstance(data, PickledArray) else torch.empty(0)

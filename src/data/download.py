@@ -1,4 +1,4 @@
-"""Downloading a data set once, however many processes start at the same time."""
+"""Download a data set only once, even if several processes start at the same time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +10,16 @@ from src.storage.trust import is_lent
 
 
 def download_once(root: Path, name: str, missing: Callable[[], object], download: Callable[[], None]) -> None:
-    """Download what is missing below ``root``; of several processes one does it, the others wait.
+    """Download missing files below ``root``; of several processes one downloads and the others wait.
 
     Args:
         root: the folder that holds all data sets.
-        name: of the set, for its lock.
-        missing: something true as long as there is something to download.
-        download: does it.
+        name: the data set's name, for its lock file.
+        missing: returns something true while files are missing.
+        download: downloads them.
 
     Raises:
-        InputError: if the folder cannot be written, or it is one that a run's config names and not the user.
+        InputError: if the folder cannot be written, or if it was named by a run's saved config and not by the user.
     """
     if not missing():
         return
@@ -33,7 +33,7 @@ def download_once(root: Path, name: str, missing: Callable[[], object], download
         with FileLock(root / f".{name}.lock"):
             if missing():
                 download()
-    except (OSError, NotImplementedError) as error:  # FileLock raises the latter on disks without locks
+    except (OSError, NotImplementedError) as error:  # FileLock raises NotImplementedError on disks without locks
         raise InputError(
             f"data folder {root} cannot be written ({error}): set paths.data=FOLDER or DATA_DIR"
         ) from error

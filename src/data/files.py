@@ -1,18 +1,18 @@
-"""Looking for a data set's files, and reading them."""
+"""Test for and read the files of a data set."""
 
 from pathlib import Path
 
 from src.core.disk import describe_fault
 from src.storage.files import read_bytes
 
-MOST = 4 * 2**30  # bytes of a file
+MOST = 4 * 2**30  # bytes that a file may have
 
 
 def is_there(path: Path) -> bool:
-    """Return true for a path that exists, whatever it is.
+    """Return True if a path exists, as a file or anything else.
 
     Raises:
-        InputError: if that cannot be told.
+        InputError: if the path cannot be examined.
     """
     try:
         return path.exists()
@@ -24,7 +24,7 @@ def read_file(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        InputError: if it is missing, cannot be read, is larger than any such file, or no file.
+        InputError: if it is missing, is not a file, cannot be read, or has more than `MOST` bytes.
     """
     try:
         return read_bytes(path, MOST)

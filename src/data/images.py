@@ -1,7 +1,7 @@
-"""Image sets that torchvision downloads, verified and kept as one uint8 tensor.
+"""Image data sets that torchvision downloads, verified and stored as one uint8 tensor.
 
-A set of its own (mnist.py, cifar10.py …) says which torchvision class downloads it, the digests of its files, and how
-they are decoded. SHA-256 of all files takes 0.05 s for MNIST and 0.15 s for CIFAR-10, so nothing is remembered.
+Each data set (mnist.py, cifar10.py …) names the torchvision class that downloads it and the digests of its files, and
+decodes them. SHA-256 of all files takes 0.05 s for MNIST and 0.15 s for CIFAR-10, so the result is not cached.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ class ImageDataModule(TensorDataModule):
     """Images as uint8 (N, C, H, W) and classes (N,); normalised and augmented on the device.
 
     Pixels are standardised per channel with the mean and standard deviation of the training
-    split alone, or else divided by 255.
+    split only, or else divided by 255.
 
-    A subclass declares ``folder``, where torchvision keeps the files below the root, ``sha256``, the
-    digest of each file that is read, ``dataset``, torchvision's class that downloads them, and ``read``.
+    A subclass declares ``folder`` (where torchvision stores the files below the root), ``sha256`` (the
+    digest of each file) and ``dataset`` (torchvision's class that downloads them), and implements ``read``.
 
     Args:
         root: the folder that holds all data sets, laid out as torchvision does.
-        verify: refuse files that are not the published ones; if not, files of one's own are read,
-            as long as they are sound, and nothing is downloaded.
+        verify: accept the published files only; if false, custom files in the same format are read
+            and nothing is downloaded.
         flip: mirror training images left to right, each with probability one half.
-        crop: shift training images by up to so many pixels, ≥ 0.
-        crop_padding: what a shift brings in: "zeros", which is black, or "reflect", what lies inside, mirrored.
-        cutout: black out a square of so many pixels in training images, ≥ 0.
-        standardize: subtract each channel's mean and divide by its standard deviation; if not, pixels
-            lie in [0, 1].
+        crop: the largest shift of training images in pixels, ≥ 0.
+        crop_padding: the pixels that a shift brings in: "zeros" (black), or "reflect" (the image mirrored).
+        cutout: side in pixels of a square to black out in training images; 0: none.
+        standardize: subtract each channel's mean and divide by its standard deviation; if false, pixels
+            are scaled to [0, 1].
         settings: those of `TensorDataModule`.
     """
 
@@ -69,7 +69,7 @@ class ImageDataModule(TensorDataModule):
         self.mean = self.std = torch.empty(0)
 
     def read(self, train: bool) -> Samples:
-        """Read the training or the test samples, each file by `read_file`."""
+        """Read the training or the test samples, each file with `read_file`."""
         raise AttributeError(f"{type(self).__name__} must define read()")
 
     @property
@@ -80,23 +80,28 @@ class ImageDataModule(TensorDataModule):
         return f"the files in {self.root / self.folder} were not verified to be {name} (data.verify=false)"
 
     def missing(self) -> list[str]:
-        """Return the names of the files that are not there."""
+        """Return the names of the missing files."""
         return [name for name in self.sha256 if not is_there(self.root / self.folder / name)]
 
     def prepare_data(self) -> None:
-        """Download what is missing; of several processes that start at once, one does it."""
+        """Download missing files; if several processes start at once, only one downloads."""
         if self.verify:
             download_once(self.root, self.folder.split("/")[0], self.missing, self.download)
 
     def download(self) -> None:
-        """Let torchvision download the files, unless someone's own are there, which it would overwrite."""
+        """Download the files with torchvision.
+
+        Raises:
+            InputError: if the download fails, or if an existing file is not the published one.
+        """
         missing = self.missing()
+        # Verify existing files first: torchvision would overwrite custom ones.
         for name in self.sha256:
             if name not in missing:
                 self.read_file(name, len)
         try:
             self.dataset(str(self.root), download=True)
-        except PermissionError:
+        except PermissionError:  # reported by download_once
             raise
         except (RuntimeError, OSError, EOFError) as error:
             reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
@@ -108,12 +113,12 @@ class ImageDataModule(TensorDataModule):
 
     def load(self) -> tuple[Samples, Samples]:
         if missing := self.missing():
-            why = "" if self.verify else ": with data.verify=false nothing is downloaded"
-            raise InputError(f"{self.root / self.folder} lacks {', '.join(missing)}{why}")
+            reason = "" if self.verify else ": with data.verify=false nothing is downloaded"
+            raise InputError(f"{self.root / self.folder} lacks {', '.join(missing)}{reason}")
         return self.read(train=True), self.read(train=False)
 
     def read_file(self, name: str, decode: Callable[[bytes], T]) -> T:
-        """Read a file, verify it and decode it.
+        """Return a file's decoded content, after verifying it.
 
         Raises:
             InputError: if it is not the published file, or ``decode`` raises a ValueError.
@@ -136,7 +141,7 @@ class ImageDataModule(TensorDataModule):
         """Return uint8 images (N, C, H, W) and their labels as samples.
 
         Raises:
-            ValueError: if there are none, their numbers differ, or a label is none of the classes.
+            ValueError: if there are no images, not one label per image, or a label outside the classes.
         """
         if not len(images) or len(labels) != len(images):
             raise ValueError(f"{len(labels)} labels for {len(images)} images")
@@ -155,15 +160,15 @@ class ImageDataModule(TensorDataModule):
 
     @property
     def augments(self) -> bool:
-        """Whether training images are changed at random."""
+        """Return True if training images are augmented."""
         return bool(self.flip or self.crop or self.cutout)
 
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
-        """Augment and standardise uint8 images (B, C, H, W); gives float32 of the same shape."""
+        """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
         return self.standardized(self.augmented(inputs) if augment else inputs)
 
     def augmented(self, images: Tensor, numbers: RandomNumbers = TORCH) -> Tensor:
-        """Change each of the uint8 images (B, C, H, W) at random, as the settings have it."""
+        """Augment uint8 images (B, C, H, W) as the settings ask for."""
         if self.flip:
             images = random_flip(images, numbers)
         if self.crop:
@@ -178,9 +183,10 @@ class ImageDataModule(TensorDataModule):
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), as (C, 1, 1) float32.
+    """Return mean and standard deviation of each channel of uint8 images (N, C, H, W), as (C, 1, 1) float32.
 
-    From the histogram of byte values: exact, and two (colour) to ten times (grey) faster than a pass in floats.
+    They are computed from the histogram of byte values, which is exact, and two (colour) to ten times (grey) faster
+    than a pass in floats.
     """
     values = torch.arange(256, dtype=torch.float64)
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])

@@ -43,14 +43,14 @@ def decode_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
     dimension as a big-endian uint32.
 
     Args:
-        content: a file's.
-        shape: what each of its N items must have.
+        content: the content of a file.
+        shape: the shape that each of its N items must have.
 
     Returns:
         uint8 (N, *shape).
 
     Raises:
-        ValueError: if the content is anything else, or cut short.
+        ValueError: if the content has another format or shape, or is cut short.
     """
     header = 4 + 4 * (1 + len(shape))
     if len(content) < header or content[:4] != bytes([0, 0, 8, 1 + len(shape)]):

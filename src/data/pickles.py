@@ -1,7 +1,7 @@
-"""Reading pickles of plain values and arrays of bytes, which cannot run code.
+"""Read pickles of plain values and byte arrays without running code from them.
 
-A pickle names what is to be called while it is read. Here it can call stand-ins alone, not even NumPy, which takes a
-file's word for what lies at an address in memory.
+A pickle names functions that are called while it is read. Here it can call stand-ins only. It cannot even call NumPy,
+which would trust a file's claims about memory addresses.
 """
 
 import io
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 class PickledType:
-    """What a pickle says of an array's type: its name, such as "u1"."""
+    """The type of a pickled array: its name, such as "u1"."""
 
     def __init__(self, name: Any = None, *flags: Any) -> None:
         self.name = name
 
     def __setstate__(self, state: Any) -> None:
-        """Leave out byte order and fields: a byte has none."""
+        """Ignore byte order and fields, which single bytes do not have."""
 
 
 class PickledArray:
-    """What a pickle says of an array: its shape, its type and its content, row by row or column by column."""
+    """A pickled array: its shape, its type and its content, in row-major or column-major order."""
 
     def __init__(self, *ignored: Any) -> None:
         self.shape, self.type, self.by_columns, self.content = (), None, False, b""
@@ -43,14 +43,15 @@ class PickledArray:
         """Return the array, uint8.
 
         Raises:
-            ValueError: if it is not one of bytes, or its content does not fill its shape.
+            ValueError: if its items are not bytes, or its content does not match its shape.
         """
-        content = self.content.encode("latin1") if isinstance(self.content, str) else self.content  # Python 2's bytes
+        # Python 2's bytes arrive as text.
+        content = self.content.encode("latin1") if isinstance(self.content, str) else self.content
         if not isinstance(self.type, PickledType) or self.type.name not in ("u1", "|u1"):
             raise ValueError("an array that is not of bytes")
         sizes = self.shape if isinstance(self.shape, tuple) else ()
-        whole = all(isinstance(size, int) and size >= 0 for size in sizes) and math.prod(sizes)
-        if not isinstance(content, (bytes, bytearray)) or whole != len(content):
+        expected = all(isinstance(size, int) and size >= 0 for size in sizes) and math.prod(sizes)
+        if not isinstance(content, (bytes, bytearray)) or expected != len(content):
             raise ValueError("an array whose content does not fill its shape")
         values = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
         if self.by_columns:
@@ -59,7 +60,7 @@ class PickledArray:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Puts a stand-in in the place of each thing that a pickle of arrays calls, and refuses all others."""
+    """An unpickler that replaces the functions which pickled arrays call by stand-ins, and refuses all others."""
 
     STAND_INS: ClassVar[dict[str, Callable[..., Any]]] = {
         "numpy.ndarray": PickledArray,
@@ -67,7 +68,7 @@ class ArrayUnpickler(pickle.Unpickler):
         "numpy.core.multiarray._reconstruct": PickledArray,
         "numpy._core.multiarray._reconstruct": PickledArray,
         "numpy._core.numeric._frombuffer": PickledArray.from_buffer,
-        "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes, as protocol 2 writes them
+        "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # protocol 2 writes bytes this way
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -80,7 +81,7 @@ def unpickle(content: bytes) -> Any:
     """Read a pickle of plain values and arrays; an array is a `PickledArray`.
 
     Raises:
-        ValueError: if it is damaged, or calls anything.
+        ValueError: if it is damaged, or calls any other function.
     """
     try:
         return ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()

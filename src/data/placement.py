@@ -1,6 +1,6 @@
-"""Where a data set lies: on the device that trains if it fits there; else its batches are copied ahead of their use.
+"""Placement of a data set: on the training device if it fits, else batches are copied there before they are used.
 
-A set on the device costs a step neither work on the CPU nor a copy: order, indexing and augmentation happen there.
+With the data set on the device a step needs no CPU work and no copy: shuffling, indexing and augmentation run there.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 from src.core.devices import is_main_process
 
 log = logging.getLogger(__name__)
-MOST = 0.5  # share of a device's free memory that a data set may take
+MOST = 0.5  # fraction of a device's free memory that a data set may take
 
 
 class Movable(Protocol):
@@ -31,25 +31,25 @@ T = TypeVar("T", bound=Movable)
 
 
 class Placement:
-    """Where a data set lies while it is used.
+    """The choice of where a data set is stored, and its copies on devices.
 
     Attributes:
-        asked: whether on the device where it is used; ``None``: if it fits there.
+        asked: True to store it on the device that uses it, False not to; ``None``: only if it fits there.
     """
 
     def __init__(self) -> None:
         self.asked: bool | None = None
-        self.stays: dict[torch.device, bool] = {}  # whether batches alone come to a device
-        self.copies: dict[str, tuple[Any, Any]] = {}  # parts of the set, each with its copy on a device
+        self.stays: dict[torch.device, bool] = {}  # True: only batches are copied to that device
+        self.copies: dict[str, tuple[Any, Any]] = {}  # part → its samples, and their copy on a device
 
     def place(self, part: str, samples: T, device: torch.device, size: Callable[[], int]) -> T:
-        """Return samples as they are to be used: on the device, if the data set is to lie there.
+        """Return samples on the device if the data set is to be stored there, else as they are.
 
         Args:
-            part: the name of this part of the set, such as "train"; its copy is made once.
-            samples: what the part holds.
-            device: where it is used.
-            size: returns the bytes of the whole set.
+            part: the name of this part of the data set, such as "train"; it is copied only once.
+            samples: the samples of this part.
+            device: the device that uses them.
+            size: returns the size of the whole data set in bytes.
         """
         if device.type == "cpu":
             return samples
@@ -63,18 +63,20 @@ class Placement:
         return self.copies[part][1]
 
     def _decide(self, size: int, device: torch.device) -> bool:
-        """Return whether a data set of so many bytes is to stay where it is, and say so."""
+        """Return True if a data set of ``size`` bytes is not to be copied to a device; log the decision."""
         fits = size <= MOST * measure_free(device)
         stays = not (fits if self.asked is None else self.asked)
         if is_main_process():
-            why = "data_on_device=false" if self.asked is False else "more than half of the memory that is free there"
-            how = f"copied to it batch by batch ({why})" if stays else "kept on it"
-            log.info("data: %.3g MB for %s, %s", size / 1e6, device, how)
+            reason = (
+                "data_on_device=false" if self.asked is False else "more than half of the memory that is free there"
+            )
+            where = f"copied to it batch by batch ({reason})" if stays else "kept on it"
+            log.info("data: %.3g MB for %s, %s", size / 1e6, device, where)
         return stays
 
 
 def measure_free(device: torch.device) -> float:
-    """Return how many bytes of a device's memory are free."""
+    """Return a device's free memory in bytes."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -83,24 +85,24 @@ def measure_free(device: torch.device) -> float:
 
 
 def copy_ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Yield batches copied to a device, each while the one before it is computed with.
+    """Yield batches on a device, copying each one while the one before it is in use.
 
-    The copies have a stream of their own and begin in pinned memory: from other memory they would wait.
+    The copies run in a separate stream and from pinned memory; from other memory they would block.
 
     Args:
-        batches: `Movable` ones.
-        device: a CUDA device; the CPU, whose streams do nothing, yields the same.
+        batches: `Movable` batches.
+        device: a CUDA device; on the CPU, whose streams do nothing, the batches are the same.
     """
     module: Any = torch.get_device_module(device)
-    copying, ahead = module.Stream(), None
+    stream, ahead = module.Stream(), None
     for batch in batches:
-        # What the last batch but one took may be given to this one: wait until it has been read.
-        copying.wait_stream(module.current_stream())
-        with module.stream(copying):
-            coming = _copy(batch, device), copying.record_event()
+        # This copy may reuse the memory of the last batch but one: wait until that has been read.
+        stream.wait_stream(module.current_stream())
+        with module.stream(stream):
+            latest = _copy(batch, device), stream.record_event()
         if ahead is not None:
             yield _wait_for(*ahead, module)
-        ahead = coming
+        ahead = latest
     if ahead is not None:
         yield _wait_for(*ahead, module)
 
@@ -110,6 +112,6 @@ def _copy(batch: Movable, device: torch.device) -> Movable:
 
 
 def _wait_for(batch: Movable, copied: Any, module: Any) -> Movable:
-    """Return a batch; what is computed with it from now on begins once it is copied."""
+    """Return a batch; later work of the current stream starts only when its copy is complete."""
     module.current_stream().wait_event(copied)
     return batch

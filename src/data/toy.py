@@ -1,8 +1,8 @@
-"""Toy sets in one or two dimensions: drawn from a rule, or a table of a few points.
+"""Toy data sets in one or two dimensions: drawn from a rule, or a table of a few points.
 
-Each makes one thing plain: what a line can part and what it cannot (gates, XOR, linear), what a
-hidden layer adds (pulse, parabola), how a curve is put together from pieces (cubic), and what it
-is to learn by heart (ten points).
+Each demonstrates one thing: what a straight line can and cannot separate (gates, XOR, linear), what
+a hidden layer adds (pulse, parabola), how a curve is composed of pieces (cubic), and overfitting
+(ten points).
 """
 
 from typing import Any, ClassVar
@@ -15,12 +15,12 @@ from src.data.base import Samples, TensorDataModule
 
 
 class DrawnDataModule(TensorDataModule):
-    """Points drawn from a rule: training, validation and test points are draws of their own.
+    """Points drawn from a rule, independently for training, validation and test.
 
-    A set of its own defines ``draw``.
+    A subclass defines ``draw``.
 
     Args:
-        train_size, val_size, test_size: how many points to draw; there is nothing to take a share of.
+        train_size, val_size, test_size: the number of points to draw; fractions have no meaning here.
         settings: those of `TensorDataModule`.
     """
 
@@ -45,10 +45,10 @@ class DrawnDataModule(TensorDataModule):
 
 
 class XOR(DrawnDataModule):
-    """The corners of the unit square with a little noise, class 1 where just one coordinate is 1.
+    """The corners of the unit square with a little noise; class 1 where exactly one coordinate is 1.
 
-    No straight line parts the two classes (Minsky & Papert, 1969): the smallest problem that needs
-    a hidden layer. Points (2,), as many at each corner.
+    No straight line separates the two classes (Minsky & Papert, 1969): the smallest problem that
+    needs a hidden layer. Points (2,), equally many at each corner.
 
     Args:
         noise: standard deviation of the normal noise added to each coordinate, ≥ 0.
@@ -73,7 +73,7 @@ class XOR(DrawnDataModule):
 class Pulse(DrawnDataModule):
     """A square pulse: x ~ U(−3, 3), class 1 inside the band −1 ≤ x ≤ 1.
 
-    One sigmoid rises or falls, it cannot do both; the difference of two makes a band pass.
+    One sigmoid can rise or fall but not both; the difference of two makes a band-pass.
     """
 
     task = "binary"
@@ -85,7 +85,7 @@ class Pulse(DrawnDataModule):
         return Samples(inputs, self.truth(inputs).long())
 
     def truth(self, inputs: Tensor) -> Tensor:
-        """The class at inputs (N, 1), as a number: (N,)."""
+        """Return the true class at inputs (N, 1), as a float: (N,)."""
         return (inputs.squeeze(1).abs() <= 1).to(inputs.dtype)
 
 
@@ -100,15 +100,15 @@ class Cubic(DrawnDataModule):
         return Samples(inputs, self.truth(inputs))
 
     def truth(self, inputs: Tensor) -> Tensor:
-        """The curve at inputs (N, 1): (N,)."""
+        """Return the noise-free curve at inputs (N, 1): (N,)."""
         x = inputs.squeeze(1)
         return x**3 + 0.1 * x**2 - x + 0.1
 
 
 class PlaneDataModule(DrawnDataModule):
-    """Points (2,) spread evenly over a rectangle, class 1 on and above a boundary.
+    """Points (2,) distributed uniformly over a rectangle; class 1 on and above a boundary.
 
-    A set of its own says where: ``low`` and ``high`` are the rectangle's corners.
+    A subclass declares ``low`` and ``high``, two opposite corners of the rectangle, and defines ``boundary``.
     """
 
     task = "binary"
@@ -122,12 +122,12 @@ class PlaneDataModule(DrawnDataModule):
         return Samples(torch.stack(columns, dim=1), (columns[1] >= self.boundary(columns[0])).long())
 
     def boundary(self, x1: Tensor) -> Tensor:
-        """The x2 above which class 1 begins, at each x1: (N,) → (N,)."""
+        """Return the smallest x2 of class 1 at each x1: (N,) → (N,)."""
         raise AttributeError(f"{type(self).__name__} must define boundary()")
 
 
 class Linear(PlaneDataModule):
-    """Class 1 where 0.8·x1 + x2 − 3 ≥ 0, on [0, 8] × [−4, 3]: a line parts the classes."""
+    """Class 1 where 0.8·x1 + x2 − 3 ≥ 0, on [0, 8] × [−4, 3]: a line separates the classes."""
 
     low, high = (0.0, -4.0), (8.0, 3.0)
 
@@ -136,7 +136,7 @@ class Linear(PlaneDataModule):
 
 
 class Parabola(PlaneDataModule):
-    """Class 1 where −0.5·(x1 − 1)² + 2·x2 + 5 ≥ 0, on [−5, 5] × [−4, 4]: two lines and a hidden layer do it."""
+    """Class 1 where −0.5·(x1 − 1)² + 2·x2 + 5 ≥ 0, on [−5, 5] × [−4, 4]: two lines and a hidden layer suffice."""
 
     low, high = (-5.0, -4.0), (5.0, 4.0)
 
@@ -145,12 +145,12 @@ class Parabola(PlaneDataModule):
 
 
 class TableDataModule(TensorDataModule):
-    """A few points that are trained, validated and tested on alike.
+    """A few fixed points, the same for training, validation and test.
 
-    A set of its own defines ``points``.
+    A subclass defines ``points``.
 
     Args:
-        settings: those of `TensorDataModule`, but for the sizes.
+        settings: those of `TensorDataModule`, except the sizes.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -165,7 +165,7 @@ class TableDataModule(TensorDataModule):
         self.train_set = self.val_set = self.test_set = self.points()
 
     def points(self) -> Samples:
-        """All points."""
+        """Return all points."""
         raise AttributeError(f"{type(self).__name__} must define points()")
 
 
@@ -180,7 +180,7 @@ class Gate(TableDataModule):
     task = "binary"
     in_shape = (2,)
     class_names = ("0", "1")
-    TABLES: ClassVar[dict[str, list[int]]] = {  # of the inputs 00, 01, 10, 11
+    TABLES: ClassVar[dict[str, list[int]]] = {  # outputs for the inputs 00, 01, 10, 11
         "and": [0, 0, 0, 1],
         "or": [0, 1, 1, 1],
         "nand": [1, 1, 1, 0],
@@ -200,8 +200,8 @@ class TenPoints(TableDataModule):
     """The ten points of the course's overfitting example: x from −4.5 to 4.5, regression.
 
     Args:
-        held_out: how many of the points to validate on and not to train on, from 0 (on all ten, as
-            they are trained on) to 8; they lie evenly among the inner ones. The test is on all ten.
+        held_out: the number of points to validate on and not to train on, from 0 (train and validate
+            on all ten) to 8; they are spaced evenly among the inner points. The test is on all ten.
         settings: those of `TableDataModule`.
     """
 

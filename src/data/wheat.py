@@ -1,7 +1,7 @@
 """Wheat seeds: seven measurements of each of 210 kernels of three varieties (Charytanowicz et al., 2010).
 
-UCI data set 236. The published file parts some columns by two tabs, copies of it write some numbers
-shorter; what must agree are the numbers, so the checksum is taken over these.
+UCI data set 236. The published file separates some columns by two tabs, and copies of it write some numbers shorter.
+Only the numbers must agree, so the checksum is computed from them and not from the file.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ from src.data.download import download_once
 from src.data.files import is_there, read_file
 from src.storage.files import open_atomic
 
-PATIENCE = 30.0  # seconds without an answer until a download is given up
+PATIENCE = 30.0  # seconds without an answer before a download fails
 
 
 class Wheat(TensorDataModule):
     """Kernels (7,): area, perimeter, compactness, length, width, asymmetry, length of the groove; 3 classes.
 
-    For cross-validation the kernels are parted into folds, each with its share of every class.
-    One fold is the test set; training and validation samples come from the others. All are
-    standardised, feature by feature, with mean and standard deviation of the training samples alone.
+    For cross-validation the kernels are split into folds, stratified by class. One fold is the test
+    set; training and validation samples come from the others. All samples are standardised, feature
+    by feature, with mean and standard deviation of the training samples only.
 
     Args:
         root: the folder that holds all data sets; the file is ``root/wheat/seeds_dataset.txt``.
-        folds: how many folds, ≥ 2.
-        fold: which of them to test on, 0 to ``folds`` − 1.
-        settings: those of `TensorDataModule`; the folds depend on ``split_seed`` alone.
+        folds: the number of folds, ≥ 2.
+        fold: the index of the fold to test on, 0 to ``folds`` − 1.
+        settings: those of `TensorDataModule`; the folds depend on ``split_seed`` only.
     """
 
     task = "multiclass"
@@ -52,15 +52,20 @@ class Wheat(TensorDataModule):
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """The loss: of some 25 validation samples accuracy moves in steps of 4%, and a lucky early epoch could win."""
+        """The validation metric that selects the best epoch, and its direction: the loss."""
+        # With about 25 validation samples accuracy moves in steps of 4%, and a lucky early epoch could win.
         return "val/loss", "min"
 
     def prepare_data(self) -> None:
-        """Download the file if it is missing; of several processes that start at once, one does it."""
+        """Download the file if it is missing; if several processes start at once, only one downloads."""
         download_once(self.root, "wheat", lambda: not is_there(self.path), self.download)
 
     def download(self) -> None:
-        """Fetch the published file, verify it and put it in its place."""
+        """Download the published file, verify it and store it.
+
+        Raises:
+            InputError: if the download fails, or the content is not the published data set.
+        """
         try:
             with urllib.request.urlopen(self.url, timeout=PATIENCE) as answer:
                 content: bytes = answer.read()
@@ -74,7 +79,7 @@ class Wheat(TensorDataModule):
             file.write(content)
 
     def verified(self, content: bytes) -> Tensor:
-        """A file's content as numbers (N, 8) float64: seven features and the class, 1 to 3.
+        """Return a file's content as numbers (N, 8) float64: seven features and the class, 1 to 3.
 
         Raises:
             ValueError: if it is not the published data set.
@@ -92,15 +97,16 @@ class Wheat(TensorDataModule):
         except ValueError as error:
             raise InputError(f"{self.path}: {error}; delete it and start again to download it anew") from error
         samples = Samples(table[:, :-1], table[:, -1].long() - 1)
-        tested = self.fold_of(samples.targets) == self.fold
-        return samples.take(~tested), samples.take(tested)
+        is_test = self.fold_of(samples.targets) == self.fold
+        return samples.take(~is_test), samples.take(is_test)
 
     def fold_of(self, targets: Tensor) -> Tensor:
-        """Each sample's fold: classes (N,) → (N,), 0 to ``folds`` − 1; dealt out class by class, like cards."""
+        """Return each sample's fold, drawn at random and stratified by class: (N,) → (N,), 0 to ``folds`` − 1."""
         if self.folds > len(targets):
             raise InputError(f"data.folds={self.folds}: there are only {len(targets)} samples")
         shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(self.split_seed))
         by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
+        # Sorted by class, the shuffled samples are dealt to the folds in turn, like cards.
         folds = torch.empty_like(targets)
         folds[by_class] = torch.arange(len(targets)) % self.folds
         return folds
@@ -110,19 +116,19 @@ class Wheat(TensorDataModule):
             super().setup(stage)
             parts = [part for part in (self.train_set, self.val_set, self.test_set) if part is not None]
             std, self.mean = torch.std_mean(parts[0].inputs, dim=0, correction=0)
-            self.std = torch.where(std > 0, std, 1.0)  # of a few samples a feature may all be equal
+            self.std = torch.where(std > 0, std, 1.0)  # a feature may be constant over a few samples
             self.train_set, self.val_set, self.test_set = map(self.standardised, parts)
 
     def standardised(self, samples: Samples) -> Samples:
-        """Features (N, 7) float64 with mean 0 and standard deviation 1 in training, as float32."""
+        """Return features (N, 7) float64 as float32, with mean 0 and standard deviation 1 in training."""
         return Samples(((samples.inputs - self.mean) / self.std).float(), samples.targets)
 
 
 def rows_of(content: bytes) -> list[list[float]]:
-    """The numbers of a text file, line by line; any white space parts them.
+    """Return the numbers of a text file, line by line; any white space separates them.
 
     Raises:
-        ValueError: naming the first line that holds anything else.
+        ValueError: if a line has anything else; names the first such line.
     """
     rows = []
     for number, line in enumerate(content.splitlines(), start=1):
@@ -134,5 +140,5 @@ def rows_of(content: bytes) -> list[list[float]]:
 
 
 def canonical(rows: list[list[float]]) -> bytes:
-    """Numbers as text in one form only: each as short as it can be, tabs between them, a new line after each row."""
+    """Return numbers as canonical text: in shortest form, separated by tabs, one row per line."""
     return "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()

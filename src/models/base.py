@@ -1,7 +1,7 @@
-"""The LightningModule that every model shares: loss, metrics, optimiser, the training step.
+"""The base class of all models: loss, metrics, optimiser and training step.
 
-The task decides what is measured and which losses there are; the network inside (``self.net``) knows nothing of
-training. Sums are kept on the device and read when they are logged, never at each step.
+The task determines the metrics and the possible losses; the network inside (``self.net``) knows nothing of training.
+Sums stay on the device and are read only when they are logged, because reading them at each step would wait for it.
 """
 
 import math
@@ -24,22 +24,22 @@ Settings = dict[str, Any]
 
 
 class SupervisedModule(LightningModule):
-    """A network that learns targets from inputs; a model of its own builds ``self.net``.
+    """The base class of supervised models; a subclass builds the network ``self.net``.
 
     Args:
         in_shape: one input's shape, without the batch.
-        num_classes: how many classes there are; 0 for regression.
+        num_classes: the number of classes; 0 for regression.
         task: "multiclass", "binary" or "regression".
         optimizer: ``{"_target_": "torch.optim.Adam", "lr": 0.001, …}``; ``None`` to predict only.
         scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``, see `make_schedule`; ``None`` keeps the
             learning rate.
-        label_smoothing: share of the target's probability spread over all classes in training,
-            in [0, 1) (Szegedy et al., 2016).
+        label_smoothing: fraction of the target's probability that is spread over all classes in
+            training, in [0, 1) (Szegedy et al., 2016).
         loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
-        reduction: what a step descends on, the "mean" or the "sum" of its samples' losses.
-        l1, l2: penalties l1·Σ|w| and l2·Σw² over the weights that are trained, biases left free; they are part of
-            what a step descends on, not of the losses that are logged.
+        reduction: a step minimises the "mean" or the "sum" of its samples' losses.
+        l1, l2: penalties l1·Σ|w| and l2·Σw² over the trained weights, without biases; they are part of the
+            objective, not of the logged losses.
 
     Raises:
         InputError: if the model takes images and ``in_shape`` is not (C, H, W), or if the loss does
@@ -71,23 +71,23 @@ class SupervisedModule(LightningModule):
             )
         self.in_shape, self.num_classes, self.task = tuple(in_shape), num_classes, task
         self.out_features = num_classes if task == "multiclass" else 1
-        self.example_input_array = torch.zeros(1, *in_shape)  # gives the summary its sizes
+        self.example_input_array = torch.zeros(1, *in_shape)  # for the sizes in the model summary
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.suitable_loss(loss)
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.evaluated: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
-        self.loss_shown: float | None = None  # mean loss up to the last look, for the progress bar
-        self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets since the last look at them
-        self.batches_read = self.steps_before = 0  # batches of the epoch up to that look, optimiser steps before it
-        self.processes = 1  # that train together
-        self.records_steps = False  # as a CUDA graph, where that can be
+        self.loss_shown: float | None = None  # mean loss when losses were last logged, for the progress bar
+        self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
+        self.batches_read = self.steps_before = 0  # logged batches of this epoch, optimiser steps before this epoch
+        self.processes = 1  # number of processes that train this model together
+        self.records_steps = False  # True: record steps as CUDA graphs where possible
         self.graph_step: GraphStep | None = None
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
-        """Make a model from a checkpoint, as Lightning does, once the file's checksums hold.
+        """Load a model from a checkpoint as Lightning does, after verifying the file's checksums.
 
         Raises:
             InputError: if the file is missing or damaged.
@@ -98,10 +98,14 @@ class SupervisedModule(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
 
-    # What the task decides
+    # Loss and prediction
 
     def suitable_loss(self, name: str | None) -> str:
-        """The loss to train with, by its name."""
+        """Return the name of the loss to train with; ``None`` stands for the task's default.
+
+        Raises:
+            InputError: if the loss does not suit the task, or label smoothing does not suit the loss.
+        """
         suitable = BY_TASK[self.task]
         if name not in (None, *suitable):
             raise InputError(f"model.loss={name} does not suit {self.task} targets: choose {' or '.join(suitable)}")
@@ -111,11 +115,11 @@ class SupervisedModule(LightningModule):
         return chosen
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
+        """Return the mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
         return LOSSES[self.loss_name](outputs, targets, label_smoothing)
 
     def objective(self, loss: Tensor, samples: int) -> Tensor:
-        """What a step descends on, from the mean loss of so many samples."""
+        """Return the objective to minimise, from the mean loss of ``samples`` samples."""
         if self.reduction == "sum":
             loss = loss * samples
         if self.l1 or self.l2:
@@ -124,7 +128,7 @@ class SupervisedModule(LightningModule):
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Outputs (B, out_features) → predicted classes (B,), or values for regression."""
+        """Return the predicted classes, or the values for regression: (B, out_features) → (B,)."""
         if self.task == "multiclass":
             return outputs.argmax(dim=1)
         return (outputs.squeeze(1) > 0).long() if self.task == "binary" else outputs.squeeze(1)
@@ -143,31 +147,32 @@ class SupervisedModule(LightningModule):
 
     @property
     def batches(self) -> int:
-        """Batches of the epoch so far."""
+        """The number of batches of this epoch so far."""
         return self.batches_read + len(self.unread)
 
     def step_loss(self, batch: tuple[Tensor, Tensor], number: int | None = None) -> Tensor:
-        """Return what a step on a batch descends on; the batch is noted, nothing is read from the device.
+        """Return the objective of a batch, and keep the batch's loss and outputs for `look_at_losses`.
 
-        Some optimisers evaluate a batch several times in a step (LBFGS, SAM): it is noted the first time.
+        Nothing is read from the device. Some optimisers (LBFGS, SAM) evaluate a batch several times in a step; only
+        the first evaluation is kept.
 
         Args:
             batch: inputs (B, *in_shape) and targets (B,).
-            number: the batch's in its epoch, from 0; ``None``: the next.
+            number: the batch's index in its epoch, from 0; ``None``: the next.
 
         Raises:
-            InputError: if a batch among several whose gradients are accumulated is evaluated again.
+            InputError: if a batch is evaluated again while gradients are accumulated over several batches.
         """
         inputs, targets = batch
         outputs = self(inputs)
-        if outputs.dtype in (torch.bfloat16, torch.half):  # of mixed precision; too coarse for a loss
+        if outputs.dtype in (torch.bfloat16, torch.half):  # from mixed precision; too coarse for a loss
             outputs = outputs.float()
         loss = self.loss(outputs, targets, self.label_smoothing)
         first = number is None or number >= self.batches
         if not first and self.trainer.accumulate_grad_batches > 1:
-            kind = type(self.optimizers(use_pl_optimizer=False)).__name__
-            told = f"{kind} evaluates a batch several times in a step, and the batches before it no longer"
-            raise InputError(f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: {told}; use 1")
+            name = type(self.optimizers(use_pl_optimizer=False)).__name__
+            reason = f"{name} evaluates a batch several times in a step, and the batches before it no longer"
+            raise InputError(f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: {reason}; use 1")
         if self.processes > 1:
             return self.shared_objective(loss, outputs, targets, first)
         if first:
@@ -175,44 +180,54 @@ class SupervisedModule(LightningModule):
         return self.objective(loss, len(targets))
 
     def shared_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor, first: bool) -> Tensor:
-        """Return what this process descends on, from the mean loss of its share of a batch; note it the first time.
+        """Return this rank's objective from the mean loss of its shard of a batch; keep the loss the first time.
 
-        The gradient is averaged over the processes. What each descends on is weighed by the size of its share, so that
-        this average is the gradient of what one process would descend on: the mean over all samples, or their sum, and
-        the penalties once. Noted is the share's part of the whole batch's mean loss.
+        Args:
+            loss: mean over the shard, ().
+            outputs: of the shard, (B, out_features).
+            targets: of the shard, (B,).
+            first: this is the batch's first evaluation, to be kept for `look_at_losses`.
         """
+        # DDP averages the gradient over the ranks. Weighting each rank's objective by the size of its shard makes that
+        # average the gradient that a single process would compute: of the mean over all samples, or of their sum, with
+        # the penalties counted once. The loss that is kept is the shard's contribution to the whole batch's mean loss.
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
-        own, whole = len(targets), len(targets) * self.processes  # shares of other loaders count alike
+        size, total = len(targets), len(targets) * self.processes  # other loaders: shards of equal size
         if count := getattr(loader, "counts", None):
-            own, whole = count(batch)
-        if not own:
+            size, total = count(batch)
+        if not size:
             outputs, targets = outputs[:0], targets[:0]
         if first:
-            self.unread.append((loss.detach() * (own / whole), outputs.detach(), targets))
-        return self.objective(loss, whole) * (self.processes * own / whole)
+            self.unread.append((loss.detach() * (size / total), outputs.detach(), targets))
+        return self.objective(loss, total) * (self.processes * size / total)
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
         self.unread.clear()
         self.batches_read, self.steps_before = 0, self.trainer.global_step
         self.processes = self.trainer.world_size
-        refuse_sum_of_parts(self.reduction, self.trainer.accumulate_grad_batches)  # as callbacks may have changed it
+        # Check again: callbacks may have changed the accumulation.
+        refuse_sum_of_parts(self.reduction, self.trainer.accumulate_grad_batches)
 
     def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss times n, number correct and n of one batch: (3,)."""
+        """Return loss times n, number of correct predictions and n of a batch of n samples: (3,)."""
         correct = torch.zeros_like(loss) if self.task == "regression" else (self.predict(outputs) == targets).sum()
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 
     def look_at_losses(self) -> None:
-        """Add the batches since the last look to the epoch's sums, log their mean loss; stop if one is not finite."""
-        each, outputs, targets = zip(*self.unread, strict=True)
+        """Add the batches that are not logged yet to the epoch's sums, and log their mean loss.
+
+        Raises:
+            DivergedError: if one of their losses is not finite.
+        """
+        batch_losses, outputs, targets = zip(*self.unread, strict=True)
         before = self.batches_read
         self.batches_read = self.batches
         self.unread.clear()
-        losses = torch.stack(each).float()
+        losses = torch.stack(batch_losses).float()
         if self.processes > 1:
-            losses = self.over_processes(losses)  # each process has noted its part
+            losses = self.over_processes(losses)  # each rank has its contribution to the mean
         counts = losses.new_tensor([len(part) for part in targets])
         mean = (losses * counts).sum() / counts.sum() if any(map(len, targets)) else losses.new_zeros(())
         sums = self.batch_sums(mean, torch.cat(outputs), torch.cat(targets))
@@ -226,14 +241,14 @@ class SupervisedModule(LightningModule):
             logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
 
     def step_of(self, batch: int) -> int:
-        """The number of optimiser steps before a batch of this epoch."""
+        """Return the number of optimiser steps before a batch of this epoch, by the batch's index."""
         return self.steps_before + batch // self.trainer.accumulate_grad_batches
 
     def diverged(self, loss: float, step: int) -> None:
-        told = divergence(loss, step, self.current_epoch + 1)
+        message = divergence(loss, step, self.current_epoch + 1)
         if self.trainer.precision == "16-true":
-            told += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
-        raise DivergedError(told)
+            message += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
+        raise DivergedError(message)
 
     def on_train_epoch_end(self) -> None:
         if self.unread:  # trainer.max_steps ended the epoch before its last batch
@@ -241,7 +256,7 @@ class SupervisedModule(LightningModule):
         self.log_sums("train", self.train_sums)
 
     def log_sums(self, stage: str, sums: Tensor | None) -> None:
-        """Log mean loss and accuracy of a stage from its sums over all processes."""
+        """Log mean loss and accuracy of a stage from this rank's sums (3,), see `batch_sums`."""
         if sums is None:
             return
         loss, correct, count = self.over_processes(sums).tolist()
@@ -250,7 +265,8 @@ class SupervisedModule(LightningModule):
         metrics = {f"{stage}/loss": loss / count}
         if self.task != "regression":
             metrics[f"{stage}/acc"] = correct / count
-        self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)  # equal by now; else Lightning warns
+        # The metrics are already equal on all ranks; without sync_dist Lightning would warn.
+        self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)
 
     def over_processes(self, sums: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(sums, reduce_op="sum")
@@ -263,9 +279,9 @@ class SupervisedModule(LightningModule):
     on_validation_epoch_start = on_test_epoch_start = start_evaluation
 
     def evaluation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Keep a batch's outputs for the end of the evaluation; returns them, (B, out_features)."""
+        """Keep a batch's outputs for the end of the evaluation; return them, (B, out_features)."""
         inputs, targets = batch
-        if not len(targets):  # of a batch with fewer samples than there are processes
+        if not len(targets):  # the batch has fewer samples than there are ranks
             return inputs.new_zeros(0, self.out_features)
         outputs = self(inputs).float()
         self.evaluated.append((outputs, targets))
@@ -274,15 +290,15 @@ class SupervisedModule(LightningModule):
     validation_step = test_step = evaluation_step
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return what is predicted for a batch's inputs, see `predict`; the batch may be of inputs alone."""
+        """Return the predictions for a batch, see `predict`; a batch may be inputs without targets."""
         inputs = batch if isinstance(batch, Tensor) else batch[0]
         return self.predict(self(inputs).float())
 
     def finish_evaluation(self, stage: str) -> None:
-        """Measure all outputs (N, out_features) of the evaluation at once."""
+        """Compute and log the metrics of a stage from all outputs of the evaluation, (N, out_features)."""
         sums = torch.zeros(3, device=self.device)
         cells = torch.zeros(0, dtype=torch.long, device=self.device)
-        if self.evaluated:  # a process may have had no share
+        if self.evaluated:  # a rank may have received no samples
             outputs, targets = [torch.cat(parts) for parts in zip(*self.evaluated, strict=True)]
             sums = self.batch_sums(self.loss(outputs, targets), outputs, targets)
             if self.task != "regression":
@@ -301,7 +317,7 @@ class SupervisedModule(LightningModule):
     # Optimisation
 
     def parameter_groups(self, lr: float) -> list[Settings]:
-        """The parameters to optimise, in groups that may have learning rates of their own."""
+        """Return the parameters to optimise, in groups that may have their own learning rates."""
         return [{"params": list(self.parameters()), "lr": lr}]
 
     def configure_optimizers(self) -> Any:
@@ -318,10 +334,10 @@ class SupervisedModule(LightningModule):
 
 
 def refuse_sum_of_parts(reduction: str | None, parts: int) -> None:
-    """Refuse to add up losses over several batches, whose mean is descended on.
+    """Refuse the reduction "sum" with gradients accumulated over several batches, which Lightning averages.
 
     Raises:
-        InputError: if the sum is asked for, and there are several.
+        InputError: if ``reduction`` is "sum" and ``parts``, the number of batches per step, is above 1.
     """
     if reduction == "sum" and parts > 1:
         raise InputError(
@@ -331,11 +347,11 @@ def refuse_sum_of_parts(reduction: str | None, parts: int) -> None:
 
 
 def divergence(loss: float, step: int, epoch: int) -> str:
-    """What to tell of a loss that is not finite."""
-    how = "lower optimizer.lr or set trainer.gradient_clip_val"
-    return f"the loss became {loss} at step {step} (epoch {epoch}): {how}"
+    """Return the error message for a loss that is not finite."""
+    remedy = "lower optimizer.lr or set trainer.gradient_clip_val"
+    return f"the loss became {loss} at step {step} (epoch {epoch}): {remedy}"
 
 
 def is_fixed(model: LightningModule) -> bool:
-    """Return whether a model of ours has no weights that are learned."""
+    """Return True if a model is a `SupervisedModule` without trainable weights."""
     return isinstance(model, SupervisedModule) and not any(weight.requires_grad for weight in model.parameters())

@@ -1,4 +1,4 @@
-"""A small convolutional network: convolve, rectify, pool, a few times; then fully connected layers."""
+"""A small convolutional network: blocks of convolution, activation and pooling, then fully connected layers."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from src.models.whitening import IMAGES, Whitening
 def block(
     in_channels: int, out_channels: int, activation: str, batch_norm: BatchNorm, convolutions: int, pool: str
 ) -> nn.Sequential:
-    """3×3 convolutions, each with batch norm and activation, and one 2×2 max pooling.
+    """Return a block of 3×3 convolutions, each with batch norm and activation, and one 2×2 max pooling.
 
-    (B, in, H, W) → (B, out, H/2, W/2). The pooling is "last", or "first": right behind the first convolution.
+    (B, in, H, W) → (B, out, H/2, W/2). The pooling comes "last", or "first": right after the first convolution.
     """
     layers: list[nn.Module] = []
     for inputs in [in_channels, *[out_channels] * (convolutions - 1)]:
@@ -65,10 +65,10 @@ class CNNNet(nn.Module):
             in_channels, height, width = whitening.out_channels, height - whiten + 1, width - whiten + 1
         shrink = 2 ** len(channels)
         if min(height, width) < shrink:
-            left = f" that model.whiten={whiten} leaves" if whiten else ""
+            origin = f" that model.whiten={whiten} leaves" if whiten else ""
             raise InputError(
                 f"model.channels has {len(channels)} blocks, each halving the image: "
-                f"{height}×{width} pixels{left} bear at most {min(height, width).bit_length() - 1}"
+                f"{height}×{width} pixels{origin} bear at most {min(height, width).bit_length() - 1}"
             )
         sizes = [in_channels, *channels]
         blocks = [block(a, b, activation, batch_norm, convolutions, pool) for a, b in itertools.pairwise(sizes)]
@@ -95,18 +95,18 @@ class CNN(ImageModule):
         dropout: probability of dropping a fully connected hidden unit's output in training, in [0, 1).
         batch_norm: normalise each hidden layer, convolutions too, "before" or "after" its activation;
             ``True`` is before.
-        init: how the weights begin, see `src.models.layers.initialise`.
+        init: how the weights are initialised, see `src.models.layers.initialise`.
         init_std: standard deviation of ``init="normal"``, > 0.
-        convolutions: how many a block has, ≥ 1.
-        pool: a block's pooling stands "last", or "first": right behind its first convolution, so that the rest
-            of the block has a quarter of the work.
-        whiten: side of the patches that a fixed first layer decorrelates, see `Whitening`; 0: no such layer.
-        global_pool: after the blocks only the largest value of each channel is kept.
-        output_bias: whether the output layer has a bias.
-        output_scale: what the outputs are multiplied by, > 0.
-        norm_scale: train the batch norms' scales; if not, they stay at 1.
-        norm_momentum: share of each new batch in the means and variances that evaluation uses, in (0, 1].
-        norm_bias_lr: the learning rate of the batch norms' shifts as a multiple of the others', > 0; their
+        convolutions: convolutions per block, ≥ 1.
+        pool: the pooling comes "last" in a block, or "first": right after its first convolution, so that the
+            rest of the block has a quarter of the work.
+        whiten: side in pixels of the patches that a fixed first layer decorrelates, see `Whitening`; 0: no such layer.
+        global_pool: keep only the largest value of each channel after the blocks.
+        output_bias: give the output layer a bias.
+        output_scale: factor by which the outputs are multiplied, > 0.
+        norm_scale: train the scales of the batch norms; if false, they stay at 1.
+        norm_momentum: weight of each new batch in the means and variances that evaluation uses, in (0, 1].
+        norm_bias_lr: learning rate of the batch norms' biases as a multiple of the others', > 0; their
             weight decay is divided by it (Page, 2019).
         settings: those of `ImageModule`.
     """
@@ -160,7 +160,8 @@ class CNN(ImageModule):
         return [module for module in self.net.modules() if isinstance(module, _BatchNorm)]  # SyncBatchNorm too
 
     def setup(self, stage: str) -> None:
-        """Fit the first layer, before processes agree on their weights and before a resumed run gets its own."""
+        """Fit the whitening layer to the training images, if there is one that is not fitted yet."""
+        # `setup` runs before DDP broadcasts the weights and before a checkpoint is restored.
         whitening = self.net.features[0]
         if stage != "fit" or not isinstance(whitening, Whitening) or whitening.fitted:
             return
@@ -177,6 +178,6 @@ class CNN(ImageModule):
         known = set(shifts)
         decay = self.optimizer_settings.get("weight_decay", 0.0) / self.norm_bias_lr
         return [
-            {"params": [each for each in self.parameters() if each not in known], "lr": lr},
+            {"params": [weight for weight in self.parameters() if weight not in known], "lr": lr},
             {"params": shifts, "lr": lr * self.norm_bias_lr, "weight_decay": decay},
         ]

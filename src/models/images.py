@@ -1,4 +1,4 @@
-"""What models of images have beyond those of anything."""
+"""The base class of models for images."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ class ImageModule(SupervisedModule):
     """A network that takes images (C, H, W).
 
     Args:
-        flip_test: test a second time with the mean of an image's outputs and its mirror image's, as
-            "test/acc_flip"; "test/acc" is that of the image alone. For classes.
+        flip_test: also test with the mean of the outputs for an image and for its mirror image, logged as
+            "test/acc_flip"; "test/acc" uses the image only. For classification.
         settings: those of `SupervisedModule`.
     """
 
@@ -22,7 +22,7 @@ class ImageModule(SupervisedModule):
     def __init__(self, flip_test: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         self.flip_test = flip_test and self.task != "regression"
-        self.flip_sums = torch.zeros(2)  # correct, n
+        self.flip_sums = torch.zeros(2)  # number correct, n
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()

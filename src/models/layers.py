@@ -1,4 +1,4 @@
-"""Layers that several networks are built from, and how their weights begin."""
+"""Layers shared by several networks, and the initialisation of their weights."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -20,30 +20,31 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 INITIALISATIONS = ("default", "xavier", "he", "normal", "zeros", "dirac")
-BATCH_NORMS = (False, True, "before", "after")  # where it stands to the activation; True: before
+BATCH_NORMS = (False, True, "before", "after")  # its position relative to the activation; True: before
 
 BatchNorm = bool | str
 
 
 def widths(hidden_size: int | Sequence[int]) -> list[int]:
-    """``hidden_size`` as a list of layer widths: an int is one hidden layer, an empty list none."""
+    """Return ``hidden_size`` as a list of layer widths: an int is one hidden layer, an empty list none."""
     return [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
 
 
 def normalised(linear: nn.Module, norm: nn.Module, activation: nn.Module, batch_norm: BatchNorm) -> list[nn.Module]:
-    """A linear layer or convolution, batch norm if wanted, and the activation, in order."""
+    """Return a linear layer or convolution, batch norm if asked for, and the activation, in order."""
     if not batch_norm:
         return [linear, activation]
     return [linear, activation, norm] if batch_norm == "after" else [linear, norm, activation]
 
 
 def needs_bias(batch_norm: BatchNorm) -> bool:
-    """Whether a layer has a bias: not if a batch norm follows at once, which has one and takes away the layer's."""
+    """Return True if a layer needs a bias."""
+    # A batch norm right after the layer would cancel its bias, and has its own.
     return batch_norm in (False, "after")
 
 
 def dense(in_features: int, out_features: int, activation: str, dropout: float, batch_norm: BatchNorm) -> nn.Sequential:
-    """One hidden layer: linear, batch norm, activation, dropout; (B, in_features) → (B, out_features)."""
+    """Return a hidden layer: linear, batch norm, activation, dropout; (B, in_features) → (B, out_features)."""
     linear = nn.Linear(in_features, out_features, bias=needs_bias(batch_norm))
     layers = normalised(linear, nn.BatchNorm1d(out_features), ACTIVATIONS[activation](), batch_norm)
     return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
@@ -58,14 +59,14 @@ def classifier(
     batch_norm: BatchNorm,
     output_bias: bool = True,
 ) -> nn.Sequential:
-    """Hidden layers and a linear output layer; (B, in_features) → (B, out_features)."""
+    """Return hidden layers and a linear output layer; (B, in_features) → (B, out_features)."""
     sizes = [in_features, *widths(hidden_size)]
     hidden = [dense(a, b, activation, dropout, batch_norm) for a, b in itertools.pairwise(sizes)]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], out_features, bias=output_bias))
 
 
 class Products(nn.Module):
-    """A fixed feature map: the inputs and the products of each two of them; (B, D) → (B, D + D(D−1)/2)."""
+    """A fixed feature map: the inputs and all products of two of them; (B, D) → (B, D + D(D−1)/2)."""
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -79,14 +80,17 @@ class Products(nn.Module):
 
 
 def initialise(net: nn.Module, scheme: str, std: float) -> None:
-    """Draw the weights of all linear layers and convolutions; their biases begin at 0.
+    """Draw the initial weights of all linear layers and convolutions, and set their biases to 0.
 
     Args:
         net: the network.
-        scheme: "default" leaves torch's own draws, biases too; "xavier": uniform (Glorot & Bengio,
-            2010); "he": normal, for ReLU (He et al., 2015); "normal": N(0, std²); "zeros". "dirac" leaves
-            torch's, but lets the first filters of each convolution pass its inputs on as they are.
+        scheme: "default" keeps torch's initial values, of biases too; "xavier": uniform (Glorot & Bengio,
+            2010); "he": normal, for ReLU (He et al., 2015); "normal": N(0, std²); "zeros"; "dirac" keeps
+            torch's too, but makes the first filters of each convolution pass its inputs through unchanged.
         std: standard deviation for "normal".
+
+    Raises:
+        InputError: for "dirac", if the network has no convolution with an odd kernel.
     """
     if scheme == "default":
         return
@@ -108,12 +112,14 @@ def initialise(net: nn.Module, scheme: str, std: float) -> None:
 
 @torch.no_grad()
 def pass_inputs_on(net: nn.Module) -> None:
-    """Let filter i of each k×k convolution, k odd, begin as the identity on channel i, as far as there are channels.
+    """Initialise filter i of each k×k convolution, k odd, as the identity on input channel i.
+
+    Filters beyond the number of input channels stay as they are.
 
     Raises:
         InputError: if there is no such convolution.
     """
-    convolutions = [each for each in net.modules() if isinstance(each, nn.Conv2d) and each.kernel_size[0] % 2]
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d) and module.kernel_size[0] % 2]
     if not convolutions:
         raise InputError(
             f"model.init=dirac is for convolutions: {type(net).__name__} has none with an odd kernel; choose another "

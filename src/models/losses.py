@@ -1,7 +1,7 @@
-"""Costs of a batch: outputs (B, K) and targets (B,) in, out their mean over the samples, or "none": each one's, (B,).
+"""Losses of a batch from outputs (B, K) and targets (B,): the mean over the samples, or for "none" all of them, (B,).
 
-Outputs are what the last linear layer gives, without an activation: a cost that is written for
-sigmoid or softmax outputs applies it itself.
+Outputs come from the last linear layer, without an activation: a loss that is defined on sigmoid or softmax outputs
+applies that function itself.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ Loss = Callable[..., Tensor]
 
 
 def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """What each output should be: one-hot rows (B, K), or the class 0 or 1 itself (B, 1).
+    """Return the desired outputs: one-hot rows (B, K), or the class 0 or 1 itself (B, 1).
 
-    ``smoothing`` is the share of a target's weight that is spread over all classes.
+    ``smoothing`` is the fraction of a target's weight that is spread over all classes.
     """
     width = outputs.shape[1]
     hot = (targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)).to(outputs.dtype)
@@ -24,46 +24,46 @@ def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """Of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
+    """Return the cross entropy of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
     if outputs.shape[1] == 1:
         return one_vs_rest(outputs, targets, smoothing, reduction)
     return F.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
 
 
 def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """The logistic losses of each class against the rest, summed over the outputs."""
-    wanted = expected(outputs, targets, smoothing)
-    found = F.binary_cross_entropy_with_logits(outputs, wanted, reduction=reduction)
+    """Return the sum over the outputs of the logistic loss of each class against the rest."""
+    desired = expected(outputs, targets, smoothing)
+    loss = F.binary_cross_entropy_with_logits(outputs, desired, reduction=reduction)
     if reduction == "none":
-        return found.sum(dim=1)
-    return found * outputs.shape[1] if outputs.shape[1] > 1 else found
+        return loss.sum(dim=1)
+    return loss * outputs.shape[1] if outputs.shape[1] > 1 else loss
 
 
 def quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """½ Σ (σ(z) − y)² over the outputs z, with one-hot y (the course's first cost; Nielsen, 2015)."""
-    each = (outputs.sigmoid() - expected(outputs, targets, smoothing)).square().sum(dim=1)
-    return (each.mean() if reduction == "mean" else each) / 2
+    """Return ½ Σ (σ(z) − y)² over the outputs z, with one-hot y (the course's first cost; Nielsen, 2015)."""
+    losses = (outputs.sigmoid() - expected(outputs, targets, smoothing)).square().sum(dim=1)
+    return (losses.mean() if reduction == "mean" else losses) / 2
 
 
 def perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """Σ (ŷ − y)·z, where ŷ is 1 if z > 0, else 0: zero for what is right.
+    """Return Σ (ŷ − y)·z, where ŷ is 1 if z > 0, else 0; it is zero for correct outputs.
 
-    Its gradient in the weights is (ŷ − y)·x, so that a step of plain gradient descent on one
+    Its gradient with respect to the weights is (ŷ − y)·x, so a step of plain gradient descent on one
     sample is Rosenblatt's rule, w ← w + η (y − ŷ)·x (1958).
     """
-    each = (((outputs > 0).to(outputs.dtype) - expected(outputs, targets, smoothing)) * outputs).sum(dim=1)
-    return each.mean() if reduction == "mean" else each
+    losses = (((outputs > 0).to(outputs.dtype) - expected(outputs, targets, smoothing)) * outputs).sum(dim=1)
+    return losses.mean() if reduction == "mean" else losses
 
 
 def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """Squared error of one output."""
+    """Return the squared error of one output."""
     return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype), reduction=reduction)
 
 
 LOSSES: dict[str, Loss] = {
     loss.__name__: loss for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error)
 }
-BY_TASK: dict[str, tuple[str, ...]] = {  # the first of each is the default
+BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its default
     "multiclass": ("cross_entropy", "one_vs_rest", "quadratic", "perceptron"),
     "binary": ("cross_entropy", "quadratic", "perceptron"),
     "regression": ("squared_error",),
@@ -72,19 +72,19 @@ SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
 
 
 def gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """The derivative of each sample's loss in its outputs, written out: (B, K)."""
+    """Return the derivative of each sample's loss with respect to its outputs, in closed form: (B, K)."""
     if name == "squared_error":
         return 2 * (outputs - targets.unsqueeze(1).to(outputs.dtype))
-    wanted = expected(outputs, targets, smoothing)
+    desired = expected(outputs, targets, smoothing)
     if name == "perceptron":
-        return (outputs > 0).to(outputs.dtype) - wanted
+        return (outputs > 0).to(outputs.dtype) - desired
     if name == "cross_entropy" and outputs.shape[1] > 1:
-        return outputs.softmax(dim=1).sub_(wanted)
-    found = outputs.sigmoid()
-    return (found - wanted) * found * (1 - found) if name == "quadratic" else found.sub_(wanted)
+        return outputs.softmax(dim=1).sub_(desired)
+    sigmoid = outputs.sigmoid()
+    return (sigmoid - desired) * sigmoid * (1 - sigmoid) if name == "quadratic" else sigmoid.sub_(desired)
 
 
 def penalty(weights: list[Tensor], l1: float, l2: float) -> Tensor:
-    """l1·Σ|w| + l2·Σw² over all the weights."""
+    """Return l1·Σ|w| + l2·Σw² over all the weights."""
     flat = torch.cat([weight.flatten() for weight in weights])
     return l1 * flat.abs().sum() + l2 * flat.square().sum()

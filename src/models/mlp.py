@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: fully connected layers on anything with a shape."""
+"""The multi-layer perceptron: fully connected layers, for inputs of any shape."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from src.models.layers import BatchNorm, Products, classifier, initialise
 
 
 class MLPNet(nn.Module):
-    """Flattens its input and sends it through fully connected layers; (B, *in_shape) → (B, out_features)."""
+    """Fully connected layers on flattened inputs; (B, *in_shape) → (B, out_features)."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class MLP(SupervisedModule):
     """A multi-layer perceptron, for any data set.
 
     Args:
-        hidden_size: width of the one hidden layer, or a list of widths; ``[]`` is none, which makes
-            it a logistic (or linear) regression, or with ``loss="perceptron"`` Rosenblatt's perceptron.
+        hidden_size: width of the one hidden layer, or a list of widths; ``[]`` is none, which gives
+            a logistic (or linear) regression, or with ``loss="perceptron"`` Rosenblatt's perceptron.
         activation: a name in `src.models.layers.ACTIVATIONS`.
         dropout: probability of dropping a hidden unit's output in training, in [0, 1).
         batch_norm: normalise each hidden layer (Ioffe & Szegedy, 2015): "before" or "after" its
             activation; ``True`` is before.
-        output_bias: whether the output layer has a bias.
-        products: add to the inputs the products of each two of them (a fixed feature map).
-        init: how the weights begin, see `src.models.layers.initialise`.
+        output_bias: give the output layer a bias.
+        products: add all products of two inputs to the inputs (a fixed feature map).
+        init: how the weights are initialised, see `src.models.layers.initialise`.
         init_std: standard deviation of ``init="normal"``, > 0.
         settings: those of `SupervisedModule`.
     """

@@ -1,4 +1,4 @@
-"""Nearest neighbours (Cover & Hart, 1967): remember all training samples; a new one gets the label of the nearest."""
+"""Nearest neighbours (Cover & Hart, 1967): store all training samples; a new one gets the label of the nearest."""
 
 import math
 from collections.abc import Sequence
@@ -11,40 +11,41 @@ from torch.nn import functional as F
 from src.core.errors import InputError
 from src.models.base import Settings, SupervisedModule
 
-TILE = 2**19  # numbers of a tile of differences: 2 MB, which stay in the processor's cache
-AHEAD = 1e-4  # added to the logarithm of the winner's share, so that it also wins among equals
+TILE = 2**19  # numbers in a tile of differences: 2 MB, which fit in the processor's cache
+AHEAD = 1e-4  # added to the winner's log probability, so that it also wins a tie
 
 State = dict[str, Tensor]
 
 
 class NearestNeighbor(SupervisedModule):
-    """The majority of the k nearest training samples decides; of equal votes the class with the nearer neighbour.
+    """A classifier by majority vote of the k nearest training samples, or a regression on their mean.
 
-    Of samples equally far away any may be taken.
+    If classes get equally many votes, the one with the nearest neighbour wins. Among samples at equal
+    distance the choice is arbitrary.
 
-    For classes the outputs are logarithms of the vote shares (n + 1) / (k + K), where n of the k
-    neighbours voted for a class of K: Laplace's rule of succession, which keeps the cross entropy
-    finite; for two classes the difference of the second's and the first's. For regression they are
-    the mean of the k targets. Before anything is remembered the outputs are zero.
+    For classification the outputs are the logarithms of (n + 1) / (k + K), where n of the k neighbours
+    voted for a class of K: Laplace's rule of succession, which keeps the cross entropy finite. For two
+    classes the output is the difference of the second's and the first's. For regression it is the mean
+    of the k targets. Outputs are zero while no samples are stored.
 
-    There is nothing to optimise: an epoch remembers each batch as it comes, augmented where the data
-    set augments; the next one forgets and remembers anew. The memory travels in the checkpoint, where
-    images of pixels / 255 take a byte per pixel.
+    There is nothing to optimise: an epoch stores each batch as it comes, augmented if the data set
+    augments, and the next epoch starts from an empty memory. The memory is saved in the checkpoint,
+    where images of pixels / 255 take one byte per pixel.
 
     Args:
         in_shape, num_classes, task: as for `SupervisedModule`.
-        optimizer, scheduler: taken as every model does, and not used.
+        optimizer, scheduler: accepted as for every model, but not used.
         distance: "l1", the sum of absolute differences, or "l2", the Euclidean distance.
-        k: how many neighbours decide, ≥ 1.
-        block: how many samples, of the memory and of those to predict, are compared at once, ≥ 1;
-            more take more memory, block² distances, and no less time.
+        k: the number of neighbours that vote, ≥ 1.
+        block: the number of stored samples, and of samples to predict, that are compared at once, ≥ 1;
+            larger blocks take more memory (block² distances), and no less time.
 
     Raises:
-        InputError: when fewer than k samples are remembered; where several processes train, since
-            each would remember its share only; if a checkpoint remembers samples of another size.
+        InputError: if fewer than k samples are stored; if several processes train, since each
+            would store its shard only; if a checkpoint has samples of another size.
     """
 
-    inputs: Tensor  # (N, D): uint8 where all are pixel / 255, else float32
+    inputs: Tensor  # (N, D): uint8 if all are pixel / 255, else float32
     targets: Tensor  # (N,)
 
     def __init__(
@@ -61,7 +62,7 @@ class NearestNeighbor(SupervisedModule):
         super().__init__(in_shape, num_classes, task, optimizer, scheduler)
         self.save_hyperparameters(logger=False)
         self.distances, self.k, self.block = DISTANCES[distance], k, block
-        self.recent: list[tuple[Tensor, Tensor]] = []  # batches that are not joined to the memory yet
+        self.recent: list[tuple[Tensor, Tensor]] = []  # batches that are not appended to the memory yet
         self.register_buffer("inputs", torch.empty(0, math.prod(in_shape)), persistent=False)
         self.register_buffer("targets", torch.empty(0, dtype=torch.long), persistent=False)
 
@@ -75,7 +76,7 @@ class NearestNeighbor(SupervisedModule):
         return self.outputs(torch.cat([self.neighbours(part) for part in x.split(self.block)]))  # (B, out_features)
 
     def neighbours(self, x: Tensor) -> Tensor:
-        """The targets of the k nearest samples, the nearest first: (B, D) → (B, k)."""
+        """Return the targets of the k nearest samples, the nearest first: (B, D) → (B, k)."""
         best, targets = x.new_empty(len(x), 0), self.targets.new_empty(len(x), 0)
         for start in range(0, len(self.targets), self.block):
             block = unpacked(self.inputs[start : start + self.block])
@@ -86,22 +87,22 @@ class NearestNeighbor(SupervisedModule):
         return targets
 
     def outputs(self, targets: Tensor) -> Tensor:
-        """What the targets of the neighbours, the nearest first, say: (B, k) → (B, out_features)."""
+        """Return the outputs from the neighbours' targets, the nearest first: (B, k) → (B, out_features)."""
         if self.task == "regression":
             return targets.float().mean(dim=1, keepdim=True)
         votes = F.one_hot(targets, self.num_classes).sum(dim=1)  # (B, K)
-        first = votes.gather(1, targets).argmax(dim=1, keepdim=True)  # the nearest neighbour of a class with most votes
+        first = votes.gather(1, targets).argmax(dim=1, keepdim=True)  # nearest neighbour whose class has most votes
         logs = ((votes + 1) / (self.k + self.num_classes)).log()
         logs = logs.scatter_add(1, targets.gather(1, first), torch.full_like(logs, AHEAD))
         return logs if self.task == "multiclass" else logs[:, 1:] - logs[:, :1]
 
-    # Remembering
+    # Storing the training samples
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.trainer.world_size > 1:
                 raise InputError("NearestNeighbor remembers in one process: use trainer=auto, or trainer.devices=1")
-            self.automatic_optimization = False  # only now: Lightning refuses trainer.gradient_clip_val with it
+            self.automatic_optimization = False  # only here: Lightning refuses trainer.gradient_clip_val with it
 
     def configure_optimizers(self) -> list[Any]:
         return []
@@ -116,7 +117,7 @@ class NearestNeighbor(SupervisedModule):
         self.recent.append((packed(inputs.flatten(1).float()), targets))
 
     def join(self) -> None:
-        """Join the recent batches to the memory: all of them at once, since each joining copies it."""
+        """Append the recent batches to the memory, all at once since each append copies the memory."""
         if not self.recent:
             return
         batches = [(self.inputs, self.targets), *self.recent] if len(self.targets) else self.recent
@@ -131,50 +132,46 @@ class NearestNeighbor(SupervisedModule):
         return {"inputs": self.inputs, "targets": self.targets}
 
     def set_extra_state(self, state: State) -> None:
-        size, own = state["inputs"].shape[1], math.prod(self.in_shape)
-        if size != own:
-            raise InputError(f"the checkpoint remembers samples of {size} numbers, these have {own}")
+        size, expected = state["inputs"].shape[1], math.prod(self.in_shape)
+        if size != expected:
+            raise InputError(f"the checkpoint remembers samples of {size} numbers, these have {expected}")
         self.recent.clear()
         self.inputs, self.targets = state["inputs"].to(self.device), state["targets"].to(self.device)
 
 
 def packed(inputs: Tensor) -> Tensor:
-    """float32 inputs as uint8 where each is exactly pixel / 255, else as they are."""
+    """Return float32 inputs as uint8 if all are exactly pixel / 255, else unchanged."""
     pixels = (inputs * 255).round().clamp(0, 255).to(torch.uint8)
     return pixels if torch.equal(unpacked(pixels), inputs) else inputs
 
 
 def unpacked(inputs: Tensor) -> Tensor:
-    """What was packed, as float32."""
+    """Return inputs as float32, undoing `packed`."""
     if inputs.dtype != torch.uint8:
         return inputs.float()
     return inputs / torch.full((), 255.0, device=inputs.device)  # a GPU divides by a tensor exactly, not by a number
 
 
 def l1(x: Tensor, memory: Tensor) -> Tensor:
-    """Sums of absolute differences: (B, D), (N, D) → (B, N).
-
-    On a CPU from tiles of differences: for photographs three times as fast as torch.cdist.
-    """
+    """Return the sums of absolute differences: (B, D), (N, D) → (B, N)."""
     if x.device.type != "cpu":
         return torch.cdist(x, memory, p=1.0)
+    # On a CPU, tiles of differences that fit in the cache are three times as fast as torch.cdist for photographs.
     distances, side = x.new_empty(len(x), len(memory)), max(1, math.isqrt(TILE // x.shape[1]))
-    room = x.new_empty(side, side, x.shape[1])
+    buffer = x.new_empty(side, side, x.shape[1])
     for rows, strip in zip(x.split(side), distances.split(side), strict=True):
         for columns, tile in zip(memory.split(side), strip.split(side, dim=1), strict=True):
-            differences = torch.sub(rows[:, None], columns, out=room[: len(rows), : len(columns)])
+            differences = torch.sub(rows[:, None], columns, out=buffer[: len(rows), : len(columns)])
             torch.sum(differences.abs_(), dim=-1, out=tile)
     return distances
 
 
 def l2(x: Tensor, memory: Tensor) -> Tensor:
-    """Euclidean distances: (B, D), (N, D) → (B, N).
-
-    From a matrix product, for photographs fifteen times as fast as from differences; in float64,
-    since it subtracts numbers that are nearly equal.
-    """
+    """Return the Euclidean distances: (B, D), (N, D) → (B, N)."""
     if x.device.type == "mps":  # has no float64
         return torch.cdist(x, memory, compute_mode="donot_use_mm_for_euclid_dist")
+    # A matrix product is fifteen times as fast as differences for photographs. It needs float64, since it subtracts
+    # nearly equal numbers.
     return torch.cdist(x.double(), memory.double(), compute_mode="use_mm_for_euclid_dist").float()
 
 

@@ -1,4 +1,4 @@
-"""ResNet18 (He et al., 2015, arXiv:1512.03385): from scratch, or fine-tuned from weights learned elsewhere."""
+"""ResNet18 (He et al., 2015, arXiv:1512.03385), trained from scratch or fine-tuned from pretrained weights."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from src.training.checkpoints import get_weights, read_checkpoint
 class ResNet18Net(nn.Module):
     """torchvision's ResNet18 with an output layer of the right width; (B, 1 or 3, H, W) → (B, out_features).
 
-    Grey images repeat to three channels. The original stem, a 7×7 convolution of stride 2 and a
-    pooling, leaves a 32-pixel image one pixel wide; the small one is a 3×3 convolution.
+    Grey images are expanded to three channels. With the original stem, a 7×7 convolution of stride 2
+    and a pooling, a 32-pixel image ends up one pixel wide; the small stem is a 3×3 convolution.
 
     Args:
         out_features: width of the output layer.
-        small_stem: the stem for images of about 32 pixels.
+        small_stem: use the stem for images of about 32 pixels.
         dropout: probability of dropping a feature before the output layer, in [0, 1).
         resize: side in pixels to scale images to; ``None`` leaves them as they are.
     """
@@ -50,12 +50,12 @@ class ResNet18(ImageModule):
 
     Args:
         weights: ``None`` for random weights; the name of torchvision's published ones
-            ("IMAGENET1K_V1"); or the path of a checkpoint: one of a run here, or a state dict of
-            torchvision's resnet18. All but the output layer is taken from it, when a run starts.
-        freeze: "none" trains all; "backbone" the output layer only; an int n the output layer only
-            for the first n epochs, then all.
-        backbone_lr_factor: the backbone's learning rate as a share of the head's, when there are
-            ``weights``, > 0.
+            ("IMAGENET1K_V1"); or the path of a checkpoint: one of a Thunderhead run, or a state dict of
+            torchvision's resnet18. All but the output layer is loaded from it when a run starts.
+        freeze: "none" trains all weights; "backbone" the output layer only; an int n the output layer
+            only for the first n epochs, then all.
+        backbone_lr_factor: the backbone's learning rate as a multiple of the head's, > 0; without
+            ``weights`` it is 1.
         stem: "imagenet" (7×7, stride 2, pooling), "small" (3×3), or "auto": small unless
             ``weights`` names published ones.
         dropout: probability of dropping a feature before the output layer, in [0, 1).
@@ -82,7 +82,7 @@ class ResNet18(ImageModule):
         self.backbone_lr_factor = backbone_lr_factor if weights else 1.0
         small_stem = stem == "small" or (stem == "auto" and weights not in published_names())
         self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
-        self.net.backbone.requires_grad_(freeze != "backbone")  # before processes agree on what they share
+        self.net.backbone.requires_grad_(freeze != "backbone")  # before DDP fixes this set
 
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1 and self.backbone_frozen and self.frozen_epochs != "backbone":
@@ -90,7 +90,7 @@ class ResNet18(ImageModule):
                 f"model.freeze={self.frozen_epochs} cannot unfreeze under trainer=ddp, whose processes agree on the "
                 "weights that they share when they start: use model.freeze=none or backbone"
             )
-        if self.weights and not self.trainer.ckpt_path:  # a resumed run has its own
+        if self.weights and not self.trainer.ckpt_path:  # a resumed run restores its own weights
             load_backbone(self.net.backbone, self.weights)
 
     def on_train_epoch_start(self) -> None:
@@ -101,7 +101,7 @@ class ResNet18(ImageModule):
         self.train()
 
     def train(self, mode: bool = True) -> "ResNet18":
-        """A frozen backbone stays in evaluation mode: its batch norms keep their running statistics."""
+        """Set the mode, but keep a frozen backbone in evaluation mode so that its batch norms do not change."""
         super().train(mode)
         if self.backbone_frozen:
             self.net.backbone.eval()
@@ -119,28 +119,34 @@ def published_names() -> list[str]:
 
 
 def load_backbone(backbone: nn.Module, weights: str) -> None:
-    """Load all but the output layer from published weights or from a checkpoint's path."""
+    """Load all weights but the output layer's, from published ones or a checkpoint's path.
+
+    Raises:
+        InputError: if they cannot be read, are not a ResNet18's, or do not fit this backbone.
+    """
     content = read_published(weights) if weights in published_names() else read_checkpoint(weights)
     state = get_weights(content, weights)
     prefix = "net.backbone."
-    own = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(("fc.", "net.head."))}
+    loaded = {
+        key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(("fc.", "net.head."))
+    }
     expected = backbone.state_dict()
-    if not any(key in own for key in expected):
+    if not any(key in loaded for key in expected):
         raise InputError(f"model.weights={weights} holds no ResNet18")
-    wrong = [key for key in expected if getattr(own.get(key), "shape", None) != expected[key].shape]
+    wrong = [key for key in expected if getattr(loaded.get(key), "shape", None) != expected[key].shape]
     if wrong:
         raise InputError(
             f"model.weights={weights} does not fit this backbone at {wrong[0]}: "
             "choose model.stem=imagenet or small as it was trained with"
         )
-    backbone.load_state_dict({key: own[key] for key in expected})
+    backbone.load_state_dict({key: loaded[key] for key in expected})
 
 
 def read_published(name: str) -> dict[str, Any]:
     """Read published weights from torch's cache, or download them there first.
 
     Raises:
-        InputError: if they cannot be downloaded, or the file is not what its name says.
+        InputError: if they cannot be downloaded, or the file does not match the digest in its name.
     """
     url = torchvision.models.ResNet18_Weights[name].url
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
@@ -149,7 +155,7 @@ def read_published(name: str) -> dict[str, Any]:
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(file), digest)
-    except Exception as error:  # of the network, of the disk, or of a file that is not whole
+    except Exception as error:  # from the network, the disk, or an incomplete file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"model.weights={name} cannot be downloaded ({reason}): put {file.name} into {file.parent}, or use "

@@ -1,7 +1,7 @@
-"""Many optimiser steps in one ``training_step``: what Lightning does around each takes longer than a small net's own.
+"""Run many optimiser steps in one ``training_step``: Lightning's work per call exceeds that of a small net's step.
 
-A chunk is the batches up to the fourth look at the losses from here. The steps in it are those that would be taken
-one by one, bit for bit, and counted like those. How long they take beside a bare loop's, `make bench` says.
+A chunk has the batches of four logging intervals. Its steps equal separate steps bit for bit, and are counted like
+them. `make bench` compares their time with a bare loop's.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from src.data.base import Chunk, Samples
 from src.models.graphs import GraphStep, can_record
 from src.optimizers.settings import is_planned
 
-# What would have to be called for each single step.
+# Hooks that Lightning would call for each single step, and that a chunk does not call.
 CALLBACK_HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
@@ -44,20 +44,20 @@ MODULE_HOOKS = (
     "toggle_optimizer",
 )
 GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
-LOOKS = 4  # at the losses in a chunk: the progress bar moves on after each
+LOOKS = 4  # times that losses are logged per chunk
 SIZE = "their size, of which Lightning's work is a small part"
-OWN_HOOKS = ("training_step", "configure_optimizers", "scheduler")  # those of `SupervisedModule`
-HARMLESS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's, to which a chunk is as good
+OWN_HOOKS = ("training_step", "configure_optimizers", "scheduler")  # of `SupervisedModule`
+HARMLESS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
 
 
 def why_one_by_one(trainer: Any, model: Any, ours: type, operations: int) -> str | None:
-    """What needs each step by itself, in words; ``None`` if nothing does.
+    """Return the reason why steps cannot be taken in chunks, as text; ``None`` if they can.
 
     Args:
-        trainer: with its callbacks and limits.
-        model: of the class ``ours``, or of one made from it.
-        ours: the class whose hooks are known.
-        operations: floating-point operations of one forward pass of a batch; 0: not known.
+        trainer: the trainer, with its callbacks and limits.
+        model: an instance of ``ours`` or of a subclass.
+        ours: the class whose hooks work with chunks.
+        operations: floating-point operations of one forward pass of a batch; 0: unknown.
     """
     schedule = model.scheduler_settings or {}
     reasons = {
@@ -80,46 +80,47 @@ def why_one_by_one(trainer: Any, model: Any, ours: type, operations: int) -> str
 
 
 def counts_batches(trainer: Any) -> bool:
-    """Whether a limit or an interval is a number of steps or batches, or a share of them."""
-    parts = (trainer.limit_train_batches, trainer.val_check_interval)
-    whole = all(isinstance(part, float) and part == 1.0 for part in parts)  # the int 1 is one batch
-    return not whole or trainer.max_steps != -1 or bool(trainer.min_steps) or bool(trainer.overfit_batches)
+    """Return True if a limit or an interval is a number of steps or batches, or a fraction of them."""
+    limits = (trainer.limit_train_batches, trainer.val_check_interval)
+    unlimited = all(isinstance(limit, float) and limit == 1.0 for limit in limits)  # the int 1 is one batch
+    return not unlimited or trainer.max_steps != -1 or bool(trainer.min_steps) or bool(trainer.overfit_batches)
 
 
 def sees_steps(callback: Callback) -> bool:
-    """Whether a callback looks at each step, or is one of Lightning's that may change how steps are taken."""
+    """Return True if a callback acts at each step, or is one of Lightning's that may change the steps."""
     if getattr(callback, "takes_chunks", False):
         return False
-    base = next(kind for kind in type(callback).__mro__ if kind.__module__.startswith("lightning."))
-    theirs = base not in (Callback, Checkpoint) and not issubclass(base, HARMLESS)
-    each = getattr(callback, "logging_interval", None) == "step"
-    return theirs or each or overrides(callback, base, CALLBACK_HOOKS)
+    base = next(parent for parent in type(callback).__mro__ if parent.__module__.startswith("lightning."))
+    unknown = base not in (Callback, Checkpoint) and not issubclass(base, HARMLESS)
+    every_step = getattr(callback, "logging_interval", None) == "step"
+    return unknown or every_step or overrides(callback, base, CALLBACK_HOOKS)
 
 
 def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
-    """Whether a class of one's own has any of these hooks of its base class, or an object got one later."""
-    own = vars(thing).keys() & set(hooks)
-    return bool(own) or any(getattr(type(thing), hook, None) is not getattr(base, hook, None) for hook in hooks)
+    """Return True if an object or its class overrides any of these hooks of a base class."""
+    assigned = vars(thing).keys() & set(hooks)
+    return bool(assigned) or any(getattr(type(thing), hook, None) is not getattr(base, hook, None) for hook in hooks)
 
 
 @torch.no_grad()
 def take_steps(model: Any, chunk: Chunk) -> None:
-    """An optimiser step for each batch of a chunk, in order."""
+    """Take an optimiser step on each batch of a chunk, in order."""
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
     refuse_late(trainer)
     step, results, count = choose_step(model, optimizer), trainer._results, 0
     for batch in chunk.parts():
         if trainer.received_sigterm:
             raise SIGTERMException
-        results.batch, results.batch_size = batch, None  # what a model's own log() counts
+        results.batch, results.batch_size = batch, None  # for calls of self.log() in a model
         step(batch, chunk.prepare)
         count += 1
         if count % trainer.log_every_n_steps == 0:
             model.look_at_losses()
-    optimizer._opt_called = True  # schedulers complain if they are asked before the optimiser was
+    optimizer._opt_called = True  # else schedulers warn that they are stepped before the optimiser
     count_steps(trainer, count)
     if model.unread:
         model.look_at_losses()
+    # With manual optimisation Lightning leaves the schedules, which are per epoch here, to the module.
     if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
         for config in trainer.lr_scheduler_configs:
             if (trainer.current_epoch + 1) % config.frequency == 0:
@@ -127,19 +128,19 @@ def take_steps(model: Any, chunk: Chunk) -> None:
 
 
 def refuse_late(trainer: Any) -> None:
-    """Refuse ways to take steps that a callback has chosen after training began, which steps in chunks do not have.
+    """Refuse settings that a callback has changed after training started, and that chunks do not support.
 
     Raises:
-        InputError: naming the setting to choose them with.
+        InputError: if there is one; names the setting to use instead.
     """
     for name, value in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
         if (chosen := getattr(trainer, name)) != value:
-            how = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
-            raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {how}")
+            remedy = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
+            raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {remedy}")
 
 
 def choose_step(model: Any, optimizer: Any) -> Callable[[Samples, Callable[[Tensor], Tensor]], None]:
-    """Return what takes a step on a batch as it is kept: on a GPU a recorded one where that can be."""
+    """Return the function that takes a step on a stored batch: on a GPU a `GraphStep` if possible."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
     take = partial(take_step, model, bare_step(optimizer), weights)
     if not (model.records_steps and can_record(optimizer, model.device)):
@@ -156,17 +157,15 @@ def take_step(
     batch: Samples,
     prepare: Callable[[Tensor], Tensor],
 ) -> None:
-    """Take an optimiser step on a batch as it is kept."""
-    # Copies: where a tensor begins elsewhere in memory its sums are rounded in another way.
+    """Take an optimiser step on a stored batch; ``prepare`` is the transform of its inputs."""
+    # Copy the batch, since sums over a tensor with another memory alignment are rounded differently.
     prepared = Samples(prepare(batch.inputs.clone()), batch.targets.clone())
     step(partial(gradient, model, weights, prepared, model.batches))
 
 
 def bare_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:
-    """An optimiser's step; one of torch's without what wraps it for the profiler and for hooks, if there are none.
-
-    That takes 40 µs: of a small net's step a sixth.
-    """
+    """Return an optimiser's step function; if it is torch's, without the wrapper for the profiler and for hooks."""
+    # The wrapper takes 40 µs, a sixth of a small net's step. It must stay if there are hooks to call.
     hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS)
     if any(hooks) or optimizer.defaults.get("differentiable") or not is_torchs(type(optimizer).step):
         return optimizer.step
@@ -178,32 +177,37 @@ def is_torchs(method: Any) -> bool:
 
 
 def gradient(model: Any, weights: list[Tensor], batch: Any, number: int) -> Tensor:
-    """Put the gradient of a batch, by its number in the epoch, in place; returns what it descends on."""
+    """Set the weights' gradients of a batch, and return the objective; ``number`` is its index in the epoch."""
     objective: Tensor = model.step_loss(batch, number)
-    gradients = torch.autograd.grad(objective, weights, allow_unused=True)  # at once, without adding to zeros
+    gradients = torch.autograd.grad(objective, weights, allow_unused=True)  # new tensors: nothing to zero or add to
     for weight, its_gradient in zip(weights, gradients, strict=True):
         weight.grad = its_gradient
     return objective
 
 
 def count_steps(trainer: Any, count: int) -> None:
-    """Count steps as Lightning does, which counts those of a chunk as one."""
+    """Add the steps of a chunk to Lightning's counters, which count a chunk as one step."""
     loop = trainer.fit_loop.epoch_loop
     for progress in (
         loop.manual_optimization.optim_step_progress,
         loop.automatic_optimization.optim_progress.optimizer.step,
     ):
-        for part in (progress.total, progress.current):
-            part.ready += count
-            part.completed += count
+        for counter in (progress.total, progress.current):
+            counter.ready += count
+            counter.completed += count
     loop._batches_that_stepped += count - 1
 
 
 def same_count(trainer: Any) -> None:
-    """A resumed run counts on from where it was, whichever way it took its steps before."""
+    """Set Lightning's two step counters to the larger one, when a run is resumed."""
+    # Lightning has one counter for manual and one for automatic optimisation. A resumed run may take its steps in
+    # another way than before, and would then count from 0.
     loop = trainer.fit_loop.epoch_loop
-    one, other = loop.manual_optimization.optim_step_progress, loop.automatic_optimization.optim_progress.optimizer.step
+    manual, automatic = (
+        loop.manual_optimization.optim_step_progress,
+        loop.automatic_optimization.optim_progress.optimizer.step,
+    )
     for name in ("ready", "completed"):
-        most = max(getattr(one.total, name), getattr(other.total, name))
-        setattr(one.total, name, most)
-        setattr(other.total, name, most)
+        count = max(getattr(manual.total, name), getattr(automatic.total, name))
+        setattr(manual.total, name, count)
+        setattr(automatic.total, name, count)

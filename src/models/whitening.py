@@ -1,20 +1,20 @@
-"""A first layer that needs no training: it decorrelates the pixels of small patches of the images."""
+"""A first layer that needs no training: it decorrelates the pixels of small image patches."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FLOOR = 5e-4  # added to the variances: directions in which patches hardly vary are not blown up
-AT_ONCE = 100  # images whose patches are in memory together
-IMAGES = 5000  # as many settle the covariance of 12 or 27 numbers: those to fit a layer to
+FLOOR = 5e-4  # added to the variances, so that components of nearly no variance are not amplified
+AT_ONCE = 100  # images whose patches are in memory at the same time
+IMAGES = 5000  # images to fit a layer to: enough for the covariance of 12 or 27 numbers
 
 
 class Whitening(nn.Conv2d):
     """Convolution with the principal components of the images' patches, each divided by its standard deviation.
 
-    (B, C, H, W) → (B, 2·C·s², H−s+1, W−s+1). Every component is there with both signs, so that an activation
-    loses neither side of it. The filters stay as they were fitted, the bias is trained (Jordan, 2024,
-    arXiv:2404.00498).
+    (B, C, H, W) → (B, 2·C·s², H−s+1, W−s+1). Every component occurs with both signs, so that an activation
+    such as ReLU loses neither half of it. The filters are fixed after fitting, the bias is trained (Jordan,
+    2024, arXiv:2404.00498).
 
     Args:
         in_channels: C.
@@ -30,7 +30,7 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Take the filters from images (N, C, H, W) as the network gets them, each channel's mean about 0."""
+        """Fit the filters to the network's input images (N, C, H, W); each channel's mean must be about 0."""
         size = self.kernel_size[0]
         variances, components = torch.linalg.eigh(covariance(images, size))
         filters = (components / (variances + FLOOR).sqrt()).T.view(-1, self.in_channels, size, size)
@@ -39,7 +39,7 @@ class Whitening(nn.Conv2d):
 
 
 def covariance(images: Tensor, size: int) -> Tensor:
-    """The second moments of all size×size patches of images (N, C, H, W), in float64: (C·s², C·s²)."""
+    """Return the second moments of all size×size patches of images (N, C, H, W), in float64: (C·s², C·s²)."""
     width, count = images.shape[1] * size**2, 0
     total = images.new_zeros(width, width, dtype=torch.float64)
     for part in images.split(AT_ONCE):

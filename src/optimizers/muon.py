@@ -1,4 +1,4 @@
-"""Muon for the weights that are matrices, AdamW for all others."""
+"""An optimiser that uses Muon for matrices and AdamW for all other weights."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,19 +8,19 @@ from torch.optim import AdamW, Optimizer
 
 
 class Muon(Optimizer):
-    """Momentum whose steps are made orthogonal (Jordan et al., 2024), for matrices; beside it AdamW.
+    """Muon, momentum with orthogonalised steps (Jordan et al., 2024), for matrices; AdamW for all other weights.
 
-    PyTorch's own `torch.optim.Muon` takes matrices alone. Biases, batch norm and the filters of convolutions are
-    trained by `torch.optim.AdamW` here. Muon's steps are as large as AdamW's (Liu et al., 2025), so that one learning
-    rate and one decay suit both.
+    `torch.optim.Muon` takes matrices only, so `torch.optim.AdamW` trains biases, batch norms and the filters of
+    convolutions. Muon's steps are scaled to the size of AdamW's (Liu et al., 2025), so that one learning rate and one
+    weight decay suit both.
 
     Args:
-        params: parameters, or groups of them that may have learning rates of their own.
+        params: parameters, or groups of them that may have their own learning rates.
         lr: learning rate, > 0.
-        weight_decay: decoupled, ≥ 0.
-        momentum: of Muon, in [0, 1).
-        nesterov: whether Muon looks ahead.
-        betas: AdamW's decay of the means of gradient and squared gradient.
+        weight_decay: decoupled weight decay, ≥ 0.
+        momentum: Muon's momentum, in [0, 1).
+        nesterov: use Nesterov momentum in Muon.
+        betas: AdamW's decay rates of the means of gradient and squared gradient.
     """
 
     def __init__(
@@ -32,21 +32,21 @@ class Muon(Optimizer):
         nesterov: bool = True,
         betas: Sequence[float] = (0.9, 0.999),
     ) -> None:
-        groups = [each if isinstance(each, dict) else {"params": [each]} for each in params]
-        own: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-        split = [(group | {"params": each}) for group in groups for each in _split(group["params"])]
-        super().__init__([group for group in split if group["params"]], own)
+        groups = [part if isinstance(part, dict) else {"params": [part]} for part in params]
+        defaults: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+        split = [(group | {"params": part}) for group in groups for part in _split(group["params"])]
+        super().__init__([group for group in split if group["params"]], defaults)
         matrices, others = self._of(True), self._of(False)
         self.parts: dict[bool, Optimizer] = {}
         if matrices:
-            own_steps: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "adjust_lr_fn": "match_rms_adamw"}
-            self.parts[True] = torch.optim.Muon(matrices, **own, **own_steps)
+            muon: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "adjust_lr_fn": "match_rms_adamw"}
+            self.parts[True] = torch.optim.Muon(matrices, **defaults, **muon)
         if others:
             fused = others[0]["params"][0].device.type in ("cpu", "cuda")
-            self.parts[False] = AdamW(others, **own, betas=(betas[0], betas[1]), fused=fused)
+            self.parts[False] = AdamW(others, **defaults, betas=(betas[0], betas[1]), fused=fused)
 
     def _of(self, matrices: bool) -> list[dict[str, Any]]:
-        """Return the groups of matrices, or all others."""
+        """Return the parameter groups of matrices, or the other ones."""
         return [group for group in self.param_groups if (group["params"][0].ndim == 2) == matrices]
 
     @torch.no_grad()
@@ -56,12 +56,13 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for matrices, part in self.parts.items():
-            part.param_groups, part.state = self._of(matrices), self.state  # those of a checkpoint, if one was loaded
+            # Loading a checkpoint replaces groups and state: hand them to the two optimisers before each step.
+            part.param_groups, part.state = self._of(matrices), self.state
             part.step()
         return loss
 
 
 def _split(parameters: Iterable[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the matrices among parameters, and the others."""
-    each = list(parameters)
-    return [one for one in each if one.ndim == 2], [one for one in each if one.ndim != 2]
+    """Return the matrices among parameters, and the other ones."""
+    weights = list(parameters)
+    return [weight for weight in weights if weight.ndim == 2], [weight for weight in weights if weight.ndim != 2]

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of the learning rate, made from their settings, and how often a schedule is stepped."""
+"""Build optimisers and learning rate schedules from their settings, and count how often a schedule is stepped."""
 
 import inspect
 import math
@@ -18,26 +18,26 @@ from src.storage.moved import update_names
 from src.storage.trust import may_name_function
 
 Settings = dict[str, Any]
-FUSED = (Adam, SGD)  # have one kernel for all parameters on each of these devices; AdamW is an Adam
+FUSED = (Adam, SGD)  # have one kernel for all parameters on FUSED_ON; AdamW is an Adam
 FUSED_ON = ("cpu", "cuda")
-OF_LIGHTNING = ("interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")  # how a schedule is stepped
-WATCHING = ("monitor", "strict")  # only where it watches a metric
-TOTAL, RATES = "total_steps", "lr"  # in a schedule's settings they stand for numbers of the run
+OF_LIGHTNING = ("interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")  # keys that Lightning reads
+WATCHING = ("monitor", "strict")  # only for a schedule that follows a metric
+TOTAL, RATES = "total_steps", "lr"  # as values of a schedule's settings: placeholders for numbers of the run
 
 # Optimisers
 
 
 def make_optimizer(settings: Settings, groups_of: Callable[[float], list[Settings]], device: str) -> Optimizer:
-    """Make an optimiser.
+    """Build an optimiser.
 
     Args:
-        settings: ``{"_target_": a class or a function, "lr": 0.001, …}``; ``"fused": None`` stands for: where the
-            device has it.
-        groups_of: returns the parameters in groups for a learning rate, see `SupervisedModule.parameter_groups`.
+        settings: ``{"_target_": a class or a function, "lr": 0.001, …}``; ``"fused": None`` means: if the
+            device supports it.
+        groups_of: returns the parameter groups for a learning rate, see `SupervisedModule.parameter_groups`.
         device: "cpu", "cuda" or another.
 
     Raises:
-        InputError: for settings that it does not take.
+        InputError: for settings that it does not accept.
     """
     settings = update_names(dict(settings))
     target = settings.pop("_target_")
@@ -58,37 +58,37 @@ def make_optimizer(settings: Settings, groups_of: Callable[[float], list[Setting
 
 
 def divide_first(optimizer: Optimizer) -> None:
-    """Have gradients that mixed precision scales up divided before they are clipped and looked at, not in the step.
+    """Have the gradients of mixed precision unscaled before they are clipped and logged, not in the step.
 
-    Fused optimisers would do that in the step, and Lightning therefore never clips theirs.
+    Fused optimisers would unscale them in the step, and Lightning therefore never clips their gradients.
     """
     if hasattr(optimizer, "_step_supports_amp_scaling"):
         optimizer._step_supports_amp_scaling = False
 
 
 def check_numbers(optimizer: Optimizer, precision: str) -> None:
-    """Refuse an optimiser that does not calculate in a precision.
+    """Refuse an optimiser that does not work in a precision.
 
     Raises:
-        InputError: naming what works.
+        InputError: if it does not; names settings that work.
     """
     if isinstance(optimizer, LBFGS) and precision in ("16-mixed", "16-true"):
         raise InputError(f"trainer.precision={precision}: LBFGS does not calculate in float16; use 32-true")
     groups = optimizer.param_groups
     half = any(weight.dtype == torch.float16 for group in groups for weight in group["params"])
     eps = [group["eps"] for group in groups if isinstance(group.get("eps"), float)]
-    if half and any(torch.tensor(each, dtype=torch.float16) == 0 for each in eps):
-        told = (
+    if half and any(torch.tensor(value, dtype=torch.float16) == 0 for value in eps):
+        reason = (
             f"trainer.precision={precision}: {type(optimizer).__name__} divides by squares that are 0 in float16, as "
         )
-        raise InputError(f"{told}optimizer.eps={min(eps)} is; use bf16-true, 16-mixed, or +optimizer.eps=1e-4")
+        raise InputError(f"{reason}optimizer.eps={min(eps)} is; use bf16-true, 16-mixed, or +optimizer.eps=1e-4")
 
 
 def _groups(groups_of: Callable[[float], list[Settings]], maker: Any, settings: Settings) -> list[Settings]:
-    """Return the parameter groups, each with its learning rate; without it for an optimiser that has none."""
+    """Return the parameter groups with their learning rates, or without them if the optimiser takes none."""
     parameters = _parameters(maker)
-    usual = parameters["lr"].default if "lr" in parameters else inspect.Parameter.empty
-    lr = settings.get("lr", None if usual is inspect.Parameter.empty else usual)
+    default = parameters["lr"].default if "lr" in parameters else inspect.Parameter.empty
+    lr = settings.get("lr", None if default is inspect.Parameter.empty else default)
     if lr is not None:
         return groups_of(lr)
     groups = groups_of(1.0)
@@ -101,51 +101,53 @@ def _groups(groups_of: Callable[[float], list[Settings]], maker: Any, settings: 
 
 
 def make_schedule(settings: Settings, optimizer: Optimizer, trainer: Any) -> Settings:
-    """Make a schedule of an optimiser's learning rate, with what Lightning has to know of it.
+    """Build a schedule of an optimiser's learning rate, as a dictionary for Lightning.
 
     Args:
         settings: ``{"_target_": a class or a function, "interval": "step" or "epoch", …}``. Among its values
-            "total_steps" stands for how often the schedule is stepped, "lr" for the optimiser's learning rates, and the
-            dotted name of a function for that function, where one is asked for. Schedules in it are made, too.
-        optimizer: whose learning rate is to change.
-        trainer: a Trainer, or what stands for it: it tells how many steps there will be.
+            "total_steps" stands for the number of times that the schedule is stepped, "lr" for the optimiser's learning
+            rates, and the dotted name of a function for that function, if the parameter is a callable. Nested schedules
+            are built too.
+        optimizer: the optimiser whose learning rate changes.
+        trainer: a Trainer or a stand-in, from which the number of steps is computed.
 
     Raises:
-        InputError: for settings that it does not take, or that come to nothing.
+        InputError: for settings that it does not accept, or that would have no effect.
     """
     settings = update_names(dict(settings))
     if "_target_" not in settings:
         raise InputError(f"scheduler.{next(iter(settings))}: there is no scheduler to take it; choose scheduler=…")
-    how: Settings = {name: settings[name] for name in OF_LIGHTNING if settings.get(name) is not None}
-    how.setdefault("interval", "epoch")
-    how.setdefault("frequency", 1)
-    own = {name: value for name, value in settings.items() if name not in OF_LIGHTNING}
+    # Separate Lightning's keys from the arguments of the schedule itself.
+    config: Settings = {name: settings[name] for name in OF_LIGHTNING if settings.get(name) is not None}
+    config.setdefault("interval", "epoch")
+    config.setdefault("frequency", 1)
+    arguments = {name: value for name, value in settings.items() if name not in OF_LIGHTNING}
     total = None
-    if is_planned(own):
+    if is_planned(arguments):
         _refuse_unknown_end(trainer)
-        total = count_rates(trainer, how["interval"], how["frequency"])
-    made = _schedule(own, optimizer, total)
-    if isinstance(made, ReduceLROnPlateau) or how.get("reduce_on_plateau"):
-        how["frequency"] = _frequency_of_looks(settings, how, trainer)
-    elif extra := [name for name in WATCHING if name in how]:
-        raise InputError(f"scheduler.{extra[0]}: {own['_target_']} watches no metric; leave it out")
-    if isinstance(made, OneCycleLR):
-        taken = count_rates(trainer, how["interval"], how["frequency"])
-        if made.total_steps < taken:
-            asked = f"scheduler.total_steps={made.total_steps}"
-            raise InputError(f"{asked}: the run takes {taken}; give as many, or {TOTAL}")
-    return how | {"scheduler": made}
+        total = count_rates(trainer, config["interval"], config["frequency"])
+    schedule = _schedule(arguments, optimizer, total)
+    if isinstance(schedule, ReduceLROnPlateau) or config.get("reduce_on_plateau"):
+        config["frequency"] = _frequency_of_looks(settings, config, trainer)
+    elif extra := [name for name in WATCHING if name in config]:
+        raise InputError(f"scheduler.{extra[0]}: {arguments['_target_']} watches no metric; leave it out")
+    if isinstance(schedule, OneCycleLR):
+        needed = count_rates(trainer, config["interval"], config["frequency"])
+        if schedule.total_steps < needed:
+            setting = f"scheduler.total_steps={schedule.total_steps}"
+            raise InputError(f"{setting}: the run takes {needed}; give as many, or {TOTAL}")
+    return config | {"scheduler": schedule}
 
 
 def _frequency_of_looks(settings: Settings, how: Settings, trainer: Any) -> int:
-    """Return after how many epochs (or steps) a schedule looks at its metric: by default whenever it is measured."""
+    """Return after how many epochs (or steps) a schedule reads its metric: by default whenever it is measured."""
     if "monitor" not in how:
         raise InputError("scheduler.monitor is missing: the metric that it watches, such as val/loss")
     validated = (trainer.check_val_every_n_epoch or 1) if how["monitor"].startswith("val") else 1
     if how["interval"] == "step":
         if how.get("strict", True):
-            told = f"scheduler.interval=step: {how['monitor']} is not measured at each step"
-            raise InputError(f"{told}; use interval=epoch, or +scheduler.strict=false")
+            reason = f"scheduler.interval=step: {how['monitor']} is not measured at each step"
+            raise InputError(f"{reason}; use interval=epoch, or +scheduler.strict=false")
         return int(how["frequency"])
     if settings.get("frequency") is None:
         return int(validated)
@@ -158,49 +160,49 @@ def _frequency_of_looks(settings: Settings, how: Settings, trainer: Any) -> int:
 
 
 def _schedule(settings: Settings, optimizer: Optimizer, total: int | None) -> LRScheduler:
-    """Return a schedule that is stepped ``total`` times; of a sequence each part as often as it is its turn."""
-    target, own = settings["_target_"], {name: value for name, value in settings.items() if name != "_target_"}
+    """Return a schedule that is stepped ``total`` times; the parts of a sequence divide these steps among them."""
+    target, arguments = settings["_target_"], {name: value for name, value in settings.items() if name != "_target_"}
     maker = _find("scheduler", target)
     parameters = _parameters(maker)
     if maker is SequentialLR and total is not None:
-        own["schedulers"] = _in_turn(own, optimizer, total)
-    for name, value in own.items():
+        arguments["schedulers"] = _in_turn(arguments, optimizer, total)
+    for name, value in arguments.items():
         function = name in parameters and "Callable" in str(parameters[name].annotation)
-        own[name] = _value(value, optimizer, total, function)
-    given: tuple[Any, ...] = ()
+        arguments[name] = _value(value, optimizer, total, function)
+    positional: tuple[Any, ...] = ()
     if "optimizer" in parameters:
-        own["optimizer"] = optimizer
+        arguments["optimizer"] = optimizer
     else:
-        given = (optimizer,)
-    made: LRScheduler = _make("scheduler", target, *given, **own)
-    if not isinstance(made, LRScheduler):
-        raise InputError(f"scheduler: {target} makes no schedule of the learning rate, but {type(made).__name__}")
+        positional = (optimizer,)
+    schedule: LRScheduler = _make("scheduler", target, *positional, **arguments)
+    if not isinstance(schedule, LRScheduler):
+        raise InputError(f"scheduler: {target} makes no schedule of the learning rate, but {type(schedule).__name__}")
     try:
-        made.state_dict()
+        schedule.state_dict()
     except AttributeError as error:
-        told = "its functions cannot be kept in a checkpoint; give some that are written in Python"
-        raise InputError(f"scheduler: {target}: {told} ({error})") from error
-    return made
+        reason = "its functions cannot be kept in a checkpoint; give some that are written in Python"
+        raise InputError(f"scheduler: {target}: {reason} ({error})") from error
+    return schedule
 
 
 def _in_turn(settings: Settings, optimizer: Optimizer, total: int) -> list[Any]:
-    """Return the schedules of a sequence, each made for as many steps as there are to its turn's end."""
+    """Return the schedules of a sequence, each built for the number of steps between its milestones."""
     ends = [*settings.get("milestones", []), total]
     if any(not isinstance(end, int) for end in ends) or ends != sorted(set(ends)):
         raise InputError(f"scheduler.milestones={ends[:-1]}: give rising numbers of steps, below the run's {total}")
-    turns = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    parts = zip(settings.get("schedulers", []), turns, strict=False)
-    return [_value(part, optimizer, turn, function=False) for part, turn in parts]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    parts = zip(settings.get("schedulers", []), lengths, strict=False)
+    return [_value(part, optimizer, length, function=False) for part, length in parts]
 
 
 def _value(value: Any, optimizer: Optimizer, total: int | None, function: bool) -> Any:
-    """Return what a value of a schedule's settings stands for."""
+    """Return a value of a schedule's settings, with placeholders, functions and nested schedules resolved."""
     if isinstance(value, Mapping) and "_target_" in value:
         if _is_schedule(value["_target_"]):
             return _schedule(dict(value), optimizer, total)
         return instantiate(dict(value))
     if isinstance(value, list):
-        return [_value(each, optimizer, total, function) for each in value]
+        return [_value(item, optimizer, total, function) for item in value]
     if value == TOTAL and isinstance(value, str):
         return total
     if value == RATES and isinstance(value, str):
@@ -214,7 +216,7 @@ def _is_schedule(target: str) -> bool:
 
 
 def is_planned(settings: Any) -> bool:
-    """Return whether a schedule is made for the run's number of steps, or one within it is."""
+    """Return True if a schedule, or one nested in it, depends on the run's number of steps."""
     if isinstance(settings, (str, int, float)) or settings is None:
         return bool(settings == TOTAL)
     values: Iterable[Any] = settings.values() if isinstance(settings, Mapping) else settings
@@ -222,13 +224,14 @@ def is_planned(settings: Any) -> bool:
 
 
 def count_rates(trainer: Any, interval: str, frequency: int) -> int:
-    """Return with how many learning rates, one after the other, a run trains if it comes to its end.
+    """Return the number of successive learning rates in a run that is not stopped early.
 
-    Lightning steps a schedule after every ``frequency``-th epoch; or after each optimiser step whose batch is the
-    ``frequency``-th, the next ``frequency``-th, … of its epoch. The rates are those in between.
+    Lightning steps a schedule after every ``frequency``-th epoch, or, with ``interval`` "step", after each optimiser
+    step whose batch number in its epoch is a multiple of ``frequency``. A learning rate lasts from one of these to the
+    next.
 
     Raises:
-        InputError: if that is not known beforehand.
+        InputError: if the number cannot be known in advance.
     """
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
@@ -237,7 +240,7 @@ def count_rates(trainer: Any, interval: str, frequency: int) -> int:
     steps = trainer.max_steps if (trainer.max_steps or -1) > 0 else math.inf
     if batches == math.inf and interval == "epoch" and steps == math.inf > epochs:
         return 1 + (int(epochs) - 1) // frequency
-    batches = min(batches, steps * parts)  # a stream's end nobody knows
+    batches = min(batches, steps * parts)  # infinite for a stream of unknown length
     ends = math.inf if batches == math.inf else -(-batches // parts)  # optimiser steps of an epoch
     steps = min(steps, epochs * ends)
     if steps == math.inf:
@@ -245,26 +248,27 @@ def count_rates(trainer: Any, interval: str, frequency: int) -> int:
     whole, rest = divmod(int(steps) - 1, int(ends))  # epochs and steps before the last step
     if interval == "epoch":
         return 1 + whole // frequency
-    each = [batch % frequency == 0 for batch in (*range(parts, batches, parts), batches)]
-    return 1 + whole * sum(each) + sum(each[:rest])
+    # True for each optimiser step of an epoch after which Lightning steps the schedule.
+    changes = [batch % frequency == 0 for batch in (*range(parts, batches, parts), batches)]
+    return 1 + whole * sum(changes) + sum(changes[:rest])
 
 
 def _refuse_unknown_end(trainer: Any) -> None:
-    """Refuse what makes the number of a run's steps unknown before they are taken."""
+    """Refuse callbacks that make the number of a run's steps unknown in advance."""
     for callback in trainer.callbacks:
         if isinstance(callback, (Timer, GradientAccumulationScheduler)):
-            what = "trainer.max_time" if isinstance(callback, Timer) else type(callback).__name__
-            raise InputError(f"scheduler: under {what} {TOTAL} is not known beforehand; give numbers in its place")
+            cause = "trainer.max_time" if isinstance(callback, Timer) else type(callback).__name__
+            raise InputError(f"scheduler: under {cause} {TOTAL} is not known beforehand; give numbers in its place")
 
 
-# Either
+# Shared by optimisers and schedules
 
 
 def _find(part: str, target: str) -> Any:
-    """Return the class or function of a name."""
+    """Return the class or function with a dotted name."""
     try:
         found = get_object(target)
-    except Exception as error:  # of the import, too
+    except Exception as error:  # the import may raise anything
         raise InputError(f"{part}: there is no {target} ({error.__cause__ or error})") from error
     if not callable(found):
         raise InputError(f"{part}: {target} is neither a class nor a function")
@@ -274,29 +278,33 @@ def _find(part: str, target: str) -> Any:
 def _parameters(maker: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(maker).parameters
-    except (TypeError, ValueError):  # of some written in C
+    except (TypeError, ValueError):  # some that are written in C have no signature
         return {}
 
 
 def _make(part: str, target: str, *given: Any, **settings: Any) -> Any:
-    """Return what a class or a function makes; what it refuses is told in one line."""
+    """Return what a class or function makes of settings.
+
+    Raises:
+        InputError: if it raises an error, or does not take a setting; the message is one line.
+    """
     maker = _find(part, target)
     parameters = _parameters(maker)
-    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         _refuse_unknown(part, target, [name for name in settings if name not in parameters])
     try:
         return maker(*given, **settings)
     except Exception as error:  # a function may raise anything
-        told = " ".join(str(error).split()) or type(error).__name__
-        hint = "; set scheduler.cycle_momentum=false" if "cycle_momentum" in told else ""
-        named = [name for name in settings if re.search(rf"\b{name}\b", told, re.IGNORECASE)]
-        what = f"{part}.{named[0]}={show(settings[named[0]])}" if named else part
-        raise InputError(f"{what}: {target} does not take these settings: {told}{hint}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        hint = "; set scheduler.cycle_momentum=false" if "cycle_momentum" in message else ""
+        named = [name for name in settings if re.search(rf"\b{name}\b", message, re.IGNORECASE)]
+        subject = f"{part}.{named[0]}={show(settings[named[0]])}" if named else part
+        raise InputError(f"{subject}: {target} does not take these settings: {message}{hint}") from error
 
 
 def _refuse_unknown(part: str, target: str, names: list[str]) -> None:
-    """Refuse settings of these names, which a class does not take."""
+    """Refuse settings by their names, if there are any."""
     if names:
-        told = ", ".join(f"{part}.{name}" for name in names)
-        how = " ".join(f"'~{part}.{name}'" for name in names)
-        raise InputError(f"{told}: {target} takes no such setting{'s'[: len(names) != 1]}; leave out: {how}")
+        unknown = ", ".join(f"{part}.{name}" for name in names)
+        overrides = " ".join(f"'~{part}.{name}'" for name in names)
+        raise InputError(f"{unknown}: {target} takes no such setting{'s'[: len(names) != 1]}; leave out: {overrides}")

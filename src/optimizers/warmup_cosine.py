@@ -1,4 +1,4 @@
-"""A schedule of the learning rate that rises first and then falls along a cosine."""
+"""A learning rate schedule with a linear warm-up and a cosine decay."""
 
 import math
 
@@ -8,16 +8,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupCosine(LRScheduler):
-    """Up to the learning rate in a straight line, then half a cosine down (Loshchilov & Hutter, 2017).
+    """A linear warm-up to the learning rate, then a decay along half a cosine (Loshchilov & Hutter, 2017).
 
-    It is PyTorch's ``SequentialLR`` of ``LinearLR`` and ``CosineAnnealingLR``, in the closed form of both.
+    It equals PyTorch's ``SequentialLR`` of ``LinearLR`` and ``CosineAnnealingLR``, in closed form.
 
     Args:
-        optimizer: whose learning rates change.
-        total_steps: how often it is stepped, ≥ 1.
-        warmup: share of the steps spent rising, in [0, 1).
-        start_factor: of the learning rate, where it begins, in (0, 1].
-        eta_min: where it ends, ≥ 0.
+        optimizer: the optimiser whose learning rates change.
+        total_steps: the number of times that the schedule is stepped, ≥ 1.
+        warmup: fraction of the steps in the warm-up, in [0, 1).
+        start_factor: the first learning rate as a fraction of the full one, in (0, 1].
+        eta_min: the last learning rate, ≥ 0.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The parts of a run, made from its config: the machine set up, data, model, callbacks, trainer."""
+"""Build a run's objects from its config: prepared device, data module, model, callbacks, loggers and trainer."""
 
 import inspect
 import re
@@ -42,7 +42,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def prepare(cfg: DictConfig) -> str:
-    """Check the settings and the machine, and set it up; returns the kind of device."""
+    """Check the settings and the machine, set up the device, and return its kind."""
     refuse(cfg)
     check(cfg)
     trainer = cfg.trainer
@@ -60,22 +60,23 @@ def prepare(cfg: DictConfig) -> str:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
     if world > 1 and kind == devices.CPU and trainer.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true works on GPUs alone: leave it out, or use no batch norm")
-    devices.precision(trainer.get("precision"), kind)  # does it have that?
+    devices.precision(trainer.get("precision"), kind)  # raises if the device does not support it
     sharing = processes if kind == devices.CPU else 1
     devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind
 
 
 def make(group: str, settings: Any, **given: Any) -> Any:
-    """Instantiate a config's part.
+    """Instantiate one part of a config.
 
     Raises:
-        InputError: for a setting that its class does not take, or that is not for a config to give.
+        InputError: if a setting is unknown to the class, or is reserved for the run itself.
     """
     if taken := [key for key in settings if key in given]:
         raise InputError(f"{group}.{taken[0]} is no setting: a run gives it to {settings['_target_']} itself")
     try:
-        return instantiate(settings, **{"_convert_": "all", **given})  # Lightning knows no dictionaries of OmegaConf's
+        # Lightning does not accept OmegaConf's dictionaries: convert them to plain ones.
+        return instantiate(settings, **{"_convert_": "all", **given})
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             taken = [name for name in parameters_of(get_class(settings["_target_"])) if name not in given]
@@ -89,21 +90,25 @@ def make(group: str, settings: Any, **given: Any) -> Any:
             raise InputError(f"{group} needs a package that is not installed: {error.__cause__}") from error
         cause = error.__cause__ or error
         if isinstance(cause, (InputError, MemoryError, OSError)) or "memory" in str(cause):
-            raise  # what it is stands there already, or is told by what looks after memory and files
+            raise  # its message suffices, or the handlers of memory and storage errors explain it
         raise InputError(f"{group}: {_tell_unmade(settings, cause)}") from error
 
 
 def _tell_unmade(settings: Mapping[str, Any], cause: BaseException) -> str:
-    """Return why an object of a run cannot be made: what its class refuses, or the fault in it."""
+    """Explain why an object of a run cannot be created: its class rejects the settings, or contains an error."""
     why = " ".join(str(cause).split())
     if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
         return f"{settings['_target_']} does not take these settings: {why}"
-    told = f"{settings['_target_']} cannot be made ({type(cause).__name__}: {why})"
-    return f"{told}; HYDRA_FULL_ERROR=1 before the command shows where"
+    failure = f"{settings['_target_']} cannot be made ({type(cause).__name__}: {why})"
+    return f"{failure}; HYDRA_FULL_ERROR=1 before the command shows where"
 
 
 def build_data(cfg: DictConfig) -> LightningDataModule:
-    """Return the config's data module, which is to have batches to train on."""
+    """Return the config's data module.
+
+    Raises:
+        InputError: if it has no batches to train on.
+    """
     data: LightningDataModule = make("data", cfg.data)
     if not has_loader("train", data):
         raise InputError(f"data._target_={cfg.data._target_} has no train_dataloader: there is nothing to train on")
@@ -113,10 +118,10 @@ def build_data(cfg: DictConfig) -> LightningDataModule:
 
 
 def build_tensors(cfg: DictConfig) -> TensorDataModule:
-    """Return the config's data module, for what takes those of ours alone.
+    """Return the config's data module, for code that requires a `TensorDataModule`.
 
     Raises:
-        InputError: if it is another one.
+        InputError: if it is of another class.
     """
     data = build_data(cfg)
     if not isinstance(data, TensorDataModule):
@@ -125,7 +130,7 @@ def build_tensors(cfg: DictConfig) -> TensorDataModule:
 
 
 def load_data(data: LightningDataModule) -> None:
-    """Load a data set of ours; another one Lightning sets up itself, stage by stage."""
+    """Load the data set of a `TensorDataModule`; Lightning sets up any other data module itself, stage by stage."""
     if isinstance(data, TensorDataModule):
         data.prepare_data()
         data.setup()
@@ -134,8 +139,8 @@ def load_data(data: LightningDataModule) -> None:
 def build_model(cfg: DictConfig, data: LightningDataModule, kind: str) -> LightningModule:
     """Return the config's model for the data's shape and task.
 
-    Its settings are plain values; where it makes its optimizers itself, those with a ``_target_`` are made first, such
-    as a network.
+    The model receives its settings as plain values. If it creates its optimizers itself, settings with a ``_target_``,
+    such as a network, are instantiated first.
     """
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
     about = given(parts, data)
@@ -149,7 +154,7 @@ def build_model(cfg: DictConfig, data: LightningDataModule, kind: str) -> Lightn
 
 
 def given(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
-    """Return what a model gets beside its own settings: of what there is, what its class takes."""
+    """Return the arguments that a model gets in addition to its settings: those that its class accepts."""
     about: dict[str, Any] = {"optimizer": parts["optimizer"], "scheduler": parts["scheduler"]}
     about |= {name: getattr(data, name) for name in ("in_shape", "num_classes", "task") if hasattr(data, name)}
     if "in_shape" in about:
@@ -159,13 +164,13 @@ def given(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]
 
 
 def find_arguments(kind: type) -> set[str] | None:
-    """Return the names of the arguments that a class takes, those that it hands on included; ``None``: any."""
+    """Return the names of the arguments that a class accepts, including those that it passes on; ``None``: any."""
     found: set[str] = set()
-    for each in kind.__mro__:
-        if each in (LightningModule, Callback):
-            return None  # it takes any, and hands none of them on
-        if "__init__" in vars(each):
-            parameters = inspect.signature(each.__init__).parameters.values()  # type: ignore[misc]
+    for base in kind.__mro__:
+        if base in (LightningModule, Callback):
+            return None  # Lightning's base classes accept any argument, and pass none on
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
             found |= {parameter.name for parameter in parameters}
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 return found
@@ -173,30 +178,30 @@ def find_arguments(kind: type) -> set[str] | None:
 
 
 def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
-    """The config's callbacks; one whose ``monitor`` is null watches what the run is judged by.
+    """Return the config's callbacks; one whose ``monitor`` is null watches the run's monitored metric.
 
-    Pictures of samples are drawn of data of ours alone: another data module does not tell what its batches hold.
+    Figures of samples are drawn for a `TensorDataModule` only: it is unknown what the batches of another one contain.
     """
     callbacks = []
     for key, settings in cfg.callbacks.items():
         if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not any(cfg.logger.values())):
-            continue  # with nowhere to log the rates Lightning refuses to start
+            continue  # Lightning refuses to start it without a logger
         if isinstance(data, TensorDataModule) or not shows_samples(settings):
             callbacks.append(make(f"callbacks.{key}", _watching(f"callbacks.{key}", settings, cfg, data)))
     return callbacks
 
 
 def shows_samples(settings: Mapping[str, Any]) -> bool:
-    """Return whether a callback draws pictures of a data set's samples."""
+    """Return True if a callback draws figures of a data set's samples."""
     kind = get_class(settings["_target_"])
     return issubclass(kind, FigureCallback) and kind.of_samples
 
 
 def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningDataModule) -> DictConfig:
-    """Return a callback's settings with the metric that it watches and its mode, if it watches one.
+    """Return a callback's settings, completed with its monitored metric and mode if it has a ``monitor``.
 
     Raises:
-        InputError: if there is nothing to watch, or it is never measured.
+        InputError: if there is no metric to monitor, or it is never measured.
     """
     if "monitor" not in settings:
         return settings
@@ -207,38 +212,38 @@ def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningD
         metric, its_mode = find_judge(cfg, data)
         mode = mode or its_mode
         if metric is None:
-            told = f"needs a validation set: {why_unvalidated(cfg, data)}"
-            raise InputError(f"{settings._target_.split('.')[-1]} {told}")
-    takes = find_arguments(get_class(settings._target_)) or set()
+            problem = f"needs a validation set: {why_unvalidated(cfg, data)}"
+            raise InputError(f"{settings._target_.split('.')[-1]} {problem}")
+    accepted = find_arguments(get_class(settings._target_)) or set()
     filled = {"monitor": metric}
-    if "mode" in takes:
+    if "mode" in accepted:
         filled["mode"] = mode or get_mode(f"{name}.monitor", f"{name}.mode", metric)
-    measured_by_training = "check_on_train_epoch_end" in takes and spell_metric(metric).startswith("train/")
-    usual = {"check_on_train_epoch_end": True} if measured_by_training else {}
-    return OmegaConf.merge(usual, settings, filled)  # type: ignore[return-value]
+    measured_by_training = "check_on_train_epoch_end" in accepted and spell_metric(metric).startswith("train/")
+    defaults = {"check_on_train_epoch_end": True} if measured_by_training else {}
+    return OmegaConf.merge(defaults, settings, filled)  # type: ignore[return-value]
 
 
 def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
-    """Make the config's loggers, by their names in it; what they write on this machine lies in the run's folder."""
+    """Return the config's loggers by name; those that write local files write them into the run's folder."""
     loggers = {}
     for key, settings in cfg.logger.items():
         if settings is not None:
-            place = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
-            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **place, _convert_="all")
+            save_dir = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **save_dir, _convert_="all")
     return loggers
 
 
 def build_trainer(
     cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], loggers: Mapping[str, Logger]
 ) -> Trainer:
-    """Lightning's Trainer as the config has it, working in ``folder``.
+    """Return the Lightning Trainer that the config describes, working in ``folder``.
 
     Args:
         cfg: the run's config.
         kind: the kind of device, from `prepare`.
-        folder: where everything is written.
-        callbacks: what to call, in order.
-        loggers: from `build_loggers`.
+        folder: the folder for all files.
+        callbacks: the callbacks, in the order of their calls.
+        loggers: the result of `build_loggers`.
     """
     return plain_trainer(
         cfg,
@@ -251,7 +256,7 @@ def build_trainer(
 
 
 def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> Trainer:
-    """The config's Trainer with further settings; without any it shows and keeps nothing."""
+    """Return the config's Trainer with further arguments; without any it displays and saves nothing."""
     quiet = {} if settings else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     own = {**cfg.trainer, "accelerator": kind}
     if "precision" in own:
@@ -263,7 +268,7 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
         plugins=[AtomicCheckpointIO(), meeting_place(cfg.trainer)],
         default_root_dir=str(folder),
         num_sanity_val_steps=0,
-        enable_model_summary=False,  # told when a run begins
+        enable_model_summary=False,  # `introduce` logs the summary when a run starts
         **quiet,
         **settings,
     )
@@ -272,7 +277,10 @@ def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> 
 
 
 def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataModule) -> None:
-    """Refuse a training set that gives no batches, or a batch that batch norm cannot take, where that is known."""
+    """Refuse a training set without batches, or with a last batch that is too small for batch norm.
+
+    Only data sets whose size is known are checked.
+    """
     check_limits(cfg.trainer, data)
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
@@ -287,10 +295,11 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
 
 
 def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> None:
-    """Refuse a last batch of which a process gets too few samples for batch norm."""
+    """Refuse a last batch that gives a process too few samples for batch norm."""
     processes = devices.check_count(devices.resolve(trainer.accelerator), trainer.devices) * trainer.get("num_nodes", 1)
-    together = processes > 1 and trainer.get("sync_batchnorm", False)
-    enough = processes if together else 2 * processes
+    synced = processes > 1 and trainer.get("sync_batchnorm", False)
+    # Batch norm needs two samples; synchronized, one per process is enough.
+    enough = processes if synced else 2 * processes
     last = data.batch_size if data.drop_last else samples % data.batch_size or data.batch_size
     if last < enough:
         needed = "two samples" if processes == 1 else f"{enough} samples for {processes} processes"

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole at every moment, and reading them with one clear line when they are not."""
+"""Write checkpoints atomically, choose the best, and read them with clear errors if they are damaged."""
 
 import logging
 import math
@@ -25,23 +25,26 @@ from src.storage.tensors import read_tensors
 from src.training.measured import Weights, are_equal, copy_weights, find_changers, refuse_other
 
 log = logging.getLogger(__name__)
-WHOLE_EPOCH = "whole_epoch"  # in the checkpoint of an epoch cut short: the content that it took the place of
-WATCHED = "watched"  # in a checkpoint: the metrics that schedules of the learning rate go by, at the epoch's end
-A_CALLBACK = "a callback"  # that told training to stop, and that is not known here
+# Key in the checkpoint of an unfinished epoch: the content of the checkpoint that it replaced.
+WHOLE_EPOCH = "whole_epoch"
+# Key in a checkpoint: the metrics at the end of the epoch that learning rate schedules depend on.
+WATCHED = "watched"
+A_CALLBACK = "a callback"  # stands for an unknown callback that stopped training
 Stops = dict[str, float | None]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and verifies one that it reads.
+    """Checkpoint plugin that writes files atomically and verifies those that it reads.
 
     Attributes:
-        read: the content that a run goes on from, read already; handed over once.
+        read: content of the checkpoint to resume from, if it has been read already; returned once.
     """
 
     read: dict[str, Any] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        if isinstance(kept := checkpoint.get("hyper_parameters"), dict):  # networks among them are in the state_dict
+        # Networks among the hyperparameters are contained in the state_dict already.
+        if isinstance(kept := checkpoint.get("hyper_parameters"), dict):
             kept = {name: value for name, value in kept.items() if not isinstance(value, torch.nn.Module)}
             checkpoint = {**checkpoint, "hyper_parameters": kept}
         write_checkpoint(checkpoint, Path(path))
@@ -52,31 +55,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """``best.ckpt`` by the monitored metric, of equals the latest, and ``last.ckpt``, after each validation.
+    """Callback that saves ``best.ckpt`` by the monitored metric, and ``last.ckpt``, after each validation.
 
-    That is every epoch, or every ``check_val_every_n_epoch``-th and the last; every epoch where a metric of training
-    chooses.
+    Ties go to the later epoch. It saves every epoch, or every ``check_val_every_n_epoch``-th and the last; every epoch
+    if the monitored metric is one of training. Without a validation set no epoch is selected: only ``last.ckpt`` is
+    kept. Lightning's own ModelCheckpoint (2.6) writes its last checkpoint only when the best one changes.
 
-    Not Lightning's ModelCheckpoint, which (2.6) writes its last checkpoint only when the best one
-    changes. Without a validation set nothing is selected: only ``last.ckpt`` is kept.
+    The checkpoints record that training was stopped, so that a run that is killed before its end does not train on.
+    Training cannot resume in the middle of an epoch that was cut short (``max_steps``, ``max_time``): its checkpoints
+    contain the earlier ones that they replaced, and a run that is to train longer resumes from these.
 
-    The checkpoints keep that training has been told to stop, so that a run that is killed before its end does not
-    train on. An epoch that is cut short (``max_steps``, ``max_time``) cannot be gone on with: its checkpoints hold
-    those that they took the place of, and a run that is to train longer goes on from these.
+    The weights that are validated, saved and tested must be the same: a callback or model that changes them in between
+    is refused.
 
     Args:
-        folder: the folder to keep them in.
-        monitor, mode: the metric that chooses and its direction ("min" or "max"); ``None`` as a
+        folder: the folder for the checkpoints.
+        monitor, mode: the metric that selects the best epoch and its direction ("min" or "max"); ``None`` as a
             monitor keeps the last.
-        history: where the epoch's metrics go before they are saved.
-        asked: whether the metric was asked for: then it is an error if it is not measured.
-
-    What is measured, kept and tested are the same weights: a callback, or a model, that changes them in between is
-    refused.
+        history: the history that records an epoch's metrics before they are saved.
+        asked: True if the user named the metric: then it is an error if it is not measured.
 
     Attributes:
-        stops: what has told training to stop, see `find_stops`.
-        cut_short: whether the last epoch was.
+        stops: the callbacks that stopped training, see `find_stops`.
+        cut_short: True if the last epoch was not finished.
     """
 
     def __init__(self, folder: Path, monitor: str | None, mode: str, history: History, asked: bool = False) -> None:
@@ -85,13 +86,13 @@ class RunCheckpoint(Checkpoint):
         self.best_model_score: float | None = None
         self.stops: Stops = {}
         self.cut_short = False
-        self._replaced: dict[str, Any] | None = None  # by the checkpoint that is being saved
-        self._measured: Weights = {}  # those validated in this epoch, or about to be tested
-        self._kept: Weights = {}  # those of the last checkpoint
+        self._replaced: dict[str, Any] | None = None  # the content that the checkpoint being saved replaces
+        self._measured: Weights = {}  # the weights validated in this epoch, or about to be tested
+        self._kept: Weights = {}  # the weights of the last checkpoint
 
     @property
     def best_model_path(self) -> str:
-        """Where the weights are that the run is judged by: the best, or the last where nothing selects."""
+        """The path of the chosen weights: the best, or the last if no metric selects."""
         return str(self.folder / ("last.ckpt" if self.best_model_score is None else "best.ckpt"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,12 +103,12 @@ class RunCheckpoint(Checkpoint):
         self._measured = {}
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if args[1] == 0:  # all that changes weights for the validation has done so
+        if args[1] == 0:  # callbacks that change weights for the validation have run by now
             self._measured = copy_weights(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.history.is_validated(trainer):
-            self._measured = {}  # those of a validation before the epoch was cut short
+            self._measured = {}  # discard a validation before the epoch was cut short
         measured = self.history.is_validated(trainer) or not trainer.enable_validation
         self.history.record(trainer)
         row = self.history.rows[-1]
@@ -118,6 +119,7 @@ class RunCheckpoint(Checkpoint):
             return
         self.stops = find_stops(trainer.callbacks) if trainer.should_stop else {}  # type: ignore[attr-defined]
         self.cut_short = is_cut_short(trainer)
+        # best.ckpt first: a run killed between the two files can resume from it.
         if score is not None and self.at_least_as_good(score):
             self.best_model_score = score
             self._save(trainer, self.folder / "best.ckpt")
@@ -125,21 +127,22 @@ class RunCheckpoint(Checkpoint):
         self.history.saved = len(self.history.rows)
 
     def at_least_as_good(self, score: float) -> bool:
-        """Return whether to keep the weights: also at the same score, since they have learned for longer."""
+        """Return True if a score is at least the best: ties go to the later epoch, which trained longer."""
         if math.isnan(score) or self.best_model_score is None:
             return not math.isnan(score)
         return score >= self.best_model_score if self.mode == "max" else score <= self.best_model_score
 
     def _tell_unmeasured(self, names: list[str]) -> None:
-        """Refuse the metric that was asked for; one that nobody asked for is only told of, once."""
+        """Refuse an unmeasured metric if the user named it; otherwise log a note, once."""
         if self.asked:
             raise InputError(tell_unmeasured("monitor", str(self.monitor), names))
         if is_main_process() and len(self.history.rows) == 1:
-            told = f"nothing called {self.monitor} is measured, so no metric chooses: the last epoch's weights are kept"
+            note = f"nothing called {self.monitor} is measured, so no metric chooses: the last epoch's weights are kept"
             measured = f"; choose by monitor=NAME, one of {', '.join(sorted(names))}" if names else ""
-            log.info("note: %s%s", told, measured)
+            log.info("note: %s%s", note, measured)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
+        # The checkpoint of an unfinished epoch contains the one that it replaces, to resume from; see `Past`.
         if self.cut_short and is_main_process():
             self._replaced = read_checkpoint(path) if path.is_file() else None
         content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
@@ -190,42 +193,45 @@ class RunCheckpoint(Checkpoint):
 
 
 def due(trainer: Trainer) -> bool:
-    """Whether the epoch that ends is one to keep: one with a validation, or the last."""
+    """Return True if the epoch that ends must be saved: it has a validation, or it is the last."""
     epochs = trainer.current_epoch + 1
     ends = trainer.should_stop or epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
     return ends or epochs % (trainer.check_val_every_n_epoch or 1) == 0
 
 
 def is_cut_short(trainer: Trainer) -> bool:
-    """Return whether training ends before the epoch's last batch."""
+    """Return True if training ends before the epoch's last batch."""
     ends = trainer.global_step == trainer.max_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
     return ends and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def find_stops(callbacks: Iterable[Callback]) -> Stops:
-    """Return which callbacks have told training to stop, by their keys, each with the limit that it reached.
+    """Return the callbacks that stopped training: their state keys, each with the limit that was reached.
 
-    The limit is that of `get_limit`; ``None`` where no other limit would let training go on.
+    The limit is that of `get_limit`; ``None`` if no other limit would let training continue.
     """
     found: Stops = {}
     for callback in callbacks:
         if isinstance(callback, LightningEarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
-            impatient = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
-            found[callback.state_key] = get_limit(callback) if impatient else None
+            out_of_patience = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
+            found[callback.state_key] = get_limit(callback) if out_of_patience else None
         elif isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0.0:
             found[callback.state_key] = get_limit(callback)
     return found or {A_CALLBACK: None}
 
 
 def get_limit(callback: Callback) -> float | None:
-    """Return what lets training go on when it is raised: epochs of patience, or seconds; ``None`` if there is none."""
+    """Return the limit that must be raised for training to continue; ``None`` if there is none.
+
+    It is in epochs for a patience, in seconds for a timer.
+    """
     if isinstance(callback, Timer):
         return callback._duration
     return callback.patience if isinstance(callback, EarlyStopping) else None
 
 
 def select_holding(stops: Stops, callbacks: Iterable[Callback]) -> Stops:
-    """Return those stops that hold with the callbacks that there are now."""
+    """Return the stops that are still in effect with the present callbacks and their limits."""
     now = {callback.state_key: get_limit(callback) for callback in callbacks}
     now[A_CALLBACK] = None
     return {key: limit for key, limit in stops.items() if key in now and not _is_raised(limit, now[key])}
@@ -236,11 +242,11 @@ def _is_raised(before: float | None, now: float | None) -> bool:
 
 
 def chosen_checkpoint(folder: Path, name: str | None) -> Path:
-    """The path of a run's checkpoint: best, last, a path, or by default the best that there is."""
+    """Return the path of a run's checkpoint: best, last, a given path, or by default best if it exists, else last."""
     if name not in (None, "best", "last"):
         return Path(str(name))
     names = [name] if name else ["best", "last"]
-    paths = [folder / "checkpoints" / f"{each}.ckpt" for each in names]
+    paths = [folder / "checkpoints" / f"{stem}.ckpt" for stem in names]
     found = [path for path in paths if path.is_file()]
     if not found:
         raise InputError(f"checkpoint {paths[0]} does not exist: the run has not finished an epoch")
@@ -248,7 +254,7 @@ def chosen_checkpoint(folder: Path, name: str | None) -> Path:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     with open_atomic(path) as file:
         torch.save(content, file)
 
@@ -258,7 +264,7 @@ def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, An
 
     Args:
         path: the file.
-        digest: what its SHA-256 begins with, if that is known.
+        digest: the first digits of its SHA-256, if known.
 
     Raises:
         InputError: if the file is missing, damaged or holds something else.
@@ -270,10 +276,10 @@ def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, An
 
 
 def load_weights(module: torch.nn.Module, path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint's weights into a module of the same shape; return all that the checkpoint holds.
+    """Load a checkpoint's weights into a module of the same shape; return the checkpoint's whole content.
 
     Raises:
-        InputError: as `read_checkpoint`, or if they do not fit.
+        InputError: as `read_checkpoint`, or if the weights do not fit.
     """
     content = read_checkpoint(path)
     state = get_weights(content, path)
@@ -282,13 +288,13 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> dict[str, Any]:
         module.load_state_dict(state)
     except InputError:
         raise
-    except Exception as error:  # what a module keeps beside its tensors it alone knows
+    except Exception as error:  # a module may store custom state in addition to tensors
         raise InputError(f"checkpoint {path} does not fit the model ({type(error).__name__})") from error
     return content
 
 
 def get_weights(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Return the weights by name that are in a run's checkpoint, or in a file of weights alone.
+    """Return the weights by name from a run's checkpoint, or from a file that contains only weights.
 
     Raises:
         InputError: if there are none.
@@ -300,13 +306,13 @@ def get_weights(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def check_fit(module: torch.nn.Module, state: dict[str, Any], path: str | Path) -> None:
-    """Refuse weights that are not those of a module.
+    """Refuse weights that do not fit a module.
 
     Raises:
-        InputError: if names, shapes or kinds of numbers differ.
+        InputError: if names, shapes or data types (floating-point or not) differ.
     """
     if isinstance(module, LightningModule):
-        module.configure_model()  # some make their parts there; Lightning asks that it may be called again
+        module.configure_model()  # some create layers there; by contract it may be called twice
     own = module.state_dict()
     for key in [*own, *state]:
         if key not in state or key not in own:

@@ -1,4 +1,4 @@
-"""What ends a run's training, and with which settings it would go on exactly."""
+"""Find the limits that end a run's training, and the settings with which it would continue exactly."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ EPOCHS, STEPS, TIME = "trainer.max_epochs", "trainer.max_steps", "trainer.max_ti
 
 
 class Reached(NamedTuple):
-    """How far a run came: whole epochs, optimiser steps, and what told it to stop."""
+    """The progress of a run: finished epochs, optimiser steps, and the callbacks that stopped it."""
 
     epochs: int
     steps: int
@@ -24,17 +24,17 @@ class Reached(NamedTuple):
 
 
 def limit_of(cfg: DictConfig, setting: str) -> float:
-    """Return a limit of the trainer's; infinity where there is none."""
+    """Return a limit of the trainer; infinity if there is none."""
     value = cfg.trainer.get(setting.removeprefix("trainer."))
     return math.inf if value in (None, -1) else value
 
 
 def find_ends(cfg: DictConfig, callbacks: Sequence[Callback], reached: Reached) -> dict[str, str | None]:
-    """Return what ends training that has come so far; nothing if it is not over.
+    """Return the limits that end training at the given progress; an empty dictionary if training is not over.
 
     Returns:
-        For each limit that is reached the setting with which training goes on, exactly as if it had been that from
-        the start; ``None`` where there is none.
+        For each limit that is reached, the setting with which training continues exactly as if it had been set from
+        the start; ``None`` if there is no such setting.
     """
     ends: dict[str, str | None] = {}
     for setting, count in ((EPOCHS, reached.epochs), (STEPS, reached.steps)):
@@ -54,13 +54,13 @@ def find_ends(cfg: DictConfig, callbacks: Sequence[Callback], reached: Reached) 
 
 
 def make_timer(cfg: DictConfig) -> Timer:
-    """Return Lightning's timer of a run."""
+    """Return the Lightning timer that ``trainer.max_time`` describes."""
     time = cfg.trainer.get("max_time")
     return Timer(OmegaConf.to_container(time) if OmegaConf.is_config(time) else time)  # type: ignore[arg-type]
 
 
 def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, str]:
-    """Return the settings of the patience of callbacks that stop early, by the callbacks' keys in a checkpoint."""
+    """Return the names of the patience settings of early stopping callbacks, by their state keys in a checkpoint."""
     stopping = [each for each in callbacks if isinstance(each, EarlyStopping)]
     settings = [(name, each) for name, each in cfg.callbacks.items() if each and _stops_early(each._target_)]
     return {
@@ -71,32 +71,33 @@ def name_patience(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, s
 
 
 def _stops_early(target: str) -> bool:
-    made = get_object(target)
-    return isinstance(made, type) and issubclass(made, EarlyStopping)
+    found = get_object(target)
+    return isinstance(found, type) and issubclass(found, EarlyStopping)
 
 
 def raise_time(timer: Timer) -> str:
-    """Return the setting of twice a timer's time, of at least a second."""
+    """Return the setting for twice a timer's duration, rounded up to whole seconds."""
     minutes, seconds = divmod(2 * math.ceil(timer._duration or 0.0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{TIME}={hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
 
 
 def is_planned(cfg: DictConfig) -> bool:
-    """Return whether the learning rate follows a schedule made for the run's number of steps."""
+    """Return True if the learning rate follows a schedule made for the run's number of steps."""
     return is_schedule_planned(OmegaConf.to_container(cfg.scheduler, resolve=True))
 
 
 def find_longer(ends: Mapping[str, str | None]) -> str | None:
-    """Return the settings that let a finished run train on; ``None`` if none do."""
+    """Return the settings that let a finished run train longer; ``None`` if one of its limits has none."""
     more = [setting for setting in ends.values() if setting is not None]
     return " ".join(more) if more and len(more) == len(ends) else None
 
 
 def explain(ends: Mapping[str, str | None]) -> str:
-    """Say how a finished run trains longer, or why it cannot."""
+    """Return a message: how to train a finished run longer, or why that is impossible."""
     if more := find_longer(ends):
         return f"give more to train on, {more}"
+    # The first limit that no setting lifts is the reason.
     ended = next(name for name, more in ends.items() if more is None)
     by = "the learning rate's schedule was made for its number of steps" if ended in (EPOCHS, STEPS) else f"by {ended}"
     return f"{by}; start a new run from its weights with ckpt_path="

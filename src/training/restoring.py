@@ -1,4 +1,4 @@
-"""How a trainer takes over a checkpoint: as an epoch's end, exactly, or not at all."""
+"""Restore a checkpoint into a trainer, exactly as at the end of an epoch; refuse any that does not fit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from src.training.resume import Past
 
 
 def restore(trainer: Trainer, past: Past) -> None:
-    """Have a trainer's ``fit`` take over a checkpoint that has been read.
+    """Make a trainer's ``fit`` restore a checkpoint that has been read already.
 
     Raises:
-        InputError: in ``fit``, if a part of the checkpoint is not what it should be.
+        InputError: later in ``fit``, if a part of the checkpoint does not fit.
     """
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
     trainer.strategy.checkpoint_io.read = kept = past.content
@@ -33,7 +33,7 @@ def restore(trainer: Trainer, past: Past) -> None:
     def restore_training() -> None:
         with refusing(past.path):
             restore_loops()
-            if trainer.fit_loop._loaded_from_state_dict:  # also called before a test, which takes over nothing
+            if trainer.fit_loop._loaded_from_state_dict:  # the test also calls this, but restores nothing
                 begin_after_epoch(trainer, expected)
                 step_watching(trainer, kept["epoch"] + 1, kept.get(WATCHED, {}))
 
@@ -43,10 +43,10 @@ def restore(trainer: Trainer, past: Past) -> None:
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Tell in one line what those who take over a checkpoint's parts find wrong with it.
+    """Turn any error of the block, which restores a checkpoint, into an explanation in one line.
 
     Raises:
-        InputError: if anything is.
+        InputError: in place of the error.
     """
     try:
         yield
@@ -61,20 +61,20 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
-    """Let training go on with the next epoch.
+    """Make training continue with the next epoch.
 
-    With ``max_steps`` Lightning would end the last one again, and count it twice.
+    With ``max_steps``, Lightning would otherwise finish the last epoch again and count it twice.
 
     Args:
-        trainer: with its state taken over.
-        expected: epochs, steps, optimisers and schedules of the learning rate that there are.
+        trainer: the trainer, with its state restored.
+        expected: the numbers of epochs, steps, optimisers and learning rate schedules.
 
     Raises:
-        ValueError: if there are others: the parts of the checkpoint are not of one moment.
+        ValueError: if the numbers differ: the parts of the checkpoint were not saved at the same time.
     """
     same_count(trainer)
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
-    trainer.fit_loop._resuming_from_checkpoint = False  # a DataLoader begins anew once `EpochSeed` has seeded its order
+    trainer.fit_loop._resuming_from_checkpoint = False  # the DataLoader starts afresh after `EpochSeed` sets its order
     epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     found = (epochs, trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs))
     for what, here, there in zip(("epochs", "steps", "optimizers", "schedulers"), found, expected, strict=True):
@@ -83,12 +83,12 @@ def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
 
 
 def step_watching(trainer: Trainer, epochs: int, watched: Mapping[str, float]) -> None:
-    """Step the schedules that go by a metric, as Lightning does after an epoch's checkpoint has been written.
+    """Step the schedules that depend on a metric, as Lightning does after it has written an epoch's checkpoint.
 
     Args:
-        trainer: with its state taken over.
-        epochs: how many there have been.
-        watched: the metrics at the last one's end.
+        trainer: the trainer, with its state restored.
+        epochs: the number of finished epochs.
+        watched: the metrics at the end of the last epoch.
     """
     for config in trainer.lr_scheduler_configs:
         due = config.interval == "epoch" and epochs % config.frequency == 0

@@ -1,4 +1,4 @@
-"""A run's results: what stands in its folder when it ends, however it ends, and its last words."""
+"""Write a run's results and status to its folder, however it ends, and format its final message."""
 
 import logging
 import re
@@ -29,30 +29,30 @@ from src.storage.records import DAMAGED, read_status, spelled
 from src.training.validation.limits import refuse_interval
 
 log = logging.getLogger(__name__)
-NOT_DETERMINISTIC = r"^(\S+) does not have a deterministic implementation"  # torch of an operation
-# What torch says of memory in errors of no kind of their own: of the machine's, of CUDA itself, of its libraries.
+NOT_DETERMINISTIC = r"^(\S+) does not have a deterministic implementation"  # an error message of PyTorch
+# Out-of-memory messages of plain RuntimeErrors: from the machine's allocator, CUDA itself, and its libraries.
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Results(Callback):
-    """Keeps ``status.json``, ``metrics.json`` and ``history.csv`` of a run, current after each validation.
+    """Callback that keeps a run's ``status.json``, ``metrics.json`` and ``history.csv`` up to date.
 
-    ``metrics.json`` has the metrics of the chosen epoch (the best by the monitored metric; the
-    last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
-    ``epochs`` trained, ``seconds`` of training (with ``compile``, its part as ``compile_seconds``), the number
-    of ``parameters``, the ``seed``, and after the test its metrics and ``test/acc_per_class``.
+    The files are updated after each validation. ``metrics.json`` has the metrics of the chosen epoch (the best by the
+    monitored metric; the last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
+    ``epochs`` trained, ``seconds`` of training (with ``compile`` also its part, ``compile_seconds``), the number of
+    ``parameters``, the ``seed``, and after the test its metrics and ``test/acc_per_class``.
     ``history.csv`` has a row of metrics per epoch.
 
     Args:
         folder: the run's folder.
-        history: where its metrics come from, epoch by epoch.
+        history: the recorded metrics of each epoch.
     """
 
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
-        self.trust = ""  # what a command adds that opens the run again
-        self.anew: list[str] = []  # settings that one that goes on with it gives
-        self.closed = ""  # why no command opens it
+        self.trust = ""  # option that a command needs to open the run again
+        self.anew: list[str] = []  # settings that a command must give to resume the run
+        self.closed = ""  # the reason if no command can open the run
         self.begun = False
         self.monitor: str | None = None
         self.mode = "min"
@@ -60,7 +60,7 @@ class Results(Callback):
         self.test_metrics: dict[str, Any] = {}
 
     def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
-        """The run begins: ``monitor`` with its ``mode`` chooses; without one the last epoch counts."""
+        """Start the run: the best epoch by ``monitor`` and ``mode`` is chosen; without a monitor, the last one."""
         self.begun = True
         self.seed, self.monitor, self.mode = seed, monitor, mode
         self.parameters = count_parameters(model)
@@ -68,7 +68,7 @@ class Results(Callback):
 
     @property
     def chosen(self) -> dict[str, float]:
-        """The metrics of the epoch whose weights are kept."""
+        """The metrics of the chosen epoch, whose weights are kept."""
         return self.history.chosen(self.monitor, self.mode)
 
     @property
@@ -76,7 +76,7 @@ class Results(Callback):
         return self.chosen.get(self.monitor) if self.monitor else None
 
     def metrics(self) -> dict[str, Any]:
-        """The content of ``metrics.json``."""
+        """Return the content of ``metrics.json``."""
         chosen = dict(self.chosen)
         epoch = chosen.pop("epoch", None)
         return {
@@ -94,7 +94,7 @@ class Results(Callback):
         }
 
     def write_metrics(self) -> None:
-        if is_main_process() and self.history.kept:  # before the first epoch what an earlier start left stays
+        if is_main_process() and self.history.kept:  # before the first epoch, keep the files of an earlier start
             write_json(self.folder / "metrics.json", self.metrics())
             write_csv(self.folder / "history.csv", self.history.kept)
 
@@ -104,15 +104,15 @@ class Results(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_interval(trainer)
-        self.parameters = count_parameters(pl_module)  # again: some models make them late
-        keep_made()  # all that Lightning and PyTorch may refuse has been looked at
+        self.parameters = count_parameters(pl_module)  # again: some models create them late
+        keep_made()  # Lightning and PyTorch have checked everything that they may refuse
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.parameters = count_parameters(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
-            self.write_metrics()  # those of the epoch before, whose checkpoint is written by now
+            self.write_metrics()  # the metrics of the previous epoch: its checkpoint is written by now
             flush_events(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,17 +121,17 @@ class Results(Callback):
     def add_test(
         self, model: LightningModule, data: LightningDataModule, tested: Sequence[Mapping[str, float]]
     ) -> None:
-        """Take over the metrics of each test set, and the accuracy of each class where the model counts them."""
+        """Add the metrics of each test set, and the accuracy per class if the model has a confusion matrix."""
         self.test_metrics = {spell_metric(name, "test"): value for part in tested for name, value in part.items()}
         confusion = getattr(model, "confusion", None)
         if self.test_metrics and isinstance(model, SupervisedModule) and confusion is not None and confusion.numel():
-            shares = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
-            names = getattr(data, "class_names", None) or map(str, range(len(shares)))
-            self.test_metrics["test/acc_per_class"] = dict(zip(names, shares, strict=True))
+            accuracies = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
+            names = getattr(data, "class_names", None) or map(str, range(len(accuracies)))
+            self.test_metrics["test/acc_per_class"] = dict(zip(names, accuracies, strict=True))
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Write what there is when the run ends, be it by an error, Ctrl-C or a request to stop."""
+        """Write metrics and status when the block ends, also by an error, Ctrl-C or a request to stop."""
         try:
             yield
             self.write_metrics()
@@ -147,43 +147,50 @@ class Results(Callback):
             self.stopped("failed", "diverged", str(diverged))
             raise diverged from error
         except Exception as error:
-            told = input_error(error)
-            if isinstance(told, StorageError):
-                told = told.completed(self.safe, "" if in_sweep() else f"go on with: {self.command_again()}")
-                self.stopped("failed", told.reason, str(told))
-                raise told from error
+            known = input_error(error)
+            if isinstance(known, StorageError):
+                known = known.completed(self.safe, "" if in_sweep() else f"go on with: {self.command_again()}")
+                self.stopped("failed", known.reason, str(known))
+                raise known from error
             if found := beyond_device(error):
-                reason, told = found
-                self.stopped("failed", reason, str(told))
-                raise told from error
-            self.stopped("failed", "error", str(told or f"{type(error).__name__}: {error}"))
+                reason, known = found
+                self.stopped("failed", reason, str(known))
+                raise known from error
+            self.stopped("failed", "error", str(known or f"{type(error).__name__}: {error}"))
             raise
 
     def stopped(self, status: str, reason: str, message: str) -> None:
-        """Write what there is of a run that does not finish; one that did not even begin again stays as it was."""
+        """Write metrics and status of a run that did not finish.
+
+        A resumed run that failed before it started again keeps its earlier files.
+        """
         before = read_status(self.folder)["status"]
         if self.folder.is_dir() and (self.begun or before in ("waiting", DAMAGED)):
-            with suppress(StorageError):  # it must not hide what stopped the run, and often that was the same disk
+            # A storage error here must not hide the error that stopped the run, often one of the same disk.
+            with suppress(StorageError):
                 self.write_metrics()
             with suppress(StorageError):
                 self.write_status(status, reason, message)
 
     @property
     def way_on(self) -> str:
-        """What can be done with a run that was stopped, in words."""
+        """A message: how far a stopped run came, and how to resume or restart it."""
         epochs = len(self.history.kept)
         return f"stopped after {epochs} epochs; go on" if epochs else f"stopped, {self.safe}; start again"
 
     @property
     def safe(self) -> str:
-        """What a disk that cannot be written has not taken, in words."""
+        """A message: the epochs that are safely stored although the disk can no longer be written."""
         if epochs := len(self.history.kept):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
         kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
         return "the epochs before are kept" if kept else "no epoch is kept yet"
 
     def command_again(self) -> str:
-        """Return the command that goes on with the run: one that resumed it, with its settings, as it was typed."""
+        """Return the command that resumes the run.
+
+        If the current command already resumes it, return that command with its settings.
+        """
         resumed = any(argument.startswith("resume=") for argument in sys.orig_argv)
         return spell_again(sys.orig_argv[1:]) if resumed else self.resume_command()
 
@@ -191,28 +198,36 @@ class Results(Callback):
         return f"{spell_command('src.train', [f'resume={self.shown_folder()}', *self.anew])}{self.trust}"
 
     def shown_folder(self) -> Path:
-        """The folder as one would type it."""
+        """Return the folder relative to the working directory if it lies in it, otherwise absolute."""
         folder, here = self.folder.absolute(), Path.cwd()
         return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
     def outcome(self) -> str:
-        """What came out, in one line."""
+        """Return the results in one line."""
         stages = ("val/", "test/", self.monitor or "train/")
-        numbers = {n: each for n, each in self.metrics().items() if n.startswith(stages) and isinstance(each, float)}
-        told = f": {spelled(numbers)}" if numbers else ""
+        numbers = {
+            name: value
+            for name, value in self.metrics().items()
+            if name.startswith(stages) and isinstance(value, float)
+        }
+        text = f": {spelled(numbers)}" if numbers else ""
         which = "best" if self.best is not None else "last"
-        return f"{which} epoch {self.chosen.get('epoch', 0):g}{told} ({self.history.seconds:.1f} s)"
+        return f"{which} epoch {self.chosen.get('epoch', 0):g}{text} ({self.history.seconds:.1f} s)"
 
     def conclusion(self, longer: str | None) -> str:
-        """What came out, where it is, what to do next; ``longer`` is the setting that trains on."""
+        """Return the final message: results, folder, and the commands for the next steps.
+
+        Args:
+            longer: the settings that train the run longer; ``None`` if there are none.
+        """
         folder = self.shown_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
-        look = f"  look at it:   {spell_tensorboard(str(logdir))}"
+        tensorboard = f"  look at it:   {spell_tensorboard(str(logdir))}"
         lines = [
             "",
             self.outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
-            *([look] if list_event_files(self.folder) else []),
+            *([tensorboard] if list_event_files(self.folder) else []),
         ]
         if self.closed:
             return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed}"])
@@ -222,10 +237,10 @@ class Results(Callback):
 
 @contextmanager
 def memory_told() -> Iterator[None]:
-    """Tell in one line where memory runs out.
+    """Explain out-of-memory errors of the block in one line.
 
     Raises:
-        InputError: in place of the error that says so.
+        InputError: in place of the original error.
     """
     try:
         yield
@@ -236,7 +251,7 @@ def memory_told() -> Iterator[None]:
 
 
 def beyond_device(error: Exception) -> tuple[str, InputError] | None:
-    """Return the reason in a word and what to tell of an error that says what the device cannot do."""
+    """Return the reason and the error to raise for an error that shows a limit of the device; ``None`` for another."""
     if out_of_memory(error):
         return "out of memory", not_enough_memory(error)
     if found := re.search(NOT_DETERMINISTIC, str(error)):
@@ -250,17 +265,17 @@ def not_enough_memory(error: Exception) -> InputError:
 
 
 def count_parameters(model: LightningModule) -> int:
-    """Return how many numbers a model's parameters are; those without a size yet count for none."""
+    """Return the number of a model's parameters; lazy ones, without a size yet, count as 0."""
     return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
 
 
 def asked_for(error: Exception) -> str:
-    """Return " (PyTorch asked for …)" if an error says so."""
+    """Return " (PyTorch asked for …)" if an error contains the requested size, otherwise an empty text."""
     found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
     return f" (PyTorch asked for {found[1]})" if found else ""
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, that of a GPU or the machine's."""
-    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
-    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    """Return True if an error means that the memory of a GPU or of the machine is exhausted."""
+    by_message = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return by_message or isinstance(error, (torch.OutOfMemoryError, MemoryError))

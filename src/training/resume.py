@@ -1,4 +1,4 @@
-"""Going on with a run: all that must hold is looked at before anything in its folder is touched."""
+"""Resume a run: check every precondition before anything in its folder is changed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,17 +19,17 @@ from src.storage.tensors import open_verified
 from src.training.checkpoints import WHOLE_EPOCH, check_fit, read_checkpoint, write_checkpoint
 from src.training.ends import EPOCHS, STEPS, Reached, explain, find_ends, is_planned, limit_of
 
-# What does not alter the steps already taken. All else a resumed run keeps: its optimiser's state
-# comes from the checkpoint, so another learning rate would be written down and not used.
+# Settings that may change on resume, because they do not affect the steps already taken. All others must stay the same:
+# the optimiser's state comes from the checkpoint, so a new learning rate would be saved in the config but not used.
 MAY_CHANGE = (*APART, "callbacks.", "logger.", "test", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process and those it starts.
+    """Lock a run's folder for this process and its child processes.
 
     Raises:
-        InputError: if another process holds it.
+        InputError: if another process has locked it.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     if is_main_process():
@@ -45,16 +45,16 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-# What there is to go on from
+# Reading the checkpoint to resume from
 
 
 class Past(NamedTuple):
-    """The checkpoint of a run that was begun before.
+    """The checkpoint of a run that was started before.
 
     Attributes:
-        path: the file.
-        content: of the file, or of the one that it took the place of.
-        changed: the settings that are given another value now: the value before and now.
+        path: the checkpoint file.
+        content: the content of the file, or of the checkpoint that it replaced.
+        changed: the settings whose values differ now: setting → (value before, value now).
     """
 
     path: Path
@@ -63,17 +63,16 @@ class Past(NamedTuple):
 
     @property
     def cut_short(self) -> bool:
-        """Whether it is of an epoch that did not come to its end."""
+        """True if the checkpoint was written in the middle of an epoch that did not finish."""
         return WHOLE_EPOCH in self.content
 
     @property
     def step(self) -> int:
-        """How many optimiser steps have been taken."""
+        """The number of optimiser steps taken."""
         return int(self.content["global_step"])
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
         return int(self.content["callbacks"]["EpochSeed"]["seed"])
 
     @property
@@ -83,12 +82,13 @@ class Past(NamedTuple):
 
 
 def read_past(cfg: DictConfig, folder: Path) -> Past | None:
-    """Read what a resumed run goes on from; ``None`` for a run that starts, or starts over.
+    """Read the checkpoint that a run resumes from; return ``None`` for a run that starts, or starts over.
 
-    A run that was killed as it wrote its first checkpoints has no ``last.ckpt`` yet; its ``best.ckpt`` is as good.
+    A run that was killed while it wrote its first checkpoints has no ``last.ckpt`` yet; then ``best.ckpt`` is used.
 
     Raises:
-        InputError: if it cannot go on as it began, or what it needs is missing, damaged or another run's.
+        InputError: if the settings have changed in a way that cannot be resumed, or a needed file is missing, damaged
+            or belongs to another run.
     """
     if not cfg.resume:
         return None
@@ -104,23 +104,26 @@ def read_past(cfg: DictConfig, folder: Path) -> Past | None:
         raise InputError(f"{last} is missing: start a new run from best.ckpt beside it, ckpt_path=…")
     path = last if last.is_file() else best
     if not path.is_file():
-        return None  # stopped before its first epoch ended
+        return None  # stopped before the end of its first epoch
     content = read_checkpoint(path)
     check_content(content, path)
     if path == best and not content["optimizer_states"]:
-        return None  # of a job of a stack that was stopped as it wrote its files
+        return None  # a job of a stack that was stopped while it wrote its files
     if content["callbacks"]["RunCheckpoint"]["best_model_score"] is not None:
         if not best.is_file():
             raise InputError(f"{best} is missing: start a new run from last.ckpt beside it, ckpt_path=…")
-        with open_verified(best):  # now, not after the training
+        with open_verified(best):  # find damage now, not after the training
             pass
     return Past(path, content, changed)
 
 
 def check_content(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint that is none of a run here, or lacks what going on takes.
+    """Refuse a checkpoint that no run of this project wrote, or that lacks what resuming needs.
 
-    What else the parts hold, those who take them over look at, see `src.training.restoring`.
+    The remaining content is checked when it is restored, see `src.training.restoring`.
+
+    Raises:
+        InputError: naming the missing or wrong part.
     """
     check_parts(content, path)
     for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_choice)):
@@ -129,7 +132,7 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
 
 
 def check_parts(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint without the parts that Lightning gives one, or with other things in their places."""
+    """Refuse a checkpoint in which a part that Lightning writes is missing or has a wrong type."""
     kinds = {
         "epoch": int,
         "global_step": int,
@@ -152,7 +155,7 @@ def _wrong_part(name: str, path: Path) -> InputError:
 
 
 def _is_count(loops: Any) -> bool:
-    """Return whether Lightning's loops, one within the other, count in numbers."""
+    """Return True if all counters in the nested states of Lightning's loops are integers."""
     if not isinstance(loops, dict):
         return True
     if "ready" in loops:
@@ -184,10 +187,10 @@ def _is_number(value: Any) -> bool:
 
 
 def check_model(past: Past, model: LightningModule, seed: int) -> None:
-    """Refuse a checkpoint of another model, or of the same one that learns in another way or from another seed.
+    """Refuse a checkpoint of another model, or of the same model with other hyperparameters or another seed.
 
     Raises:
-        InputError: naming what differs.
+        InputError: naming the difference.
     """
     check_fit(model, past.content["state_dict"], past.path)
     here, there = dict(model.hparams), past.content.get("hyper_parameters", {})
@@ -199,21 +202,26 @@ def check_model(past: Past, model: LightningModule, seed: int) -> None:
             )
 
 
-# What is left to do
+# Planning what is left to do
 
 
 class Plan(NamedTuple):
-    """What a run does: it goes on from ``past`` (``None``: it starts); ``over``: all is done but the test."""
+    """A plan for a run.
+
+    Attributes:
+        past: the checkpoint to resume from; ``None``: start from the beginning.
+        over: True if training is complete and only the test is left.
+    """
 
     past: Past | None
     over: bool
 
 
 def make_plan(cfg: DictConfig, folder: Path, past: Past | None, callbacks: Sequence[Callback]) -> Plan:
-    """Decide how a run goes on.
+    """Decide how a run continues.
 
     Raises:
-        InputError: if it has nothing left to do, or would not go on exactly.
+        InputError: if nothing is left to do, or the run would not continue exactly as if it had never stopped.
     """
     if past is None:
         return Plan(None, over=False)
@@ -228,6 +236,7 @@ def make_plan(cfg: DictConfig, folder: Path, past: Past | None, callbacks: Seque
         raise InputError(
             f"resume: the learning rate's schedule was made for the run's own number of steps; for more {weights}"
         )
+    # Training cannot resume within an epoch: go back to the checkpoint that the unfinished epoch's one replaced.
     if past.cut_short:
         whole = past.content[WHOLE_EPOCH]
         return Plan(None if whole is None else past._replace(content=whole), over=False)
@@ -235,22 +244,22 @@ def make_plan(cfg: DictConfig, folder: Path, past: Past | None, callbacks: Seque
 
 
 def check_limits(cfg: DictConfig, folder: Path, past: Past) -> None:
-    """Refuse limits that a run has passed already."""
+    """Refuse limits of epochs or steps that a run has already passed."""
     for setting, count, what in ((EPOCHS, past.content["epoch"] + 1, "epochs"), (STEPS, past.step, "steps")):
         if count > limit_of(cfg, setting):
             raise InputError(f"{folder} has {count} {what} already: {setting}={limit_of(cfg, setting)} is less")
 
 
 def clear_way(folder: Path, plan: Plan) -> None:
-    """Remove from a run's folder the checkpoints that it does not go on from.
+    """Remove the checkpoints from a run's folder that it does not resume from.
 
-    Those of an epoch cut short give way to those whose place they took. Being killed here changes nothing: the next
-    start does the rest.
+    Checkpoints of an unfinished epoch are replaced by the earlier ones stored in them. If the process is killed here,
+    the next start completes the work.
     """
     for path in (folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt"):
         if plan.over or not path.is_file():
             continue
-        content = {} if plan.past is None else read_checkpoint(path)
+        content = {} if plan.past is None else read_checkpoint(path)  # without a past, both files are removed
         before = content.get(WHOLE_EPOCH)
         if before is not None:
             write_checkpoint(before, path)

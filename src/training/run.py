@@ -1,4 +1,4 @@
-"""One job: config in, a folder and one number out."""
+"""Train or evaluate one run: a config goes in; a run folder and the monitored metric come out."""
 
 import logging
 import os
@@ -66,27 +66,29 @@ LOADING = (
     "on_before_batch_transfer",
     "on_after_batch_transfer",
 )
-OF_THE_RUN = ("precision", "limit_val_batches", "limit_test_batches")  # where an evaluation is given no other
+# An evaluation takes these trainer settings from the run unless it is given its own.
+OF_THE_RUN = ("precision", "limit_val_batches", "limit_test_batches")
 for name in ("lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(name).setLevel(logging.WARNING)  # what it tells otherwise, `introduce` says in two lines
-    logging.getLogger(name).handlers.clear()  # its own, which it has where it was imported before there was a log
+    logging.getLogger(name).setLevel(logging.WARNING)  # `introduce` logs the same information in two lines
+    # Lightning adds its own handler if it was imported before logging was configured.
+    logging.getLogger(name).handlers.clear()
     logging.getLogger(name).propagate = True
 for name in ("profilers.profiler", "callbacks.model_summary"):
-    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that were asked for
-warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are looked at each epoch's end
-warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # data.val_size=0 says so
-warnings.filterwarnings("ignore", ".*srun.*is available")  # which run to start with it, the settings say
+    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that the user asked for
+warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are logged at the end of each epoch
+warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # intended with data.val_size=0
+warnings.filterwarnings("ignore", ".*srun.*is available")  # the settings decide whether srun is used
 warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
 
 
 class Run(NamedTuple):
-    """A run that is set up: its parts, and what there is to do.
+    """A run that is set up and ready to be trained.
 
     Attributes:
-        data, model, trainer, callbacks: what it is made of.
-        checkpoint: one of the callbacks.
-        past: the checkpoint that it goes on from.
-        over: all is done but the test.
+        data, model, trainer, callbacks: the run's objects.
+        checkpoint: the callback that writes the checkpoints; also contained in ``callbacks``.
+        past: the checkpoint to resume from.
+        over: True if training is complete and only the test is left.
     """
 
     data: LightningDataModule
@@ -99,17 +101,17 @@ class Run(NamedTuple):
 
 
 def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
-    """Train, choose a checkpoint, test it once; everything is written to a folder.
+    """Train a model, choose a checkpoint, test it once, and write everything to the run's folder.
 
     Args:
         cfg: the run's config, from the command line or `hydra.compose`.
-        folder: of the command line's run; ``None``: one is made, named by the config.
+        folder: the run's folder; ``None``: create one, named by the config.
 
     Returns:
-        The monitored validation metric's best, or ``None`` without a validation set.
+        The best value of the monitored validation metric, or ``None`` without a validation set.
 
     Raises:
-        InputError: if a setting will not do.
+        InputError: if a setting is invalid.
     """
     if folder is None:
         with run_of_its_own(cfg) as (cfg, folder):
@@ -135,11 +137,14 @@ def train(cfg: DictConfig, folder: Path | None = None) -> float | None:
 
 
 def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
-    """Set up a run that starts, or goes on in its folder; before a file is changed there all settings are checked."""
+    """Set up a new or resumed run.
+
+    All settings are checked before any file in the folder is changed.
+    """
     if HydraConfig.initialized():
         check_presets(HydraConfig.get())  # type: ignore[arg-type]
     if not cfg.resume and any((folder / "checkpoints").glob("*.ckpt")):
-        cfg.resume = str(folder)  # a sweep's job that was stopped, or one that a cluster starts again
+        cfg.resume = str(folder)  # a stopped job of a sweep, or one that a cluster restarts
     kind = prepare(cfg)
     past = read_past(cfg, folder)
     settle_seed(cfg, folder, past)
@@ -157,6 +162,7 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     refuse_gradients(cfg, callbacks)
     refuse_unsuited(cfg, callbacks, model)
     past, over = plan = make_plan(cfg, folder, past, callbacks)
+    # The size of a step decides how many threads pay, and whether steps are taken in chunks.
     summary = summarize(model, max_depth=3)
     operations = summary.total_flops * data.batch_size if isinstance(data, TensorDataModule) else 0
     if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
@@ -169,10 +175,15 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
     loggers = build_loggers(cfg, start)
     trainer = build_trainer(cfg, kind, folder, callbacks, loggers)
     share_samples(trainer, data)
-    told = (getattr(data, "note", ""), describe_lacks(cfg, data, model, trainer.world_size), describe_unused(model))
-    notes = [note for note in told if note]
+    candidates = (
+        getattr(data, "note", ""),
+        describe_lacks(cfg, data, model, trainer.world_size),
+        describe_unused(model),
+    )
+    notes = [note for note in candidates if note]
+    # The checks are done: write provenance, open the loggers, restore the checkpoint.
     introduce(cfg, folder, kind, f"{type(model).__name__} on {type(data).__name__}", notes, summary)
-    open_loggers(loggers, cfg, start, any(isinstance(each, FigureCallback) for each in callbacks))
+    open_loggers(loggers, cfg, start, any(isinstance(callback, FigureCallback) for callback in callbacks))
     if past is not None:
         restore(trainer, past)
     if not over:
@@ -184,17 +195,17 @@ def set_up(cfg: DictConfig, folder: Path, results: Results) -> Run:
 
 
 def refuse_untrained(run: Run) -> None:
-    """Refuse a data set without a batch, which Lightning passes over without a word.
+    """Refuse a data set without any batch, which Lightning skips silently.
 
     Raises:
-        InputError: naming it.
+        InputError: if no epoch was trained; the message names the data module.
     """
     if not run.checkpoint.history.rows:
         raise InputError(f"{type(run.data).__name__} gives no batch: there is nothing to train on")
 
 
 def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
-    """Return the settings with which a run that is over trains on; ``None`` if there are none."""
+    """Return the settings that let a finished run train longer; ``None`` if there are none."""
     epochs = len(run.checkpoint.history.rows) - run.checkpoint.cut_short
     return find_longer(find_ends(cfg, run.callbacks, Reached(epochs, run.trainer.global_step, run.checkpoint.stops)))
 
@@ -202,13 +213,14 @@ def suggest_longer(cfg: DictConfig, run: Run) -> str | None:
 def take_many_steps(
     cfg: DictConfig, trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int
 ) -> None:
-    """Hand a model of ours its batches in chunks, where nothing needs to see each step by itself."""
+    """Enable training in chunks of batches for one of our models, unless something needs to see every single step."""
     ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
     if not ours or overrides(data, TensorDataModule, LOADING):
         return
     reason = why_one_by_one(trainer, model, SupervisedModule, operations)
-    worth_telling = is_main_process() and reason not in (None, SIZE)  # of a large step nothing is lost
-    level = logging.INFO if worth_telling else logging.DEBUG
+    # Large steps lose nothing without chunks, so that the reason SIZE is not worth a line in the log.
+    worth_logging = is_main_process() and reason not in (None, SIZE)
+    level = logging.INFO if worth_logging else logging.DEBUG
     log.log(level, "steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
         model.automatic_optimization, data.chunk = False, LOOKS * trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -216,19 +228,19 @@ def take_many_steps(
 
 
 def settle_seed(cfg: DictConfig, folder: Path, past: Past | None) -> None:
-    """Draw a seed where none is given, and keep it with the run's settings.
+    """Draw a seed if none is given, and save it with the run's settings.
 
-    Processes that a run starts beside its own take over its seed, and so does a run that goes on.
+    Further processes of a distributed run use the seed of the main process; a resumed run keeps its seed.
     """
     if cfg.seed is None:
-        first = None if is_main_process() else os.environ.get("PL_GLOBAL_SEED")
-        cfg.seed = int(first) if first else past.seed if past else secrets.randbelow(2**32)
+        main_seed = None if is_main_process() else os.environ.get("PL_GLOBAL_SEED")
+        cfg.seed = int(main_seed) if main_seed else past.seed if past else secrets.randbelow(2**32)
         if is_main_process():
             keep_settings(cfg, folder)
 
 
 def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, notes: list[str], summary: ModelSummary) -> None:
-    """Write where the run comes from, and say what it is."""
+    """Write the run's provenance, and log what is trained on which data and device."""
     if not is_main_process():
         return
     if cfg.resume:
@@ -244,7 +256,7 @@ def introduce(cfg: DictConfig, folder: Path, kind: str, what: str, notes: list[s
 
 @memory_told()
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Evaluate a run on one split; the metrics are printed and written to its folder."""
+    """Evaluate a run on one split; log the metrics and write them to the run's folder."""
     settle_data_dir()
     expand_home(cfg)
     kind = prepare(cfg)
@@ -259,11 +271,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     check_split(run, data, folder, cfg.split)
     own = {"precision": "32-true", **run.trainer}
     refuse_limits(cfg)
-    if overfit := own.get("overfit_batches"):  # which limits the validation, too
+    if overfit := own.get("overfit_batches"):  # it also limits the validation
         own["limit_val_batches"] = overfit
     for name in OF_THE_RUN:
         if cfg.trainer[name] is None:
-            cfg.trainer[name] = own.get(name) or 1.0  # a test that the run left out is one of all
+            cfg.trainer[name] = own.get(name) or 1.0  # 0 (the run skipped its test): use all batches
     model = build_model(run, data, kind)
     path = chosen_checkpoint(folder, cfg.checkpoint)
     epoch = load_weights(model, path).get("epoch")
@@ -272,7 +284,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     loop = trainer.validate if cfg.split == "val" else trainer.test
     measured = loop(model, datamodule=data, verbose=False)
     metrics = {spell_metric(name, cfg.split): value for part in measured for name, value in part.items()}
-    epoch = epoch + 1 if isinstance(epoch, int) else 0  # of a file of weights alone that is not known
+    epoch = epoch + 1 if isinstance(epoch, int) else 0  # a file that holds only weights does not contain the epoch
     if trainer.is_global_zero:
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, spelled(metrics))
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
@@ -280,10 +292,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def check_split(run: DictConfig, data: LightningDataModule, folder: Path, split: str) -> None:
-    """Refuse to evaluate a run on a set that it does not have.
+    """Refuse to evaluate a run on a split that it does not have.
 
     Raises:
-        InputError: naming what it lacks.
+        InputError: naming what is missing.
     """
     if split == "val" and not validates(run, data):
         raise InputError(f"{folder} was trained without validation ({why_unvalidated(run, data)}): use split=test")

@@ -1,4 +1,4 @@
-"""What k jobs learn from: the batches of each, in its own order, side by side."""
+"""Training batches for k jobs: each job's samples in its own order, stacked into common tensors."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,18 @@ from src.data.base import Samples, TensorDataModule
 from src.data.images import ImageDataModule
 from src.vectorized.random_numbers import Draws, Generators
 
-AT_ONCE = 2**16  # numbers of inputs that are gathered together: of small batches several
-MOST_KEPT = 2**31  # bytes of inputs kept as the networks take them; larger sets are transformed batch by batch
+AT_ONCE = 2**16  # input values gathered in one operation; that is several batches if they are small
+MOST_KEPT = 2**31  # largest size in bytes of preprocessed inputs in memory; larger sets are transformed per batch
 
 
 class Feed:
     """Training batches for k jobs.
 
     Args:
-        data: set up; its samples are moved to the device.
-        order_seeds: of each job's order.
-        device: where to train.
-        dtype: of what the networks take.
+        data: the data module, set up; its samples are moved to the device.
+        order_seeds: the seed of each job's sample order.
+        device: the device to train on.
+        dtype: the data type of the networks' inputs.
     """
 
     def __init__(
@@ -38,39 +38,40 @@ class Feed:
             self.samples = Samples(self.seen(self.samples.inputs), self.samples.targets)
 
     def only(self, jobs: Sequence[int]) -> "Feed":
-        """The feed of some of the jobs."""
+        """Return the feed of some of the jobs."""
         fewer = copy.copy(self)
         fewer.order_seeds = [self.order_seeds[job] for job in jobs]
         return fewer
 
     @property
     def size(self) -> int:
-        """How many training samples there are."""
+        """The number of training samples."""
         return self.samples.size
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches per epoch."""
         return len(self.data.batches(self.samples, train=True))
 
     def seen(self, inputs: Tensor, augment: bool = False) -> Tensor:
-        """Inputs as they are kept → as the networks take them."""
+        """Preprocess stored inputs for the networks."""
         return self.data.transform(inputs, augment=augment).to(self.dtype)
 
     def epoch(
         self, number: int, generators: Sequence[torch.Generator], draws: Draws | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch: inputs (B, k, C, …) and targets (B, k).
+        """Generate the batches of an epoch: inputs (B, k, C, …) and targets (B, k).
 
-        Where all jobs have the same order, inputs are (B, 1, C, …).
+        If all jobs share one order, inputs are (B, 1, C, …).
 
         Args:
-            number: the epoch's, from 0.
-            generators: what each job draws its augmentation from.
-            draws: what all jobs draw it from at once, where it can be.
+            number: the epoch, from 0.
+            generators: each job's generator for augmentation.
+            draws: generator that draws the augmentation of all jobs at once, if there is one.
         """
         size, order = self.data.batch_size, self.orders(number)[: len(self) * self.data.batch_size]
-        few = max(1, AT_ONCE // (size * self.width * self.samples.inputs[0].numel()))
-        for indices in order.split(few * size):  # (T·B, k or 1)
+        # Gathering several small batches (T) at once saves calls.
+        count = max(1, AT_ONCE // (size * self.width * self.samples.inputs[0].numel()))
+        for indices in order.split(count * size):  # (T·B, k or 1)
             inputs = self.samples.inputs.index_select(0, indices.flatten()).unflatten(0, indices.shape)
             targets = self.samples.targets.index_select(0, indices.flatten()).view(indices.shape)
             wide = targets.expand(-1, len(self.order_seeds))
@@ -78,7 +79,7 @@ class Feed:
                 yield self.prepared(batch[0], generators, draws), batch[1]
 
     def prepared(self, inputs: Tensor, generators: Sequence[torch.Generator], draws: Draws | None) -> Tensor:
-        """A batch as it is kept → as the networks take it, (B, k, C, …)."""
+        """Preprocess, and if needed augment, a batch of stored inputs (B, k, C, …)."""
         if self.augments and augments_images(self.data):
             changed = self.data.augmented(inputs.flatten(0, 1), draws or Generators(generators))
             return self.data.standardized(changed).to(self.dtype).unflatten(0, inputs.shape[:2])
@@ -87,7 +88,7 @@ class Feed:
         return inputs if self.ready else self.seen(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
 
     def orders(self, epoch: int) -> Tensor:
-        """Which samples come when: (N, k), or (N, 1) for one order."""
+        """Return the sample indices in each job's order: (N, k), or (N, 1) if all share one order."""
         if not self.data.shuffle:
             return torch.arange(self.size, device=self.device).unsqueeze(1).expand(-1, self.width)
         seeds = self.order_seeds[: self.width]
@@ -95,13 +96,14 @@ class Feed:
 
     @property
     def width(self) -> int:
-        """How many orders there are."""
+        """The number of different orders: k, or 1 if all jobs share one."""
         return 1 if self.shared else len(self.order_seeds)
 
     def augmented(self, inputs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Each job's part of inputs (B, k, C, …), changed by a transform of one's own, which draws by default."""
+        """Augment each job's part of inputs (B, k, C, …) with a custom transform, which uses the default generator."""
         default, parts = default_generator(self.device), []
-        for job, generator in enumerate(generators):  # what augments asks the default generator
+        # A custom transform draws from the default generator: give it each job's state in turn.
+        for job, generator in enumerate(generators):
             default.set_state(generator.get_state())
             parts.append(self.seen(inputs[:, job].contiguous(), augment=True))
             generator.set_state(default.get_state())
@@ -109,17 +111,20 @@ class Feed:
 
 
 def augments(data: TensorDataModule) -> bool:
-    """Whether each job must see its own samples: also where it is not known what a transform of one's own draws."""
+    """Return True if samples must be transformed per job.
+
+    That holds for augmentation, and for a custom transform, which may draw random numbers.
+    """
     return data.augments if augments_images(data) else type(data).transform is not TensorDataModule.transform
 
 
 def augments_images(data: TensorDataModule) -> TypeGuard[ImageDataModule]:
-    """Whether samples are changed as `ImageDataModule` changes them."""
+    """Return True if samples are transformed by `ImageDataModule.transform`, not by an override of it."""
     return isinstance(data, ImageDataModule) and type(data).transform is ImageDataModule.transform
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """What random numbers on a device are drawn from where nothing else is said."""
+    """Return the default random generator of a device."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]
     return torch.mps._get_default_mps_generator() if device.type == "mps" else torch.default_generator

@@ -1,4 +1,4 @@
-"""A job's checkpoint as Lightning writes one, cut out of a stack."""
+"""Extract a job's checkpoint from a stack, in Lightning's format."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,21 +12,21 @@ from src.vectorized.model import Stack, State
 
 
 def weights_of(stack: Stack, job: int) -> dict[str, Tensor]:
-    """The weights and statistics that a job has in a stack, by their names in its model."""
+    """Return a copy of a job's weights and statistics in a stack, by their names in its model."""
     return {f"net.{name}": values[job].detach().cpu().clone() for name, values in stack.net.state_dict().items()}
 
 
 def checkpoint(
     model: SupervisedModule, weights: Mapping[str, Tensor], callbacks: dict[str, Any], epochs: int, batches: int
 ) -> dict[str, Any]:
-    """A checkpoint with weights and no optimiser: to evaluate, or to start from.
+    """Return a checkpoint without optimiser state, to evaluate or to start a new run from.
 
     Args:
-        model: the job's.
-        weights: its ``state_dict``.
-        callbacks: the states of its callbacks.
-        epochs: how many it has trained.
-        batches: in an epoch.
+        model: the job's model.
+        weights: the model's ``state_dict``.
+        callbacks: the states of the job's callbacks.
+        epochs: number of trained epochs.
+        batches: number of batches per epoch.
     """
     return {
         "epoch": epochs - 1,
@@ -45,39 +45,41 @@ def checkpoint(
 def with_optimizer(
     told: dict[str, Any], stack: Stack, job: int, state: State, steps: int, schedule: dict[str, Any]
 ) -> dict[str, Any]:
-    """A checkpoint to go on from: also with what the job's optimiser and schedule have kept.
+    """Return a checkpoint to resume from: with the states of the job's optimiser and schedule added.
 
     Args:
-        told: the checkpoint.
-        stack: where the job was trained.
-        job: its place there.
-        state: of the stack.
-        steps: how many it has taken.
-        schedule: the state of the job's `Schedule` after as many.
+        told: the checkpoint without them.
+        stack: the stack in which the job was trained.
+        job: the job's index in the stack.
+        state: the stack's state.
+        steps: number of optimiser steps taken.
+        schedule: the state of the job's `Schedule` after these steps.
     """
     pieces: dict[str, dict[str, Tensor]] = {}
     for group in range(len(stack.names)):
         pieces |= pieces_of(stack, job, state, group, steps)
     names = {parameter: name for name, parameter in stack.models[job].net.named_parameters()}
+    # Optimisers number their parameters in the order of their groups.
     grouped = [names[each] for group in stack.models[job].parameter_groups(lr=0.0) for each in group["params"]]
     kept = {number: pieces[name] for number, name in enumerate(grouped) if pieces.get(name)}
     groups, scheduler = schedule["param_groups"], schedule["scheduler"]
-    if groups[0].get("momentum") == 0:  # others of the stack have some
+    if groups[0].get("momentum") == 0:  # only other jobs of the stack have momentum: drop the unused buffers
         kept = {}
     scheduled = [] if scheduler is None else [scheduler]
     return told | {"optimizer_states": [{"state": kept, "param_groups": groups}], "lr_schedulers": scheduled}
 
 
 def pieces_of(stack: Stack, job: int, state: State, group: int, steps: int) -> dict[str, dict[str, Tensor]]:
-    """What an optimiser keeps of each parameter of a group, by the parameter's name."""
+    """Return the optimiser state of each parameter of a group: parameter name → (state name → values)."""
     shapes = {name: stack.net.get_parameter(name).shape[1:] for name in stack.names[group]}
     found: dict[str, dict[str, Tensor]] = {name: {} for name in shapes}
-    start = f"update.{group}."
-    for kind, values in state.items():
-        if kind.startswith(start):
+    prefix = f"update.{group}."
+    for key, values in state.items():
+        if key.startswith(prefix):
             parts = values[job].cpu().split([shape.numel() for shape in shapes.values()])
             for (name, shape), part in zip(shapes.items(), parts, strict=True):
-                found[name][kind.removeprefix(start)] = part.view(shape).clone()
+                found[name][key.removeprefix(prefix)] = part.view(shape).clone()
+    # Adam also stores the number of steps, per parameter.
     if any("exp_avg" in each for each in found.values()):
         for each in found.values():
             each["step"] = torch.tensor(float(steps))
@@ -85,12 +87,13 @@ def pieces_of(stack: Stack, job: int, state: State, group: int, steps: int) -> d
 
 
 def loops(epochs: int, batches: int) -> dict[str, Any]:
-    """Where Lightning's loops are when an epoch ends, ``epochs`` of ``batches`` steps counted with it."""
+    """Return the state of Lightning's loops at the end of an epoch, after ``epochs`` epochs of ``batches`` steps."""
     steps = epochs * batches
-    none = {"total": progress(0), "current": progress(0)}
+    empty = {"total": progress(0), "current": progress(0)}
     zero_grad = {"ready": 0, "completed": 0, "started": 0}
-    evaluation = {"state_dict": {}, "batch_progress": {**none, "is_last_batch": False}}
-    under_way = progress(epochs) | {"completed": epochs - 1}  # the checkpoint is written before the epoch's very end
+    evaluation = {"state_dict": {}, "batch_progress": {**empty, "is_last_batch": False}}
+    # Lightning writes the checkpoint before it counts the epoch as completed.
+    running = progress(epochs) | {"completed": epochs - 1}
     fit = {
         "state_dict": {},
         "epoch_loop.state_dict": {"_batches_that_stepped": steps},
@@ -106,10 +109,10 @@ def loops(epochs: int, batches: int) -> dict[str, Any]:
         "epoch_loop.manual_optimization.state_dict": {},
         "epoch_loop.manual_optimization.optim_step_progress": {"total": stepped(steps), "current": stepped(steps)},
         "epoch_loop.val_loop.state_dict": {},
-        "epoch_loop.val_loop.batch_progress": {**none, "is_last_batch": True},
-        "epoch_progress": {"total": under_way, "current": under_way},
+        "epoch_loop.val_loop.batch_progress": {**empty, "is_last_batch": True},
+        "epoch_progress": {"total": running, "current": running},
     }
-    predict = {"state_dict": {}, "batch_progress": none}
+    predict = {"state_dict": {}, "batch_progress": empty}
     return {"fit_loop": fit, "validate_loop": evaluation, "test_loop": evaluation, "predict_loop": predict}
 
 

@@ -1,4 +1,4 @@
-"""Which jobs can be trained together, and how many of them memory bears."""
+"""Decide which jobs can be trained in a stack, and how many of them fit into memory."""
 
 import copy
 import itertools
@@ -34,7 +34,8 @@ from src.vectorized.entry import DTYPES
 from src.vectorized.layers import WideDropout, why_not, widen
 from src.vectorized.schedules import KINDS
 
-# What a stack takes steps by; settings of the Trainer that are not named here must be left alone.
+# The only values of these Trainer settings that a stack supports. Settings in HONOURED may have any value; all others
+# must be absent.
 TRAINER: dict[str, Any] = {
     "max_steps": -1,
     "gradient_clip_val": None,
@@ -59,8 +60,8 @@ HONOURED = (
 OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
 NOT_OF_SCHEDULES = ("frequency", "monitor", "strict", "name", "reduce_on_plateau")
 WORDS_OF_SCHEDULES = ("_target_", "interval", "anneal_strategy", "mode")
-OURS = (SupervisedModule, ImageModule, MLP, CNN)  # models whose ways a stack knows
-FREE = {"parameter_groups", "images_only"}  # what another may have of its own, beside its network
+OURS = (SupervisedModule, ImageModule, MLP, CNN)  # model classes whose methods a stack reproduces
+FREE = {"parameter_groups", "images_only"}  # methods that another class may override, in addition to its network
 CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
 EVENTS = {  # conf/logger/tensorboard.yaml
     "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
@@ -68,18 +69,20 @@ EVENTS = {  # conf/logger/tensorboard.yaml
     "version": "",
     "default_hp_metric": False,
 }
-HOOKS = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")  # of data, by which a stack does not load
-COPIES = 8  # of the weights: also gradients, two moments, the best and the last, and what is on the way
+# Methods of data modules that a stack does not call: they must not be overridden.
+HOOKS = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")
+# Memory of a job in copies of its weights: weights, gradients, two moments, best and last state, temporary values.
+COPIES = 8
 SHARE_OF_MEMORY = 0.5
 
 
 class Verdict(NamedTuple):
-    """What is said of jobs that are alike.
+    """The decision about jobs of the same kind.
 
     Attributes:
-        reason: why they cannot be trained together; ``None`` if they can.
-        most: how many memory bears at once in one process.
-        evaluated: how many samples of an evaluation it bears there, over all jobs.
+        reason: why they cannot be trained in a stack; ``None`` if they can.
+        most: largest number of jobs that fit into the memory of one process.
+        evaluated: largest number of samples of an evaluation that fit, summed over all jobs.
     """
 
     reason: str | None
@@ -88,11 +91,11 @@ class Verdict(NamedTuple):
 
 
 def verdicts(configs: list[bytes], processes: int) -> list[Verdict]:
-    """Look at a job of each kind.
+    """Return a verdict for one example job of each kind.
 
     Args:
-        configs: each as Hydra composed it, pickled.
-        processes: how many stacks are trained at once.
+        configs: the examples' configs as Hydra composed them, pickled.
+        processes: number of stacks that are trained at once.
     """
     cli.register_resolvers()
     return [verdict(pickle.loads(config), processes) for config in configs]
@@ -112,16 +115,17 @@ def verdict(config: DictConfig, processes: int) -> Verdict:
         if not isinstance(data, TensorDataModule) or overrides(data, TensorDataModule, HOOKS):
             return Verdict(f"{type(data).__name__}, which loads its batches in a way of its own")
         reason = unsuitable_monitor(cfg, data) or unsuitable_model(model)
-    except Exception as error:  # Hydra wraps those of a part that it makes
+    except Exception as error:  # Hydra wraps errors of the objects that it instantiates
         return Verdict(f"an error that each tells by itself ({one_line(error)})")
     return room(model, data, kind, processes) if reason is None else Verdict(reason)
 
 
 def unsuitable_settings(cfg: DictConfig) -> str | None:
-    """The first setting that needs a run of its own; ``None`` if none does."""
+    """Return the first setting that a stack does not support; ``None`` if it supports all."""
     for name, value in cfg.trainer.items():
         wanted = TRAINER.get(name, value if name in HONOURED else ...)
-        if (type(value), value) != (type(wanted), wanted):  # the int 1 is one batch, the float all
+        # Compare types, too: for limits, the integer 1 means one batch, the float 1.0 all batches.
+        if (type(value), value) != (type(wanted), wanted):
             return f"trainer.{name}={value}"
     if cfg.trainer.devices not in (1, "auto"):
         return f"trainer.devices={cfg.trainer.devices}"
@@ -145,7 +149,10 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
 
 
 def unsuitable_schedule(settings: Any) -> str | None:
-    """Return what of a schedule's settings a stack does not honour: it steps one, made of numbers, at each step."""
+    """Return the first setting of a schedule that a stack does not support; ``None`` if it supports all.
+
+    A stack supports schedules that are stepped in each step or epoch, and whose settings are numbers.
+    """
     if not settings:
         return None
     kind = get_object(settings["_target_"])
@@ -154,24 +161,27 @@ def unsuitable_schedule(settings: Any) -> str | None:
     if issubclass(kind, ReduceLROnPlateau):
         return "a scheduler that asks for metrics"
     for name, value in settings.items():
-        each = value if isinstance(value, list) else [value]
-        numbers = all(isinstance(one, (int, float)) or one in ("total_steps", "lr") for one in each)
+        entries = value if isinstance(value, list) else [value]
+        numbers = all(isinstance(entry, (int, float)) or entry in ("total_steps", "lr") for entry in entries)
         if name in NOT_OF_SCHEDULES or not (name in WORDS_OF_SCHEDULES or numbers):
             return f"scheduler.{name}"
     return None
 
 
 def sees_training(settings: DictConfig) -> bool:
-    """Whether a callback has to be there while a job is trained; pictures are drawn when they are looked at."""
+    """Return True if a callback must be called during training.
+
+    Figures need not: they are drawn later, when the user opens them.
+    """
     kind = get_class(settings._target_)
     if kind in CALLBACKS:
-        return kind is LearningRateMonitor and len(settings) > 1  # set to look step by step, or at more
+        return kind is LearningRateMonitor and len(settings) > 1  # with custom settings, such as logging every step
     steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
     return steps or not issubclass(kind, FigureCallback)
 
 
 def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
-    """Return what a run or its early stopping is judged by that a stack does not look at, or that is not there."""
+    """Return a monitor setting whose metric a stack does not compute, or that lacks a validation set; else ``None``."""
     known = (None, "val/loss", *(["val/acc"] if data.num_classes else []))
     judge, _ = find_judge(cfg, data)
     if judge not in known:
@@ -200,7 +210,7 @@ def unsuitable_model(model: Any) -> str | None:
 
 
 def has_ways_of_its_own(model: SupervisedModule) -> bool:
-    """Whether its class changes what `SupervisedModule` or Lightning does, not only which network there is."""
+    """Return True if a model's class overrides methods of `SupervisedModule` or Lightning, not only the network."""
     kinds = itertools.takewhile(lambda kind: kind is not SupervisedModule, type(model).__mro__)
     own = {name for kind in kinds if kind not in OURS for name in vars(kind) if not name.startswith("__")}
     return bool(own & set(dir(SupervisedModule)) - FREE)
@@ -208,15 +218,18 @@ def has_ways_of_its_own(model: SupervisedModule) -> bool:
 
 @torch.no_grad()
 def bears_widening(model: SupervisedModule) -> bool:
-    """Whether two such networks as one give what each gives: not where other code mixes what lies side by side."""
+    """Return True if two stacked copies of a network give the same outputs as the copies alone.
+
+    They do not if code outside the layers mixes channels, which belong to different jobs in a stack.
+    """
     nets = [copy.deepcopy(model.net).double().train() for _ in range(2)]
     for parameter in nets[1].parameters():
         parameter.mul_(1.5).add_(0.1)
     first = next(module for module in model.net.modules() if not list(module.children()))
-    if not isinstance(first, (Linear, Conv2d)):  # which alone take inputs that all jobs share
+    if not isinstance(first, (Linear, Conv2d)):  # only these accept inputs that all jobs share
         return False
     inputs = torch.randn(3, 2, *model.in_shape, dtype=torch.float64)
-    wanted = torch.stack([without_dropout(net)(inputs[:, place]) for place, net in enumerate(nets)], dim=1)
+    wanted = torch.stack([without_dropout(net)(inputs[:, index]) for index, net in enumerate(nets)], dim=1)
     try:
         found = without_dropout(widen(nets))(inputs.flatten(1, 2)).view(wanted.shape)
     except (RuntimeError, ValueError, IndexError):
@@ -225,7 +238,7 @@ def bears_widening(model: SupervisedModule) -> bool:
 
 
 def without_dropout(net: Module) -> Module:
-    """The network, of whose layers those do nothing that draw."""
+    """Disable a network's dropout layers in place, and return the network."""
     for module in net.modules():
         if isinstance(module, (Dropout, WideDropout)):
             module.eval()
@@ -236,17 +249,17 @@ def without_dropout(net: Module) -> Module:
 
 
 def room(model: Any, data: TensorDataModule, kind: str, processes: int) -> Verdict:
-    """How many such jobs memory bears."""
+    """Return a positive verdict with the numbers of jobs and samples that fit into memory."""
     values = values_of(model)
     weights = COPIES * sum(parameter.numel() for parameter in model.parameters())
-    inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered, and augmented or on the way
-    budget = SHARE_OF_MEMORY * free_memory(kind) / processes / 8  # bytes of float64, the larger type
+    inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered and preprocessed inputs, with targets
+    budget = SHARE_OF_MEMORY * free_memory(kind) / processes / 8  # 8 bytes per number: float64, the larger type
     most = int(budget / (weights + data.batch_size * (inputs + 3 * values)))
     return Verdict(None, max(1, most), int(budget / (2 * values)))
 
 
 def values_of(model: Any) -> int:
-    """How many numbers a network's layers give for one sample."""
+    """Return the number of values that all layers of a network output for one sample."""
     counts: list[int] = []
 
     def count(module: Module, given: Any, output: torch.Tensor) -> None:
@@ -262,7 +275,7 @@ def values_of(model: Any) -> int:
 
 
 def free_memory(kind: str) -> float:
-    """Bytes that are free, on the GPU or of the machine."""
+    """Return the free memory of the GPU or the machine, in bytes."""
     if kind == devices.CUDA:
         return float(torch.cuda.mem_get_info()[0])
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"

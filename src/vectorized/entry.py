@@ -1,4 +1,4 @@
-"""What runs in a stack's own process: configs in, a folder for each of its jobs out."""
+"""Train a stack in its worker: the configs of its jobs go in; a folder for each job comes out."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 
 
 def train(order: StackOrder) -> None:
-    """Train the jobs of a stack, test them once, and write their folders; what stops it, they tell."""
+    """Train the jobs of a stack, test them once, and write their folders; record an error in each folder."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     setup_globals()
     cli.register_resolvers()
@@ -50,7 +50,7 @@ def train(order: StackOrder) -> None:
         with pin_folders(*(part.folder for part in order.parts)):
             train_together(order)
     except Exception as error:
-        with suppress(OSError):  # the log, on a full disk
+        with suppress(OSError):  # the log cannot be written to a full disk
             traceback.print_exc()
         for part in order.parts:
             fail(order, part, error)
@@ -61,17 +61,17 @@ def train(order: StackOrder) -> None:
 def train_together(order: StackOrder) -> None:
     """Train the jobs of a stack, test them once, and write their folders."""
     with written_together():
-        able = list(checked(order))
-    if not able:
+        valid = list(checked(order))
+    if not valid:
         return
-    first: DictConfig = pickle.loads(able[0][0].config)
+    first: DictConfig = pickle.loads(valid[0][0].config)
     HydraConfig.instance().set_config(first)
     kind = prepare(first)
     data = build_tensors(first)
     data.prepare_data()
     data.setup()
     with written_together():
-        members = list(begun(order, able, data, first.trainer.max_epochs))
+        members = list(begun(order, valid, data, first.trainer.max_epochs))
     if not members:
         return
     check_batches(first, members[0].model, data)
@@ -91,7 +91,7 @@ def train_together(order: StackOrder) -> None:
 
 
 def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
-    """The jobs whose settings will do, with their configs; of the others their folders tell why not."""
+    """Generate the jobs with valid settings, with their configs; record the errors of the others in their folders."""
     for part in order.parts:
         try:
             write_log(order, part.folder, "under way")
@@ -103,43 +103,43 @@ def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
 def begun(
     order: StackOrder, able: Sequence[tuple[Part, dict[str, Any]]], data: TensorDataModule, epochs: int
 ) -> Iterator[Member]:
-    """The jobs that can begin; of the others their folders tell why not."""
+    """Generate the jobs that can start; record the errors of the others in their folders."""
     for part, config in able:
         try:
             member = Member(config, part.folder, data)
             batches = len(data.batches(data.train_set, train=True))
-            Schedule(member.model, max(1, batches), epochs)  # is it refused?
+            Schedule(member.model, max(1, batches), epochs)  # raises if the schedule is invalid
             yield member
         except InputError as error:
             fail(order, part, error)
 
 
 def fail(order: StackOrder, part: Part, error: Exception) -> None:
-    """Write into a job's folder why it failed."""
-    if finished(part.folder):  # it came to its end before
+    """Record in a job's folder why it failed."""
+    if finished(part.folder):  # by an earlier start of the stack
         return
-    with suppress(StorageError):  # who started this finds out
+    with suppress(StorageError):  # the parent process notices a full disk
         note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
         write_log(order, part.folder, one_line(error))
 
 
 def own_config(part: Part) -> dict[str, Any]:
-    """A job's config as plain values; as Hydra writes it, it is kept in the job's folder.
+    """Return a job's config as plain values, and save it in the job's folder as Hydra would.
 
     Raises:
-        InputError: if a setting in it will not do.
+        InputError: if a setting is invalid.
     """
     config: DictConfig = pickle.loads(part.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    told = claim(part.folder, config)
-    settings = with_values(told, read_job(part.folder).settings)
+    content = claim(part.folder, config)
+    settings = with_values(content, read_job(part.folder).settings)
     if wrong := wrong_settings(settings) + missing_files(settings):
         raise InputError("; ".join(wrong))
     return settings
 
 
 def with_values(told: dict[str, Any], settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config with the values that its settings have come to, given by their full names."""
+    """Return a config with values replaced by those in ``settings``, which are given by their full dotted names."""
     return {
         key: with_values(value, settings, f"{prefix}{key}.")
         if isinstance(value, dict)
@@ -157,11 +157,11 @@ def stacked(members: Sequence[Member], data: TensorDataModule, kind: str, eval_b
     return Stack(models, [member.seed for member in members], feed, schedules, trainer["log_every_n_steps"], size)
 
 
-# What is left in the jobs' folders
+# Writing the jobs' folders
 
 
 def write_folders(training: Training, order: StackOrder, kind: str) -> None:
-    """Test the jobs' chosen weights, and write what each leaves."""
+    """Test the jobs' chosen weights, and write the files of each job."""
     stack, data = training.whole, training.stack.feed.data
     source = provenance(devices.describe(kind)) | {"stack": {"jobs": stack.k, "log": str(order.log)}}
     for member in training.members:
@@ -170,11 +170,11 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
     stack.load(chosen)
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
     if tested is not None:
-        for place, member in enumerate(training.members):
+        for index, member in enumerate(training.members):
             if member.trouble is None and member.cfg.get("test", True):
-                acc = None if tested.acc is None else float(tested.acc[place].float())
-                confusion = None if tested.confusion is None else tested.confusion[place].cpu()
-                member.add_test(float(tested.loss[place].float()), acc, confusion, data.class_names)
+                acc = None if tested.acc is None else float(tested.acc[index].float())
+                confusion = None if tested.confusion is None else tested.confusion[index].cpu()
+                member.add_test(float(tested.loss[index].float()), acc, confusion, data.class_names)
     write_best(training)
     write_last(training)
     for member in training.members:
@@ -188,25 +188,25 @@ def write_folders(training: Training, order: StackOrder, kind: str) -> None:
 
 
 def write_best(training: Training) -> None:
-    """``best.ckpt`` of each job that has one; the stack has their chosen weights."""
+    """Write ``best.ckpt`` of each job that has a best epoch; the stack must hold the chosen weights."""
     stack, batches = training.whole, len(training.whole.feed)
-    for place, member in enumerate(training.members):
+    for index, member in enumerate(training.members):
         if member.kept.best_model_score is not None:
             epochs = int(member.results.chosen["epoch"])
             callbacks = member.callback_states(epochs)
-            found = checkpoint(member.model, weights_of(stack, place), callbacks, epochs, batches)
+            found = checkpoint(member.model, weights_of(stack, index), callbacks, epochs, batches)
             save(found, member, "best")
 
 
 def write_last(training: Training) -> None:
-    """``last.ckpt`` of each job that came to its end, with all that going on from it takes."""
+    """Write ``last.ckpt`` of each job that finished, with everything that is needed to resume from it."""
     stack, batches = training.whole, len(training.whole.feed)
     stack.load(training.last)
-    for place, member in enumerate(training.members):
+    for index, member in enumerate(training.members):
         if member.trouble is None:
             epochs = len(member.history.rows)
-            found = checkpoint(member.model, weights_of(stack, place), member.callback_states(), epochs, batches)
-            found = with_optimizer(found, stack, place, training.last, epochs * batches, member.schedule)
+            found = checkpoint(member.model, weights_of(stack, index), member.callback_states(), epochs, batches)
+            found = with_optimizer(found, stack, index, training.last, epochs * batches, member.schedule)
             save(found, member, "last")
 
 
@@ -216,7 +216,7 @@ def save(content: dict[str, Any], member: Member, name: str) -> None:
 
 
 def write_log(order: StackOrder, folder: Path, outcome: str) -> None:
-    """Write a job's log: how it is trained, and what came out."""
+    """Write a job's log: a reference to the stack's log, and the outcome."""
     others = f"{len(order.parts) - 1} other job{'s'[: len(order.parts) != 2]}"
-    together = f"trained as one with {others}; the log of all: {os.path.relpath(order.log, folder)}"
-    write_text(folder / "train.log", f"{together}\n{outcome}\n")
+    reference = f"trained as one with {others}; the log of all: {os.path.relpath(order.log, folder)}"
+    write_text(folder / "train.log", f"{reference}\n{outcome}\n")

@@ -1,4 +1,4 @@
-"""A job in a stack: what it is, how far it came, and the files it leaves."""
+"""A job in a stack: its model, its progress, and the files in its folder."""
 
 import logging
 import time
@@ -27,23 +27,23 @@ log = logging.getLogger(__name__)
 
 
 class Member:
-    """One of the jobs that are trained together.
+    """A job that is trained in a stack, together with others.
 
     Args:
         cfg: the job's config as plain values, references resolved.
-        folder: the job's.
-        data: what the stack learns from.
+        folder: the job's folder.
+        data: the data module of the stack.
 
     Raises:
-        InputError: if its settings will not do.
+        InputError: if a setting is invalid.
     """
 
     def __init__(self, cfg: dict[str, Any], folder: Path, data: TensorDataModule) -> None:
         self.cfg, self.folder, self.seed = cfg, folder, int(cfg["seed"])
         seed_everything(self.seed, workers=True, verbose=False)
         settings = dict(cfg["model"])
-        made = get_class(settings.pop("_target_"))  # not by Hydra's `instantiate`, which takes milliseconds for each
-        self.model: SupervisedModule = made(**settings, **given(cfg, data))
+        model_class = get_class(settings.pop("_target_"))  # Hydra's `instantiate` would take milliseconds per job
+        self.model: SupervisedModule = model_class(**settings, **given(cfg, data))
         if cfg["ckpt_path"]:
             load_weights(self.model, cfg["ckpt_path"])
         self.history = History()
@@ -52,23 +52,23 @@ class Member:
         self.kept = RunCheckpoint(folder / "checkpoints", monitor, mode, self.history)
         self.early = [early_stopping(each, monitor, mode) for each in cfg["callbacks"].values() if stops_early(each)]
         self.results.begin(self.model, self.seed, self.kept.monitor, mode)
-        self.looks: list[tuple[int, float]] = []  # at the loss: the step and its mean since the look before
-        self.rates: list[tuple[int, list[float]]] = []  # learning rates of all parameter groups, at some steps
-        self.times: list[float] = []  # when each epoch ended, in seconds since 1970
-        self.trouble: str | None = None  # what stopped it
-        self.unwritable: str | None = None  # what keeps its folder from being written
-        self.schedule: dict[str, Any] = {}  # the state of its `Schedule` as it ended
+        self.looks: list[tuple[int, float]] = []  # logged losses: step, and mean loss since the previous entry
+        self.rates: list[tuple[int, list[float]]] = []  # logged learning rates: step, and one rate per parameter group
+        self.times: list[float] = []  # end of each epoch, in seconds since 1970
+        self.trouble: str | None = None  # message of its divergence, if it diverged
+        self.unwritable: str | None = None  # error that prevents writing to its folder
+        self.schedule: dict[str, Any] = {}  # the state of its `Schedule` at its end
 
     @property
     def order_seed(self) -> int:
-        """Of its batches' order; where none is given, it is the job's, as in `TensorDataModule`."""
-        given = self.cfg["data"].get("order_seed")
-        return self.seed if given is None else int(given)
+        """The seed of its sample order: by default the job's seed, as in `TensorDataModule`."""
+        order_seed = self.cfg["data"].get("order_seed")
+        return self.seed if order_seed is None else int(order_seed)
 
-    # What comes out of an epoch
+    # Results of an epoch
 
     def add(self, row: dict[str, float], looks: list[tuple[int, float]], rates: list[tuple[int, list[float]]]) -> bool:
-        """Take an epoch's metrics in; returns whether its weights are the best so far."""
+        """Add an epoch's metrics, losses and learning rates; return True if its weights are the best so far."""
         self.history.rows.append({"epoch": len(self.history.rows) + 1, **row})
         self.looks += looks
         self.rates += rates
@@ -82,28 +82,28 @@ class Member:
 
     @property
     def has_stopped(self) -> bool:
-        """Whether validation no longer improves, as its early stopping has it."""
+        """True if one of its early stopping callbacks ends training after the last epoch."""
         row, stop = self.history.rows[-1], False
         for early in self.early:
             if early.monitor in row:
-                stop, why = early._evaluate_stopping_criteria(torch.tensor(row[early.monitor]))
+                stop, reason = early._evaluate_stopping_criteria(torch.tensor(row[early.monitor]))
                 if stop:
-                    early.stopped_epoch, early.stopping_reason_message = len(self.history.rows) - 1, why
+                    early.stopped_epoch, early.stopping_reason_message = len(self.history.rows) - 1, reason
                     self.kept.stops = find_stops(self.early)
         return stop
 
     def callback_states(self, rows: int | None = None) -> dict[str, Any]:
-        """What its callbacks keep in a checkpoint, with so many of its epochs."""
+        """Return the states of its callbacks for a checkpoint after ``rows`` epochs; ``None``: after all of them."""
         history = {"rows": [dict(row) for row in self.history.rows[:rows]], "seconds": self.history.seconds}
         parts = {each.state_key: each.state_dict() for each in (EpochSeed(self.seed), self.kept, *self.early)}
         if rows is not None and rows < len(self.history.rows):
-            parts[self.kept.state_key]["stops"] = {}  # it went on
+            parts[self.kept.state_key]["stops"] = {}  # training continued after that epoch
         return {**parts, self.history.state_key: history}
 
-    # Being stopped and going on
+    # Saving and resuming
 
     def progress(self) -> dict[str, Any]:
-        """All that it must know to go on, as plain values and tensors."""
+        """Return all state that it needs to resume, as plain values and tensors."""
         return {
             "rows": self.history.rows,
             "best": self.kept.best_model_score,
@@ -125,31 +125,31 @@ class Member:
             early.load_state_dict(state)
         self.looks, self.rates, self.times = progress["looks"], progress["rates"], progress["times"]
 
-    # What comes out in the end
+    # Final results
 
     def add_test(self, loss: float, acc: float | None, confusion: Tensor | None, names: tuple[str, ...]) -> None:
-        """The test's metrics, those of `Results.add_test`."""
+        """Add the test's metrics, the same as `Results.add_test`."""
         self.results.test_metrics = {"test/loss": loss}
         if acc is not None and confusion is not None:
-            shares = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
-            self.results.test_metrics |= {"test/acc": acc, "test/acc_per_class": dict(zip(names, shares, strict=True))}
+            values = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
+            self.results.test_metrics |= {"test/acc": acc, "test/acc_per_class": dict(zip(names, values, strict=True))}
 
     @contextmanager
     def at_own_cost(self) -> Iterator[None]:
-        """Let what keeps this job's folder from being written cost this job, and none of those beside it."""
+        """Make errors of writing this job's folder fail this job only, not the other jobs of the stack."""
         try:
             yield
         except (InputError, OSError) as error:
             self.unwritable = self.unwritable or str(error)
 
     def tell(self, seconds: float) -> None:
-        """Write how far it is, after so many seconds of training."""
+        """Write its metrics so far, after ``seconds`` of training."""
         self.history.seconds_before = seconds
         with self.at_own_cost():
             self.results.write_metrics()
 
     def close(self) -> None:
-        """Write how it ended; last of all files."""
+        """Write its final status, the last of its files."""
         with self.at_own_cost():
             if self.unwritable is not None:
                 self.results.write_status("failed", "error", self.unwritable)
@@ -164,8 +164,8 @@ def stops_early(settings: dict[str, Any] | None) -> bool:
 
 
 def early_stopping(settings: dict[str, Any], monitor: str | None, mode: str) -> EarlyStopping:
-    """Return the callback; where it names no metric it watches what the run is judged by."""
-    watched = settings["monitor"] or monitor
-    own = settings.get("mode") or (mode if watched == monitor else find_mode(str(watched)))
-    made: EarlyStopping = instantiate({**settings, "monitor": watched, "mode": own})
-    return made
+    """Return the early stopping callback; without a metric in its settings it uses the run's monitored metric."""
+    metric = settings["monitor"] or monitor
+    direction = settings.get("mode") or (mode if metric == monitor else find_mode(str(metric)))
+    callback: EarlyStopping = instantiate({**settings, "monitor": metric, "mode": direction})
+    return callback

@@ -1,8 +1,8 @@
-"""k networks of the same shape as one: side by side in the channels, so that one operation computes all of them.
+"""Stack k networks of the same shape into one, along the channels, so that one operation computes all of them.
 
-Inputs and outputs of every layer have the jobs beside each other in dimension 1: (B, k·C, …). Pooling and
-activations take that layout as it is, convolutions and batch norms through groups and flattened parameters, linear
-layers through a batched product. The networks' own code runs unchanged: only its leaves are exchanged.
+Inputs and outputs of every layer hold all jobs in dimension 1: (B, k·C, …). Pooling and activations support this
+layout directly, convolutions and batch norms through groups and flattened parameters, linear layers through a batched
+product. The networks' own ``forward`` runs unchanged: only their leaf modules are replaced.
 """
 
 import copy
@@ -17,12 +17,13 @@ from src.vectorized.random_numbers import Draws
 
 
 class Wide(nn.Module):
-    """k layers as one; each parameter and buffer of theirs is stacked: (k, …)."""
+    """k layers as one; each of their parameters and buffers is stacked: (k, …)."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.k = len(layers)
-        self.settings: Any = vars(layers[0])  # stride, eps …; not the layer itself, which would be a part of this one
+        # stride, eps …; the layer itself would be registered as a submodule
+        self.settings: Any = vars(layers[0])
         for name, first in layers[0].named_parameters(recurse=False):
             stacked = torch.stack([layer.get_parameter(name).detach() for layer in layers])
             self.register_parameter(name, nn.Parameter(stacked, first.requires_grad))
@@ -30,19 +31,19 @@ class Wide(nn.Module):
             self.register_buffer(name, torch.stack([layer.get_buffer(name) for layer in layers]))
 
     def flat(self, name: str) -> Tensor | None:
-        """A parameter or buffer as the layout of the values has it: (k·C, …); a view."""
+        """Return a view of a parameter or buffer in the layout (k·C, …); ``None`` if it does not exist."""
         found: Tensor | None = getattr(self, name, None)
         return None if found is None else found.flatten(0, 1)
 
 
 class WideLinear(Wide):
-    """(B, k·in), or the same for all: (B, in) → (B, k·out)."""
+    """Stacked linear layers: (B, k·in), or (B, in) shared by all jobs → (B, k·out)."""
 
     weight: Tensor  # (k, out, in)
 
     def forward(self, x: Tensor) -> Tensor:
         k, width, features = self.weight.shape
-        if x.shape[1] == features:  # one product for all of them
+        if x.shape[1] == features:  # all jobs share the inputs: one product
             return F.linear(x, self.weight.flatten(0, 1), self.flat("bias"))  # (B, in) → (B, k·out)
         x = x.view(len(x), k, features).transpose(0, 1)  # (k, B, in)
         weight, bias = self.weight.transpose(1, 2), getattr(self, "bias", None)
@@ -51,17 +52,17 @@ class WideLinear(Wide):
 
 
 class WideConv2d(Wide):
-    """(B, k·C, H, W), or the same for all: (B, C, H, W) → (B, k·out, H', W')."""
+    """Stacked convolutions: (B, k·C, H, W), or (B, C, H, W) shared by all jobs → (B, k·out, H', W')."""
 
     def forward(self, x: Tensor) -> Tensor:
-        own, weight = self.settings, self.flat("weight")
+        conv, weight = self.settings, self.flat("weight")
         assert weight is not None
-        groups = own["groups"] if x.shape[1] == own["in_channels"] else self.k * own["groups"]
-        return F.conv2d(x, weight, self.flat("bias"), own["stride"], own["padding"], own["dilation"], groups)
+        groups = conv["groups"] if x.shape[1] == conv["in_channels"] else self.k * conv["groups"]
+        return F.conv2d(x, weight, self.flat("bias"), conv["stride"], conv["padding"], conv["dilation"], groups)
 
 
 class WideBatchNorm(Wide):
-    """(B, k·C, …) → the same shape; each job's statistics are its own."""
+    """Stacked batch norms, with separate statistics for each job: (B, k·C, …) → the same shape."""
 
     num_batches_tracked: Tensor  # (k,)
 
@@ -74,24 +75,25 @@ class WideBatchNorm(Wide):
 
 
 class WideDropout(Wide):
-    """(B, k·C) → the same shape; each job has a probability and, from its own seed, masks of its own.
+    """Stacked dropout, with each job's own probability and masks from its own seed: (B, k·C) → the same shape.
 
-    On a CPU a job draws what it would draw alone, from a generator of its own; elsewhere all draw at once.
+    On a CPU each job has a generator and draws the same masks as if it were trained alone; on other devices one
+    generator draws for all jobs at once.
     """
 
     def __init__(self, layers: Sequence[nn.Dropout]) -> None:
         super().__init__(layers)
         self.kept = [1 - layer.p for layer in layers]
         self.generators: list[torch.Generator] = []
-        self.draws: Draws | None = None  # which takes their place where it is given
+        self.draws: Draws | None = None  # if given, replaces the generators
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
         masks = x.new_empty(self.k, len(x), x.shape[1] // self.k)
         if self.draws is not None:
-            shares = x.new_tensor(self.kept).view(-1, 1, 1)
-            masks = (self.draws.draw(masks[0].numel()).view_as(masks) < shares).to(x.dtype) / shares
+            kept_fractions = x.new_tensor(self.kept).view(-1, 1, 1)
+            masks = (self.draws.draw(masks[0].numel()).view_as(masks) < kept_fractions).to(x.dtype) / kept_fractions
             return x * masks.transpose(0, 1).reshape(x.shape)
         for mask, kept, generator in zip(masks, self.kept, self.generators, strict=True):
             mask.bernoulli_(kept, generator=generator).div_(kept)
@@ -105,7 +107,7 @@ WIDE: dict[type[nn.Module], Callable[[Any], Wide]] = {
     nn.BatchNorm2d: WideBatchNorm,
     nn.Dropout: WideDropout,
 }
-ALIKE = (  # they treat each channel by itself and have no parameters
+ALIKE = (  # layers that process each channel separately and have no parameters
     nn.ReLU,
     nn.LeakyReLU,
     nn.GELU,
@@ -120,13 +122,13 @@ ALIKE = (  # they treat each channel by itself and have no parameters
 
 
 def why_not(net: nn.Module) -> str | None:
-    """The first layer that cannot be widened, by its class; ``None`` if all can."""
+    """Return the class name of the first layer that cannot be stacked; ``None`` if all can."""
     leaves = [module for module in net.modules() if not list(module.children())]
     return next((type(leaf).__name__ for leaf in leaves if type(leaf) not in (*WIDE, *ALIKE)), None)
 
 
 def widen(nets: Sequence[nn.Module]) -> nn.Module:
-    """One network that computes all of them; their weights are copied."""
+    """Return one network that computes all given ones; their weights are copied."""
     wide = copy.deepcopy(nets[0])
     for name, leaf in nets[0].named_modules():
         if type(leaf) in WIDE:

@@ -1,4 +1,4 @@
-"""The numbers of many optimisers, step by step, as their learning rates' schedules have them."""
+"""The hyperparameters of many optimisers in each step, as their learning rate schedules set them."""
 
 import copy
 import json
@@ -10,7 +10,8 @@ import torch
 from src.models.base import SupervisedModule
 from src.vectorized.optimizers import SGD, Adam, Numbers, Update
 
-NUMBERS = ("lr", "momentum", "weight_decay", "beta1", "beta2", "eps")  # those that jobs may have of their own
+# The optimiser hyperparameters that may differ between the jobs of a stack.
+NUMBERS = ("lr", "momentum", "weight_decay", "beta1", "beta2", "eps")
 KINDS: dict[type[torch.optim.Optimizer], type[SGD] | type[Adam]] = {
     torch.optim.SGD: SGD,
     torch.optim.Adam: Adam,
@@ -19,7 +20,7 @@ KINDS: dict[type[torch.optim.Optimizer], type[SGD] | type[Adam]] = {
 
 
 class Planned(NamedTuple):
-    """Stands for the Trainer where a model makes its optimiser: so many batches in each of so many epochs."""
+    """Stand-in for the Trainer when a model creates its optimiser: the planned numbers of batches and epochs."""
 
     num_training_batches: int
     max_epochs: int
@@ -31,46 +32,54 @@ class Planned(NamedTuple):
 
 
 class Schedule:
-    """A torch optimiser that never steps, whose numbers its scheduler changes.
+    """A torch optimiser that never steps; its scheduler changes its hyperparameters.
 
     Args:
-        model: what makes it.
-        batches, epochs: of the whole training.
+        model: the model that creates the optimiser and its scheduler.
+        batches: number of batches per epoch.
+        epochs: number of epochs of the whole training.
     """
 
     def __init__(self, model: SupervisedModule, batches: int, epochs: int) -> None:
         model.trainer = Planned(batches, epochs)  # type: ignore[assignment]
-        made = model.configure_optimizers()
-        chosen: dict[str, Any] = made["lr_scheduler"] if isinstance(made, dict) else {}
-        self.optimizer: torch.optim.Optimizer = made["optimizer"] if isinstance(made, dict) else made
-        self.scheduler: Any = chosen.get("scheduler")
-        self.interval = chosen.get("interval", "epoch")
-        self.optimizer._opt_called = True  # schedulers complain if it has not stepped
+        result = model.configure_optimizers()
+        config: dict[str, Any] = result["lr_scheduler"] if isinstance(result, dict) else {}
+        self.optimizer: torch.optim.Optimizer = result["optimizer"] if isinstance(result, dict) else result
+        self.scheduler: Any = config.get("scheduler")
+        self.interval = config.get("interval", "epoch")
+        self.optimizer._opt_called = True  # schedulers warn if the optimiser has never stepped
 
     def numbers(self) -> list[list[float]]:
-        """Of each parameter group those of `NUMBERS`; 0 for what the optimiser does not know."""
-        return [[float(known.get(name, 0.0)) for name in NUMBERS] for known in map(spread, self.optimizer.param_groups)]
+        """Return the values of `NUMBERS` for each parameter group; 0 for those that the optimiser does not have."""
+        return [[float(group.get(name, 0.0)) for name in NUMBERS] for group in map(spread, self.optimizer.param_groups)]
 
     def state(self) -> dict[str, Any]:
-        """The optimiser's parameter groups and what the scheduler keeps, as a checkpoint has them."""
+        """Return the optimiser's parameter groups and the scheduler's state, in the format of a checkpoint."""
         scheduler = None if self.scheduler is None else self.scheduler.state_dict()
         return copy.deepcopy({"param_groups": self.optimizer.state_dict()["param_groups"], "scheduler": scheduler})
 
     def epoch(self, count: int) -> torch.Tensor:
-        """The numbers in each of an epoch's steps, (count or 1, groups, numbers) float64; goes on to the next epoch."""
-        each = [self.numbers()]
+        """Return the hyperparameters in each step of an epoch, and advance the schedule to the next epoch.
+
+        Args:
+            count: number of steps in the epoch.
+
+        Returns:
+            (count, groups, numbers), or (1, groups, numbers) if they do not change within the epoch; float64.
+        """
+        rows = [self.numbers()]
         if self.scheduler is not None and self.interval == "step":
             for _ in range(count):
                 self.scheduler.step()
-                each.append(self.numbers())
-            each.pop()
+                rows.append(self.numbers())
+            rows.pop()  # belongs to the next epoch
         elif self.scheduler is not None:
             self.scheduler.step()
-        return torch.tensor(each, dtype=torch.float64)
+        return torch.tensor(rows, dtype=torch.float64)
 
 
 def spread(group: dict[str, Any]) -> dict[str, Any]:
-    """A parameter group with its two betas by names of their own."""
+    """Return a parameter group with its two betas under separate names, ``beta1`` and ``beta2``."""
     return group | dict(zip(("beta1", "beta2"), group["betas"], strict=True)) if "betas" in group else group
 
 
@@ -79,23 +88,24 @@ class Schedules:
 
     Args:
         models: the jobs' models, whose optimisers are of one class.
-        batches, epochs: of the whole training.
+        batches: number of batches per epoch.
+        epochs: number of epochs of the whole training.
     """
 
     def __init__(self, models: Sequence[SupervisedModule], batches: int, epochs: int) -> None:
-        told = [json.dumps([model.optimizer_settings, model.scheduler_settings]) for model in models]
-        distinct = list(dict.fromkeys(told))
-        self.all = [Schedule(models[told.index(each)], batches, epochs) for each in distinct]
-        self.which = torch.tensor([distinct.index(each) for each in told])
+        keys = [json.dumps([model.optimizer_settings, model.scheduler_settings]) for model in models]
+        distinct = list(dict.fromkeys(keys))
+        self.all = [Schedule(models[keys.index(each)], batches, epochs) for each in distinct]
+        self.which = torch.tensor([distinct.index(each) for each in keys])
         self.first = torch.tensor([each.numbers() for each in self.all], dtype=torch.float64)
 
     @property
     def by_step(self) -> bool:
-        """Whether the learning rates change step by step."""
+        """True if the learning rates change in every step, not only between epochs."""
         return self.all[0].scheduler is not None and self.all[0].interval == "step"
 
     def only(self, jobs: Sequence[int]) -> "Schedules":
-        """Those of some of the jobs; they go on from where these are."""
+        """Return the schedules of some of the jobs, in their present state."""
         fewer = copy.copy(self)
         fewer.which = self.which[list(jobs)]
         return fewer
@@ -104,16 +114,19 @@ class Schedules:
         return self.all[int(self.which[job])]
 
     def epoch(self, count: int) -> list[Numbers]:
-        """Of each parameter group the numbers in an epoch of ``count`` steps; goes on to the next."""
+        """Return each parameter group's hyperparameters in an epoch of ``count`` steps; advance to the next epoch."""
         return self.parted(torch.stack([each.epoch(count) for each in self.all]))
 
     def parted(self, numbers: torch.Tensor) -> list[Numbers]:
-        """(schedules, T, groups, numbers) → for each group by name (T, k)."""
+        """Convert (schedules, T, groups, numbers) to one dictionary per group: name → (T, k)."""
         groups = numbers[self.which].permute(2, 3, 1, 0)  # (groups, numbers, T, k)
         return [dict(zip(NUMBERS, group.unbind(), strict=True)) for group in groups.unbind()]
 
     def updates(self, thetas: Sequence[torch.Tensor]) -> list[Update]:
-        """What changes the parameters (k, P) of each group; its state has the same parts in every smaller stack."""
+        """Return the optimisers of the parameters (k, P) of each group.
+
+        Their states have the same keys in every smaller stack.
+        """
         optimizer = self.all[0].optimizer
         kind, settings = KINDS[type(optimizer)], optimizer.defaults
         used = [dict(zip(NUMBERS, group.any(dim=0).tolist(), strict=True)) for group in self.first.unbind(dim=1)]

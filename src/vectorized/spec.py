@@ -1,4 +1,4 @@
-"""What the process of a stack is told."""
+"""The spec of a stack: everything that its worker needs to train it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +8,8 @@ class Part(NamedTuple):
     """A job of a stack.
 
     Attributes:
-        config: as Hydra composed it, pickled.
-        folder: the job's.
+        config: the config as Hydra composed it, pickled.
+        folder: the job's folder.
     """
 
     config: bytes
@@ -17,12 +17,12 @@ class Part(NamedTuple):
 
 
 class StackOrder(NamedTuple):
-    """A stack to be trained; see `src.sweeps.workers.worker.Task`.
+    """The spec of a stack to be trained; implements `src.sweeps.workers.worker.Task`.
 
     Attributes:
-        parts: its jobs.
-        path: where its state is kept while it lasts.
-        eval_batch: samples of an evaluation's batch, at most.
+        parts: the jobs of the stack.
+        path: the file for the stack's state during training.
+        eval_batch: largest number of samples in a batch of an evaluation.
         environment: the process's environment.
         command: the command that started the sweep, for the records.
     """
@@ -38,14 +38,14 @@ class StackOrder(NamedTuple):
         return self.path.with_suffix(".log")
 
     def do(self) -> bool:
-        """Train the stack; how its jobs went is in their folders."""
-        from src.vectorized.entry import train  # it imports torch, which the sweep's own process does without
+        """Train the stack and return True; the outcome of each job is in its folder."""
+        from src.vectorized.entry import train  # imports torch, which the sweep's main process does not need
 
         train(self)
         return True
 
     def refuse(self, error: Exception) -> None:
-        """Note in the jobs' folders why they cannot be done."""
+        """Record in the jobs' folders why they cannot be run."""
         from src.sweeps.workers.worker import note_failure
 
         for part in self.parts:

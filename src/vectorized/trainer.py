@@ -1,4 +1,4 @@
-"""A stack's training: epoch by epoch, each job with its own best weights, its own end and its own troubles."""
+"""Train a stack epoch by epoch, with separate best weights, early stopping and failures for each job."""
 
 import logging
 import math
@@ -17,49 +17,51 @@ from src.vectorized.job import Member
 from src.vectorized.model import Looks, Measured, Rates, Stack, State, put, rows_of
 
 log = logging.getLogger(__name__)
-FEW = 0.75  # a stack of which no more than this share still trains is replaced by a smaller one
-KEPT = {"jobs", "progress", "ended", "epoch", "seconds", "last", "best"}  # what a state has
+FEW = 0.75  # if at most this fraction of a stack still trains, it is replaced by a smaller stack
+KEPT = {"jobs", "progress", "ended", "epoch", "seconds", "last", "best"}  # the keys of a saved state
 SECONDS_BETWEEN_SAVES, SHARE_OF_SAVING = 5.0, 0.05
 
 
 class Training:
-    """Trains members together until each has come to its end.
+    """The training of a stack until each of its jobs has finished.
 
     Args:
         members: the jobs.
-        stack: of their models, in the same order.
-        epochs: of each, at most.
-        validate_every: epochs between two validations.
-        path: where to keep the state of it all while it lasts.
+        stack: the stack of their models, in the same order.
+        epochs: largest number of epochs per job.
+        validate_every: number of epochs between two validations.
+        path: the file for the state of the training while it runs.
     """
 
     def __init__(self, members: Sequence[Member], stack: Stack, epochs: int, validate_every: int, path: Path) -> None:
         self.members, self.whole, self.stack = members, stack, stack
         self.epochs, self.validate_every, self.path = epochs, validate_every, path
-        self.places = list(range(len(members)))  # the member of each row of the stack
-        self.ended: set[int] = set()  # members
-        self.last = rows_of(stack.changing, self.places)  # of each member, as it ended
+        self.places = list(range(len(members)))  # index of the member in each row of the stack
+        self.ended: set[int] = set()  # indices of the finished members
+        self.last = rows_of(stack.changing, self.places)  # state of each member at its end
         self.best = {name: values.clone() for name, values in self.last.items() if not name.startswith("update.")}
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.saved, self.cost = -math.inf, 0.0
 
     @property
     def seconds(self) -> float:
-        """Since the beginning, over all starts."""
+        """Seconds of training, over all starts."""
         return self.seconds_before + time.monotonic() - self.began
 
     @property
     def share(self) -> float:
-        """Seconds of each job: their sum is what all of them took."""
+        """Seconds per job; summed over the jobs they are the seconds of the whole training."""
         return self.seconds / len(self.members)
 
     def run(self) -> None:
-        """Train all to their end."""
+        """Train all jobs until they have finished."""
         self.leave_out_the_ended()
         while self.stack.epoch < self.epochs and len(self.ended) < len(self.members):
             epoch, validated = self.stack.train_epoch(), self.validate()
-            told = zip(metrics_of({"val": validated, "train": epoch.measured}), epoch.looks, epoch.rates, strict=True)
-            improved = [self.take(row, epoch.bad.get(row), *what) for row, what in enumerate(told)]
+            results = zip(
+                metrics_of({"val": validated, "train": epoch.measured}), epoch.looks, epoch.rates, strict=True
+            )
+            improved = [self.take(row, epoch.bad.get(row), *result) for row, result in enumerate(results)]
             rows = [row for row, better in enumerate(improved) if better]
             put(self.best, [self.places[row] for row in rows], self.stack.changing, rows)
             self.see_who_ends(bool(validated))
@@ -75,20 +77,20 @@ class Training:
     def take(
         self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rates: Rates
     ) -> bool:
-        """Tell a member what came out of an epoch; returns whether its weights are its best."""
-        place = self.places[row]
-        if place in self.ended:
+        """Add an epoch's results to the member in a row; return True if its weights are its best so far."""
+        index = self.places[row]
+        if index in self.ended:
             return False
         if bad is None and not all(map(math.isfinite, metrics.values())):
             bad = (self.stack.steps, next(value for value in metrics.values() if not math.isfinite(value)))
         if bad is not None:
-            self.members[place].trouble = divergence(bad[1], bad[0], self.stack.epoch)
-            self.ended.add(place)
+            self.members[index].trouble = divergence(bad[1], bad[0], self.stack.epoch)
+            self.ended.add(index)
             return False
-        return self.members[place].add(metrics, looks, rates)
+        return self.members[index].add(metrics, looks, rates)
 
     def see_who_ends(self, validated: bool) -> None:
-        """Keep those as they are who have come to their end."""
+        """Store the final state of the jobs that finish with this epoch."""
         rows = self.rows_under_way
         stopped = [row for row in rows if validated and self.members[self.places[row]].has_stopped]
         rows = stopped if self.stack.epoch < self.epochs else rows
@@ -98,26 +100,33 @@ class Training:
         self.ended |= {self.places[row] for row in rows}
 
     def leave_out_the_ended(self) -> None:
-        """Go on with a smaller stack once it is worth it; until then those that have ended run along, unheeded."""
-        rows = [row for row, place in enumerate(self.places) if place not in self.ended]
+        """Replace the stack by one of the unfinished jobs, once enough jobs have finished.
+
+        Until then finished jobs keep computing, and their results are ignored.
+        """
+        rows = [row for row, index in enumerate(self.places) if index not in self.ended]
+        # Copying a state takes time: wait until it pays.
         if rows and len(rows) <= FEW * self.stack.k:
             self.stack = self.stack.only(rows)
             self.places = [self.places[row] for row in rows]
 
     def chosen(self) -> State:
-        """The weights that each is judged by: the best, or the last where nothing selects."""
+        """Return each job's chosen weights: the best, or the last if no metric selects."""
         state = {name: self.last[name].clone() for name in self.best}
-        selected = [place for place, member in enumerate(self.members) if member.kept.best_model_score is not None]
+        selected = [index for index, member in enumerate(self.members) if member.kept.best_model_score is not None]
         put(state, selected, self.best, selected)
         return state
 
-    # Being stopped and going on
+    # Saving and resuming
 
     def save(self) -> None:
-        """Keep the state of it all, unless that was done a moment ago."""
+        """Save the state of the training, unless that was done a moment ago.
+
+        At least ``SECONDS_BETWEEN_SAVES`` pass between two saves; more if saving would take too much of the time.
+        """
         if time.monotonic() - self.saved < max(SECONDS_BETWEEN_SAVES, self.cost / SHARE_OF_SAVING):
             return
-        began = time.monotonic()
+        start = time.monotonic()
         put(self.last, self.places_under_way, self.stack.changing, self.rows_under_way)
         content = {
             "jobs": [member.folder.name for member in self.members],
@@ -130,21 +139,21 @@ class Training:
         }
         with open_atomic(self.path) as file:
             torch.save(content, file)
-        for place in self.places_under_way:
-            self.members[place].tell(self.share)
+        for index in self.places_under_way:
+            self.members[index].tell(self.share)
         self.saved = time.monotonic()
-        self.cost = self.saved - began
+        self.cost = self.saved - start
 
     @property
     def rows_under_way(self) -> list[int]:
-        return [row for row, place in enumerate(self.places) if place not in self.ended]
+        return [row for row, index in enumerate(self.places) if index not in self.ended]
 
     @property
     def places_under_way(self) -> list[int]:
         return [self.places[row] for row in self.rows_under_way]
 
     def go_on(self) -> None:
-        """Take over what an earlier start of the same jobs has kept; where that will not do, all begin anew."""
+        """Resume from the state that an earlier start of the same jobs saved; start again if that is impossible."""
         try:
             kept = self.read_kept()
         except InputError as error:
@@ -152,7 +161,7 @@ class Training:
             return
         rows = [kept["jobs"].index(member.folder.name) for member in self.members]
         self.last, self.best = rows_of(kept["last"], rows), rows_of(kept["best"], rows)
-        self.ended = {place for place, row in enumerate(rows) if row in kept["ended"]}
+        self.ended = {index for index, row in enumerate(rows) if row in kept["ended"]}
         self.seconds_before = kept["seconds"]
         for member, row in zip(self.members, rows, strict=True):
             member.go_on_from(kept["progress"][row], self.share)
@@ -160,10 +169,10 @@ class Training:
         log.info("going on after epoch %d", kept["epoch"])
 
     def read_kept(self) -> dict[str, Any]:
-        """Read the state that an earlier start has kept.
+        """Read the state that an earlier start saved.
 
         Raises:
-            InputError: if it is damaged, of an earlier version, or of other jobs.
+            InputError: if it is damaged, from an earlier version, or belongs to other jobs.
         """
         kept = read_checkpoint(self.path)
         if kept.keys() != KEPT:
@@ -174,7 +183,7 @@ class Training:
 
 
 def metrics_of(stages: dict[str, Measured | None]) -> list[dict[str, float]]:
-    """The metrics of each row of the stack by their names, in float32 as they are logged."""
+    """Return the metrics of each row of the stack: name → value, in float32 as they are logged."""
     columns = {
         f"{stage}/{name}": values.float().tolist()
         for stage, measured in stages.items()
