@@ -1,4 +1,4 @@
-"""The metric that a run is judged by: how it is spelled, which direction is better, and whether it is ever measured."""
+"""The monitored metric, by which a run's best epoch is chosen: its name, its mode and whether it is ever measured."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,17 +18,17 @@ LOWER = ("loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "nll"
 RATES = ("acc", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1", "auc", "auroc", "ap", "map")
 HIGHER = (*RATES, "iou", "miou", "dice", "jaccard", "bleu", "rouge", "psnr", "ssim", "kappa", "mcc", "r2", "top1")
 STAGE = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
-LOGGING = ("log", "finish_evaluation", "on_", "_step")  # in names of methods that may log metrics
-QUIET = tuple(f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18"))  # that log no metrics of their own
+LOGGING = ("log", "finish_evaluation", "on_", "_step")  # prefixes and suffixes of methods that may log metrics
+QUIET = tuple(f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18"))  # modules that add no metrics
 Judge = tuple[str | None, str]
 
 
 def spell_metric(name: str, stage: str = "") -> str:
-    """Return a metric's name as files have it: the stage first, "val/loss" for a model's own val_loss or valid.loss.
+    """Return a metric's name as in files, with the stage first: "val/loss" for val_loss or valid.loss.
 
     Args:
-        name: as the model logs it.
-        stage: "train", "val" or "test", for a name that tells of none.
+        name: the name that the model logs.
+        stage: "train", "val" or "test", for a name without a stage.
     """
     if match := STAGE.match(name):
         return f"{match[1]}/{name[match.end() :]}"
@@ -36,9 +36,9 @@ def spell_metric(name: str, stage: str = "") -> str:
 
 
 def find_mode(metric: str) -> str | None:
-    """Return "min" for losses and errors, "max" for accuracies and the like; ``None`` for a name that tells neither.
+    """Return the mode of a metric by its name: "min" for losses and errors, "max" for accuracies, ``None`` if unknown.
 
-    The last word in the name that is known decides: val/acc_error is an error.
+    The last known word in the name decides: val/acc_error is an error.
     """
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", metric)]
     known = [word for word in words if word in LOWER or word in HIGHER]
@@ -46,22 +46,22 @@ def find_mode(metric: str) -> str | None:
 
 
 def find_judge(cfg: Mapping[str, Any], data: LightningDataModule) -> Judge:
-    """Return the metric that chooses among a run's epochs, and its mode.
+    """Return the metric that chooses a run's best epoch, and its mode.
 
-    The settings ``monitor`` and ``mode`` come first, then the task's as the data module says, then val/loss.
+    The settings ``monitor`` and ``mode`` come first, then the data module's ``monitor``, then val/loss.
 
     Returns:
-        ``None`` as the metric where nothing chooses: without a validation set.
+        The metric, ``None`` if there is no validation set to measure it on, and "min" or "max".
 
     Raises:
-        InputError: if the metric is never measured, as far as that is known, or its mode is not.
+        InputError: if the metric is known never to be measured, or its mode is unknown.
     """
     asked, mode = cfg.get("monitor"), cfg.get("mode")
     if asked is not None:
         check_measured("monitor", asked, cfg, data)
         return asked, mode or get_mode("monitor", "mode", asked)
-    told = getattr(data, "monitor", None)
-    name, usual = told if isinstance(told, tuple) else ("val/loss", "min")
+    default = getattr(data, "monitor", None)
+    name, usual = default if isinstance(default, tuple) else ("val/loss", "min")
     name = name if validates(cfg, data) else None
     if name is None and mode:
         raise InputError(f"mode={mode}: there is no metric that chooses; give monitor=NAME, too")
@@ -69,10 +69,10 @@ def find_judge(cfg: Mapping[str, Any], data: LightningDataModule) -> Judge:
 
 
 def get_mode(setting: str, mode: str, metric: str) -> str:
-    """Return the mode that a metric's name tells.
+    """Return the mode that a metric's name implies.
 
     Raises:
-        InputError: if it tells none, naming the settings of the metric and of the mode.
+        InputError: if it implies none, naming the settings of the metric and the mode.
     """
     if found := find_mode(metric):
         return found
@@ -82,15 +82,15 @@ def get_mode(setting: str, mode: str, metric: str) -> str:
 
 
 def validates(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
-    """Return whether there are validation batches, and a step of the model's on them."""
+    """Return True if there are validation batches and the model has a ``validation_step``."""
     model = get_class(cfg["model"]["_target_"])
     ours = isinstance(data, TensorDataModule)
-    there = cfg["data"].get("val_size", 1) if ours else has_loader("val", data)
-    return bool(there and cfg["trainer"].get("limit_val_batches", 1)) and has_step("validation", model)
+    has_data = cfg["data"].get("val_size", 1) if ours else has_loader("val", data)
+    return bool(has_data and cfg["trainer"].get("limit_val_batches", 1)) and has_step("validation", model)
 
 
 def why_unvalidated(cfg: Mapping[str, Any], data: LightningDataModule) -> str:
-    """Return why a run does not validate, in a few words."""
+    """Return the reason why a run has no validation, in a few words."""
     if not cfg["trainer"].get("limit_val_batches", 1):
         return "trainer.limit_val_batches is 0"
     if not has_step("validation", get_class(cfg["model"]["_target_"])):
@@ -99,18 +99,18 @@ def why_unvalidated(cfg: Mapping[str, Any], data: LightningDataModule) -> str:
 
 
 def has_loader(stage: str, data: LightningDataModule) -> bool:
-    """Return whether a data module gives batches of a stage ("train", "val", "test")."""
+    """Return True if a data module has batches for a stage ("train", "val", "test")."""
     name = f"{stage}_dataloader"
     return name in vars(data) or getattr(type(data), name) is not getattr(LightningDataModule, name)
 
 
 def has_step(stage: str, model: type) -> bool:
-    """Return whether a model's class has a step of a stage ("training", "validation", "test")."""
+    """Return True if a model's class defines the step of a stage ("training", "validation", "test")."""
     return getattr(model, f"{stage}_step") is not getattr(LightningModule, f"{stage}_step")
 
 
 def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: LightningDataModule) -> None:
-    """Refuse a metric that a run never measures, as far as that is known before training.
+    """Refuse a metric that is known before training never to be measured.
 
     Raises:
         InputError: naming the setting, and the metrics that are measured.
@@ -121,12 +121,12 @@ def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: Ligh
         raise InputError(f"{tell_unmeasured(setting, metric, known)}{without}")
     every, epochs = (cfg["trainer"].get(name) for name in ("check_val_every_n_epoch", "max_epochs"))
     if spell_metric(metric).startswith("val/") and every and epochs and every > epochs:
-        told = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
-        raise InputError(f"{setting}={show(metric)} is never measured: {told}")
+        reason = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
+        raise InputError(f"{setting}={show(metric)} is never measured: {reason}")
 
 
 def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
-    """Return what to tell of a metric that is not among those that are measured."""
+    """Return the error message for a metric that is not among the measured ones, with a suggestion if one fits."""
     known = sorted(known)
     meant = [name for name in known if name.endswith(f"/{metric}") or name == spell_metric(metric)]
     hint = f", did you mean {meant[0]}?" if len(meant) == 1 and meant[0] != metric else ""
@@ -134,7 +134,7 @@ def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
 
 
 def find_known(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] | None:
-    """Return the metrics that a run measures; ``None`` where a class of one's own may log others."""
+    """Return the metrics that a run measures; ``None`` if a user-defined class may log others."""
     model = get_class(cfg["model"]["_target_"])
     targets = [each["_target_"] for each in cfg["callbacks"].values() if each]
     ours = isinstance(data, TensorDataModule) and issubclass(model, SupervisedModule) and not _may_log(model)
@@ -146,19 +146,19 @@ def find_known(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] |
 
 
 def _may_log(model: type) -> bool:
-    """Return whether a class made from `SupervisedModule` has methods of its own in which it may log metrics."""
+    """Return True if a subclass of `SupervisedModule` defines methods in which it may log metrics."""
     below = takewhile(lambda kind: kind is not SupervisedModule, model.__mro__)
     own = [kind for kind in below if kind.__module__ not in QUIET]
     return any(name.startswith(LOGGING) or name.endswith(LOGGING) for kind in own for name in vars(kind))
 
 
 def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataModule) -> Any:
-    """Return a scheduler's settings with the metric that it watches, if it watches one, and which way is better.
+    """Return a scheduler's settings with the metric that it monitors, and its mode, filled in if it needs them.
 
-    By default it is what the run is judged by.
+    The default is the run's monitored metric.
 
     Raises:
-        InputError: if there is nothing to watch, or it is never measured.
+        InputError: if there is no metric to monitor, or it is never measured.
     """
     kind = get_object(settings["_target_"]) if settings else None
     plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)

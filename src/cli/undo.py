@@ -1,4 +1,4 @@
-"""Take back what a start has written that is refused before its run begins: a mistyped command leaves no folder."""
+"""Remove the files of a start that fails before its run begins, so that a mistyped command leaves no folder."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,40 +7,40 @@ from src.cli.messages import can_be_mended, input_error
 from src.core.disk import StorageError
 from src.storage.files import remove, remove_tree
 
-OURS = (".hydra", ".lock", "provenance.json", "status.json")  # of a run that has not begun, beside its log
+OURS = (".hydra", ".lock", "provenance.json", "status.json")  # files, in addition to logs, of a run before it starts
 
-_folder: list[Path] = []  # the folder that this start has made or taken; at most one
-_missing: list[Path] = []  # it and those above it, as far as they were not there before, the outermost first
+_folder: list[Path] = []  # the folder that this start has created or taken over; at most one
+_missing: list[Path] = []  # this folder and its parents, if they did not exist before; the outermost first
 
 
 def list_missing(folder: Path) -> list[Path]:
-    """Return which of a folder and those above it are not there, the outermost first."""
+    """Return those of a folder and its parents that do not exist, the outermost first."""
     path = folder.absolute()
     return [each for each in (*reversed(path.parents), path) if not each.exists()]
 
 
 def note_made(folder: Path, missing: list[Path]) -> None:
-    """Note that a folder is this start's.
+    """Note that this start has created a folder or taken over an empty one.
 
     Args:
-        folder: a run's, which was empty, or a sweep's, which was missing.
-        missing: what `list_missing` said before.
+        folder: a run's folder, which was empty, or a sweep's, which did not exist.
+        missing: the result of `list_missing` from before.
     """
     _folder[:], _missing[:] = [folder.absolute()], missing
 
 
 def keep_made() -> None:
-    """Let the folder stay, whatever comes: what it is for has begun."""
+    """Keep the folder even if an error follows, since its run or sweep has started."""
     _folder.clear()
 
 
 def may_take_back() -> bool:
-    """Return whether what this start has made is to go if it is refused now."""
+    """Return True if the files of this start are to be removed if it fails now."""
     return bool(_folder)
 
 
 def take_back(error: BaseException) -> None:
-    """Remove what this start has made, if the error is its user's to mend; a full disk is left as it is."""
+    """Remove the files of this start if the user can fix the error; after storage errors leave the disk as it is."""
     if not _folder or not can_be_mended(error) or isinstance(input_error(error), StorageError):
         return
     folder = _folder.pop()
@@ -48,13 +48,13 @@ def take_back(error: BaseException) -> None:
         if _missing:
             remove_tree(folder)
             for above in reversed(_missing[:-1]):
-                above.rmdir()  # another process may have put something there
+                above.rmdir()  # fails, as it should, if another process has written there
         else:
             _remove_own(folder)
 
 
 def _remove_own(folder: Path) -> None:
-    """Remove from a folder that was there what a start writes before its run begins."""
+    """Remove from an existing folder the files that a start writes before its run begins."""
     for path in folder.iterdir():
         if path.name in OURS or path.suffix == ".log":
             remove_tree(path) if path.is_dir() else remove(path)

@@ -1,1 +1,1 @@
-"""Foundations that every other part may import; nothing here imports PyTorch."""
+"""Foundations that every other package may import; only `src.storage.tensors` imports PyTorch."""

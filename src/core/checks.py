@@ -1,4 +1,4 @@
-"""Kinds of checks of settings: what a value has to be, as a function and in words. Nothing heavy is imported here."""
+"""Checks of settings' values, each a function with its description in words. Nothing heavy is imported here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ LONGEST = 60  # characters of a value that a message shows
 
 
 class Check(NamedTuple):
-    """What a setting's value has to be.
+    """A condition that a setting's value must meet.
 
     Attributes:
-        allows: return whether a value will do.
-        words: what would, after "must be".
+        allows: returns True if a value is valid.
+        words: the valid values in words, as they follow "must be" in a message.
     """
 
     allows: Callable[[Any], bool]
@@ -29,17 +29,17 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number that PyTorch takes: not NaN, nor infinite, nor a bool."""
+    """Return True if a value is a number that PyTorch accepts: not NaN, not infinite and not a bool."""
     return abs(value) <= LARGEST_WHOLE if is_whole(value) else isinstance(value, float) and abs(value) <= LARGEST
 
 
 def whole(low: int, high: int = BILLION) -> Check:
-    """Return the check of a whole number from ``low`` to ``high``."""
+    """Return a check for whole numbers from ``low`` to ``high``."""
     return Check(lambda value: is_whole(value) and low <= value <= high, f"a whole number from {low} to {high:,}")
 
 
 def count_or_fraction(low: int, high: int = BILLION) -> Check:
-    """Return the check of a number of things, or of a fraction of them, which is a float."""
+    """Return a check for a count (int, from ``low`` to ``high``) or a fraction (float, up to 1.0)."""
     count = whole(low, high)
     return Check(
         lambda value: count.allows(value) or (isinstance(value, float) and 0 <= value <= 1 and (value > 0 or not low)),
@@ -48,7 +48,7 @@ def count_or_fraction(low: int, high: int = BILLION) -> Check:
 
 
 def one_of(*choices: Any) -> Check:
-    """Return the check for one of the choices, of the same type (1 is not true)."""
+    """Return a check for one of the choices; the type must match, too (1 is not true)."""
     names = [_spell(choice) for choice in choices]
     return Check(
         lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
@@ -57,7 +57,7 @@ def one_of(*choices: Any) -> Check:
 
 
 def list_of(each: Check, words: str, low: int = 0, high: int = 1000) -> Check:
-    """Return the check of a list of ``low`` to ``high`` things."""
+    """Return a check for lists of ``low`` to ``high`` items that each pass a check."""
     return Check(
         lambda value: isinstance(value, list) and low <= len(value) <= high and all(map(each.allows, value)), words
     )
@@ -89,37 +89,37 @@ LABEL = Check(lambda value: isinstance(value, (str, bool)) or is_number(value), 
 
 
 def escape(text: str) -> str:
-    """Return a text with its control characters written out."""
+    """Return a text with its control characters as escape sequences."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def show(value: Any) -> str:
-    """Return a value as a message shows it: as it is typed (null, true), on one line, and not long."""
+    """Return a value for a message: as in YAML (null, true), on one line, at most `LONGEST` characters."""
     text = escape(_spell(value)[: LONGEST + 1])
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _spell(value: Any) -> str:
-    """Return a value as one types it, not as Python shows it."""
+    """Return a value as a user types it (null, true), not as Python prints it."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_spell(each)}' for key, each in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {_spell(item)}' for key, item in value.items())}}}"
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return f"[{', '.join(map(_spell, value))}]"
     return str(value)
 
 
 def complain(name: str, value: Any, check: Check) -> str:
-    """Return what is wrong with a setting's value, in one line."""
+    """Return one line that explains why a setting's value is invalid."""
     return f"{name}={show(value)} must be {check.words}"
 
 
 def require(settings: Mapping[str, Any], checks: Mapping[str, Check], prefix: str) -> None:
-    """Refuse settings of a launcher or a sweeper that are missing, unknown, or will not do.
+    """Refuse settings of a launcher or a sweeper that are missing, unknown or invalid.
 
     Raises:
-        InputError: naming each of them.
+        InputError: naming each such setting.
     """
     wrong = [f"{prefix}{name} is missing" for name in checks if name not in settings]
     for name, value in settings.items():

@@ -1,12 +1,12 @@
-"""The colours of every picture and plot, for eyes that do not tell red from green (Okabe and Ito, 2008)."""
+"""The colours of all figures, chosen to be distinguishable with colour blindness (Okabe and Ito, 2008)."""
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
 
-# What a colour means in all pictures of a run.
-TRAIN, VALIDATION, MODEL, WRONG = COLOURS[:4]  # training and validation data, what a model says, its mistakes
-TRUTH = COLOURS[7]  # what the data are made by
-RIGHT, OTHER = "#595959", "#CFCFCF"  # what a model gets right, what is neither right nor wrong
-# The classes' own; the last eight are Paul Tol's ("muted", 2021).
+# The meanings of colours in all figures of a run.
+TRAIN, VALIDATION, MODEL, WRONG = COLOURS[:4]  # training data, validation data, a model's output, wrong predictions
+TRUTH = COLOURS[7]  # the function that generates the data
+RIGHT, OTHER = "#595959", "#CFCFCF"  # correct predictions; what is neither right nor wrong
+# The classes' colours; the last eight are Paul Tol's ("muted", 2021).
 CLASSES = [
     COLOURS[5],
     COLOURS[4],
@@ -19,9 +19,9 @@ CLASSES = [
     "#AA4499",
     "#DDCC77",
 ]
-# Twelve to tell many lines apart, the first ones best. They were searched for so that the nearest two lie as far apart
-# as possible in OKLab, also as seen without red, green or blue cones (Machado et al., 2009), with a contrast to the
-# page of 3:1 or more. A line has the same place in both.
+# Twelve colours for many lines; the first ones are the easiest to distinguish. A search maximised the distance between
+# the nearest two in OKLab, also as seen without red, green or blue cones (Machado et al., 2009), with a contrast to the
+# page of 3:1 or more. A line has the same index in both lists.
 TWELVE_ON_LIGHT = [
     *("#0072B2", "#D55E00", "#7B0007", "#2400BF", "#64047E", "#8D76FF"),
     *("#805A46", "#7902F4", "#B784B3", "#3A3848", "#05A76B", "#AC2D85"),
@@ -33,11 +33,11 @@ TWELVE_ON_DARK = [
 
 
 def choose_class_colour(number: int) -> str:
-    """Return the colour of a class, numbered from 0; after ten classes they come again."""
+    """Return the colour of the class with an index from 0; after ten classes the colours repeat."""
     return CLASSES[number % len(CLASSES)]
 
 
 def choose_ink(*colour: float) -> str:
-    """Return black or white, whichever has the higher contrast with a colour: RGB in [0, 1] (WCAG 2.1)."""
+    """Return "black" or "white", whichever has the higher contrast with a colour: RGB in [0, 1] (WCAG 2.1)."""
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"

@@ -1,4 +1,4 @@
-"""Commands as a user can type them next: by the program that started this one, be its environment active or not."""
+"""Format commands that the user can copy and run, with the Python executable that started this program."""
 
 import shlex
 import shutil
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 def spell_command(module: str, arguments: Iterable[str] = ()) -> str:
-    """Return the command that runs a module: ``.venv/bin/python -m src.eval run=…`` where it was typed so."""
+    """Return the command that runs a module, such as ``.venv/bin/python -m src.eval run=…``."""
     return shlex.join([_python(), "-m", module, *arguments])
 
 
 def spell_again(arguments: Iterable[str]) -> str:
-    """Return the command that starts this program again with other arguments, all after the program's name."""
+    """Return the command that starts this Python again with these arguments."""
     return shlex.join([_python(), *arguments])
 
 
@@ -27,7 +27,7 @@ def spell_tensorboard(folder: str) -> str:
 
 
 def _python() -> str:
-    """Return Python as it was typed; by its name alone where that finds the same one."""
+    """Return the Python executable as the user typed it, or its bare name where PATH leads to the same one."""
     typed = sys.orig_argv[0]
     found = shutil.which(name := basename(typed))
     is_same = found is not None and dirname(abspath(found)) == dirname(sys.executable)

@@ -1,4 +1,4 @@
-"""The machine that a run trains on: which devices there are, and what suits them."""
+"""Find the devices that a run trains on, and adapt threads, precision and memory layout to them."""
 
 import ctypes
 import os
@@ -15,29 +15,29 @@ from torch.nn.parameter import is_lazy
 from src.core.errors import InputError
 from src.core.processes import SHARE_OF_GPU, Place, cores, memory
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
-# Lightning switches it on; on the CPU each optimiser step would then ask in vain whether there is a GPU, for 40 µs.
+# Lightning enables this check; on the CPU each optimizer step would then look for a GPU, which takes 40 µs.
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
-FEW_PROCESSES = 8  # bearable on a CPU with fewer cores, to try something out
-MOST_THREADS = 1024  # with a hundred times as many a process ends without a word
-# Floating-point operations of a forward pass, below which a step is small: on a CPU it is better on one thread than on
-# several, and everywhere what is done around a step takes longer than the step. Reckoned, not measured, for a GPU.
+FEW_PROCESSES = 8  # allowed on a CPU with fewer cores, to try something out
+MOST_THREADS = 1024  # with a hundred times as many a process dies without a message
+# Floating-point operations of a forward pass below which a step is small: on a CPU one thread is then faster than
+# several, and on all devices the overhead around a step exceeds the step. Estimated, not measured, for a GPU.
 SMALL_STEP = {CPU: 20_000_000, CUDA: 20_000_000_000, MPS: 20_000_000}
 
 
 def available() -> str:
-    """The best kind of device here: CUDA, else Apple's MPS, else the CPU."""
+    """Return the best device kind of this machine: CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return CUDA
     return MPS if torch.backends.mps.is_available() else CPU
 
 
 def resolve(accelerator: str) -> str:
-    """The kind of device that ``trainer.accelerator`` asks for.
+    """Return the device kind that ``trainer.accelerator`` selects.
 
     Raises:
-        InputError: if this machine has none of it.
+        InputError: if this machine has no such device.
     """
     best = available()
     if accelerator == "auto":
@@ -51,34 +51,34 @@ def resolve(accelerator: str) -> str:
 
 
 def check_count(kind: str, devices: Any) -> int:
-    """How many devices ``trainer.devices`` asks for; each has a process of its own.
+    """Return the number of devices that ``trainer.devices`` selects; each has its own process.
 
     Raises:
         InputError: if there are fewer GPUs, or far fewer CPU cores.
     """
-    there = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
-    if isinstance(devices, str):  # auto: all that there are
-        devices = there or 1
-    if there is None:
+    gpus = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
+    if isinstance(devices, str):  # auto: all devices
+        devices = gpus or 1
+    if gpus is None:
         if not isinstance(devices, int):
             raise InputError(f"trainer.devices={devices}: device numbers are for GPUs, and this run is on the CPU")
         if devices > (most := max(FEW_PROCESSES, cores())):
             raise InputError(f"trainer.devices={devices}: this machine has {cores()} CPU cores, use at most {most}")
         return devices
     wanted = [*range(devices)] if isinstance(devices, int) else devices
-    if any(number >= there for number in wanted):
-        raise InputError(f"trainer.devices={devices}: this machine has {there} GPU{'s'[: there != 1]}")
+    if any(number >= gpus for number in wanted):
+        raise InputError(f"trainer.devices={devices}: this machine has {gpus} GPU{'s'[: gpus != 1]}")
     return len(wanted)
 
 
 def prepare(kind: str, threads: int | None, processes: int, deterministic: bool) -> None:
-    """Set the CPU threads and the arithmetic that suit the device.
+    """Set CPU threads, matrix multiplication precision and memory limits for a device kind.
 
     Args:
         kind: "cuda", "mps" or "cpu".
-        threads: CPU threads of this process; ``None``: its share of the cores.
-        processes: how many processes of this run share the machine.
-        deterministic: leave out the search for the fastest convolution.
+        threads: CPU threads of this process; ``None``: the cores divided by ``processes``.
+        processes: the number of processes of this run on the machine.
+        deterministic: disable the search for the fastest convolution algorithm.
     """
     torch.set_num_threads(threads or max(1, cores() // processes))
     if kind == CPU:
@@ -87,15 +87,16 @@ def prepare(kind: str, threads: int | None, processes: int, deterministic: bool)
     if kind == CUDA:
         torch.set_float32_matmul_precision("high")  # TF32: float32's range, 10 bits of mantissa
         torch.backends.cudnn.benchmark = not deterministic
-        if share := os.environ.get(SHARE_OF_GPU):  # more is this job's error, and none of those beside it
-            torch.cuda.set_per_process_memory_fraction(float(share))
+        # If this job uses more memory than its fraction, it fails itself instead of the other jobs on the GPU.
+        if fraction := os.environ.get(SHARE_OF_GPU):
+            torch.cuda.set_per_process_memory_fraction(float(fraction))
 
 
 def keep_memory() -> None:
-    """Have freed memory used again instead of given back to the system, which hands it out anew page by page.
+    """Keep freed memory in malloc's arena instead of returning it to the system, to avoid page faults.
 
-    With the C library of Linux (glibc); elsewhere nothing changes. A step of ``experiment=cifar10_fast`` on the CPU
-    takes 15% less time.
+    This works with the C library of Linux (glibc); elsewhere nothing changes. A step of ``experiment=cifar10_fast`` on
+    the CPU takes 15% less time.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)
@@ -103,12 +104,12 @@ def keep_memory() -> None:
 
 
 def precision(asked: Any, kind: str) -> Any:
-    """What ``trainer.precision`` comes to: "auto" is bf16-mixed where the device calculates in bfloat16.
+    """Return the precision that ``trainer.precision`` selects: "auto" is bf16-mixed on devices with bfloat16 support.
 
-    A CPU that has to emulate it takes three times as long as in float32; one that has it, half as long.
+    A CPU that has to emulate bfloat16 takes three times as long as with float32; one that supports it, half as long.
 
     Raises:
-        InputError: if the device does not calculate in what is asked for.
+        InputError: if the device does not support the precision.
     """
     if kind == CPU and str(asked) in ("16-mixed", "16"):
         raise InputError(f"trainer.precision={asked} needs a GPU: on the CPU use bf16-mixed or 32-true")
@@ -117,23 +118,23 @@ def precision(asked: Any, kind: str) -> Any:
     if asked != "auto":
         return asked
     if kind == CUDA:
-        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if kind == CPU else {}
-        has_it = bool(told.get("avx512_bf16") or told.get("amx_bf16"))
-    return "bf16-mixed" if has_it else "32-true"
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if kind == CPU else {}
+        has_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def sum_type(kind: str) -> torch.dtype:
-    """Return the type in which many numbers are added up: float64, which Apple's GPUs lack."""
+    """Return the dtype for sums of many numbers: float64, or float32 on Apple's GPUs, which lack float64."""
     return torch.float32 if kind == MPS else torch.float64
 
 
 def asked_threads(threads: int | None) -> int | None:
-    """The CPU threads that ``threads=`` asks for, or else OMP_NUM_THREADS; ``None`` if neither does.
+    """Return the number of CPU threads set by ``threads=`` or else OMP_NUM_THREADS; ``None`` if neither is set.
 
     Raises:
-        InputError: if OMP_NUM_THREADS asks for more than any machine bears.
+        InputError: if OMP_NUM_THREADS is more than `MOST_THREADS`.
     """
     environment = os.environ.get("OMP_NUM_THREADS", "")
     if threads or not environment.isdecimal():
@@ -144,72 +145,71 @@ def asked_threads(threads: int | None) -> int | None:
 
 
 def match_threads(operations: int) -> None:
-    """Keep to one thread where a step is too small to share.
+    """Use one CPU thread if a step is too small to be split among threads.
 
-    An MLP 784-100-10 with batch 64 (10 million operations a step) trains as fast on one thread as
-    on two, and the two wait for each other when something else runs on the machine: 20 to 30 times
-    slower, measured.
+    An MLP 784-100-10 with batch size 64 (10 million operations per step) trains as fast on one thread as on two. When
+    something else runs on the machine, two threads wait for each other: measured as 20 to 30 times slower.
 
     Args:
-        operations: floating-point operations of one forward pass of a batch; 0: not known.
+        operations: floating-point operations of the forward pass of one batch; 0: unknown.
     """
     if 0 < operations < SMALL_STEP[CPU]:
         torch.set_num_threads(1)
 
 
 def small_step(kind: str) -> int:
-    """Return below how many floating-point operations of a batch's forward pass a step is small."""
+    """Return the number of floating-point operations of a batch's forward pass below which a step is small."""
     return SMALL_STEP.get(kind, SMALL_STEP[CPU])
 
 
 @contextmanager
 def within_memory(kind: str) -> Iterator[None]:
-    """Refuse weights that this machine cannot hold, as they are made: the system would end the process without a word.
+    """Refuse to create more weights than fit in memory, since the system would kill the process without a message.
 
     Raises:
-        InputError: as soon as there are too many.
+        InputError: as soon as the weights created in this context need too much memory.
     """
     needed = 0
 
     def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter) -> None:
         nonlocal needed
         if is_lazy(weight):
-            return  # it has no size yet
-        needed += weight.numel() * weight.element_size() * (2 if kind == CPU else 1)  # a gradient for each
+            return  # its size is not known yet
+        needed += weight.numel() * weight.element_size() * (2 if kind == CPU else 1)  # 2: gradients take as much
         if needed > memory():
             raise InputError(
                 f"the model's weights need more than the {memory() / 2**30:,.0f} GB of memory here: choose a smaller "
                 "one (model.hidden_size, model.channels)"
             )
 
-    counting = register_module_parameter_registration_hook(count)  # before there is anything in them
+    hook = register_module_parameter_registration_hook(count)  # called before the weights are initialised
     try:
         yield
     finally:
-        counting.remove()
+        hook.remove()
 
 
 def suit_memory(module: torch.nn.Module, kind: str) -> None:
-    """Keep convolutions' weights channels-last where that is faster.
+    """Convert a module's weights to the channels-last memory format where convolutions are faster with it.
 
-    A step of the default CNN on 128 CIFAR-10 images: 1.5 times on two CPU threads.
+    A step of the default CNN on 128 CIFAR-10 images is 1.5 times as fast on two CPU threads.
     """
     if kind in (CUDA, CPU) and not any(map(is_lazy, module.parameters())):
         module.to(memory_format=torch.channels_last)
 
 
 def take_place(here: Place) -> None:
-    """Let Lightning know from the beginning which process this is; it settles that when training starts."""
+    """Set Lightning's rank of this process from the start; Lightning itself sets it only when training starts."""
     rank_zero_only.rank = int(not here.first)  # type: ignore[attr-defined]
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of the processes that train together: the one that writes."""
+    """Return True if this process has rank 0 and so writes files and logs."""
     return not getattr(rank_zero_only, "rank", 0)
 
 
 def describe(kind: str) -> str:
-    """The device in words."""
+    """Return the device's name for logs."""
     if kind == CUDA:
         return f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
     return "Apple MPS" if kind == MPS else f"CPU, {(n := torch.get_num_threads())} thread{'s'[: n != 1]}"

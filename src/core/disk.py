@@ -1,4 +1,7 @@
-"""Tell faults of the disk in one line, whichever library met them: full, read-only, no permission, too many files."""
+"""Report storage errors in one line, whichever library raised them.
+
+A storage error is an `OSError` such as a full or read-only disk, a missing permission or too many open files.
+"""
 
 import errno
 import io
@@ -14,7 +17,7 @@ from typing import Any, TypeGuard
 
 from src.core.errors import InputError
 
-# What helps, by the error's number. The first are about storage whatever was done, the others if they name a file.
+# Remedies by errno. The first are always storage errors, the second only if they name a file.
 _REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in your quota",
@@ -30,25 +33,25 @@ _REMEDIES_OF_NAMED = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ESTALE: "mount its file system anew",
 }
-_WHOLE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # who writes beside it meets the same
+_WHOLE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all other writes to the same disk fail, too
 
-DISK, FILE = "disk", "file"  # why a job failed: nothing can be written there, or a file cannot
+DISK, FILE = "disk", "file"  # reasons of a failed job: the whole disk or a single file cannot be written
 
 
 class StorageError(InputError):
-    """A file that cannot be written or opened; what was there before is whole.
+    """An error for a file that cannot be written or opened; its earlier content is intact.
 
     Args:
-        message: which file, and why.
-        remedy: what helps, as a request.
-        whole_disk: nothing else can be written beside it.
-        complete: the message tells what is safe and how to go on.
+        message: names the file and the cause.
+        remedy: what the user can do, in the imperative.
+        whole_disk: True if no other file can be written to the same disk either.
+        complete: True if the message already says what is safe and how to resume.
     """
 
     def __init__(
         self, message: str, remedy: str = "put that right", whole_disk: bool = False, complete: bool = False
     ) -> None:
-        super().__init__(message, remedy, whole_disk, complete)  # all of them, so that it can be pickled
+        super().__init__(message, remedy, whole_disk, complete)  # all arguments, so that it can be pickled
         self.remedy, self.whole_disk, self.complete = remedy, whole_disk, complete
 
     def __str__(self) -> str:
@@ -56,15 +59,15 @@ class StorageError(InputError):
 
     @property
     def reason(self) -> str:
-        """Why a job failed by it, in a word."""
+        """The reason of a job that fails with this error: "disk" or "file"."""
         return DISK if self.whole_disk else FILE
 
     def completed(self, safe: str, then: str = "") -> "StorageError":
-        """Return this error with what is safe and how to go on, unless it tells that already.
+        """Return this error with advice added to its message; return it unchanged if it is complete.
 
         Args:
-            safe: what is whole.
-            then: what to do after the remedy, such as "start again"; empty if that is told elsewhere.
+            safe: what is intact.
+            then: what to do after the remedy, such as "start again"; empty if another message says so.
         """
         if self.complete:
             return self
@@ -73,45 +76,50 @@ class StorageError(InputError):
 
 
 def describe_fault(path: object, error: OSError, verb: str = "written") -> StorageError:
-    """Return what an error of the system means for a file."""
+    """Return the `StorageError` for a file and an `OSError`, with a remedy."""
     remedy = {**_REMEDIES, **_REMEDIES_OF_NAMED}.get(error.errno or 0, "put that right")
     message = f"{shorten(path)} cannot be {verb} ({error.strerror or error})"
     return StorageError(message, remedy, error.errno in _WHOLE_DISK)
 
 
 def shorten(path: object) -> str:
-    """Return a path as one would type it here."""
+    """Return a path relative to the working directory if it is inside, else the path as it is."""
     with suppress(ValueError, OSError):
         return str(Path(str(path)).relative_to(Path.cwd()))
     return str(path)
 
 
 def find_fault(error: BaseException | None) -> StorageError | None:
-    """Return the fault of the disk that an error is or comes from; ``None`` if it comes from something else.
+    """Return the storage error that an error is or was caused by; ``None`` if there is none.
 
-    Of several the first that occurred: what cleans up after it meets the same disk.
+    Of several in the chain return the one that was raised first, since later ones often come from cleaning up on the
+    same disk.
     """
-    ours: StorageError | None = None
-    theirs: OSError | None = None
-    while error is not None and not (ours and ours.complete):
+    # Walk back from the latest error to the first. `__context__` (an error during the handling of another) counts only
+    # for storage errors; of other errors only the explicit cause does.
+    fault: StorageError | None = None
+    system_error: OSError | None = None
+    while error is not None and not (fault and fault.complete):
         before = error.__cause__
         if isinstance(error, StorageError):
-            ours, before = error, before or error.__context__
-        elif is_fault(error) and error.__traceback__:  # without one it was raised within a file's own `close`
-            theirs, before = error, before or error.__context__
+            fault, before = error, before or error.__context__
+        elif is_fault(error) and error.__traceback__:  # one without a traceback was raised in a file's own `close`
+            system_error, before = error, before or error.__context__
         error = before
-    return ours or (describe_fault(_find_file(theirs), theirs, _verb(theirs)) if theirs else None)
+    return fault or (
+        describe_fault(_find_file(system_error), system_error, _verb(system_error)) if system_error else None
+    )
 
 
 def is_fault(error: BaseException) -> TypeGuard[OSError]:
-    """Return whether an error of the system is about storage."""
+    """Return True if an error is an `OSError` about storage."""
     if not isinstance(error, OSError):
         return False
     return error.errno in _REMEDIES or (error.errno in _REMEDIES_OF_NAMED and error.filename is not None)
 
 
 def _find_file(error: OSError) -> str:
-    """Return the file that an error is about: the one that it names, or the one that was open where it was raised."""
+    """Return the file that an error names, else the name of a file that was open in the frames that raised it."""
     if isinstance(error.filename, (str, bytes)):
         return os.fsdecode(error.filename)
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
@@ -125,15 +133,15 @@ def _verb(error: OSError) -> str:
     return "written" if error.filename is None or error.errno in (*_WHOLE_DISK, errno.EFBIG) else "opened"
 
 
-# What would write a traceback by itself
+# Threads and log handlers, which print tracebacks on their own
 
 
 @contextmanager
 def faults_told_once() -> Iterator[None]:
-    """Let threads and handlers of the log, which cannot raise an error to their caller, write no traceback of a fault.
+    """Print no tracebacks of storage errors from threads and log handlers, which cannot raise them to their caller.
 
-    A thread's is raised again by its library where that is asked to flush or close. Logs that cannot be written are
-    told in the end, unless an error tells of the disk then.
+    A thread's error is raised again by its library on flush or close. Logs that could not be written are reported once
+    at the end, unless an error about storage is raised then.
     """
     thread_hook, handle_error = threading.excepthook, logging.Handler.handleError
     notes: dict[logging.Handler, StorageError] = {}
@@ -168,5 +176,5 @@ def _tell(notes: Mapping[logging.Handler, StorageError]) -> None:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # the same disk, often
+    with suppress(OSError):  # stderr is often on the same disk
         print(line, file=sys.stderr, flush=True)

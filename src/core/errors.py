@@ -1,9 +1,9 @@
-"""The errors that are told in one line: what was wrong, where, and what to do."""
+"""Errors that are shown to the user in one line: what is wrong, where, and what to do."""
 
 
 class InputError(Exception):
-    """A setting, a file or a machine that the user can put right; the message is the whole story."""
+    """An error that the user can fix, in a setting, a file or the machine; the message is self-contained."""
 
 
 class DivergedError(InputError):
-    """The loss became NaN or infinite; what was kept before that is good."""
+    """An error raised when the loss becomes NaN or infinite. Earlier checkpoints remain valid."""

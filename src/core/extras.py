@@ -1,4 +1,4 @@
-"""What only some need, and install for themselves."""
+"""Check optional packages and loggers' settings before a run starts."""
 
 import re
 from importlib.util import find_spec
@@ -9,21 +9,21 @@ from omegaconf import DictConfig, OmegaConf
 from src.core.commands import spell_command
 from src.core.errors import InputError
 
-LOGGERS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # Lightning's, by their packages
+LOGGERS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # Lightning's loggers and the packages that they need
 SECRET = re.compile(r"(.*_)?(key|token|password|secret)", re.IGNORECASE)
 LOGIN = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@.*", re.IGNORECASE)  # an address with a password in it
 
 
 def need(package: str, extra: str, asked: str) -> None:
-    """Make sure that an optional package is there.
+    """Check that an optional package is installed.
 
     Args:
-        package: as it is imported.
-        extra: the extra of this project that installs it.
+        package: the package's name in imports.
+        extra: this project's extra that installs it.
         asked: the setting that needs it.
 
     Raises:
-        InputError: if it is not, with the command that installs it.
+        InputError: if it is missing, with the command that installs it.
     """
     if find_spec(package) is None:
         how = spell_command("pip", ["install", "-c", "constraints.txt", "-e", f".[{extra}]"])
@@ -31,7 +31,7 @@ def need(package: str, extra: str, asked: str) -> None:
 
 
 def check_loggers(config: DictConfig) -> None:
-    """Refuse loggers whose packages are not installed, and secrets among their settings: a run's folder keeps these.
+    """Refuse loggers whose packages are not installed, and secrets in their settings, which are saved with the run.
 
     Raises:
         InputError: naming the setting, and what to do.

@@ -1,4 +1,4 @@
-"""Types of a class's settings, as its constructors are annotated, and whether plain values are of them."""
+"""Read the type hints of classes' constructors and check plain values against them."""
 
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,17 +16,17 @@ DICTIONARIES = (dict, Mapping)
 
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """Return the types of the settings that a class and those it builds on take, as far as they say so."""
+    """Return the annotated constructor parameters of a class and its bases, by name."""
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if base is not object and "__init__" in vars(base):
-            with suppress(Exception):  # names that only a type checker knows
+            with suppress(Exception):  # names that are imported only for type checkers
                 found |= get_type_hints(vars(base)["__init__"])
     return found
 
 
 def parameters_of(kind: type) -> dict[str, type]:
-    """Return the settings that a class and those it builds on take by name, each with the class that declares it."""
+    """Return the named constructor parameters of a class and its bases, each with the class that declares it."""
     found: dict[str, type] = {}
     for base in kind.__mro__:
         if base is not object and "__init__" in vars(base):
@@ -37,18 +37,20 @@ def parameters_of(kind: type) -> dict[str, type]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value, or an object that Hydra makes of it, may be of a type."""
+    """Return True if a plain value, or the object that Hydra makes from it, may have a type."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(fits(value, each) for each in inner)
+        return any(fits(value, option) for option in inner)
     if origin is Literal:
-        return any(type(value) is type(each) and value == each for each in inner)
+        return any(type(value) is type(option) and value == option for option in inner)
     if hint is float:
         return is_number(value)
     if hint is int:
         return is_whole(value) and abs(value) < 2**63
     if origin in LISTS:
-        return isinstance(value, list) and (not inner or all(any(fits(item, each) for each in inner) for item in value))
+        return isinstance(value, list) and (
+            not inner or all(any(fits(item, option) for option in inner) for item in value)
+        )
     if origin in DICTIONARIES:
         return isinstance(value, dict)
     if origin is Callable:

@@ -1,18 +1,18 @@
-"""The name that was meant by a wrong one: the same words written otherwise, the field's other words, the nearest."""
+"""Suggest the name that a user meant by an unknown one: the same words, a synonym, or the most similar spelling."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
-FILLERS = {  # words that change little
+FILLERS = {  # words that hardly change a name's meaning
     *("n", "num", "number", "of", "max", "total", "size", "dim", "count", "value", "type", "name", "fn", "function"),
     *("rate", "p", "prob", "probability", "penalty", "reg"),
 }
-OFF_THE_WAY = ("recipe.", "paths.", "callbacks.", "hydra.")  # settings that are meant less often than others
-NAME = re.compile(r"[^\W\d_][\w./ -]+")  # what may be meant as one: not -1, nor a single letter
-CLOSE = 0.65  # how like a name must be to be offered: 1 is the same
+OFF_THE_WAY = ("recipe.", "paths.", "callbacks.", "hydra.")  # prefixes of settings that users rarely mean
+NAME = re.compile(r"[^\W\d_][\w./ -]+")  # text that can be a name: not -1, and not a single letter
+CLOSE = 0.65  # minimum similarity of a suggested name: 1 is equal
 
-# What people call settings, groups and choices elsewhere, without signs and plurals: what it may be here.
+# Common names of settings, groups and choices elsewhere, without separators and plurals, and their names here.
 SYNONYMS = {
     "learningrate": ("lr",),
     "stepsize": ("lr",),
@@ -90,13 +90,13 @@ SYNONYMS = {
 
 
 def guess(name: str, names: Iterable[str]) -> str | None:
-    """Return which of the full names a wrong one means, if that can be told: ``optimizer.lr`` for ``learning_rate``."""
+    """Return the full name that an unknown one most likely means (``optimizer.lr`` for ``learning_rate``), if any."""
     names = list(dict.fromkeys(names))
     return (guess_words(name, names) or guess_letters(name, names)) if NAME.fullmatch(name) else None
 
 
 def guess_words(name: str, names: Iterable[str]) -> str | None:
-    """Return the name whose last part has the words of the wrong one's, or others that mean the same."""
+    """Return the name whose last part has the same words as the unknown one's, or synonyms of them, if any."""
     group, _, last = name[:100].rpartition(".")
     words, core = _split(last), _without_fillers(_split(last))
     ranked = sorted(names, key=lambda each: _rank(each, group))
@@ -108,11 +108,15 @@ def guess_words(name: str, names: Iterable[str]) -> str | None:
     synonyms = [each for other in meant for each in ranked if other in (each, each.rpartition(".")[2])]
     singular = [each for each in ranked if parts[each] == words]
     alike = [each for each in ranked if core and _without_fillers(parts[each]) == core]
+    # A synonym of the exact text as typed comes even before a name that is spelled the same.
     return next(iter([*(synonyms if literal else usual), *usual, *synonyms, *same, *singular, *alike]), None)
 
 
 def guess_letters(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that is written most like the wrong one: by its last part in the same group, else the whole."""
+    """Return the most similarly spelled name, if any: compare the last parts within the group first, then whole names.
+
+    Names below the similarity `CLOSE` are not returned.
+    """
     name = name[:100].lower()
     group, _, last = name.rpartition(".")
     ranked = sorted(names, key=lambda each: _rank(each, group))
@@ -133,14 +137,14 @@ def _likeness(one: str, other: str) -> float:
 
 
 def _split(text: str) -> list[str]:
-    """Return the words of ``batchSize`` or ``n_epochs``, in small letters and the singular."""
+    """Return the words of a name such as ``batchSize`` or ``n_epochs``, in lower case and singular."""
     parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)
     words = re.findall(r"[^\W_]+", parts.lower())
     return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words]
 
 
 def _join(text: str) -> str:
-    """Return a text in small letters, without the signs between its words."""
+    """Return a text in lower case, without separators between its words."""
     return re.sub(r"[\W_]+", "", text.lower())
 
 
@@ -149,5 +153,5 @@ def _without_fillers(words: list[str]) -> list[str]:
 
 
 def _rank(name: str, group: str) -> tuple[bool, bool, int]:
-    """Return the order in which names are offered: of the group that was typed, of the usual ones, the shortest."""
+    """Return a sort key for suggestions: names of the typed group first, then the usual ones, then the least nested."""
     return (name.rpartition(".")[0] != group, name.startswith(OFF_THE_WAY), name.count("."))

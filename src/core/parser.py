@@ -1,4 +1,4 @@
-"""Read a command's arguments."""
+"""An argument parser with one-line errors."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that tells what is wrong in one line, with status 1."""
+    """An argument parser that reports an error in one line and exits with status 1."""
 
     def error(self, message: str) -> NoReturn:
         sys.exit(f"error: {message}; {self.prog} --help shows how it is used")

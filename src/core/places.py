@@ -1,4 +1,4 @@
-"""Where a run or a sweep lies: names and folders, looked at before one is made. Nothing heavy is imported here."""
+"""Names and folders of runs and sweeps, checked before a folder is created. Nothing heavy is imported here."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from src.core.checks import LABEL, PATH, Check, complain, one_of, optional, show
 from src.core.errors import InputError
 
 OF_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
-LONGEST_NAME = 200  # bytes; file systems take 255, and a sweep's jobs and temporary files add some
-PATHS = (  # settings that are paths, as far as a config has them
+LONGEST_NAME = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names
+PATHS = (  # settings that are paths; a config need not have all of them
     *("run", "resume", "checkpoint", "ckpt_path", "model.weights"),
     *("data.root", "paths.data", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir"),
 )
 
-NUMBERED = re.compile(r"\$\{hydra[.:]job\.num\}(_|\$\{swept:|$)")  # how the name of a job's folder begins
+NUMBERED = re.compile(r"\$\{hydra[.:]job\.num\}(_|\$\{swept:|$)")  # the start of the name of a job's folder
 
 PLUGIN = Check(lambda value: isinstance(value, str) and value.startswith(OF_PLUGINS), "a class of hydra_plugins")
 PLACES: dict[str, Check] = {
@@ -27,7 +27,7 @@ PLACES: dict[str, Check] = {
     "paths.outputs": PATH,
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
-    "hydra.output_subdir": one_of(None, ".hydra"),  # where a run's settings are in its folder, whatever it says
+    "hydra.output_subdir": one_of(None, ".hydra"),  # a run's settings are always in .hydra
     "hydra.launcher._target_": PLUGIN,
     "hydra.sweeper._target_": PLUGIN,
     "hydra.sweeper.max_batch_size": optional(whole(1)),
@@ -35,7 +35,7 @@ PLACES: dict[str, Check] = {
 
 
 def expand_home(config: DictConfig) -> None:
-    """Put the user's folder in the place of the ``~`` with which a config's paths begin."""
+    """Replace a leading ``~`` in a config's paths by the user's home folder."""
     for name in PATHS:
         *above, key = name.split(".")
         holder = OmegaConf.select(config, ".".join(above)) if above else config
@@ -47,28 +47,28 @@ def expand_home(config: DictConfig) -> None:
 
 def _as_written(holder: DictConfig, key: str) -> Any:
     node: Any = holder._get_node(key)
-    return node._value()  # a reference is not followed, which leads to a path that is expanded itself
+    return node._value()  # does not resolve a reference, whose target is expanded itself
 
 
 def settle_data_dir() -> None:
-    """Read the environment variable ``DATA_DIR`` as a shell would: ``~`` is expanded, and an empty one is none."""
+    """Expand ``~`` in the environment variable ``DATA_DIR``, and unset the variable if it is empty."""
     folder = os.path.expanduser(os.environ.pop("DATA_DIR", ""))
     if folder:
         os.environ["DATA_DIR"] = folder
 
 
 def check_places(config: DictConfig) -> None:
-    """Refuse a name or a folder that no run can have, and choices outside their groups.
+    """Refuse names and folders that are invalid for a run, and choices outside their groups.
 
     Raises:
-        InputError: naming the setting, its value and what it must be.
+        InputError: naming the setting, its value and the valid values.
     """
     for name, check in PLACES.items():
         value = OmegaConf.select(config, name)
         if not check.allows(value):
             raise InputError(complain(name, value, check))
         if name == "name":
-            run_name(value, "")  # before the folders refer to it
+            run_name(value, "")  # raises before folders that refer to the name are checked
     if not PATH.allows(subdir := read_subdir(config)):
         raise InputError(complain("hydra.sweep.subdir", subdir, PATH))
     for group, choice in config.hydra.runtime.choices.items():
@@ -77,12 +77,13 @@ def check_places(config: DictConfig) -> None:
 
 
 def check_job_folders(config: DictConfig) -> None:
-    """Refuse a ``hydra.sweep.subdir`` that is no name of a job's folder, which begins with the job's number.
+    """Refuse a ``hydra.sweep.subdir`` that has a slash, or does not begin with the job's number.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is invalid.
     """
     subdir = str(read_subdir(config))
+    # Slashes inside references are fine: remove innermost references until none is left.
     while (plain := re.sub(r"\$\{[^${}]*\}", "", subdir)) != subdir and "/" in subdir:
         subdir = plain
     if "/" in subdir or not NUMBERED.match(str(read_subdir(config))):
@@ -91,39 +92,41 @@ def check_job_folders(config: DictConfig) -> None:
 
 
 def check_sweep_folder(config: DictConfig, swept: Iterable[str]) -> None:
-    """Refuse a sweep's folder that is named by what is swept over: it is one.
+    """Refuse a sweep folder whose name refers to a swept setting, since a sweep has only one folder.
 
     Raises:
-        InputError: naming what varies.
+        InputError: naming the swept setting.
     """
-    place = str(OmegaConf.to_container(config.hydra.sweep)["dir"])  # type: ignore[call-overload, index]
-    for name in re.findall(r"\$\{([\w./]+)\}", place):
+    folder = str(OmegaConf.to_container(config.hydra.sweep)["dir"])  # type: ignore[call-overload, index]
+    for name in re.findall(r"\$\{([\w./]+)\}", folder):
         if any(f"{name}.".startswith(f"{key}.") for key in swept):
             how = "its jobs' folders are named by hydra.sweep.subdir='${hydra.job.num}_…'"
-            raise InputError(f"hydra.sweep.dir={place}: a sweep has one folder, and {name} varies; {how}")
+            raise InputError(f"hydra.sweep.dir={folder}: a sweep has one folder, and {name} varies; {how}")
 
 
 def read_subdir(config: DictConfig) -> Any:
-    """Return ``hydra.sweep.subdir`` as it is written: each job has one of its own."""
+    """Return ``hydra.sweep.subdir`` unresolved, since its references have another value in each job."""
     return _as_written(config.hydra.sweep, "subdir")
 
 
 def settle_paths(config: DictConfig) -> None:
-    """Have a config's paths mean the same when the run works in its own folder (``hydra.job.chdir=true``)."""
+    """Make a config's paths absolute if the run changes to its own folder (``hydra.job.chdir=true``)."""
     if not config.hydra.job.chdir:
         return
     for name in PATHS:
         path = OmegaConf.select(config, name)
-        if isinstance(path, str) and (name != "model.weights" or os.path.exists(path)):  # else a name of torchvision's
+        if isinstance(path, str) and (
+            name != "model.weights" or os.path.exists(path)
+        ):  # other weights are names in torchvision
             with read_write(config):
                 OmegaConf.update(config, name, os.path.abspath(path))
 
 
 def run_name(name: Any, stamp: str) -> str:
-    """Return a run's name as a folder's; the stamp where none is given.
+    """Return a run's name as the name of its folder; the time stamp if it has none.
 
     Raises:
-        InputError: if it cannot name a folder.
+        InputError: if it cannot be the name of a folder.
     """
     if name is None:
         return stamp
@@ -137,12 +140,12 @@ def run_name(name: Any, stamp: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Return text as part of a folder's name: letters and digits of any script, ``.``, ``_``, ``+`` and ``-``."""
+    """Return a text for a folder's name: letters and digits of any script, ``.``, ``_``, ``+`` and ``-``."""
     text = unicodedata.normalize("NFC", text.strip("[]{}() '\""))
     kept = (char if char.isalnum() or char in "._+-" or unicodedata.category(char)[0] == "M" else " " for char in text)
     return re.sub(" +", "-", "".join(kept))
 
 
 def shorten(text: str, most: int) -> str:
-    """Return as much of the beginning of a text as takes so many bytes at most."""
+    """Return the longest beginning of a text that takes at most ``most`` bytes."""
     return os.fsencode(text)[:most].decode(errors="ignore")

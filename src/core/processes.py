@@ -1,4 +1,4 @@
-"""What processes learn from their environment variables: their share of a machine, their place in a run."""
+"""Read a process's resources and its rank in a distributed run from environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ from typing import Any, NamedTuple
 from src.core.errors import InputError
 from src.storage.records import read_status
 
-SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the CPU cores of a process that others work beside
-SHARE_OF_GPU = "THUNDERHEAD_GPU_SHARE"  # of its memory, that a process may take; unset: all that is free
+SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the number of CPU cores of a process that shares the machine with others
+SHARE_OF_GPU = "THUNDERHEAD_GPU_SHARE"  # the fraction of GPU memory that a process may use; unset: all that is free
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""
-# What each sets: the machine's number and the process's number on it, how many machines and processes there are.
+# The variables that each one sets: node rank, local rank, number of nodes, number of processes.
 VARIABLES = {
     TORCHRUN: ("GROUP_RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "WORLD_SIZE"),
     SRUN: ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS"),
-    BY_HAND: ("NODE_RANK", "LOCAL_RANK", "", ""),  # of Lightning, too, which starts a machine's further processes
+    BY_HAND: ("NODE_RANK", "LOCAL_RANK", "", ""),  # Lightning sets them, too, for the other processes of a node
 }
-MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a person sets
+MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that a user sets by hand
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
-    if (share := os.environ.get(SHARE_OF_CORES, "")).isdigit():
-        return int(share)
+    """Return the number of CPU cores that this process may use."""
+    if (count := os.environ.get(SHARE_OF_CORES, "")).isdigit():
+        return int(count)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def memory() -> int:
-    """Return the bytes of memory of this machine, or of its part that this process may use."""
+    """Return the memory in bytes that this process may use: the machine's, or its container's if that is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
         with suppress(OSError, ValueError):
@@ -40,10 +40,14 @@ def memory() -> int:
 
 
 class Place(NamedTuple):
-    """Where a process stands among those that train one model together.
+    """The rank of a process among those that train one model together.
 
-    ``node`` is its machine's number and ``local`` its own there, both from 0; of ``nodes`` machines
-    and ``processes`` in all (0: not told). ``starter`` is what started it on each machine.
+    Attributes:
+        node: the node rank, from 0.
+        local: the local rank on the node, from 0.
+        nodes: the number of nodes; 0: unknown.
+        processes: the number of processes on all nodes; 0: unknown.
+        starter: the program that started the processes on each node.
     """
 
     node: int
@@ -54,12 +58,12 @@ class Place(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes and speaks for all."""
+        """True for rank 0, the process that writes files and logs for all."""
         return self.node == self.local == 0
 
     @property
     def meets(self) -> bool:
-        """Whether it meets processes that something else than the first one has started."""
+        """True if the run has processes that were not started by rank 0."""
         return self.starter != BY_HAND or self.nodes > 1
 
     def __str__(self) -> str:
@@ -70,57 +74,61 @@ ALONE = Place(0, 0, 1, 1, BY_HAND)
 
 
 def place() -> Place:
-    """This process's place, from what started it."""
+    """Return this process's rank from the environment variables of the program that started it."""
     starter = BY_HAND
-    if number("SLURM_STEP_NUM_TASKS") > 1:  # a job's script is no step, and a shell is one task
+    if number("SLURM_STEP_NUM_TASKS") > 1:  # a batch script is not a step, and an interactive shell has one task
         starter = SRUN
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # srun may have started torchrun
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # takes precedence, since srun may have started torchrun
         starter = TORCHRUN
     node, local, nodes, processes = (number(name) for name in VARIABLES[starter])
     return Place(node, local, nodes, processes, starter)
 
 
 def number(name: str) -> int:
-    """An environment variable's number; 0 if it has none."""
+    """Return an environment variable as a number; 0 if it is unset or not a number."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else 0
 
 
 def together(trainer: Mapping[str, Any]) -> bool:
-    """Whether a run's settings let several processes train one model."""
+    """Return True if the trainer's settings make a run distributed: several processes may train one model."""
     parts = (trainer.get("strategy", "auto"), trainer.get("num_nodes", 1), trainer.get("devices", 1))
     return parts != ("auto", 1, 1)
 
 
 def place_in(trainer: Mapping[str, Any]) -> Place:
-    """This process's place in a run with these settings of its trainer.
+    """Return this process's rank in a run with these trainer settings.
 
-    Tasks of Slurm that train a model each are all the first of their runs.
+    Slurm tasks that each train their own model all have rank 0.
 
     Raises:
-        InputError: if processes were started otherwise than the settings say, so that they would
-            wait for each other for ever.
+        InputError: if the started processes do not match the settings, so that they would wait for each other forever.
     """
-    here = place()
+    process = place()
     nodes, devices = trainer.get("num_nodes", 1), trainer.get("devices", 1)
-    nodes = nodes if isinstance(nodes, int) and nodes > 0 else 1  # what is wrong with it, `check` tells
-    if not together(trainer) and not (here.starter == TORCHRUN and here.processes > 1):
+    nodes = nodes if isinstance(nodes, int) and nodes > 0 else 1  # invalid values are rejected by `check`
+    if not together(trainer) and not (process.starter == TORCHRUN and process.processes > 1):
         return ALONE
-    each = here.processes // max(1, here.nodes)
-    if here.starter == BY_HAND:
+    per_node = process.processes // max(1, process.nodes)
+    if process.starter == BY_HAND:
         check_meeting(nodes)
-    elif here.nodes != nodes or (isinstance(devices, int) and here.processes != nodes * devices):
+    elif process.nodes != nodes or (isinstance(devices, int) and process.processes != nodes * devices):
         raise InputError(
-            f"{here.starter} has started {here.processes} processes on {here.nodes} node{'s'[: here.nodes != 1]}: "
-            f"trainer=ddp trainer.num_nodes={here.nodes} trainer.devices={each}"
+            f"{process.starter} has started {process.processes} processes on "
+            f"{process.nodes} node{'s'[: process.nodes != 1]}: "
+            f"trainer=ddp trainer.num_nodes={process.nodes} trainer.devices={per_node}"
         )
-    elif here.starter == SRUN and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise InputError(f"srun: Lightning needs --ntasks-per-node={each} to be given")
-    return here._replace(nodes=nodes)
+    elif process.starter == SRUN and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise InputError(f"srun: Lightning needs --ntasks-per-node={per_node} to be given")
+    return process._replace(nodes=nodes)
 
 
 def check_meeting(nodes: int) -> None:
-    """Refuse variables set by hand by which the processes of several machines would not find each other."""
+    """Refuse missing or invalid variables that a user sets so that the processes of several nodes find each other.
+
+    Raises:
+        InputError: naming the variable.
+    """
     missing = [name for name in MEETING if not os.environ.get(name)]
     if nodes != 1 and missing:
         raise InputError(
@@ -135,7 +143,7 @@ def check_meeting(nodes: int) -> None:
 
 
 def agree(config: Mapping[str, Any], here: Place) -> None:
-    """Refuse what processes that do not come from one another would each decide for themselves.
+    """Require settings on which independently started processes must agree.
 
     Raises:
         InputError: if a new run has no name or no seed, or its name is taken.
@@ -147,5 +155,5 @@ def agree(config: Mapping[str, Any], here: Place) -> None:
             raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
     folder = config["hydra"]["run"]["dir"]
     before = read_status(Path(folder))["status"]
-    if not here.first and before not in ("waiting", "running"):  # the first one sees so, too, and ends
+    if not here.first and before not in ("waiting", "running"):  # rank 0 detects this, too, and exits
         raise InputError(f"{folder} is there already: choose another name=…")

@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run that goes on: they come after those that its folder has, whatever the clock says."""
+"""Write a resumed run's TensorBoard events with later times than the existing ones, even if the clock was set back."""
 
 import math
 import struct
@@ -14,13 +14,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from src.core.devices import is_main_process
 from src.storage.files import open_plain
 
-EVENTS = "events.out.tfevents."  # how the name of an event file begins; the time it was made at follows
-LATEST = 2.0**32  # seconds since 1970, in the year 2106; a later time is damage
-WALL_TIME = 9  # the first byte of an event that has a time, which is the next eight
+EVENTS = "events.out.tfevents."  # start of an event file's name; the file's creation time follows
+LATEST = 2.0**32  # seconds since 1970, in the year 2106; a later time means that the file is damaged
+WALL_TIME = 9  # first byte of an event with a wall time, which is in the next eight bytes
 
 
 class _Clock:
-    """The module ``time``, some seconds ahead."""
+    """A replacement for the module ``time`` with a clock that is some seconds ahead."""
 
     def __init__(self, ahead: float) -> None:
         self.ahead = ahead
@@ -34,15 +34,16 @@ class _Clock:
 
 @contextmanager
 def events_after(folder: Path) -> Iterator[None]:
-    """Let all events that are written while this lasts be later than those that a folder has.
+    """Give all events written in this context later times than the events in a folder.
 
-    TensorBoard reads event files in the order of the times in their names, and draws points by their times. Where the
-    clock was set back, or two starts fall within one second, those of the later start would come first.
+    TensorBoard reads event files in the order of the times in their names and draws points by their times. If the clock
+    was set back, or two starts were within one second, the events of the later start would come first.
     """
     ahead = find_latest(folder) - time.time()
     if ahead <= 0.0:
         yield
         return
+    # Both modules read the clock by their global name `time`: one for files' names, the other for events.
     from tensorboard.summary.writer import event_file_writer
     from torch.utils.tensorboard import writer
 
@@ -54,12 +55,12 @@ def events_after(folder: Path) -> Iterator[None]:
 
 
 def find_latest(folder: Path) -> float:
-    """Return the time, in seconds since 1970, from which on events come after all that a folder has."""
+    """Return a time, in seconds since 1970, that is not before any event in a folder."""
     return max((_find_end(path) for path in list_event_files(folder)), default=0.0)
 
 
 def list_event_files(folder: Path) -> list[Path]:
-    """Return the event files of the run in a folder."""
+    """Return the event files in a run's folder, without links."""
     return [path for path in folder.glob(f"{EVENTS}*") if path.is_file() and not path.is_symlink()]
 
 
@@ -68,17 +69,17 @@ def _find_end(path: Path) -> float:
     digits = path.name.removeprefix(EVENTS).split(".")[0]
     times = [float(digits) + 1 if digits.isdecimal() else 0.0]
     with open_plain(path) as file:
-        while len(header := file.read(12)) == 12:  # the record's size, and a checksum of it
+        while len(header := file.read(12)) == 12:  # the record's size and its checksum
             size = int.from_bytes(header[:8], "little")
-            begin = file.read(min(size, 9))
-            if len(begin) == 9 and begin[0] == WALL_TIME:
-                times.append(struct.unpack("<d", begin[1:])[0])
-            file.seek(min(size - len(begin) + 4, 2**62), 1)  # to the next record; there is another checksum
-    return max((each for each in times if math.isfinite(each) and each < LATEST), default=0.0)
+            start = file.read(min(size, 9))
+            if len(start) == 9 and start[0] == WALL_TIME:
+                times.append(struct.unpack("<d", start[1:])[0])
+            file.seek(min(size - len(start) + 4, 2**62), 1)  # to the next record, after a checksum of 4 bytes
+    return max((moment for moment in times if math.isfinite(moment) and moment < LATEST), default=0.0)
 
 
 def flush_events(trainer: Trainer) -> None:
-    """Write what has been logged so far to the event files, which libraries do every other minute."""
+    """Write all logged values to the event files now; TensorBoard's writer does so only every two minutes."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and is_main_process():
             logger.experiment.flush()

@@ -1,4 +1,4 @@
-"""A run's config as its folder keeps it, and what differs between two."""
+"""Open the config in a run's folder, and compare two configs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,19 +16,19 @@ from src.storage.references import UNKNOWN, check_extent, take_out_foreign
 from src.storage.strays import refuse_strays
 from src.storage.trust import LENT, Rules, check_trust, find_packages, find_places
 
-FILE = Path(".hydra", "config.yaml")  # in a run's folder
-PARTS = ("data", "model", "optimizer", "trainer")
-SEVERAL = ("callbacks", "logger")  # sections of parts
-WRITING = (*SEVERAL, "trainer")  # sections whose parts write files
+FILE = Path(".hydra", "config.yaml")  # relative to a run's folder
+PARTS = ("data", "model", "optimizer", "trainer")  # sections that describe one object each
+SEVERAL = ("callbacks", "logger")  # sections with any number of objects
+WRITING = (*SEVERAL, "trainer")  # sections whose objects write files
 
-# What does not make a run another: where its files lie, if they are verified, what it runs on, how it is started.
+# Settings that do not change a run's result: paths, whether files are verified, the device, and how the run is started.
 APART = (
     "data.root",
     "data.verify",
     "data_on_device",
     "name",
     "paths.",
-    "recipe.",  # what of it is used stands where it is used
+    "recipe.",  # the settings that use these values are compared instead
     "rerun",
     "resume",
     "threads",
@@ -39,15 +39,15 @@ APART = (
     "trainer.strategy",
 )
 
-# Settings that came later, and the values at which a run is what it was before there were any.
+# Settings that were added later, with the values that give the behaviour of runs from before they existed.
 LATER: dict[str, Any] = {"monitor": None, "mode": None, "test": True, "cuda_graph": True}
 
 
 def read_config(folder: Path) -> DictConfig:
-    """Return the config of the run in a folder to compare it with another; nothing may be made from it.
+    """Return the config of the run in a folder for comparison only: nothing may be instantiated from it.
 
     Raises:
-        InputError: if there is none, or it is damaged.
+        InputError: if the config is missing or damaged.
     """
     content = _read_content(folder)
     take_out_foreign(content)
@@ -57,18 +57,18 @@ def read_config(folder: Path) -> DictConfig:
 def open_config(
     folder: Path, packages: tuple[str, ...], given: Iterable[str] = (), writing: tuple[str, ...] = ()
 ) -> DictConfig:
-    """Return the config of the run in a folder to make the run's parts from it; it may be a stranger's.
+    """Return the config of the run in a folder to instantiate its objects; the config may be a stranger's.
 
-    Its data are read where it says, if it names a folder that is there; all other paths are those of this project.
+    The data are read from the folder that the config names, if it exists; all other paths are this project's.
 
     Args:
-        folder: the run's.
-        packages: what the user trusts, see `src.storage.trust`.
-        given: names of settings that the user gives anew; what the config has there is set aside.
-        writing: the sections, such as "callbacks", whose parts will write files.
+        folder: the run's folder.
+        packages: the packages that the user trusts, see `src.storage.trust`.
+        given: names of settings that the user overrides; the config's values for them are ignored.
+        writing: the sections, such as "callbacks", whose objects will write files.
 
     Raises:
-        InputError: if there is none, it is damaged, or names what a folder must not name.
+        InputError: if the config is missing, damaged, or names a class or a path that it must not name.
     """
     content, source = _read_content(folder), folder / FILE
     given = set(given)
@@ -83,7 +83,7 @@ def open_config(
 
 
 def _read_content(folder: Path) -> dict[str, Any]:
-    """Return what a run's config holds: all its parts, references that are not endless, nothing of Hydra's."""
+    """Return the content of a run's config, after checking its folder, its sections and its references."""
     refuse_strays(folder)
     path = folder / FILE
     if not path.is_file():
@@ -103,7 +103,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
 
 
 def _check_parts(content: dict[str, Any]) -> None:
-    """Raise an error if a part of a run is missing or does not name its class."""
+    """Raise `ValueError` if a section is missing or an object in it does not name its class."""
     for name in (*PARTS, *SEVERAL, "scheduler"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"it has no {name}")
@@ -115,7 +115,7 @@ def _check_parts(content: dict[str, Any]) -> None:
 
 
 def _set_aside(content: dict[str, Any], given: set[str]) -> None:
-    """Empty the settings of these names, as far as they are there and no sections."""
+    """Set the settings with these names to ``None`` if they exist; a top-level section is left as it is."""
     for key in given:
         *above, name = key.split(".")
         holder: Any = content
@@ -126,7 +126,10 @@ def _set_aside(content: dict[str, Any], given: set[str]) -> None:
 
 
 def _settle_paths(content: dict[str, Any], given: set[str], foreign: dict[str, str]) -> None:
-    """Have a config's paths be those of this project, but for folders with data that are there."""
+    """Replace a config's paths by this project's, except for existing data folders, which are noted in `LENT`.
+
+    Settings that are replaced are removed from ``foreign``, the settings with external references.
+    """
     paths, data = content.get("paths"), content["data"]
     paths = paths if isinstance(paths, dict) else {}
     LENT.clear()
@@ -148,7 +151,7 @@ def _is_folder(path: Any) -> bool:
 
 
 def _resolved(content: dict[str, Any], source: Path) -> Any:
-    """Return a config's plain values with references resolved."""
+    """Return a config as plain values with references resolved."""
     try:
         return OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except OmegaConfBaseException as error:
@@ -156,19 +159,20 @@ def _resolved(content: dict[str, Any], source: Path) -> Any:
 
 
 def needed_trust(cfg: DictConfig) -> tuple[str, ...]:
-    """Return the packages that must be trusted to open a run again that has this config."""
+    """Return the packages that must be trusted to open a run with this config again."""
     return find_packages(OmegaConf.to_container(cfg))
 
 
 def find_places_to_give(cfg: DictConfig) -> list[str]:
-    """Return the settings, as they are typed, that a command gives anew which goes on with a run of this config."""
-    places = find_places(OmegaConf.to_container(cfg, resolve=True), WRITING)
-    return [f"{key}={value}" for key, value in places.items()]
+    """Return the overrides for paths, such as "trainer.default_root_dir=…", that a command to resume this run needs."""
+    paths = find_places(OmegaConf.to_container(cfg, resolve=True), WRITING)
+    return [f"{key}={value}" for key, value in paths.items()]
 
 
 def why_closed(cfg: DictConfig) -> str:
-    """Return why no command opens a run of this config again, whatever is trusted; "" if one does."""
+    """Return the reason why no command can open a run with this config again, whatever it trusts; "" if one can."""
     content: Any = OmegaConf.to_container(cfg, resolve=True)
+    # A later command instantiates only these sections, so that only they can be the reason.
     for name in [key for key in content if key not in (*PARTS, *SEVERAL, "scheduler")]:
         del content[name]
     try:
@@ -179,14 +183,14 @@ def why_closed(cfg: DictConfig) -> str:
 
 
 def main_config() -> dict[str, Any]:
-    """Return this project's own conf/train.yaml as it is written."""
+    """Return this project's conf/train.yaml as plain values, uncomposed."""
     content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
     return content
 
 
 def _rules(writing: tuple[str, ...]) -> Rules:
-    """Return what a run's config may name."""
-    from lightning import Callback, LightningDataModule  # takes seconds, see `src.train`
+    """Return the rules for the classes and paths that a run's config may name."""
+    from lightning import Callback, LightningDataModule  # importing it takes seconds, see `src.train`
     from lightning.pytorch import callbacks, loggers
     from lightning.pytorch.serve import ServableModuleValidator
     from torch import nn
@@ -195,27 +199,30 @@ def _rules(writing: tuple[str, ...]) -> Rules:
 
     from src.training.validation.config import KINDS
 
-    places = {f"{name}.*" if name in SEVERAL else name: get_class(kind) for name, kind in KINDS.items()}
+    classes = {f"{name}.*" if name in SEVERAL else name: get_class(kind) for name, kind in KINDS.items()}
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
     unasked = (callbacks.Checkpoint, callbacks.SpikeDetection, ServableModuleValidator, *elsewhere)
-    return Rules(places, (nn.Module, Optimizer, LRScheduler, Callback, LightningDataModule), unasked, writing)
+    return Rules(classes, (nn.Module, Optimizer, LRScheduler, Callback, LightningDataModule), unasked, writing)
 
 
 def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by their full names; one whose value before is not looked up does not."""
+    """Return the settings that differ, by their full names, each with its values before and after.
+
+    Settings whose value before is an external reference, which is not resolved, are left out.
+    """
     old, new = LATER | flat(before), LATER | flat(after)
     keys = [key for key in [*old, *[key for key in new if key not in old]] if UNKNOWN not in str(old.get(key))]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def select_identifying(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return of settings by their full names those that make a run another."""
+    """Return the settings that can change a run's result; all settings are given by their full names."""
     own = {key: value for key, value in settings.items() if not key.startswith(APART)}
     return {key: restore_names(value) for key, value in own.items() if key not in LATER or value != LATER[key]}
 
 
 def flat(config: DictConfig) -> dict[str, Any]:
-    """Settings by their full names, with their values, Hydra's own apart; a list is a value."""
+    """Return a config's settings by their full names, without Hydra's own; a list counts as one value."""
     found: dict[str, Any] = {}
 
     def walk(node: Any, prefix: str) -> None:

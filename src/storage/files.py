@@ -1,8 +1,8 @@
-"""Write and read the files of runs and sweeps so that they survive crashes and are never mistaken for others.
+"""Read and write the files of runs and sweeps so that they survive crashes.
 
-All that a later start relies on is written here. A reader finds a file's old content or its new one, never a part,
-whatever moment a process is killed or a machine loses power at. Temporary files have unpredictable names, are made
-exclusively and follow no links. Tests observe each operation and try every state that a crash may leave behind.
+Every file that a later start relies on is written here. Readers find a file's old content or its new content, never a
+part of it, even if the process is killed or the machine loses power. Temporary files have unpredictable names, are
+created exclusively and follow no links. Tests observe each operation and try every state that a crash may leave behind.
 """
 
 import csv
@@ -24,21 +24,21 @@ from omegaconf._utils import get_omega_conf_dumper
 from src.core.disk import StorageError, describe_fault, is_fault, shorten
 from src.core.errors import InputError
 
-PARTIAL = ".partial"  # how the name of a temporary file ends
+PARTIAL = ".partial"  # suffix of temporary files
 MOST_TEXT = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
-OBSERVERS: list[Callable[["Operation"], None]] = []  # called with each operation once it is done; empty but in tests
-_pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and where they belong
-_pinned: list[str] = []  # folders that are not made again
+OBSERVERS: list[Callable[["Operation"], None]] = []  # called after each operation; only tests add any
+_pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and their final paths
+_pinned: list[str] = []  # folders that are not created again once they are gone
 
 
 class Operation(NamedTuple):
-    """A change of the disk.
+    """A change of the disk, reported to `OBSERVERS`.
 
     Attributes:
         kind: "mkdir", "write" (a new file with its content), "append", "sync" (a file's content), "sync_folder",
             "sync_all", "replace" (``path`` by ``other``), "link" or "remove".
-        path: what is changed.
-        content: what is written or appended.
+        path: the file or folder that is changed.
+        content: the bytes that are written or appended.
         other: the file that is moved or linked to ``path``.
     """
 
@@ -53,14 +53,14 @@ class Operation(NamedTuple):
 
 @contextmanager
 def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file to write that takes its place in one step, forced to the disk; after an error nothing has changed.
+    """Open a temporary file for writing; on success fsync it and rename it to ``path``, on an error remove it.
 
     Args:
-        path: its place; folders that are missing are made.
-        exclusive: refuse a place that is taken.
+        path: the final path; missing parent folders are created.
+        exclusive: refuse to replace an existing file.
 
     Raises:
-        FileExistsError: if ``exclusive`` and the place is taken.
+        FileExistsError: if ``exclusive`` and the file exists.
         StorageError: if the disk cannot be written.
     """
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PARTIAL}")
@@ -84,7 +84,7 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
 
 
 def _find_cause(error: BaseException | None) -> OSError | None:
-    """Return the system's error behind what stopped the writing of a file: torch hides it behind one of its own."""
+    """Return the `OSError` behind an error; torch raises its own error with the `OSError` as context."""
     if isinstance(error, OSError):
         return None if isinstance(error, FileExistsError) else error
     while isinstance(error, Exception) and not (isinstance(error, InputError) or is_fault(error)):
@@ -103,12 +103,16 @@ def _put_in_place(partial: Path, path: Path, exclusive: bool) -> None:
 
 
 def _link(partial: Path, path: Path) -> None:
-    """Give a file its name, which none must have."""
+    """Rename a file to a path that must not exist yet.
+
+    Raises:
+        FileExistsError: if the path exists.
+    """
     try:
         os.link(partial, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links: the name is taken first
+    except OSError:  # a file system without hard links: reserve the name first
         with open(path, "xb"):
             return _replace(partial, path)
     _observe(Operation("link", path, other=partial))
@@ -124,12 +128,12 @@ def _replace(partial: Path, path: Path) -> None:
 
 @contextmanager
 def sync_together() -> Iterator[None]:
-    """Force the files that are written here to the disk all at once, in the end, and then put them in their places.
+    """Batch fsync: flush all files written in this context once at its end, then rename them to their paths.
 
-    To wait for each takes longer. Until the end readers find what was there before.
+    This is faster than one fsync per file. Until the end readers find the earlier files.
     """
     global _pending
-    if _pending is not None:  # the outer one does it
+    if _pending is not None:  # nested: the outer context flushes
         yield
         return
     _pending = []
@@ -141,7 +145,11 @@ def sync_together() -> Iterator[None]:
 
 
 def _place_all(placed: list[tuple[Path, Path]]) -> None:
-    """Put files in their places; where one cannot be, the others are, and it is told in the end."""
+    """Rename temporary files to their paths; try all of them before the first failure is raised.
+
+    Raises:
+        StorageError: for the first file that could not be renamed.
+    """
     if not placed:
         return
     _sync_all()
@@ -164,7 +172,7 @@ def _sync_all() -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing.
+    """Create a folder and its missing parents.
 
     Raises:
         StorageError: if the disk cannot be written, or the folder is pinned and gone.
@@ -185,7 +193,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def pin_folders(*paths: Path) -> Iterator[None]:
-    """Make folders that are there not again if someone removes or renames them: what is written there fails."""
+    """Do not recreate these existing folders in this context: if someone removes or renames one, writes there fail."""
     names = [os.path.abspath(path) for path in paths]
     _pinned.extend(names)
     try:
@@ -196,7 +204,7 @@ def pin_folders(*paths: Path) -> Iterator[None]:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file, forced to the disk; a crash may leave a part of it there.
+    """Append to a file and fsync it; a crash may leave a part of the content there.
 
     Raises:
         StorageError: if the disk cannot be written.
@@ -219,7 +227,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is not there is fine.
+    """Remove a file if it exists.
 
     Raises:
         StorageError: if the disk cannot be written.
@@ -233,7 +241,7 @@ def remove(path: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is in it; a link in it is removed, not followed."""
+    """Remove a folder and its content; links in it are removed, not followed."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
@@ -244,14 +252,14 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left in a folder and those below; its owner calls this."""
+    """Remove temporary files that killed processes have left in a folder and its subfolders; call it as the owner."""
     for path in list(folder.rglob(f".*{PARTIAL}")):
         with suppress(StorageError):
             remove(path)
 
 
 def sync_folder(path: Path) -> None:
-    """Force to the disk which files a folder has; some systems cannot and need not."""
+    """Fsync a folder's list of files; ignore errors, for some systems cannot do this and do not need it."""
     with suppress(OSError):
         folder = os.open(path, os.O_RDONLY)
         try:
@@ -277,18 +285,18 @@ def _observe_written(partial: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with open_atomic(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all; NaN and infinities become ``null``."""
+    """Write a JSON file atomically; NaN and infinities become ``null``."""
     write_text(path, json.dumps(replace_not_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, whole or not at all; the columns are all the keys there are."""
+    """Write rows as a CSV file atomically; the columns are the union of the rows' keys."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
@@ -297,7 +305,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class _Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
-    """Write what `OmegaConf.to_yaml` does, seven times as fast where PyYAML has its C library; without aliases."""
+    """A dumper with the output of `OmegaConf.to_yaml`, without aliases; seven times as fast with PyYAML's C library."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -307,12 +315,12 @@ _Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
 
 
 def format_yaml(content: Any) -> str:
-    """Return plain values as `OmegaConf.to_yaml` writes them."""
+    """Return plain values as YAML text, formatted as by `OmegaConf.to_yaml`."""
     return yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def replace_not_finite(content: Any) -> Any:
-    """Return the content with ``None`` for NaN and infinities, which JSON does not have."""
+    """Return the content with ``None`` in place of NaN and infinities, which JSON lacks."""
     if isinstance(content, dict):
         return {key: replace_not_finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -324,15 +332,15 @@ def replace_not_finite(content: Any) -> Any:
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """Read a file whose kind and size are looked at first: a pipe does not hang, a huge one fills no memory.
+    """Read a file after checking its kind and size, so that a pipe does not hang and a huge file fills no memory.
 
     Args:
         path: the file.
-        most: the most bytes that it may have; ``None``: any number.
+        most: the maximum size in bytes; ``None``: no limit.
 
     Raises:
-        InputError: if it is no plain file, or too large.
-        OSError: if it is not there or cannot be read.
+        InputError: if it is not a regular file, or too large.
+        OSError: if it does not exist or cannot be read.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -342,13 +350,13 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def open_plain(path: Path) -> IO[bytes]:
-    """Open a plain file to read.
+    """Open a regular file for reading.
 
     Raises:
         InputError: if it is a pipe, a folder or a device.
-        OSError: if it is not there or cannot be read.
+        OSError: if it does not exist or cannot be read.
     """
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without waiting for a pipe's writer
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # do not wait for a pipe's writer
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise InputError(f"{path} is no plain file")
@@ -359,8 +367,8 @@ def read_text(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        InputError: if it is no plain file, too large or no UTF-8.
-        OSError: if it is not there or cannot be read.
+        InputError: if it is not a regular file, too large or not UTF-8.
+        OSError: if it does not exist or cannot be read.
     """
     try:
         return read_bytes(path, MOST_TEXT).decode()
@@ -369,7 +377,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; ``None`` if there is none or it is damaged."""
+    """Read a JSON object; return ``None`` if the file is missing or damaged."""
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError, InputError):

@@ -1,7 +1,7 @@
-"""Read YAML of unknown origin as plain values.
+"""Read YAML files of unknown origin as plain values.
 
-What a file holds is looked at before anything is built from it: its kind and size, how deep it goes; tags, which
-build objects, and anchors, by which ten lines become a billion, are refused.
+A file's kind, size and depth are checked before anything is built from it. Tags are refused, since they build objects,
+and anchors, since ten lines with them can expand to a billion.
 """
 
 import re
@@ -17,15 +17,15 @@ from src.storage.files import read_bytes
 MOST_BYTES = 2**20  # of a file
 LONGEST = 10_000  # characters of a value
 DEEPEST = 50  # levels
-LARGEST = 2**128  # a whole number that can still be written out
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # signs that a terminal obeys
+LARGEST = 2**128  # limit of whole numbers; far larger ones take too long to print
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters, which a terminal would execute
 
 
 def read_yaml(path: Path) -> Any:
-    """Return a YAML file's content: dicts, lists, texts, numbers, truth values and ``None``, references unresolved.
+    """Return a YAML file's content: dicts, lists, texts, numbers, bools and ``None``, with references unresolved.
 
     Raises:
-        InputError: if it is missing, cannot be read, is no such file or damaged.
+        InputError: if the file is missing, unreadable, not plain YAML or damaged.
     """
     try:
         text = read_bytes(path, MOST_BYTES).decode()
@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _check_events(text: str) -> None:
-    """Raise an error if a YAML text has more in it than plain values, or goes too deep."""
+    """Raise `ValueError` if a YAML text has anchors, tags or very long values, or is nested too deeply."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if getattr(event, "anchor", None):
@@ -55,7 +55,7 @@ def _check_events(text: str) -> None:
 
 
 def _check_values(content: Any) -> None:
-    """Raise an error for names that are no texts or numbers, control characters and endless numbers."""
+    """Raise `ValueError` for keys that are neither texts nor numbers, control characters and huge numbers."""
     if isinstance(content, dict):
         for key, value in content.items():
             if not isinstance(key, (str, int)):

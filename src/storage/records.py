@@ -1,4 +1,4 @@
-"""What a run leaves in its folder beside checkpoints and logs: where it comes from, and its settings."""
+"""Read and write a run's records: its status, metrics, provenance and settings."""
 
 import logging
 import os
@@ -18,36 +18,39 @@ from src.storage.files import PARTIAL, format_yaml, open_atomic, remove, write_j
 from src.storage.schema import DamagedError
 
 log = logging.getLogger(__name__)
-DAMAGED = "damaged"  # the status of a run whose files do not tell how far it came, or what it came to
+DAMAGED = "damaged"  # the status of a run whose status.json or metrics.json is damaged or missing
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return how far the run in a folder came: ``status``, ``reason``, ``message``.
+    """Return the ``status``, ``reason`` and ``message`` of the run in a folder.
 
-    Where ``status.json`` or ``metrics.json`` is damaged the status is "damaged", the reason the names of the files
-    and the message what is wrong with each.
+    If ``status.json`` or ``metrics.json`` is damaged, the status is "damaged", the reason is the names of the files,
+    and the message describes each fault.
     """
     faults: dict[str, str] = {}
-    told = _read(folder / "status.json", schema.STATUS, faults)
+    status = _read(folder / "status.json", schema.STATUS, faults)
     metrics = _read(folder / "metrics.json", schema.check_metrics, faults)
-    if not faults and told is None and metrics is not None:
+    if not faults and status is None and metrics is not None:
         faults["status.json"] = f"{folder / 'status.json'} is missing, and metrics.json is there"
-    if not faults and metrics is None and told is not None and told["status"] == "finished":
+    if not faults and metrics is None and status is not None and status["status"] == "finished":
         faults["metrics.json"] = f"{folder / 'metrics.json'} is missing, and the run has finished"
     if faults:
         return {"status": DAMAGED, "reason": ", ".join(faults), "message": "; ".join(faults.values())}
-    told = told or {"status": "waiting"}
-    return {"status": told["status"], "reason": told.get("reason"), "message": told.get("message")}
+    status = status or {"status": "waiting"}
+    return {"status": status["status"], "reason": status.get("reason"), "message": status.get("message")}
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return what a run's ``metrics.json`` tells; nothing before its first epoch's end, or where it is damaged."""
+    """Return the content of a run's ``metrics.json``; an empty dict before the first epoch ends or if it is damaged."""
     return _read(folder / "metrics.json", schema.check_metrics, {}) or {}
 
 
 def _read(path: Path, check: schema.Check, faults: dict[str, str]) -> dict[str, Any] | None:
-    """Return what a file holds; ``None`` if it is not there or damaged, of which the faults by name tell the latter."""
+    """Return a file's content; ``None`` if it is missing or damaged.
+
+    A message about the damage is added to ``faults`` under the file's name.
+    """
     try:
         return schema.read(path, check)
     except DamagedError as error:
@@ -56,7 +59,7 @@ def _read(path: Path, check: schema.Check, faults: dict[str, str]) -> dict[str, 
 
 
 def find_damage(folder: Path) -> str | None:
-    """Return what is damaged of a run's results, which it writes anew when it goes on; ``None`` if nothing is."""
+    """Return a message about damaged results of a run, which resuming it writes again; ``None`` if all are intact."""
     status = read_status(folder)
     if status["status"] == DAMAGED:
         return str(status["message"])
@@ -69,33 +72,33 @@ def find_damage(folder: Path) -> str | None:
 
 
 def drop_damaged(folder: Path) -> None:
-    """Remove a damaged ``metrics.json``: the run that goes on writes it anew."""
+    """Remove ``metrics.json`` if it is damaged; the resumed run writes it again."""
     faults: dict[str, str] = {}
     _read(folder / "metrics.json", schema.check_metrics, faults)
     if faults:
-        with suppress(OSError):  # a folder of that name, say; that it cannot be written will be told
+        with suppress(OSError):  # for example a folder of that name; writing the file will raise the error
             remove(folder / "metrics.json")
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in a folder has come to its end, test included, and its results are whole."""
+    """Return True if the run in a folder has finished, including its test, and its results are intact."""
     return read_status(folder)["status"] == "finished" and find_damage(folder) is None
 
 
 def git(*args: str) -> str | None:
-    """What a git command says of the project's checkout; ``None`` outside one."""
+    """Return the output of a git command in the project's checkout; ``None`` if it fails, as outside a checkout."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Where a result comes from: command, commit, versions, device, time."""
-    from importlib.metadata import version  # it takes a while, and --help needs none
+    """Return the origin of a result: command, start time, commit, versions, device and machine."""
+    from importlib.metadata import version  # slow to import, and not needed for --help
 
     changes = git("status", "--porcelain")
     return {
@@ -110,7 +113,7 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def write_provenance(folder: Path, device: str) -> None:
-    """Write ``provenance.json``; where a run is resumed, add this start to those before it, unless it is damaged."""
+    """Write ``provenance.json``; for a resumed run append this start to the earlier ones, unless it is damaged."""
     path = folder / "provenance.json"
     now, faults = provenance(device), dict[str, str]()
     if before := _read(path, schema.PROVENANCE, faults):
@@ -122,44 +125,44 @@ def write_provenance(folder: Path, device: str) -> None:
 
 
 def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str, Any]:
-    """Make a folder a job's: write there how Hydra composed its config, and have Hydra write none.
+    """Reserve a folder for a job by writing the composed config there; keep Hydra from writing its own copy.
 
-    A folder is a run's exactly if it has ``.hydra/config.yaml``, which is written first; what else lies in ``.hydra``
-    is for people to read.
+    A folder is a run's folder exactly if it has ``.hydra/config.yaml``, which is written first. The other files in
+    ``.hydra`` are only for people to read.
 
     Args:
-        folder: the job's.
-        config: the job's, with Hydra's own settings.
-        exclusive: refuse a folder that is a run's.
+        folder: the job's folder.
+        config: the job's config, with Hydra's own settings.
+        exclusive: refuse a folder that belongs to a run already.
 
     Returns:
-        The job's settings as plain values, references as they are.
+        The job's settings as plain values, with references unresolved.
 
     Raises:
-        FileExistsError: if ``exclusive`` and the folder is a run's.
+        FileExistsError: if ``exclusive`` and the folder belongs to a run already.
         StorageError: if the disk cannot be written.
     """
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.runtime.output_dir = str(folder.absolute())
-        told: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+        settings: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
         config.hydra.output_subdir = None
-    hydra = told.pop("hydra")
-    write_settings(folder, told, exclusive)
+    hydra = settings.pop("hydra")
+    write_settings(folder, settings, exclusive)
     write_text(folder / ".hydra" / "hydra.yaml", format_yaml({"hydra": hydra}))
     write_text(folder / ".hydra" / "overrides.yaml", format_yaml(hydra["overrides"]["task"]))
-    return told
+    return settings
 
 
 def write_settings(folder: Path, told: dict[str, Any], exclusive: bool) -> None:
-    """Write ``.hydra/config.yaml``, which makes a folder a run's; the arguments and errors are those of `claim`."""
+    """Write ``.hydra/config.yaml``, which marks a folder as a run's; arguments and errors are as in `claim`."""
     with open_atomic(folder / ".hydra" / "config.yaml", exclusive) as file:
         file.write(format_yaml(told).encode())
 
 
 def find_foreign(folder: Path) -> Path | None:
-    """Return something in a folder that no start of a run that was killed at once has left; ``None`` if there is none.
+    """Return a file in a folder that a run killed during startup cannot have left there; ``None`` if there is none.
 
-    Such a start leaves folders, temporary files, locks and empty logs, and no links.
+    A run killed during startup leaves folders, temporary files, locks and empty logs, but no links.
     """
     for path in [folder] if folder.is_symlink() else folder.rglob("*"):
         ours = path.name == ".lock" or path.name.endswith(PARTIAL) or folder / ".hydra" in (path, path.parent)
@@ -170,14 +173,14 @@ def find_foreign(folder: Path) -> Path | None:
 
 
 def keep_settings(cfg: DictConfig, folder: Path) -> None:
-    """Keep a run's settings as they are now, so that its next start has them too."""
+    """Save a run's current settings, so that its next start uses them, too."""
     config = folder / ".hydra" / "config.yaml"
-    kept = OmegaConf.merge(cfg, {"resume": None, "trust": None})
-    write_text(config, OmegaConf.to_yaml(kept))
+    settings = OmegaConf.merge(cfg, {"resume": None, "trust": None})
+    write_text(config, OmegaConf.to_yaml(settings))
 
 
 def spelled(metrics: dict[str, float]) -> str:
-    """Metrics in one line: accuracies in per cent, the rest with four digits."""
+    """Return metrics in one line: accuracies in per cent, the others with four significant digits."""
     return ", ".join(
         f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()
     )

@@ -1,7 +1,8 @@
-"""Look at the references in a config of unknown origin: ``${seed}`` leads to a value beside it, others lead outside.
+"""Check the references in a config of unknown origin.
 
-What leads outside, to the environment (``${oc.env:HOME}``) or into a function, is never looked up. What stays inside
-must not multiply: ten settings that each name the one before it twice are a thousand, thirty are a billion.
+Internal references such as ``${seed}`` point to another value of the config. External ones, to the environment
+(``${oc.env:HOME}``) or into a function, are never resolved. Internal ones must not expand without limit: if each
+setting refers twice to the previous one, ten settings expand to a thousand values and thirty to a billion.
 """
 
 import re
@@ -12,14 +13,14 @@ from src.storage.plain import DEEPEST
 
 _KEY = r"\.*[\w-]+(?:\.[\w-]+)*"
 INSIDE = re.compile(rf"\$\{{(?:(?P<key>{_KEY})|oc\.select:\s*(?P<asked>{_KEY})\s*(?:,(?P<otherwise>[^${{}}]*))?)\}}")
-UNKNOWN = "(not looked up)"  # stands for a reference that leads outside
-MOST = 2**22  # characters that all values have together once their references are followed
+UNKNOWN = "(not looked up)"  # replaces an external reference
+MOST = 2**22  # maximum characters of all values together, with references resolved
 
-Path = tuple[str | int, ...]  # to a value: the names of the settings that it lies in
+Path = tuple[str | int, ...]  # keys and list indices that lead to a value
 
 
 def take_out_foreign(content: Any) -> dict[str, str]:
-    """Replace the texts with references that lead outside by `UNKNOWN`; return them by the names of their settings."""
+    """Replace texts with external references by `UNKNOWN`, in place, and return the texts by their settings' names."""
     found = {}
     for path, text, holder in list(_texts(content, ())):
         if "${" in INSIDE.sub("", text):
@@ -29,7 +30,7 @@ def take_out_foreign(content: Any) -> dict[str, str]:
 
 
 def check_extent(content: Any) -> None:
-    """Raise an error if references lead nowhere, in a circle, or to too much in all.
+    """Check that references exist, form no cycle and expand to at most `MOST` characters in total.
 
     Raises:
         ValueError: naming a setting.
@@ -40,12 +41,12 @@ def check_extent(content: Any) -> None:
 
 
 def spell(path: Path) -> str:
-    """Return a setting's full name."""
+    """Return a setting's full name, its keys joined by dots."""
     return ".".join(map(str, path))
 
 
 def _texts(content: Any, path: Path) -> Iterator[tuple[Path, str, Any]]:
-    """Yield each text with its path and what holds it."""
+    """Yield the path of each text, the text, and the dict or list that holds it."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         if isinstance(value, (dict, list)):
             yield from _texts(value, (*path, key))
@@ -54,7 +55,7 @@ def _texts(content: Any, path: Path) -> Iterator[tuple[Path, str, Any]]:
 
 
 class _Extents:
-    """Count the characters of values once their references are followed, each value once."""
+    """The sizes of a config's values with references resolved, in characters; each value is counted once and cached."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
@@ -69,26 +70,27 @@ class _Extents:
 
     def _count(self, value: Any, path: Path, steps: int) -> int:
         if isinstance(value, dict):
-            return sum(len(str(key)) + self.of(each, (*path, key), steps) for key, each in value.items())
+            return sum(len(str(key)) + self.of(item, (*path, key), steps) for key, item in value.items())
         if isinstance(value, list):
-            return sum(1 + self.of(each, (*path, place), steps) for place, each in enumerate(value))
+            return sum(1 + self.of(item, (*path, index), steps) for index, item in enumerate(value))
         references = list(INSIDE.finditer(value)) if isinstance(value, str) else []
-        return len(str(value)) + sum(self._of_target(each, path, steps) for each in references)
+        return len(str(value)) + sum(self._of_target(item, path, steps) for item in references)
 
     def _of_target(self, reference: "re.Match[str]", path: Path, steps: int) -> int:
         key = reference["key"] or reference["asked"]
+        # Leading dots make a reference relative: one dot is the setting's own section, each further dot one level up.
         up = len(key) - len(key.lstrip("."))
         target: Path = path[:-up] if up else ()
         value = self.content
-        for place in target:
-            value = value[place]
+        for index in target:
+            value = value[index]
         for name in key.lstrip(".").split("."):
-            place = int(name) if isinstance(value, list) and name.isdecimal() else name
+            index = int(name) if isinstance(value, list) and name.isdecimal() else name
             try:
-                value = value[place]
+                value = value[index]
             except (LookupError, TypeError):
                 if reference["key"]:
                     raise ValueError(f"{spell(path)}: {reference[0]} leads nowhere") from None
                 return len(reference["otherwise"] or "")
-            target = (*target, place)
+            target = (*target, index)
         return self.of(value, target, steps)

@@ -1,7 +1,7 @@
-"""What the files of runs and sweeps hold: for each file its fields, and for each field what it must be.
+"""Schemas of the files of runs and sweeps: the fields of each file and a check for each field.
 
-Every such file is read through its table here. One that does not fit its table is damaged, which is told in a line
-that names the file, the fields and what they must be; a file that is not there is another thing.
+Every such file is read with its schema. A file that does not match is damaged: the error names the file, the fields
+and what they must be. A missing file is not damaged.
 """
 
 import csv
@@ -18,22 +18,22 @@ from typing import Any
 from src.core.errors import InputError
 from src.storage.files import read_text
 
-MOST_TOLD, LONGEST = 3, 40  # faults of a file that are told, and characters of a value
-MOST_NAMES = 10_000  # in a mapping; more are no file of ours, and too many to show
+MOST_TOLD, LONGEST = 3, 40  # maximum faults of a file in its error message, and maximum characters of a value there
+MOST_NAMES = 10_000  # maximum names in a mapping: our files have fewer, and more could not be shown
 LARGEST = 2**63 - 1
-WRITTEN_NUMBER = re.compile(r"(-?\d+(\.\d*)?(e[+-]?\d+)?|nan|-?inf)?", re.ASCII)  # as Python writes it; may be left out
-Check = Callable[[str, Any], Iterator[str]]  # takes a field's name and its value, gives what is wrong, a text for each
+WRITTEN_NUMBER = re.compile(r"(-?\d+(\.\d*)?(e[+-]?\d+)?|nan|-?inf)?", re.ASCII)  # as Python writes it, or empty
+Check = Callable[[str, Any], Iterator[str]]  # takes a field's name and value and yields a message for each fault
 
 
 class DamagedError(InputError):
-    """A file that is not as we write it; the message names it and tells what is wrong."""
+    """An error for a file that is not as this project writes it; the message names the file and the fault."""
 
 
 # Kinds of values
 
 
 def make_check(words: str, fits: Callable[[Any], bool]) -> Check:
-    """Return the check that a value fits; the words tell what it must be."""
+    """Return a check that a value is valid; ``words`` describe the valid values, as they follow "must be"."""
 
     def check(name: str, value: Any) -> Iterator[str]:
         if not fits(value):
@@ -55,19 +55,19 @@ def list_of(check: Check) -> Check:
         if not isinstance(value, list):
             yield f"{name} is {describe(value)} and must be a list"
             return
-        for number, each in enumerate(value):
-            yield from check(f"{name}[{number}]", each)
+        for index, item in enumerate(value):
+            yield from check(f"{name}[{index}]", item)
 
     return check_all
 
 
 def by_name(check: Check) -> Check:
-    """Return the check of a mapping of any names to values of one kind."""
+    """Return a check for mappings from any names to values that each pass a check."""
     return record({}, {}, rest=check)
 
 
 def record(required: Mapping[str, Check], optional: Mapping[str, Check], rest: Check | None = None) -> Check:
-    """Return the check of a mapping of known fields; fields that are not known are let through without ``rest``."""
+    """Return a check for mappings with known fields; ``rest`` checks the other fields, ``None`` accepts them all."""
     known = {**required, **optional}
 
     def check_fields(name: str, value: Any) -> Iterator[str]:
@@ -79,15 +79,15 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check], rest: C
             yield f"{name or 'it'} has {len(value):,} values and must have at most {MOST_NAMES:,}"
             return
         yield from (f"{start}{key} is missing" for key in required if key not in value)
-        for key, each in value.items():
+        for key, item in value.items():
             if check := known.get(key, rest):
-                yield from check(f"{start}{key}", each)
+                yield from check(f"{start}{key}", item)
 
     return check_fields
 
 
 def check_value(name: str, value: Any) -> Iterator[str]:
-    """Check a setting's value: null, a truth value, text, a number, or a list or a mapping of such."""
+    """Check a setting's value: null, a bool, text, a finite number, or a list or mapping of such values."""
     if isinstance(value, list):
         yield from list_of(check_value)(name, value)
     elif isinstance(value, dict):
@@ -97,11 +97,11 @@ def check_value(name: str, value: Any) -> Iterator[str]:
 
 
 def describe(value: Any) -> str:
-    """Return a value as it is told in a message, briefly."""
+    """Return a short form of a value for a message."""
     if isinstance(value, (dict, list)):
         return "a list" if isinstance(value, list) else "a mapping"
-    told = json.dumps(value[:LONGEST] if isinstance(value, str) else value)
-    return told if len(told) <= LONGEST else f"{told[: LONGEST - 1]}…"
+    text = json.dumps(value[:LONGEST] if isinstance(value, str) else value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def is_number(value: Any) -> bool:
@@ -179,12 +179,12 @@ SEARCH = record(
 
 
 def check_metric(name: str, value: Any) -> Iterator[str]:
-    """Check a metric: a number, null where it was not finite, or one for each class."""
+    """Check a metric: a number, null where it was not finite, or a mapping with one value for each class."""
     yield from (by_name(null_or(NUMBER)) if isinstance(value, dict) else null_or(NUMBER))(name, value)
 
 
 def check_metrics(name: str, value: Any) -> Iterator[str]:
-    """Check ``metrics.json``; what has a best value has the metric that it is of."""
+    """Check ``metrics.json``; a file with a best value must have the monitored metric, too."""
     yield from record({}, ABOUT_METRICS, rest=check_metric)(name, value)
     if isinstance(value, dict) and value.get("best") is not None and str(value.get("monitor")) not in value:
         yield f"{describe(value.get('monitor'))} is missing, of which best tells the best value"
@@ -194,10 +194,10 @@ def check_metrics(name: str, value: Any) -> Iterator[str]:
 
 
 def read(path: Path, check: Check) -> dict[str, Any] | None:
-    """Read a JSON file of ours; ``None`` if it is not there.
+    """Read a JSON file and check it; return ``None`` if it does not exist.
 
     Raises:
-        DamagedError: if it cannot be read, or is not what it must be.
+        DamagedError: if it cannot be read, or does not pass the check.
     """
     text = read_whole(path)
     if text is None:
@@ -205,7 +205,9 @@ def read(path: Path, check: Check) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = json.loads(text, object_pairs_hook=refuse_twins)
         if "\\u" in text:
-            json.dumps(content, ensure_ascii=False).encode()  # half of a sign cannot be written or shown
+            json.dumps(
+                content, ensure_ascii=False
+            ).encode()  # raises for half of a surrogate pair, which cannot be written or shown
         faults = list(islice(check("", content), MOST_TOLD + 1))
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged: it is {f'no JSON ({error})' if text.strip() else 'empty'}") from error
@@ -216,7 +218,7 @@ def read(path: Path, check: Check) -> dict[str, Any] | None:
 
 
 def read_whole(path: Path) -> str | None:
-    """Read a text file of ours; ``None`` if it is not there.
+    """Read a text file; return ``None`` if it does not exist.
 
     Raises:
         DamagedError: if it cannot be read.
@@ -232,10 +234,10 @@ def read_whole(path: Path) -> str | None:
 
 
 def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a mapping of its pairs.
+    """Return the pairs as a dict.
 
     Raises:
-        ValueError: if a name is there twice.
+        ValueError: if a name occurs twice.
     """
     found: dict[str, Any] = {}
     for name, value in pairs:
@@ -246,14 +248,16 @@ def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_history(path: Path, epochs: int | None = None) -> list[dict[str, float]]:
-    """Read the rows of a ``history.csv``, what was not measured in an epoch left out; none if it is not there.
+    """Read the rows of a ``history.csv``; return an empty list if the file does not exist.
+
+    A row has no entry for a metric that was not measured in its epoch.
 
     Args:
         path: the file.
-        epochs: how many it must have; ``None``: any number.
+        epochs: the number of epochs that it must have; ``None``: any number.
 
     Raises:
-        DamagedError: if it cannot be read, is no table of numbers with an ``epoch`` that grows, or lacks epochs.
+        DamagedError: if it cannot be read, is not a table of numbers with an increasing ``epoch``, or lacks epochs.
     """
     text = read_whole(path)
     if text is None:
@@ -272,7 +276,7 @@ def read_history(path: Path, epochs: int | None = None) -> list[dict[str, float]
 
 
 def check_columns(header: list[str]) -> None:
-    """Raise ``ValueError`` unless the columns are those of a history."""
+    """Raise `ValueError` if ``epoch`` is missing from the columns, a name occurs twice, or there are too many."""
     if "epoch" not in header:
         raise ValueError("its column epoch is missing")
     if len(set(header)) < len(header) or len(header) > MOST_NAMES:
@@ -280,10 +284,10 @@ def check_columns(header: list[str]) -> None:
 
 
 def read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:
-    """Return a row's numbers by their columns.
+    """Return a row's numbers by the names of their columns, without empty cells.
 
     Raises:
-        ValueError: if one is no number, or there are more or fewer than columns.
+        ValueError: if a cell is not a number, or the row has more or fewer cells than there are columns.
     """
     if len(row) != len(header):
         raise ValueError(f"line {line} has {len(row)} values and must have {len(header)}")
@@ -294,7 +298,11 @@ def read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:
 
 
 def check_epochs(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return the rows; raise ``ValueError`` unless their epochs are whole numbers that grow."""
+    """Return the rows if their epochs are increasing whole numbers.
+
+    Raises:
+        ValueError: if they are not.
+    """
     epochs = [0.0, *(row.get("epoch", 0.0) for row in rows)]
     for line, (before, now) in enumerate(pairwise(epochs), start=2):
         if not (before < now <= LARGEST and now.is_integer()):

@@ -1,7 +1,7 @@
-"""Find what has no place in the folder of a run or a sweep: links that lead out of it, pipes, sockets, devices.
+"""Find strays in the folder of a run or a sweep: links that lead out of it, pipes, sockets and devices.
 
-Such a folder may come from a stranger. Each command that opens one looks before it reads or writes anything in it, so
-that nothing elsewhere is read or written. (Ten thousand jobs' folders take a third of a second.)
+The folder may come from a stranger. Each command checks it before it reads or writes anything there, so that no file
+outside is read or written. (Ten thousand jobs' folders take a third of a second.)
 """
 
 import os
@@ -11,33 +11,33 @@ from pathlib import Path
 
 from src.storage.schema import DamagedError
 
-MOST = 1_000_000  # files and folders of a run
+MOST = 1_000_000  # maximum files and folders of a run
 REMEDY = "nothing outside is read or written: remove it, or put what it leads to in its place"
 
 
 class StrayError(DamagedError):
-    """A folder in which nothing is to be read or written, since something in it leads elsewhere."""
+    """An error for a folder with strays in it, which must not be read or written."""
 
 
 def refuse_strays(folder: Path, but_for: Callable[[Path], bool] | None = None) -> None:
     """Refuse the folder of a run or a sweep with strays in it; the folder itself may be a link.
 
     Args:
-        folder: which.
-        but_for: tells which of the folders and links right in it to pass over.
+        folder: the folder to check.
+        but_for: returns True for direct subfolders, and links to folders, that are to be skipped.
 
     Raises:
-        StrayError: naming the first.
+        StrayError: naming the first stray.
     """
     for stray in _find_strays(folder, but_for):
         raise StrayError(stray)
 
 
 def refuse_strays_of_job(folder: Path) -> None:
-    """Refuse a job's folder with strays in it, or one that is itself a link that leads out of its sweep's folder.
+    """Refuse a job's folder with strays in it, or one that is itself a link out of its sweep's folder.
 
     Raises:
-        StrayError: naming the first.
+        StrayError: naming the first stray.
     """
     if folder.is_symlink() and _leads_out(folder, os.path.realpath(folder.parent)):
         raise StrayError(f"{folder} is a link that leads out of {folder.parent}; {REMEDY}")
@@ -45,13 +45,13 @@ def refuse_strays_of_job(folder: Path) -> None:
 
 
 def _find_strays(folder: Path, but_for: Callable[[Path], bool] | None) -> Iterator[str]:
-    """Yield a line on each stray in a folder and below; no link is followed."""
-    home, seen, waiting = os.path.realpath(folder), 0, [os.fspath(folder)]
-    while waiting:
+    """Yield a message for each stray in a folder and its subfolders; links are not followed."""
+    home, seen, pending = os.path.realpath(folder), 0, [os.fspath(folder)]
+    while pending:
         try:
-            with os.scandir(waiting.pop()) as found:
+            with os.scandir(pending.pop()) as found:
                 entries = list(islice(found, MOST - seen + 1))
-        except (FileNotFoundError, NotADirectoryError):  # a file that is no folder, or that another process removed
+        except (FileNotFoundError, NotADirectoryError):  # not a folder, or removed by another process
             continue
         except OSError as error:
             yield f"{error.filename} cannot be looked into ({error.strerror})"
@@ -67,12 +67,12 @@ def _find_strays(folder: Path, but_for: Callable[[Path], bool] | None) -> Iterat
                 if _leads_out(entry.path, home):
                     yield f"{entry.path} is a link that leads out of {folder}; {REMEDY}"
             elif entry.is_dir():
-                waiting.append(entry.path)
+                pending.append(entry.path)
             elif not entry.is_file():
                 yield f"{entry.path} is no plain file; remove it"
-        but_for = None
+        but_for = None  # it applies to the first level only
 
 
 def _leads_out(link: str | Path, home: str) -> bool:
-    """Return whether a link leads out of a folder, which is given by its real path."""
+    """Return True if a link leads out of the folder ``home``, a real path."""
     return os.path.commonpath([home, os.path.realpath(link)]) != home

@@ -1,7 +1,7 @@
-"""Read the tensors that ``torch.save`` has written, once the file's checksums hold.
+"""Read files written by ``torch.save`` after verifying their checksums.
 
-The file is a zip archive with a checksum of each part, and torch's own reader looks at none of them: it takes a
-flipped bit for another weight. Reading all parts once with ``zipfile``, which does look, costs about as much again.
+Such a file is a zip archive with a checksum of each part, but torch's reader ignores the checksums: a flipped bit
+becomes a wrong weight. Verifying all parts with ``zipfile`` first about doubles the reading time.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ import torch
 from src.core.errors import InputError
 from src.storage.files import open_plain
 
-OLD_FORMAT = b"\x80"  # a pickle: what torch wrote before version 1.6
-FLAGS = 0x808  # of an archive's part that torch sets: sizes follow the content, names are UTF-8
+OLD_FORMAT = b"\x80"  # first byte of a pickle, the format before torch 1.6
+FLAGS = 0x808  # flags that torch sets on an archive's parts: sizes follow the content, names are UTF-8
 
 
 def read_tensors(path: Path, digest: str | None = None) -> Any:
-    """Read a file's tensors, to the CPU, and plain values.
+    """Load a file's tensors, onto the CPU, and plain values.
 
     Args:
         path: the file.
         digest: as in `open_verified`.
 
     Raises:
-        InputError: as `open_verified`, or if the file holds anything else.
+        InputError: as in `open_verified`, or if the file holds objects other than tensors and plain values.
     """
     with open_verified(path, digest) as file:
         try:
@@ -42,15 +42,15 @@ def read_tensors(path: Path, digest: str | None = None) -> Any:
 
 @contextmanager
 def open_verified(path: Path, digest: str | None = None) -> Iterator[IO[bytes]]:
-    """Open a file that ``torch.save`` has written, all of it as it was then.
+    """Open a file written by ``torch.save`` after verifying that it is undamaged.
 
     Args:
         path: the file.
-        digest: what the file's SHA-256 begins with. ``None``: the file's own checksums count; one in torch's old
-            format, which has none, must have the digest that published files have in their names (NAME-DIGEST.pth).
+        digest: the first characters of the file's SHA-256. ``None``: verify the checksums in the file; a file in
+            torch's old format, which has none, must have a digest in its name as published files do (NAME-DIGEST.pth).
 
     Raises:
-        InputError: if the file is missing, damaged, something else, or can not be verified.
+        InputError: if the file is missing, damaged, of another kind, or cannot be verified.
     """
     with _open(path) as file:
         _verify(file, path, digest)
@@ -81,7 +81,7 @@ def _digest_in_name(path: Path) -> str:
     """Return the digest in a published file's name.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the name has no digest.
     """
     if found := re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name):
         return found[1]
@@ -102,7 +102,7 @@ def _verify_parts(file: IO[bytes], path: Path) -> None:
             damaged = archive.testzip() is not None
     except InputError:
         raise
-    except Exception as error:  # zipfile has many for what is no archive
+    except Exception as error:  # zipfile raises many types for files that are not archives
         reason = "no zip archive" if isinstance(error, BadZipFile) else type(error).__name__
         raise InputError(f"checkpoint {path} is truncated or not a checkpoint ({reason})") from error
     if damaged:
@@ -110,18 +110,18 @@ def _verify_parts(file: IO[bytes], path: Path) -> None:
 
 
 def _is_torchs(parts: list[ZipInfo], size: int) -> bool:
-    """Return whether an archive is laid out as torch does it.
+    """Return True if an archive has the layout that torch writes.
 
-    Then torch reads the bytes that have been verified and no others: where a part is marked as a folder, for
-    example, it would take what happens to be in memory for the content.
+    Only then does torch read exactly the bytes that were verified: for a part marked as a folder, for example, it would
+    return uninitialized memory.
 
     Args:
-        parts: of the archive.
-        size: the file's, in bytes; parts that overlap or are compressed could claim to hold any amount.
+        parts: the archive's parts.
+        size: the file's size in bytes; overlapping or compressed parts could claim to hold any amount.
     """
-    whole = parts[0].header_offset == 0 and sum(part.compress_size for part in parts) <= size
-    single = len({part.filename for part in parts}) == len(parts)
-    return whole and single and all(_is_plain(part) for part in parts)
+    fits = parts[0].header_offset == 0 and sum(part.compress_size for part in parts) <= size
+    unique = len({part.filename for part in parts}) == len(parts)
+    return fits and unique and all(_is_plain(part) for part in parts)
 
 
 def _is_plain(part: ZipInfo) -> bool:

@@ -1,9 +1,9 @@
-"""Decide which classes and paths a config may name that was read back from a folder, which may be a stranger's.
+"""Decide which classes and paths a config may name if it was read from a folder, which may be a stranger's.
 
-What a user types is trusted. What a folder holds may name classes of this project and its libraries, each of the kind
-that its place takes, and of other packages only those that the user trusts: ``trust=mylab``. Names are looked at
-before anything is imported; functions are called only if they make an optimizer or a schedule, or are part of one, in a
-package that the user trusts.
+Settings that the user types are trusted. A folder's config may name classes of this project and its libraries, each of
+the type that its setting expects, and classes of other packages only if the user trusts these: ``trust=mylab``. Names
+are checked before anything is imported. Functions are called only if they make an optimizer or a scheduler, or a part
+of one, and belong to a package that the user trusts.
 """
 
 import importlib
@@ -21,19 +21,19 @@ from src.core.checks import Check, complain, either, list_of, optional, show
 from src.core.errors import InputError
 
 PACKAGES = ("src", "torch.optim", "lightning", "torchvision")
-UNASKED = (  # of lightning: what writes where it is told to, sends elsewhere or starts a server
+UNASKED = (  # classes of lightning that write to any path, send data elsewhere or start a server
     *("CometLogger", "LitLogger", "MLFlowLogger", "WandbLogger"),
     *("Checkpoint", "ModelCheckpoint", "OnExceptionCheckpoint", "SpikeDetection", "ServableModuleValidator"),
 )
 TRUST = "trust=mylab behind the folders: they may name classes of that package, too"  # for --help
 TARGET = "_target_"
-CALLING = ("optimizer", "scheduler")  # sections that may name functions, in values too: those of trusted packages
+CALLING = ("optimizer", "scheduler")  # sections that may name functions of trusted packages, also in values
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-OF_HYDRA = re.compile(r"_[a-z]+_")  # settings that tell Hydra how to make something
-PLACE = re.compile(r"(dir|dirpath|path|folder|root)$", re.IGNORECASE)  # how a setting's name ends that says where
+OF_HYDRA = re.compile(r"_[a-z]+_")  # Hydra's settings of how to make an object, such as _target_
+PLACE = re.compile(r"(dir|dirpath|path|folder|root)$", re.IGNORECASE)  # endings of the names of settings with paths
 ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|.*(://|(^|[/\\])\.\.([/\\]|$))", re.DOTALL)
 
-LENT: set[Path] = set()  # folders that the config opened last names: its data are read there, nothing is written
+LENT: set[Path] = set()  # data folders named by the config that was opened last: read from, never written to
 
 _PACKAGE = Check(lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)), "a package's name")
 TRUSTED = optional(either(_PACKAGE, list_of(_PACKAGE, "a list of them")))
@@ -42,13 +42,13 @@ Kinds = tuple[type, ...]
 
 
 class Rules(NamedTuple):
-    """What a config may name.
+    """The classes and paths that a config may name.
 
     Attributes:
-        places: the kind of class that a setting takes, by its name; "callbacks.*" is each setting in it.
-        nested: the kinds of classes that may stand elsewhere.
-        unasked: kinds that are refused all the same unless the user trusts their package.
-        writing: the sections in which nothing may say where files lie.
+        places: the base class that each setting expects, by the setting's name; "callbacks.*" is each of the section.
+        nested: the base classes that any other setting may name.
+        unasked: base classes that are refused unless the user trusts their package.
+        writing: the sections in which no setting may be a path.
     """
 
     places: Mapping[str, type]
@@ -58,10 +58,10 @@ class Rules(NamedTuple):
 
 
 def read_packages(value: Any) -> tuple[str, ...]:
-    """Return the packages that ``trust=`` names.
+    """Return the packages that a value of ``trust=`` names.
 
     Raises:
-        InputError: if it is something else.
+        InputError: if it is neither a package's name nor a list of them.
     """
     value = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
     if not TRUSTED.allows(value):
@@ -73,27 +73,27 @@ def take_trust(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the packages that a command's arguments trust, and the other arguments.
 
     Raises:
-        InputError: if ``trust=`` names something else than packages.
+        InputError: if ``trust=`` names anything but packages.
     """
-    given = [argument for argument in arguments if argument.startswith("trust=")]
-    rest = [argument for argument in arguments if argument not in given]
-    if not given:
+    trusting = [argument for argument in arguments if argument.startswith("trust=")]
+    rest = [argument for argument in arguments if argument not in trusting]
+    if not trusting:
         return (), rest
     try:
-        return read_packages(OverridesParser.create().parse_override(given[-1]).value()), rest
+        return read_packages(OverridesParser.create().parse_override(trusting[-1]).value()), rest
     except HydraException:
-        return read_packages(given[-1].removeprefix("trust=")), rest  # it is told what it should be
+        return read_packages(trusting[-1].removeprefix("trust=")), rest  # raises a message of ours instead of Hydra's
 
 
 def spell_trust(packages: tuple[str, ...]) -> str:
-    """Return packages as a command's last word: " trust=mylab"; nothing for none."""
+    """Return packages as a command's last argument, such as " trust=mylab"; an empty text for no packages."""
     if len(packages) < 2:
         return "".join(f" trust={each}" for each in packages)
     return f" 'trust=[{','.join(packages)}]'"
 
 
 def find_packages(content: Any) -> tuple[str, ...]:
-    """Return the packages of the classes in a config, as plain values, that must be trusted to read it back."""
+    """Return the packages that must be trusted to open a config, which is given as plain values."""
     names = [(key, str(target)) for key, target in _targets(content) if NAME.fullmatch(str(target))]
     foreign = [
         name
@@ -104,12 +104,12 @@ def find_packages(content: Any) -> tuple[str, ...]:
 
 
 def is_within(name: str, packages: tuple[str, ...]) -> bool:
-    """Return whether a dotted name lies in one of the packages."""
+    """Return True if a dotted name lies in one of the packages."""
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
 def is_lent(folder: Path) -> bool:
-    """Return whether a folder is one that a run's config named, and not the user: nothing is written there."""
+    """Return True if a folder lies in a data folder named by a run's config, where nothing may be written."""
     return any(folder.resolve().is_relative_to(lent) for lent in LENT)
 
 
@@ -118,12 +118,12 @@ def check_trust(content: Any, source: Path, rules: Rules, packages: tuple[str, .
 
     Args:
         content: plain values, references resolved.
-        source: the file that they come from.
-        rules: what may stand where.
-        packages: what the user trusts beside `PACKAGES`.
+        source: the config's file.
+        rules: the classes and paths that are allowed.
+        packages: the packages that the user trusts in addition to `PACKAGES`.
 
     Raises:
-        InputError: naming the first such setting, and how to allow it.
+        InputError: naming the first forbidden setting, and how to allow it.
     """
     try:
         targets = list(_targets(content))
@@ -137,7 +137,7 @@ def check_trust(content: Any, source: Path, rules: Rules, packages: tuple[str, .
 
 
 def _check_settings(content: Any, rules: Rules) -> None:
-    """Raise an error for settings that are Hydra's own, and for those that say where files lie."""
+    """Raise `ValueError` for settings of Hydra's own, and for paths in the sections that write files."""
     for key, value in _settings(content):
         *above, name = key.split(".")
         if TARGET in above or any(OF_HYDRA.fullmatch(part) and part != TARGET for part in (*above, name)):
@@ -147,13 +147,13 @@ def _check_settings(content: Any, rules: Rules) -> None:
 
 
 def find_places(content: Any, writing: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings in some sections that say where files lie, by their full names."""
+    """Return the settings in the sections ``writing`` that are paths, by their full names."""
     settings = {key: value for key, value in _settings(content) if key.split(".")[0] in writing and "." in key}
     return {key: value for key, value in settings.items() if _says_where(key.rpartition(".")[2], value)}
 
 
 def _says_where(name: str, value: Any) -> bool:
-    """Return whether a setting is a place's, or its value a path that leads elsewhere."""
+    """Return True if a setting's name is that of a path, or its value is a path that leads outside."""
     return bool(PLACE.search(name) and value not in (None, "")) or bool(ELSEWHERE.match(str(value)))
 
 
@@ -172,8 +172,8 @@ def _check_class(key: str, target: str, rules: Rules, packages: tuple[str, ...])
             return
     if not _is_target(key):
         raise ValueError(_refusal(key, target, "it is no function of a trusted package"))
-    place = key.removesuffix(f".{TARGET}")
-    kind = rules.places.get(place) or rules.places.get(f"{place.rpartition('.')[0]}.*")
+    setting = key.removesuffix(f".{TARGET}")
+    kind = rules.places.get(setting) or rules.places.get(f"{setting.rpartition('.')[0]}.*")
     kinds = (kind,) if kind else rules.nested
     found = _load(key, target)
     if not (isinstance(found, type) and issubclass(found, kinds)):
@@ -185,17 +185,17 @@ def _check_class(key: str, target: str, rules: Rules, packages: tuple[str, ...])
 
 
 def _load(key: str, target: str) -> Any:
-    """Import the class that a name stands for: in a module, and what Hydra takes it for."""
+    """Import and return a class; return ``None`` if it is not a class, or Hydra finds another one by this name."""
     found = _find(key, target)
     return found if isinstance(found, type) and get_class(target) is found else None
 
 
 def _find(key: str, target: str) -> Any:
-    """Import what a name stands for in a module."""
+    """Import and return the object with a dotted name."""
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of the user's own does when it is imported
+    except Exception as error:  # importing a user's module may raise anything
         raise ValueError(f"{key}={target} cannot be imported ({type(error).__name__}: {error})") from error
 
 
@@ -204,7 +204,7 @@ def _refusal(key: str, target: str, why: str) -> str:
 
 
 def _targets(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield all names of classes and functions, each with its setting's name; nothing for one that is set aside."""
+    """Yield each setting that names a class or a function, with its value; settings that are ``None`` are skipped."""
     for key, value in _settings(content):
         may_call = key.split(".")[0] in CALLING and key != "scheduler.monitor"
         if value is not None and (_is_target(key) or (may_call and may_name_function(value))):
@@ -212,7 +212,7 @@ def _targets(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def may_name_function(value: Any) -> bool:
-    """Return whether a setting's value is a dotted name, the only kind that is taken for a function's."""
+    """Return True if a setting's value is a dotted name, the only form in which a function can be named."""
     return isinstance(value, str) and "." in value and bool(NAME.fullmatch(value))
 
 
@@ -221,7 +221,7 @@ def _is_target(key: str) -> bool:
 
 
 def _settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all settings that are no mappings or lists, by their full names."""
+    """Yield the full names and values of all settings that are neither mappings nor lists."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         if isinstance(value, (dict, list)):
             yield from _settings(value, f"{prefix}{key}.")

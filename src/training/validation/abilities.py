@@ -1,7 +1,7 @@
-"""What a run can do with the model and the data set that it has, which may be any of Lightning's kinds.
+"""Find which features of a run its model and data module support; they may be any Lightning classes.
 
-Those of ours do all. What others lack is told in one line as a run begins, and settings that would do nothing with
-them are refused.
+This project's classes support all features. For other classes the missing features are logged in one line when a run
+starts, and settings without effect are refused.
 """
 
 from collections.abc import Mapping
@@ -22,42 +22,42 @@ BY_SETTING = ("optimizer", "scheduler")
 
 
 def tests(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
-    """Return whether a run ends with a test: if it can, and ``test=false`` does not switch it off."""
+    """Return True if a run ends with a test: it has a test set and a test step, and ``test=false`` is not set."""
     return bool(cfg.get("test", True)) and can_test(cfg, data)
 
 
 def can_test(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
-    """Return whether there are test batches, and a step of the model's on them."""
+    """Return True if there are test batches and the model has a ``test_step``."""
     return has_step("test", get_class(cfg["model"]["_target_"])) and has_loader("test", data)
 
 
 def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningModule, processes: int) -> str:
-    """Return in one line what a run goes without because its model or data set are not ours; "" if nothing."""
-    told, kind = [], type(model)
+    """Return one line about the features that a run lacks with a user-defined model or data module; "" if none."""
+    lacks, kind = [], type(model)
     if not validates(cfg, data) and not isinstance(data, TensorDataModule):
-        told.append(
+        lacks.append(
             f"no validation ({_find_missing('validation', 'val', kind, data)}): the last epoch's weights are kept"
         )
     if cfg.get("test", True) and not tests(cfg, data):
-        told.append(f"no test ({_find_missing('test', 'test', kind, data)})")
+        lacks.append(f"no test ({_find_missing('test', 'test', kind, data)})")
     if processes > 1 and not isinstance(data, TensorDataModule):
-        told.append(f"a step takes a batch for each of {processes} processes")
-    left_out = [name for name, each in cfg.callbacks.items() if each and shows_samples(each)]
+        lacks.append(f"a step takes a batch for each of {processes} processes")
+    left_out = [name for name, callback in cfg.callbacks.items() if callback and shows_samples(callback)]
     if left_out and not isinstance(data, TensorDataModule):
-        told.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
+        lacks.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
     if unused := _find_unused(kind):
         verb = "is" if len(unused) == 1 else "are"
-        told.append(f"{' and '.join(unused)} {verb} {kind.__name__}'s own: the settings are not used")
-    return "; ".join(told)
+        lacks.append(f"{' and '.join(unused)} {verb} {kind.__name__}'s own: the settings are not used")
+    return "; ".join(lacks)
 
 
 def describe_unused(model: LightningModule) -> str:
-    """Return in one line which settings that were typed a model of ours has no use for; "" if there are none."""
+    """Return one line about typed settings that have no effect since the model has no weights; "" if there are none."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and is_fixed(model) else []
     beginnings = tuple(f"{group}{sign}" for group in BY_SETTING for sign in "=.")
     unused = [setting for setting in typed if setting.lstrip("+~").startswith(beginnings)]
-    told = "has no weights to learn, and these settings no effect"
-    return f"{type(model).__name__} {told}: {' '.join(unused)}" if unused else ""
+    reason = "has no weights to learn, and these settings no effect"
+    return f"{type(model).__name__} {reason}: {' '.join(unused)}" if unused else ""
 
 
 def _find_missing(step: str, loader: str, model: type, data: LightningDataModule) -> str:
@@ -69,16 +69,16 @@ def _find_missing(step: str, loader: str, model: type, data: LightningDataModule
 
 
 def _find_unused(model: type) -> list[str]:
-    """Return which of the groups that a model is given its class does not take."""
+    """Return those of the groups `BY_SETTING` that a model's constructor does not accept."""
     taken = find_arguments(model)
     return [] if taken is None else [group for group in BY_SETTING if group not in taken]
 
 
 def refuse_unused(cfg: DictConfig) -> None:
-    """Refuse settings that were typed for an optimizer or a scheduler that the model makes itself.
+    """Refuse typed settings for an optimizer or a scheduler that the model creates itself.
 
     Raises:
-        InputError: naming the first.
+        InputError: naming the first such setting.
     """
     model = get_class(cfg.model._target_)
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []

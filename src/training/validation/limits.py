@@ -1,6 +1,6 @@
-"""Limits of an epoch: a number of batches, or a share of them; checked before training, whatever set they are for.
+"""Limits of an epoch, as a number or a fraction of batches, checked for all sets before training.
 
-Evaluation takes large batches, so that there a share is one of the samples: `share_samples`.
+Since evaluation uses large batches, a fraction there is one of the samples, see `share_samples`.
 """
 
 import math
@@ -19,20 +19,20 @@ from src.models.steps import overrides
 
 
 def share_samples(trainer: Trainer, data: Any) -> None:
-    """Have a data module of ours evaluate the shares of its samples that a trainer is to limit its batches to."""
+    """Move a trainer's fractional limits of evaluation batches to the `TensorDataModule`, as fractions of samples."""
     for stage in ("val", "test"):
-        share = getattr(trainer, f"limit_{stage}_batches")
+        fraction = getattr(trainer, f"limit_{stage}_batches")
         ours = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, [f"{stage}_dataloader"])
-        if ours and isinstance(share, float) and 0 < share < 1:
-            data.shares[stage] = share
+        if ours and isinstance(fraction, float) and 0 < fraction < 1:
+            data.shares[stage] = fraction
             setattr(trainer, f"limit_{stage}_batches", 1.0)
 
 
 def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
-    """Refuse shares that come to nothing, and validations of other weights than those that are kept.
+    """Refuse fractions that leave no batch or sample, and validations of weights other than the saved ones.
 
     Raises:
-        InputError: naming the setting and the smallest share that will do.
+        InputError: naming the setting and the smallest valid fraction.
     """
     _refuse_replaced(trainer)
     if isinstance(data, TensorDataModule):
@@ -40,28 +40,31 @@ def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
             _check_sets(trainer, data)
     elif is_main_process():
         for stage in ("val", "test"):
-            share = trainer.get(f"limit_{stage}_batches")
-            if isinstance(share, float) and 0 < share < 1:
+            fraction = trainer.get(f"limit_{stage}_batches")
+            if isinstance(fraction, float) and 0 < fraction < 1:
                 for batches in _count_loaders(stage, data):
-                    _check_batches(f"limit_{stage}_batches", share, batches, stage)
+                    _check_batches(f"limit_{stage}_batches", fraction, batches, stage)
 
 
 def _refuse_replaced(trainer: DictConfig) -> None:
-    """Refuse limits that would have no effect, since another one takes their place."""
+    """Refuse limits without effect since another limit overrides them."""
     if overfit := trainer.get("overfit_batches"):
         for stage in ("train", "val"):
             limit = trainer.get(f"limit_{stage}_batches", 1.0)
             if limit != 1.0 or isinstance(limit, int):  # the int 1 is one batch
-                told = f"trainer.overfit_batches={overfit} takes its place, for training and validation; leave one out"
-                raise InputError(f"trainer.limit_{stage}_batches={limit} has no effect: {told}")
+                why = f"trainer.overfit_batches={overfit} takes its place, for training and validation; leave one out"
+                raise InputError(f"trainer.limit_{stage}_batches={limit} has no effect: {why}")
     least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
     if least and most and least > most:
         raise InputError(f"trainer.min_epochs={least} has no effect: training ends with trainer.max_epochs={most}")
 
 
 def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
-    """Return how many batches each loader of a stage has that tells; Lightning counts them too late for the test."""
-    with suppress(Exception), isolate_rng():  # what a data module fails at, it will tell by itself
+    """Return the number of batches of each loader of a stage; an empty list if they cannot be counted.
+
+    Lightning itself counts the test batches only after training.
+    """
+    with suppress(Exception), isolate_rng():  # if a data module raises an error, it will do so again in training
         data.prepare_data()
         data.setup("test" if stage == "test" else "fit")
         return [len(loader) for loader in CombinedLoader(getattr(data, f"{stage}_dataloader")()).flattened]
@@ -69,9 +72,9 @@ def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
 
 
 def _check_sets(trainer: DictConfig, data: TensorDataModule) -> None:
-    """Check all limits of a data module of ours, which has loaded its sets."""
+    """Check all limits of a `TensorDataModule` that has loaded its sets."""
     batches = len(data.batches(data.train_set, train=True))
-    overfit = "overfit_batches" if trainer.get("overfit_batches") else None  # of both sets, as Lightning has it
+    overfit = "overfit_batches" if trainer.get("overfit_batches") else None  # Lightning applies it to both sets
     train, val = overfit or "limit_train_batches", overfit or "limit_val_batches"
     taken = _check_batches(train, trainer.get(train, 1.0), batches)
     validates = _check_samples(val, trainer.get(val, 1.0), data.val_set, "validation")
@@ -81,7 +84,11 @@ def _check_sets(trainer: DictConfig, data: TensorDataModule) -> None:
 
 
 def _check_batches(name: str, limit: int | float, batches: int, what: str = "training") -> int:
-    """Return how many of an epoch's batches a limit leaves."""
+    """Return the number of batches per epoch that a limit leaves.
+
+    Raises:
+        InputError: if a fraction above 0 leaves none.
+    """
     if isinstance(limit, int):
         return min(limit, batches)
     if limit > 0 and batches and int(limit * batches) == 0:  # as Lightning calculates it
@@ -93,7 +100,11 @@ def _check_batches(name: str, limit: int | float, batches: int, what: str = "tra
 
 
 def _check_samples(name: str, limit: int | float, samples: Samples | None, what: str) -> bool:
-    """Return whether a limit leaves anything of a set of samples."""
+    """Return True if a limit leaves any samples of a set.
+
+    Raises:
+        InputError: if a fraction above 0 leaves none.
+    """
     if samples is None or not samples.size:
         return False
     if isinstance(limit, float) and limit > 0 and count_share(limit, samples.size) == 0:
@@ -104,16 +115,16 @@ def _check_samples(name: str, limit: int | float, samples: Samples | None, what:
 
 
 def _smallest(count: int) -> float:
-    """Return the smallest share, of few digits, that leaves one of so many."""
+    """Return the smallest fraction with few digits that leaves one of ``count`` items."""
     digits = len(str(count)) + 1
     return math.ceil(10**digits / count) / 10**digits
 
 
 def refuse_interval(trainer: Trainer) -> None:
-    """Refuse an interval between validations as `check_limits` does, whatever the data set, as training starts.
+    """Refuse an invalid interval between validations when training starts, for any data module, as in `check_limits`.
 
     Raises:
-        InputError: naming the numbers of batches that will do.
+        InputError: naming valid numbers of batches.
     """
     batches, interval = trainer.num_training_batches, trainer.val_check_interval
     if trainer.enable_validation and isinstance(batches, int) and interval != 1.0:
@@ -121,7 +132,11 @@ def refuse_interval(trainer: Trainer) -> None:
 
 
 def _check_interval(interval: int | float | None, batches: int) -> None:
-    """Refuse an interval between validations that does not end with the epoch, whose weights are kept."""
+    """Refuse an interval without a validation at the end of the epoch, where the weights are saved.
+
+    Raises:
+        InputError: naming valid numbers of batches.
+    """
     if interval is None:
         return
     if isinstance(interval, int) and interval > batches:
