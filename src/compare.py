@@ -12,24 +12,24 @@ from pathlib import Path
 if not __package__:  # started as python src/compare.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
-from src.core.commands import spell_command
+from src.core.commands import format_command
 from src.core.parser import OneLineParser
-from src.storage.trust import TRUST, take_trust
+from src.storage.trust import TRUST_HELP, extract_trust
 
 
 def main() -> None:
-    parser = OneLineParser(prog=spell_command("src.compare"), description="Add up a sweep again.", epilog=TRUST)
+    parser = OneLineParser(prog=format_command("src.compare"), description="Add up a sweep again.", epilog=TRUST_HELP)
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
-    from src.cli.main import told_in_the_end
+    from src.cli.main import exit_on_error
 
-    with told_in_the_end():
-        packages, rest = take_trust(sys.argv[1:])
-        errors = compare(parser.parse_args(rest).folder, packages)
+    with exit_on_error():
+        packages, rest = extract_trust(sys.argv[1:])
+        errors = _summarize_sweep(parser.parse_args(rest).folder, packages)
     if errors:
         sys.exit("\n".join(f"error: {error}" for error in errors))
 
 
-def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
+def _summarize_sweep(folder: Path, packages: tuple[str, ...]) -> list[str]:
     """Write and print a sweep's results, draw its figures and return the error messages.
 
     Args:
@@ -41,18 +41,18 @@ def compare(folder: Path, packages: tuple[str, ...]) -> list[str]:
     """
     from src.core.disk import StorageError
     from src.core.errors import InputError
-    from src.sweeps.figures.callback import configured, draw
+    from src.sweeps.figures.callback import draw_figures, read_configured_figures
     from src.sweeps.store.hparams import write_hparams
-    from src.sweeps.store.jobs import find_damage, refuse_strays_beside_jobs
-    from src.sweeps.store.leaderboard import leaderboard, write_results
+    from src.sweeps.store.jobs import find_damage, refuse_strays_outside_jobs
+    from src.sweeps.store.leaderboard import print_leaderboards, write_results
 
-    refuse_strays_beside_jobs(folder)
-    figures = configured(folder, packages)
+    refuse_strays_outside_jobs(folder)
+    figures = read_configured_figures(folder, packages)
     table = write_results(folder)
     write_hparams(folder)
-    leaderboard(folder, packages=packages)
+    print_leaderboards(folder, packages=packages)
     try:
-        files, errors = draw(folder, figures, packages) if figures else ([], [])
+        files, errors = draw_figures(folder, figures, packages) if figures else ([], [])
     except StorageError:
         raise
     except InputError as error:  # no runs to draw

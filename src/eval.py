@@ -15,16 +15,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.cli import main as cli
-from src.cli.evaluation import refuse_training
+from src.cli.evaluation import refuse_training_settings
 from src.cli.messages import CONF
-from src.cli.startup import importing
+from src.cli.startup import disable_gc_for_imports
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
-    with cli.told_in_one_line():
-        refuse_training(HydraConfig.get().overrides.task)
-        with importing():
+    with cli.report_job_error():
+        refuse_training_settings(HydraConfig.get().overrides.task)
+        with disable_gc_for_imports():
             from src.training.run import evaluate
 
         evaluate(cfg)

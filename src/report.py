@@ -15,30 +15,30 @@ from pathlib import Path
 if not __package__:  # started as python src/report.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
-from src.core.commands import spell_command
+from src.core.commands import format_command
 from src.core.errors import InputError
 from src.core.parser import OneLineParser
-from src.storage.trust import TRUST, take_trust
+from src.storage.trust import TRUST_HELP, extract_trust
 
 FORMATS = ("pdf", "svg")
-FORMAT = "format=pdf or format=svg: figures for a paper, too"  # for --help
+FORMAT_HELP = "format=pdf or format=svg: figures for a paper, too"  # for --help
 
 
 def main() -> None:
     about = "Write the report of a sweep."
-    parser = OneLineParser(prog=spell_command("src.report"), description=about, epilog=f"{FORMAT}. {TRUST}")
+    parser = OneLineParser(prog=format_command("src.report"), description=about, epilog=f"{FORMAT_HELP}. {TRUST_HELP}")
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a sweep's folder: outputs/sweeps/NAME")
-    from src.cli.main import told_in_the_end
+    from src.cli.main import exit_on_error
 
-    with told_in_the_end():
-        packages, rest = take_trust(sys.argv[1:])
+    with exit_on_error():
+        packages, rest = extract_trust(sys.argv[1:])
         form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
-        from src.sweeps.report import report
+        from src.sweeps.report import _write_report
         from src.sweeps.store.hparams import write_hparams
 
         notes: list[str] = []
-        print(report(folders, draw=True, packages=packages, tell=notes.append))
+        print(_write_report(folders, draw=True, packages=packages, warn=notes.append))
         write_hparams(folders[0])
         if form:
             from src.sweeps.report.paper import write_figures  # imports matplotlib

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from src.core.commands import spell_command
+from src.core.commands import format_command
 from src.core.errors import InputError
 from src.core.parser import OneLineParser
 from src.storage import schema
@@ -33,24 +33,24 @@ from src.storage.records import DAMAGED, read_metrics, read_status
 from src.storage.schema import DamagedError
 from src.storage.strays import refuse_strays
 
-ORDERS = ("when", "result", "status", "name")
+SORT_KEYS = ("when", "result", "status", "name")
 
 
 class Row(NamedTuple):
     """A row of the table: a run or a sweep.
 
     Attributes:
-        when: the time of its first start.
+        started: the time of its first start.
         folder: its folder.
-        what: the settings that were typed.
+        settings: the settings that were typed.
         status: of a run; for a sweep the number of jobs with each status.
         metric: the monitored metric, and "min" or "max", whichever is best.
         value: the metric's best value; NaN if there is none yet.
     """
 
-    when: datetime
+    started: datetime
     folder: Path
-    what: str
+    settings: str
     status: str
     metric: tuple[str, str]
     value: float
@@ -64,25 +64,33 @@ class Row(NamedTuple):
 
     @property
     def cells(self) -> list[str]:
-        return [f"{self.when.astimezone():%Y-%m-%d %H:%M}", str(self.folder), self.what, self.result, self.status]
+        return [
+            f"{self.started.astimezone():%Y-%m-%d %H:%M}",
+            str(self.folder),
+            self.settings,
+            self.result,
+            self.status,
+        ]
 
 
 def main() -> None:
-    parser = OneLineParser(prog=spell_command("src.runs"), description="List all runs and sweeps.")
+    parser = OneLineParser(prog=format_command("src.runs"), description="List all runs and sweeps.")
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder that holds them")
-    parser.add_argument("--sort", choices=ORDERS, default="when", help="newest, best or first in the alphabet on top")
+    parser.add_argument(
+        "--sort", choices=SORT_KEYS, default="when", help="newest, best or first in the alphabet on top"
+    )
     parser.add_argument("--filter", action="append", default=[], metavar="WORD", help="show rows that contain it")
     given = parser.parse_args()
     try:
-        rows = read_rows(given.outputs)
+        rows = _read_rows(given.outputs)
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     words = [word.lower() for word in given.filter]
     kept = [row for row in rows if all(word in " ".join(row.cells).lower() for word in words)]
-    show(sorted(kept, key=_get_key(given.sort)))
+    _print_rows(sorted(kept, key=_get_sort_key(given.sort)))
 
 
-def read_rows(outputs: Path) -> list[Row]:
+def _read_rows(outputs: Path) -> list[Row]:
     """Read the runs in ``runs/`` and the sweeps in ``sweeps/`` of a folder.
 
     Raises:
@@ -94,12 +102,12 @@ def read_rows(outputs: Path) -> list[Row]:
         hint = f"; did you mean --{flag} {value}?" if flag in ("filter", "sort") else ""
         there = "there are no runs/ and no sweeps/ in it" if outputs.is_dir() else "there is no such folder"
         raise InputError(f"{outputs}: {there}{hint}")
-    found = dict.fromkeys(_find(runs, ".hydra/config.yaml"), _read_run)
-    found |= dict.fromkeys(_find(sweeps, "multirun.yaml"), _read_sweep)
-    return [_read_closed(folder) or read(folder) for folder, read in found.items()]
+    found = dict.fromkeys(_find_folders(runs, ".hydra/config.yaml"), _read_run)
+    found |= dict.fromkeys(_find_folders(sweeps, "multirun.yaml"), _read_sweep)
+    return [_describe_refused_folder(folder) or read(folder) for folder, read in found.items()]
 
 
-def show(rows: list[Row]) -> None:
+def _print_rows(rows: list[Row]) -> None:
     """Print rows as a table; lines are wrapped only in a terminal."""
     from rich import box
     from rich.console import Console
@@ -117,22 +125,22 @@ def show(rows: list[Row]) -> None:
     console.print(table)
 
 
-def _get_key(order: str) -> Callable[[Row], Any]:
+def _get_sort_key(sort_by: str) -> Callable[[Row], Any]:
     keys: dict[str, Callable[[Row], Any]] = {
-        "when": lambda row: -row.when.timestamp(),
+        "when": lambda row: -row.started.timestamp(),
         "result": lambda row: (row.metric, math.isnan(row.value), -row.value if row.metric[1] == "max" else row.value),
-        "status": lambda row: (row.status, -row.when.timestamp()),
+        "status": lambda row: (row.status, -row.started.timestamp()),
         "name": lambda row: str(row.folder),
     }
-    return keys[order]
+    return keys[sort_by]
 
 
-def _find(folder: Path, mark: str) -> Iterator[Path]:
-    """Yield the subfolders that contain the file ``mark``, sorted by name."""
-    return (path for path in sorted(folder.glob("*")) if (path / mark).is_file())
+def _find_folders(folder: Path, marker: str) -> Iterator[Path]:
+    """Yield the subfolders that contain the file ``marker``, sorted by name."""
+    return (path for path in sorted(folder.glob("*")) if (path / marker).is_file())
 
 
-def _read_closed(folder: Path) -> Row | None:
+def _describe_refused_folder(folder: Path) -> Row | None:
     """Return the row of a folder that must not be read, since a link leads out of it; ``None`` for other folders."""
     try:
         refuse_strays(folder)
@@ -144,27 +152,27 @@ def _read_closed(folder: Path) -> Row | None:
 def _read_run(folder: Path) -> Row:
     metrics, provenance = read_metrics(folder), _read_provenance(folder)
     return Row(
-        when=_read_time(folder, provenance),
+        started=_read_time(folder, provenance),
         folder=folder,
-        what=_read_settings(provenance),
+        settings=_read_settings(provenance),
         status=_read_status(folder),
         metric=(str(metrics.get("monitor") or ""), str(metrics.get("mode") or "")),
-        value=_as_number(metrics.get("best")),
+        value=_parse_number(metrics.get("best")),
     )
 
 
 def _read_sweep(folder: Path) -> Row:
-    jobs = list(_find(folder, "job.json"))
-    statuses = Counter(_read_status_of_job(job) for job in jobs)
+    jobs = list(_find_folders(folder, "job.json"))
+    statuses = Counter(_read_job_status(job) for job in jobs)
     metrics = next((found for job in jobs if (found := read_metrics(job))), {})
     provenance = next((found for job in jobs if (found := _read_provenance(job))), {})
     metric = (str(metrics.get("monitor") or ""), str(metrics.get("mode") or ""))
-    if statuses["running"] and not _is_held(folder):
+    if statuses["running"] and not _is_locked(folder):
         statuses["stopped"] = statuses.pop("running")
     return Row(
-        when=_read_time(folder, provenance),
+        started=_read_time(folder, provenance),
         folder=folder,
-        what=_read_settings(provenance),
+        settings=_read_settings(provenance),
         status=f"{len(jobs)} jobs: " + ", ".join(f"{count} {status}" for status, count in statuses.most_common()),
         metric=metric,
         value=_read_best(folder / "results.csv", *metric),
@@ -176,12 +184,12 @@ def _read_status(folder: Path) -> str:
     status = read_status(folder)
     if status["status"] == DAMAGED:
         return f"{DAMAGED} ({status['reason']})"
-    return "stopped" if status["status"] == "running" and not _is_held(folder) else str(status["status"])
+    return "stopped" if status["status"] == "running" and not _is_locked(folder) else str(status["status"])
 
 
-def _read_status_of_job(folder: Path) -> str:
+def _read_job_status(folder: Path) -> str:
     try:
-        schema.read(folder / "job.json", schema.JOB)
+        schema.read_checked(folder / "job.json", schema.JOB)
     except DamagedError:
         return DAMAGED
     return str(read_status(folder)["status"])
@@ -190,12 +198,12 @@ def _read_status_of_job(folder: Path) -> str:
 def _read_provenance(folder: Path) -> dict[str, Any]:
     """Return the contents of a run's ``provenance.json``; empty if the file is missing or damaged."""
     try:
-        return schema.read(folder / "provenance.json", schema.PROVENANCE) or {}
+        return schema.read_checked(folder / "provenance.json", schema.PROVENANCE) or {}
     except DamagedError:
         return {}
 
 
-def _is_held(folder: Path) -> bool:
+def _is_locked(folder: Path) -> bool:
     """Return True if a process holds the lock of a folder."""
     lock = folder / ".lock"
     if not lock.is_file():
@@ -227,13 +235,13 @@ def _read_settings(provenance: dict[str, Any]) -> str:
 def _read_best(path: Path, metric: str, mode: str) -> float:
     """Return the best value of a metric in a sweep's results; NaN if there is none."""
     try:
-        values = [_as_number(row.get(metric)) for row in csv.DictReader(io.StringIO(read_text(path)))]
+        values = [_parse_number(row.get(metric)) for row in csv.DictReader(io.StringIO(read_text(path)))]
     except (OSError, ValueError, csv.Error, InputError):
         return math.nan
     return (max if mode == "max" else min)((value for value in values if math.isfinite(value)), default=math.nan)
 
 
-def _as_number(value: Any) -> float:
+def _parse_number(value: Any) -> float:
     try:
         return math.nan if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

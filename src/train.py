@@ -20,17 +20,17 @@ from omegaconf import DictConfig
 
 from src.cli import main as cli
 from src.cli.messages import CONF
-from src.cli.startup import importing
+from src.cli.startup import disable_gc_for_imports
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one job and return its best validation score so far, for sweepers."""
-    with cli.told_in_one_line():
-        with importing():
+    with cli.report_job_error():
+        with disable_gc_for_imports():
             from src.training.run import train
 
-        return train(cfg, cli.run_folder())
+        return train(cfg, cli.get_run_folder())
 
 
 if __name__ == "__main__":

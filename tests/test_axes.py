@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from src.core.axes import CURVES, Window, find_window, find_window_of_curves
+from src.core.axes import CURVES, AxisRange, find_axis_range, find_curves_range
 
 
-def shown(window: Window | None, values: list[float]) -> list[float]:
+def shown(window: AxisRange | None, values: list[float]) -> list[float]:
     """The values that are on the axis."""
-    return values if window is None else [value for value in values if window.has(value)]
+    return values if window is None else [value for value in values if window.is_inside(value)]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def shown(window: Window | None, values: list[float]) -> list[float]:
     ],
 )
 def test_what_is_on_the_axis(values: list[float], higher: bool, logarithmic: bool, kept: list[float] | None) -> None:
-    window = find_window(values, higher, logarithmic)
+    window = find_axis_range(values, higher, logarithmic)
     assert shown(window, values) == (values if kept is None else kept)
     assert (window is None) == (kept is None)
     if window and kept:
@@ -48,24 +48,24 @@ def test_what_is_on_the_axis(values: list[float], higher: bool, logarithmic: boo
 
 
 def test_those_far_off_are_counted_in_words() -> None:
-    assert Window(0, 1, below=0, above=2).words() == "2 runs far above"
-    assert Window(0, 1, below=1, above=1).words("curve") == "1 curve far above, 1 curve far below"
+    assert AxisRange(0, 1, below=0, above=2).describe() == "2 runs far above"
+    assert AxisRange(0, 1, below=1, above=1).describe("curve") == "1 curve far above, 1 curve far below"
 
 
 def test_an_axis_ends_a_little_beyond_its_values() -> None:
-    window = find_window([1.0, 2.0, 1.5, 1.2, -1e9], higher=True, logarithmic=False)
+    window = find_axis_range([1.0, 2.0, 1.5, 1.2, -1e9], higher_is_better=True, logarithmic=False)
     assert window is not None and (window.low, window.high) == pytest.approx((0.94, 2.06))
 
 
 def test_a_curve_that_goes_far_beyond_does_not_count_with_its_beginning() -> None:
     curves = [[3.0, 1.0, 0.5], [2.5, 0.9, 0.4], [20.0, 1e10, 1e30]]
-    window = find_window_of_curves(curves, higher=False, logarithmic=True, rule=CURVES)
+    window = find_curves_range(curves, higher_is_better=False, logarithmic=True, rule=CURVES)
     assert window is not None and (window.below, window.above) == (0, 1)
     assert 0.3 < window.low < 0.4 and 3.0 < window.high < 4.0
-    assert find_window_of_curves(curves[:2], higher=False, logarithmic=True, rule=CURVES) is None
+    assert find_curves_range(curves[:2], higher_is_better=False, logarithmic=True, rule=CURVES) is None
 
 
 def test_a_curve_without_a_point_does_not_count() -> None:
     curves = [[0.5, 1e30], [0.4, 0.6, 1e20], []]  # none of those with points stays on the axis
-    window = find_window_of_curves(curves, higher=False, logarithmic=True, rule=CURVES)
+    window = find_curves_range(curves, higher_is_better=False, logarithmic=True, rule=CURVES)
     assert window is not None and (window.below, window.above) == (0, 2) and window.high < 1.0

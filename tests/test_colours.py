@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from src.core.colours import TWELVE_ON_DARK, TWELVE_ON_LIGHT
+from src.core.colours import LINES_ON_DARK, LINES_ON_LIGHT
 
 LIGHT, DARK = "#ffffff", "#14171a"  # the page
 TO_CONES = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
@@ -36,9 +36,7 @@ def contrast(colour: str, paper: str) -> float:
     return float((high + 0.05) / (low + 0.05))
 
 
-@pytest.mark.parametrize(
-    ("colours", "paper"), [(TWELVE_ON_LIGHT, LIGHT), (TWELVE_ON_DARK, DARK)], ids=["light", "dark"]
-)
+@pytest.mark.parametrize(("colours", "paper"), [(LINES_ON_LIGHT, LIGHT), (LINES_ON_DARK, DARK)], ids=["light", "dark"])
 def test_twelve_colours_can_be_told_apart_by_all_eyes_and_read_on_the_page(colours: list[str], paper: str) -> None:
     assert len(set(colours)) == 12
     assert min(contrast(colour, paper) for colour in colours) > 2.99

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.storage.files import write_json
-from src.sweeps.figures.callback import DrawPictures
+from src.sweeps.figures.callback import DrawFigures
 from tests.command_line import BARE, Outcome, evaluate, read_json, run, train
 from tests.sweeps import made_job
 
@@ -69,7 +69,7 @@ def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(end
 def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_pictures(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    missing = f"++{PICTURES}.panels={{_target_:src.sweeps.figures.base.Gallery,picture:nothing}}"
+    missing = f"++{PICTURES}.panels={{_target_:src.sweeps.figures.base.ImageGrid,picture:nothing}}"
     scores = f"+{PICTURES}.scores={SCORES}"
     outcome = train("sweep=pulse", "recipe.max_epochs=1", BASIC, missing, scores, *BARE, cwd=tmp_path)
     folder = outcome.folders[0].parent
@@ -90,9 +90,9 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
     pictures = {"a": {"_target_": "src.sweeps.nothing.Here"}, "b": {"_target_": "src.sweeps.figures.base.Scores"}}
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     with caplog.at_level(logging.INFO):
-        DrawPictures(pictures).on_multirun_end(config)
+        DrawFigures(pictures).on_multirun_end(config)
         (tmp_path / "0" / "metrics.json").unlink()
-        DrawPictures(pictures).on_multirun_end(config)
+        DrawFigures(pictures).on_multirun_end(config)
     first, second, third = caplog.messages
     told = "picture a: src.sweeps.nothing.Here cannot be made (ImportError: Error loading"
     assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: {told}")

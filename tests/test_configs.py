@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli.main import register_resolvers
 from src.data.toy import TableDataModule
-from src.training.validation.config import check
+from src.training.validation.config import check_config
 from tests.command_line import CONF
 
 MAIN = [CONF / "train.yaml", CONF / "eval.yaml"]
@@ -57,7 +57,7 @@ def test_each_choice_composes_and_its_settings_are_accepted(group: str, choice: 
     config, plain = composed(f"{group}={choice}")
     if OmegaConf.select(config, "model.weights"):
         config.model.weights = None  # another preset writes that file
-    check(config)
+    check_config(config)
     assert all(inspect.isclass(get_class(name)) for name in targets(plain))
     assert len(list(targets(plain))) >= 4  # model, data, optimizer, trainer
 
@@ -68,7 +68,7 @@ def test_choices_compose_with_each_other(one: str, other: str) -> None:
     for first in names[one]:
         for second in names[other]:
             config, plain = composed(f"{one}={first}", f"{other}={second}")
-            check(config)
+            check_config(config)
             assert plain["optimizer"]["lr"] > 0
             assert plain["trainer"]["max_epochs"] >= 1
 
@@ -110,7 +110,7 @@ def test_each_file_begins_with_what_it_is(path: Path) -> None:
 
 def test_eval_composes() -> None:
     config = compose("eval", ["run=somewhere"])
-    check(config)
+    check_config(config)
     assert (config.run, config.split, config.checkpoint) == ("somewhere", "val", None)
 
 

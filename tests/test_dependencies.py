@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from src.core.extras import LOGGERS
+from src.core.extras import LOGGER_PACKAGES
 from tests.dependencies import LOCK, ROOT, audit, line_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -19,7 +19,7 @@ LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 def requirements() -> dict[str, Requirement]:
     """What the project asks for, its extras' included but for those of services, which the tests do without."""
     parts = PROJECT["optional-dependencies"].items()
-    extras = [text for name, texts in parts if name not in LOGGERS.values() for text in texts]
+    extras = [text for name, texts in parts if name not in LOGGER_PACKAGES.values() for text in texts]
     found = [Requirement(text) for text in PROJECT["dependencies"] + extras]
     return {each.name: each for each in found if each.name != PROJECT["name"]}
 

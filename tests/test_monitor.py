@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from src.callbacks.monitor import find_mode, spell_metric
-from src.sweeps.store.jobs import identity
+from src.callbacks.monitor import format_metric_name, infer_mode
+from src.sweeps.store.jobs import compute_identity
 from tests.command_line import BARE, Returned, history, quick, read_json, run, train
 
 SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")
@@ -26,7 +26,7 @@ SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")
     ],
 )
 def test_a_metrics_name_tells_its_mode(name: str, mode: str | None) -> None:
-    assert find_mode(name) == mode
+    assert infer_mode(name) == mode
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_metrics_name_tells_its_mode(name: str, mode: str | None) -> None:
     ],
 )
 def test_a_metric_is_spelled_with_its_stage_first(name: str, stage: str, spelled: str) -> None:
-    assert spell_metric(name, stage) == spelled
+    assert format_metric_name(name, stage) == spelled
 
 
 def test_what_is_asked_for_chooses_the_weights_and_is_what_the_run_returns(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_without_the_test_nothing_is_tested_and_a_sweep_copes(tmp_path: Path) ->
 
 def test_a_job_that_was_before_there_were_these_settings_is_the_same_job() -> None:
     before = {"seed": 0, "model.hidden_size": 5}
-    assert identity(before) == identity({**before, "monitor": None, "mode": None, "test": True})
-    assert identity(before) != identity({**before, "monitor": "val/loss"})
+    assert compute_identity(before) == compute_identity({**before, "monitor": None, "mode": None, "test": True})
+    assert compute_identity(before) != compute_identity({**before, "monitor": "val/loss"})
 
 
 def test_long_name_is_told_short(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from src.core import devices
 from src.data.base import Samples
 from src.models.mlp import MLP
 from src.vectorized import model as stack
-from src.vectorized.batches import Feed
+from src.vectorized.batches import StackedBatches
 from src.vectorized.schedules import Schedules
 from tests.command_line import images, quick
 from tests.training import Given
@@ -106,15 +106,17 @@ def test_training_and_testing_take_what_apples_gpus_have(
 
 
 def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "sum_type", lambda kind: devices.sum_type(devices.MPS))
+    monkeypatch.setattr(stack, "choose_sum_dtype", lambda kind: devices.choose_sum_dtype(devices.MPS))
     samples = Samples(torch.randn(90, 4), torch.arange(90) % 3)
     about = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "activation": "relu"}
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
     models = [MLP(hidden_size=[8], dropout=0.1, batch_norm=True, optimizer=optimizer, **about) for _ in range(2)]
-    feed = Feed(Given(samples, class_names=("a", "b", "c"), shuffle=True), [0, 1], torch.device("cpu"), torch.float32)
-    jobs = stack.Stack(models, [0, 1], feed, Schedules(models, 9, 1), every=3, eval_batch=50)
+    feed = StackedBatches(
+        Given(samples, class_names=("a", "b", "c"), shuffle=True), [0, 1], torch.device("cpu"), torch.float32
+    )
+    jobs = stack.StackedModel(models, [0, 1], feed, Schedules(models, 9, 1), log_interval=3, eval_batch=50)
     outputs = torch.randn(30, 2, 3)
-    looking = stack.Watched(jobs, 1)
+    looking = stack.EpochMetrics(jobs, 1)
     with Watch() as watch:
         jobs.evaluate(samples)
         looking.add(outputs, samples.targets[:30, None].expand(-1, 2))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from src.core.errors import InputError
-from src.core.processes import ALONE, BY_HAND, SRUN, TORCHRUN, Place, place, place_in
-from src.training.distributed import meeting_place
+from src.core.processes import BY_HAND, SINGLE_PROCESS, SRUN, TORCHRUN, ProcessInfo, detect_process, resolve_process
+from src.training.distributed import make_cluster_environment
 from tests.command_line import (
     BARE,
     PATIENCE,
@@ -182,11 +182,11 @@ def test_what_would_wait_for_ever_is_refused_in_one_line(
 
 
 def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
-    from src.training.distributed import Company
+    from src.training.distributed import DistributedGuard
 
     settings: Any = {"trainer": None, "pl_module": None}
     with pytest.raises(InputError, match="must be storage that all share"):
-        Company(tmp_path).on_fit_start(**settings)
+        DistributedGuard(tmp_path).on_fit_start(**settings)
 
 
 @pytest.mark.parametrize("variables", [{}, ONE_NODE])
@@ -196,7 +196,7 @@ def test_processes_of_one_machine_meet_where_no_other_machine_reaches_them(
     outside = {"MASTER_ADDR": "192.0.2.1", "GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
     for name, value in {**variables, **outside, "MASTER_PORT": free_port()}.items():
         monkeypatch.setenv(name, value)
-    meeting = meeting_place({"strategy": "ddp", "devices": 2, "num_nodes": 1})
+    meeting = make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 1})
     assert meeting.main_address == "127.0.0.1"
     socket.create_connection(("127.0.0.1", meeting.main_port)).close()
     with pytest.raises(ConnectionRefusedError):  # by whatever else this machine is reached at
@@ -208,40 +208,42 @@ def test_processes_of_one_machine_meet_where_no_other_machine_reaches_them(
 def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
-        meeting = meeting_place({"strategy": "ddp", "devices": 2, "num_nodes": 1})
+        meeting = make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 1})
         with pytest.raises(InputError, match=r"cannot meet there \(Address already in use\)"):
             _ = meeting.main_address
 
 
 def test_processes_of_several_machines_meet_where_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     meet(monkeypatch, MASTER_ADDR="192.0.2.1", GLOO_SOCKET_IFNAME="eth0")
-    assert meeting_place({"strategy": "ddp", "devices": 2, "num_nodes": 2}).main_address == "192.0.2.1"
+    assert make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 2}).main_address == "192.0.2.1"
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
 
 
 @pytest.mark.parametrize(
     ("variables", "found"),
     [
-        ({}, Place(0, 0, 0, 0, BY_HAND)),
-        ({"NODE_RANK": "1", "LOCAL_RANK": "3"}, Place(1, 3, 0, 0, BY_HAND)),
-        (ELASTIC, Place(0, 1, 1, 2, TORCHRUN)),
-        (SLURM, Place(1, 0, 2, 2, SRUN)),
-        ({**SLURM, **ELASTIC}, Place(0, 1, 1, 2, TORCHRUN)),
-        ({"SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, Place(0, 0, 0, 0, BY_HAND)),  # no srun
+        ({}, ProcessInfo(0, 0, 0, 0, BY_HAND)),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "3"}, ProcessInfo(1, 3, 0, 0, BY_HAND)),
+        (ELASTIC, ProcessInfo(0, 1, 1, 2, TORCHRUN)),
+        (SLURM, ProcessInfo(1, 0, 2, 2, SRUN)),
+        ({**SLURM, **ELASTIC}, ProcessInfo(0, 1, 1, 2, TORCHRUN)),
+        ({"SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ProcessInfo(0, 0, 0, 0, BY_HAND)),  # no srun
     ],
 )
-def test_a_process_knows_its_place(variables: dict[str, str], found: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_knows_its_place(
+    variables: dict[str, str], found: ProcessInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert place() == found
-    assert found.first == (found.node == 0 and found.local == 0)
+    assert detect_process() == found
+    assert found.is_rank_zero == (found.node_rank == 0 and found.local_rank == 0)
 
 
 def test_tasks_that_train_a_model_each_are_all_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    assert place_in({"strategy": "auto", "devices": 1}) == ALONE
-    assert ALONE.first
+    assert resolve_process({"strategy": "auto", "devices": 1}) == SINGLE_PROCESS
+    assert SINGLE_PROCESS.is_rank_zero
 
 
 @pytest.mark.parametrize(
@@ -259,4 +261,4 @@ def test_settings_that_differ_from_what_was_started_are_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=said):
-        place_in(trainer)
+        resolve_process(trainer)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src.cli.overrides import prepare
+from src.cli.overrides import prepare_arguments
 from src.core.errors import InputError
-from src.core.places import settle_data_dir, shorten, slug
+from src.core.places import cut_to_bytes, resolve_data_dir, to_slug
 from tests.command_line import BARE, Outcome, quick, read_json, run, train
 
 QUICK = (*BARE, "trainer.max_epochs=1")
@@ -47,14 +47,14 @@ def read_log(folder: Path) -> str:
 )
 def test_a_path_or_a_name_is_text_in_a_sweep_too(typed: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert prepare([typed, "-m"]) == ["-m", read]
+    assert prepare_arguments([typed, "-m"]) == ["-m", read]
 
 
 def test_the_path_of_something_that_is_there_is_one_in_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
-    assert prepare(["-m", "paths.data=a,b"]) == ["-m", "paths.data='a,b'"]
-    assert prepare(["-m", "paths.data=a,c"]) == ["-m", "paths.data=a,c"]
+    assert prepare_arguments(["-m", "paths.data=a,b"]) == ["-m", "paths.data='a,b'"]
+    assert prepare_arguments(["-m", "paths.data=a,c"]) == ["-m", "paths.data=a,c"]
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_the_path_of_something_that_is_there_is_one_in_a_sweep(tmp_path: Path, m
     ],
 )
 def test_a_folders_name_keeps_letters_of_all_scripts_and_signs_of_numbers(text: str, part: str) -> None:
-    assert slug(text) == part
+    assert to_slug(text) == part
 
 
 def test_a_long_name_is_measured_in_bytes_and_a_jobs_name_cut_between_letters(tmp_path: Path) -> None:
     told = "it names a folder, so give it at most 200 bytes (a letter takes up to four)"
     assert told in run("src.train", *QUICK, f"name={'験' * 70}", cwd=tmp_path).error
     assert not (tmp_path / "outputs").exists()
-    assert shorten("験" * 3, 8) == "験験"
+    assert cut_to_bytes("験" * 3, 8) == "験験"
 
 
 def test_the_users_folder_is_expanded_wherever_a_path_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_the_users_folder_is_expanded_wherever_a_path_stands(tmp_path: Path, mon
 def test_the_data_folder_of_the_environment(value: str, folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DATA_DIR", value)
-    settle_data_dir()
+    resolve_data_dir()
     assert os.environ.get("DATA_DIR") == folder
 
 
@@ -121,7 +121,7 @@ def test_the_data_folder_of_the_environment(value: str, folder: str | None, monk
 )
 def test_a_setting_given_twice_is_refused(arguments: list[str], name: str) -> None:
     with pytest.raises(InputError, match=f"^{name} is given twice, .*: give it once$"):
-        prepare(arguments)
+        prepare_arguments(arguments)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_setting_given_twice_is_refused(arguments: list[str], name: str) -> No
 )
 def test_a_choice_that_is_no_name_is_refused(argument: str, shown: str) -> None:
     with pytest.raises(InputError) as refused:
-        prepare(["-m", argument])
+        prepare_arguments(["-m", argument])
     assert str(refused.value).startswith(f"{shown}: there is no such choice; {shown.partition('=')[0]} is one of ")
 
 
@@ -152,12 +152,12 @@ def test_of_a_dictionarys_settings_the_one_that_there_is_not_is_told(tmp_path: P
 
 def test_choices_are_names_lists_of_them_quoted_or_matching_a_pattern() -> None:
     arguments = ["-m", "data=xor,'gate'", "logger=[tensorboard,csv],none", "model=glob(m*)", "~experiment"]
-    assert prepare(arguments) == arguments
+    assert prepare_arguments(arguments) == arguments
 
 
 def test_arguments_are_told_short() -> None:
     with pytest.raises(InputError) as refused:
-        prepare([f"paths.data={6000 * 'a'}", "paths.data=b"])
+        prepare_arguments([f"paths.data={6000 * 'a'}", "paths.data=b"])
     assert len(str(refused.value)) < 300
 
 
@@ -167,7 +167,7 @@ def test_choice_of_hydras_that_is_no_files_name_is_told_short(tmp_path: Path) ->
 
 def test_what_takes_nothing_from_another_may_be_given_beside_it() -> None:
     for arguments in (["seed=1", "seed=1"], ["model=mlp", "model={dropout:0.1}", "model={hidden_size:3}"]):
-        assert prepare(arguments) == arguments
+        assert prepare_arguments(arguments) == arguments
 
 
 def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(tmp_path: Path) -> None:

@@ -133,9 +133,9 @@ def test_an_own_model_resumes_and_is_evaluated_like_any_other(project: Path) -> 
 
 
 def test_a_sweep_of_own_models_goes_on_and_is_drawn_without_being_told_to_trust_them(project: Path) -> None:
-    panels = "{_target_: src.sweeps.figures.model_grid.Panels, columns: 2, title: own}"
+    panels = "{_target_: src.sweeps.figures.model_grid.ModelGrid, columns: 2, title: own}"
     drawing = (
-        f"{{_target_: src.sweeps.figures.callback.DrawPictures, _recursive_: false, pictures: {{panels: {panels}}}}}"
+        f"{{_target_: src.sweeps.figures.callback.DrawFigures, _recursive_: false, pictures: {{panels: {panels}}}}}"
     )
     settings = (searchpath(project), "model=centres", "trainer.max_epochs=1", f"+hydra.callbacks.pictures={drawing}")
     for seeds in ("seed=0", "seed=0,1"):

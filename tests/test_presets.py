@@ -7,7 +7,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from src.cli.presets import check_choices, tuned
+from src.cli.presets import check_choices, find_tuned_settings
 from src.core.errors import InputError
 from tests.command_line import BARE, CONF, quick, run, train
 from tests.course.presets import composed
@@ -55,12 +55,12 @@ def test_another_optimizer_with_its_own_learning_rate_is_taken(mine: str, tmp_pa
 
 
 def test_a_preset_that_chooses_nothing_ties_nothing() -> None:
-    assert tuned({"optimizer": {"lr": 0.5}}) == []
-    assert tuned(yaml.safe_load(PRESET)) == [("optimizer", "sgd", "optimizer.lr")]
+    assert find_tuned_settings({"optimizer": {"lr": 0.5}}) == []
+    assert find_tuned_settings(yaml.safe_load(PRESET)) == [("optimizer", "sgd", "optimizer.lr")]
 
 
 def test_a_choice_that_depends_on_another_one_ties_nothing() -> None:
-    assert tuned({"defaults": [{"override /optimizer": "${model}_sgd"}], "optimizer": {"lr": 0.5}}) == []
+    assert find_tuned_settings({"defaults": [{"override /optimizer": "${model}_sgd"}], "optimizer": {"lr": 0.5}}) == []
 
 
 # Two presets

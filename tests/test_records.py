@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from src.storage.records import provenance, write_provenance
+from src.storage.records import collect_provenance, write_provenance
 
 
 def test_provenance_names_command_versions_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python", "-m", "src.train", "model.hidden_size=[4, 4]"])
-    told = provenance("CPU, 1 thread")
+    told = collect_provenance("CPU, 1 thread")
     assert told["command"] == "python -m src.train 'model.hidden_size=[4, 4]'"
     assert told["device"] == "CPU, 1 thread"
     assert told["packages"]["torch"] == __import__("torch").__version__.split("+")[0]

@@ -12,10 +12,10 @@ from lightning import Callback, Trainer
 from lightning.pytorch import callbacks
 from omegaconf import OmegaConf
 
-from src.cli.messages import ADDED
+from src.cli.messages import EXTRA_TRAINER_ARGUMENTS
 from src.core.errors import InputError
-from src.training.build import plain_trainer
-from src.training.validation.refusals import ARGUMENTS, CALLBACKS, refuse
+from src.training.build import build_plain_trainer
+from src.training.validation.refusals import REFUSED_ARGUMENTS, REFUSED_CALLBACKS, refuse_unsupported
 from tests.command_line import BARE, CONF, quick, run, train
 
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -72,12 +72,14 @@ def as_before() -> Iterator[None]:
 
 
 def test_each_of_trainers_arguments_is_either_honoured_or_refused() -> None:
-    assert sorted([*HONOURED, *ARGUMENTS]) == sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
+    assert sorted([*HONOURED, *REFUSED_ARGUMENTS]) == sorted(
+        set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    )
 
 
 def test_those_that_the_configs_do_not_have_are_known_to_be_added() -> None:
     there = {name for path in (CONF / "trainer").glob("*.yaml") for name in OmegaConf.load(path)}
-    assert sorted(ADDED) == sorted(set(HONOURED) - there)
+    assert sorted(EXTRA_TRAINER_ARGUMENTS) == sorted(set(HONOURED) - there)
 
 
 @pytest.mark.parametrize("name", HONOURED)
@@ -87,28 +89,28 @@ def test_an_argument_reaches_the_trainer(name: str, tmp_path: Path, monkeypatch:
     value, told = HONOURED[name]
     settings = {"_target_": "lightning.Trainer", "devices": 1, **TOGETHER.get(name, {}), name: TYPED.get(name, value)}
     cfg = OmegaConf.create({"trainer": settings})
-    refuse(cfg)
-    assert told(plain_trainer(cfg, "cpu", tmp_path)) == value
+    refuse_unsupported(cfg)
+    assert told(build_plain_trainer(cfg, "cpu", tmp_path)) == value
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", REFUSED_ARGUMENTS)
 def test_an_argument_that_a_run_decides_is_refused_with_what_to_use(name: str) -> None:
     with pytest.raises(InputError) as caught:
-        refuse(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: None}}))
-    assert str(caught.value) == f"trainer.{name} is no setting here: {ARGUMENTS[name]}"
+        refuse_unsupported(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: None}}))
+    assert str(caught.value) == f"trainer.{name} is no setting here: {REFUSED_ARGUMENTS[name]}"
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize("name", REFUSED_CALLBACKS)
 def test_a_callback_that_cannot_be_honoured_is_refused_with_what_to_use(name: str) -> None:
     with pytest.raises(InputError) as caught:
-        refuse(OmegaConf.create({"callbacks": {"mine": {"_target_": f"{LIGHTNING}.{name}"}}}))
-    assert str(caught.value) == f"callbacks.mine: {name} cannot be used here: {CALLBACKS[name]}"
+        refuse_unsupported(OmegaConf.create({"callbacks": {"mine": {"_target_": f"{LIGHTNING}.{name}"}}}))
+    assert str(caught.value) == f"callbacks.mine: {name} cannot be used here: {REFUSED_CALLBACKS[name]}"
 
 
 def test_a_setting_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "3")
     with pytest.raises(InputError, match=r"PL_TRAINER_MAX_STEPS: use trainer\.max_steps=…"):
-        refuse(OmegaConf.create({}))
+        refuse_unsupported(OmegaConf.create({}))
 
 
 def own(callback: str) -> str:

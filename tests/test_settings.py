@@ -9,15 +9,15 @@ from hydra.utils import get_class
 from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.checks import show
+from src.core.checks import format_value
 from src.core.errors import InputError
-from src.core.hints import hints_of
-from src.core.places import PLACES
+from src.core.hints import get_hints
+from src.core.places import LOCATION_CHECKS
 from src.sweeps.launchers import local, slurm, vectorized
 from src.sweeps.launchers import ray as ray_cluster
 from src.sweeps.search import plan as search_plan
-from src.training.validation.config import KINDS, check
-from src.training.validation.settings import CHECKS, CHOICES_OF_OPTIMIZERS, EVALUATION, OPTIMIZER
+from src.training.validation.config import BASE_CLASSES, check_config
+from src.training.validation.settings import CHECKS, EVALUATION, OPTIMIZER, OPTIMIZER_CHOICES
 from tests.chaos.settings import leaves
 from tests.command_line import CONF
 
@@ -258,7 +258,7 @@ WRONG = [
     ("recipe.max_epochs", 0),
     ("recipe.check_val_every_n_epoch", None),
     ("recipe.picture_every_n_epochs", "often"),
-    *[(f"recipe.{choice}.{name}", "abc") for choice in CHOICES_OF_OPTIMIZERS for name in OPTIMIZER],
+    *[(f"recipe.{choice}.{name}", "abc") for choice in OPTIMIZER_CHOICES for name in OPTIMIZER],
 ]
 
 RIGHT = [
@@ -454,7 +454,7 @@ RIGHT = [
     ("recipe.max_epochs", 10),
     ("recipe.check_val_every_n_epoch", 5),
     ("recipe.picture_every_n_epochs", 0),
-    *[(f"recipe.{choice}.{name}", RIGHT_OF_OPTIMIZERS[name]) for choice in CHOICES_OF_OPTIMIZERS for name in OPTIMIZER],
+    *[(f"recipe.{choice}.{name}", RIGHT_OF_OPTIMIZERS[name]) for choice in OPTIMIZER_CHOICES for name in OPTIMIZER],
 ]
 
 
@@ -465,7 +465,7 @@ CLASSES = {
     "optimizer": "torch.optim.Adam",
     "scheduler": "torch.optim.lr_scheduler.StepLR",
     "trainer": "lightning.Trainer",
-    "callbacks": "src.callbacks.figures.curves.Curves",
+    "callbacks": "src.callbacks.figures.learning_curves.Curves",
     "logger": "lightning.pytorch.loggers.TensorBoardLogger",
     "trainer.profiler": "lightning.pytorch.profilers.SimpleProfiler",
 }
@@ -488,8 +488,8 @@ def config(key: str, value: object, target: object = None) -> DictConfig:
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_a_wrong_value_is_named_with_what_it_must_be(key: str, value: object) -> None:
     with pytest.raises(InputError) as caught:
-        check(config(key, value))
-    assert str(caught.value) == f"{key}={show(value)} must be {(EVALUATION | CHECKS)[key].words}"
+        check_config(config(key, value))
+    assert str(caught.value) == f"{key}={format_value(value)} must be {(EVALUATION | CHECKS)[key].description}"
 
 
 def test_every_check_refuses_something_and_lets_something_pass() -> None:
@@ -500,7 +500,7 @@ def test_every_check_refuses_something_and_lets_something_pass() -> None:
 
 @pytest.mark.parametrize(("key", "value"), RIGHT)
 def test_a_right_value_passes(key: str, value: object) -> None:
-    check(config(key, value))
+    check_config(config(key, value))
 
 
 FILES = [path for path in sorted(CONF.rglob("*.yaml")) if path.parent.name not in ("help", "job_logging")]  # not ours
@@ -514,10 +514,10 @@ def test_there_is_a_check_of_each_setting_in_the_configs(path: Path) -> None:
     names = dict(leaves({prefix: OmegaConf.load(path)} if prefix else OmegaConf.load(path), resolve=False))
     tables = [*vectorized.CHECKS, *local.CHECKS, *ray_cluster.CHECKS, *slurm.CHECKS]
     known = {
-        *(ALL | PLACES),
+        *(ALL | LOCATION_CHECKS),
         *(f"hydra.launcher.{name}" for name in tables),
         *(f"hydra.sweeper.{name}" for name in search_plan.CHECKS),
-        *(f"{name}._target_" for name in KINDS),
+        *(f"{name}._target_" for name in BASE_CLASSES),
         *("hydra.sweep.subdir", "hydra.mode"),  # looked at with the places; one of Hydra's own words
     }
     several = r"(callbacks|logger)\.\w+\._target_|(.*\.)?defaults|hydra\.job_logging\.root\..*"
@@ -532,18 +532,18 @@ def own(name: str, names: dict[str, Any]) -> bool:
         return varied in ALL or (CONF / varied).is_dir()
     parent, _, last = name.rpartition(".")
     target = names.get(f"{parent}._target_", "")
-    return name.startswith("hydra.callbacks.") and (last.startswith("_") or last in hints_of(get_class(target)))
+    return name.startswith("hydra.callbacks.") and (last.startswith("_") or last in get_hints(get_class(target)))
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     settings = {"model": {"_target_": "src.models.mlp.MLP", "dropout": 2}, "data": {"_target_": 5}, "threads": 0}
     wrong = r"data\._target_=5 must be .*; threads=0 must be .*; model\.dropout=2 must be"
     with pytest.raises(InputError, match=wrong):
-        check(OmegaConf.create(settings))
+        check_config(OmegaConf.create(settings))
 
 
 def test_classes_of_ones_own_take_what_they_like() -> None:
-    check(config("model.dropout", [0.1, 0.2], target=f"{__name__}.Own"))
+    check_config(config("model.dropout", [0.1, 0.2], target=f"{__name__}.Own"))
 
 
 class Own(LightningModule):
@@ -571,7 +571,7 @@ class Own(LightningModule):
 )
 def test_a_class_of_the_wrong_kind_is_refused(part: str, target: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        check(of(part, target))
+        check_config(of(part, target))
     assert words in str(caught.value)
 
 
@@ -604,7 +604,7 @@ def test_what_only_a_class_knows_has_to_be_of_its_type(part: str, settings: Any,
     config = OmegaConf.create({})
     OmegaConf.update(config, part, made)
     with pytest.raises(InputError) as caught:
-        check(config)
+        check_config(config)
     assert words in str(caught.value)
 
 
@@ -612,18 +612,18 @@ def test_what_only_a_class_knows_has_to_be_of_its_type(part: str, settings: Any,
 def test_a_setting_that_nothing_reads_is_refused(setting: str) -> None:
     made = config(setting, 0.5)
     with pytest.raises(InputError, match=f"{setting}: there is no such setting"):
-        check(made)
+        check_config(made)
     OmegaConf.update(made, "threads", f"${{{setting}}}")
     OmegaConf.update(made, setting, 2)
-    check(made)
+    check_config(made)
 
 
 def test_a_checkpoint_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"ckpt_path=no/such\.ckpt: there is no such file"):
-        check(OmegaConf.create({"ckpt_path": "no/such.ckpt"}))
+        check_config(OmegaConf.create({"ckpt_path": "no/such.ckpt"}))
 
 
 def test_two_sources_of_first_weights_are_refused() -> None:
     weights = {"_target_": "src.models.resnet18.ResNet18", "weights": "IMAGENET1K_V1"}
     with pytest.raises(InputError, match="use one of them"):
-        check(OmegaConf.create({"ckpt_path": __file__, "model": weights}))
+        check_config(OmegaConf.create({"ckpt_path": __file__, "model": weights}))

@@ -11,7 +11,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
 
-from src.cli.startup import group_options, importing, keep_imported
+from src.cli.startup import disable_gc_for_imports, find_group_options, freeze_imported
 from tests.command_line import BARE, CONF, ROOT, process
 
 # A callback that leaves something to be done at exit, before any of which the program must not end.
@@ -63,17 +63,17 @@ def test_a_program_that_runs_the_command_line_goes_on_after_it(tmp_path: Path) -
 
 def test_imports_are_frozen_once_and_garbage_is_collected_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen: list[int] = []
-    keep_imported.cache_clear()
+    freeze_imported.cache_clear()
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
     for _ in range(2):
-        with importing():
+        with disable_gc_for_imports():
             assert not gc.isenabled()
         assert gc.isenabled()
     assert len(frozen) == 1
 
 
 def test_an_import_that_fails_leaves_the_collector_on() -> None:
-    with pytest.raises(ImportError), importing():
+    with pytest.raises(ImportError), disable_gc_for_imports():
         import nothing_of_this_name  # noqa: F401
     assert gc.isenabled()
 
@@ -82,12 +82,14 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
 @pytest.mark.parametrize("kind", [ObjectType.CONFIG, ObjectType.GROUP, None])
 def test_the_choices_in_a_group_are_those_that_hydra_lists(group: str, kind: ObjectType | None) -> None:
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    assert group_options(loader, group, kind) == HYDRAS_OWN(loader, group, kind)
+    assert find_group_options(loader, group, kind) == HYDRAS_OWN(loader, group, kind)
 
 
 def test_choices_from_a_search_path_on_the_command_line_are_listed(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("width: 3\n")
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    there = group_options(loader, "model", config_name="train", overrides=[f"hydra.searchpath=[file://{tmp_path}]"])
-    assert set(there) - set(group_options(loader, "model", config_name="train")) == {"mine"}
+    there = find_group_options(
+        loader, "model", config_name="train", overrides=[f"hydra.searchpath=[file://{tmp_path}]"]
+    )
+    assert set(there) - set(find_group_options(loader, "model", config_name="train")) == {"mine"}

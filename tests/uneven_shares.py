@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
-from src.data.base import EVAL_BATCH, Samples
+from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.mlp import MLP
@@ -21,7 +21,7 @@ from tests.training import SGD, Given, points, quiet_trainer
 
 CLASSES = {"multiclass": ("a", "b", "c"), "binary": ("a", "b"), "regression": ()}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
-OVER = EVAL_BATCH + 1  # samples: one is left for a last batch of its own
+OVER = EVAL_BATCH_SIZE + 1  # samples: one is left for a last batch of its own
 
 
 class Case(NamedTuple):

@@ -18,7 +18,7 @@ def count_batches(trainer: Trainer) -> int:
     return int(count) if math.isfinite(count) else 0
 
 
-def count_all(trainer: Trainer) -> int | None:
+def count_all_batches(trainer: Trainer) -> int | None:
     """Return the maximum number of batches in the whole run; ``None`` if unknown."""
     batches, limits = count_batches(trainer), []
     if trainer.max_epochs not in (None, -1):
@@ -31,14 +31,14 @@ def count_all(trainer: Trainer) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-def name_epoch(trainer: Trainer, aligned: bool = False) -> str:
+def format_epoch(trainer: Trainer, aligned: bool = False) -> str:
     """Return the current and the last epoch as "epoch 3/10", with a question mark if the last one is unknown.
 
     Args:
         trainer: the run's trainer.
         aligned: pad the epoch's number, so that the text has the same width in every epoch.
     """
-    total, batches = count_all(trainer), count_batches(trainer)
+    total, batches = count_all_batches(trainer), count_batches(trainer)
     last = -(-total // batches) if total and batches else trainer.max_epochs
     limit = "?" if last in (None, -1) else str(last)
     return f"epoch {trainer.current_epoch + 1:>{len(limit) if aligned else 1}}/{limit}"

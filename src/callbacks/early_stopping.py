@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from src.callbacks.monitor import spell_metric, tell_unmeasured
+from src.callbacks.monitor import describe_unmeasured, format_metric_name
 from src.core.errors import InputError
 
 
@@ -23,31 +23,31 @@ class EarlyStopping(LightningEarlyStopping):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(monitor=spell_metric(self.monitor), mode=self.mode)
+        return self._generate_state_key(monitor=format_metric_name(self.monitor), mode=self.mode)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.measured(trainer):
+        if self.has_monitored_metric(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = not trainer.sanity_checking
-        if not self._check_on_train_epoch_end and self.measured(trainer):
+        if not self._check_on_train_epoch_end and self.has_monitored_metric(trainer):
             super().on_validation_end(trainer, pl_module)
 
-    def measured(self, trainer: Trainer) -> bool:
+    def has_monitored_metric(self, trainer: Trainer) -> bool:
         """Return True if the monitored metric has been logged.
 
         It is missing before the first validation, for example if trainer.max_steps ends training earlier.
         """
-        names = {spell_metric(name): name for name in trainer.callback_metrics}
+        names = {format_metric_name(name): name for name in trainer.callback_metrics}
         if self.monitor in trainer.callback_metrics:
             return True
-        if spell_metric(self.monitor) in names:
-            self.monitor = names[spell_metric(self.monitor)]  # the name that the model logs
+        if format_metric_name(self.monitor) in names:
+            self.monitor = names[format_metric_name(self.monitor)]  # the name that the model logs
             return True
         if trainer.enable_validation and not self.validated:
             return False
-        raise InputError(tell_unmeasured("monitor", self.monitor, names))
+        raise InputError(describe_unmeasured("monitor", self.monitor, names))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         saved_patience = state_dict["patience"]

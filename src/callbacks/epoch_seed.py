@@ -20,13 +20,13 @@ class EpochSeed(Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.first: dict[torch.Generator, int] = {}  # the initial seed of each DataLoader's generator
+        self.initial_seeds: dict[torch.Generator, int] = {}  # the initial seed of each DataLoader's generator
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed = seed_of_epoch(self.seed, trainer.current_epoch, trainer.global_rank)
+        seed = compute_epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002, user-defined data sets may use it
         if pl_module.device.type == "cpu":
@@ -34,8 +34,8 @@ class EpochSeed(Callback):
         else:
             torch.manual_seed(seed)
         for generator in _find_generators(trainer):
-            first = self.first.setdefault(generator, generator.initial_seed())
-            generator.manual_seed(seed_of_epoch(first, trainer.current_epoch) % 2**63)
+            first = self.initial_seeds.setdefault(generator, generator.initial_seed())
+            generator.manual_seed(compute_epoch_seed(first, trainer.current_epoch) % 2**63)
 
 
 def _find_generators(trainer: Trainer) -> Iterator[torch.Generator]:
@@ -51,6 +51,6 @@ def _find_generators(trainer: Trainer) -> Iterator[torch.Generator]:
     yield from found.values()
 
 
-def seed_of_epoch(seed: int, epoch: int, rank: int = 0) -> int:
+def compute_epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     """Return the seed of an epoch; it differs between ranks, so that each draws other dropout masks."""
     return (seed * 1_000_003 + epoch) * 1_009 + rank

@@ -9,43 +9,73 @@ from hydra.utils import get_class, get_object
 from lightning import LightningDataModule, LightningModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from src.core.checks import show
+from src.core.checks import format_value
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
 
-LOWER = ("loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer")
+LOWER_IS_BETTER = (
+    "loss",
+    "losses",
+    "error",
+    "errors",
+    "err",
+    "mse",
+    "rmse",
+    "mae",
+    "nll",
+    "perplexity",
+    "ppl",
+    "wer",
+    "cer",
+)
 RATES = ("acc", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1", "auc", "auroc", "ap", "map")
-HIGHER = (*RATES, "iou", "miou", "dice", "jaccard", "bleu", "rouge", "psnr", "ssim", "kappa", "mcc", "r2", "top1")
-STAGE = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
-LOGGING = ("log", "finish_evaluation", "on_", "_step")  # prefixes and suffixes of methods that may log metrics
-QUIET = tuple(f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18"))  # modules that add no metrics
-Judge = tuple[str | None, str]
+HIGHER_IS_BETTER = (
+    *RATES,
+    "iou",
+    "miou",
+    "dice",
+    "jaccard",
+    "bleu",
+    "rouge",
+    "psnr",
+    "ssim",
+    "kappa",
+    "mcc",
+    "r2",
+    "top1",
+)
+STAGE_PREFIX = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
+LOGGING_METHODS = ("log", "finish_evaluation", "on_", "_step")  # prefixes and suffixes of methods that may log metrics
+MODULES_WITHOUT_METRICS = tuple(
+    f"src.models.{name}" for name in ("mlp", "cnn", "images", "resnet18")
+)  # modules that add no metrics
+MonitoredMetric = tuple[str | None, str]
 
 
-def spell_metric(name: str, stage: str = "") -> str:
+def format_metric_name(name: str, stage: str = "") -> str:
     """Return a metric's name as in files, with the stage first: "val/loss" for val_loss or valid.loss.
 
     Args:
         name: the name that the model logs.
         stage: "train", "val" or "test", for a name without a stage.
     """
-    if match := STAGE.match(name):
+    if match := STAGE_PREFIX.match(name):
         return f"{match[1]}/{name[match.end() :]}"
     return f"{stage}/{name}" if stage else name
 
 
-def find_mode(metric: str) -> str | None:
+def infer_mode(metric: str) -> str | None:
     """Return the mode of a metric by its name: "min" for losses and errors, "max" for accuracies, ``None`` if unknown.
 
     The last known word in the name decides: val/acc_error is an error.
     """
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", metric)]
-    known = [word for word in words if word in LOWER or word in HIGHER]
-    return None if not known else "min" if known[-1] in LOWER else "max"
+    known = [word for word in words if word in LOWER_IS_BETTER or word in HIGHER_IS_BETTER]
+    return None if not known else "min" if known[-1] in LOWER_IS_BETTER else "max"
 
 
-def find_judge(cfg: Mapping[str, Any], data: LightningDataModule) -> Judge:
+def resolve_monitor(cfg: Mapping[str, Any], data: LightningDataModule) -> MonitoredMetric:
     """Return the metric that chooses a run's best epoch, and its mode.
 
     The settings ``monitor`` and ``mode`` come first, then the data module's ``monitor``, then val/loss.
@@ -59,29 +89,30 @@ def find_judge(cfg: Mapping[str, Any], data: LightningDataModule) -> Judge:
     asked, mode = cfg.get("monitor"), cfg.get("mode")
     if asked is not None:
         check_measured("monitor", asked, cfg, data)
-        return asked, mode or get_mode("monitor", "mode", asked)
+        return asked, mode or require_mode("monitor", "mode", asked)
     default = getattr(data, "monitor", None)
     name, usual = default if isinstance(default, tuple) else ("val/loss", "min")
-    name = name if validates(cfg, data) else None
+    name = name if has_validation(cfg, data) else None
     if name is None and mode:
         raise InputError(f"mode={mode}: there is no metric that chooses; give monitor=NAME, too")
     return name, mode or usual
 
 
-def get_mode(setting: str, mode: str, metric: str) -> str:
+def require_mode(setting: str, mode_setting: str, metric: str) -> str:
     """Return the mode that a metric's name implies.
 
     Raises:
         InputError: if it implies none, naming the settings of the metric and the mode.
     """
-    if found := find_mode(metric):
+    if found := infer_mode(metric):
         return found
     raise InputError(
-        f"{setting}={show(metric)}: is a lower or a higher value better? Give {mode}=min or {mode}=max, too"
+        f"{setting}={format_value(metric)}: is a lower or a higher value better? Give {mode_setting}=min or "
+        f"{mode_setting}=max, too"
     )
 
 
-def validates(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
+def has_validation(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
     """Return True if there are validation batches and the model has a ``validation_step``."""
     model = get_class(cfg["model"]["_target_"])
     ours = isinstance(data, TensorDataModule)
@@ -89,7 +120,7 @@ def validates(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
     return bool(has_data and cfg["trainer"].get("limit_val_batches", 1)) and has_step("validation", model)
 
 
-def why_unvalidated(cfg: Mapping[str, Any], data: LightningDataModule) -> str:
+def explain_no_validation(cfg: Mapping[str, Any], data: LightningDataModule) -> str:
     """Return the reason why a run has no validation, in a few words."""
     if not cfg["trainer"].get("limit_val_batches", 1):
         return "trainer.limit_val_batches is 0"
@@ -115,44 +146,51 @@ def check_measured(setting: str, metric: str, cfg: Mapping[str, Any], data: Ligh
     Raises:
         InputError: naming the setting, and the metrics that are measured.
     """
-    known = find_known(cfg, data)
+    known = _find_measured_metrics(cfg, data)
     if known is not None and metric not in known:
-        without = "" if validates(cfg, data) else f" (there is no validation set: {why_unvalidated(cfg, data)})"
-        raise InputError(f"{tell_unmeasured(setting, metric, known)}{without}")
+        without = (
+            "" if has_validation(cfg, data) else f" (there is no validation set: {explain_no_validation(cfg, data)})"
+        )
+        raise InputError(f"{describe_unmeasured(setting, metric, known)}{without}")
     every, epochs = (cfg["trainer"].get(name) for name in ("check_val_every_n_epoch", "max_epochs"))
-    if spell_metric(metric).startswith("val/") and every and epochs and every > epochs:
+    if format_metric_name(metric).startswith("val/") and every and epochs and every > epochs:
         reason = f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}"
-        raise InputError(f"{setting}={show(metric)} is never measured: {reason}")
+        raise InputError(f"{setting}={format_value(metric)} is never measured: {reason}")
 
 
-def tell_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
+def describe_unmeasured(setting: str, metric: str, known: Iterable[str]) -> str:
     """Return the error message for a metric that is not among the measured ones, with a suggestion if one fits."""
     known = sorted(known)
-    meant = [name for name in known if name.endswith(f"/{metric}") or name == spell_metric(metric)]
+    meant = [name for name in known if name.endswith(f"/{metric}") or name == format_metric_name(metric)]
     hint = f", did you mean {meant[0]}?" if len(meant) == 1 and meant[0] != metric else ""
-    return f"{setting}={show(metric)} is never measured{hint or ';'} this run measures {', '.join(known) or 'nothing'}"
+    return (
+        f"{setting}={format_value(metric)} is never measured{hint or ';'} this run measures "
+        f"{', '.join(known) or 'nothing'}"
+    )
 
 
-def find_known(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] | None:
+def _find_measured_metrics(cfg: Mapping[str, Any], data: LightningDataModule) -> list[str] | None:
     """Return the metrics that a run measures; ``None`` if a user-defined class may log others."""
     model = get_class(cfg["model"]["_target_"])
     targets = [each["_target_"] for each in cfg["callbacks"].values() if each]
-    ours = isinstance(data, TensorDataModule) and issubclass(model, SupervisedModule) and not _may_log(model)
+    ours = isinstance(data, TensorDataModule) and issubclass(model, SupervisedModule) and not _can_log(model)
     if not ours or not all(target.startswith(("src.", "lightning.")) for target in targets):
         return None
     measures = ["loss", *(["acc"] if data.num_classes else [])]  # type: ignore[attr-defined]
-    stages = ["train", *(["val"] if validates(cfg, data) else [])]
+    stages = ["train", *(["val"] if has_validation(cfg, data) else [])]
     return [f"{stage}/{measure}" for stage in stages for measure in measures]
 
 
-def _may_log(model: type) -> bool:
+def _can_log(model: type) -> bool:
     """Return True if a subclass of `SupervisedModule` defines methods in which it may log metrics."""
     below = takewhile(lambda kind: kind is not SupervisedModule, model.__mro__)
-    own = [kind for kind in below if kind.__module__ not in QUIET]
-    return any(name.startswith(LOGGING) or name.endswith(LOGGING) for kind in own for name in vars(kind))
+    own = [kind for kind in below if kind.__module__ not in MODULES_WITHOUT_METRICS]
+    return any(
+        name.startswith(LOGGING_METHODS) or name.endswith(LOGGING_METHODS) for kind in own for name in vars(kind)
+    )
 
 
-def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataModule) -> Any:
+def resolve_scheduler_monitor(settings: Any, cfg: Mapping[str, Any], data: LightningDataModule) -> Any:
     """Return a scheduler's settings with the metric that it monitors, and its mode, filled in if it needs them.
 
     The default is the run's monitored metric.
@@ -164,14 +202,14 @@ def watch_schedule(settings: Any, cfg: Mapping[str, Any], data: LightningDataMod
     plateau = isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau)
     if not plateau and "monitor" not in (settings or {}):
         return settings
-    judge, mode = find_judge(cfg, data)
+    judge, mode = resolve_monitor(cfg, data)
     name = settings.get("monitor") or judge
     if name is None:
-        why = f"there is no validation set to be judged by ({why_unvalidated(cfg, data)})"
+        why = f"there is no validation set to be judged by ({explain_no_validation(cfg, data)})"
         raise InputError(f"scheduler.monitor: {why}; give it, such as train/loss")
     if name != judge:
         check_measured("scheduler.monitor", name, cfg, data)
     filled = {"monitor": name}
     if plateau and settings.get("mode") is None:
-        filled["mode"] = mode if name == judge else get_mode("scheduler.monitor", "scheduler.mode", name)
+        filled["mode"] = mode if name == judge else require_mode("scheduler.monitor", "scheduler.mode", name)
     return settings | filled

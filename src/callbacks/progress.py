@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 from tqdm.auto import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-from src.callbacks.counting import count_all, count_batches, is_chunked, name_epoch
+from src.callbacks.counting import count_all_batches, count_batches, format_epoch, is_chunked
 
 FORMAT = "{desc} |{bar:10}| {n:>{width}}/{total_fmt} batches, {elapsed}, {remaining} left{postfix}"
 
@@ -35,7 +35,7 @@ class Progress(ProgressBar):
         self.bar: Any = None
         self.format = FORMAT
         self.timer: Timer | None = None
-        self.around = ExitStack()  # undoes the bar's changes when it is closed
+        self.exit_stack = ExitStack()  # undoes the bar's changes when it is closed
 
     def enable(self) -> None:
         self.shown = _has_screen()
@@ -46,12 +46,12 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.shown:
             return
-        total = count_all(trainer)
-        self.around.enter_context(_log_above_bars())
+        total = count_all_batches(trainer)
+        self.exit_stack.enter_context(_log_above_bars())
         self.timer, self.format = _find_timer(trainer), FORMAT.replace("{width}", str(len(str(total or ""))))
         self.bar = tqdm(
             total=total,
-            desc=name_epoch(trainer, aligned=True),
+            desc=format_epoch(trainer, aligned=True),
             initial=trainer.current_epoch * count_batches(trainer) if total else 0,
             bar_format=self.format,
             dynamic_ncols=True,
@@ -61,7 +61,7 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(name_epoch(trainer, aligned=True))
+            self.bar.set_description_str(format_epoch(trainer, aligned=True))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -73,8 +73,10 @@ class Progress(ProgressBar):
         if chunked or done % self.refresh_rate == 0 or done == per_epoch:
             before = trainer.current_epoch * per_epoch
             if self.timer is not None:
-                self.bar.bar_format = self.format.replace("{remaining}", _tell_left(self.bar, self.timer))
-            self.bar.set_postfix_str(_fit(_format(self.get_metrics(trainer, pl_module)), self.bar), refresh=False)
+                self.bar.bar_format = self.format.replace("{remaining}", _format_time_left(self.bar, self.timer))
+            self.bar.set_postfix_str(
+                _join_fitting_columns(_format_metrics(self.get_metrics(trainer, pl_module)), self.bar), refresh=False
+            )
             self.bar.update(before + done - self.bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,7 +87,7 @@ class Progress(ProgressBar):
 
     def close(self) -> None:
         """Remove the bar, so that the next output starts on a new line."""
-        self.around.close()
+        self.exit_stack.close()
         if self.bar is not None:
             self.bar.close()
         self.bar = None
@@ -95,7 +97,7 @@ class Progress(ProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # a run has its own folder and no versions
-        loss = getattr(pl_module, "loss_shown", None)
+        loss = getattr(pl_module, "last_logged_loss", None)
         return metrics if loss is None else {"loss": loss, **metrics}
 
 
@@ -123,7 +125,7 @@ def _find_timer(trainer: Trainer) -> Timer | None:
     return next((timer for timer in timers if timer.time_remaining() is not None), None)
 
 
-def _tell_left(bar: Any, timer: Timer) -> str:
+def _format_time_left(bar: Any, timer: Timer) -> str:
     """Format the time left until the last batch or until the timer stops training, whichever is sooner."""
     state = bar.format_dict
     done, total = state["n"] - state["initial"], state["total"]
@@ -131,7 +133,7 @@ def _tell_left(bar: Any, timer: Timer) -> str:
     return str(bar.format_interval(max(0.0, min(until_end, timer.time_remaining() or 0.0))))
 
 
-def _fit(columns: list[str], bar: Any) -> str:
+def _join_fitting_columns(columns: list[str], bar: Any) -> str:
     """Join as many columns as fit next to the bar; columns are never cut, as a cut number is wrong."""
     state = bar.format_dict
     room = state["ncols"] - len(bar.format_meter(**{**state, "postfix": "", "ncols": None})) if state["ncols"] else None
@@ -139,7 +141,7 @@ def _fit(columns: list[str], bar: Any) -> str:
     return next((text for text in candidates if room is None or len(text.rstrip()) + len(", ") < room), "").rstrip()
 
 
-def _format(metrics: Any) -> list[str]:
+def _format_metrics(metrics: Any) -> list[str]:
     """Format metrics as columns of constant width.
 
     The order: the loss of the training steps, the last validation's accuracy, its loss.

@@ -2,10 +2,10 @@
 
 from lightning import Callback, LightningModule, Trainer
 
-from src.optimizers.settings import check_numbers, divide_first
+from src.optimizers.settings import check_precision, disable_fused_unscaling
 
 
-class Unscaling(Callback):
+class GradientUnscaler(Callback):
     """Callback that makes each optimiser, including those that a model creates, unscale gradients before using them.
 
     Raises:
@@ -14,5 +14,5 @@ class Unscaling(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
-            divide_first(optimizer)
-            check_numbers(optimizer, trainer.precision)
+            disable_fused_unscaling(optimizer)
+            check_precision(optimizer, trainer.precision)

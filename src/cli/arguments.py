@@ -9,12 +9,17 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 
 from src.cli.catalog import is_evaluation, list_choices, list_groups
-from src.cli.messages import find_meant
-from src.core.checks import show
+from src.cli.messages import match_setting_name
+from src.core.checks import format_value
 from src.core.errors import InputError
 
-UNTYPED = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, surrogates, line and paragraph ends
-FLAGS = "--hydra-help shows the flags that there are"
+UNTYPABLE_CATEGORIES = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # Unicode categories: control characters, surrogates, line and paragraph ends
+FLAGS_HINT = "--hydra-help shows the flags that there are"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -25,22 +30,24 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """
 
     def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message}; {FLAGS}")
+        raise InputError(f"{message}; {FLAGS_HINT}")
 
     for argument in arguments:
-        if odd := [char for char in argument if char != "\t" and unicodedata.category(char) in UNTYPED]:
-            raise InputError(f"{show(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one")
+        if odd := [char for char in argument if char != "\t" and unicodedata.category(char) in UNTYPABLE_CATEGORIES]:
+            raise InputError(
+                f"{format_value(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one"
+            )
     parser = get_args_parser()
     for number, argument in enumerate(arguments):
         if argument.startswith("-") and not _is_flag(parser, argument.partition("=")[0]):
-            refuse(_tell_flag(argument, arguments[number + 1 :]))
+            refuse(_explain_flag(argument, arguments[number + 1 :]))
     parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args(arguments)
     if given.experimental_rerun is not None:
         raise InputError("--experimental-rerun reads a pickle, which runs the code in it: use resume=FOLDER")
     for number, argument in enumerate(given.overrides):
         if argument.startswith("=") or ("=" not in argument and not argument.startswith("~")):
-            raise InputError(_tell_word(argument, given.overrides[number + 1 :]))
+            raise InputError(_explain_word(argument, given.overrides[number + 1 :]))
 
 
 def _is_flag(parser: ArgumentParser, name: str) -> bool:
@@ -51,28 +58,28 @@ def _is_flag(parser: ArgumentParser, name: str) -> bool:
     return name in known or (name[:2] in known and known[name[:2]].nargs != 0)
 
 
-def _tell_flag(argument: str, following: Sequence[str]) -> str:
+def _explain_flag(argument: str, following: Sequence[str]) -> str:
     """Return the message about a flag that does not exist, such as ``--epochs 3``."""
     name, _, value = argument.partition("=")
-    meant = find_meant(name.strip("-").replace("-", "_"))
-    setting = f": {meant}={value or _value_in(following)}" if meant else " (NAME=VALUE)"
-    return f"{show(argument)}: there is no such flag; a setting is typed without dashes{setting}"
+    meant = match_setting_name(name.strip("-").replace("-", "_"))
+    setting = f": {meant}={value or _find_value(following)}" if meant else " (NAME=VALUE)"
+    return f"{format_value(argument)}: there is no such flag; a setting is typed without dashes{setting}"
 
 
-def _tell_word(argument: str, following: Sequence[str]) -> str:
+def _explain_word(argument: str, following: Sequence[str]) -> str:
     """Return the message about an argument without a value, such as ``seed`` in ``seed 3``."""
-    message = f"{show(argument)}: a setting is typed NAME=VALUE, without spaces"
+    message = f"{format_value(argument)}: a setting is typed NAME=VALUE, without spaces"
     groups = [group for group in list_groups() if argument in list_choices(group)]
     if groups:
         return f"{message}; did you mean {groups[0]}={argument}?"
     if os.sep in argument or os.path.isdir(argument):
         return f"{message}; did you mean {'run' if is_evaluation() else 'resume'}={argument}?"
-    meant = find_meant(argument)
-    return f"{message}: {meant}={_value_in(following)}" if meant else message
+    meant = match_setting_name(argument)
+    return f"{message}: {meant}={_find_value(following)}" if meant else message
 
 
-def _value_in(following: Sequence[str]) -> str:
+def _find_value(following: Sequence[str]) -> str:
     """Return the value typed after a space (``3``, ``= 3`` or ``=3``); "…" if there is none."""
     words = [word.removeprefix("=") for word in following[:2] if word != "="]
     plain = bool(words) and "=" not in words[0] and not words[0].startswith("--")
-    return show(words[0]) if plain else "…"
+    return format_value(words[0]) if plain else "…"

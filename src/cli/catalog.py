@@ -13,44 +13,52 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
-NO_PARTS = ("experiment", "sweep", "debug", "hydra")  # groups without a section in a run's settings
-MOST_CHOICES = 3  # how many choices a message names
+GROUPS_WITHOUT_SECTION = ("experiment", "sweep", "debug", "hydra")  # groups without a section in a run's settings
+MAX_CHOICES = 3  # how many choices a message names
 SEARCHPATH = "hydra.searchpath"
-CONFIG_DIR = ("--config-dir", "-cd")
+CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
 
 
-def typed_settings() -> list[str]:
+def get_typed_settings() -> list[str]:
     """Return the command line's arguments without the flags."""
     return [argument for argument in sys.argv[1:] if not argument.startswith("-")]
 
 
 def is_group(name: str) -> bool:
-    return name.startswith("hydra/") or (bool(name) and any((folder / name).is_dir() for folder in _folders()))
+    return name.startswith("hydra/") or (
+        bool(name) and any((folder / name).is_dir() for folder in _get_search_folders())
+    )
 
 
 def list_groups() -> list[str]:
     """Return the names of all groups, nested ones included; in an evaluation only those of conf/eval.yaml."""
-    found = [path.relative_to(folder) for folder in _folders() for path in folder.rglob("*") if path.is_dir()]
+    found = [
+        path.relative_to(folder) for folder in _get_search_folders() for path in folder.rglob("*") if path.is_dir()
+    ]
     groups = sorted({path.as_posix() for path in found if not path.name.startswith((".", "_"))})
-    return [group for group in groups if not is_evaluation() or group in _composed_names("eval", (), ())]
+    return [group for group in groups if not is_evaluation() or group in _get_composed_names("eval", (), ())]
 
 
 def list_choices(group: str) -> list[str]:
     """Return the names of a group's choices."""
-    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+    return sorted({path.stem for folder in _get_search_folders() for path in (folder / group).glob("*.yaml")})
 
 
 def list_settings() -> list[str]:
     """Return the full names of all settings under the existing choices made on the command line."""
     chosen = {}
-    for argument in typed_settings():
+    for argument in get_typed_settings():
         group, _, value = argument.lstrip("+").partition("=")
         if not group.startswith("hydra/") and is_group(group):
             parts = [part.strip("[]'\" ") for part in value.split(",")]
             # A sweep gives several choices: the first existing one stands for all of them.
             chosen[group] = next((part for part in parts if part in list_choices(group)), None)
-    choices = tuple(f"{'+' * (not _is_known(group))}{group}={value}" for group, value in chosen.items() if value)
-    return _composed_names("eval" if is_evaluation() else "train", choices, tuple(map(str, _folders()[:-1])))
+    choices = tuple(
+        f"{'+' * (not _is_project_group(group))}{group}={value}" for group, value in chosen.items() if value
+    )
+    return _get_composed_names(
+        "eval" if is_evaluation() else "train", choices, tuple(map(str, _get_search_folders()[:-1]))
+    )
 
 
 def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str] | None:
@@ -63,20 +71,20 @@ def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str
     """
     has: dict[str, list[str]] = {}
     for group in list_groups():
-        if not group.startswith(NO_PARTS):
+        if not group.startswith(GROUPS_WITHOUT_SECTION):
             for choice in list_choices(group):
-                for name in _names_in(group, choice):
+                for name in _read_setting_names(group, choice):
                     has[name] = [*has[name], choice] if name in has else [f"{group}={choice}"]
     meant = None if is_evaluation() else guess(has)
-    return (meant, " or ".join(has[meant][:MOST_CHOICES])) if meant else None
+    return (meant, " or ".join(has[meant][:MAX_CHOICES])) if meant else None
 
 
-def flat_names(node: Any, prefix: str = "") -> list[str]:
+def _flatten_names(node: Any, prefix: str = "") -> list[str]:
     """Return the full names of all settings below a node."""
     if not isinstance(node, dict):
         return []
     names = [f"{prefix}{key}" for key in node]
-    return names + [name for key, value in node.items() for name in flat_names(value, f"{prefix}{key}.")]
+    return names + [name for key, value in node.items() for name in _flatten_names(value, f"{prefix}{key}.")]
 
 
 def is_evaluation() -> bool:
@@ -84,21 +92,21 @@ def is_evaluation() -> bool:
     return "eval" in Path(sys.argv[0]).stem
 
 
-def _is_known(group: str) -> bool:
+def _is_project_group(group: str) -> bool:
     """Return True if a group belongs to conf/."""
     return (CONF / group).is_dir()
 
 
-def _folders() -> list[Path]:
+def _get_search_folders() -> list[Path]:
     """Return the folders searched for choices: those added on the command line, then conf/."""
-    return [*dict.fromkeys(_added_folders()), CONF]
+    return [*dict.fromkeys(_find_added_folders()), CONF]
 
 
-def _added_folders() -> Iterator[Path]:
+def _find_added_folders() -> Iterator[Path]:
     arguments = sys.argv[1:]
     for number, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
-        if flag in CONFIG_DIR:
+        if flag in CONFIG_DIR_FLAGS:
             yield from map(Path, [value] if value else arguments[number + 1 : number + 2])
         elif flag == SEARCHPATH:
             yield from _read_searchpath(argument)
@@ -117,7 +125,7 @@ def _read_searchpath(argument: str) -> Iterable[Path]:
 
 
 @cache
-def _composed_names(config: str, choices: tuple[str, ...], folders: tuple[str, ...]) -> list[str]:
+def _get_composed_names(config: str, choices: tuple[str, ...], folders: tuple[str, ...]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -129,16 +137,16 @@ def _composed_names(config: str, choices: tuple[str, ...], folders: tuple[str, .
             found = compose(config, [*where, *choices])
         except Exception:  # an invalid custom choice; it is reported elsewhere
             found = compose(config)
-        return flat_names(OmegaConf.to_container(found, resolve=False))
+        return _flatten_names(OmegaConf.to_container(found, resolve=False))
 
 
 @cache
-def _names_in(group: str, choice: str) -> list[str]:
+def _read_setting_names(group: str, choice: str) -> list[str]:
     """Return the names of the settings in a choice's file; empty if the file cannot be read."""
-    path = next(path for folder in _folders() if (path := folder / group / f"{choice}.yaml").is_file())
+    path = next(path for folder in _get_search_folders() if (path := folder / group / f"{choice}.yaml").is_file())
     with suppress(Exception):  # an unreadable custom file is reported when it is chosen
         text = path.read_text(encoding="utf-8")
         content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         prefix = "" if "@package _global_" in text else f"{group.replace('/', '.')}."
-        return [name for name in flat_names(content, prefix) if name.startswith(f"{group}.")]
+        return [name for name in _flatten_names(content, prefix) if name.startswith(f"{group}.")]
     return []

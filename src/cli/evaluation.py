@@ -5,7 +5,7 @@ from typing import Any
 
 from src.core.errors import InputError
 
-TRAINER = (
+TRAINER_SETTINGS = (
     "accelerator",
     "benchmark",
     "detect_anomaly",
@@ -34,19 +34,19 @@ def refuse_limits(cfg: Mapping[str, Any]) -> None:
             raise InputError(f"trainer.limit_{split}_batches={limit}: there is nothing to evaluate")
 
 
-def means_nothing(setting: str) -> bool:
+def is_training_setting(setting: str) -> bool:
     """Return True if a setting, given by its full name, is a trainer setting that only affects training."""
     group, _, name = setting.partition(".")
-    return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER, "_target_")
+    return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER_SETTINGS, "_target_")
 
 
-def refuse_training(given: Iterable[str]) -> None:
+def refuse_training_settings(overrides: Iterable[str]) -> None:
     """Refuse typed settings that have no effect in an evaluation.
 
     Raises:
         InputError: naming the first of them.
     """
-    for argument in given:
-        if means_nothing(name := argument.partition("=")[0].lstrip("+~")):
-            known = f"{', '.join(TRAINER[:-1])} and {TRAINER[-1]}"
+    for argument in overrides:
+        if is_training_setting(name := argument.partition("=")[0].lstrip("+~")):
+            known = f"{', '.join(TRAINER_SETTINGS[:-1])} and {TRAINER_SETTINGS[-1]}"
             raise InputError(f"{name} means nothing in an evaluation, which takes of trainer {known}")

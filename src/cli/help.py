@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli.evaluation import means_nothing
+from src.cli.evaluation import is_training_setting
 from src.storage.files import read_text
 
-COLUMN = 36  # where comments start, unless the value is longer
+COMMENT_COLUMN = 36  # where comments start, unless the value is longer
 _Comments = dict[str, str | None]
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>[^#]*?)(?:\s# (?P<comment>.*))?")
 
@@ -24,12 +24,14 @@ def describe_settings(*, _root_: DictConfig) -> str:
     """
     comments: _Comments = {**_read_comments(_root_.hydra)}
     if _root_.hydra.job.config_name == "eval":
-        comments |= dict.fromkeys(filter(means_nothing, (f"trainer.{name}" for name in _root_.trainer)))
-    lines = [line for key in _root_ if key != "hydra" for line in _format(_root_, str(key), str(key), 0, comments)]
+        comments |= dict.fromkeys(filter(is_training_setting, (f"trainer.{name}" for name in _root_.trainer)))
+    lines = [
+        line for key in _root_ if key != "hydra" for line in _format_setting(_root_, str(key), str(key), 0, comments)
+    ]
     return "\n".join(lines).replace("$", "$$")
 
 
-def _format(parent: DictConfig, key: str, path: str, depth: int, comments: _Comments) -> Iterator[str]:
+def _format_setting(parent: DictConfig, key: str, path: str, depth: int, comments: _Comments) -> Iterator[str]:
     """Yield the lines of a setting and of those below it; a setting whose comment is ``None`` is hidden."""
     if comments.get(path, "") is None:
         return
@@ -37,9 +39,9 @@ def _format(parent: DictConfig, key: str, path: str, depth: int, comments: _Comm
     if isinstance(node, DictConfig) and len(node):
         yield _add_comment(start, comments.get(path))  # a group's comment is the name of its choice
         for name in map(str, node):
-            yield from _format(node, name, f"{path}.{name}", depth + 1, comments)
+            yield from _format_setting(node, name, f"{path}.{name}", depth + 1, comments)
     else:
-        yield _add_comment(f"{start} {_as_typed(node)}", comments.get(path))
+        yield _add_comment(f"{start} {_format_value(node)}", comments.get(path))
 
 
 def _get_value(parent: DictConfig, key: str) -> Any:
@@ -52,7 +54,7 @@ def _get_value(parent: DictConfig, key: str) -> Any:
         return OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[call-overload, index]
 
 
-def _as_typed(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, (DictConfig, ListConfig)):
         return json.dumps(OmegaConf.to_container(value)).replace('"', "")
     if value is None or isinstance(value, bool):
@@ -61,7 +63,7 @@ def _as_typed(value: Any) -> str:
 
 
 def _add_comment(line: str, comment: str | None) -> str:
-    return f"{line:<{COLUMN}}  # {comment}" if comment else line
+    return f"{line:<{COMMENT_COLUMN}}  # {comment}" if comment else line
 
 
 def _read_comments(hydra: DictConfig) -> dict[str, str]:
@@ -71,11 +73,11 @@ def _read_comments(hydra: DictConfig) -> dict[str, str]:
     for group, choice in hydra.runtime.choices.items():
         if choice and not group.startswith("hydra"):
             found[group] = choice
-            found |= _comments_in(folders, f"{group}/{choice}", f"{group}.")
-    return found | _comments_in(folders, hydra.job.config_name, "")  # it overrides their values, too
+            found |= _read_file_comments(folders, f"{group}/{choice}", f"{group}.")
+    return found | _read_file_comments(folders, hydra.job.config_name, "")  # it overrides their values, too
 
 
-def _comments_in(folders: list[Path], name: str, prefix: str) -> dict[str, str]:
+def _read_file_comments(folders: list[Path], name: str, prefix: str) -> dict[str, str]:
     """Return the comments in a config and in the configs of its group on which it is based."""
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
@@ -84,7 +86,7 @@ def _comments_in(folders: list[Path], name: str, prefix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in re.findall(r"^  - (\w+)$", text, re.MULTILINE):
         if "/" in name and base != "_self_":
-            found |= _comments_in(folders, f"{name.rpartition('/')[0]}/{base}", prefix)
+            found |= _read_file_comments(folders, f"{name.rpartition('/')[0]}/{base}", prefix)
     parents: list[str] = []
     for line in filter(None, map(_LINE.fullmatch, text.splitlines())):
         depth = len(line["indent"]) // 2

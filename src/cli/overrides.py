@@ -11,19 +11,30 @@ from hydra.errors import HydraException
 
 from src.cli.arguments import check_arguments
 from src.cli.catalog import is_group
-from src.cli.messages import ONE_EACH, unknown_choice
-from src.cli.resumed import in_quotes
-from src.core.checks import show
+from src.cli.messages import SINGLE_CHOICE_GROUPS, describe_unknown_choice
+from src.cli.resumed import quote_for_hydra
+from src.core.checks import format_value
 from src.core.errors import InputError
 
-ONE_PATH = ("resume", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")  # never swept over
-TEXTS = ("name", *ONE_PATH, "run", "checkpoint", "ckpt_path", "paths.data", "data.root", "model.weights")
-NO_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text
-SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # prefixes of the arguments that start a sweep
-TAKING = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
-FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\(")  # functions of Hydra's grammar
+SINGLE_PATH_SETTINGS = ("resume", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir")  # never swept over
+TEXT_SETTINGS = (
+    "name",
+    *SINGLE_PATH_SETTINGS,
+    "run",
+    "checkpoint",
+    "ckpt_path",
+    "paths.data",
+    "data.root",
+    "model.weights",
+)
+NON_TEXT_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text
+SWEEP_ARGUMENTS = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # prefixes of the arguments that start a sweep
+VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+SWEEP_FUNCTION = re.compile(
+    r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\("
+)  # functions of Hydra's grammar
 
-OF_HYDRA = {  # settings that must not be given, and why
+REFUSED_SETTINGS = {  # settings that must not be given, and why
     "hydra.output_subdir": "a run keeps its settings in .hydra, without which it can be neither resumed nor evaluated",
     "hydra.callbacks.claim_folder": "it keeps a run from writing into another's folder",
     "hydra.runtime": "Hydra itself fills it in; name=… or hydra.run.dir=… says where a run lies",
@@ -36,52 +47,52 @@ OF_HYDRA = {  # settings that must not be given, and why
 }
 
 
-def prepare(arguments: list[str]) -> list[str]:
+def prepare_arguments(arguments: list[str]) -> list[str]:
     """Return a command's arguments in the form that Hydra needs: flags first, paths and names in quotes.
 
     Raises:
         InputError: for arguments that no command accepts, or a setting given twice.
     """
-    arguments = _put_flags_first(arguments)
+    arguments = _move_flags_first(arguments)
     check_arguments(arguments)
-    sweeping = any(argument.startswith(SWEEPING) for argument in arguments)
-    arguments = [_quote(argument, sweeping) for argument in arguments]
-    refuse_repeated(arguments)
-    _refuse_of_hydra(arguments)
-    _refuse_unnamed(arguments)
+    sweeping = any(argument.startswith(SWEEP_ARGUMENTS) for argument in arguments)
+    arguments = [_quote_argument(argument, sweeping) for argument in arguments]
+    refuse_repeated_settings(arguments)
+    _refuse_hydra_settings(arguments)
+    _refuse_unnamed_choices(arguments)
     return arguments
 
 
-def _put_flags_first(arguments: list[str]) -> list[str]:
+def _move_flags_first(arguments: list[str]) -> list[str]:
     """Return the arguments with flags and their values first: Hydra accepts none between settings."""
     flags: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, has_value, _ = argument.partition("=")
-        (flags if name in (*SWEEPING[:2], *TAKING) else others).append(argument)
-        if name in TAKING and not has_value:
+        (flags if name in (*SWEEP_ARGUMENTS[:2], *VALUE_FLAGS) else others).append(argument)
+        if name in VALUE_FLAGS and not has_value:
             flags += [value for value in [next(rest, None)] if value is not None]
     return [*flags, *others]
 
 
-def _refuse_of_hydra(arguments: list[str]) -> None:
+def _refuse_hydra_settings(arguments: list[str]) -> None:
     """Refuse changes of Hydra's own settings that have no effect or would break a run."""
     for argument in arguments:
         typed, _, value = argument.partition("=")
         key = typed.lstrip("+~")
-        if _is_of_lightning(key) or (key == "hydra.output_subdir" and value == ".hydra"):
+        if _is_set_by_lightning(key) or (key == "hydra.output_subdir" and value == ".hydra"):
             continue
-        for beginning, why in OF_HYDRA.items():
+        for beginning, why in REFUSED_SETTINGS.items():
             if f"{key}.".startswith(f"{beginning}."):
                 raise InputError(f"{argument}: {why}")
         if argument == "~hydra.callbacks":
-            raise InputError(f"{argument}: {OF_HYDRA['hydra.callbacks.claim_folder']}")
+            raise InputError(f"{argument}: {REFUSED_SETTINGS['hydra.callbacks.claim_folder']}")
 
 
-def _refuse_unnamed(arguments: list[str]) -> None:
+def _refuse_unnamed_choices(arguments: list[str]) -> None:
     """Refuse choices that are not names, on which Hydra fails with a traceback: ``data=5``, ``-m data=xor,[5]``."""
-    for override in _parse(arguments):
+    for override in _parse_overrides(arguments):
         value, group = override.value(), override.key_or_group
         if not is_group(group) or override.is_delete() or isinstance(value, Glob):
             continue
@@ -91,8 +102,8 @@ def _refuse_unnamed(arguments: list[str]) -> None:
                 shown = str(override.input_line).partition("=")[2]
                 if isinstance(value, ChoiceSweep):
                     shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # accepts all of these
-                raise InputError(unknown_choice(group, shown))
-            if isinstance(choice, list) and len(choice) > 1 and group in ONE_EACH:
+                raise InputError(describe_unknown_choice(group, shown))
+            if isinstance(choice, list) and len(choice) > 1 and group in SINGLE_CHOICE_GROUPS:
                 how = f"-m {group}={','.join(map(str, choice))} makes a run of each"
                 raise InputError(f"{override.input_line}: a run has one {group}; {how}")
 
@@ -100,7 +111,7 @@ def _refuse_unnamed(arguments: list[str]) -> None:
 # Paths and names
 
 
-def _quote(argument: str, sweeping: bool) -> str:
+def _quote_argument(argument: str, is_sweep: bool) -> str:
     """Return an argument such as ``run=a folder, 1`` quoted, so that Hydra reads a path or a name as text.
 
     In a sweep a comma separates two values, except in settings that are never swept over and in the path of an
@@ -108,54 +119,54 @@ def _quote(argument: str, sweeping: bool) -> str:
     """
     typed, _, value = argument.partition("=")
     key = typed.lstrip("+")
-    if key not in TEXTS or value in ("", "null") or value[0] in "'\"":
+    if key not in TEXT_SETTINGS or value in ("", "null") or value[0] in "'\"":
         return argument
-    if not sweeping or key in ONE_PATH or os.path.exists(os.path.expanduser(value)):
+    if not is_sweep or key in SINGLE_PATH_SETTINGS or os.path.exists(os.path.expanduser(value)):
         return f"{typed}={_quote_value(key, value)}"
-    if FUNCTION.match(value):  # such as choice(a,b): Hydra must parse it itself
+    if SWEEP_FUNCTION.match(value):  # such as choice(a,b): Hydra must parse it itself
         return argument
     return f"{typed}={','.join(_quote_value(key, part) for part in re.split(r', *', value))}"
 
 
 def _quote_value(key: str, value: str) -> str:
-    if _is_word(value) or value == "null":
+    if _is_plain_text(value) or value == "null":
         return value
-    return in_quotes(value if key == "name" else os.path.expanduser(value))
+    return quote_for_hydra(value if key == "name" else os.path.expanduser(value))
 
 
-def _is_word(value: str) -> bool:
+def _is_plain_text(value: str) -> bool:
     """Return True if Hydra parses an unquoted value as text, not as a number, a boolean or null."""
-    return re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) is not None and value.lower() not in NO_WORDS
+    return re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) is not None and value.lower() not in NON_TEXT_WORDS
 
 
 # Settings given twice
 
 
-def refuse_repeated(arguments: list[str], merging: bool = True) -> None:
+def refuse_repeated_settings(arguments: list[str], allow_merging: bool = True) -> None:
     """Refuse settings that are given twice: Hydra would silently use the last.
 
     Args:
         arguments: the command's.
-        merging: allow several dictionaries for one setting if they have no key in common.
+        allow_merging: allow several dictionaries for one setting if they have no key in common.
 
     Raises:
         InputError: naming the setting and both arguments.
     """
     first: dict[str, Override] = {}
-    for override in _parse(arguments):
-        for name in _list_names(override) if merging else [override.key_or_group]:
+    for override in _parse_overrides(arguments):
+        for name in _list_names(override) if allow_merging else [override.key_or_group]:
             before = first.setdefault(name, override)
-            if before.input_line != override.input_line and not _is_of_lightning(name):
-                both = " and ".join(show(given.input_line) for given in (before, override))
+            if before.input_line != override.input_line and not _is_set_by_lightning(name):
+                both = " and ".join(format_value(given.input_line) for given in (before, override))
                 raise InputError(f"{name} is given twice, {both}: give it once")
 
 
-def _is_of_lightning(name: str) -> bool:
+def _is_set_by_lightning(name: str) -> bool:
     """Return True if Lightning gave the setting: it adds some when it starts another process of a run."""
     return name.startswith("hydra.") and "LOCAL_RANK" in os.environ
 
 
-def _parse(arguments: list[str]) -> Iterator[Override]:
+def _parse_overrides(arguments: list[str]) -> Iterator[Override]:
     """Yield the overrides among arguments; those that cannot be parsed are skipped, for Hydra reports them later."""
     parser = OverridesParser.create()
     for argument in arguments:

@@ -11,23 +11,23 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli.main import make_run, refuse_others
-from src.cli.presets import check_presets, chosen, typed
-from src.cli.undo import keep_made, take_back
-from src.core.checks import show
+from src.cli.main import make_run_folder, refuse_foreign_settings
+from src.cli.presets import check_presets, find_presets, get_typed_overrides
+from src.cli.undo import keep_created, remove_created
+from src.core.checks import format_value
 from src.core.errors import InputError
 from src.core.extras import check_loggers
-from src.core.places import expand_home, run_name, settle_data_dir
-from src.core.processes import together
-from src.storage.records import write_settings
+from src.core.places import expand_home, make_folder_name, resolve_data_dir
+from src.core.processes import is_distributed
+from src.storage.records import write_config
 from src.storage.strays import refuse_strays
 
-LOG = "train.log"
-STAMP = "%Y-%m-%d_%H-%M-%S-%f"  # default name of a run
+LOG_FILE = "train.log"
+TIME_FORMAT = "%Y-%m-%d_%H-%M-%S-%f"  # default name of a run
 
 
 @contextmanager
-def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
+def open_python_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     """Make a run's folder under ``paths.outputs``, or open that of a resumed run, and log there and to the screen.
 
     Yields:
@@ -36,45 +36,47 @@ def run_of_its_own(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     Raises:
         InputError: if the folder belongs to another run, or several processes would train.
     """
-    keep_made()  # the folder of an earlier run is not removed
-    settle_data_dir()
+    keep_created()  # the folder of an earlier run is not removed
+    resolve_data_dir()
     content: Any = OmegaConf.to_container(cfg)
     content.pop("hydra", None)
     hydra = cfg.get("hydra")
     cfg = OmegaConf.create(content, flags={"struct": True})
     expand_home(cfg)
-    refuse_others(cfg)
+    refuse_foreign_settings(cfg)
     check_loggers(cfg)
     if hydra is not None:  # without it the presets behind the config are unknown
         check_presets(hydra)
-        _refuse_of_hydra(hydra)
-    if together(cfg.trainer):
+        _refuse_command_settings(hydra)
+    if is_distributed(cfg.trainer):
         how = "several processes that train one model are started on the command line: python -m src.train"
-        raise InputError(f"trainer.devices={show(cfg.trainer.devices)}: {how}")
-    folder = Path(cfg.resume or Path(cfg.paths.outputs, "runs", run_name(cfg.name, f"{datetime.now():{STAMP}}")))
+        raise InputError(f"trainer.devices={format_value(cfg.trainer.devices)}: {how}")
+    folder = Path(
+        cfg.resume or Path(cfg.paths.outputs, "runs", make_folder_name(cfg.name, f"{datetime.now():{TIME_FORMAT}}"))
+    )
     refuse_strays(folder)
     if not cfg.resume:
-        make_run(folder, lambda: write_settings(folder, content, exclusive=True), "name")
+        make_run_folder(folder, lambda: write_config(folder, content, exclusive=True), "name")
     try:
-        with _logging_to(folder):
+        with _log_to_folder(folder):
             yield cfg, folder
     except Exception as error:
-        take_back(error)
+        remove_created(error)
         raise
 
 
-def _refuse_of_hydra(hydra: DictConfig) -> None:
+def _refuse_command_settings(hydra: DictConfig) -> None:
     """Refuse Hydra settings that take effect only when Hydra starts the command."""
-    if hydra.mode == RunMode.MULTIRUN or dict(chosen(hydra)).get("sweep"):
+    if hydra.mode == RunMode.MULTIRUN or dict(find_presets(hydra)).get("sweep"):
         raise InputError("a sweep is several runs: start it on the command line, python -m src.train sweep=… or -m …")
-    if own := [text for text in typed(hydra, "hydra") if "hydra.searchpath" not in text]:
+    if own := [text for text in get_typed_overrides(hydra, "hydra") if "hydra.searchpath" not in text]:
         raise InputError(f"{own[0]} has no effect in Python; name=… and paths.outputs=… say where a run lies")
 
 
 @contextmanager
-def _logging_to(folder: Path) -> Iterator[None]:
+def _log_to_folder(folder: Path) -> Iterator[None]:
     """Write the log to a file in a folder, and to the screen unless logging is already configured."""
-    log, file = logging.getLogger("src"), logging.FileHandler(folder / LOG)
+    log, file = logging.getLogger("src"), logging.FileHandler(folder / LOG_FILE)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     screen = logging.StreamHandler(sys.stdout)
     screen.setLevel(logging.INFO)

@@ -10,17 +10,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli.catalog import is_evaluation
-from src.cli.startup import importing
-from src.core.checks import PATH, complain, show
+from src.cli.startup import disable_gc_for_imports
+from src.core.checks import PATH, describe_invalid, format_value
 from src.core.errors import InputError
-from src.storage.configs import FILE, WRITING, main_config, open_config
-from src.storage.trust import take_trust
+from src.storage.configs import CONFIG_FILE, WRITING_SECTIONS, load_main_config, open_config
+from src.storage.trust import extract_trust
 
-NAME = "resumed"  # the name under which Hydra's config store holds the run's config
-OTHER_CONFIGS = ("--config-p", "-cp", "--config-n", "-cn")  # prefixes: argparse allows shortened flags
+CONFIG_NAME = "resumed"  # the name under which Hydra's config store holds the run's config
+CONFIG_FLAGS = ("--config-p", "-cp", "--config-n", "-cn")  # prefixes: argparse allows shortened flags
 
 
-def resumed_arguments(arguments: list[str]) -> list[str]:
+def expand_resume(arguments: list[str]) -> list[str]:
     """Return a command's arguments with ``resume=FOLDER`` replaced by the run's config; unchanged without it.
 
     Raises:
@@ -31,40 +31,40 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     if not given:
         return arguments
     if not PATH.allows(given):
-        raise InputError(complain("resume", given, PATH))
-    own = [f"--config-name={NAME}", "hydra.output_subdir=null"]  # the run saves its config itself when it starts
+        raise InputError(describe_invalid("resume", given, PATH))
+    own = [f"--config-name={CONFIG_NAME}", "hydra.output_subdir=null"]  # the run saves its config itself when it starts
     rest = [other for other in arguments if not other.startswith("resume=") and other not in own]
     if {"-m", "--multirun"} & set(rest):
         raise InputError("resume= goes on with one run: leave out -m")
-    if any(other.startswith(OTHER_CONFIGS) for other in rest):
+    if any(other.startswith(CONFIG_FLAGS) for other in rest):
         raise InputError("resume= goes on with the run's own config: leave out --config-path and --config-name")
     folder = Path(str(given)).absolute()
-    if not os.path.isfile(folder / FILE):  # also False for an impossible file name
-        raise InputError(f"resume={show(given)}: no run there ({folder / FILE} is missing)")
+    if not os.path.isfile(folder / CONFIG_FILE):  # also False for an impossible file name
+        raise InputError(f"resume={format_value(given)}: no run there ({folder / CONFIG_FILE} is missing)")
     names = {other.split("=")[0].lstrip("+~") for other in rest if not other.startswith("-")}
-    with importing():
-        run = open_config(folder, take_trust(rest)[0], names, WRITING)
-    refuse_other_weights(run, folder, names)
-    tell_hydra(run)
-    path = in_quotes(str(folder))
+    with disable_gc_for_imports():
+        run = open_config(folder, extract_trust(rest)[0], names, WRITING_SECTIONS)
+    _refuse_foreign_weights(run, folder, names)
+    _register_run_config(run)
+    path = quote_for_hydra(str(folder))
     return [*own, f"hydra.run.dir={path}", f"resume={path}", *rest]  # flags first: Hydra accepts none between settings
 
 
-def in_quotes(value: str) -> str:
+def quote_for_hydra(value: str) -> str:
     """Return a value quoted for Hydra, in whose grammar a backslash escapes only before a quote."""
     return "'" + re.sub(r"(\\*)'", r"\1\1\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
 
 
-def tell_hydra(run: DictConfig) -> None:
+def _register_run_config(run: DictConfig) -> None:
     """Register a run's config with Hydra as a primary config, with Hydra's own settings from conf/train.yaml."""
-    main = main_config()
+    main = load_main_config()
     ours = [entry for entry in main["defaults"] if any("hydra/" in key for key in entry if isinstance(entry, dict))]
     content: Any = OmegaConf.to_container(run)
     node = {"defaults": [*ours, "_self_"], **content, "resume": None, "hydra": main["hydra"]}
-    ConfigStore.instance().store(NAME, node)
+    ConfigStore.instance().store(CONFIG_NAME, node)
 
 
-def refuse_other_weights(run: DictConfig, folder: Path, given: set[str]) -> None:
+def _refuse_foreign_weights(run: DictConfig, folder: Path, overridden: set[str]) -> None:
     """Refuse a run without a checkpoint whose config names a weights file to start from.
 
     The folder may come from someone else and must not choose a file elsewhere; the user may, on the command line.
@@ -77,6 +77,6 @@ def refuse_other_weights(run: DictConfig, folder: Path, given: set[str]) -> None
     for key in ("ckpt_path", "model.weights"):
         weights = OmegaConf.select(run, key)
         # A name in capitals is one of torchvision's weights, not a file.
-        if weights and key not in given and not re.fullmatch("[A-Z][A-Z0-9_]*", str(weights)):
+        if weights and key not in overridden and not re.fullmatch("[A-Z][A-Z0-9_]*", str(weights)):
             how = "a folder does not choose a file elsewhere; give that, too"
             raise InputError(f"{folder} has no checkpoint yet and starts over from {key}={weights}: {how}")

@@ -17,14 +17,14 @@ from omegaconf import base as omegaconf_base
 
 
 @cache  # patch once, even if a process runs several commands
-def hurry_hydra() -> None:
+def patch_hydra_speed() -> None:
     """Patch Hydra and OmegaConf: list choices, read files and resolve references faster."""
-    ConfigLoaderImpl.get_group_options = group_options  # type: ignore[assignment, method-assign]
+    ConfigLoaderImpl.get_group_options = find_group_options  # type: ignore[assignment, method-assign]
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same loader, written in C
     omegaconf_base.parse = cache(omegaconf_base.parse)  # a sweep's jobs share their references: parse each once
 
 
-def group_options(
+def find_group_options(
     loader: ConfigLoaderImpl,
     group_name: str,
     results_filter: ObjectType | None = ObjectType.CONFIG,
@@ -35,18 +35,22 @@ def group_options(
 
     Hydra's own method copies its whole repository on each call, a hundred times for ``--help``.
     """
-    options: list[str] = sources(loader, config_name, *(overrides or ())).get_group_options(group_name, results_filter)
+    options: list[str] = _get_config_repository(loader, config_name, *(overrides or ())).get_group_options(
+        group_name, results_filter
+    )
     return options
 
 
 @cache
-def sources(loader: ConfigLoaderImpl, config_name: str | None, *overrides: str) -> CachingConfigRepository:
+def _get_config_repository(
+    loader: ConfigLoaderImpl, config_name: str | None, *overrides: str
+) -> CachingConfigRepository:
     """Return the repository of configs that a loader searches."""
     return loader._parse_overrides_and_create_caching_repo(config_name, list(overrides))[1]
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def disable_gc_for_imports() -> Iterator[None]:
     """Disable garbage collection during imports and exclude the imported objects from later collections.
 
     This saves a second or two.
@@ -55,19 +59,19 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        keep_imported()
+        freeze_imported()
         gc.enable()
 
 
 @cache  # freeze once: objects of a process's later runs must stay collectable
-def keep_imported() -> None:
+def freeze_imported() -> None:
     """Exclude all existing objects from garbage collection."""
     gc.freeze()
     atexit.register(gc.unfreeze)  # some libraries report frozen objects as leaks at exit
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
+def exit_quickly() -> Iterator[None]:
     """Skip the interpreter's teardown after a successful run, which takes a second or two.
 
     All other exit handlers run before. A process that runs more than this program, a profiler's for example, exits as

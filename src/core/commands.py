@@ -9,24 +9,24 @@ from os.path import abspath, basename, dirname, join
 from pathlib import Path
 
 
-def spell_command(module: str, arguments: Iterable[str] = ()) -> str:
+def format_command(module: str, arguments: Iterable[str] = ()) -> str:
     """Return the command that runs a module, such as ``.venv/bin/python -m src.eval run=…``."""
-    return shlex.join([_python(), "-m", module, *arguments])
+    return shlex.join([_find_python(), "-m", module, *arguments])
 
 
-def spell_again(arguments: Iterable[str]) -> str:
+def format_restart_command(arguments: Iterable[str]) -> str:
     """Return the command that starts this Python again with these arguments."""
-    return shlex.join([_python(), *arguments])
+    return shlex.join([_find_python(), *arguments])
 
 
-def spell_tensorboard(folder: str) -> str:
+def format_tensorboard_command(folder: str) -> str:
     """Return the command that shows a folder in TensorBoard."""
     if Path(sys.executable).with_name("tensorboard").exists():
-        return shlex.join([join(dirname(_python()), "tensorboard"), "--logdir", folder])
-    return spell_command("tensorboard.main", ["--logdir", folder])
+        return shlex.join([join(dirname(_find_python()), "tensorboard"), "--logdir", folder])
+    return format_command("tensorboard.main", ["--logdir", folder])
 
 
-def _python() -> str:
+def _find_python() -> str:
     """Return the Python executable as the user typed it, or its bare name where PATH leads to the same one."""
     typed = sys.orig_argv[0]
     found = shutil.which(name := basename(typed))

@@ -13,33 +13,33 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
 from src.core.errors import InputError
-from src.core.processes import SHARE_OF_GPU, Place, cores, memory
+from src.core.processes import GPU_FRACTION_VARIABLE, ProcessInfo, count_cores, get_memory_bytes
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
 # Lightning enables this check; on the CPU each optimizer step would then look for a GPU, which takes 40 µs.
-ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
-FEW_PROCESSES = 8  # allowed on a CPU with fewer cores, to try something out
-MOST_THREADS = 1024  # with a hundred times as many a process dies without a message
+NVML_CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
+FEW_CPU_PROCESSES = 8  # allowed on a CPU with fewer cores, to try something out
+MAX_THREADS = 1024  # with a hundred times as many a process dies without a message
 # Floating-point operations of a forward pass below which a step is small: on a CPU one thread is then faster than
 # several, and on all devices the overhead around a step exceeds the step. Estimated, not measured, for a GPU.
-SMALL_STEP = {CPU: 20_000_000, CUDA: 20_000_000_000, MPS: 20_000_000}
+SMALL_STEP_OPERATIONS = {CPU: 20_000_000, CUDA: 20_000_000_000, MPS: 20_000_000}
 
 
-def available() -> str:
+def detect_device_kind() -> str:
     """Return the best device kind of this machine: CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return CUDA
     return MPS if torch.backends.mps.is_available() else CPU
 
 
-def resolve(accelerator: str) -> str:
+def resolve_device_kind(accelerator: str) -> str:
     """Return the device kind that ``trainer.accelerator`` selects.
 
     Raises:
         InputError: if this machine has no such device.
     """
-    best = available()
+    best = detect_device_kind()
     if accelerator == "auto":
         return best
     kind = {"gpu": best if best != CPU else CUDA}.get(accelerator, accelerator)
@@ -50,20 +50,22 @@ def resolve(accelerator: str) -> str:
     return kind
 
 
-def check_count(kind: str, devices: Any) -> int:
+def resolve_device_count(device_kind: str, devices: Any) -> int:
     """Return the number of devices that ``trainer.devices`` selects; each has its own process.
 
     Raises:
         InputError: if there are fewer GPUs, or far fewer CPU cores.
     """
-    gpus = {CUDA: torch.cuda.device_count(), MPS: 1}.get(kind)
+    gpus = {CUDA: torch.cuda.device_count(), MPS: 1}.get(device_kind)
     if isinstance(devices, str):  # auto: all devices
         devices = gpus or 1
     if gpus is None:
         if not isinstance(devices, int):
             raise InputError(f"trainer.devices={devices}: device numbers are for GPUs, and this run is on the CPU")
-        if devices > (most := max(FEW_PROCESSES, cores())):
-            raise InputError(f"trainer.devices={devices}: this machine has {cores()} CPU cores, use at most {most}")
+        if devices > (most := max(FEW_CPU_PROCESSES, count_cores())):
+            raise InputError(
+                f"trainer.devices={devices}: this machine has {count_cores()} CPU cores, use at most {most}"
+            )
         return devices
     wanted = [*range(devices)] if isinstance(devices, int) else devices
     if any(number >= gpus for number in wanted):
@@ -71,28 +73,28 @@ def check_count(kind: str, devices: Any) -> int:
     return len(wanted)
 
 
-def prepare(kind: str, threads: int | None, processes: int, deterministic: bool) -> None:
+def prepare_device(device_kind: str, threads: int | None, processes: int, deterministic: bool) -> None:
     """Set CPU threads, matrix multiplication precision and memory limits for a device kind.
 
     Args:
-        kind: "cuda", "mps" or "cpu".
+        device_kind: "cuda", "mps" or "cpu".
         threads: CPU threads of this process; ``None``: the cores divided by ``processes``.
         processes: the number of processes of this run on the machine.
         deterministic: disable the search for the fastest convolution algorithm.
     """
-    torch.set_num_threads(threads or max(1, cores() // processes))
-    if kind == CPU:
-        os.environ[ASK_NVML] = "0"
-        keep_memory()
-    if kind == CUDA:
+    torch.set_num_threads(threads or max(1, count_cores() // processes))
+    if device_kind == CPU:
+        os.environ[NVML_CUDA_CHECK] = "0"
+        _keep_freed_memory()
+    if device_kind == CUDA:
         torch.set_float32_matmul_precision("high")  # TF32: float32's range, 10 bits of mantissa
         torch.backends.cudnn.benchmark = not deterministic
         # If this job uses more memory than its fraction, it fails itself instead of the other jobs on the GPU.
-        if fraction := os.environ.get(SHARE_OF_GPU):
+        if fraction := os.environ.get(GPU_FRACTION_VARIABLE):
             torch.cuda.set_per_process_memory_fraction(float(fraction))
 
 
-def keep_memory() -> None:
+def _keep_freed_memory() -> None:
     """Keep freed memory in malloc's arena instead of returning it to the system, to avoid page faults.
 
     This works with the C library of Linux (glibc); elsewhere nothing changes. A step of ``experiment=cifar10_fast`` on
@@ -103,7 +105,7 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def precision(asked: Any, kind: str) -> Any:
+def resolve_precision(requested: Any, device_kind: str) -> Any:
     """Return the precision that ``trainer.precision`` selects: "auto" is bf16-mixed on devices with bfloat16 support.
 
     A CPU that has to emulate bfloat16 takes three times as long as with float32; one that supports it, half as long.
@@ -111,40 +113,42 @@ def precision(asked: Any, kind: str) -> Any:
     Raises:
         InputError: if the device does not support the precision.
     """
-    if kind == CPU and str(asked) in ("16-mixed", "16"):
-        raise InputError(f"trainer.precision={asked} needs a GPU: on the CPU use bf16-mixed or 32-true")
-    if kind == MPS and str(asked) in ("64-true", "64"):
-        raise InputError(f"trainer.precision={asked}: Apple's GPUs have no 64-bit numbers; use 32-true, or trainer=cpu")
-    if asked != "auto":
-        return asked
-    if kind == CUDA:
+    if device_kind == CPU and str(requested) in ("16-mixed", "16"):
+        raise InputError(f"trainer.precision={requested} needs a GPU: on the CPU use bf16-mixed or 32-true")
+    if device_kind == MPS and str(requested) in ("64-true", "64"):
+        raise InputError(
+            f"trainer.precision={requested}: Apple's GPUs have no 64-bit numbers; use 32-true, or trainer=cpu"
+        )
+    if requested != "auto":
+        return requested
+    if device_kind == CUDA:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if kind == CPU else {}
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device_kind == CPU else {}
         has_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def sum_type(kind: str) -> torch.dtype:
+def choose_sum_dtype(device_kind: str) -> torch.dtype:
     """Return the dtype for sums of many numbers: float64, or float32 on Apple's GPUs, which lack float64."""
-    return torch.float32 if kind == MPS else torch.float64
+    return torch.float32 if device_kind == MPS else torch.float64
 
 
-def asked_threads(threads: int | None) -> int | None:
+def resolve_threads(threads: int | None) -> int | None:
     """Return the number of CPU threads set by ``threads=`` or else OMP_NUM_THREADS; ``None`` if neither is set.
 
     Raises:
-        InputError: if OMP_NUM_THREADS is more than `MOST_THREADS`.
+        InputError: if OMP_NUM_THREADS is more than `MAX_THREADS`.
     """
     environment = os.environ.get("OMP_NUM_THREADS", "")
     if threads or not environment.isdecimal():
         return threads
-    if int(environment) > MOST_THREADS:
-        raise InputError(f"OMP_NUM_THREADS={environment}: at most {MOST_THREADS} threads can be asked for")
+    if int(environment) > MAX_THREADS:
+        raise InputError(f"OMP_NUM_THREADS={environment}: at most {MAX_THREADS} threads can be asked for")
     return int(environment) or None
 
 
-def match_threads(operations: int) -> None:
+def limit_threads(operations: int) -> None:
     """Use one CPU thread if a step is too small to be split among threads.
 
     An MLP 784-100-10 with batch size 64 (10 million operations per step) trains as fast on one thread as on two. When
@@ -153,17 +157,17 @@ def match_threads(operations: int) -> None:
     Args:
         operations: floating-point operations of the forward pass of one batch; 0: unknown.
     """
-    if 0 < operations < SMALL_STEP[CPU]:
+    if 0 < operations < SMALL_STEP_OPERATIONS[CPU]:
         torch.set_num_threads(1)
 
 
-def small_step(kind: str) -> int:
+def get_small_step(device_kind: str) -> int:
     """Return the number of floating-point operations of a batch's forward pass below which a step is small."""
-    return SMALL_STEP.get(kind, SMALL_STEP[CPU])
+    return SMALL_STEP_OPERATIONS.get(device_kind, SMALL_STEP_OPERATIONS[CPU])
 
 
 @contextmanager
-def within_memory(kind: str) -> Iterator[None]:
+def limit_weight_memory(device_kind: str) -> Iterator[None]:
     """Refuse to create more weights than fit in memory, since the system would kill the process without a message.
 
     Raises:
@@ -175,10 +179,11 @@ def within_memory(kind: str) -> Iterator[None]:
         nonlocal needed
         if is_lazy(weight):
             return  # its size is not known yet
-        needed += weight.numel() * weight.element_size() * (2 if kind == CPU else 1)  # 2: gradients take as much
-        if needed > memory():
+        needed += weight.numel() * weight.element_size() * (2 if device_kind == CPU else 1)  # 2: gradients take as much
+        if needed > get_memory_bytes():
             raise InputError(
-                f"the model's weights need more than the {memory() / 2**30:,.0f} GB of memory here: choose a smaller "
+                f"the model's weights need more than the {get_memory_bytes() / 2**30:,.0f} GB of memory here: "
+                "choose a smaller "
                 "one (model.hidden_size, model.channels)"
             )
 
@@ -189,18 +194,18 @@ def within_memory(kind: str) -> Iterator[None]:
         hook.remove()
 
 
-def suit_memory(module: torch.nn.Module, kind: str) -> None:
+def convert_to_channels_last(module: torch.nn.Module, device_kind: str) -> None:
     """Convert a module's weights to the channels-last memory format where convolutions are faster with it.
 
     A step of the default CNN on 128 CIFAR-10 images is 1.5 times as fast on two CPU threads.
     """
-    if kind in (CUDA, CPU) and not any(map(is_lazy, module.parameters())):
+    if device_kind in (CUDA, CPU) and not any(map(is_lazy, module.parameters())):
         module.to(memory_format=torch.channels_last)
 
 
-def take_place(here: Place) -> None:
+def set_rank(process: ProcessInfo) -> None:
     """Set Lightning's rank of this process from the start; Lightning itself sets it only when training starts."""
-    rank_zero_only.rank = int(not here.first)  # type: ignore[attr-defined]
+    rank_zero_only.rank = int(not process.is_rank_zero)  # type: ignore[attr-defined]
 
 
 def is_main_process() -> bool:
@@ -208,8 +213,8 @@ def is_main_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def describe(kind: str) -> str:
+def describe_device(device_kind: str) -> str:
     """Return the device's name for logs."""
-    if kind == CUDA:
+    if device_kind == CUDA:
         return f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
-    return "Apple MPS" if kind == MPS else f"CPU, {(n := torch.get_num_threads())} thread{'s'[: n != 1]}"
+    return "Apple MPS" if device_kind == MPS else f"CPU, {(n := torch.get_num_threads())} thread{'s'[: n != 1]}"

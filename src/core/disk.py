@@ -27,13 +27,13 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files",
 }
-_REMEDIES_OF_NAMED = {
+_REMEDIES_FOR_FILES = {
     errno.EACCES: "get the permission",
     errno.EPERM: "get the permission",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ESTALE: "mount its file system anew",
 }
-_WHOLE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all other writes to the same disk fail, too
+_WHOLE_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all other writes to the same disk fail, too
 
 DISK, FILE = "disk", "file"  # reasons of a failed job: the whole disk or a single file cannot be written
 
@@ -62,34 +62,34 @@ class StorageError(InputError):
         """The reason of a job that fails with this error: "disk" or "file"."""
         return DISK if self.whole_disk else FILE
 
-    def completed(self, safe: str, then: str = "") -> "StorageError":
+    def with_advice(self, safe: str, next_step: str = "") -> "StorageError":
         """Return this error with advice added to its message; return it unchanged if it is complete.
 
         Args:
             safe: what is intact.
-            then: what to do after the remedy, such as "start again"; empty if another message says so.
+            next_step: what to do after the remedy, such as "start again"; empty if another message says so.
         """
         if self.complete:
             return self
-        advice = f"; {self.remedy} and {then}" if then else ""
+        advice = f"; {self.remedy} and {next_step}" if next_step else ""
         return StorageError(f"{self}: {safe}{advice}", self.remedy, self.whole_disk, complete=True)
 
 
-def describe_fault(path: object, error: OSError, verb: str = "written") -> StorageError:
+def to_storage_error(path: object, error: OSError, verb: str = "written") -> StorageError:
     """Return the `StorageError` for a file and an `OSError`, with a remedy."""
-    remedy = {**_REMEDIES, **_REMEDIES_OF_NAMED}.get(error.errno or 0, "put that right")
-    message = f"{shorten(path)} cannot be {verb} ({error.strerror or error})"
-    return StorageError(message, remedy, error.errno in _WHOLE_DISK)
+    remedy = {**_REMEDIES, **_REMEDIES_FOR_FILES}.get(error.errno or 0, "put that right")
+    message = f"{to_relative_path(path)} cannot be {verb} ({error.strerror or error})"
+    return StorageError(message, remedy, error.errno in _WHOLE_DISK_ERRORS)
 
 
-def shorten(path: object) -> str:
+def to_relative_path(path: object) -> str:
     """Return a path relative to the working directory if it is inside, else the path as it is."""
     with suppress(ValueError, OSError):
         return str(Path(str(path)).relative_to(Path.cwd()))
     return str(path)
 
 
-def find_fault(error: BaseException | None) -> StorageError | None:
+def find_storage_error(error: BaseException | None) -> StorageError | None:
     """Return the storage error that an error is or was caused by; ``None`` if there is none.
 
     Of several in the chain return the one that was raised first, since later ones often come from cleaning up on the
@@ -103,19 +103,21 @@ def find_fault(error: BaseException | None) -> StorageError | None:
         before = error.__cause__
         if isinstance(error, StorageError):
             fault, before = error, before or error.__context__
-        elif is_fault(error) and error.__traceback__:  # one without a traceback was raised in a file's own `close`
+        elif (
+            is_storage_error(error) and error.__traceback__
+        ):  # one without a traceback was raised in a file's own `close`
             system_error, before = error, before or error.__context__
         error = before
     return fault or (
-        describe_fault(_find_file(system_error), system_error, _verb(system_error)) if system_error else None
+        to_storage_error(_find_file(system_error), system_error, _choose_verb(system_error)) if system_error else None
     )
 
 
-def is_fault(error: BaseException) -> TypeGuard[OSError]:
+def is_storage_error(error: BaseException) -> TypeGuard[OSError]:
     """Return True if an error is an `OSError` about storage."""
     if not isinstance(error, OSError):
         return False
-    return error.errno in _REMEDIES or (error.errno in _REMEDIES_OF_NAMED and error.filename is not None)
+    return error.errno in _REMEDIES or (error.errno in _REMEDIES_FOR_FILES and error.filename is not None)
 
 
 def _find_file(error: OSError) -> str:
@@ -129,15 +131,15 @@ def _find_file(error: OSError) -> str:
     return "the output or a file"
 
 
-def _verb(error: OSError) -> str:
-    return "written" if error.filename is None or error.errno in (*_WHOLE_DISK, errno.EFBIG) else "opened"
+def _choose_verb(error: OSError) -> str:
+    return "written" if error.filename is None or error.errno in (*_WHOLE_DISK_ERRORS, errno.EFBIG) else "opened"
 
 
 # Threads and log handlers, which print tracebacks on their own
 
 
 @contextmanager
-def faults_told_once() -> Iterator[None]:
+def suppress_storage_tracebacks() -> Iterator[None]:
     """Print no tracebacks of storage errors from threads and log handlers, which cannot raise them to their caller.
 
     A thread's error is raised again by its library on flush or close. Logs that could not be written are reported once
@@ -147,34 +149,34 @@ def faults_told_once() -> Iterator[None]:
     notes: dict[logging.Handler, StorageError] = {}
 
     def hook(failed: Any) -> None:
-        if find_fault(failed.exc_value) is None:
+        if find_storage_error(failed.exc_value) is None:
             thread_hook(failed)
 
     def handle(self: logging.Handler, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        if error is None or not is_fault(error):
+        if error is None or not is_storage_error(error):
             return handle_error(self, record)
-        notes.setdefault(self, describe_fault(_find_file(error), error))
+        notes.setdefault(self, to_storage_error(_find_file(error), error))
         if record.levelno >= logging.ERROR and not isinstance(self, logging.FileHandler):
-            _say(record.getMessage())
+            _print_line(record.getMessage())
 
     threading.excepthook, logging.Handler.handleError = hook, handle  # type: ignore[method-assign]
     try:
         yield
-        _tell(notes)
+        _print_notes(notes)
     except BaseException as error:
-        if find_fault(error) is None:
-            _tell(notes)
+        if find_storage_error(error) is None:
+            _print_notes(notes)
         raise
     finally:
         threading.excepthook, logging.Handler.handleError = thread_hook, handle_error  # type: ignore[method-assign]
 
 
-def _tell(notes: Mapping[logging.Handler, StorageError]) -> None:
+def _print_notes(notes: Mapping[logging.Handler, StorageError]) -> None:
     for fault in notes.values():
-        _say(f"note: {fault}: lines are missing there")
+        _print_line(f"note: {fault}: lines are missing there")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     with suppress(OSError):  # stderr is often on the same disk
         print(line, file=sys.stderr, flush=True)

@@ -6,28 +6,31 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.commands import spell_command
+from src.core.commands import format_command
 from src.core.errors import InputError
 
-LOGGERS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # Lightning's loggers and the packages that they need
-SECRET = re.compile(r"(.*_)?(key|token|password|secret)", re.IGNORECASE)
-LOGIN = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@.*", re.IGNORECASE)  # an address with a password in it
+LOGGER_PACKAGES = {
+    "WandbLogger": "wandb",
+    "MLFlowLogger": "mlflow",
+}  # Lightning's loggers and the packages that they need
+SECRET_NAME = re.compile(r"(.*_)?(key|token|password|secret)", re.IGNORECASE)
+LOGIN_URL = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@.*", re.IGNORECASE)  # an address with a password in it
 
 
-def need(package: str, extra: str, asked: str) -> None:
+def require_package(package: str, extra: str, setting: str) -> None:
     """Check that an optional package is installed.
 
     Args:
         package: the package's name in imports.
         extra: this project's extra that installs it.
-        asked: the setting that needs it.
+        setting: the setting that needs it.
 
     Raises:
         InputError: if it is missing, with the command that installs it.
     """
     if find_spec(package) is None:
-        how = spell_command("pip", ["install", "-c", "constraints.txt", "-e", f".[{extra}]"])
-        raise InputError(f"{asked} needs the package {package}, which is not installed: {how}")
+        how = format_command("pip", ["install", "-c", "constraints.txt", "-e", f".[{extra}]"])
+        raise InputError(f"{setting} needs the package {package}, which is not installed: {how}")
 
 
 def check_loggers(config: DictConfig) -> None:
@@ -39,9 +42,9 @@ def check_loggers(config: DictConfig) -> None:
     loggers: Any = OmegaConf.to_container(config.logger) if OmegaConf.is_config(config.get("logger")) else {}
     for key, settings in loggers.items() if isinstance(loggers, dict) else ():
         for name, value in settings.items() if isinstance(settings, dict) else ():
-            package = LOGGERS.get(str(value).rpartition(".")[2]) if name == "_target_" else None
+            package = LOGGER_PACKAGES.get(str(value).rpartition(".")[2]) if name == "_target_" else None
             if package:
-                need(package, package, f"logger.{key}")
-            if (value is not None and SECRET.fullmatch(name)) or LOGIN.fullmatch(str(value)):
+                require_package(package, package, f"logger.{key}")
+            if (value is not None and SECRET_NAME.fullmatch(name)) or LOGIN_URL.fullmatch(str(value)):
                 how = "leave it out, and set the logger's environment variable"
                 raise InputError(f"logger.{key}.{name}: a secret would be kept in the run's folder; {how}")

@@ -7,28 +7,28 @@ from functools import cache
 from inspect import unwrap
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from src.core.checks import is_number, is_whole
+from src.core.checks import is_integer, is_number
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
-LISTS = (list, tuple, Sequence, Iterable)
-DICTIONARIES = (dict, Mapping)
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+LIST_TYPES = (list, tuple, Sequence, Iterable)
+DICT_TYPES = (dict, Mapping)
 
 
 @cache
-def hints_of(kind: type) -> dict[str, Any]:
+def get_hints(cls: type) -> dict[str, Any]:
     """Return the annotated constructor parameters of a class and its bases, by name."""
     found: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
+    for base in reversed(cls.__mro__):
         if base is not object and "__init__" in vars(base):
             with suppress(Exception):  # names that are imported only for type checkers
                 found |= get_type_hints(vars(base)["__init__"])
     return found
 
 
-def parameters_of(kind: type) -> dict[str, type]:
+def get_parameters(cls: type) -> dict[str, type]:
     """Return the named constructor parameters of a class and its bases, each with the class that declares it."""
     found: dict[str, type] = {}
-    for base in kind.__mro__:
+    for base in cls.__mro__:
         if base is not object and "__init__" in vars(base):
             code = getattr(unwrap(vars(base)["__init__"]), "__code__", None)
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount] if code else ()
@@ -36,41 +36,41 @@ def parameters_of(kind: type) -> dict[str, type]:
     return found
 
 
-def fits(value: Any, hint: Any) -> bool:
+def is_of_type(value: Any, hint: Any) -> bool:
     """Return True if a plain value, or the object that Hydra makes from it, may have a type."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in inner)
+        return any(is_of_type(value, option) for option in inner)
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in inner)
     if hint is float:
         return is_number(value)
     if hint is int:
-        return is_whole(value) and abs(value) < 2**63
-    if origin in LISTS:
+        return is_integer(value) and abs(value) < 2**63
+    if origin in LIST_TYPES:
         return isinstance(value, list) and (
-            not inner or all(any(fits(item, option) for option in inner) for item in value)
+            not inner or all(any(is_of_type(item, option) for option in inner) for item in value)
         )
-    if origin in DICTIONARIES:
+    if origin in DICT_TYPES:
         return isinstance(value, dict)
     if origin is Callable:
         return isinstance(value, dict) and "_target_" in value
-    if hint in WORDS or not isinstance(hint, type):
-        return hint not in WORDS or isinstance(value, hint)
+    if hint in TYPE_NAMES or not isinstance(hint, type):
+        return hint not in TYPE_NAMES or isinstance(value, hint)
     return isinstance(value, hint) or (isinstance(value, dict) and "_target_" in value)
 
 
-def spell(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """Return a type in words."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(spell, inner)))
+        return " or ".join(dict.fromkeys(map(describe_type, inner)))
     if origin is Literal:
         return " or ".join(map(str, inner))
-    if origin in LISTS:
+    if origin in LIST_TYPES:
         return "a list"
-    if origin in DICTIONARIES:
+    if origin in DICT_TYPES:
         return "a dictionary"
     if origin is Callable:
         return "a function (of which a setting cannot be the name: it takes a class of your own)"
-    return WORDS.get(hint) or f"an object of {getattr(hint, '__name__', hint)}"
+    return TYPE_NAMES.get(hint) or f"an object of {getattr(hint, '__name__', hint)}"

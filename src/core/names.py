@@ -4,13 +4,13 @@ import difflib
 import re
 from collections.abc import Iterable
 
-FILLERS = {  # words that hardly change a name's meaning
+FILLER_WORDS = {  # words that hardly change a name's meaning
     *("n", "num", "number", "of", "max", "total", "size", "dim", "count", "value", "type", "name", "fn", "function"),
     *("rate", "p", "prob", "probability", "penalty", "reg"),
 }
-OFF_THE_WAY = ("recipe.", "paths.", "callbacks.", "hydra.")  # prefixes of settings that users rarely mean
-NAME = re.compile(r"[^\W\d_][\w./ -]+")  # text that can be a name: not -1, and not a single letter
-CLOSE = 0.65  # minimum similarity of a suggested name: 1 is equal
+RARE_PREFIXES = ("recipe.", "paths.", "callbacks.", "hydra.")  # prefixes of settings that users rarely mean
+NAME_PATTERN = re.compile(r"[^\W\d_][\w./ -]+")  # text that can be a name: not -1, and not a single letter
+MIN_SIMILARITY = 0.65  # minimum similarity of a suggested name: 1 is equal
 
 # Common names of settings, groups and choices elsewhere, without separators and plurals, and their names here.
 SYNONYMS = {
@@ -89,69 +89,76 @@ SYNONYMS = {
 }
 
 
-def guess(name: str, names: Iterable[str]) -> str | None:
+def suggest_name(name: str, names: Iterable[str]) -> str | None:
     """Return the full name that an unknown one most likely means (``optimizer.lr`` for ``learning_rate``), if any."""
     names = list(dict.fromkeys(names))
-    return (guess_words(name, names) or guess_letters(name, names)) if NAME.fullmatch(name) else None
+    return (
+        (suggest_by_words(name, names) or _suggest_by_spelling(name, names)) if NAME_PATTERN.fullmatch(name) else None
+    )
 
 
-def guess_words(name: str, names: Iterable[str]) -> str | None:
+def suggest_by_words(name: str, names: Iterable[str]) -> str | None:
     """Return the name whose last part has the same words as the unknown one's, or synonyms of them, if any."""
     group, _, last = name[:100].rpartition(".")
-    words, core = _split(last), _without_fillers(_split(last))
-    ranked = sorted(names, key=lambda each: _rank(each, group))
-    parts = {each: _split(each.rpartition(".")[2]) for each in ranked}
-    literal = SYNONYMS.get(_join(last), ())
+    words, core = _split_words(last), _remove_fillers(_split_words(last))
+    ranked = sorted(names, key=lambda each: _rank_suggestion(each, group))
+    parts = {each: _split_words(each.rpartition(".")[2]) for each in ranked}
+    literal = SYNONYMS.get(_remove_separators(last), ())
     meant = [*literal, *SYNONYMS.get("".join(words), ()), *SYNONYMS.get("".join(core), ())]
-    same = [each for each in ranked if _join(each.rpartition(".")[2]) == _join(last)]
-    usual = [each for each in same if not each.startswith(OFF_THE_WAY)]
+    same = [each for each in ranked if _remove_separators(each.rpartition(".")[2]) == _remove_separators(last)]
+    usual = [each for each in same if not each.startswith(RARE_PREFIXES)]
     synonyms = [each for other in meant for each in ranked if other in (each, each.rpartition(".")[2])]
     singular = [each for each in ranked if parts[each] == words]
-    alike = [each for each in ranked if core and _without_fillers(parts[each]) == core]
+    alike = [each for each in ranked if core and _remove_fillers(parts[each]) == core]
     # A synonym of the exact text as typed comes even before a name that is spelled the same.
     return next(iter([*(synonyms if literal else usual), *usual, *synonyms, *same, *singular, *alike]), None)
 
 
-def guess_letters(name: str, names: Iterable[str]) -> str | None:
+def _suggest_by_spelling(name: str, names: Iterable[str]) -> str | None:
     """Return the most similarly spelled name, if any: compare the last parts within the group first, then whole names.
 
-    Names below the similarity `CLOSE` are not returned.
+    Names below the similarity `MIN_SIMILARITY` are not returned.
     """
     name = name[:100].lower()
     group, _, last = name.rpartition(".")
-    ranked = sorted(names, key=lambda each: _rank(each, group))
-    siblings = {each: _likeness(last, each.rpartition(".")[2]) for each in ranked if each.rpartition(".")[0] == group}
-    others = {each: max(_likeness(name, each), 0.99 * _likeness(last, each.rpartition(".")[2])) for each in ranked}
+    ranked = sorted(names, key=lambda each: _rank_suggestion(each, group))
+    siblings = {
+        each: _compute_similarity(last, each.rpartition(".")[2]) for each in ranked if each.rpartition(".")[0] == group
+    }
+    others = {
+        each: max(_compute_similarity(name, each), 0.99 * _compute_similarity(last, each.rpartition(".")[2]))
+        for each in ranked
+    }
     others = {each: score for each, score in others.items() if each not in siblings or not group}
     for scores in [siblings, others] if group else [others]:
         best = max(scores, key=lambda each: scores[each], default="")
-        if best and scores[best] >= CLOSE:
+        if best and scores[best] >= MIN_SIMILARITY:
             return best
     return None
 
 
-def _likeness(one: str, other: str) -> float:
+def _compute_similarity(one: str, other: str) -> float:
     if sorted(one) == sorted(other):  # two letters in the wrong order
         return 0.95
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 
-def _split(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """Return the words of a name such as ``batchSize`` or ``n_epochs``, in lower case and singular."""
     parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)
     words = re.findall(r"[^\W_]+", parts.lower())
     return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words]
 
 
-def _join(text: str) -> str:
+def _remove_separators(text: str) -> str:
     """Return a text in lower case, without separators between its words."""
     return re.sub(r"[\W_]+", "", text.lower())
 
 
-def _without_fillers(words: list[str]) -> list[str]:
-    return [word for word in words if word not in FILLERS]
+def _remove_fillers(words: list[str]) -> list[str]:
+    return [word for word in words if word not in FILLER_WORDS]
 
 
-def _rank(name: str, group: str) -> tuple[bool, bool, int]:
+def _rank_suggestion(name: str, group: str) -> tuple[bool, bool, int]:
     """Return a sort key for suggestions: names of the typed group first, then the usual ones, then the least nested."""
-    return (name.rpartition(".")[0] != group, name.startswith(OFF_THE_WAY), name.count("."))
+    return (name.rpartition(".")[0] != group, name.startswith(RARE_PREFIXES), name.count("."))

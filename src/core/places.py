@@ -8,72 +8,83 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from src.core.checks import LABEL, PATH, Check, complain, one_of, optional, show, whole
+from src.core.checks import (
+    LABEL,
+    PATH,
+    Check,
+    allow_integer,
+    allow_null_or,
+    allow_one_of,
+    describe_invalid,
+    format_value,
+)
 from src.core.errors import InputError
 
-OF_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
-LONGEST_NAME = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names
-PATHS = (  # settings that are paths; a config need not have all of them
+PLUGIN_PREFIXES = ("hydra_plugins.", "hydra._internal.core_plugins.")
+MAX_NAME_BYTES = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names
+PATH_SETTINGS = (  # settings that are paths; a config need not have all of them
     *("run", "resume", "checkpoint", "ckpt_path", "model.weights"),
     *("data.root", "paths.data", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir"),
 )
 
-NUMBERED = re.compile(r"\$\{hydra[.:]job\.num\}(_|\$\{swept:|$)")  # the start of the name of a job's folder
+JOB_NUMBER_PATTERN = re.compile(r"\$\{hydra[.:]job\.num\}(_|\$\{swept:|$)")  # the start of the name of a job's folder
 
-PLUGIN = Check(lambda value: isinstance(value, str) and value.startswith(OF_PLUGINS), "a class of hydra_plugins")
-PLACES: dict[str, Check] = {
-    "name": optional(LABEL),
-    "resume": optional(PATH),
+PLUGIN = Check(lambda value: isinstance(value, str) and value.startswith(PLUGIN_PREFIXES), "a class of hydra_plugins")
+LOCATION_CHECKS: dict[str, Check] = {
+    "name": allow_null_or(LABEL),
+    "resume": allow_null_or(PATH),
     "paths.outputs": PATH,
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
-    "hydra.output_subdir": one_of(None, ".hydra"),  # a run's settings are always in .hydra
+    "hydra.output_subdir": allow_one_of(None, ".hydra"),  # a run's settings are always in .hydra
     "hydra.launcher._target_": PLUGIN,
     "hydra.sweeper._target_": PLUGIN,
-    "hydra.sweeper.max_batch_size": optional(whole(1)),
+    "hydra.sweeper.max_batch_size": allow_null_or(allow_integer(1)),
 }
 
 
 def expand_home(config: DictConfig) -> None:
     """Replace a leading ``~`` in a config's paths by the user's home folder."""
-    for name in PATHS:
+    for name in PATH_SETTINGS:
         *above, key = name.split(".")
         holder = OmegaConf.select(config, ".".join(above)) if above else config
-        path = _as_written(holder, key) if isinstance(holder, DictConfig) and key in holder else None
+        path = _get_unresolved(holder, key) if isinstance(holder, DictConfig) and key in holder else None
         if isinstance(path, str) and path.startswith("~"):
             with read_write(holder):
                 holder[key] = os.path.expanduser(path)
 
 
-def _as_written(holder: DictConfig, key: str) -> Any:
+def _get_unresolved(holder: DictConfig, key: str) -> Any:
     node: Any = holder._get_node(key)
     return node._value()  # does not resolve a reference, whose target is expanded itself
 
 
-def settle_data_dir() -> None:
+def resolve_data_dir() -> None:
     """Expand ``~`` in the environment variable ``DATA_DIR``, and unset the variable if it is empty."""
     folder = os.path.expanduser(os.environ.pop("DATA_DIR", ""))
     if folder:
         os.environ["DATA_DIR"] = folder
 
 
-def check_places(config: DictConfig) -> None:
+def check_locations(config: DictConfig) -> None:
     """Refuse names and folders that are invalid for a run, and choices outside their groups.
 
     Raises:
         InputError: naming the setting, its value and the valid values.
     """
-    for name, check in PLACES.items():
+    for name, check in LOCATION_CHECKS.items():
         value = OmegaConf.select(config, name)
         if not check.allows(value):
-            raise InputError(complain(name, value, check))
+            raise InputError(describe_invalid(name, value, check))
         if name == "name":
-            run_name(value, "")  # raises before folders that refer to the name are checked
+            make_folder_name(value, "")  # raises before folders that refer to the name are checked
     if not PATH.allows(subdir := read_subdir(config)):
-        raise InputError(complain("hydra.sweep.subdir", subdir, PATH))
+        raise InputError(describe_invalid("hydra.sweep.subdir", subdir, PATH))
     for group, choice in config.hydra.runtime.choices.items():
         if ".." in str(choice).split("/") or str(choice).endswith(".yaml"):
-            raise InputError(f"{group}={show(choice)}: there is no such choice; it is the name of a file without .yaml")
+            raise InputError(
+                f"{group}={format_value(choice)}: there is no such choice; it is the name of a file without .yaml"
+            )
 
 
 def check_job_folders(config: DictConfig) -> None:
@@ -86,9 +97,9 @@ def check_job_folders(config: DictConfig) -> None:
     # Slashes inside references are fine: remove innermost references until none is left.
     while (plain := re.sub(r"\$\{[^${}]*\}", "", subdir)) != subdir and "/" in subdir:
         subdir = plain
-    if "/" in subdir or not NUMBERED.match(str(read_subdir(config))):
+    if "/" in subdir or not JOB_NUMBER_PATTERN.match(str(read_subdir(config))):
         how = "a job's folder lies in its sweep's and begins with its number: '${hydra.job.num}_…'"
-        raise InputError(f"hydra.sweep.subdir={show(read_subdir(config))}: {how}")
+        raise InputError(f"hydra.sweep.subdir={format_value(read_subdir(config))}: {how}")
 
 
 def check_sweep_folder(config: DictConfig, swept: Iterable[str]) -> None:
@@ -106,14 +117,14 @@ def check_sweep_folder(config: DictConfig, swept: Iterable[str]) -> None:
 
 def read_subdir(config: DictConfig) -> Any:
     """Return ``hydra.sweep.subdir`` unresolved, since its references have another value in each job."""
-    return _as_written(config.hydra.sweep, "subdir")
+    return _get_unresolved(config.hydra.sweep, "subdir")
 
 
-def settle_paths(config: DictConfig) -> None:
+def make_paths_absolute(config: DictConfig) -> None:
     """Make a config's paths absolute if the run changes to its own folder (``hydra.job.chdir=true``)."""
     if not config.hydra.job.chdir:
         return
-    for name in PATHS:
+    for name in PATH_SETTINGS:
         path = OmegaConf.select(config, name)
         if isinstance(path, str) and (
             name != "model.weights" or os.path.exists(path)
@@ -122,7 +133,7 @@ def settle_paths(config: DictConfig) -> None:
                 OmegaConf.update(config, name, os.path.abspath(path))
 
 
-def run_name(name: Any, stamp: str) -> str:
+def make_folder_name(name: Any, stamp: str) -> str:
     """Return a run's name as the name of its folder; the time stamp if it has none.
 
     Raises:
@@ -130,22 +141,22 @@ def run_name(name: Any, stamp: str) -> str:
     """
     if name is None:
         return stamp
-    folder = slug(str(name))
+    folder = to_slug(str(name))
     if not folder.strip(".-"):
-        raise InputError(f"name={show(name)}: give it letters or digits, it names a folder")
-    if len(os.fsencode(folder)) > LONGEST_NAME:
+        raise InputError(f"name={format_value(name)}: give it letters or digits, it names a folder")
+    if len(os.fsencode(folder)) > MAX_NAME_BYTES:
         how = "characters" if folder.isascii() else "bytes (a letter takes up to four)"
-        raise InputError(f"name={show(name)}: it names a folder, so give it at most {LONGEST_NAME} {how}")
+        raise InputError(f"name={format_value(name)}: it names a folder, so give it at most {MAX_NAME_BYTES} {how}")
     return folder
 
 
-def slug(text: str) -> str:
+def to_slug(text: str) -> str:
     """Return a text for a folder's name: letters and digits of any script, ``.``, ``_``, ``+`` and ``-``."""
     text = unicodedata.normalize("NFC", text.strip("[]{}() '\""))
     kept = (char if char.isalnum() or char in "._+-" or unicodedata.category(char)[0] == "M" else " " for char in text)
     return re.sub(" +", "-", "".join(kept))
 
 
-def shorten(text: str, most: int) -> str:
-    """Return the longest beginning of a text that takes at most ``most`` bytes."""
-    return os.fsencode(text)[:most].decode(errors="ignore")
+def cut_to_bytes(text: str, max_bytes: int) -> str:
+    """Return the longest beginning of a text that takes at most ``max_bytes`` bytes."""
+    return os.fsencode(text)[:max_bytes].decode(errors="ignore")

@@ -10,27 +10,29 @@ from typing import Any, NamedTuple
 from src.core.errors import InputError
 from src.storage.records import read_status
 
-SHARE_OF_CORES = "THUNDERHEAD_CORES"  # the number of CPU cores of a process that shares the machine with others
-SHARE_OF_GPU = "THUNDERHEAD_GPU_SHARE"  # the fraction of GPU memory that a process may use; unset: all that is free
+CORES_VARIABLE = "THUNDERHEAD_CORES"  # the number of CPU cores of a process that shares the machine with others
+GPU_FRACTION_VARIABLE = (
+    "THUNDERHEAD_GPU_SHARE"  # the fraction of GPU memory that a process may use; unset: all that is free
+)
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""
 # The variables that each one sets: node rank, local rank, number of nodes, number of processes.
-VARIABLES = {
+RANK_VARIABLES = {
     TORCHRUN: ("GROUP_RANK", "LOCAL_RANK", "GROUP_WORLD_SIZE", "WORLD_SIZE"),
     SRUN: ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS"),
     BY_HAND: ("NODE_RANK", "LOCAL_RANK", "", ""),  # Lightning sets them, too, for the other processes of a node
 }
-MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that a user sets by hand
+RENDEZVOUS_VARIABLES = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that a user sets by hand
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    if (count := os.environ.get(SHARE_OF_CORES, "")).isdigit():
+    if (count := os.environ.get(CORES_VARIABLE, "")).isdigit():
         return int(count)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
-def memory() -> int:
+def get_memory_bytes() -> int:
     """Return the memory in bytes that this process may use: the machine's, or its container's if that is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
@@ -39,64 +41,64 @@ def memory() -> int:
     return min(found)
 
 
-class Place(NamedTuple):
+class ProcessInfo(NamedTuple):
     """The rank of a process among those that train one model together.
 
     Attributes:
-        node: the node rank, from 0.
-        local: the local rank on the node, from 0.
+        node_rank: the node rank, from 0.
+        local_rank: the local rank on the node, from 0.
         nodes: the number of nodes; 0: unknown.
         processes: the number of processes on all nodes; 0: unknown.
         starter: the program that started the processes on each node.
     """
 
-    node: int
-    local: int
+    node_rank: int
+    local_rank: int
     nodes: int
     processes: int
     starter: str
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """True for rank 0, the process that writes files and logs for all."""
-        return self.node == self.local == 0
+        return self.node_rank == self.local_rank == 0
 
     @property
-    def meets(self) -> bool:
+    def is_externally_launched(self) -> bool:
         """True if the run has processes that were not started by rank 0."""
         return self.starter != BY_HAND or self.nodes > 1
 
     def __str__(self) -> str:
-        return f"process {self.local}" + (f" of node {self.node}" if self.node else "")
+        return f"process {self.local_rank}" + (f" of node {self.node_rank}" if self.node_rank else "")
 
 
-ALONE = Place(0, 0, 1, 1, BY_HAND)
+SINGLE_PROCESS = ProcessInfo(0, 0, 1, 1, BY_HAND)
 
 
-def place() -> Place:
+def detect_process() -> ProcessInfo:
     """Return this process's rank from the environment variables of the program that started it."""
     starter = BY_HAND
-    if number("SLURM_STEP_NUM_TASKS") > 1:  # a batch script is not a step, and an interactive shell has one task
+    if _read_number("SLURM_STEP_NUM_TASKS") > 1:  # a batch script is not a step, and an interactive shell has one task
         starter = SRUN
     if "TORCHELASTIC_RUN_ID" in os.environ:  # takes precedence, since srun may have started torchrun
         starter = TORCHRUN
-    node, local, nodes, processes = (number(name) for name in VARIABLES[starter])
-    return Place(node, local, nodes, processes, starter)
+    node, local, nodes, processes = (_read_number(name) for name in RANK_VARIABLES[starter])
+    return ProcessInfo(node, local, nodes, processes, starter)
 
 
-def number(name: str) -> int:
+def _read_number(name: str) -> int:
     """Return an environment variable as a number; 0 if it is unset or not a number."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else 0
 
 
-def together(trainer: Mapping[str, Any]) -> bool:
+def is_distributed(trainer: Mapping[str, Any]) -> bool:
     """Return True if the trainer's settings make a run distributed: several processes may train one model."""
     parts = (trainer.get("strategy", "auto"), trainer.get("num_nodes", 1), trainer.get("devices", 1))
     return parts != ("auto", 1, 1)
 
 
-def place_in(trainer: Mapping[str, Any]) -> Place:
+def resolve_process(trainer: Mapping[str, Any]) -> ProcessInfo:
     """Return this process's rank in a run with these trainer settings.
 
     Slurm tasks that each train their own model all have rank 0.
@@ -104,14 +106,14 @@ def place_in(trainer: Mapping[str, Any]) -> Place:
     Raises:
         InputError: if the started processes do not match the settings, so that they would wait for each other forever.
     """
-    process = place()
+    process = detect_process()
     nodes, devices = trainer.get("num_nodes", 1), trainer.get("devices", 1)
     nodes = nodes if isinstance(nodes, int) and nodes > 0 else 1  # invalid values are rejected by `check`
-    if not together(trainer) and not (process.starter == TORCHRUN and process.processes > 1):
-        return ALONE
+    if not is_distributed(trainer) and not (process.starter == TORCHRUN and process.processes > 1):
+        return SINGLE_PROCESS
     per_node = process.processes // max(1, process.nodes)
     if process.starter == BY_HAND:
-        check_meeting(nodes)
+        _check_rendezvous(nodes)
     elif process.nodes != nodes or (isinstance(devices, int) and process.processes != nodes * devices):
         raise InputError(
             f"{process.starter} has started {process.processes} processes on "
@@ -123,13 +125,13 @@ def place_in(trainer: Mapping[str, Any]) -> Place:
     return process._replace(nodes=nodes)
 
 
-def check_meeting(nodes: int) -> None:
+def _check_rendezvous(nodes: int) -> None:
     """Refuse missing or invalid variables that a user sets so that the processes of several nodes find each other.
 
     Raises:
         InputError: naming the variable.
     """
-    missing = [name for name in MEETING if not os.environ.get(name)]
+    missing = [name for name in RENDEZVOUS_VARIABLES if not os.environ.get(name)]
     if nodes != 1 and missing:
         raise InputError(
             f"trainer.num_nodes={nodes}: set {', '.join(missing)} on each node, or start it there with torchrun or "
@@ -142,18 +144,18 @@ def check_meeting(nodes: int) -> None:
         raise InputError(f"MASTER_PORT={port}: a port is a number from 1 to 65535")
 
 
-def agree(config: Mapping[str, Any], here: Place) -> None:
+def check_agreement(config: Mapping[str, Any], process: ProcessInfo) -> None:
     """Require settings on which independently started processes must agree.
 
     Raises:
         InputError: if a new run has no name or no seed, or its name is taken.
     """
-    if not here.meets or config.get("resume") is not None:
+    if not process.is_externally_launched or config.get("resume") is not None:
         return
     for setting, otherwise in (("name", "have a time stamp of its own"), ("seed", "draw its own")):
         if config.get(setting, 0) is None:
             raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
     folder = config["hydra"]["run"]["dir"]
     before = read_status(Path(folder))["status"]
-    if not here.first and before not in ("waiting", "running"):  # rank 0 detects this, too, and exits
+    if not process.is_rank_zero and before not in ("waiting", "running"):  # rank 0 detects this, too, and exits
         raise InputError(f"{folder} is there already: choose another name=…")

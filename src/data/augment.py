@@ -15,38 +15,38 @@ from torch.nn.functional import pad
 class RandomNumbers(Protocol):
     """A source of random numbers for a batch of images."""
 
-    def uniform(self, count: int, device: torch.device) -> Tensor:
+    def draw_uniform(self, count: int, device: torch.device) -> Tensor:
         """Draw numbers in [0, 1), (count,)."""
 
-    def integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
+    def draw_integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
         """Draw integers from 0 to ``high`` − 1, (rows, count)."""
 
 
 class TorchRandomNumbers:
     """Random numbers from torch's default generator."""
 
-    def uniform(self, count: int, device: torch.device) -> Tensor:
+    def draw_uniform(self, count: int, device: torch.device) -> Tensor:
         """Draw numbers in [0, 1), (count,)."""
         return torch.rand(count, device=device)
 
-    def integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
+    def draw_integers(self, high: int, rows: int, count: int, device: torch.device) -> Tensor:
         """Draw integers from 0 to ``high`` − 1, (rows, count)."""
         return torch.randint(high, (rows, count), device=device)
 
 
-TORCH = TorchRandomNumbers()
+DEFAULT_NUMBERS = TorchRandomNumbers()
 
 
-def random_flip(images: Tensor, numbers: RandomNumbers = TORCH) -> Tensor:
+def flip_images(images: Tensor, random_numbers: RandomNumbers = DEFAULT_NUMBERS) -> Tensor:
     """Mirror each of the images (B, C, H, W) left to right with probability one half."""
     count = len(images)
     # A flipped image lies ``count`` rows behind its original.
-    flipped = numbers.uniform(count, images.device) < 0.5
+    flipped = random_numbers.draw_uniform(count, images.device) < 0.5
     both = torch.cat([images, images.flip(-1)])  # (2B, C, H, W)
     return both.index_select(0, torch.arange(count, device=images.device) + count * flipped)
 
 
-def padded_with(images: Tensor, padding: int, mode: str) -> Tensor:
+def _pad_images(images: Tensor, padding: int, mode: str) -> Tensor:
     """Return images (B, C, H, W) with ``padding`` more pixels on each side.
 
     The new pixels are black for ``mode`` "zeros"; for "reflect" they mirror the image's inside.
@@ -61,11 +61,13 @@ def padded_with(images: Tensor, padding: int, mode: str) -> Tensor:
     return images
 
 
-def random_crop(images: Tensor, padding: int, mode: str = "zeros", numbers: RandomNumbers = TORCH) -> Tensor:
-    """Shift each image of (B, C, H, W) by up to ``padding`` pixels in each direction; ``mode``: see `padded_with`."""
+def crop_images(
+    images: Tensor, padding: int, mode: str = "zeros", random_numbers: RandomNumbers = DEFAULT_NUMBERS
+) -> Tensor:
+    """Shift each image of (B, C, H, W) by up to ``padding`` pixels in each direction; ``mode``: see `_pad_images`."""
     count, _, height, width = images.shape
-    padded = padded_with(images, padding, mode)
-    top, left = numbers.integers(2 * padding + 1, 2, count, images.device)
+    padded = _pad_images(images, padding, mode)
+    top, left = random_numbers.draw_integers(2 * padding + 1, 2, count, images.device)
     # Find where each row of the crops starts in the flat padded images, then copy ``width`` pixels from there.
     first = torch.arange(0, padded.numel(), padded.shape[-1], device=images.device)  # flat index of each row's start
     corner = top * padded.shape[-1] + left  # (B,) offset of the crop's corner
@@ -73,7 +75,7 @@ def random_crop(images: Tensor, padding: int, mode: str = "zeros", numbers: Rand
     return padded.flatten().unfold(0, width, 1).index_select(0, rows.flatten()).view(images.shape)
 
 
-def cutout(images: Tensor, size: int, numbers: RandomNumbers = TORCH) -> Tensor:
+def cut_out_squares(images: Tensor, size: int, random_numbers: RandomNumbers = DEFAULT_NUMBERS) -> Tensor:
     """Black out a square of ``size`` pixels at a random position in each of the images (B, C, H, W).
 
     The square's centre is uniform over the image, so part of the square may lie outside it
@@ -82,7 +84,7 @@ def cutout(images: Tensor, size: int, numbers: RandomNumbers = TORCH) -> Tensor:
     count, _, height, width = images.shape
     rows, columns = [
         torch.arange(length, device=images.device)
-        - numbers.integers(length, 1, count, images.device).view(-1, 1)
+        - random_numbers.draw_integers(length, 1, count, images.device).view(-1, 1)
         + size // 2
         for length in (height, width)
     ]  # (B, H) and (B, W): from 0 to size−1 inside the square

@@ -16,7 +16,7 @@ from src.core.errors import InputError
 from src.data.placement import Placement, copy_ahead
 
 Task = Literal["multiclass", "binary", "regression"]
-EVAL_BATCH = 500  # samples; evaluation keeps no gradients, so its batches may be larger than in training
+EVAL_BATCH_SIZE = 500  # samples; evaluation keeps no gradients, so its batches may be larger than in training
 
 
 class Samples(NamedTuple):
@@ -28,7 +28,7 @@ class Samples(NamedTuple):
     def take(self, index: Tensor | slice) -> "Samples":
         if isinstance(index, slice):
             return Samples(self.inputs[index], self.targets[index])
-        return Samples(rows(self.inputs, index), rows(self.targets, index))
+        return Samples(_gather_rows(self.inputs, index), _gather_rows(self.targets, index))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Samples":
         """Return the samples on a device."""
@@ -49,7 +49,7 @@ class Samples(NamedTuple):
         return len(self.targets)
 
 
-def rows(values: Tensor, index: Tensor) -> Tensor:
+def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
     """Return ``values[index]`` for an index of positions (B,) or a boolean mask (N,)."""
     # index_select copies each row at once, which is ten times as fast for images.
     return values.index_select(0, index) if index.dtype == torch.long else values[index]
@@ -61,7 +61,8 @@ class Batches:
     ``batch_size`` counts the samples of one optimiser step over all processes. The process of rank ``rank`` gets every
     ``world_size``-th sample of each batch, so that the steps are the same for any number of processes. If a training
     batch has fewer samples than there are processes, the ranks without a sample get the batch's first one, with weight
-    0, because every rank must take part in each step. `counts` returns the numbers that this weight is computed from.
+    0, because every rank must take part in each step. `count_samples` returns the numbers that this weight is
+    computed from.
 
     Args:
         samples: the N samples to iterate over.
@@ -101,7 +102,7 @@ class Batches:
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             if order is not None:
-                yield self.samples.take(self.share(order[batch]))
+                yield self.samples.take(self.select_shard(order[batch]))
             else:
                 yield self.samples.take(batch)  # a view: nothing is copied
 
@@ -110,14 +111,14 @@ class Batches:
         order = self.order() if self.order else torch.arange(self.samples.size)
         return order.to(self.samples.device)
 
-    def share(self, indices: Tensor) -> Tensor:
+    def select_shard(self, indices: Tensor) -> Tensor:
         """Return this rank's shard of a batch's indices."""
         shard = indices[self.rank :: self.world_size]
         return indices[:1] if self.train and not len(shard) else shard
 
-    def counts(self, batch: int) -> tuple[int, int]:
+    def count_samples(self, batch_index: int) -> tuple[int, int]:
         """Return the number of samples of a batch (counted from 0) that this rank gets, and the size of the batch."""
-        whole = min(self.batch_size, self.samples.size - batch * self.batch_size)
+        whole = min(self.batch_size, self.samples.size - batch_index * self.batch_size)
         return len(range(self.rank, whole, self.world_size)), whole
 
 
@@ -141,7 +142,7 @@ class Chunk:
     def pin(self) -> "Chunk":
         return Chunk(self.samples.pin(), self.batch_size)
 
-    def parts(self) -> Iterator[Samples]:
+    def split_batches(self) -> Iterator[Samples]:
         """Yield the batches as they are stored, before ``prepare``."""
         columns = [part.split(self.batch_size) for part in self.samples]
         return (Samples(*part) for part in zip(*columns, strict=True))
@@ -168,7 +169,7 @@ class Chunks:
             yield Chunk(samples.take(index[start : min(start + self.length * size, count)]), size)
 
 
-def count_of(size: int | float, total: int, setting: str) -> int:
+def resolve_count(size: int | float, total: int, setting: str) -> int:
     """Return ``size`` as a number of samples: an int is a count, a float in [0, 1] a fraction of ``total``.
 
     Raises:
@@ -180,12 +181,12 @@ def count_of(size: int | float, total: int, setting: str) -> int:
     return count
 
 
-def count_share(share: float, total: int) -> int:
+def count_fraction(fraction: float, total: int) -> int:
     """Return the number of samples in a fraction, in [0, 1], of ``total`` samples."""
-    return round(share * total)
+    return round(fraction * total)
 
 
-def stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def split_stratified(targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw ``count`` of N samples so that each class keeps its fraction to within one sample.
 
     Returns:
@@ -239,9 +240,11 @@ class TensorDataModule(LightningDataModule):
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
-        self.chunk = 1  # training batches per `training_step`, see src/models/steps.py
+        self.chunk_length = 1  # training batches per `training_step`, see src/models/steps.py
         self.placement = Placement()
-        self.shares: dict[str, float] = {}  # "val" or "test" → fraction of its samples to evaluate, the first ones
+        self.eval_fractions: dict[
+            str, float
+        ] = {}  # "val" or "test" → fraction of its samples to evaluate, the first ones
         self.train_set: Samples | None = None
         self.val_set: Samples | None = None
         self.test_set: Samples | None = None
@@ -269,11 +272,11 @@ class TensorDataModule(LightningDataModule):
         """Split the samples into training and validation samples, stratified by class."""
         generator = torch.Generator().manual_seed(self.split_seed)
         classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
-        val_count = count_of(self.val_size, samples.size, "data.val_size")
-        val, train = stratified(classes, val_count, generator)
+        val_count = resolve_count(self.val_size, samples.size, "data.val_size")
+        val, train = split_stratified(classes, val_count, generator)
         if self.train_size is not None:
-            train_count = count_of(self.train_size, len(train), "data.train_size")
-            train = train[stratified(classes[train], train_count, generator)[0]]
+            train_count = resolve_count(self.train_size, len(train), "data.train_size")
+            train = train[split_stratified(classes[train], train_count, generator)[0]]
         if not len(train):
             raise InputError(f"data.val_size={self.val_size} leaves none of {samples.size} samples to train on")
         return samples.take(train), samples.take(val)
@@ -283,39 +286,41 @@ class TensorDataModule(LightningDataModule):
             samples, self.test_set = self.load()
             self.train_set, self.val_set = self.split(samples)
 
-    def epoch_order(self) -> Tensor:
+    def draw_epoch_order(self) -> Tensor:
         """Return the order of the training samples in this epoch; it depends on the seed and the epoch only."""
         assert self.train_set is not None
         trainer = self.trainer
         if getattr(trainer, "overfit_batches", 0):  # Lightning repeats the same few batches
             return torch.arange(self.train_set.size)
-        return self.order(self.order_seed, trainer.current_epoch if trainer is not None else 0)
+        return self.draw_order(self.order_seed, trainer.current_epoch if trainer is not None else 0)
 
-    def order(self, seed: int, epoch: int) -> Tensor:
+    def draw_order(self, seed: int, epoch: int) -> Tensor:
         """Return a random order of the training samples, (N,) int64."""
         assert self.train_set is not None
         return torch.randperm(self.train_set.size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
-    def batches(self, samples: Samples | None, train: bool = False) -> Batches:
+    def make_batches(self, samples: Samples | None, train: bool = False) -> Batches:
         """Return batches of samples of this data set, for the trainer's device and this rank."""
         assert samples is not None, "call setup() first"
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
             raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
-        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH)
-        order = self.epoch_order if train and self.shuffle else None
-        ahead = self.used if self.used.type == "cuda" and samples.device != self.used else None
+        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH_SIZE)
+        order = self.draw_epoch_order if train and self.shuffle else None
+        ahead = (
+            self.target_device if self.target_device.type == "cuda" and samples.device != self.target_device else None
+        )
         return Batches(samples, size, order, train, train and self.drop_last, rank, world, ahead)
 
     @property
-    def used(self) -> torch.device:
+    def target_device(self) -> torch.device:
         """The device on which batches are used."""
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
-    def place(self, stage: str, samples: Samples | None) -> Samples:
+    def move_samples(self, stage: str, samples: Samples | None) -> Samples:
         """Return the samples of a stage ("train", "val" or "test") on the device that `Placement` chooses."""
         assert samples is not None, "call setup() first"
-        return self.placement.place(stage, samples, self.used, self.count_bytes)
+        return self.placement.move_samples(stage, samples, self.target_device, self.count_bytes)
 
     def count_bytes(self) -> int:
         """Return the size of all samples in bytes."""
@@ -323,19 +328,19 @@ class TensorDataModule(LightningDataModule):
         return sum(values.nbytes for part in parts for values in part)
 
     def train_dataloader(self) -> Batches | Chunks:
-        batches = self.batches(self.place("train", self.train_set), train=True)
-        return batches if self.chunk == 1 else Chunks(batches, self.chunk)
+        batches = self.make_batches(self.move_samples("train", self.train_set), train=True)
+        return batches if self.chunk_length == 1 else Chunks(batches, self.chunk_length)
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        val_set = self.place("val", self.val_set)
-        return self.batches(self.take_share("val", val_set)) if val_set.size else []
+        val_set = self.move_samples("val", self.val_set)
+        return self.make_batches(self.take_fraction("val", val_set)) if val_set.size else []
 
     def test_dataloader(self) -> Batches:
-        return self.batches(self.take_share("test", self.place("test", self.test_set)))
+        return self.make_batches(self.take_fraction("test", self.move_samples("test", self.test_set)))
 
-    def take_share(self, stage: str, samples: Samples) -> Samples:
+    def take_fraction(self, stage: str, samples: Samples) -> Samples:
         """Return the samples to evaluate in a stage: all, or a fraction from the start."""
-        return samples.take(slice(0, count_share(self.shares.get(stage, 1.0), samples.size)))
+        return samples.take(slice(0, count_fraction(self.eval_fractions.get(stage, 1.0), samples.size)))
 
     def predict_dataloader(self) -> Batches:
         return self.test_dataloader()

@@ -45,4 +45,4 @@ class CIFAR10(ImageDataModule):
             raise ValueError("its data are not an array of images (N, 3072)")
         if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
             raise ValueError("its labels are not a list of integers")
-        return self.samples(images.reshape(-1, *self.in_shape), labels)
+        return self.make_samples(images.reshape(-1, *self.in_shape), labels)

@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from src.core.errors import InputError
-from src.storage.trust import is_lent
+from src.storage.trust import is_external_data
 
 
 def download_once(root: Path, name: str, missing: Callable[[], object], download: Callable[[], None]) -> None:
@@ -23,7 +23,7 @@ def download_once(root: Path, name: str, missing: Callable[[], object], download
     """
     if not missing():
         return
-    if is_lent(root):
+    if is_external_data(root):
         raise InputError(
             f"{name} is not in {root}, and since it is the run's folder that says so, nothing is downloaded there: "
             "give paths.data=FOLDER"

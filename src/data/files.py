@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from src.core.disk import describe_fault
+from src.core.disk import to_storage_error
 from src.storage.files import read_bytes
 
-MOST = 4 * 2**30  # bytes that a file may have
+MAX_FILE_BYTES = 4 * 2**30  # bytes that a file may have
 
 
-def is_there(path: Path) -> bool:
+def is_present(path: Path) -> bool:
     """Return True if a path exists, as a file or anything else.
 
     Raises:
@@ -17,16 +17,16 @@ def is_there(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise describe_fault(path, error, "read") from error
+        raise to_storage_error(path, error, "read") from error
 
 
 def read_file(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        InputError: if it is missing, is not a file, cannot be read, or has more than `MOST` bytes.
+        InputError: if it is missing, is not a file, cannot be read, or has more than `MAX_FILE_BYTES` bytes.
     """
     try:
-        return read_bytes(path, MOST)
+        return read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
-        raise describe_fault(path, error, "read") from error
+        raise to_storage_error(path, error, "read") from error

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from src.core.errors import InputError
-from src.data.augment import TORCH, RandomNumbers, cutout, random_crop, random_flip
+from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
-from src.data.files import is_there, read_file
+from src.data.files import is_present, read_file
 
 T = TypeVar("T")
 
@@ -79,14 +79,14 @@ class ImageDataModule(TensorDataModule):
         name = type(self).__name__
         return f"the files in {self.root / self.folder} were not verified to be {name} (data.verify=false)"
 
-    def missing(self) -> list[str]:
+    def find_missing_files(self) -> list[str]:
         """Return the names of the missing files."""
-        return [name for name in self.sha256 if not is_there(self.root / self.folder / name)]
+        return [name for name in self.sha256 if not is_present(self.root / self.folder / name)]
 
     def prepare_data(self) -> None:
         """Download missing files; if several processes start at once, only one downloads."""
         if self.verify:
-            download_once(self.root, self.folder.split("/")[0], self.missing, self.download)
+            download_once(self.root, self.folder.split("/")[0], self.find_missing_files, self.download)
 
     def download(self) -> None:
         """Download the files with torchvision.
@@ -94,7 +94,7 @@ class ImageDataModule(TensorDataModule):
         Raises:
             InputError: if the download fails, or if an existing file is not the published one.
         """
-        missing = self.missing()
+        missing = self.find_missing_files()
         # Verify existing files first: torchvision would overwrite custom ones.
         for name in self.sha256:
             if name not in missing:
@@ -107,12 +107,12 @@ class ImageDataModule(TensorDataModule):
             reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
             raise InputError(
                 f"{type(self).__name__} is not in {self.root} and cannot be downloaded ({reason}): put "
-                f"{', '.join(self.missing()) or 'its files'} into {self.root / self.folder}, or set "
+                f"{', '.join(self.find_missing_files()) or 'its files'} into {self.root / self.folder}, or set "
                 "paths.data=FOLDER (or DATA_DIR) to where they are"
             ) from error
 
     def load(self) -> tuple[Samples, Samples]:
-        if missing := self.missing():
+        if missing := self.find_missing_files():
             reason = "" if self.verify else ": with data.verify=false nothing is downloaded"
             raise InputError(f"{self.root / self.folder} lacks {', '.join(missing)}{reason}")
         return self.read(train=True), self.read(train=False)
@@ -137,7 +137,7 @@ class ImageDataModule(TensorDataModule):
         except ValueError as error:
             raise InputError(f"{path}: {error}; files of your own must be in {type(self).__name__}'s format") from error
 
-    def samples(self, images: Tensor, labels: list[int]) -> Samples:
+    def make_samples(self, images: Tensor, labels: list[int]) -> Samples:
         """Return uint8 images (N, C, H, W) and their labels as samples.
 
         Raises:
@@ -154,35 +154,35 @@ class ImageDataModule(TensorDataModule):
             super().setup(stage)
             assert self.train_set is not None
             if self.standardize:
-                self.mean, self.std = channel_statistics(self.train_set.inputs)
+                self.mean, self.std = compute_channel_statistics(self.train_set.inputs)
             else:
                 self.mean, self.std = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 255.0)
 
     @property
-    def augments(self) -> bool:
+    def has_augmentation(self) -> bool:
         """Return True if training images are augmented."""
         return bool(self.flip or self.crop or self.cutout)
 
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
-        return self.standardized(self.augmented(inputs) if augment else inputs)
+        return self.standardize_images(self.augment_images(inputs) if augment else inputs)
 
-    def augmented(self, images: Tensor, numbers: RandomNumbers = TORCH) -> Tensor:
+    def augment_images(self, images: Tensor, random_numbers: RandomNumbers = DEFAULT_NUMBERS) -> Tensor:
         """Augment uint8 images (B, C, H, W) as the settings ask for."""
         if self.flip:
-            images = random_flip(images, numbers)
+            images = flip_images(images, random_numbers)
         if self.crop:
-            images = random_crop(images, self.crop, self.crop_padding, numbers)
-        return cutout(images, self.cutout, numbers) if self.cutout else images
+            images = crop_images(images, self.crop, self.crop_padding, random_numbers)
+        return cut_out_squares(images, self.cutout, random_numbers) if self.cutout else images
 
-    def standardized(self, images: Tensor) -> Tensor:
+    def standardize_images(self, images: Tensor) -> Tensor:
         """Standardise uint8 images (B, C, H, W) to float32 ones."""
         if self.mean.device != images.device:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         return images.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
 
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+def compute_channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel of uint8 images (N, C, H, W), as (C, 1, 1) float32.
 
     They are computed from the histogram of byte values, which is exact, and two (colour) to ten times (grey) faster

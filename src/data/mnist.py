@@ -29,14 +29,14 @@ class MNIST(ImageDataModule):
 
     def read(self, train: bool) -> Samples:
         part = "train" if train else "t10k"
-        images = self.read_file(f"{part}-images-idx3-ubyte", lambda content: decode_idx(content, self.in_shape[1:]))
+        images = self.read_file(f"{part}-images-idx3-ubyte", lambda content: _decode_idx(content, self.in_shape[1:]))
         return self.read_file(
             f"{part}-labels-idx1-ubyte",
-            lambda content: self.samples(images.unsqueeze(1), decode_idx(content, ()).tolist()),
+            lambda content: self.make_samples(images.unsqueeze(1), _decode_idx(content, ()).tolist()),
         )
 
 
-def decode_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
+def _decode_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
     """Decode LeCun's IDX format of unsigned bytes.
 
     The header is a magic number (two zeros, the type 8, the number of dimensions), then each

@@ -28,10 +28,10 @@ class PickledArray:
     """A pickled array: its shape, its type and its content, in row-major or column-major order."""
 
     def __init__(self, *ignored: Any) -> None:
-        self.shape, self.type, self.by_columns, self.content = (), None, False, b""
+        self.shape, self.type, self.is_column_major, self.content = (), None, False, b""
 
     def __setstate__(self, state: Any) -> None:
-        _, self.shape, self.type, self.by_columns, self.content = state
+        _, self.shape, self.type, self.is_column_major, self.content = state
 
     @classmethod
     def from_buffer(cls, content: Any, type: Any, shape: Any, order: Any) -> "PickledArray":
@@ -54,7 +54,7 @@ class PickledArray:
         if not isinstance(content, (bytes, bytearray)) or expected != len(content):
             raise ValueError("an array whose content does not fill its shape")
         values = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
-        if self.by_columns:
+        if self.is_column_major:
             return values.view(sizes[::-1]).permute(*reversed(range(len(sizes))))
         return values.view(sizes)
 

@@ -13,7 +13,7 @@ import torch
 from src.core.devices import is_main_process
 
 log = logging.getLogger(__name__)
-MOST = 0.5  # fraction of a device's free memory that a data set may take
+MAX_MEMORY_FRACTION = 0.5  # fraction of a device's free memory that a data set may take
 
 
 class Movable(Protocol):
@@ -34,15 +34,15 @@ class Placement:
     """The choice of where a data set is stored, and its copies on devices.
 
     Attributes:
-        asked: True to store it on the device that uses it, False not to; ``None``: only if it fits there.
+        requested: True to store it on the device that uses it, False not to; ``None``: only if it fits there.
     """
 
     def __init__(self) -> None:
-        self.asked: bool | None = None
-        self.stays: dict[torch.device, bool] = {}  # True: only batches are copied to that device
+        self.requested: bool | None = None
+        self.is_streamed: dict[torch.device, bool] = {}  # True: only batches are copied to that device
         self.copies: dict[str, tuple[Any, Any]] = {}  # part → its samples, and their copy on a device
 
-    def place(self, part: str, samples: T, device: torch.device, size: Callable[[], int]) -> T:
+    def move_samples(self, part: str, samples: T, device: torch.device, size: Callable[[], int]) -> T:
         """Return samples on the device if the data set is to be stored there, else as they are.
 
         Args:
@@ -53,29 +53,29 @@ class Placement:
         """
         if device.type == "cpu":
             return samples
-        if device not in self.stays:
-            self.stays[device] = self._decide(size(), device)
-        if self.stays[device]:
+        if device not in self.is_streamed:
+            self.is_streamed[device] = self._should_stream(size(), device)
+        if self.is_streamed[device]:
             return samples
         source, copy = self.copies.get(part, (None, None))
         if source is not samples or copy.device != device:
             self.copies[part] = samples, samples.to(device)
         return self.copies[part][1]
 
-    def _decide(self, size: int, device: torch.device) -> bool:
+    def _should_stream(self, size: int, device: torch.device) -> bool:
         """Return True if a data set of ``size`` bytes is not to be copied to a device; log the decision."""
-        fits = size <= MOST * measure_free(device)
-        stays = not (fits if self.asked is None else self.asked)
+        fits = size <= MAX_MEMORY_FRACTION * _measure_free_memory(device)
+        stays = not (fits if self.requested is None else self.requested)
         if is_main_process():
             reason = (
-                "data_on_device=false" if self.asked is False else "more than half of the memory that is free there"
+                "data_on_device=false" if self.requested is False else "more than half of the memory that is free there"
             )
             where = f"copied to it batch by batch ({reason})" if stays else "kept on it"
             log.info("data: %.3g MB for %s, %s", size / 1e6, device, where)
         return stays
 
 
-def measure_free(device: torch.device) -> float:
+def _measure_free_memory(device: torch.device) -> float:
     """Return a device's free memory in bytes."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])

@@ -14,7 +14,7 @@ from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
 
 
-class DrawnDataModule(TensorDataModule):
+class SyntheticDataModule(TensorDataModule):
     """Points drawn from a rule, independently for training, validation and test.
 
     A subclass defines ``draw``.
@@ -44,7 +44,7 @@ class DrawnDataModule(TensorDataModule):
         raise AttributeError(f"{type(self).__name__} must define draw()")
 
 
-class XOR(DrawnDataModule):
+class XOR(SyntheticDataModule):
     """The corners of the unit square with a little noise; class 1 where exactly one coordinate is 1.
 
     No straight line separates the two classes (Minsky & Papert, 1969): the smallest problem that
@@ -52,7 +52,7 @@ class XOR(DrawnDataModule):
 
     Args:
         noise: standard deviation of the normal noise added to each coordinate, ≥ 0.
-        settings: those of `DrawnDataModule`.
+        settings: those of `SyntheticDataModule`.
     """
 
     task = "binary"
@@ -70,7 +70,7 @@ class XOR(DrawnDataModule):
         return Samples(inputs, corners.sum(dim=1) % 2)
 
 
-class Pulse(DrawnDataModule):
+class Pulse(SyntheticDataModule):
     """A square pulse: x ~ U(−3, 3), class 1 inside the band −1 ≤ x ≤ 1.
 
     One sigmoid can rise or fall but not both; the difference of two makes a band-pass.
@@ -81,7 +81,7 @@ class Pulse(DrawnDataModule):
     class_names = ("0", "1")
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
-        inputs = uniform(-3, 3, count, generator).unsqueeze(1)  # (N, 1)
+        inputs = draw_uniform(-3, 3, count, generator).unsqueeze(1)  # (N, 1)
         return Samples(inputs, self.truth(inputs).long())
 
     def truth(self, inputs: Tensor) -> Tensor:
@@ -89,14 +89,14 @@ class Pulse(DrawnDataModule):
         return (inputs.squeeze(1).abs() <= 1).to(inputs.dtype)
 
 
-class Cubic(DrawnDataModule):
+class Cubic(SyntheticDataModule):
     """The curve y = x³ + 0.1x² − x + 0.1 at x ~ U(−1.5, 1.5), without noise: regression."""
 
     task = "regression"
     in_shape = (1,)
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
-        inputs = uniform(-1.5, 1.5, count, generator).unsqueeze(1)  # (N, 1)
+        inputs = draw_uniform(-1.5, 1.5, count, generator).unsqueeze(1)  # (N, 1)
         return Samples(inputs, self.truth(inputs))
 
     def truth(self, inputs: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Cubic(DrawnDataModule):
         return x**3 + 0.1 * x**2 - x + 0.1
 
 
-class PlaneDataModule(DrawnDataModule):
+class PlaneDataModule(SyntheticDataModule):
     """Points (2,) distributed uniformly over a rectangle; class 1 on and above a boundary.
 
     A subclass declares ``low`` and ``high``, two opposite corners of the rectangle, and defines ``boundary``.
@@ -118,7 +118,7 @@ class PlaneDataModule(DrawnDataModule):
     high: ClassVar[tuple[float, float]]
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
-        columns = [uniform(*ends, count, generator) for ends in zip(self.low, self.high, strict=True)]
+        columns = [draw_uniform(*ends, count, generator) for ends in zip(self.low, self.high, strict=True)]
         return Samples(torch.stack(columns, dim=1), (columns[1] >= self.boundary(columns[0])).long())
 
     def boundary(self, x1: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class Parabola(PlaneDataModule):
 class TableDataModule(TensorDataModule):
     """A few fixed points, the same for training, validation and test.
 
-    A subclass defines ``points``.
+    A subclass defines ``get_points``.
 
     Args:
         settings: those of `TensorDataModule`, except the sizes.
@@ -158,15 +158,15 @@ class TableDataModule(TensorDataModule):
 
     @property
     def note(self) -> str:
-        count = self.points().size
+        count = self.get_points().size
         return f"trains, validates and tests on the same {count} points: it tells what was learned by heart"
 
     def setup(self, stage: str | None = None) -> None:
-        self.train_set = self.val_set = self.test_set = self.points()
+        self.train_set = self.val_set = self.test_set = self.get_points()
 
-    def points(self) -> Samples:
+    def get_points(self) -> Samples:
         """Return all points."""
-        raise AttributeError(f"{type(self).__name__} must define points()")
+        raise AttributeError(f"{type(self).__name__} must define get_points()")
 
 
 class Gate(TableDataModule):
@@ -191,7 +191,7 @@ class Gate(TableDataModule):
         super().__init__(**settings)
         self.gate = gate
 
-    def points(self) -> Samples:
+    def get_points(self) -> Samples:
         inputs = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         return Samples(inputs, torch.tensor(self.TABLES[self.gate]))
 
@@ -226,11 +226,11 @@ class TenPoints(TableDataModule):
         if self.held_out:
             held_out = torch.zeros(10, dtype=torch.bool)
             held_out[torch.linspace(0, 9, self.held_out + 2)[1:-1].round().long()] = True
-            self.train_set, self.val_set = self.points().take(~held_out), self.points().take(held_out)
+            self.train_set, self.val_set = self.get_points().take(~held_out), self.get_points().take(held_out)
 
-    def points(self) -> Samples:
+    def get_points(self) -> Samples:
         return Samples(torch.linspace(-4.5, 4.5, 10).unsqueeze(1), torch.tensor(self.TARGETS))
 
 
-def uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+def draw_uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(count, generator=generator)

@@ -16,10 +16,10 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
 from src.data.download import download_once
-from src.data.files import is_there, read_file
+from src.data.files import is_present, read_file
 from src.storage.files import open_atomic
 
-PATIENCE = 30.0  # seconds without an answer before a download fails
+DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer before a download fails
 
 
 class Wheat(TensorDataModule):
@@ -40,7 +40,7 @@ class Wheat(TensorDataModule):
     in_shape = (7,)
     class_names = ("Kama", "Rosa", "Canadian")
     url = "https://archive.ics.uci.edu/ml/machine-learning-databases/00236/seeds_dataset.txt"
-    sha256 = "e188f049f9b1e81e90785c67efae8ed879e276147cf19c5e36db749503983942"  # of `canonical`
+    sha256 = "e188f049f9b1e81e90785c67efae8ed879e276147cf19c5e36db749503983942"  # of `format_canonical`
 
     def __init__(self, root: str, folds: int, fold: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -58,7 +58,7 @@ class Wheat(TensorDataModule):
 
     def prepare_data(self) -> None:
         """Download the file if it is missing; if several processes start at once, only one downloads."""
-        download_once(self.root, "wheat", lambda: not is_there(self.path), self.download)
+        download_once(self.root, "wheat", lambda: not is_present(self.path), self.download)
 
     def download(self) -> None:
         """Download the published file, verify it and store it.
@@ -67,9 +67,9 @@ class Wheat(TensorDataModule):
             InputError: if the download fails, or the content is not the published data set.
         """
         try:
-            with urllib.request.urlopen(self.url, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(self.url, timeout=DOWNLOAD_TIMEOUT) as answer:
                 content: bytes = answer.read()
-            self.verified(content)
+            self.verify_content(content)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise InputError(
                 f"Wheat is not in {self.root} and cannot be downloaded ({error}): put {self.path.name} of {self.url} "
@@ -78,29 +78,29 @@ class Wheat(TensorDataModule):
         with open_atomic(self.path) as file:
             file.write(content)
 
-    def verified(self, content: bytes) -> Tensor:
+    def verify_content(self, content: bytes) -> Tensor:
         """Return a file's content as numbers (N, 8) float64: seven features and the class, 1 to 3.
 
         Raises:
             ValueError: if it is not the published data set.
         """
-        rows = rows_of(content)
-        if hashlib.sha256(canonical(rows)).hexdigest() != self.sha256:
+        rows = parse_rows(content)
+        if hashlib.sha256(format_canonical(rows)).hexdigest() != self.sha256:
             raise ValueError("its numbers are not those of the published data set")
         return torch.tensor(rows, dtype=torch.float64)
 
     def load(self) -> tuple[Samples, Samples]:
-        if not is_there(self.path):
+        if not is_present(self.path):
             raise InputError(f"{self.path.parent} lacks {self.path.name}")
         try:
-            table = self.verified(read_file(self.path))
+            table = self.verify_content(read_file(self.path))
         except ValueError as error:
             raise InputError(f"{self.path}: {error}; delete it and start again to download it anew") from error
         samples = Samples(table[:, :-1], table[:, -1].long() - 1)
-        is_test = self.fold_of(samples.targets) == self.fold
+        is_test = self.draw_folds(samples.targets) == self.fold
         return samples.take(~is_test), samples.take(is_test)
 
-    def fold_of(self, targets: Tensor) -> Tensor:
+    def draw_folds(self, targets: Tensor) -> Tensor:
         """Return each sample's fold, drawn at random and stratified by class: (N,) → (N,), 0 to ``folds`` − 1."""
         if self.folds > len(targets):
             raise InputError(f"data.folds={self.folds}: there are only {len(targets)} samples")
@@ -117,14 +117,14 @@ class Wheat(TensorDataModule):
             parts = [part for part in (self.train_set, self.val_set, self.test_set) if part is not None]
             std, self.mean = torch.std_mean(parts[0].inputs, dim=0, correction=0)
             self.std = torch.where(std > 0, std, 1.0)  # a feature may be constant over a few samples
-            self.train_set, self.val_set, self.test_set = map(self.standardised, parts)
+            self.train_set, self.val_set, self.test_set = map(self.standardize_samples, parts)
 
-    def standardised(self, samples: Samples) -> Samples:
+    def standardize_samples(self, samples: Samples) -> Samples:
         """Return features (N, 7) float64 as float32, with mean 0 and standard deviation 1 in training."""
         return Samples(((samples.inputs - self.mean) / self.std).float(), samples.targets)
 
 
-def rows_of(content: bytes) -> list[list[float]]:
+def parse_rows(content: bytes) -> list[list[float]]:
     """Return the numbers of a text file, line by line; any white space separates them.
 
     Raises:
@@ -139,6 +139,6 @@ def rows_of(content: bytes) -> list[list[float]]:
     return [row for row in rows if row]
 
 
-def canonical(rows: list[list[float]]) -> bytes:
+def format_canonical(rows: list[list[float]]) -> bytes:
     """Return numbers as canonical text: in shortest form, separated by tabs, one row per line."""
     return "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()

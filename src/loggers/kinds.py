@@ -14,17 +14,17 @@ from filelock import FileLock
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from src.core.extras import need
+from src.core.extras import require_package
 from src.loggers.table import Table
-from src.storage.configs import flat
-from src.storage.files import remove
+from src.storage.configs import flatten_config
+from src.storage.files import remove_file
 
-PROJECT = "thunderhead"  # the MLflow experiment of runs that belong to no sweep
-LONGEST = 250  # characters of a setting's value in MLflow; Lightning cuts it there
+DEFAULT_EXPERIMENT = "thunderhead"  # the MLflow experiment of runs that belong to no sweep
+MAX_VALUE_LENGTH = 250  # characters of a setting's value in MLflow; Lightning cuts it there
 Settings = dict[str, Any]
 
 
-class Start(NamedTuple):
+class RunStart(NamedTuple):
     """A start of a run, new or resumed.
 
     Attributes:
@@ -39,23 +39,23 @@ class Start(NamedTuple):
     step: int | None
 
 
-class Kind:
+class LoggerAdapter:
     """Adapter for any Lightning logger; subclasses handle the loggers with a special interface."""
 
-    def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
+    def get_default_settings(self, settings: Mapping[str, Any], start: RunStart) -> Settings:
         """Return values for settings that the config leaves open."""
         return {}
 
-    def begin(self, logger: Any, start: Start) -> None:
+    def open_logger(self, logger: Any, start: RunStart) -> None:
         """Open a logger, so that its errors are raised before training; a custom logger may have nothing to open."""
         if hasattr(type(logger), "experiment"):
             _ = logger.experiment
 
     def log_config(self, logger: Any, cfg: DictConfig) -> None:
         """Log a run's settings."""
-        logger.log_hyperparams(as_plain(cfg))
+        logger.log_hyperparams(_convert_to_plain(cfg))
 
-    def takes_figures(self, logger: Any) -> bool:
+    def can_log_figures(self, logger: Any) -> bool:
         return callable(getattr(logger, "log_image", None))
 
     def log_figure(self, logger: Any, name: str, pixels: np.ndarray, step: int) -> None:
@@ -63,20 +63,20 @@ class Kind:
         logger.log_image(key=name, images=[pixels], step=step)
 
 
-def as_plain(cfg: DictConfig) -> Settings:
+def _convert_to_plain(cfg: DictConfig) -> Settings:
     """Return a run's settings as nested dictionaries of plain values, without Hydra's own."""
     own: Any = [key for key in cfg if key != "hydra"]
     plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, own), resolve=True)
     return plain
 
 
-class _TensorBoard(Kind):
+class _TensorBoardAdapter(LoggerAdapter):
     """Adapter for TensorBoard; `src.sweeps.store.hparams` writes HParams for sweeps, a run's settings go to a file."""
 
-    def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
+    def get_default_settings(self, settings: Mapping[str, Any], start: RunStart) -> Settings:
         return {} if start.step is None else {"purge_step": start.step}
 
-    def begin(self, logger: TensorBoardLogger, start: Start) -> None:
+    def open_logger(self, logger: TensorBoardLogger, start: RunStart) -> None:
         """Refuse settings that the writer would refuse; its file is made at the first logged value."""
         from torch.utils.tensorboard import SummaryWriter  # slow import
 
@@ -84,10 +84,10 @@ class _TensorBoard(Kind):
             raise TypeError(f"it takes no setting called {', '.join(unknown)}")
 
     def log_config(self, logger: TensorBoardLogger, cfg: DictConfig) -> None:
-        remove(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start; Lightning would keep it
-        logger.hparams.update(as_plain(cfg))
+        remove_file(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start; Lightning would keep it
+        logger.hparams.update(_convert_to_plain(cfg))
 
-    def takes_figures(self, logger: TensorBoardLogger) -> bool:
+    def can_log_figures(self, logger: TensorBoardLogger) -> bool:
         return True
 
     def log_figure(self, logger: TensorBoardLogger, name: str, pixels: np.ndarray, step: int) -> None:
@@ -101,40 +101,40 @@ class Events(TensorBoardLogger):
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        super().log_metrics({name_chart(name): value for name, value in metrics.items() if name != "epoch"}, step)
+        super().log_metrics({get_chart_name(name): value for name, value in metrics.items() if name != "epoch"}, step)
 
 
-def name_chart(metric: str) -> str:
+def get_chart_name(metric: str) -> str:
     """Return the name of a metric's chart: the metric's own, but ``train/lr-Adam`` for learning rate ``lr-Adam``."""
     return f"train/{metric}" if metric.startswith("lr-") else metric
 
 
-class _Csv(Kind):
+class _CsvAdapter(LoggerAdapter):
     """Adapter for the CSVLogger, whose file is opened by `Table`."""
 
-    def begin(self, logger: CSVLogger, start: Start) -> None:
+    def open_logger(self, logger: CSVLogger, start: RunStart) -> None:
         logger._experiment = Table(logger.log_dir, start.step)
 
 
-class _Wandb(Kind):
+class _WandbAdapter(LoggerAdapter):
     """Adapter for Weights & Biases, where nothing can be removed: a point that is logged again appears twice."""
 
-    def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
-        need("wandb", "wandb", "a WandbLogger")
-        return _open_ones(settings, {"name": start.folder.name, "group": start.sweep and start.sweep.name})
+    def get_default_settings(self, settings: Mapping[str, Any], start: RunStart) -> Settings:
+        require_package("wandb", "wandb", "a WandbLogger")
+        return _filter_open_settings(settings, {"name": start.folder.name, "group": start.sweep and start.sweep.name})
 
-    def begin(self, logger: WandbLogger, start: Start) -> None:
-        super().begin(logger, start)
+    def open_logger(self, logger: WandbLogger, start: RunStart) -> None:
+        super().open_logger(logger, start)
         for link in start.folder.glob("wandb/*/logs/*.log"):
             if link.is_symlink():  # it leads out of the run's folder, which no link may do
-                remove(link)
+                remove_file(link)
 
 
-class _MLFlow(Kind):
+class _MLFlowAdapter(LoggerAdapter):
     """Adapter for MLflow, where nothing can be removed: a changed setting becomes a tag, next to the first value."""
 
-    def fill_in(self, settings: Mapping[str, Any], start: Start) -> Settings:
-        need("mlflow", "mlflow", "an MLFlowLogger")
+    def get_default_settings(self, settings: Mapping[str, Any], start: RunStart) -> Settings:
+        require_package("mlflow", "mlflow", "an MLFlowLogger")
         from mlflow import MlflowClient
 
         store = start.sweep or start.folder
@@ -143,30 +143,30 @@ class _MLFlow(Kind):
         directory = _find_store(uri) if uri.startswith("sqlite:") else None
         known = {
             "tracking_uri": uri,
-            "experiment_name": start.sweep.name if start.sweep else PROJECT,
+            "experiment_name": start.sweep.name if start.sweep else DEFAULT_EXPERIMENT,
             "run_name": start.folder.name,
             "artifact_location": directory and (directory / "mlruns").as_uri(),
         }
         environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)  # they log each table that they create
-        with _alone_at(uri):
+        with _lock_store(uri):
             MlflowClient(uri)  # creates the tables of a new store
-        return _open_ones(settings, known)
+        return _filter_open_settings(settings, known)
 
-    def begin(self, logger: MLFlowLogger, start: Start) -> None:
-        with _alone_at(str(logger._tracking_uri)):
+    def open_logger(self, logger: MLFlowLogger, start: RunStart) -> None:
+        with _lock_store(str(logger._tracking_uri)):
             client = logger.experiment  # creates a new experiment
         client.update_run(logger.run_id, status="RUNNING")  # a resumed run may be marked as finished
 
     def log_config(self, logger: MLFlowLogger, cfg: DictConfig) -> None:
         known = logger.experiment.get_run(logger.run_id).data.params
-        settings = {key: str(value)[:LONGEST] for key, value in flat(cfg).items()}
+        settings = {key: str(value)[:MAX_VALUE_LENGTH] for key, value in flatten_config(cfg).items()}
         logger.log_hyperparams({key: value for key, value in settings.items() if key not in known})
         for key in [key for key, value in settings.items() if known.get(key, value) != value]:
             logger.experiment.set_tag(logger.run_id, key, settings[key])
 
-    def takes_figures(self, logger: MLFlowLogger) -> bool:
+    def can_log_figures(self, logger: MLFlowLogger) -> bool:
         return True
 
     def log_figure(self, logger: MLFlowLogger, name: str, pixels: np.ndarray, step: int) -> None:
@@ -174,7 +174,7 @@ class _MLFlow(Kind):
 
 
 @contextmanager
-def _alone_at(uri: str) -> Iterator[None]:
+def _lock_store(uri: str) -> Iterator[None]:
     """Lock an MLflow store on this machine, so that only one of a sweep's jobs creates it."""
     if directory := _find_store(uri):
         directory.mkdir(parents=True, exist_ok=True)
@@ -191,19 +191,19 @@ def _find_store(uri: str) -> Path | None:
     return Path.cwd() if re.fullmatch("sqlite:///[^/]+", uri) else None
 
 
-def _open_ones(settings: Mapping[str, Any], known: Settings) -> Settings:
+def _filter_open_settings(settings: Mapping[str, Any], known: Settings) -> Settings:
     """Return the known values of those settings that the config leaves open."""
     return {key: value for key, value in known.items() if value is not None and settings.get(key) is None}
 
 
-KINDS: dict[type[Logger], Kind] = {
-    TensorBoardLogger: _TensorBoard(),
-    CSVLogger: _Csv(),
-    WandbLogger: _Wandb(),
-    MLFlowLogger: _MLFlow(),
+ADAPTERS: dict[type[Logger], LoggerAdapter] = {
+    TensorBoardLogger: _TensorBoardAdapter(),
+    CSVLogger: _CsvAdapter(),
+    WandbLogger: _WandbAdapter(),
+    MLFlowLogger: _MLFlowAdapter(),
 }
 
 
-def find_kind(logger: type) -> Kind:
+def find_adapter(logger: type) -> LoggerAdapter:
     """Return the adapter for a class of loggers."""
-    return next((kind for known, kind in KINDS.items() if issubclass(logger, known)), Kind())
+    return next((kind for known, kind in ADAPTERS.items() if issubclass(logger, known)), LoggerAdapter())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from src.storage.files import remove, write_csv
+from src.storage.files import remove_file, write_csv
 
 Row = dict[str, str]
 
@@ -27,7 +27,7 @@ class Table(ExperimentWriter):
         if rows:
             write_csv(self.path, rows)
         else:
-            remove(self.path)
+            remove_file(self.path)
 
     def _check_log_dir_exists(self) -> None:
         """Do nothing: Lightning's own method deletes an existing file."""

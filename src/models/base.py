@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from src.core.errors import DivergedError, InputError
 from src.models.graphs import GraphStep
-from src.models.losses import BY_TASK, LOSSES, SMOOTHABLE, penalty
-from src.models.steps import take_steps
+from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
+from src.models.steps import run_optimizer_steps
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.tensors import open_verified
 
@@ -31,7 +31,7 @@ class SupervisedModule(LightningModule):
         num_classes: the number of classes; 0 for regression.
         task: "multiclass", "binary" or "regression".
         optimizer: ``{"_target_": "torch.optim.Adam", "lr": 0.001, …}``; ``None`` to predict only.
-        scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``, see `make_schedule`; ``None`` keeps the
+        build_scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``, see `make_schedule`; ``None`` keeps the
             learning rate.
         label_smoothing: fraction of the target's probability that is spread over all classes in
             training, in [0, 1) (Szegedy et al., 2016).
@@ -74,15 +74,17 @@ class SupervisedModule(LightningModule):
         self.example_input_array = torch.zeros(1, *in_shape)  # for the sizes in the model summary
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
-        self.loss_name = self.suitable_loss(loss)
+        self.loss_name = self.resolve_loss(loss)
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
-        self.evaluated: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
+        self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
-        self.loss_shown: float | None = None  # mean loss when losses were last logged, for the progress bar
-        self.unread: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
-        self.batches_read = self.steps_before = 0  # logged batches of this epoch, optimiser steps before this epoch
-        self.processes = 1  # number of processes that train this model together
-        self.records_steps = False  # True: record steps as CUDA graphs where possible
+        self.last_logged_loss: float | None = None  # mean loss when losses were last logged, for the progress bar
+        self.pending_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
+        self.logged_batches = self.epoch_start_step = (
+            0  # logged batches of this epoch, optimiser steps before this epoch
+        )
+        self.num_processes = 1  # number of processes that train this model together
+        self.uses_cuda_graphs = False  # True: record steps as CUDA graphs where possible
         self.graph_step: GraphStep | None = None
 
     @classmethod
@@ -100,13 +102,13 @@ class SupervisedModule(LightningModule):
 
     # Loss and prediction
 
-    def suitable_loss(self, name: str | None) -> str:
+    def resolve_loss(self, name: str | None) -> str:
         """Return the name of the loss to train with; ``None`` stands for the task's default.
 
         Raises:
             InputError: if the loss does not suit the task, or label smoothing does not suit the loss.
         """
-        suitable = BY_TASK[self.task]
+        suitable = LOSSES_BY_TASK[self.task]
         if name not in (None, *suitable):
             raise InputError(f"model.loss={name} does not suit {self.task} targets: choose {' or '.join(suitable)}")
         chosen = name or suitable[0]
@@ -118,13 +120,13 @@ class SupervisedModule(LightningModule):
         """Return the mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
         return LOSSES[self.loss_name](outputs, targets, label_smoothing)
 
-    def objective(self, loss: Tensor, samples: int) -> Tensor:
-        """Return the objective to minimise, from the mean loss of ``samples`` samples."""
+    def compute_objective(self, loss: Tensor, sample_count: int) -> Tensor:
+        """Return the objective to minimise, from the mean loss of ``sample_count`` samples."""
         if self.reduction == "sum":
-            loss = loss * samples
+            loss = loss * sample_count
         if self.l1 or self.l2:
             weights: list[Tensor] = [weight for weight in self.parameters() if weight.ndim > 1 and weight.requires_grad]
-            loss = loss + penalty(weights, self.l1, self.l2)
+            loss = loss + compute_penalty(weights, self.l1, self.l2)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -137,28 +139,28 @@ class SupervisedModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         if not self.automatic_optimization:
-            take_steps(self, batch)
+            run_optimizer_steps(self, batch)
             return None
-        objective = self.step_loss(batch, batch_idx)
+        objective = self.compute_step_objective(batch, batch_idx)
         every, batches = self.trainer.log_every_n_steps, self.trainer.num_training_batches  # type: ignore[attr-defined]
-        if self.unread and (self.batches % every == 0 or self.batches == batches):
-            self.look_at_losses()
+        if self.pending_batches and (self.num_batches % every == 0 or self.num_batches == batches):
+            self.log_losses()
         return objective
 
     @property
-    def batches(self) -> int:
+    def num_batches(self) -> int:
         """The number of batches of this epoch so far."""
-        return self.batches_read + len(self.unread)
+        return self.logged_batches + len(self.pending_batches)
 
-    def step_loss(self, batch: tuple[Tensor, Tensor], number: int | None = None) -> Tensor:
-        """Return the objective of a batch, and keep the batch's loss and outputs for `look_at_losses`.
+    def compute_step_objective(self, batch: tuple[Tensor, Tensor], batch_index: int | None = None) -> Tensor:
+        """Return the objective of a batch, and keep the batch's loss and outputs for `log_losses`.
 
         Nothing is read from the device. Some optimisers (LBFGS, SAM) evaluate a batch several times in a step; only
         the first evaluation is kept.
 
         Args:
             batch: inputs (B, *in_shape) and targets (B,).
-            number: the batch's index in its epoch, from 0; ``None``: the next.
+            batch_index: the batch's index in its epoch, from 0; ``None``: the next.
 
         Raises:
             InputError: if a batch is evaluated again while gradients are accumulated over several batches.
@@ -168,126 +170,128 @@ class SupervisedModule(LightningModule):
         if outputs.dtype in (torch.bfloat16, torch.half):  # from mixed precision; too coarse for a loss
             outputs = outputs.float()
         loss = self.loss(outputs, targets, self.label_smoothing)
-        first = number is None or number >= self.batches
+        first = batch_index is None or batch_index >= self.num_batches
         if not first and self.trainer.accumulate_grad_batches > 1:
             name = type(self.optimizers(use_pl_optimizer=False)).__name__
             reason = f"{name} evaluates a batch several times in a step, and the batches before it no longer"
             raise InputError(f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: {reason}; use 1")
-        if self.processes > 1:
-            return self.shared_objective(loss, outputs, targets, first)
+        if self.num_processes > 1:
+            return self.compute_shard_objective(loss, outputs, targets, first)
         if first:
-            self.unread.append((loss.detach(), outputs.detach(), targets))
-        return self.objective(loss, len(targets))
+            self.pending_batches.append((loss.detach(), outputs.detach(), targets))
+        return self.compute_objective(loss, len(targets))
 
-    def shared_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor, first: bool) -> Tensor:
+    def compute_shard_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor, is_first: bool) -> Tensor:
         """Return this rank's objective from the mean loss of its shard of a batch; keep the loss the first time.
 
         Args:
             loss: mean over the shard, ().
             outputs: of the shard, (B, out_features).
             targets: of the shard, (B,).
-            first: this is the batch's first evaluation, to be kept for `look_at_losses`.
+            is_first: this is the batch's first evaluation, to be kept for `log_losses`.
         """
         # DDP averages the gradient over the ranks. Weighting each rank's objective by the size of its shard makes that
         # average the gradient that a single process would compute: of the mean over all samples, or of their sum, with
         # the penalties counted once. The loss that is kept is the shard's contribution to the whole batch's mean loss.
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
-        size, total = len(targets), len(targets) * self.processes  # other loaders: shards of equal size
-        if count := getattr(loader, "counts", None):
+        size, total = len(targets), len(targets) * self.num_processes  # other loaders: shards of equal size
+        if count := getattr(loader, "count_samples", None):
             size, total = count(batch)
         if not size:
             outputs, targets = outputs[:0], targets[:0]
-        if first:
-            self.unread.append((loss.detach() * (size / total), outputs.detach(), targets))
-        return self.objective(loss, total) * (self.processes * size / total)
+        if is_first:
+            self.pending_batches.append((loss.detach() * (size / total), outputs.detach(), targets))
+        return self.compute_objective(loss, total) * (self.num_processes * size / total)
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = None
-        self.unread.clear()
-        self.batches_read, self.steps_before = 0, self.trainer.global_step
-        self.processes = self.trainer.world_size
+        self.pending_batches.clear()
+        self.logged_batches, self.epoch_start_step = 0, self.trainer.global_step
+        self.num_processes = self.trainer.world_size
         # Check again: callbacks may have changed the accumulation.
-        refuse_sum_of_parts(self.reduction, self.trainer.accumulate_grad_batches)
+        refuse_accumulated_sum(self.reduction, self.trainer.accumulate_grad_batches)
 
-    def batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    def compute_batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return loss times n, number of correct predictions and n of a batch of n samples: (3,)."""
         correct = torch.zeros_like(loss) if self.task == "regression" else (self.predict(outputs) == targets).sum()
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 
-    def look_at_losses(self) -> None:
+    def log_losses(self) -> None:
         """Add the batches that are not logged yet to the epoch's sums, and log their mean loss.
 
         Raises:
             DivergedError: if one of their losses is not finite.
         """
-        batch_losses, outputs, targets = zip(*self.unread, strict=True)
-        before = self.batches_read
-        self.batches_read = self.batches
-        self.unread.clear()
+        batch_losses, outputs, targets = zip(*self.pending_batches, strict=True)
+        before = self.logged_batches
+        self.logged_batches = self.num_batches
+        self.pending_batches.clear()
         losses = torch.stack(batch_losses).float()
-        if self.processes > 1:
-            losses = self.over_processes(losses)  # each rank has its contribution to the mean
+        if self.num_processes > 1:
+            losses = self.all_reduce(losses)  # each rank has its contribution to the mean
         counts = losses.new_tensor([len(part) for part in targets])
         mean = (losses * counts).sum() / counts.sum() if any(map(len, targets)) else losses.new_zeros(())
-        sums = self.batch_sums(mean, torch.cat(outputs), torch.cat(targets))
+        sums = self.compute_batch_sums(mean, torch.cat(outputs), torch.cat(targets))
         self.train_sums = sums if self.train_sums is None else self.train_sums + sums
         finite = losses.isfinite()
         if not finite.all():
             first = int((~finite).nonzero()[0])
-            self.diverged(float(losses[first]), self.step_of(before + first) + 1)
-        self.loss_shown = losses.mean().item()
+            self.raise_diverged(float(losses[first]), self.count_steps_before(before + first) + 1)
+        self.last_logged_loss = losses.mean().item()
         for logger in self.loggers:
-            logger.log_metrics({"train/loss_step": self.loss_shown}, step=self.step_of(self.batches - 1))
+            logger.log_metrics(
+                {"train/loss_step": self.last_logged_loss}, step=self.count_steps_before(self.num_batches - 1)
+            )
 
-    def step_of(self, batch: int) -> int:
+    def count_steps_before(self, batch_index: int) -> int:
         """Return the number of optimiser steps before a batch of this epoch, by the batch's index."""
-        return self.steps_before + batch // self.trainer.accumulate_grad_batches
+        return self.epoch_start_step + batch_index // self.trainer.accumulate_grad_batches
 
-    def diverged(self, loss: float, step: int) -> None:
-        message = divergence(loss, step, self.current_epoch + 1)
+    def raise_diverged(self, loss: float, step: int) -> None:
+        message = format_divergence(loss, step, self.current_epoch + 1)
         if self.trainer.precision == "16-true":
             message += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
         raise DivergedError(message)
 
     def on_train_epoch_end(self) -> None:
-        if self.unread:  # trainer.max_steps ended the epoch before its last batch
-            self.look_at_losses()
+        if self.pending_batches:  # trainer.max_steps ended the epoch before its last batch
+            self.log_losses()
         self.log_sums("train", self.train_sums)
 
     def log_sums(self, stage: str, sums: Tensor | None) -> None:
-        """Log mean loss and accuracy of a stage from this rank's sums (3,), see `batch_sums`."""
+        """Log mean loss and accuracy of a stage from this rank's sums (3,), see `compute_batch_sums`."""
         if sums is None:
             return
-        loss, correct, count = self.over_processes(sums).tolist()
+        loss, correct, count = self.all_reduce(sums).tolist()
         if not math.isfinite(loss) and self.trainer.state.fn == "fit":
-            self.diverged(loss / count, self.trainer.global_step)
+            self.raise_diverged(loss / count, self.trainer.global_step)
         metrics = {f"{stage}/loss": loss / count}
         if self.task != "regression":
             metrics[f"{stage}/acc"] = correct / count
         # The metrics are already equal on all ranks; without sync_dist Lightning would warn.
         self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)
 
-    def over_processes(self, sums: Tensor) -> Tensor:
+    def all_reduce(self, sums: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     # Evaluation
 
     def start_evaluation(self) -> None:
-        self.evaluated.clear()
+        self.eval_outputs.clear()
 
     on_validation_epoch_start = on_test_epoch_start = start_evaluation
 
-    def evaluation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def evaluate_batch(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Keep a batch's outputs for the end of the evaluation; return them, (B, out_features)."""
         inputs, targets = batch
         if not len(targets):  # the batch has fewer samples than there are ranks
             return inputs.new_zeros(0, self.out_features)
         outputs = self(inputs).float()
-        self.evaluated.append((outputs, targets))
+        self.eval_outputs.append((outputs, targets))
         return outputs
 
-    validation_step = test_step = evaluation_step
+    validation_step = test_step = evaluate_batch
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the predictions for a batch, see `predict`; a batch may be inputs without targets."""
@@ -298,14 +302,14 @@ class SupervisedModule(LightningModule):
         """Compute and log the metrics of a stage from all outputs of the evaluation, (N, out_features)."""
         sums = torch.zeros(3, device=self.device)
         cells = torch.zeros(0, dtype=torch.long, device=self.device)
-        if self.evaluated:  # a rank may have received no samples
-            outputs, targets = [torch.cat(parts) for parts in zip(*self.evaluated, strict=True)]
-            sums = self.batch_sums(self.loss(outputs, targets), outputs, targets)
+        if self.eval_outputs:  # a rank may have received no samples
+            outputs, targets = [torch.cat(parts) for parts in zip(*self.eval_outputs, strict=True)]
+            sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
             if self.task != "regression":
                 cells = targets * self.num_classes + self.predict(outputs)
-        self.evaluated.clear()
+        self.eval_outputs.clear()
         confusion = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
-        self.confusion = self.over_processes(confusion)
+        self.confusion = self.all_reduce(confusion)
         self.log_sums(stage, sums)
 
     def on_validation_epoch_end(self) -> None:
@@ -316,42 +320,43 @@ class SupervisedModule(LightningModule):
 
     # Optimisation
 
-    def parameter_groups(self, lr: float) -> list[Settings]:
+    def get_parameter_groups(self, lr: float) -> list[Settings]:
         """Return the parameters to optimise, in groups that may have their own learning rates."""
         return [{"params": list(self.parameters()), "lr": lr}]
 
     def configure_optimizers(self) -> Any:
         if self.optimizer_settings is None:
             raise InputError(f"{type(self).__name__} was made without an optimizer: it cannot be trained")
-        optimizer = make_optimizer(self.optimizer_settings, self.parameter_groups, self.device.type)
+        optimizer = make_optimizer(self.optimizer_settings, self.get_parameter_groups, self.device.type)
         if not self.scheduler_settings:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return {"optimizer": optimizer, "lr_scheduler": self.build_scheduler(optimizer)}
 
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> Settings:
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> Settings:
         assert self.scheduler_settings is not None
         return make_schedule(self.scheduler_settings, optimizer, self.trainer)
 
 
-def refuse_sum_of_parts(reduction: str | None, parts: int) -> None:
+def refuse_accumulated_sum(reduction: str | None, accumulated_batches: int) -> None:
     """Refuse the reduction "sum" with gradients accumulated over several batches, which Lightning averages.
 
     Raises:
-        InputError: if ``reduction`` is "sum" and ``parts``, the number of batches per step, is above 1.
+        InputError: if ``reduction`` is "sum" and ``accumulated_batches``, the number of batches per step, is above 1.
     """
-    if reduction == "sum" and parts > 1:
+    if reduction == "sum" and accumulated_batches > 1:
         raise InputError(
-            f"model.reduction=sum adds up the samples of one batch: over {parts} accumulated batches it would be the "
+            f"model.reduction=sum adds up the samples of one batch: over {accumulated_batches} accumulated "
+            "batches it would be the "
             "mean of their sums; accumulate no gradients, or use model.reduction=mean"
         )
 
 
-def divergence(loss: float, step: int, epoch: int) -> str:
+def format_divergence(loss: float, step: int, epoch: int) -> str:
     """Return the error message for a loss that is not finite."""
     remedy = "lower optimizer.lr or set trainer.gradient_clip_val"
     return f"the loss became {loss} at step {step} (epoch {epoch}): {remedy}"
 
 
-def is_fixed(model: LightningModule) -> bool:
+def is_untrainable(model: LightningModule) -> bool:
     """Return True if a model is a `SupervisedModule` without trainable weights."""
     return isinstance(model, SupervisedModule) and not any(weight.requires_grad for weight in model.parameters())

@@ -11,11 +11,11 @@ from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.models.base import Settings
 from src.models.images import ImageModule
-from src.models.layers import ACTIVATIONS, BatchNorm, classifier, initialise, needs_bias, normalised
-from src.models.whitening import IMAGES, Whitening
+from src.models.layers import ACTIVATIONS, BatchNorm, build_mlp, build_norm_act, has_bias, init_weights
+from src.models.whitening import FIT_IMAGES, Whitening
 
 
-def block(
+def _make_block(
     in_channels: int, out_channels: int, activation: str, batch_norm: BatchNorm, convolutions: int, pool: str
 ) -> nn.Sequential:
     """Return a block of 3×3 convolutions, each with batch norm and activation, and one 2×2 max pooling.
@@ -24,8 +24,8 @@ def block(
     """
     layers: list[nn.Module] = []
     for inputs in [in_channels, *[out_channels] * (convolutions - 1)]:
-        convolution = nn.Conv2d(inputs, out_channels, 3, padding=1, bias=needs_bias(batch_norm))
-        layers += normalised(convolution, nn.BatchNorm2d(out_channels), ACTIVATIONS[activation](), batch_norm)
+        convolution = nn.Conv2d(inputs, out_channels, 3, padding=1, bias=has_bias(batch_norm))
+        layers += build_norm_act(convolution, nn.BatchNorm2d(out_channels), ACTIVATIONS[activation](), batch_norm)
     layers.insert(1 if pool == "first" else len(layers), nn.MaxPool2d(2))
     return nn.Sequential(*layers)
 
@@ -71,11 +71,11 @@ class CNNNet(nn.Module):
                 f"{height}×{width} pixels{origin} bear at most {min(height, width).bit_length() - 1}"
             )
         sizes = [in_channels, *channels]
-        blocks = [block(a, b, activation, batch_norm, convolutions, pool) for a, b in itertools.pairwise(sizes)]
+        blocks = [_make_block(a, b, activation, batch_norm, convolutions, pool) for a, b in itertools.pairwise(sizes)]
         head = [nn.AdaptiveMaxPool2d(1)] if global_pool else []
         self.features = nn.Sequential(*stem, *blocks, *head)
         flat = sizes[-1] if global_pool else sizes[-1] * (height // shrink) * (width // shrink)
-        self.classifier = classifier(flat, hidden_size, out_features, activation, dropout, batch_norm, output_bias)
+        self.classifier = build_mlp(flat, hidden_size, out_features, activation, dropout, batch_norm, output_bias)
         self.output_scale = output_scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class CNN(ImageModule):
         dropout: probability of dropping a fully connected hidden unit's output in training, in [0, 1).
         batch_norm: normalise each hidden layer, convolutions too, "before" or "after" its activation;
             ``True`` is before.
-        init: how the weights are initialised, see `src.models.layers.initialise`.
+        init: how the weights are initialised, see `src.models.layers.init_weights`.
         init_std: standard deviation of ``init="normal"``, > 0.
         convolutions: convolutions per block, ≥ 1.
         pool: the pooling comes "last" in a block, or "first": right after its first convolution, so that the
@@ -151,12 +151,12 @@ class CNN(ImageModule):
             output_bias,
             output_scale,
         )
-        initialise(self.net, init, init_std)
-        for norm in self.norms():
+        init_weights(self.net, init, init_std)
+        for norm in self.get_batch_norms():
             norm.weight.requires_grad_(norm_scale)
             norm.momentum = norm_momentum
 
-    def norms(self) -> list[_BatchNorm]:
+    def get_batch_norms(self) -> list[_BatchNorm]:
         return [module for module in self.net.modules() if isinstance(module, _BatchNorm)]  # SyncBatchNorm too
 
     def setup(self, stage: str) -> None:
@@ -168,13 +168,13 @@ class CNN(ImageModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TensorDataModule) or data.train_set is None:
             raise InputError("model.whiten takes its filters from a TensorDataModule's training images: give it one")
-        whitening.fit(data.transform(data.train_set.inputs[:IMAGES]))
+        whitening.fit(data.transform(data.train_set.inputs[:FIT_IMAGES]))
 
-    def parameter_groups(self, lr: float) -> list[Settings]:
+    def get_parameter_groups(self, lr: float) -> list[Settings]:
         if self.norm_bias_lr == 1:
-            return super().parameter_groups(lr)
+            return super().get_parameter_groups(lr)
         assert self.optimizer_settings is not None
-        shifts = [norm.bias for norm in self.norms()]
+        shifts = [norm.bias for norm in self.get_batch_norms()]
         known = set(shifts)
         decay = self.optimizer_settings.get("weight_decay", 0.0) / self.norm_bias_lr
         return [

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from src.core.devices import is_main_process
 from src.data.base import Samples
-from src.optimizers.settings import FUSED
+from src.optimizers.settings import FUSED_OPTIMIZERS
 
 log = logging.getLogger(__name__)
-DEVICES = ("cuda",)  # that can record graphs
-AFTER = 11  # warm-up steps before one is recorded: they select kernels and create the optimiser's state
+GRAPH_DEVICES = ("cuda",)  # that can record graphs
+WARMUP_STEPS = 11  # warm-up steps before one is recorded: they select kernels and create the optimiser's state
 
 Prepare = Callable[[Tensor], Tensor]
-Noted = tuple[Tensor, Tensor, Tensor]  # a step's loss, outputs and targets
+StepResult = tuple[Tensor, Tensor, Tensor]  # a step's loss, outputs and targets
 
 
 class GraphStep:
@@ -32,40 +32,43 @@ class GraphStep:
 
     Args:
         optimizer: an optimiser that `can_record` accepts.
-        take: takes a step on a batch as it is stored, and appends its loss, outputs and targets to ``noted``.
-        noted: loss, outputs and targets of the steps.
+        run_step: takes a step on a batch as it is stored, and appends its loss, outputs and targets to
+            ``step_results``.
+        step_results: loss, outputs and targets of the steps.
     """
 
-    def __init__(self, optimizer: Optimizer, take: Callable[[Samples, Prepare], None], noted: list[Noted]) -> None:
-        self.optimizer, self.take, self.noted = optimizer, take, noted
-        self.works, self.told, self.taken = True, False, 0
+    def __init__(
+        self, optimizer: Optimizer, run_step: Callable[[Samples, Prepare], None], step_results: list[StepResult]
+    ) -> None:
+        self.optimizer, self.run_step, self.step_results = optimizer, run_step, step_results
+        self.is_recordable, self.is_logged, self.steps_taken = True, False, 0
         self.settings: list[Any] = []
-        self.batch: Samples | None = None  # the memory that the recorded step reads
-        self.results: Noted | None = None  # the memory that it writes
+        self.static_batch: Samples | None = None  # the memory that the recorded step reads
+        self.static_result: StepResult | None = None  # the memory that it writes
         self.replay: Callable[[], Any] | None = None
 
     def __call__(self, batch: Samples, prepare: Prepare) -> None:
         """Take a step on a batch; ``prepare`` is the transform of its inputs."""
-        if self.batch is None:
-            self.batch = Samples(*(part.clone() for part in batch))
-        if not self.works or batch.inputs.shape != self.batch.inputs.shape:
-            self.take(batch, prepare)
+        if self.static_batch is None:
+            self.static_batch = Samples(*(part.clone() for part in batch))
+        if not self.is_recordable or batch.inputs.shape != self.static_batch.inputs.shape:
+            self.run_step(batch, prepare)
             return
         if (settings := self._read_settings()) != self.settings:
-            self.settings, self.taken, self.replay = settings, 0, None
-        self.taken += 1
-        if self.taken > AFTER and self.replay is None:
+            self.settings, self.steps_taken, self.replay = settings, 0, None
+        self.steps_taken += 1
+        if self.steps_taken > WARMUP_STEPS and self.replay is None:
             self._record(prepare)
         if self.replay is None:
-            self.take(batch, prepare)
+            self.run_step(batch, prepare)
             return
         # A graph reads and writes fixed memory: copy the batch in, and copy the results out.
-        for static, new in zip(self.batch, batch, strict=True):
+        for static, new in zip(self.static_batch, batch, strict=True):
             static.copy_(new)
         self.replay()
-        assert self.results is not None
-        loss, outputs, targets = self.results
-        self.noted.append((loss.clone(), outputs.clone(), targets.clone()))
+        assert self.static_result is not None
+        loss, outputs, targets = self.static_result
+        self.step_results.append((loss.clone(), outputs.clone(), targets.clone()))
 
     def _read_settings(self) -> list[Any]:
         """Return the optimiser's settings, which are constants of a recorded step."""
@@ -73,33 +76,33 @@ class GraphStep:
 
     def _record(self, prepare: Prepare) -> None:
         """Record a step; if that fails, log a warning and take ordinary steps from now on."""
-        before = len(self.noted)
+        before = len(self.step_results)
         try:
-            with _capturable(self.optimizer):
-                self.replay = record(lambda: self._take_recorded(prepare))
+            with _mark_capturable(self.optimizer):
+                self.replay = _record_graph(lambda: self._run_static_step(prepare))
         except RuntimeError as error:
-            self.works = False
+            self.is_recordable = False
             message = "steps: launched one by one, for this one cannot be recorded as a CUDA graph (%s)"
             log.warning(message, str(error).splitlines()[0])
         else:
-            if is_main_process() and not self.told:
-                log.info("steps: recorded as a CUDA graph after the first %d", AFTER)
-            self.told = True
-        del self.noted[before:]  # a failed recording may have left some
+            if is_main_process() and not self.is_logged:
+                log.info("steps: recorded as a CUDA graph after the first %d", WARMUP_STEPS)
+            self.is_logged = True
+        del self.step_results[before:]  # a failed recording may have left some
 
-    def _take_recorded(self, prepare: Prepare) -> None:
-        assert self.batch is not None
-        self.take(self.batch, prepare)
-        self.results = self.noted.pop()
+    def _run_static_step(self, prepare: Prepare) -> None:
+        assert self.static_batch is not None
+        self.run_step(self.static_batch, prepare)
+        self.static_result = self.step_results.pop()
 
 
 def can_record(optimizer: Optimizer, device: torch.device) -> bool:
     """Return True if an optimiser's steps can be recorded: it must not read from the device."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return device.type in DEVICES and fused and isinstance(optimizer, FUSED)
+    return device.type in GRAPH_DEVICES and fused and isinstance(optimizer, FUSED_OPTIMIZERS)
 
 
-def record(function: Callable[[], None]) -> Callable[[], Any]:
+def _record_graph(function: Callable[[], None]) -> Callable[[], Any]:
     """Record the GPU work of a function; return a function that replays it.
 
     Raises:
@@ -112,7 +115,7 @@ def record(function: Callable[[], None]) -> Callable[[], Any]:
 
 
 @contextmanager
-def _capturable(optimizer: Optimizer) -> Iterator[None]:
+def _mark_capturable(optimizer: Optimizer) -> Iterator[None]:
     """Mark an optimiser as capturable while a step is recorded, then restore its settings."""
     # A fused optimiser computes the same with and without this mark, which torch checks while it records.
     before = [(group, group["capturable"]) for group in optimizer.param_groups if "capturable" in group]

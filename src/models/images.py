@@ -29,7 +29,7 @@ class ImageModule(SupervisedModule):
         self.flip_sums = torch.zeros(2, device=self.device)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        outputs = self.evaluation_step(batch, batch_idx)
+        outputs = self.evaluate_batch(batch, batch_idx)
         inputs, targets = batch
         if self.flip_test and len(targets):
             both = (outputs + self(inputs.flip(-1)).float()) / 2  # (B, out_features)
@@ -40,5 +40,5 @@ class ImageModule(SupervisedModule):
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         if self.flip_test:
-            correct, count = self.over_processes(self.flip_sums).tolist()
+            correct, count = self.all_reduce(self.flip_sums).tolist()
             self.log("test/acc_flip", correct / count, sync_dist=True)

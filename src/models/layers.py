@@ -25,32 +25,34 @@ BATCH_NORMS = (False, True, "before", "after")  # its position relative to the a
 BatchNorm = bool | str
 
 
-def widths(hidden_size: int | Sequence[int]) -> list[int]:
+def _expand_widths(hidden_size: int | Sequence[int]) -> list[int]:
     """Return ``hidden_size`` as a list of layer widths: an int is one hidden layer, an empty list none."""
     return [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
 
 
-def normalised(linear: nn.Module, norm: nn.Module, activation: nn.Module, batch_norm: BatchNorm) -> list[nn.Module]:
+def build_norm_act(linear: nn.Module, norm: nn.Module, activation: nn.Module, batch_norm: BatchNorm) -> list[nn.Module]:
     """Return a linear layer or convolution, batch norm if asked for, and the activation, in order."""
     if not batch_norm:
         return [linear, activation]
     return [linear, activation, norm] if batch_norm == "after" else [linear, norm, activation]
 
 
-def needs_bias(batch_norm: BatchNorm) -> bool:
+def has_bias(batch_norm: BatchNorm) -> bool:
     """Return True if a layer needs a bias."""
     # A batch norm right after the layer would cancel its bias, and has its own.
     return batch_norm in (False, "after")
 
 
-def dense(in_features: int, out_features: int, activation: str, dropout: float, batch_norm: BatchNorm) -> nn.Sequential:
+def _build_hidden_layer(
+    in_features: int, out_features: int, activation: str, dropout: float, batch_norm: BatchNorm
+) -> nn.Sequential:
     """Return a hidden layer: linear, batch norm, activation, dropout; (B, in_features) → (B, out_features)."""
-    linear = nn.Linear(in_features, out_features, bias=needs_bias(batch_norm))
-    layers = normalised(linear, nn.BatchNorm1d(out_features), ACTIVATIONS[activation](), batch_norm)
+    linear = nn.Linear(in_features, out_features, bias=has_bias(batch_norm))
+    layers = build_norm_act(linear, nn.BatchNorm1d(out_features), ACTIVATIONS[activation](), batch_norm)
     return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
 
 
-def classifier(
+def build_mlp(
     in_features: int,
     hidden_size: int | Sequence[int],
     out_features: int,
@@ -60,12 +62,12 @@ def classifier(
     output_bias: bool = True,
 ) -> nn.Sequential:
     """Return hidden layers and a linear output layer; (B, in_features) → (B, out_features)."""
-    sizes = [in_features, *widths(hidden_size)]
-    hidden = [dense(a, b, activation, dropout, batch_norm) for a, b in itertools.pairwise(sizes)]
+    sizes = [in_features, *_expand_widths(hidden_size)]
+    hidden = [_build_hidden_layer(a, b, activation, dropout, batch_norm) for a, b in itertools.pairwise(sizes)]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], out_features, bias=output_bias))
 
 
-class Products(nn.Module):
+class PairwiseProducts(nn.Module):
     """A fixed feature map: the inputs and all products of two of them; (B, D) → (B, D + D(D−1)/2)."""
 
     def __init__(self, in_features: int) -> None:
@@ -79,7 +81,7 @@ class Products(nn.Module):
         return torch.cat([x, x[:, self.first] * x[:, self.second]], dim=1)  # type: ignore[index]
 
 
-def initialise(net: nn.Module, scheme: str, std: float) -> None:
+def init_weights(net: nn.Module, scheme: str, std: float) -> None:
     """Draw the initial weights of all linear layers and convolutions, and set their biases to 0.
 
     Args:
@@ -95,7 +97,7 @@ def initialise(net: nn.Module, scheme: str, std: float) -> None:
     if scheme == "default":
         return
     if scheme == "dirac":
-        pass_inputs_on(net)
+        _init_dirac(net)
         return
     schemes: dict[str, Callable[[Tensor], Tensor]] = {
         "xavier": xavier_uniform_,
@@ -111,7 +113,7 @@ def initialise(net: nn.Module, scheme: str, std: float) -> None:
 
 
 @torch.no_grad()
-def pass_inputs_on(net: nn.Module) -> None:
+def _init_dirac(net: nn.Module) -> None:
     """Initialise filter i of each k×k convolution, k odd, as the identity on input channel i.
 
     Filters beyond the number of input channels stay as they are.

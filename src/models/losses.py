@@ -13,7 +13,7 @@ from torch.nn import functional as F
 Loss = Callable[..., Tensor]
 
 
-def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the desired outputs: one-hot rows (B, K), or the class 0 or 1 itself (B, 1).
 
     ``smoothing`` is the fraction of a target's weight that is spread over all classes.
@@ -23,47 +23,47 @@ def expected(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor
     return hot * (1 - smoothing) + smoothing / max(width, 2) if smoothing else hot
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def _cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return the cross entropy of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
     if outputs.shape[1] == 1:
-        return one_vs_rest(outputs, targets, smoothing, reduction)
+        return _one_vs_rest(outputs, targets, smoothing, reduction)
     return F.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
 
 
-def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def _one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return the sum over the outputs of the logistic loss of each class against the rest."""
-    desired = expected(outputs, targets, smoothing)
+    desired = encode_targets(outputs, targets, smoothing)
     loss = F.binary_cross_entropy_with_logits(outputs, desired, reduction=reduction)
     if reduction == "none":
         return loss.sum(dim=1)
     return loss * outputs.shape[1] if outputs.shape[1] > 1 else loss
 
 
-def quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def _quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return ½ Σ (σ(z) − y)² over the outputs z, with one-hot y (the course's first cost; Nielsen, 2015)."""
-    losses = (outputs.sigmoid() - expected(outputs, targets, smoothing)).square().sum(dim=1)
+    losses = (outputs.sigmoid() - encode_targets(outputs, targets, smoothing)).square().sum(dim=1)
     return (losses.mean() if reduction == "mean" else losses) / 2
 
 
-def perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def _perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return Σ (ŷ − y)·z, where ŷ is 1 if z > 0, else 0; it is zero for correct outputs.
 
     Its gradient with respect to the weights is (ŷ − y)·x, so a step of plain gradient descent on one
     sample is Rosenblatt's rule, w ← w + η (y − ŷ)·x (1958).
     """
-    losses = (((outputs > 0).to(outputs.dtype) - expected(outputs, targets, smoothing)) * outputs).sum(dim=1)
+    losses = (((outputs > 0).to(outputs.dtype) - encode_targets(outputs, targets, smoothing)) * outputs).sum(dim=1)
     return losses.mean() if reduction == "mean" else losses
 
 
-def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def _squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return the squared error of one output."""
     return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype), reduction=reduction)
 
 
 LOSSES: dict[str, Loss] = {
-    loss.__name__: loss for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error)
+    loss.__name__: loss for loss in (_cross_entropy, _one_vs_rest, _quadratic, _perceptron, _squared_error)
 }
-BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its default
+LOSSES_BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its default
     "multiclass": ("cross_entropy", "one_vs_rest", "quadratic", "perceptron"),
     "binary": ("cross_entropy", "quadratic", "perceptron"),
     "regression": ("squared_error",),
@@ -71,11 +71,11 @@ BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its def
 SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
 
 
-def gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def compute_gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Return the derivative of each sample's loss with respect to its outputs, in closed form: (B, K)."""
     if name == "squared_error":
         return 2 * (outputs - targets.unsqueeze(1).to(outputs.dtype))
-    desired = expected(outputs, targets, smoothing)
+    desired = encode_targets(outputs, targets, smoothing)
     if name == "perceptron":
         return (outputs > 0).to(outputs.dtype) - desired
     if name == "cross_entropy" and outputs.shape[1] > 1:
@@ -84,7 +84,7 @@ def gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> T
     return (sigmoid - desired) * sigmoid * (1 - sigmoid) if name == "quadratic" else sigmoid.sub_(desired)
 
 
-def penalty(weights: list[Tensor], l1: float, l2: float) -> Tensor:
+def compute_penalty(weights: list[Tensor], l1: float, l2: float) -> Tensor:
     """Return l1·Σ|w| + l2·Σw² over all the weights."""
     flat = torch.cat([weight.flatten() for weight in weights])
     return l1 * flat.abs().sum() + l2 * flat.square().sum()

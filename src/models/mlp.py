@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from src.models.base import SupervisedModule
-from src.models.layers import BatchNorm, Products, classifier, initialise
+from src.models.layers import BatchNorm, PairwiseProducts, build_mlp, init_weights
 
 
 class MLPNet(nn.Module):
@@ -26,9 +26,9 @@ class MLPNet(nn.Module):
     ) -> None:
         super().__init__()
         width = math.prod(in_shape)
-        self.products = Products(width) if products else None
+        self.products = PairwiseProducts(width) if products else None
         width = self.products.out_features if self.products else width
-        self.layers = classifier(width, hidden_size, out_features, activation, dropout, batch_norm, output_bias)
+        self.layers = build_mlp(width, hidden_size, out_features, activation, dropout, batch_norm, output_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)  # (B, *in_shape) → (B, D)
@@ -49,7 +49,7 @@ class MLP(SupervisedModule):
             activation; ``True`` is before.
         output_bias: give the output layer a bias.
         products: add all products of two inputs to the inputs (a fixed feature map).
-        init: how the weights are initialised, see `src.models.layers.initialise`.
+        init: how the weights are initialised, see `src.models.layers.init_weights`.
         init_std: standard deviation of ``init="normal"``, > 0.
         settings: those of `SupervisedModule`.
     """
@@ -71,4 +71,4 @@ class MLP(SupervisedModule):
         self.net = MLPNet(
             self.in_shape, self.out_features, hidden_size, activation, dropout, batch_norm, output_bias, products
         )
-        initialise(self.net, init, init_std)
+        init_weights(self.net, init, init_std)

@@ -80,7 +80,7 @@ class ResNet18(ImageModule):
         self.weights, self.frozen_epochs = weights, freeze
         self.backbone_frozen = freeze not in ("none", 0)
         self.backbone_lr_factor = backbone_lr_factor if weights else 1.0
-        small_stem = stem == "small" or (stem == "auto" and weights not in published_names())
+        small_stem = stem == "small" or (stem == "auto" and weights not in get_published_names())
         self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
         self.net.backbone.requires_grad_(freeze != "backbone")  # before DDP fixes this set
 
@@ -91,7 +91,7 @@ class ResNet18(ImageModule):
                 "weights that they share when they start: use model.freeze=none or backbone"
             )
         if self.weights and not self.trainer.ckpt_path:  # a resumed run restores its own weights
-            load_backbone(self.net.backbone, self.weights)
+            _load_backbone(self.net.backbone, self.weights)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -107,24 +107,24 @@ class ResNet18(ImageModule):
             self.net.backbone.eval()
         return self
 
-    def parameter_groups(self, lr: float) -> list[Settings]:
+    def get_parameter_groups(self, lr: float) -> list[Settings]:
         return [
             {"params": list(self.net.backbone.parameters()), "lr": lr * self.backbone_lr_factor},
             {"params": list(self.net.head.parameters()), "lr": lr},
         ]
 
 
-def published_names() -> list[str]:
+def get_published_names() -> list[str]:
     return [weights.name for weights in torchvision.models.ResNet18_Weights]
 
 
-def load_backbone(backbone: nn.Module, weights: str) -> None:
+def _load_backbone(backbone: nn.Module, weights: str) -> None:
     """Load all weights but the output layer's, from published ones or a checkpoint's path.
 
     Raises:
         InputError: if they cannot be read, are not a ResNet18's, or do not fit this backbone.
     """
-    content = read_published(weights) if weights in published_names() else read_checkpoint(weights)
+    content = _read_published(weights) if weights in get_published_names() else read_checkpoint(weights)
     state = get_weights(content, weights)
     prefix = "net.backbone."
     loaded = {
@@ -142,7 +142,7 @@ def load_backbone(backbone: nn.Module, weights: str) -> None:
     backbone.load_state_dict({key: loaded[key] for key in expected})
 
 
-def read_published(name: str) -> dict[str, Any]:
+def _read_published(name: str) -> dict[str, Any]:
     """Read published weights from torch's cache, or download them there first.
 
     Raises:

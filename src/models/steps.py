@@ -17,11 +17,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from src.core.devices import small_step
+from src.core.devices import get_small_step
 from src.core.errors import InputError
 from src.data.base import Chunk, Samples
 from src.models.graphs import GraphStep, can_record
-from src.optimizers.settings import is_planned
+from src.optimizers.settings import has_total_steps
 
 # Hooks that Lightning would call for each single step, and that a chunk does not call.
 CALLBACK_HOOKS = (
@@ -44,71 +44,72 @@ MODULE_HOOKS = (
     "toggle_optimizer",
 )
 GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
-LOOKS = 4  # times that losses are logged per chunk
-SIZE = "their size, of which Lightning's work is a small part"
-OWN_HOOKS = ("training_step", "configure_optimizers", "scheduler")  # of `SupervisedModule`
-HARMLESS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
+LOGS_PER_CHUNK = 4  # times that losses are logged per chunk
+SIZE_REASON = "their size, of which Lightning's work is a small part"
+SUPERVISED_HOOKS = ("training_step", "configure_optimizers", "build_scheduler")  # of `SupervisedModule`
+CHUNK_SAFE_CALLBACKS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
 
 
-def why_one_by_one(trainer: Any, model: Any, ours: type, operations: int) -> str | None:
+def find_chunking_blocker(trainer: Any, model: Any, base_class: type, operations: int) -> str | None:
     """Return the reason why steps cannot be taken in chunks, as text; ``None`` if they can.
 
     Args:
         trainer: the trainer, with its callbacks and limits.
-        model: an instance of ``ours`` or of a subclass.
-        ours: the class whose hooks work with chunks.
+        model: an instance of ``base_class`` or of a subclass.
+        base_class: the class whose hooks work with chunks.
         operations: floating-point operations of one forward pass of a batch; 0: unknown.
     """
     schedule = model.scheduler_settings or {}
     reasons = {
-        SIZE: not 0 < operations < small_step(trainer.strategy.root_device.type),
+        SIZE_REASON: not 0 < operations < get_small_step(trainer.strategy.root_device.type),
         "several processes": trainer.world_size > 1,
         f"precision {trainer.precision}": trainer.precision != "32-true",
         "gradient accumulation": trainer.accumulate_grad_batches != 1,
         "gradient clipping": trainer.gradient_clip_val is not None,
-        "a number of steps or batches": counts_batches(trainer),
+        "a number of steps or batches": _has_batch_limits(trainer),
         "a profiler": not isinstance(trainer.profiler, PassThroughProfiler),
         "the loss of each step": trainer.log_every_n_steps < 2,
         "a schedule of the learning rate step by step": schedule.get("interval") == "step",
-        "a schedule made for a number of steps": is_planned(schedule),
+        "a schedule made for a number of steps": has_total_steps(schedule),
         "a schedule that watches a metric": bool(schedule.get("monitor")),
-        type(model).__name__: overrides(model, LightningModule, MODULE_HOOKS) or overrides(model, ours, OWN_HOOKS),
+        type(model).__name__: has_custom_hooks(model, LightningModule, MODULE_HOOKS)
+        or has_custom_hooks(model, base_class, SUPERVISED_HOOKS),
     }
     for callback in trainer.callbacks:
-        reasons[type(callback).__name__] = sees_steps(callback)
+        reasons[type(callback).__name__] = _has_step_hooks(callback)
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def counts_batches(trainer: Any) -> bool:
+def _has_batch_limits(trainer: Any) -> bool:
     """Return True if a limit or an interval is a number of steps or batches, or a fraction of them."""
     limits = (trainer.limit_train_batches, trainer.val_check_interval)
     unlimited = all(isinstance(limit, float) and limit == 1.0 for limit in limits)  # the int 1 is one batch
     return not unlimited or trainer.max_steps != -1 or bool(trainer.min_steps) or bool(trainer.overfit_batches)
 
 
-def sees_steps(callback: Callback) -> bool:
+def _has_step_hooks(callback: Callback) -> bool:
     """Return True if a callback acts at each step, or is one of Lightning's that may change the steps."""
     if getattr(callback, "takes_chunks", False):
         return False
     base = next(parent for parent in type(callback).__mro__ if parent.__module__.startswith("lightning."))
-    unknown = base not in (Callback, Checkpoint) and not issubclass(base, HARMLESS)
+    unknown = base not in (Callback, Checkpoint) and not issubclass(base, CHUNK_SAFE_CALLBACKS)
     every_step = getattr(callback, "logging_interval", None) == "step"
-    return unknown or every_step or overrides(callback, base, CALLBACK_HOOKS)
+    return unknown or every_step or has_custom_hooks(callback, base, CALLBACK_HOOKS)
 
 
-def overrides(thing: object, base: type, hooks: Iterable[str]) -> bool:
+def has_custom_hooks(instance: object, base: type, hooks: Iterable[str]) -> bool:
     """Return True if an object or its class overrides any of these hooks of a base class."""
-    assigned = vars(thing).keys() & set(hooks)
-    return bool(assigned) or any(getattr(type(thing), hook, None) is not getattr(base, hook, None) for hook in hooks)
+    assigned = vars(instance).keys() & set(hooks)
+    return bool(assigned) or any(getattr(type(instance), hook, None) is not getattr(base, hook, None) for hook in hooks)
 
 
 @torch.no_grad()
-def take_steps(model: Any, chunk: Chunk) -> None:
+def run_optimizer_steps(model: Any, chunk: Chunk) -> None:
     """Take an optimiser step on each batch of a chunk, in order."""
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
-    refuse_late(trainer)
-    step, results, count = choose_step(model, optimizer), trainer._results, 0
-    for batch in chunk.parts():
+    _refuse_late_settings(trainer)
+    step, results, count = _choose_step_function(model, optimizer), trainer._results, 0
+    for batch in chunk.split_batches():
         if trainer.received_sigterm:
             raise SIGTERMException
         results.batch, results.batch_size = batch, None  # for calls of self.log() in a model
@@ -117,7 +118,7 @@ def take_steps(model: Any, chunk: Chunk) -> None:
         if count % trainer.log_every_n_steps == 0:
             model.look_at_losses()
     optimizer._opt_called = True  # else schedulers warn that they are stepped before the optimiser
-    count_steps(trainer, count)
+    _add_step_counts(trainer, count)
     if model.unread:
         model.look_at_losses()
     # With manual optimisation Lightning leaves the schedules, which are per epoch here, to the module.
@@ -127,7 +128,7 @@ def take_steps(model: Any, chunk: Chunk) -> None:
                 config.scheduler.step()
 
 
-def refuse_late(trainer: Any) -> None:
+def _refuse_late_settings(trainer: Any) -> None:
     """Refuse settings that a callback has changed after training started, and that chunks do not support.
 
     Raises:
@@ -139,10 +140,10 @@ def refuse_late(trainer: Any) -> None:
             raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {remedy}")
 
 
-def choose_step(model: Any, optimizer: Any) -> Callable[[Samples, Callable[[Tensor], Tensor]], None]:
+def _choose_step_function(model: Any, optimizer: Any) -> Callable[[Samples, Callable[[Tensor], Tensor]], None]:
     """Return the function that takes a step on a stored batch: on a GPU a `GraphStep` if possible."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
-    take = partial(take_step, model, bare_step(optimizer), weights)
+    take = partial(_run_optimizer_step, model, _unwrap_step(optimizer), weights)
     if not (model.records_steps and can_record(optimizer, model.device)):
         return take
     if model.graph_step is None or model.graph_step.optimizer is not optimizer:
@@ -150,7 +151,7 @@ def choose_step(model: Any, optimizer: Any) -> Callable[[Samples, Callable[[Tens
     return model.graph_step
 
 
-def take_step(
+def _run_optimizer_step(
     model: Any,
     step: Callable[[Callable[[], Tensor]], Any],
     weights: list[Tensor],
@@ -160,32 +161,32 @@ def take_step(
     """Take an optimiser step on a stored batch; ``prepare`` is the transform of its inputs."""
     # Copy the batch, since sums over a tensor with another memory alignment are rounded differently.
     prepared = Samples(prepare(batch.inputs.clone()), batch.targets.clone())
-    step(partial(gradient, model, weights, prepared, model.batches))
+    step(partial(_compute_gradient, model, weights, prepared, model.batches))
 
 
-def bare_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:
+def _unwrap_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:
     """Return an optimiser's step function; if it is torch's, without the wrapper for the profiler and for hooks."""
     # The wrapper takes 40 µs, a sixth of a small net's step. It must stay if there are hooks to call.
     hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS)
-    if any(hooks) or optimizer.defaults.get("differentiable") or not is_torchs(type(optimizer).step):
+    if any(hooks) or optimizer.defaults.get("differentiable") or not _is_torch_method(type(optimizer).step):
         return optimizer.step
     return partial(inspect.unwrap(type(optimizer).step), optimizer)
 
 
-def is_torchs(method: Any) -> bool:
+def _is_torch_method(method: Any) -> bool:
     return str(method.__module__).startswith("torch.optim.")
 
 
-def gradient(model: Any, weights: list[Tensor], batch: Any, number: int) -> Tensor:
-    """Set the weights' gradients of a batch, and return the objective; ``number`` is its index in the epoch."""
-    objective: Tensor = model.step_loss(batch, number)
+def _compute_gradient(model: Any, weights: list[Tensor], batch: Any, batch_index: int) -> Tensor:
+    """Set the weights' gradients of a batch, and return the objective; ``batch_index`` is its index in the epoch."""
+    objective: Tensor = model.step_loss(batch, batch_index)
     gradients = torch.autograd.grad(objective, weights, allow_unused=True)  # new tensors: nothing to zero or add to
     for weight, its_gradient in zip(weights, gradients, strict=True):
         weight.grad = its_gradient
     return objective
 
 
-def count_steps(trainer: Any, count: int) -> None:
+def _add_step_counts(trainer: Any, count: int) -> None:
     """Add the steps of a chunk to Lightning's counters, which count a chunk as one step."""
     loop = trainer.fit_loop.epoch_loop
     for progress in (
@@ -198,7 +199,7 @@ def count_steps(trainer: Any, count: int) -> None:
     loop._batches_that_stepped += count - 1
 
 
-def same_count(trainer: Any) -> None:
+def sync_step_counters(trainer: Any) -> None:
     """Set Lightning's two step counters to the larger one, when a run is resumed."""
     # Lightning has one counter for manual and one for automatic optimisation. A resumed run may take its steps in
     # another way than before, and would then count from 0.

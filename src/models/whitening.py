@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FLOOR = 5e-4  # added to the variances, so that components of nearly no variance are not amplified
-AT_ONCE = 100  # images whose patches are in memory at the same time
-IMAGES = 5000  # images to fit a layer to: enough for the covariance of 12 or 27 numbers
+VARIANCE_FLOOR = 5e-4  # added to the variances, so that components of nearly no variance are not amplified
+CHUNK_SIZE = 100  # images whose patches are in memory at the same time
+FIT_IMAGES = 5000  # images to fit a layer to: enough for the covariance of 12 or 27 numbers
 
 
 class Whitening(nn.Conv2d):
@@ -32,17 +32,17 @@ class Whitening(nn.Conv2d):
     def fit(self, images: Tensor) -> None:
         """Fit the filters to the network's input images (N, C, H, W); each channel's mean must be about 0."""
         size = self.kernel_size[0]
-        variances, components = torch.linalg.eigh(covariance(images, size))
-        filters = (components / (variances + FLOOR).sqrt()).T.view(-1, self.in_channels, size, size)
+        variances, components = torch.linalg.eigh(compute_covariance(images, size))
+        filters = (components / (variances + VARIANCE_FLOOR).sqrt()).T.view(-1, self.in_channels, size, size)
         self.weight.copy_(torch.cat([filters, -filters]))
         self.fitted.fill_(True)
 
 
-def covariance(images: Tensor, size: int) -> Tensor:
+def compute_covariance(images: Tensor, size: int) -> Tensor:
     """Return the second moments of all size×size patches of images (N, C, H, W), in float64: (C·s², C·s²)."""
     width, count = images.shape[1] * size**2, 0
     total = images.new_zeros(width, width, dtype=torch.float64)
-    for part in images.split(AT_ONCE):
+    for part in images.split(CHUNK_SIZE):
         patches = F.unfold(part, size).transpose(1, 2).flatten(0, 1).double()  # (n·L, C·s²)
         total += patches.T @ patches
         count += len(patches)

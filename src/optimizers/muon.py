@@ -34,20 +34,20 @@ class Muon(Optimizer):
     ) -> None:
         groups = [part if isinstance(part, dict) else {"params": [part]} for part in params]
         defaults: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-        split = [(group | {"params": part}) for group in groups for part in _split(group["params"])]
+        split = [(group | {"params": part}) for group in groups for part in _split_matrices(group["params"])]
         super().__init__([group for group in split if group["params"]], defaults)
-        matrices, others = self._of(True), self._of(False)
-        self.parts: dict[bool, Optimizer] = {}
+        matrices, others = self._select_groups(True), self._select_groups(False)
+        self.optimizers: dict[bool, Optimizer] = {}
         if matrices:
             muon: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "adjust_lr_fn": "match_rms_adamw"}
-            self.parts[True] = torch.optim.Muon(matrices, **defaults, **muon)
+            self.optimizers[True] = torch.optim.Muon(matrices, **defaults, **muon)
         if others:
             fused = others[0]["params"][0].device.type in ("cpu", "cuda")
-            self.parts[False] = AdamW(others, **defaults, betas=(betas[0], betas[1]), fused=fused)
+            self.optimizers[False] = AdamW(others, **defaults, betas=(betas[0], betas[1]), fused=fused)
 
-    def _of(self, matrices: bool) -> list[dict[str, Any]]:
+    def _select_groups(self, are_matrices: bool) -> list[dict[str, Any]]:
         """Return the parameter groups of matrices, or the other ones."""
-        return [group for group in self.param_groups if (group["params"][0].ndim == 2) == matrices]
+        return [group for group in self.param_groups if (group["params"][0].ndim == 2) == are_matrices]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -55,14 +55,14 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for matrices, part in self.parts.items():
+        for matrices, part in self.optimizers.items():
             # Loading a checkpoint replaces groups and state: hand them to the two optimisers before each step.
-            part.param_groups, part.state = self._of(matrices), self.state
+            part.param_groups, part.state = self._select_groups(matrices), self.state
             part.step()
         return loss
 
 
-def _split(parameters: Iterable[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _split_matrices(parameters: Iterable[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return the matrices among parameters, and the other ones."""
     weights = list(parameters)
     return [weight for weight in weights if weight.ndim == 2], [weight for weight in weights if weight.ndim != 2]

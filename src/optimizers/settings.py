@@ -12,28 +12,38 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from torch.optim import LBFGS, SGD, Adam, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
-from src.core.checks import show
+from src.core.checks import format_value
 from src.core.errors import InputError
 from src.storage.moved import update_names
-from src.storage.trust import may_name_function
+from src.storage.trust import can_name_function
 
 Settings = dict[str, Any]
-FUSED = (Adam, SGD)  # have one kernel for all parameters on FUSED_ON; AdamW is an Adam
-FUSED_ON = ("cpu", "cuda")
-OF_LIGHTNING = ("interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")  # keys that Lightning reads
-WATCHING = ("monitor", "strict")  # only for a schedule that follows a metric
-TOTAL, RATES = "total_steps", "lr"  # as values of a schedule's settings: placeholders for numbers of the run
+FUSED_OPTIMIZERS = (Adam, SGD)  # have one kernel for all parameters on FUSED_ON; AdamW is an Adam
+FUSED_DEVICES = ("cpu", "cuda")
+LIGHTNING_KEYS = (
+    "interval",
+    "frequency",
+    "monitor",
+    "strict",
+    "name",
+    "reduce_on_plateau",
+)  # keys that Lightning reads
+MONITOR_KEYS = ("monitor", "strict")  # only for a schedule that follows a metric
+TOTAL_STEPS, LEARNING_RATES = (
+    "total_steps",
+    "lr",
+)  # as values of a schedule's settings: placeholders for numbers of the run
 
 # Optimisers
 
 
-def make_optimizer(settings: Settings, groups_of: Callable[[float], list[Settings]], device: str) -> Optimizer:
+def make_optimizer(settings: Settings, get_groups: Callable[[float], list[Settings]], device: str) -> Optimizer:
     """Build an optimiser.
 
     Args:
         settings: ``{"_target_": a class or a function, "lr": 0.001, …}``; ``"fused": None`` means: if the
             device supports it.
-        groups_of: returns the parameter groups for a learning rate, see `SupervisedModule.parameter_groups`.
+        get_groups: returns the parameter groups for a learning rate, see `SupervisedModule.parameter_groups`.
         device: "cpu", "cuda" or another.
 
     Raises:
@@ -41,23 +51,23 @@ def make_optimizer(settings: Settings, groups_of: Callable[[float], list[Setting
     """
     settings = update_names(dict(settings))
     target = settings.pop("_target_")
-    maker = _find("optimizer", target)
+    maker = _find_callable("optimizer", target)
     if settings.get("fused", ...) is None:
         del settings["fused"]
-        if isinstance(maker, type) and issubclass(maker, FUSED) and "fused" in _parameters(maker):
-            settings["fused"] = device in FUSED_ON
-    optimizer = _make("optimizer", target, _groups(groups_of, maker, settings), **settings)
+        if isinstance(maker, type) and issubclass(maker, FUSED_OPTIMIZERS) and "fused" in _get_parameters(maker):
+            settings["fused"] = device in FUSED_DEVICES
+    optimizer = _instantiate_checked("optimizer", target, _make_groups(get_groups, maker, settings), **settings)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: {target} makes no optimizer, but {type(optimizer).__name__}")
     if isinstance(optimizer, SparseAdam):
         raise InputError(
             f"optimizer: {target} takes sparse gradients alone, and there are none here; use optimizer=adam"
         )
-    divide_first(optimizer)
+    disable_fused_unscaling(optimizer)
     return optimizer
 
 
-def divide_first(optimizer: Optimizer) -> None:
+def disable_fused_unscaling(optimizer: Optimizer) -> None:
     """Have the gradients of mixed precision unscaled before they are clipped and logged, not in the step.
 
     Fused optimisers would unscale them in the step, and Lightning therefore never clips their gradients.
@@ -66,7 +76,7 @@ def divide_first(optimizer: Optimizer) -> None:
         optimizer._step_supports_amp_scaling = False
 
 
-def check_numbers(optimizer: Optimizer, precision: str) -> None:
+def check_precision(optimizer: Optimizer, precision: str) -> None:
     """Refuse an optimiser that does not work in a precision.
 
     Raises:
@@ -84,14 +94,14 @@ def check_numbers(optimizer: Optimizer, precision: str) -> None:
         raise InputError(f"{reason}optimizer.eps={min(eps)} is; use bf16-true, 16-mixed, or +optimizer.eps=1e-4")
 
 
-def _groups(groups_of: Callable[[float], list[Settings]], maker: Any, settings: Settings) -> list[Settings]:
+def _make_groups(get_groups: Callable[[float], list[Settings]], factory: Any, settings: Settings) -> list[Settings]:
     """Return the parameter groups with their learning rates, or without them if the optimiser takes none."""
-    parameters = _parameters(maker)
+    parameters = _get_parameters(factory)
     default = parameters["lr"].default if "lr" in parameters else inspect.Parameter.empty
     lr = settings.get("lr", None if default is inspect.Parameter.empty else default)
     if lr is not None:
-        return groups_of(lr)
-    groups = groups_of(1.0)
+        return get_groups(lr)
+    groups = get_groups(1.0)
     if "lr" in parameters or len(groups) > 1:
         raise InputError("optimizer.lr is missing")
     return [{"params": group["params"]} for group in groups]
@@ -118,63 +128,64 @@ def make_schedule(settings: Settings, optimizer: Optimizer, trainer: Any) -> Set
     if "_target_" not in settings:
         raise InputError(f"scheduler.{next(iter(settings))}: there is no scheduler to take it; choose scheduler=…")
     # Separate Lightning's keys from the arguments of the schedule itself.
-    config: Settings = {name: settings[name] for name in OF_LIGHTNING if settings.get(name) is not None}
+    config: Settings = {name: settings[name] for name in LIGHTNING_KEYS if settings.get(name) is not None}
     config.setdefault("interval", "epoch")
     config.setdefault("frequency", 1)
-    arguments = {name: value for name, value in settings.items() if name not in OF_LIGHTNING}
+    arguments = {name: value for name, value in settings.items() if name not in LIGHTNING_KEYS}
     total = None
-    if is_planned(arguments):
+    if has_total_steps(arguments):
         _refuse_unknown_end(trainer)
-        total = count_rates(trainer, config["interval"], config["frequency"])
-    schedule = _schedule(arguments, optimizer, total)
+        total = count_learning_rates(trainer, config["interval"], config["frequency"])
+    schedule = _build_schedule(arguments, optimizer, total)
     if isinstance(schedule, ReduceLROnPlateau) or config.get("reduce_on_plateau"):
-        config["frequency"] = _frequency_of_looks(settings, config, trainer)
-    elif extra := [name for name in WATCHING if name in config]:
+        config["frequency"] = _resolve_monitor_frequency(settings, config, trainer)
+    elif extra := [name for name in MONITOR_KEYS if name in config]:
         raise InputError(f"scheduler.{extra[0]}: {arguments['_target_']} watches no metric; leave it out")
     if isinstance(schedule, OneCycleLR):
-        needed = count_rates(trainer, config["interval"], config["frequency"])
+        needed = count_learning_rates(trainer, config["interval"], config["frequency"])
         if schedule.total_steps < needed:
             setting = f"scheduler.total_steps={schedule.total_steps}"
-            raise InputError(f"{setting}: the run takes {needed}; give as many, or {TOTAL}")
+            raise InputError(f"{setting}: the run takes {needed}; give as many, or {TOTAL_STEPS}")
     return config | {"scheduler": schedule}
 
 
-def _frequency_of_looks(settings: Settings, how: Settings, trainer: Any) -> int:
+def _resolve_monitor_frequency(settings: Settings, config: Settings, trainer: Any) -> int:
     """Return after how many epochs (or steps) a schedule reads its metric: by default whenever it is measured."""
-    if "monitor" not in how:
+    if "monitor" not in config:
         raise InputError("scheduler.monitor is missing: the metric that it watches, such as val/loss")
-    validated = (trainer.check_val_every_n_epoch or 1) if how["monitor"].startswith("val") else 1
-    if how["interval"] == "step":
-        if how.get("strict", True):
-            reason = f"scheduler.interval=step: {how['monitor']} is not measured at each step"
+    validated = (trainer.check_val_every_n_epoch or 1) if config["monitor"].startswith("val") else 1
+    if config["interval"] == "step":
+        if config.get("strict", True):
+            reason = f"scheduler.interval=step: {config['monitor']} is not measured at each step"
             raise InputError(f"{reason}; use interval=epoch, or +scheduler.strict=false")
-        return int(how["frequency"])
+        return int(config["frequency"])
     if settings.get("frequency") is None:
         return int(validated)
-    if how["frequency"] % validated and how.get("strict", True):
+    if config["frequency"] % validated and config.get("strict", True):
         raise InputError(
-            f"scheduler.frequency={how['frequency']}: {how['monitor']} is measured every {validated} epochs; give a "
+            f"scheduler.frequency={config['frequency']}: {config['monitor']} is measured every {validated} "
+            "epochs; give a "
             "multiple of trainer.check_val_every_n_epoch"
         )
-    return int(how["frequency"])
+    return int(config["frequency"])
 
 
-def _schedule(settings: Settings, optimizer: Optimizer, total: int | None) -> LRScheduler:
-    """Return a schedule that is stepped ``total`` times; the parts of a sequence divide these steps among them."""
+def _build_schedule(settings: Settings, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
+    """Return a schedule that is stepped ``total_steps`` times; the parts of a sequence divide these steps."""
     target, arguments = settings["_target_"], {name: value for name, value in settings.items() if name != "_target_"}
-    maker = _find("scheduler", target)
-    parameters = _parameters(maker)
-    if maker is SequentialLR and total is not None:
-        arguments["schedulers"] = _in_turn(arguments, optimizer, total)
+    maker = _find_callable("scheduler", target)
+    parameters = _get_parameters(maker)
+    if maker is SequentialLR and total_steps is not None:
+        arguments["schedulers"] = _build_sequence(arguments, optimizer, total_steps)
     for name, value in arguments.items():
         function = name in parameters and "Callable" in str(parameters[name].annotation)
-        arguments[name] = _value(value, optimizer, total, function)
+        arguments[name] = _resolve_value(value, optimizer, total_steps, function)
     positional: tuple[Any, ...] = ()
     if "optimizer" in parameters:
         arguments["optimizer"] = optimizer
     else:
         positional = (optimizer,)
-    schedule: LRScheduler = _make("scheduler", target, *positional, **arguments)
+    schedule: LRScheduler = _instantiate_checked("scheduler", target, *positional, **arguments)
     if not isinstance(schedule, LRScheduler):
         raise InputError(f"scheduler: {target} makes no schedule of the learning rate, but {type(schedule).__name__}")
     try:
@@ -185,45 +196,47 @@ def _schedule(settings: Settings, optimizer: Optimizer, total: int | None) -> LR
     return schedule
 
 
-def _in_turn(settings: Settings, optimizer: Optimizer, total: int) -> list[Any]:
+def _build_sequence(settings: Settings, optimizer: Optimizer, total_steps: int) -> list[Any]:
     """Return the schedules of a sequence, each built for the number of steps between its milestones."""
-    ends = [*settings.get("milestones", []), total]
+    ends = [*settings.get("milestones", []), total_steps]
     if any(not isinstance(end, int) for end in ends) or ends != sorted(set(ends)):
-        raise InputError(f"scheduler.milestones={ends[:-1]}: give rising numbers of steps, below the run's {total}")
+        raise InputError(
+            f"scheduler.milestones={ends[:-1]}: give rising numbers of steps, below the run's {total_steps}"
+        )
     lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     parts = zip(settings.get("schedulers", []), lengths, strict=False)
-    return [_value(part, optimizer, length, function=False) for part, length in parts]
+    return [_resolve_value(part, optimizer, length, is_function=False) for part, length in parts]
 
 
-def _value(value: Any, optimizer: Optimizer, total: int | None, function: bool) -> Any:
+def _resolve_value(value: Any, optimizer: Optimizer, total_steps: int | None, is_function: bool) -> Any:
     """Return a value of a schedule's settings, with placeholders, functions and nested schedules resolved."""
     if isinstance(value, Mapping) and "_target_" in value:
         if _is_schedule(value["_target_"]):
-            return _schedule(dict(value), optimizer, total)
+            return _build_schedule(dict(value), optimizer, total_steps)
         return instantiate(dict(value))
     if isinstance(value, list):
-        return [_value(item, optimizer, total, function) for item in value]
-    if value == TOTAL and isinstance(value, str):
-        return total
-    if value == RATES and isinstance(value, str):
+        return [_resolve_value(item, optimizer, total_steps, is_function) for item in value]
+    if value == TOTAL_STEPS and isinstance(value, str):
+        return total_steps
+    if value == LEARNING_RATES and isinstance(value, str):
         return [group["lr"] for group in optimizer.param_groups]
-    return _find("scheduler", value) if function and may_name_function(value) else value
+    return _find_callable("scheduler", value) if is_function and can_name_function(value) else value
 
 
 def _is_schedule(target: str) -> bool:
-    found = _find("scheduler", target)
+    found = _find_callable("scheduler", target)
     return isinstance(found, type) and issubclass(found, LRScheduler)
 
 
-def is_planned(settings: Any) -> bool:
+def has_total_steps(settings: Any) -> bool:
     """Return True if a schedule, or one nested in it, depends on the run's number of steps."""
     if isinstance(settings, (str, int, float)) or settings is None:
-        return bool(settings == TOTAL)
+        return bool(settings == TOTAL_STEPS)
     values: Iterable[Any] = settings.values() if isinstance(settings, Mapping) else settings
-    return any(map(is_planned, values))
+    return any(map(has_total_steps, values))
 
 
-def count_rates(trainer: Any, interval: str, frequency: int) -> int:
+def count_learning_rates(trainer: Any, interval: str, frequency: int) -> int:
     """Return the number of successive learning rates in a run that is not stopped early.
 
     Lightning steps a schedule after every ``frequency``-th epoch, or, with ``interval`` "step", after each optimiser
@@ -244,7 +257,7 @@ def count_rates(trainer: Any, interval: str, frequency: int) -> int:
     ends = math.inf if batches == math.inf else -(-batches // parts)  # optimiser steps of an epoch
     steps = min(steps, epochs * ends)
     if steps == math.inf:
-        raise InputError(f"scheduler: {TOTAL} is not known of a stream of batches; give trainer.max_steps")
+        raise InputError(f"scheduler: {TOTAL_STEPS} is not known of a stream of batches; give trainer.max_steps")
     whole, rest = divmod(int(steps) - 1, int(ends))  # epochs and steps before the last step
     if interval == "epoch":
         return 1 + whole // frequency
@@ -258,53 +271,55 @@ def _refuse_unknown_end(trainer: Any) -> None:
     for callback in trainer.callbacks:
         if isinstance(callback, (Timer, GradientAccumulationScheduler)):
             cause = "trainer.max_time" if isinstance(callback, Timer) else type(callback).__name__
-            raise InputError(f"scheduler: under {cause} {TOTAL} is not known beforehand; give numbers in its place")
+            raise InputError(
+                f"scheduler: under {cause} {TOTAL_STEPS} is not known beforehand; give numbers in its place"
+            )
 
 
 # Shared by optimisers and schedules
 
 
-def _find(part: str, target: str) -> Any:
+def _find_callable(group: str, target: str) -> Any:
     """Return the class or function with a dotted name."""
     try:
         found = get_object(target)
     except Exception as error:  # the import may raise anything
-        raise InputError(f"{part}: there is no {target} ({error.__cause__ or error})") from error
+        raise InputError(f"{group}: there is no {target} ({error.__cause__ or error})") from error
     if not callable(found):
-        raise InputError(f"{part}: {target} is neither a class nor a function")
+        raise InputError(f"{group}: {target} is neither a class nor a function")
     return found
 
 
-def _parameters(maker: Any) -> Mapping[str, inspect.Parameter]:
+def _get_parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(maker).parameters
+        return inspect.signature(factory).parameters
     except (TypeError, ValueError):  # some that are written in C have no signature
         return {}
 
 
-def _make(part: str, target: str, *given: Any, **settings: Any) -> Any:
+def _instantiate_checked(group: str, target: str, *arguments: Any, **settings: Any) -> Any:
     """Return what a class or function makes of settings.
 
     Raises:
         InputError: if it raises an error, or does not take a setting; the message is one line.
     """
-    maker = _find(part, target)
-    parameters = _parameters(maker)
+    maker = _find_callable(group, target)
+    parameters = _get_parameters(maker)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        _refuse_unknown(part, target, [name for name in settings if name not in parameters])
+        _refuse_unknown_settings(group, target, [name for name in settings if name not in parameters])
     try:
-        return maker(*given, **settings)
+        return maker(*arguments, **settings)
     except Exception as error:  # a function may raise anything
         message = " ".join(str(error).split()) or type(error).__name__
         hint = "; set scheduler.cycle_momentum=false" if "cycle_momentum" in message else ""
         named = [name for name in settings if re.search(rf"\b{name}\b", message, re.IGNORECASE)]
-        subject = f"{part}.{named[0]}={show(settings[named[0]])}" if named else part
+        subject = f"{group}.{named[0]}={format_value(settings[named[0]])}" if named else group
         raise InputError(f"{subject}: {target} does not take these settings: {message}{hint}") from error
 
 
-def _refuse_unknown(part: str, target: str, names: list[str]) -> None:
+def _refuse_unknown_settings(group: str, target: str, names: list[str]) -> None:
     """Refuse settings by their names, if there are any."""
     if names:
-        unknown = ", ".join(f"{part}.{name}" for name in names)
-        overrides = " ".join(f"'~{part}.{name}'" for name in names)
+        unknown = ", ".join(f"{group}.{name}" for name in names)
+        overrides = " ".join(f"'~{group}.{name}'" for name in names)
         raise InputError(f"{unknown}: {target} takes no such setting{'s'[: len(names) != 1]}; leave out: {overrides}")

@@ -12,17 +12,17 @@ from src.cli.messages import CONF
 from src.core.errors import InputError
 from src.storage.moved import restore_names, update_names
 from src.storage.plain import read_yaml
-from src.storage.references import UNKNOWN, check_extent, take_out_foreign
+from src.storage.references import UNRESOLVED, check_expanded_size, extract_external_references
 from src.storage.strays import refuse_strays
-from src.storage.trust import LENT, Rules, check_trust, find_packages, find_places
+from src.storage.trust import EXTERNAL_DATA_FOLDERS, Rules, check_trust, find_packages, find_path_settings
 
-FILE = Path(".hydra", "config.yaml")  # relative to a run's folder
-PARTS = ("data", "model", "optimizer", "trainer")  # sections that describe one object each
-SEVERAL = ("callbacks", "logger")  # sections with any number of objects
-WRITING = (*SEVERAL, "trainer")  # sections whose objects write files
+CONFIG_FILE = Path(".hydra", "config.yaml")  # relative to a run's folder
+SINGLE_SECTIONS = ("data", "model", "optimizer", "trainer")  # sections that describe one object each
+MULTI_SECTIONS = ("callbacks", "logger")  # sections with any number of objects
+WRITING_SECTIONS = (*MULTI_SECTIONS, "trainer")  # sections whose objects write files
 
 # Settings that do not change a run's result: paths, whether files are verified, the device, and how the run is started.
-APART = (
+NON_IDENTIFYING = (
     "data.root",
     "data.verify",
     "data_on_device",
@@ -40,7 +40,7 @@ APART = (
 )
 
 # Settings that were added later, with the values that give the behaviour of runs from before they existed.
-LATER: dict[str, Any] = {"monitor": None, "mode": None, "test": True, "cuda_graph": True}
+ADDED_DEFAULTS: dict[str, Any] = {"monitor": None, "mode": None, "test": True, "cuda_graph": True}
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -50,12 +50,12 @@ def read_config(folder: Path) -> DictConfig:
         InputError: if the config is missing or damaged.
     """
     content = _read_content(folder)
-    take_out_foreign(content)
+    extract_external_references(content)
     return OmegaConf.create(content)
 
 
 def open_config(
-    folder: Path, packages: tuple[str, ...], given: Iterable[str] = (), writing: tuple[str, ...] = ()
+    folder: Path, packages: tuple[str, ...], overridden: Iterable[str] = (), writing_sections: tuple[str, ...] = ()
 ) -> DictConfig:
     """Return the config of the run in a folder to instantiate its objects; the config may be a stranger's.
 
@@ -64,28 +64,28 @@ def open_config(
     Args:
         folder: the run's folder.
         packages: the packages that the user trusts, see `src.storage.trust`.
-        given: names of settings that the user overrides; the config's values for them are ignored.
-        writing: the sections, such as "callbacks", whose objects will write files.
+        overridden: names of settings that the user overrides; the config's values for them are ignored.
+        writing_sections: the sections, such as "callbacks", whose objects will write files.
 
     Raises:
         InputError: if the config is missing, damaged, or names a class or a path that it must not name.
     """
-    content, source = _read_content(folder), folder / FILE
-    given = set(given)
-    _set_aside(content, given)
-    foreign = take_out_foreign(content)
-    _settle_paths(content, given, foreign)
+    content, source = _read_content(folder), folder / CONFIG_FILE
+    overridden = set(overridden)
+    _reset_settings(content, overridden)
+    foreign = extract_external_references(content)
+    _resolve_paths(content, overridden, foreign)
     for key, text in foreign.items():
         how = f"write its value there, or to resume give {key}=…"
         raise InputError(f"{source}: {key}: {text} is not looked up, since the folder may be a stranger's; {how}")
-    check_trust(_resolved(content, source), source, _rules(writing), packages)
+    check_trust(_resolve_references(content, source), source, _make_rules(writing_sections), packages)
     return OmegaConf.create({**content, "trust": None})
 
 
 def _read_content(folder: Path) -> dict[str, Any]:
     """Return the content of a run's config, after checking its folder, its sections and its references."""
     refuse_strays(folder)
-    path = folder / FILE
+    path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"run={folder}: no run there ({path} is missing)")
     content = update_names(read_yaml(path))
@@ -95,28 +95,30 @@ def _read_content(folder: Path) -> dict[str, Any]:
         if part in content:
             raise InputError(f"{path}: {part} is for Hydra, and a folder has no say in that: take it out")
     try:
-        _check_parts(content)
-        check_extent(content)
+        _check_sections(content)
+        check_expanded_size(content)
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
     return content
 
 
-def _check_parts(content: dict[str, Any]) -> None:
+def _check_sections(content: dict[str, Any]) -> None:
     """Raise `ValueError` if a section is missing or an object in it does not name its class."""
-    for name in (*PARTS, *SEVERAL, "scheduler"):
+    for name in (*SINGLE_SECTIONS, *MULTI_SECTIONS, "scheduler"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"it has no {name}")
-    parts = {name: content[name] for name in PARTS}
-    parts |= {f"{name}.{key}": part for name in SEVERAL for key, part in content[name].items() if part is not None}
+    parts = {name: content[name] for name in SINGLE_SECTIONS}
+    parts |= {
+        f"{name}.{key}": part for name in MULTI_SECTIONS for key, part in content[name].items() if part is not None
+    }
     for name, part in parts.items():
         if not isinstance(part, dict) or part.get("_target_") is None:
             raise ValueError(f"{name} does not say what it is")
 
 
-def _set_aside(content: dict[str, Any], given: set[str]) -> None:
+def _reset_settings(content: dict[str, Any], overridden: set[str]) -> None:
     """Set the settings with these names to ``None`` if they exist; a top-level section is left as it is."""
-    for key in given:
+    for key in overridden:
         *above, name = key.split(".")
         holder: Any = content
         for part in above:
@@ -125,32 +127,32 @@ def _set_aside(content: dict[str, Any], given: set[str]) -> None:
             holder[name] = None
 
 
-def _settle_paths(content: dict[str, Any], given: set[str], foreign: dict[str, str]) -> None:
-    """Replace a config's paths by this project's, except for existing data folders, which are noted in `LENT`.
+def _resolve_paths(content: dict[str, Any], overridden: set[str], external: dict[str, str]) -> None:
+    """Replace a config's paths by this project's, except for existing data folders (`EXTERNAL_DATA_FOLDERS`).
 
-    Settings that are replaced are removed from ``foreign``, the settings with external references.
+    Settings that are replaced are removed from ``external``, the settings with external references.
     """
     paths, data = content.get("paths"), content["data"]
     paths = paths if isinstance(paths, dict) else {}
-    LENT.clear()
-    content["paths"] = {**paths, **main_config()["paths"]}
-    for key in [key for key in foreign if key == "data.root" or key.startswith("paths.")]:
-        del foreign[key]
+    EXTERNAL_DATA_FOLDERS.clear()
+    content["paths"] = {**paths, **load_main_config()["paths"]}
+    for key in [key for key in external if key == "data.root" or key.startswith("paths.")]:
+        del external[key]
     if _is_folder(paths.get("data")):
         content["paths"]["data"] = paths["data"]
-        LENT.add(Path(paths["data"]).resolve())
+        EXTERNAL_DATA_FOLDERS.add(Path(paths["data"]).resolve())
     if isinstance(data.get("root"), str) and "${" not in data["root"]:
-        if _is_folder(data["root"]) and "paths.data" not in given:
-            LENT.add(Path(data["root"]).resolve())
+        if _is_folder(data["root"]) and "paths.data" not in overridden:
+            EXTERNAL_DATA_FOLDERS.add(Path(data["root"]).resolve())
         else:
             data["root"] = "${paths.data}"
 
 
 def _is_folder(path: Any) -> bool:
-    return isinstance(path, str) and path not in ("", UNKNOWN) and "${" not in path and Path(path).is_dir()
+    return isinstance(path, str) and path not in ("", UNRESOLVED) and "${" not in path and Path(path).is_dir()
 
 
-def _resolved(content: dict[str, Any], source: Path) -> Any:
+def _resolve_references(content: dict[str, Any], source: Path) -> Any:
     """Return a config as plain values with references resolved."""
     try:
         return OmegaConf.to_container(OmegaConf.create(content), resolve=True)
@@ -158,37 +160,37 @@ def _resolved(content: dict[str, Any], source: Path) -> Any:
         raise InputError(f"{source} is damaged: {' '.join(str(error).split())}") from error
 
 
-def needed_trust(cfg: DictConfig) -> tuple[str, ...]:
+def find_needed_trust(cfg: DictConfig) -> tuple[str, ...]:
     """Return the packages that must be trusted to open a run with this config again."""
     return find_packages(OmegaConf.to_container(cfg))
 
 
-def find_places_to_give(cfg: DictConfig) -> list[str]:
+def find_path_overrides(cfg: DictConfig) -> list[str]:
     """Return the overrides for paths, such as "trainer.default_root_dir=…", that a command to resume this run needs."""
-    paths = find_places(OmegaConf.to_container(cfg, resolve=True), WRITING)
+    paths = find_path_settings(OmegaConf.to_container(cfg, resolve=True), WRITING_SECTIONS)
     return [f"{key}={value}" for key, value in paths.items()]
 
 
-def why_closed(cfg: DictConfig) -> str:
+def explain_unopenable(cfg: DictConfig) -> str:
     """Return the reason why no command can open a run with this config again, whatever it trusts; "" if one can."""
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     # A later command instantiates only these sections, so that only they can be the reason.
-    for name in [key for key in content if key not in (*PARTS, *SEVERAL, "scheduler")]:
+    for name in [key for key in content if key not in (*SINGLE_SECTIONS, *MULTI_SECTIONS, "scheduler")]:
         del content[name]
     try:
-        check_trust(content, FILE, _rules(()), needed_trust(cfg))
+        check_trust(content, CONFIG_FILE, _make_rules(()), find_needed_trust(cfg))
     except InputError as error:
-        return str(error).removeprefix(f"{FILE}: ")
+        return str(error).removeprefix(f"{CONFIG_FILE}: ")
     return ""
 
 
-def main_config() -> dict[str, Any]:
+def load_main_config() -> dict[str, Any]:
     """Return this project's conf/train.yaml as plain values, uncomposed."""
     content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
     return content
 
 
-def _rules(writing: tuple[str, ...]) -> Rules:
+def _make_rules(writing_sections: tuple[str, ...]) -> Rules:
     """Return the rules for the classes and paths that a run's config may name."""
     from lightning import Callback, LightningDataModule  # importing it takes seconds, see `src.train`
     from lightning.pytorch import callbacks, loggers
@@ -197,31 +199,35 @@ def _rules(writing: tuple[str, ...]) -> Rules:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from src.training.validation.config import KINDS
+    from src.training.validation.config import BASE_CLASSES
 
-    classes = {f"{name}.*" if name in SEVERAL else name: get_class(kind) for name, kind in KINDS.items()}
+    classes = {f"{name}.*" if name in MULTI_SECTIONS else name: get_class(kind) for name, kind in BASE_CLASSES.items()}
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
     unasked = (callbacks.Checkpoint, callbacks.SpikeDetection, ServableModuleValidator, *elsewhere)
-    return Rules(classes, (nn.Module, Optimizer, LRScheduler, Callback, LightningDataModule), unasked, writing)
+    return Rules(classes, (nn.Module, Optimizer, LRScheduler, Callback, LightningDataModule), unasked, writing_sections)
 
 
-def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
+def find_changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ, by their full names, each with its values before and after.
 
     Settings whose value before is an external reference, which is not resolved, are left out.
     """
-    old, new = LATER | flat(before), LATER | flat(after)
-    keys = [key for key in [*old, *[key for key in new if key not in old]] if UNKNOWN not in str(old.get(key))]
+    old, new = ADDED_DEFAULTS | flatten_config(before), ADDED_DEFAULTS | flatten_config(after)
+    keys = [key for key in [*old, *[key for key in new if key not in old]] if UNRESOLVED not in str(old.get(key))]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def select_identifying(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a run's result; all settings are given by their full names."""
-    own = {key: value for key, value in settings.items() if not key.startswith(APART)}
-    return {key: restore_names(value) for key, value in own.items() if key not in LATER or value != LATER[key]}
+    own = {key: value for key, value in settings.items() if not key.startswith(NON_IDENTIFYING)}
+    return {
+        key: restore_names(value)
+        for key, value in own.items()
+        if key not in ADDED_DEFAULTS or value != ADDED_DEFAULTS[key]
+    }
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
+def flatten_config(config: DictConfig) -> dict[str, Any]:
     """Return a config's settings by their full names, without Hydra's own; a list counts as one value."""
     found: dict[str, Any] = {}
 

@@ -21,11 +21,11 @@ from typing import IO, Any, NamedTuple
 import yaml
 from omegaconf._utils import get_omega_conf_dumper
 
-from src.core.disk import StorageError, describe_fault, is_fault, shorten
+from src.core.disk import StorageError, is_storage_error, to_relative_path, to_storage_error
 from src.core.errors import InputError
 
-PARTIAL = ".partial"  # suffix of temporary files
-MOST_TEXT = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
+PARTIAL_SUFFIX = ".partial"  # suffix of temporary files
+MAX_TEXT_BYTES = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML
 OBSERVERS: list[Callable[["Operation"], None]] = []  # called after each operation; only tests add any
 _pending: list[tuple[Path, Path]] | None = None  # inside `sync_together`: temporary files and their final paths
 _pinned: list[str] = []  # folders that are not created again once they are gone
@@ -63,7 +63,7 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
         FileExistsError: if ``exclusive`` and the file exists.
         StorageError: if the disk cannot be written.
     """
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PARTIAL}")
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         make_folder(path.parent)
         if path.is_dir() and not path.is_symlink():
@@ -73,13 +73,13 @@ def open_atomic(path: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
             file.flush()
             if _pending is None:
                 os.fsync(file.fileno())
-        _observe_written(partial)
-        _put_in_place(partial, path, exclusive)
+        _report_written(partial)
+        _move_into_place(partial, path, exclusive)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         if fault := _find_cause(error):
-            raise describe_fault(path, fault) from error
+            raise to_storage_error(path, fault) from error
         raise
 
 
@@ -87,22 +87,22 @@ def _find_cause(error: BaseException | None) -> OSError | None:
     """Return the `OSError` behind an error; torch raises its own error with the `OSError` as context."""
     if isinstance(error, OSError):
         return None if isinstance(error, FileExistsError) else error
-    while isinstance(error, Exception) and not (isinstance(error, InputError) or is_fault(error)):
+    while isinstance(error, Exception) and not (isinstance(error, InputError) or is_storage_error(error)):
         error = error.__context__
     return error if isinstance(error, OSError) else None
 
 
-def _put_in_place(partial: Path, path: Path, exclusive: bool) -> None:
+def _move_into_place(partial: Path, path: Path, exclusive: bool) -> None:
     if exclusive:
-        _link(partial, path)
+        _link_exclusively(partial, path)
     elif _pending is not None:
         _pending.append((partial, path))
     else:
         _replace(partial, path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
-def _link(partial: Path, path: Path) -> None:
+def _link_exclusively(partial: Path, path: Path) -> None:
     """Rename a file to a path that must not exist yet.
 
     Raises:
@@ -115,15 +115,15 @@ def _link(partial: Path, path: Path) -> None:
     except OSError:  # a file system without hard links: reserve the name first
         with open(path, "xb"):
             return _replace(partial, path)
-    _observe(Operation("link", path, other=partial))
+    _report(Operation("link", path, other=partial))
     partial.unlink()
-    _observe(Operation("remove", partial))
-    sync_folder(path.parent)
+    _report(Operation("remove", partial))
+    _sync_folder(path.parent)
 
 
 def _replace(partial: Path, path: Path) -> None:
     partial.replace(path)
-    _observe(Operation("replace", path, other=partial))
+    _report(Operation("replace", path, other=partial))
 
 
 @contextmanager
@@ -141,26 +141,26 @@ def sync_together() -> Iterator[None]:
         yield
     finally:
         placed, _pending = _pending, None
-        _place_all(placed)
+        _replace_all(placed)
 
 
-def _place_all(placed: list[tuple[Path, Path]]) -> None:
+def _replace_all(pending: list[tuple[Path, Path]]) -> None:
     """Rename temporary files to their paths; try all of them before the first failure is raised.
 
     Raises:
         StorageError: for the first file that could not be renamed.
     """
-    if not placed:
+    if not pending:
         return
     _sync_all()
     failed: StorageError | None = None
-    for partial, path in placed:
+    for partial, path in pending:
         try:
             _replace(partial, path)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            failed = failed or describe_fault(path, error)
+            failed = failed or to_storage_error(path, error)
     _sync_all()
     if failed:
         raise failed
@@ -168,7 +168,7 @@ def _place_all(placed: list[tuple[Path, Path]]) -> None:
 
 def _sync_all() -> None:
     os.sync()
-    _observe(Operation("sync_all", Path("/")))
+    _report(Operation("sync_all", Path("/")))
 
 
 def make_folder(path: Path) -> None:
@@ -180,19 +180,19 @@ def make_folder(path: Path) -> None:
     if path.is_dir():
         return
     if os.path.abspath(path) in _pinned:
-        raise StorageError(f"{shorten(path)} is gone: it was removed or renamed")
+        raise StorageError(f"{to_relative_path(path)} is gone: it was removed or renamed")
     make_folder(path.parent)
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise describe_fault(path, error, "made") from error
-    _observe(Operation("mkdir", path))
+        raise to_storage_error(path, error, "made") from error
+    _report(Operation("mkdir", path))
     if _pending is None:
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 @contextmanager
-def pin_folders(*paths: Path) -> Iterator[None]:
+def require_folders(*paths: Path) -> Iterator[None]:
     """Do not recreate these existing folders in this context: if someone removes or renames one, writes there fail."""
     names = [os.path.abspath(path) for path in paths]
     _pinned.extend(names)
@@ -203,7 +203,7 @@ def pin_folders(*paths: Path) -> Iterator[None]:
             _pinned.remove(name)
 
 
-def append(path: Path, content: bytes) -> None:
+def append_bytes(path: Path, content: bytes) -> None:
     """Append to a file and fsync it; a crash may leave a part of the content there.
 
     Raises:
@@ -215,18 +215,18 @@ def append(path: Path, content: bytes) -> None:
         try:
             with open(file, "ab", closefd=False) as stream:
                 stream.write(content)
-            _observe(Operation("append", path, content))
+            _report(Operation("append", path, content))
             os.fsync(file)
-            _observe(Operation("sync", path))
+            _report(Operation("sync", path))
         finally:
             os.close(file)
         if new:
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
     except OSError as error:
-        raise describe_fault(path, error) from error
+        raise to_storage_error(path, error) from error
 
 
-def remove(path: Path) -> None:
+def remove_file(path: Path) -> None:
     """Remove a file if it exists.
 
     Raises:
@@ -236,8 +236,8 @@ def remove(path: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise describe_fault(path, error, "removed") from error
-        _observe(Operation("remove", path))
+            raise to_storage_error(path, error, "removed") from error
+        _report(Operation("remove", path))
 
 
 def remove_tree(folder: Path) -> None:
@@ -246,19 +246,19 @@ def remove_tree(folder: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
-            remove(path)
+            remove_file(path)
     folder.rmdir()
-    _observe(Operation("remove", folder))
+    _report(Operation("remove", folder))
 
 
-def remove_partials(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove temporary files that killed processes have left in a folder and its subfolders; call it as the owner."""
-    for path in list(folder.rglob(f".*{PARTIAL}")):
+    for path in list(folder.rglob(f".*{PARTIAL_SUFFIX}")):
         with suppress(StorageError):
-            remove(path)
+            remove_file(path)
 
 
-def sync_folder(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     """Fsync a folder's list of files; ignore errors, for some systems cannot do this and do not need it."""
     with suppress(OSError):
         folder = os.open(path, os.O_RDONLY)
@@ -266,19 +266,19 @@ def sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-        _observe(Operation("sync_folder", path))
+        _report(Operation("sync_folder", path))
 
 
-def _observe(operation: Operation) -> None:
+def _report(operation: Operation) -> None:
     for observer in OBSERVERS:
         observer(operation)
 
 
-def _observe_written(partial: Path) -> None:
+def _report_written(partial: Path) -> None:
     if OBSERVERS:
-        _observe(Operation("write", partial, partial.read_bytes()))
+        _report(Operation("write", partial, partial.read_bytes()))
         if _pending is None:
-            _observe(Operation("sync", partial))
+            _report(Operation("sync", partial))
 
 
 # Kinds of content
@@ -292,7 +292,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically; NaN and infinities become ``null``."""
-    write_text(path, json.dumps(replace_not_finite(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(replace_non_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -319,37 +319,37 @@ def format_yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
-def replace_not_finite(content: Any) -> Any:
+def replace_non_finite(content: Any) -> Any:
     """Return the content with ``None`` in place of NaN and infinities, which JSON lacks."""
     if isinstance(content, dict):
-        return {key: replace_not_finite(value) for key, value in content.items()}
+        return {key: replace_non_finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [replace_not_finite(value) for value in content]
+        return [replace_non_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 # Reading
 
 
-def read_bytes(path: Path, most: int | None = None) -> bytes:
+def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
     """Read a file after checking its kind and size, so that a pipe does not hang and a huge file fills no memory.
 
     Args:
         path: the file.
-        most: the maximum size in bytes; ``None``: no limit.
+        max_bytes: the maximum size in bytes; ``None``: no limit.
 
     Raises:
         InputError: if it is not a regular file, or too large.
         OSError: if it does not exist or cannot be read.
     """
-    with open_plain(path) as file:
+    with open_regular_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if most is not None and size > most:
-            raise InputError(f"{path} is damaged: it has {size:,} bytes, and such a file has at most {most:,}")
+        if max_bytes is not None and size > max_bytes:
+            raise InputError(f"{path} is damaged: it has {size:,} bytes, and such a file has at most {max_bytes:,}")
         return file.read()
 
 
-def open_plain(path: Path) -> IO[bytes]:
+def open_regular_file(path: Path) -> IO[bytes]:
     """Open a regular file for reading.
 
     Raises:
@@ -371,7 +371,7 @@ def read_text(path: Path) -> str:
         OSError: if it does not exist or cannot be read.
     """
     try:
-        return read_bytes(path, MOST_TEXT).decode()
+        return read_bytes(path, MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is damaged: it is no UTF-8 text") from error
 

@@ -14,11 +14,11 @@ from omegaconf._utils import get_yaml_loader
 from src.core.errors import InputError
 from src.storage.files import read_bytes
 
-MOST_BYTES = 2**20  # of a file
-LONGEST = 10_000  # characters of a value
-DEEPEST = 50  # levels
-LARGEST = 2**128  # limit of whole numbers; far larger ones take too long to print
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters, which a terminal would execute
+MAX_BYTES = 2**20  # of a file
+MAX_VALUE_LENGTH = 10_000  # characters of a value
+MAX_DEPTH = 50  # levels
+MAX_INTEGER = 2**128  # limit of whole numbers; far larger ones take too long to print
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters, which a terminal would execute
 
 
 def read_yaml(path: Path) -> Any:
@@ -28,7 +28,7 @@ def read_yaml(path: Path) -> Any:
         InputError: if the file is missing, unreadable, not plain YAML or damaged.
     """
     try:
-        text = read_bytes(path, MOST_BYTES).decode()
+        text = read_bytes(path, MAX_BYTES).decode()
         _check_events(text)
         content = yaml.load(text, Loader=get_yaml_loader())  # a safe loader, with OmegaConf's numbers
         _check_values(content)
@@ -47,11 +47,11 @@ def _check_events(text: str) -> None:
             raise ValueError(f"it has an anchor ({event.anchor}), and such files have none")
         if getattr(event, "tag", None):
             raise ValueError(f"it has a tag ({event.tag}), and such files have none")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST:
-            raise ValueError(f"it has a value of more than {LONGEST:,} characters")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_VALUE_LENGTH:
+            raise ValueError(f"it has a value of more than {MAX_VALUE_LENGTH:,} characters")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise ValueError(f"it is more than {DEEPEST} levels deep")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is more than {MAX_DEPTH} levels deep")
 
 
 def _check_values(content: Any) -> None:
@@ -65,7 +65,7 @@ def _check_values(content: Any) -> None:
     elif isinstance(content, list):
         for value in content:
             _check_values(value)
-    elif isinstance(content, str) and CONTROL.search(content):
+    elif isinstance(content, str) and CONTROL_CHARACTERS.search(content):
         raise ValueError("it has control characters")
-    elif isinstance(content, int) and abs(content) > LARGEST:
+    elif isinstance(content, int) and abs(content) > MAX_INTEGER:
         raise ValueError("it has a whole number of more than 128 bits")

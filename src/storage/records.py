@@ -14,12 +14,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.storage import schema
-from src.storage.files import PARTIAL, format_yaml, open_atomic, remove, write_json, write_text
+from src.storage.files import PARTIAL_SUFFIX, format_yaml, open_atomic, remove_file, write_json, write_text
 from src.storage.schema import DamagedError
 
 log = logging.getLogger(__name__)
 DAMAGED = "damaged"  # the status of a run whose status.json or metrics.json is damaged or missing
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+RECORDED_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     and the message describes each fault.
     """
     faults: dict[str, str] = {}
-    status = _read(folder / "status.json", schema.STATUS, faults)
-    metrics = _read(folder / "metrics.json", schema.check_metrics, faults)
+    status = _read_file(folder / "status.json", schema.STATUS, faults)
+    metrics = _read_file(folder / "metrics.json", schema.check_metrics, faults)
     if not faults and status is None and metrics is not None:
         faults["status.json"] = f"{folder / 'status.json'} is missing, and metrics.json is there"
     if not faults and metrics is None and status is not None and status["status"] == "finished":
@@ -43,16 +43,16 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Return the content of a run's ``metrics.json``; an empty dict before the first epoch ends or if it is damaged."""
-    return _read(folder / "metrics.json", schema.check_metrics, {}) or {}
+    return _read_file(folder / "metrics.json", schema.check_metrics, {}) or {}
 
 
-def _read(path: Path, check: schema.Check, faults: dict[str, str]) -> dict[str, Any] | None:
+def _read_file(path: Path, check: schema.Check, faults: dict[str, str]) -> dict[str, Any] | None:
     """Return a file's content; ``None`` if it is missing or damaged.
 
     A message about the damage is added to ``faults`` under the file's name.
     """
     try:
-        return schema.read(path, check)
+        return schema.read_checked(path, check)
     except DamagedError as error:
         faults[path.name] = str(error)
         return None
@@ -71,21 +71,21 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
-def drop_damaged(folder: Path) -> None:
+def drop_damaged_metrics(folder: Path) -> None:
     """Remove ``metrics.json`` if it is damaged; the resumed run writes it again."""
     faults: dict[str, str] = {}
-    _read(folder / "metrics.json", schema.check_metrics, faults)
+    _read_file(folder / "metrics.json", schema.check_metrics, faults)
     if faults:
         with suppress(OSError):  # for example a folder of that name; writing the file will raise the error
-            remove(folder / "metrics.json")
+            remove_file(folder / "metrics.json")
 
 
-def finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Return True if the run in a folder has finished, including its test, and its results are intact."""
     return read_status(folder)["status"] == "finished" and find_damage(folder) is None
 
 
-def git(*args: str) -> str | None:
+def run_git(*args: str) -> str | None:
     """Return the output of a git command in the project's checkout; ``None`` if it fails, as outside a checkout."""
     try:
         process = subprocess.run(
@@ -96,17 +96,17 @@ def git(*args: str) -> str | None:
     return process.stdout.strip()
 
 
-def provenance(device: str) -> dict[str, Any]:
+def collect_provenance(device: str) -> dict[str, Any]:
     """Return the origin of a result: command, start time, commit, versions, device and machine."""
     from importlib.metadata import version  # slow to import, and not needed for --help
 
-    changes = git("status", "--porcelain")
+    changes = run_git("status", "--porcelain")
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes) if changes is not None else None},
+        "git": {"commit": run_git("rev-parse", "HEAD"), "dirty": bool(changes) if changes is not None else None},
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in RECORDED_PACKAGES},
         "device": device,
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
     }
@@ -115,8 +115,8 @@ def provenance(device: str) -> dict[str, Any]:
 def write_provenance(folder: Path, device: str) -> None:
     """Write ``provenance.json``; for a resumed run append this start to the earlier ones, unless it is damaged."""
     path = folder / "provenance.json"
-    now, faults = provenance(device), dict[str, str]()
-    if before := _read(path, schema.PROVENANCE, faults):
+    now, faults = collect_provenance(device), dict[str, str]()
+    if before := _read_file(path, schema.PROVENANCE, faults):
         before.setdefault("resumed", []).append(now)
         now = before
     for fault in faults.values():
@@ -124,7 +124,7 @@ def write_provenance(folder: Path, device: str) -> None:
     write_json(path, now)
 
 
-def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str, Any]:
+def reserve_folder(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str, Any]:
     """Reserve a folder for a job by writing the composed config there; keep Hydra from writing its own copy.
 
     A folder is a run's folder exactly if it has ``.hydra/config.yaml``, which is written first. The other files in
@@ -147,39 +147,39 @@ def claim(folder: Path, config: DictConfig, exclusive: bool = False) -> dict[str
         settings: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
         config.hydra.output_subdir = None
     hydra = settings.pop("hydra")
-    write_settings(folder, settings, exclusive)
+    write_config(folder, settings, exclusive)
     write_text(folder / ".hydra" / "hydra.yaml", format_yaml({"hydra": hydra}))
     write_text(folder / ".hydra" / "overrides.yaml", format_yaml(hydra["overrides"]["task"]))
     return settings
 
 
-def write_settings(folder: Path, told: dict[str, Any], exclusive: bool) -> None:
-    """Write ``.hydra/config.yaml``, which marks a folder as a run's; arguments and errors are as in `claim`."""
+def write_config(folder: Path, settings: dict[str, Any], exclusive: bool) -> None:
+    """Write ``.hydra/config.yaml``, which marks a folder as a run's; see `reserve_folder` for arguments and errors."""
     with open_atomic(folder / ".hydra" / "config.yaml", exclusive) as file:
-        file.write(format_yaml(told).encode())
+        file.write(format_yaml(settings).encode())
 
 
-def find_foreign(folder: Path) -> Path | None:
+def find_foreign_file(folder: Path) -> Path | None:
     """Return a file in a folder that a run killed during startup cannot have left there; ``None`` if there is none.
 
     A run killed during startup leaves folders, temporary files, locks and empty logs, but no links.
     """
     for path in [folder] if folder.is_symlink() else folder.rglob("*"):
-        ours = path.name == ".lock" or path.name.endswith(PARTIAL) or folder / ".hydra" in (path, path.parent)
+        ours = path.name == ".lock" or path.name.endswith(PARTIAL_SUFFIX) or folder / ".hydra" in (path, path.parent)
         empty = path.suffix == ".log" and path.is_file() and not path.stat().st_size
         if path.is_symlink() or not (ours or empty):
             return path
     return None
 
 
-def keep_settings(cfg: DictConfig, folder: Path) -> None:
+def save_config(cfg: DictConfig, folder: Path) -> None:
     """Save a run's current settings, so that its next start uses them, too."""
     config = folder / ".hydra" / "config.yaml"
     settings = OmegaConf.merge(cfg, {"resume": None, "trust": None})
     write_text(config, OmegaConf.to_yaml(settings))
 
 
-def spelled(metrics: dict[str, float]) -> str:
+def format_metrics(metrics: dict[str, float]) -> str:
     """Return metrics in one line: accuracies in per cent, the others with four significant digits."""
     return ", ".join(
         f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()

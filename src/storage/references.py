@@ -9,78 +9,80 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from src.storage.plain import DEEPEST
+from src.storage.plain import MAX_DEPTH
 
 _KEY = r"\.*[\w-]+(?:\.[\w-]+)*"
-INSIDE = re.compile(rf"\$\{{(?:(?P<key>{_KEY})|oc\.select:\s*(?P<asked>{_KEY})\s*(?:,(?P<otherwise>[^${{}}]*))?)\}}")
-UNKNOWN = "(not looked up)"  # replaces an external reference
-MOST = 2**22  # maximum characters of all values together, with references resolved
+INTERNAL_REFERENCE = re.compile(
+    rf"\$\{{(?:(?P<key>{_KEY})|oc\.select:\s*(?P<asked>{_KEY})\s*(?:,(?P<otherwise>[^${{}}]*))?)\}}"
+)
+UNRESOLVED = "(not looked up)"  # replaces an external reference
+MAX_CHARACTERS = 2**22  # maximum characters of all values together, with references resolved
 
-Path = tuple[str | int, ...]  # keys and list indices that lead to a value
+KeyPath = tuple[str | int, ...]  # keys and list indices that lead to a value
 
 
-def take_out_foreign(content: Any) -> dict[str, str]:
-    """Replace texts with external references by `UNKNOWN`, in place, and return the texts by their settings' names."""
+def extract_external_references(content: Any) -> dict[str, str]:
+    """Replace texts with external references by `UNRESOLVED`, in place; return the texts by setting."""
     found = {}
-    for path, text, holder in list(_texts(content, ())):
-        if "${" in INSIDE.sub("", text):
-            found[spell(path)] = text
-            holder[path[-1]] = UNKNOWN
+    for path, text, holder in list(_walk_texts(content, ())):
+        if "${" in INTERNAL_REFERENCE.sub("", text):
+            found[_format_path(path)] = text
+            holder[path[-1]] = UNRESOLVED
     return found
 
 
-def check_extent(content: Any) -> None:
-    """Check that references exist, form no cycle and expand to at most `MOST` characters in total.
+def check_expanded_size(content: Any) -> None:
+    """Check that references exist, form no cycle and expand to at most `MAX_CHARACTERS` characters in total.
 
     Raises:
         ValueError: naming a setting.
     """
-    extent = _Extents(content).of(content, (), 0)
-    if extent > MOST:
-        raise ValueError(f"with its references followed it has more than {MOST:,} characters")
+    extent = _ExpandedSizes(content).measure(content, (), 0)
+    if extent > MAX_CHARACTERS:
+        raise ValueError(f"with its references followed it has more than {MAX_CHARACTERS:,} characters")
 
 
-def spell(path: Path) -> str:
+def _format_path(path: KeyPath) -> str:
     """Return a setting's full name, its keys joined by dots."""
     return ".".join(map(str, path))
 
 
-def _texts(content: Any, path: Path) -> Iterator[tuple[Path, str, Any]]:
+def _walk_texts(content: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str, Any]]:
     """Yield the path of each text, the text, and the dict or list that holds it."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         if isinstance(value, (dict, list)):
-            yield from _texts(value, (*path, key))
+            yield from _walk_texts(value, (*path, key))
         elif isinstance(value, str):
             yield (*path, key), value, content
 
 
-class _Extents:
+class _ExpandedSizes:
     """The sizes of a config's values with references resolved, in characters; each value is counted once and cached."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
-        self.known: dict[Path, int] = {}
+        self.cache: dict[KeyPath, int] = {}
 
-    def of(self, value: Any, path: Path, steps: int) -> int:
-        if steps > 2 * DEEPEST:
-            raise ValueError(f"{spell(path)}: its references lead in a circle, or too far")
-        if path not in self.known:
-            self.known[path] = self._count(value, path, steps + 1)
-        return self.known[path]
+    def measure(self, value: Any, path: KeyPath, depth: int) -> int:
+        if depth > 2 * MAX_DEPTH:
+            raise ValueError(f"{_format_path(path)}: its references lead in a circle, or too far")
+        if path not in self.cache:
+            self.cache[path] = self._count(value, path, depth + 1)
+        return self.cache[path]
 
-    def _count(self, value: Any, path: Path, steps: int) -> int:
+    def _count(self, value: Any, path: KeyPath, depth: int) -> int:
         if isinstance(value, dict):
-            return sum(len(str(key)) + self.of(item, (*path, key), steps) for key, item in value.items())
+            return sum(len(str(key)) + self.measure(item, (*path, key), depth) for key, item in value.items())
         if isinstance(value, list):
-            return sum(1 + self.of(item, (*path, index), steps) for index, item in enumerate(value))
-        references = list(INSIDE.finditer(value)) if isinstance(value, str) else []
-        return len(str(value)) + sum(self._of_target(item, path, steps) for item in references)
+            return sum(1 + self.measure(item, (*path, index), depth) for index, item in enumerate(value))
+        references = list(INTERNAL_REFERENCE.finditer(value)) if isinstance(value, str) else []
+        return len(str(value)) + sum(self._measure_target(item, path, depth) for item in references)
 
-    def _of_target(self, reference: "re.Match[str]", path: Path, steps: int) -> int:
+    def _measure_target(self, reference: "re.Match[str]", path: KeyPath, depth: int) -> int:
         key = reference["key"] or reference["asked"]
         # Leading dots make a reference relative: one dot is the setting's own section, each further dot one level up.
         up = len(key) - len(key.lstrip("."))
-        target: Path = path[:-up] if up else ()
+        target: KeyPath = path[:-up] if up else ()
         value = self.content
         for index in target:
             value = value[index]
@@ -90,7 +92,7 @@ class _Extents:
                 value = value[index]
             except (LookupError, TypeError):
                 if reference["key"]:
-                    raise ValueError(f"{spell(path)}: {reference[0]} leads nowhere") from None
+                    raise ValueError(f"{_format_path(path)}: {reference[0]} leads nowhere") from None
                 return len(reference["otherwise"] or "")
             target = (*target, index)
-        return self.of(value, target, steps)
+        return self.measure(value, target, depth)

@@ -18,10 +18,13 @@ from typing import Any
 from src.core.errors import InputError
 from src.storage.files import read_text
 
-MOST_TOLD, LONGEST = 3, 40  # maximum faults of a file in its error message, and maximum characters of a value there
-MOST_NAMES = 10_000  # maximum names in a mapping: our files have fewer, and more could not be shown
-LARGEST = 2**63 - 1
-WRITTEN_NUMBER = re.compile(r"(-?\d+(\.\d*)?(e[+-]?\d+)?|nan|-?inf)?", re.ASCII)  # as Python writes it, or empty
+MAX_SHOWN_FAULTS, MAX_VALUE_LENGTH = (
+    3,
+    40,
+)  # maximum faults of a file in its error message, and maximum characters of a value there
+MAX_NAMES = 10_000  # maximum names in a mapping: our files have fewer, and more could not be shown
+MAX_INTEGER = 2**63 - 1
+NUMBER_PATTERN = re.compile(r"(-?\d+(\.\d*)?(e[+-]?\d+)?|nan|-?inf)?", re.ASCII)  # as Python writes it, or empty
 Check = Callable[[str, Any], Iterator[str]]  # takes a field's name and value and yields a message for each fault
 
 
@@ -32,28 +35,28 @@ class DamagedError(InputError):
 # Kinds of values
 
 
-def make_check(words: str, fits: Callable[[Any], bool]) -> Check:
-    """Return a check that a value is valid; ``words`` describe the valid values, as they follow "must be"."""
+def _make_check(description: str, is_valid: Callable[[Any], bool]) -> Check:
+    """Return a check that a value is valid; ``description`` describe the valid values, as they follow "must be"."""
 
     def check(name: str, value: Any) -> Iterator[str]:
-        if not fits(value):
-            yield f"{name} is {describe(value)} and must be {words}"
+        if not is_valid(value):
+            yield f"{name} is {_describe_value(value)} and must be {description}"
 
     return check
 
 
-def one_of(*words: str) -> Check:
-    return make_check(" or ".join(words), lambda value: isinstance(value, str) and value in words)
+def _allow_one_of(*words: str) -> Check:
+    return _make_check(" or ".join(words), lambda value: isinstance(value, str) and value in words)
 
 
-def null_or(check: Check) -> Check:
+def _allow_null_or(check: Check) -> Check:
     return lambda name, value: iter(()) if value is None else check(name, value)
 
 
-def list_of(check: Check) -> Check:
+def _allow_list(check: Check) -> Check:
     def check_all(name: str, value: Any) -> Iterator[str]:
         if not isinstance(value, list):
-            yield f"{name} is {describe(value)} and must be a list"
+            yield f"{name} is {_describe_value(value)} and must be a list"
             return
         for index, item in enumerate(value):
             yield from check(f"{name}[{index}]", item)
@@ -61,58 +64,58 @@ def list_of(check: Check) -> Check:
     return check_all
 
 
-def by_name(check: Check) -> Check:
+def _allow_mapping(check: Check) -> Check:
     """Return a check for mappings from any names to values that each pass a check."""
-    return record({}, {}, rest=check)
+    return _allow_record({}, {}, other=check)
 
 
-def record(required: Mapping[str, Check], optional: Mapping[str, Check], rest: Check | None = None) -> Check:
-    """Return a check for mappings with known fields; ``rest`` checks the other fields, ``None`` accepts them all."""
+def _allow_record(required: Mapping[str, Check], optional: Mapping[str, Check], other: Check | None = None) -> Check:
+    """Return a check for mappings with known fields; ``other`` checks the other fields, ``None`` accepts them all."""
     known = {**required, **optional}
 
     def check_fields(name: str, value: Any) -> Iterator[str]:
         start = f"{name}." if name else ""
         if not isinstance(value, dict):
-            yield f"{name or 'it'} is {describe(value)} and must be values by name"
+            yield f"{name or 'it'} is {_describe_value(value)} and must be values by name"
             return
-        if len(value) > MOST_NAMES:
-            yield f"{name or 'it'} has {len(value):,} values and must have at most {MOST_NAMES:,}"
+        if len(value) > MAX_NAMES:
+            yield f"{name or 'it'} has {len(value):,} values and must have at most {MAX_NAMES:,}"
             return
         yield from (f"{start}{key} is missing" for key in required if key not in value)
         for key, item in value.items():
-            if check := known.get(key, rest):
+            if check := known.get(key, other):
                 yield from check(f"{start}{key}", item)
 
     return check_fields
 
 
-def check_value(name: str, value: Any) -> Iterator[str]:
+def _check_value(name: str, value: Any) -> Iterator[str]:
     """Check a setting's value: null, a bool, text, a finite number, or a list or mapping of such values."""
     if isinstance(value, list):
-        yield from list_of(check_value)(name, value)
+        yield from _allow_list(_check_value)(name, value)
     elif isinstance(value, dict):
-        yield from by_name(check_value)(name, value)
+        yield from _allow_mapping(_check_value)(name, value)
     elif value is not None and not isinstance(value, (bool, str)):
         yield from NUMBER(name, value)
 
 
-def describe(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """Return a short form of a value for a message."""
     if isinstance(value, (dict, list)):
         return "a list" if isinstance(value, list) else "a mapping"
-    text = json.dumps(value[:LONGEST] if isinstance(value, str) else value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    text = json.dumps(value[:MAX_VALUE_LENGTH] if isinstance(value, str) else value)
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
 
 
-def is_time(value: Any) -> bool:
+def _is_timestamp(value: Any) -> bool:
     try:
         return isinstance(value, str) and len(value) >= len("2000-01-01T00:00") and bool(datetime.fromisoformat(value))
     except ValueError:
@@ -121,103 +124,115 @@ def is_time(value: Any) -> bool:
 
 # Files
 
-TEXT = make_check("text", lambda value: isinstance(value, str))
-NUMBER = make_check("a finite number", is_number)
-COUNT = make_check("a whole number from 0", is_count)
-SECONDS = make_check("seconds from 0", lambda value: is_number(value) and 0 <= value < 1e10)
-SHARE = make_check("a share from 0 to 1", lambda value: is_number(value) and 0 <= value < 1 + 1e-6)
-TRUTH = make_check("true or false", lambda value: isinstance(value, bool))
-TIME = make_check("a time like 2000-01-31T12:00:00+00:00", is_time)
-STATE = make_check("a path like stacks/NAME.ckpt", lambda value: bool(re.fullmatch(r"\w+/[\w.-]+\.ckpt", str(value))))
+TEXT = _make_check("text", lambda value: isinstance(value, str))
+NUMBER = _make_check("a finite number", _is_number)
+COUNT = _make_check("a whole number from 0", _is_count)
+SECONDS = _make_check("seconds from 0", lambda value: _is_number(value) and 0 <= value < 1e10)
+FRACTION = _make_check("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value < 1 + 1e-6)
+BOOLEAN = _make_check("true or false", lambda value: isinstance(value, bool))
+TIMESTAMP = _make_check("a time like 2000-01-31T12:00:00+00:00", _is_timestamp)
+CHECKPOINT_PATH = _make_check(
+    "a path like stacks/NAME.ckpt", lambda value: bool(re.fullmatch(r"\w+/[\w.-]+\.ckpt", str(value)))
+)
 
 STATUSES = ("finished", "failed", "interrupted", "running", "waiting")
-STATUS = record({"status": one_of(*STATUSES)}, {"reason": null_or(TEXT), "message": null_or(TEXT)})
-JOB = record(
+STATUS = _allow_record(
+    {"status": _allow_one_of(*STATUSES)}, {"reason": _allow_null_or(TEXT), "message": _allow_null_or(TEXT)}
+)
+JOB = _allow_record(
     {
         "number": COUNT,
         "identity": TEXT,
-        "overrides": list_of(TEXT),
-        "choices": by_name(check_value),
-        "settings": by_name(check_value),
+        "overrides": _allow_list(TEXT),
+        "choices": _allow_mapping(_check_value),
+        "settings": _allow_mapping(_check_value),
     },
     {},
 )
-ABOUT_METRICS = {
-    "monitor": null_or(TEXT),
-    "mode": null_or(one_of("min", "max")),
-    "best": null_or(NUMBER),
-    "best_epoch": null_or(COUNT),
+METRICS_FIELDS = {
+    "monitor": _allow_null_or(TEXT),
+    "mode": _allow_null_or(_allow_one_of("min", "max")),
+    "best": _allow_null_or(NUMBER),
+    "best_epoch": _allow_null_or(COUNT),
     "epochs": COUNT,
     "seconds": SECONDS,
     "compile_seconds": SECONDS,
     "parameters": COUNT,
-    "seed": null_or(COUNT),
+    "seed": _allow_null_or(COUNT),
 }
-START = {
+START_FIELDS = {
     "command": TEXT,
-    "started": TIME,
-    "git": record({}, {"commit": null_or(TEXT), "dirty": null_or(TRUTH)}),
+    "started": TIMESTAMP,
+    "git": _allow_record({}, {"commit": _allow_null_or(TEXT), "dirty": _allow_null_or(BOOLEAN)}),
     "python": TEXT,
-    "packages": by_name(TEXT),
+    "packages": _allow_mapping(TEXT),
     "device": TEXT,
 }
-PROVENANCE = record({}, {**START, "resumed": list_of(record({}, START))})
-STACK = record({"state": STATE}, {})
-TRIAL = record(
-    {"number": COUNT, "job": COUNT, "state": one_of("complete", "failed", "running"), "value": null_or(NUMBER)}, {}
+PROVENANCE = _allow_record({}, {**START_FIELDS, "resumed": _allow_list(_allow_record({}, START_FIELDS))})
+STACK = _allow_record({"state": CHECKPOINT_PATH}, {})
+TRIAL = _allow_record(
+    {
+        "number": COUNT,
+        "job": COUNT,
+        "state": _allow_one_of("complete", "failed", "running"),
+        "value": _allow_null_or(NUMBER),
+    },
+    {},
 )
-SEARCH = record(
+SEARCH = _allow_record(
     {
         "sampler": TEXT,
         "metric": TEXT,
-        "mode": one_of("min", "max"),
-        "trials": list_of(TRIAL),
-        "importance": by_name(SHARE),
+        "mode": _allow_one_of("min", "max"),
+        "trials": _allow_list(TRIAL),
+        "importance": _allow_mapping(FRACTION),
     },
     {},
 )
 
 
-def check_metric(name: str, value: Any) -> Iterator[str]:
+def _check_metric(name: str, value: Any) -> Iterator[str]:
     """Check a metric: a number, null where it was not finite, or a mapping with one value for each class."""
-    yield from (by_name(null_or(NUMBER)) if isinstance(value, dict) else null_or(NUMBER))(name, value)
+    yield from (_allow_mapping(_allow_null_or(NUMBER)) if isinstance(value, dict) else _allow_null_or(NUMBER))(
+        name, value
+    )
 
 
 def check_metrics(name: str, value: Any) -> Iterator[str]:
     """Check ``metrics.json``; a file with a best value must have the monitored metric, too."""
-    yield from record({}, ABOUT_METRICS, rest=check_metric)(name, value)
+    yield from _allow_record({}, METRICS_FIELDS, other=_check_metric)(name, value)
     if isinstance(value, dict) and value.get("best") is not None and str(value.get("monitor")) not in value:
-        yield f"{describe(value.get('monitor'))} is missing, of which best tells the best value"
+        yield f"{_describe_value(value.get('monitor'))} is missing, of which best tells the best value"
 
 
 # Reading
 
 
-def read(path: Path, check: Check) -> dict[str, Any] | None:
+def read_checked(path: Path, check: Check) -> dict[str, Any] | None:
     """Read a JSON file and check it; return ``None`` if it does not exist.
 
     Raises:
         DamagedError: if it cannot be read, or does not pass the check.
     """
-    text = read_whole(path)
+    text = _read_if_exists(path)
     if text is None:
         return None
     try:
-        content: dict[str, Any] = json.loads(text, object_pairs_hook=refuse_twins)
+        content: dict[str, Any] = json.loads(text, object_pairs_hook=_refuse_duplicates)
         if "\\u" in text:
             json.dumps(
                 content, ensure_ascii=False
             ).encode()  # raises for half of a surrogate pair, which cannot be written or shown
-        faults = list(islice(check("", content), MOST_TOLD + 1))
+        faults = list(islice(check("", content), MAX_SHOWN_FAULTS + 1))
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged: it is {f'no JSON ({error})' if text.strip() else 'empty'}") from error
     if faults:
-        more = ["and more"] if len(faults) > MOST_TOLD else []
-        raise DamagedError(f"{path} is damaged: {'; '.join([*faults[:MOST_TOLD], *more])}")
+        more = ["and more"] if len(faults) > MAX_SHOWN_FAULTS else []
+        raise DamagedError(f"{path} is damaged: {'; '.join([*faults[:MAX_SHOWN_FAULTS], *more])}")
     return content
 
 
-def read_whole(path: Path) -> str | None:
+def _read_if_exists(path: Path) -> str | None:
     """Read a text file; return ``None`` if it does not exist.
 
     Raises:
@@ -233,7 +248,7 @@ def read_whole(path: Path) -> str | None:
         raise DamagedError(str(error)) from error
 
 
-def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs as a dict.
 
     Raises:
@@ -242,7 +257,7 @@ def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{describe(name)} is there twice")
+            raise ValueError(f"{_describe_value(name)} is there twice")
         found[name] = value
     return found
 
@@ -259,15 +274,15 @@ def read_history(path: Path, epochs: int | None = None) -> list[dict[str, float]
     Raises:
         DamagedError: if it cannot be read, is not a table of numbers with an increasing ``epoch``, or lacks epochs.
     """
-    text = read_whole(path)
+    text = _read_if_exists(path)
     if text is None:
         if epochs:
             raise DamagedError(f"{path} is missing")
         return []
     try:
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        check_columns(header)
-        found = check_epochs([read_row(header, row, line) for line, row in enumerate(rows, start=2)])
+        _check_columns(header)
+        found = _check_epochs([_read_row(header, row, line) for line, row in enumerate(rows, start=2)])
     except (ValueError, csv.Error) as error:
         raise DamagedError(f"{path} is damaged: {error if text.strip() else 'it is empty'}") from error
     if epochs is not None and len(found) != epochs:
@@ -275,15 +290,15 @@ def read_history(path: Path, epochs: int | None = None) -> list[dict[str, float]
     return found
 
 
-def check_columns(header: list[str]) -> None:
+def _check_columns(header: list[str]) -> None:
     """Raise `ValueError` if ``epoch`` is missing from the columns, a name occurs twice, or there are too many."""
     if "epoch" not in header:
         raise ValueError("its column epoch is missing")
-    if len(set(header)) < len(header) or len(header) > MOST_NAMES:
-        raise ValueError(f"its columns must have a name each and be at most {MOST_NAMES:,}")
+    if len(set(header)) < len(header) or len(header) > MAX_NAMES:
+        raise ValueError(f"its columns must have a name each and be at most {MAX_NAMES:,}")
 
 
-def read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:
+def _read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:
     """Return a row's numbers by the names of their columns, without empty cells.
 
     Raises:
@@ -292,12 +307,12 @@ def read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:
     if len(row) != len(header):
         raise ValueError(f"line {line} has {len(row)} values and must have {len(header)}")
     for name, cell in zip(header, row, strict=True):
-        if not WRITTEN_NUMBER.fullmatch(cell):
-            raise ValueError(f"{name} in line {line} is {describe(cell)} and must be a number")
+        if not NUMBER_PATTERN.fullmatch(cell):
+            raise ValueError(f"{name} in line {line} is {_describe_value(cell)} and must be a number")
     return {name: float(cell) for name, cell in zip(header, row, strict=True) if cell}
 
 
-def check_epochs(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+def _check_epochs(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Return the rows if their epochs are increasing whole numbers.
 
     Raises:
@@ -305,6 +320,6 @@ def check_epochs(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """
     epochs = [0.0, *(row.get("epoch", 0.0) for row in rows)]
     for line, (before, now) in enumerate(pairwise(epochs), start=2):
-        if not (before < now <= LARGEST and now.is_integer()):
+        if not (before < now <= MAX_INTEGER and now.is_integer()):
             raise ValueError(f"epoch in line {line} is {now:g} and must be a whole number above {before:g}")
     return rows

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.storage.schema import DamagedError
 
-MOST = 1_000_000  # maximum files and folders of a run
+MAX_FILES = 1_000_000  # maximum files and folders of a run
 REMEDY = "nothing outside is read or written: remove it, or put what it leads to in its place"
 
 
@@ -19,60 +19,60 @@ class StrayError(DamagedError):
     """An error for a folder with strays in it, which must not be read or written."""
 
 
-def refuse_strays(folder: Path, but_for: Callable[[Path], bool] | None = None) -> None:
+def refuse_strays(folder: Path, should_skip: Callable[[Path], bool] | None = None) -> None:
     """Refuse the folder of a run or a sweep with strays in it; the folder itself may be a link.
 
     Args:
         folder: the folder to check.
-        but_for: returns True for direct subfolders, and links to folders, that are to be skipped.
+        should_skip: returns True for direct subfolders, and links to folders, that are to be skipped.
 
     Raises:
         StrayError: naming the first stray.
     """
-    for stray in _find_strays(folder, but_for):
+    for stray in _find_strays(folder, should_skip):
         raise StrayError(stray)
 
 
-def refuse_strays_of_job(folder: Path) -> None:
+def refuse_job_strays(folder: Path) -> None:
     """Refuse a job's folder with strays in it, or one that is itself a link out of its sweep's folder.
 
     Raises:
         StrayError: naming the first stray.
     """
-    if folder.is_symlink() and _leads_out(folder, os.path.realpath(folder.parent)):
+    if folder.is_symlink() and _is_outside(folder, os.path.realpath(folder.parent)):
         raise StrayError(f"{folder} is a link that leads out of {folder.parent}; {REMEDY}")
     refuse_strays(folder)
 
 
-def _find_strays(folder: Path, but_for: Callable[[Path], bool] | None) -> Iterator[str]:
+def _find_strays(folder: Path, should_skip: Callable[[Path], bool] | None) -> Iterator[str]:
     """Yield a message for each stray in a folder and its subfolders; links are not followed."""
     home, seen, pending = os.path.realpath(folder), 0, [os.fspath(folder)]
     while pending:
         try:
             with os.scandir(pending.pop()) as found:
-                entries = list(islice(found, MOST - seen + 1))
+                entries = list(islice(found, MAX_FILES - seen + 1))
         except (FileNotFoundError, NotADirectoryError):  # not a folder, or removed by another process
             continue
         except OSError as error:
             yield f"{error.filename} cannot be looked into ({error.strerror})"
             continue
         seen += len(entries)
-        if seen > MOST:
-            yield f"{folder} has more than {MOST:,} files, which is no run's"
+        if seen > MAX_FILES:
+            yield f"{folder} has more than {MAX_FILES:,} files, which is no run's"
             return
         for entry in entries:
-            if but_for and entry.is_dir() and but_for(Path(entry.path)):
+            if should_skip and entry.is_dir() and should_skip(Path(entry.path)):
                 continue
             if entry.is_symlink():
-                if _leads_out(entry.path, home):
+                if _is_outside(entry.path, home):
                     yield f"{entry.path} is a link that leads out of {folder}; {REMEDY}"
             elif entry.is_dir():
                 pending.append(entry.path)
             elif not entry.is_file():
                 yield f"{entry.path} is no plain file; remove it"
-        but_for = None  # it applies to the first level only
+        should_skip = None  # it applies to the first level only
 
 
-def _leads_out(link: str | Path, home: str) -> bool:
-    """Return True if a link leads out of the folder ``home``, a real path."""
-    return os.path.commonpath([home, os.path.realpath(link)]) != home
+def _is_outside(link: str | Path, root: str) -> bool:
+    """Return True if a link leads out of the folder ``root``, a real path."""
+    return os.path.commonpath([root, os.path.realpath(link)]) != root

@@ -17,10 +17,10 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import torch
 
 from src.core.errors import InputError
-from src.storage.files import open_plain
+from src.storage.files import open_regular_file
 
-OLD_FORMAT = b"\x80"  # first byte of a pickle, the format before torch 1.6
-FLAGS = 0x808  # flags that torch sets on an archive's parts: sizes follow the content, names are UTF-8
+OLD_FORMAT_START = b"\x80"  # first byte of a pickle, the format before torch 1.6
+TORCH_FLAGS = 0x808  # flags that torch sets on an archive's parts: sizes follow the content, names are UTF-8
 
 
 def read_tensors(path: Path, digest: str | None = None) -> Any:
@@ -60,7 +60,7 @@ def open_verified(path: Path, digest: str | None = None) -> Iterator[IO[bytes]]:
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        return open_plain(path)
+        return open_regular_file(path)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {path} does not exist") from error
     except OSError as error:
@@ -68,8 +68,8 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _verify(file: IO[bytes], path: Path, digest: str | None) -> None:
-    if digest is None and file.read(1) == OLD_FORMAT:
-        digest = _digest_in_name(path)
+    if digest is None and file.read(1) == OLD_FORMAT_START:
+        digest = _extract_digest(path)
     file.seek(0)
     if digest is None:
         _verify_parts(file, path)
@@ -77,7 +77,7 @@ def _verify(file: IO[bytes], path: Path, digest: str | None) -> None:
         raise InputError(f"{path} is damaged: its SHA-256 does not begin with {digest}; download it again")
 
 
-def _digest_in_name(path: Path) -> str:
+def _extract_digest(path: Path) -> str:
     """Return the digest in a published file's name.
 
     Raises:
@@ -97,7 +97,7 @@ def _verify_parts(file: IO[bytes], path: Path) -> None:
     try:
         with ZipFile(file) as archive:
             parts = archive.infolist()
-            if archive.comment or not parts or not _is_torchs(parts, size):
+            if archive.comment or not parts or not _is_torch_layout(parts, size):
                 raise InputError(f"checkpoint {path} is damaged: it is not as torch writes such a file")
             damaged = archive.testzip() is not None
     except InputError:
@@ -109,7 +109,7 @@ def _verify_parts(file: IO[bytes], path: Path) -> None:
         raise InputError(f"checkpoint {path} is damaged: a part of it does not match its checksum")
 
 
-def _is_torchs(parts: list[ZipInfo], size: int) -> bool:
+def _is_torch_layout(parts: list[ZipInfo], size: int) -> bool:
     """Return True if an archive has the layout that torch writes.
 
     Only then does torch read exactly the bytes that were verified: for a part marked as a folder, for example, it would
@@ -121,9 +121,9 @@ def _is_torchs(parts: list[ZipInfo], size: int) -> bool:
     """
     fits = parts[0].header_offset == 0 and sum(part.compress_size for part in parts) <= size
     unique = len({part.filename for part in parts}) == len(parts)
-    return fits and unique and all(_is_plain(part) for part in parts)
+    return fits and unique and all(_is_plain_part(part) for part in parts)
 
 
-def _is_plain(part: ZipInfo) -> bool:
+def _is_plain_part(part: ZipInfo) -> bool:
     stored = part.compress_type == ZIP_STORED and part.compress_size == part.file_size
-    return stored and not part.flag_bits & ~FLAGS and not part.external_attr and not part.is_dir()
+    return stored and not part.flag_bits & ~TORCH_FLAGS and not part.external_attr and not part.is_dir()

@@ -17,44 +17,46 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_class, get_object
 
-from src.core.checks import Check, complain, either, list_of, optional, show
+from src.core.checks import Check, allow_any_of, allow_list, allow_null_or, describe_invalid, format_value
 from src.core.errors import InputError
 
-PACKAGES = ("src", "torch.optim", "lightning", "torchvision")
-UNASKED = (  # classes of lightning that write to any path, send data elsewhere or start a server
+TRUSTED_PACKAGES = ("src", "torch.optim", "lightning", "torchvision")
+UNTRUSTED_CLASSES = (  # classes of lightning that write to any path, send data elsewhere or start a server
     *("CometLogger", "LitLogger", "MLFlowLogger", "WandbLogger"),
     *("Checkpoint", "ModelCheckpoint", "OnExceptionCheckpoint", "SpikeDetection", "ServableModuleValidator"),
 )
-TRUST = "trust=mylab behind the folders: they may name classes of that package, too"  # for --help
+TRUST_HELP = "trust=mylab behind the folders: they may name classes of that package, too"  # for --help
 TARGET = "_target_"
-CALLING = ("optimizer", "scheduler")  # sections that may name functions of trusted packages, also in values
-NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-OF_HYDRA = re.compile(r"_[a-z]+_")  # Hydra's settings of how to make an object, such as _target_
-PLACE = re.compile(r"(dir|dirpath|path|folder|root)$", re.IGNORECASE)  # endings of the names of settings with paths
-ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|.*(://|(^|[/\\])\.\.([/\\]|$))", re.DOTALL)
+FUNCTION_SECTIONS = ("optimizer", "scheduler")  # sections that may name functions of trusted packages, also in values
+NAME_PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+HYDRA_KEY = re.compile(r"_[a-z]+_")  # Hydra's settings of how to make an object, such as _target_
+PATH_NAME = re.compile(r"(dir|dirpath|path|folder|root)$", re.IGNORECASE)  # endings of the names of settings with paths
+OUTSIDE_PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|.*(://|(^|[/\\])\.\.([/\\]|$))", re.DOTALL)
 
-LENT: set[Path] = set()  # data folders named by the config that was opened last: read from, never written to
+EXTERNAL_DATA_FOLDERS: set[Path] = (
+    set()
+)  # data folders named by the config that was opened last: read from, never written to
 
-_PACKAGE = Check(lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)), "a package's name")
-TRUSTED = optional(either(_PACKAGE, list_of(_PACKAGE, "a list of them")))
+_PACKAGE = Check(lambda value: isinstance(value, str) and bool(NAME_PATTERN.fullmatch(value)), "a package's name")
+TRUST_CHECK = allow_null_or(allow_any_of(_PACKAGE, allow_list(_PACKAGE, "a list of them")))
 
-Kinds = tuple[type, ...]
+Classes = tuple[type, ...]
 
 
 class Rules(NamedTuple):
     """The classes and paths that a config may name.
 
     Attributes:
-        places: the base class that each setting expects, by the setting's name; "callbacks.*" is each of the section.
+        classes: the base class that each setting expects, by the setting's name; "callbacks.*" is each of the section.
         nested: the base classes that any other setting may name.
-        unasked: base classes that are refused unless the user trusts their package.
-        writing: the sections in which no setting may be a path.
+        untrusted: base classes that are refused unless the user trusts their package.
+        writing_sections: the sections in which no setting may be a path.
     """
 
-    places: Mapping[str, type]
-    nested: Kinds = ()
-    unasked: Kinds = ()
-    writing: tuple[str, ...] = ()
+    classes: Mapping[str, type]
+    nested: Classes = ()
+    untrusted: Classes = ()
+    writing_sections: tuple[str, ...] = ()
 
 
 def read_packages(value: Any) -> tuple[str, ...]:
@@ -64,12 +66,12 @@ def read_packages(value: Any) -> tuple[str, ...]:
         InputError: if it is neither a package's name nor a list of them.
     """
     value = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-    if not TRUSTED.allows(value):
-        raise InputError(complain("trust", value, TRUSTED))
+    if not TRUST_CHECK.allows(value):
+        raise InputError(describe_invalid("trust", value, TRUST_CHECK))
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
-def take_trust(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
+def extract_trust(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the packages that a command's arguments trust, and the other arguments.
 
     Raises:
@@ -85,7 +87,7 @@ def take_trust(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
         return read_packages(trusting[-1].removeprefix("trust=")), rest  # raises a message of ours instead of Hydra's
 
 
-def spell_trust(packages: tuple[str, ...]) -> str:
+def format_trust(packages: tuple[str, ...]) -> str:
     """Return packages as a command's last argument, such as " trust=mylab"; an empty text for no packages."""
     if len(packages) < 2:
         return "".join(f" trust={each}" for each in packages)
@@ -94,23 +96,23 @@ def spell_trust(packages: tuple[str, ...]) -> str:
 
 def find_packages(content: Any) -> tuple[str, ...]:
     """Return the packages that must be trusted to open a config, which is given as plain values."""
-    names = [(key, str(target)) for key, target in _targets(content) if NAME.fullmatch(str(target))]
+    names = [(key, str(target)) for key, target in _walk_targets(content) if NAME_PATTERN.fullmatch(str(target))]
     foreign = [
         name
         for key, name in names
-        if not is_within(name, PACKAGES) or not _is_target(key) or name.rpartition(".")[2] in UNASKED
+        if not _is_within(name, TRUSTED_PACKAGES) or not _is_target(key) or name.rpartition(".")[2] in UNTRUSTED_CLASSES
     ]
     return tuple(dict.fromkeys(name.split(".")[0] for name in foreign))
 
 
-def is_within(name: str, packages: tuple[str, ...]) -> bool:
+def _is_within(name: str, packages: tuple[str, ...]) -> bool:
     """Return True if a dotted name lies in one of the packages."""
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
-def is_lent(folder: Path) -> bool:
+def is_external_data(folder: Path) -> bool:
     """Return True if a folder lies in a data folder named by a run's config, where nothing may be written."""
-    return any(folder.resolve().is_relative_to(lent) for lent in LENT)
+    return any(folder.resolve().is_relative_to(lent) for lent in EXTERNAL_DATA_FOLDERS)
 
 
 def check_trust(content: Any, source: Path, rules: Rules, packages: tuple[str, ...]) -> None:
@@ -120,13 +122,13 @@ def check_trust(content: Any, source: Path, rules: Rules, packages: tuple[str, .
         content: plain values, references resolved.
         source: the config's file.
         rules: the classes and paths that are allowed.
-        packages: the packages that the user trusts in addition to `PACKAGES`.
+        packages: the packages that the user trusts in addition to `TRUSTED_PACKAGES`.
 
     Raises:
         InputError: naming the first forbidden setting, and how to allow it.
     """
     try:
-        targets = list(_targets(content))
+        targets = list(_walk_targets(content))
         for key, target in targets:
             _check_name(key, target, packages)
         _check_settings(content, rules)
@@ -138,59 +140,61 @@ def check_trust(content: Any, source: Path, rules: Rules, packages: tuple[str, .
 
 def _check_settings(content: Any, rules: Rules) -> None:
     """Raise `ValueError` for settings of Hydra's own, and for paths in the sections that write files."""
-    for key, value in _settings(content):
+    for key, value in _walk_settings(content):
         *above, name = key.split(".")
-        if TARGET in above or any(OF_HYDRA.fullmatch(part) and part != TARGET for part in (*above, name)):
-            raise ValueError(f"{key}={show(value)}: a folder does not say how classes are made")
-    for key, value in find_places(content, rules.writing).items():
-        raise ValueError(f"{key}={show(value)}: a folder chooses no place elsewhere; to resume give that anew")
+        if TARGET in above or any(HYDRA_KEY.fullmatch(part) and part != TARGET for part in (*above, name)):
+            raise ValueError(f"{key}={format_value(value)}: a folder does not say how classes are made")
+    for key, value in find_path_settings(content, rules.writing_sections).items():
+        raise ValueError(f"{key}={format_value(value)}: a folder chooses no place elsewhere; to resume give that anew")
 
 
-def find_places(content: Any, writing: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings in the sections ``writing`` that are paths, by their full names."""
-    settings = {key: value for key, value in _settings(content) if key.split(".")[0] in writing and "." in key}
-    return {key: value for key, value in settings.items() if _says_where(key.rpartition(".")[2], value)}
+def find_path_settings(content: Any, sections: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings in the sections ``sections`` that are paths, by their full names."""
+    settings = {key: value for key, value in _walk_settings(content) if key.split(".")[0] in sections and "." in key}
+    return {key: value for key, value in settings.items() if _is_path_setting(key.rpartition(".")[2], value)}
 
 
-def _says_where(name: str, value: Any) -> bool:
+def _is_path_setting(name: str, value: Any) -> bool:
     """Return True if a setting's name is that of a path, or its value is a path that leads outside."""
-    return bool(PLACE.search(name) and value not in (None, "")) or bool(ELSEWHERE.match(str(value)))
+    return bool(PATH_NAME.search(name) and value not in (None, "")) or bool(OUTSIDE_PATH.match(str(value)))
 
 
 def _check_name(key: str, target: Any, packages: tuple[str, ...]) -> None:
-    if not (isinstance(target, str) and NAME.fullmatch(target) and "." in target):
-        raise ValueError(f"{key}={show(target)} is no class's name")
-    if not is_within(target, (*PACKAGES, *packages)):
-        raise ValueError(_refusal(key, target, f"a folder may name classes of {', '.join(PACKAGES)}"))
+    if not (isinstance(target, str) and NAME_PATTERN.fullmatch(target) and "." in target):
+        raise ValueError(f"{key}={format_value(target)} is no class's name")
+    if not _is_within(target, (*TRUSTED_PACKAGES, *packages)):
+        raise ValueError(_format_refusal(key, target, f"a folder may name classes of {', '.join(TRUSTED_PACKAGES)}"))
 
 
 def _check_class(key: str, target: str, rules: Rules, packages: tuple[str, ...]) -> None:
-    if key.split(".")[0] in CALLING and is_within(target, packages):
-        function = _find(key, target)
+    if key.split(".")[0] in FUNCTION_SECTIONS and _is_within(target, packages):
+        function = _import_object(key, target)
         same = inspect.isroutine(function) and get_object(target) is function
-        if same and is_within(function.__module__ or "", packages):
+        if same and _is_within(function.__module__ or "", packages):
             return
     if not _is_target(key):
-        raise ValueError(_refusal(key, target, "it is no function of a trusted package"))
+        raise ValueError(_format_refusal(key, target, "it is no function of a trusted package"))
     setting = key.removesuffix(f".{TARGET}")
-    kind = rules.places.get(setting) or rules.places.get(f"{setting.rpartition('.')[0]}.*")
+    kind = rules.classes.get(setting) or rules.classes.get(f"{setting.rpartition('.')[0]}.*")
     kinds = (kind,) if kind else rules.nested
-    found = _load(key, target)
+    found = _load_class(key, target)
     if not (isinstance(found, type) and issubclass(found, kinds)):
         raise ValueError(f"{key}={target} is no {' or '.join(each.__name__ for each in kinds)}")
-    if not is_within(found.__module__, (*PACKAGES, *packages)):
-        raise ValueError(_refusal(key, f"{found.__module__}.{found.__name__}", f"{target} is only another name for it"))
-    if issubclass(found, rules.unasked) and not is_within(found.__module__, packages):
-        raise ValueError(_refusal(key, target, "it may write elsewhere or use the network"))
+    if not _is_within(found.__module__, (*TRUSTED_PACKAGES, *packages)):
+        raise ValueError(
+            _format_refusal(key, f"{found.__module__}.{found.__name__}", f"{target} is only another name for it")
+        )
+    if issubclass(found, rules.untrusted) and not _is_within(found.__module__, packages):
+        raise ValueError(_format_refusal(key, target, "it may write elsewhere or use the network"))
 
 
-def _load(key: str, target: str) -> Any:
+def _load_class(key: str, target: str) -> Any:
     """Import and return a class; return ``None`` if it is not a class, or Hydra finds another one by this name."""
-    found = _find(key, target)
+    found = _import_object(key, target)
     return found if isinstance(found, type) and get_class(target) is found else None
 
 
-def _find(key: str, target: str) -> Any:
+def _import_object(key: str, target: str) -> Any:
     """Import and return the object with a dotted name."""
     module, _, name = target.rpartition(".")
     try:
@@ -199,31 +203,31 @@ def _find(key: str, target: str) -> Any:
         raise ValueError(f"{key}={target} cannot be imported ({type(error).__name__}: {error})") from error
 
 
-def _refusal(key: str, target: str, why: str) -> str:
-    return f"{key}={target} is not trusted ({why}); if you trust it add trust={target.split('.')[0]}"
+def _format_refusal(key: str, target: str, reason: str) -> str:
+    return f"{key}={target} is not trusted ({reason}); if you trust it add trust={target.split('.')[0]}"
 
 
-def _targets(content: Any) -> Iterator[tuple[str, Any]]:
+def _walk_targets(content: Any) -> Iterator[tuple[str, Any]]:
     """Yield each setting that names a class or a function, with its value; settings that are ``None`` are skipped."""
-    for key, value in _settings(content):
-        may_call = key.split(".")[0] in CALLING and key != "scheduler.monitor"
-        if value is not None and (_is_target(key) or (may_call and may_name_function(value))):
+    for key, value in _walk_settings(content):
+        may_call = key.split(".")[0] in FUNCTION_SECTIONS and key != "scheduler.monitor"
+        if value is not None and (_is_target(key) or (may_call and can_name_function(value))):
             yield key, value
 
 
-def may_name_function(value: Any) -> bool:
+def can_name_function(value: Any) -> bool:
     """Return True if a setting's value is a dotted name, the only form in which a function can be named."""
-    return isinstance(value, str) and "." in value and bool(NAME.fullmatch(value))
+    return isinstance(value, str) and "." in value and bool(NAME_PATTERN.fullmatch(value))
 
 
 def _is_target(key: str) -> bool:
     return key.split(".")[-1] == TARGET
 
 
-def _settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _walk_settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the full names and values of all settings that are neither mappings nor lists."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         if isinstance(value, (dict, list)):
-            yield from _settings(value, f"{prefix}{key}.")
+            yield from _walk_settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -18,38 +18,38 @@ from torch import nn
 from src.callbacks.figures.base import FigureCallback
 from src.callbacks.monitor import (
     check_measured,
-    find_judge,
-    get_mode,
+    explain_no_validation,
+    format_metric_name,
     has_loader,
-    spell_metric,
-    watch_schedule,
-    why_unvalidated,
+    require_mode,
+    resolve_monitor,
+    resolve_scheduler_monitor,
 )
-from src.cli.main import in_sweep
+from src.cli.main import is_in_sweep
 from src.core import devices
 from src.core.errors import InputError
-from src.core.hints import parameters_of
-from src.core.names import guess
+from src.core.hints import get_parameters
+from src.core.names import suggest_name
 from src.data.base import TensorDataModule
-from src.loggers.opening import Start, complete, takes
+from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
 from src.training.checkpoints import AtomicCheckpointIO
-from src.training.distributed import meeting_place, refuse_copies
-from src.training.validation.config import check
+from src.training.distributed import make_cluster_environment, refuse_forked_processes
+from src.training.validation.config import check_config
 from src.training.validation.limits import check_limits
-from src.training.validation.refusals import refuse
+from src.training.validation.refusals import refuse_unsupported
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def prepare(cfg: DictConfig) -> str:
+def prepare_machine(cfg: DictConfig) -> str:
     """Check the settings and the machine, set up the device, and return its kind."""
-    refuse(cfg)
-    check(cfg)
+    refuse_unsupported(cfg)
+    check_config(cfg)
     trainer = cfg.trainer
-    kind = devices.resolve(trainer.accelerator)
-    processes = devices.check_count(kind, trainer.devices)
+    kind = devices.resolve_device_kind(trainer.accelerator)
+    processes = devices.resolve_device_count(kind, trainer.devices)
     nodes = trainer.get("num_nodes", 1)
-    if in_sweep() and (trainer.strategy != "auto" or processes * nodes > 1):
+    if is_in_sweep() and (trainer.strategy != "auto" or processes * nodes > 1):
         what = f"strategy={trainer.strategy}" if trainer.strategy != "auto" else f"devices={trainer.devices}"
         raise InputError(
             f"trainer.{what} in a sweep (-m): each of its processes would start the whole sweep "
@@ -60,27 +60,27 @@ def prepare(cfg: DictConfig) -> str:
         raise InputError(f"data.batch_size={size} does not divide over {world} processes")
     if world > 1 and kind == devices.CPU and trainer.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true works on GPUs alone: leave it out, or use no batch norm")
-    devices.precision(trainer.get("precision"), kind)  # raises if the device does not support it
+    devices.resolve_precision(trainer.get("precision"), kind)  # raises if the device does not support it
     sharing = processes if kind == devices.CPU else 1
-    devices.prepare(kind, devices.asked_threads(cfg.threads), sharing, cfg.get("deterministic", False))
+    devices.prepare_device(kind, devices.resolve_threads(cfg.threads), sharing, cfg.get("deterministic", False))
     return kind
 
 
-def make(group: str, settings: Any, **given: Any) -> Any:
+def instantiate_checked(group: str, settings: Any, **kwargs: Any) -> Any:
     """Instantiate one part of a config.
 
     Raises:
         InputError: if a setting is unknown to the class, or is reserved for the run itself.
     """
-    if taken := [key for key in settings if key in given]:
+    if taken := [key for key in settings if key in kwargs]:
         raise InputError(f"{group}.{taken[0]} is no setting: a run gives it to {settings['_target_']} itself")
     try:
         # Lightning does not accept OmegaConf's dictionaries: convert them to plain ones.
-        return instantiate(settings, **{"_convert_": "all", **given})
+        return instantiate(settings, **{"_convert_": "all", **kwargs})
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
-            taken = [name for name in parameters_of(get_class(settings["_target_"])) if name not in given]
-            hint = f", did you mean {near}?" if (near := guess(match[1], taken)) else ""
+            taken = [name for name in get_parameters(get_class(settings["_target_"])) if name not in kwargs]
+            hint = f", did you mean {near}?" if (near := suggest_name(match[1], taken)) else ""
             raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting{hint}") from error
         if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
@@ -91,10 +91,10 @@ def make(group: str, settings: Any, **given: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, (InputError, MemoryError, OSError)) or "memory" in str(cause):
             raise  # its message suffices, or the handlers of memory and storage errors explain it
-        raise InputError(f"{group}: {_tell_unmade(settings, cause)}") from error
+        raise InputError(f"{group}: {_explain_failed_instantiation(settings, cause)}") from error
 
 
-def _tell_unmade(settings: Mapping[str, Any], cause: BaseException) -> str:
+def _explain_failed_instantiation(settings: Mapping[str, Any], cause: BaseException) -> str:
     """Explain why an object of a run cannot be created: its class rejects the settings, or contains an error."""
     why = " ".join(str(cause).split())
     if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
@@ -109,15 +109,15 @@ def build_data(cfg: DictConfig) -> LightningDataModule:
     Raises:
         InputError: if it has no batches to train on.
     """
-    data: LightningDataModule = make("data", cfg.data)
+    data: LightningDataModule = instantiate_checked("data", cfg.data)
     if not has_loader("train", data):
         raise InputError(f"data._target_={cfg.data._target_} has no train_dataloader: there is nothing to train on")
     if isinstance(data, TensorDataModule):
-        data.placement.asked = cfg.get("data_on_device")
+        data.placement.requested = cfg.get("data_on_device")
     return data
 
 
-def build_tensors(cfg: DictConfig) -> TensorDataModule:
+def build_tensor_data(cfg: DictConfig) -> TensorDataModule:
     """Return the config's data module, for code that requires a `TensorDataModule`.
 
     Raises:
@@ -136,24 +136,24 @@ def load_data(data: LightningDataModule) -> None:
         data.setup()
 
 
-def build_model(cfg: DictConfig, data: LightningDataModule, kind: str) -> LightningModule:
+def build_model(cfg: DictConfig, data: LightningDataModule, device_kind: str) -> LightningModule:
     """Return the config's model for the data's shape and task.
 
     The model receives its settings as plain values. If it creates its optimizers itself, settings with a ``_target_``,
     such as a network, are instantiated first.
     """
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "optimizer", "scheduler")}
-    about = given(parts, data)
+    about = select_model_arguments(parts, data)
     how = {"_recursive_": "optimizer" not in about, "_convert_": "all"}
     if "scheduler" in about:
-        about["scheduler"] = watch_schedule(about["scheduler"], cfg, data)
-    with devices.within_memory(kind):
-        model: LightningModule = make("model", parts["model"], **about, **how)
-    devices.suit_memory(model, kind)
+        about["scheduler"] = resolve_scheduler_monitor(about["scheduler"], cfg, data)
+    with devices.limit_weight_memory(device_kind):
+        model: LightningModule = instantiate_checked("model", parts["model"], **about, **how)
+    devices.convert_to_channels_last(model, device_kind)
     return model
 
 
-def given(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
+def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
     """Return the arguments that a model gets in addition to its settings: those that its class accepts."""
     about: dict[str, Any] = {"optimizer": parts["optimizer"], "scheduler": parts["scheduler"]}
     about |= {name: getattr(data, name) for name in ("in_shape", "num_classes", "task") if hasattr(data, name)}
@@ -163,10 +163,10 @@ def given(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]
     return {name: value for name, value in about.items() if taken is None or name in taken}
 
 
-def find_arguments(kind: type) -> set[str] | None:
+def find_arguments(target_class: type) -> set[str] | None:
     """Return the names of the arguments that a class accepts, including those that it passes on; ``None``: any."""
     found: set[str] = set()
-    for base in kind.__mro__:
+    for base in target_class.__mro__:
         if base in (LightningModule, Callback):
             return None  # Lightning's base classes accept any argument, and pass none on
         if "__init__" in vars(base):
@@ -186,18 +186,20 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
     for key, settings in cfg.callbacks.items():
         if settings is None or (settings._target_.endswith(".LearningRateMonitor") and not any(cfg.logger.values())):
             continue  # Lightning refuses to start it without a logger
-        if isinstance(data, TensorDataModule) or not shows_samples(settings):
-            callbacks.append(make(f"callbacks.{key}", _watching(f"callbacks.{key}", settings, cfg, data)))
+        if isinstance(data, TensorDataModule) or not is_sample_figure(settings):
+            callbacks.append(
+                instantiate_checked(f"callbacks.{key}", _add_monitor(f"callbacks.{key}", settings, cfg, data))
+            )
     return callbacks
 
 
-def shows_samples(settings: Mapping[str, Any]) -> bool:
+def is_sample_figure(settings: Mapping[str, Any]) -> bool:
     """Return True if a callback draws figures of a data set's samples."""
     kind = get_class(settings["_target_"])
-    return issubclass(kind, FigureCallback) and kind.of_samples
+    return issubclass(kind, FigureCallback) and kind.needs_samples
 
 
-def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningDataModule) -> DictConfig:
+def _add_monitor(name: str, settings: DictConfig, cfg: DictConfig, data: LightningDataModule) -> DictConfig:
     """Return a callback's settings, completed with its monitored metric and mode if it has a ``monitor``.
 
     Raises:
@@ -209,45 +211,47 @@ def _watching(name: str, settings: DictConfig, cfg: DictConfig, data: LightningD
     if metric is not None:
         check_measured(f"{name}.monitor", metric, cfg, data)
     else:
-        metric, its_mode = find_judge(cfg, data)
+        metric, its_mode = resolve_monitor(cfg, data)
         mode = mode or its_mode
         if metric is None:
-            problem = f"needs a validation set: {why_unvalidated(cfg, data)}"
+            problem = f"needs a validation set: {explain_no_validation(cfg, data)}"
             raise InputError(f"{settings._target_.split('.')[-1]} {problem}")
     accepted = find_arguments(get_class(settings._target_)) or set()
     filled = {"monitor": metric}
     if "mode" in accepted:
-        filled["mode"] = mode or get_mode(f"{name}.monitor", f"{name}.mode", metric)
-    measured_by_training = "check_on_train_epoch_end" in accepted and spell_metric(metric).startswith("train/")
+        filled["mode"] = mode or require_mode(f"{name}.monitor", f"{name}.mode", metric)
+    measured_by_training = "check_on_train_epoch_end" in accepted and format_metric_name(metric).startswith("train/")
     defaults = {"check_on_train_epoch_end": True} if measured_by_training else {}
     return OmegaConf.merge(defaults, settings, filled)  # type: ignore[return-value]
 
 
-def build_loggers(cfg: DictConfig, start: Start) -> dict[str, Logger]:
+def build_loggers(cfg: DictConfig, start: RunStart) -> dict[str, Logger]:
     """Return the config's loggers by name; those that write local files write them into the run's folder."""
     loggers = {}
     for key, settings in cfg.logger.items():
         if settings is not None:
-            save_dir = {"save_dir": str(start.folder)} if takes(get_class(settings._target_), "save_dir") else {}
-            loggers[str(key)] = make(f"logger.{key}", complete(str(key), settings, start), **save_dir, _convert_="all")
+            save_dir = {"save_dir": str(start.folder)} if has_setting(get_class(settings._target_), "save_dir") else {}
+            loggers[str(key)] = instantiate_checked(
+                f"logger.{key}", resolve_logger_settings(str(key), settings, start), **save_dir, _convert_="all"
+            )
     return loggers
 
 
 def build_trainer(
-    cfg: DictConfig, kind: str, folder: Path, callbacks: list[Callback], loggers: Mapping[str, Logger]
+    cfg: DictConfig, device_kind: str, folder: Path, callbacks: list[Callback], loggers: Mapping[str, Logger]
 ) -> Trainer:
     """Return the Lightning Trainer that the config describes, working in ``folder``.
 
     Args:
         cfg: the run's config.
-        kind: the kind of device, from `prepare`.
+        device_kind: the kind of device, from `prepare_machine`.
         folder: the folder for all files.
         callbacks: the callbacks, in the order of their calls.
         loggers: the result of `build_loggers`.
     """
-    return plain_trainer(
+    return build_plain_trainer(
         cfg,
-        kind,
+        device_kind,
         folder,
         callbacks=callbacks,
         logger=list(loggers.values()),
@@ -255,24 +259,24 @@ def build_trainer(
     )
 
 
-def plain_trainer(cfg: DictConfig, kind: str, folder: Path, **settings: Any) -> Trainer:
+def build_plain_trainer(cfg: DictConfig, device_kind: str, folder: Path, **kwargs: Any) -> Trainer:
     """Return the config's Trainer with further arguments; without any it displays and saves nothing."""
-    quiet = {} if settings else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    own = {**cfg.trainer, "accelerator": kind}
+    quiet = {} if kwargs else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    own = {**cfg.trainer, "accelerator": device_kind}
     if "precision" in own:
-        own["precision"] = devices.precision(own["precision"], kind)
-    trainer: Trainer = make(
+        own["precision"] = devices.resolve_precision(own["precision"], device_kind)
+    trainer: Trainer = instantiate_checked(
         "trainer",
         own,
         deterministic=cfg.get("deterministic", False),
-        plugins=[AtomicCheckpointIO(), meeting_place(cfg.trainer)],
+        plugins=[AtomicCheckpointIO(), make_cluster_environment(cfg.trainer)],
         default_root_dir=str(folder),
         num_sanity_val_steps=0,
         enable_model_summary=False,  # `introduce` logs the summary when a run starts
         **quiet,
-        **settings,
+        **kwargs,
     )
-    refuse_copies(trainer)
+    refuse_forked_processes(trainer)
     return trainer
 
 
@@ -291,12 +295,14 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
         why = "data.drop_last=true leaves out a smaller one"
         raise InputError(f"data.batch_size={size}: there is no batch to train on, of {samples} samples: {why}")
     if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
-        _check_shares(cfg.trainer, samples, data)
+        _check_last_batch(cfg.trainer, samples, data)
 
 
-def _check_shares(trainer: DictConfig, samples: int, data: TensorDataModule) -> None:
+def _check_last_batch(trainer: DictConfig, samples: int, data: TensorDataModule) -> None:
     """Refuse a last batch that gives a process too few samples for batch norm."""
-    processes = devices.check_count(devices.resolve(trainer.accelerator), trainer.devices) * trainer.get("num_nodes", 1)
+    processes = devices.resolve_device_count(
+        devices.resolve_device_kind(trainer.accelerator), trainer.devices
+    ) * trainer.get("num_nodes", 1)
     synced = processes > 1 and trainer.get("sync_batchnorm", False)
     # Batch norm needs two samples; synchronized, one per process is enough.
     enough = processes if synced else 2 * processes

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def compiled(model: LightningModule, mode: str | None, history: History) -> Iterator[None]:
+def compile_network(model: LightningModule, mode: str | None, history: History) -> Iterator[None]:
     """Compile a model's network (``net``) for training steps inside this context.
 
     Evaluation and figures use the uncompiled network. Each batch size, such as that of an epoch's last batch, is
@@ -42,13 +42,13 @@ def compiled(model: LightningModule, mode: str | None, history: History) -> Iter
     from torch._dynamo import callback_handler  # slow import (1 s), which other runs do not need
     from torch._dynamo.exc import TorchDynamoException
 
-    clock = Clock(mode, history)
+    clock = CompileTimer(mode, history)
     callback_handler.register_start_callback(clock.start)
     callback_handler.register_end_callback(clock.stop)
     try:
-        compile_steps(net, mode, clock)
+        _compile_steps(net, mode, clock)
         yield
-        clock.tell()
+        clock.log_seconds()
     except TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)
         reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
@@ -63,14 +63,14 @@ def compiled(model: LightningModule, mode: str | None, history: History) -> Iter
         torch.compiler.reset()  # the next run in this process must compile again
 
 
-def compile_steps(net: nn.Module, mode: str, clock: "Clock") -> None:
+def _compile_steps(net: nn.Module, mode: str, timer: "CompileTimer") -> None:
     """Replace a network's ``forward`` by one compiled in training mode; its modules and their names stay the same."""
     plain, fast = net.forward, torch.compile(net.forward, mode=mode, dynamic=False)
 
     def forward(*inputs: Any) -> Any:
         if not net.training:
             return plain(*inputs)
-        clock.tell()
+        timer.log_seconds()
         outputs = fast(*inputs)
         # The other modes may use CUDA graphs, whose next step overwrites the memory of this step's outputs.
         return outputs.clone() if mode != "default" and outputs.is_cuda else outputs
@@ -78,7 +78,7 @@ def compile_steps(net: nn.Module, mode: str, clock: "Clock") -> None:
     net.forward = forward
 
 
-class Clock:
+class CompileTimer:
     """Timer of torch.compile that logs the seconds at the step after the compilation.
 
     Args:
@@ -88,18 +88,18 @@ class Clock:
 
     def __init__(self, mode: str, history: History) -> None:
         self.mode, self.history = mode, history
-        self.started = self.untold = 0.0
+        self.started = self.unlogged_seconds = 0.0
 
     def start(self, _: Any) -> None:
         self.started = time.monotonic()
 
     def stop(self, _: Any) -> None:
         seconds = time.monotonic() - self.started
-        self.untold += seconds
+        self.unlogged_seconds += seconds
         self.history.compile_seconds += seconds
 
-    def tell(self) -> None:
-        if self.untold and is_main_process():
+    def log_seconds(self) -> None:
+        if self.unlogged_seconds and is_main_process():
             words = "compiled in %.1f s (torch.compile, mode %s), counted in the run's seconds"
-            log.info(words, self.untold, self.mode)
-        self.untold = 0.0
+            log.info(words, self.unlogged_seconds, self.mode)
+        self.unlogged_seconds = 0.0

@@ -24,14 +24,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from src.core.errors import InputError
-from src.core.processes import SRUN, TORCHRUN, place_in
+from src.core.processes import SRUN, TORCHRUN, resolve_process
 
 log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 
-class _OneMachine(ClusterEnvironment):
+class _LoopbackEnvironment(ClusterEnvironment):
     """Cluster environment of one machine, whose processes communicate over the loopback interface only."""
 
     store: distributed.TCPStore | None = None
@@ -46,11 +46,11 @@ class _OneMachine(ClusterEnvironment):
         return LOOPBACK
 
 
-class OwnProcesses(_OneMachine, LightningEnvironment):
+class LocalLightningEnvironment(_LoopbackEnvironment, LightningEnvironment):
     """Cluster environment of processes that Lightning starts on one machine."""
 
 
-class SlurmTasks(_OneMachine, SLURMEnvironment):
+class LocalSlurmEnvironment(_LoopbackEnvironment, SLURMEnvironment):
     """Cluster environment of processes that srun starts on one machine."""
 
 
@@ -72,18 +72,18 @@ def _open_store(port: int) -> distributed.TCPStore:
     )
 
 
-def meeting_place(trainer: Mapping[str, Any]) -> ClusterEnvironment:
+def make_cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
     """Return the cluster environment: it gives Lightning the rendezvous address and this process's rank."""
-    here = place_in(trainer)
+    here = resolve_process(trainer)
     if here.starter == TORCHRUN:
         return TorchElasticEnvironment()  # torchrun provides the store
     if here.starter == SRUN:
         # With auto_requeue Lightning would write its own checkpoints next to this project's.
-        return (SlurmTasks if here.nodes == 1 else SLURMEnvironment)(auto_requeue=False)
-    return OwnProcesses() if here.nodes == 1 else LightningEnvironment()
+        return (LocalSlurmEnvironment if here.nodes == 1 else SLURMEnvironment)(auto_requeue=False)
+    return LocalLightningEnvironment() if here.nodes == 1 else LightningEnvironment()
 
 
-def refuse_copies(trainer: Trainer) -> None:
+def refuse_forked_processes(trainer: Trainer) -> None:
     """Refuse strategies that fork or spawn processes, whose results would be lost when they exit.
 
     Raises:
@@ -96,7 +96,7 @@ def refuse_copies(trainer: Trainer) -> None:
         )
 
 
-class Company(Callback):
+class DistributedGuard(Callback):
     """Callback for distributed runs: all ranks must share the run's folder, and a SIGTERM stops all of them.
 
     Args:
@@ -108,14 +108,14 @@ class Company(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
-            trainer._signal_connector._sigterm_notifier_fn = partial(note_stop, trainer)  # type: ignore[method-assign]
+            trainer._signal_connector._sigterm_notifier_fn = partial(_on_sigterm, trainer)  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not (self.folder / "status.json").is_file():  # rank 0 has written it before the rendezvous
             raise InputError(f"{self.folder} is not the one of node 0: paths.outputs must be storage that all share")
 
 
-def note_stop(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
+def _on_sigterm(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
     """Handle SIGTERM: set a flag that rank 0 broadcasts to all ranks before its next batch.
 
     Lightning's own handler would broadcast immediately, which the other ranks do not expect: all would hang.
@@ -126,7 +126,7 @@ def note_stop(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def in_company(trainer: Trainer) -> Iterator[None]:
+def explain_lost_ranks(trainer: Trainer) -> Iterator[None]:
     """Log the rendezvous address, and raise a one-line error if another rank is lost.
 
     Raises:

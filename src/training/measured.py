@@ -18,7 +18,7 @@ def copy_weights(module: torch.nn.Module, state: Mapping[str, Any] | None = None
     return {name: source[name].detach().clone() for name, _ in module.named_parameters() if name in source}
 
 
-def are_equal(weights: Weights, state: Mapping[str, Any]) -> bool:
+def has_equal_weights(weights: Weights, state: Mapping[str, Any]) -> bool:
     """Return True if a state dict has all these weights with equal values; NaN equals NaN."""
     return all(
         isinstance(other := state.get(name), Tensor) and _is_equal(weight, other) for name, weight in weights.items()
@@ -32,24 +32,26 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def refuse_other(weights: Weights, state: Mapping[str, Any], trainer: Trainer, what: str, before: str) -> None:
+def refuse_changed_weights(
+    weights: Weights, state: Mapping[str, Any], trainer: Trainer, problem: str, when: str
+) -> None:
     """Refuse weights that were changed since they were copied.
 
     Args:
         weights: the expected weights.
         state: the current weights.
         trainer: the run's trainer.
-        what: the problem, as the message's first part.
-        before: the point before which the weights may be changed, as the message's last part.
+        problem: the problem, as the message's first part.
+        when: the point before which the weights may be changed, as the message's last part.
 
     Raises:
         InputError: naming the callbacks or the model that may have changed them.
     """
-    if not are_equal(weights, state):
-        raise InputError(f"{what}; {find_changers(trainer)} must change them {before}, or not at all")
+    if not has_equal_weights(weights, state):
+        raise InputError(f"{problem}; {find_weight_changers(trainer)} must change them {when}, or not at all")
 
 
-def find_changers(trainer: Trainer) -> str:
+def find_weight_changers(trainer: Trainer) -> str:
     """Return the names of the classes that may have changed weights: user-defined callbacks and the model."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     names = [type(item).__name__ for item in callbacks if not type(item).__module__.startswith(("src.", "lightning."))]

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.figures.base import FigureCallback
 from src.callbacks.history import History
-from src.callbacks.monitor import find_judge
-from src.loggers.opening import find_start
-from src.models.steps import same_count
+from src.callbacks.monitor import resolve_monitor
+from src.loggers.opening import make_run_start
+from src.models.steps import sync_step_counters
 from src.storage.configs import open_config
 from src.sweeps.store.runs import read_history
 from src.training.build import (
@@ -22,12 +22,12 @@ from src.training.build import (
     build_model,
     build_trainer,
     load_data,
-    prepare,
+    prepare_machine,
 )
-from src.training.checkpoints import RunCheckpoint, chosen_checkpoint, load_weights, read_checkpoint
-from src.training.restoring import refusing
+from src.training.checkpoints import RunCheckpoint, find_checkpoint, load_weights, read_checkpoint
+from src.training.restoring import explain_restore_errors
 from src.training.resume import check_parts
-from src.training.validation.abilities import tests
+from src.training.validation.abilities import should_test
 
 
 def draw_figures(folder: Path, packages: tuple[str, ...] = ()) -> None:
@@ -44,90 +44,92 @@ def draw_figures(folder: Path, packages: tuple[str, ...] = ()) -> None:
     Raises:
         InputError: if the run's config, checkpoint, history or data are missing or damaged.
     """
-    cfg = for_this_machine(open_config(folder, packages, writing=("callbacks", "logger")))
-    kind = prepare(cfg)
+    cfg = _make_local_config(open_config(folder, packages, writing_sections=("callbacks", "logger")))
+    kind = prepare_machine(cfg)
     seed_everything(cfg.seed, verbose=False)  # so that `AugmentedBatch` draws the same images as the run
     data = build_data(cfg)
     model = build_model(cfg, data, kind)
-    load_weights(model, chosen_checkpoint(folder, None))
+    load_weights(model, find_checkpoint(folder, None))
     load_data(data)
     with TemporaryDirectory(prefix=".figures-", dir=folder) as directory:
-        trainer = trainer_at_the_end(cfg, kind, folder, Path(directory), data)
-        draw(trainer, model, data, tests(cfg, data))
-        move(Path(directory), folder)
+        trainer = _build_finished_trainer(cfg, kind, folder, Path(directory), data)
+        _run_figure_hooks(trainer, model, data, should_test(cfg, data))
+        _move_files(Path(directory), folder)
 
 
-def for_this_machine(run: DictConfig) -> DictConfig:
+def _make_local_config(run: DictConfig) -> DictConfig:
     """Adapt a run's config to one process on this machine; of its loggers only TensorBoard remains."""
     accelerator = "cpu" if run.trainer.accelerator == "cpu" else "auto"
     overrides = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "auto", "profiler": None}
     events = {name: logger for name, logger in run.logger.items() if "TensorBoard" in logger._target_}
     for settings in events.values():
-        settings._target_ = "src.training.redraw.TensorBoardPictures"
+        settings._target_ = "src.training.redraw.TensorBoardFigures"
     cfg = OmegaConf.merge(run, {"trainer": overrides, "resume": None, "ckpt_path": None})
     cfg.logger = events
     assert isinstance(cfg, DictConfig)
     return cfg
 
 
-class TensorBoardPictures(TensorBoardLogger):
+class TensorBoardFigures(TensorBoardLogger):
     """TensorBoard logger for figures only: the run has already logged its metrics and settings."""
 
-    def log_metrics(self, *args: Any, **settings: Any) -> None:
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """Log nothing."""
 
-    def log_hyperparams(self, *args: Any, **settings: Any) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Log nothing."""
 
     def save(self) -> None:
         """Write nothing."""
 
 
-def trainer_at_the_end(cfg: DictConfig, kind: str, folder: Path, place: Path, data: LightningDataModule) -> Trainer:
+def _build_finished_trainer(
+    cfg: DictConfig, device_kind: str, folder: Path, output_dir: Path, data: LightningDataModule
+) -> Trainer:
     """Build a trainer in the state at the end of the run's training, with the callbacks that draw figures.
 
     Args:
         cfg: the run's config, adapted to this machine.
-        kind: the device kind.
+        device_kind: the device kind.
         folder: the run's folder.
-        place: the directory that the trainer writes to.
+        output_dir: the directory that the trainer writes to.
         data: the run's data module.
     """
     history = History()
     history.rows = read_history(folder / "history.csv")
-    history.saved = len(history.rows)
+    history.saved_count = len(history.rows)
     figures = [item for item in build_callbacks(cfg, data) if isinstance(item, FigureCallback)]
-    checkpoint = RunCheckpoint(folder / "checkpoints", *find_judge(cfg, data), history)
-    loggers = build_loggers(cfg, find_start(place, None))
-    trainer = build_trainer(cfg, kind, place, [*figures, history, checkpoint], loggers)
+    checkpoint = RunCheckpoint(folder / "checkpoints", *resolve_monitor(cfg, data), history)
+    loggers = build_loggers(cfg, make_run_start(output_dir, None))
+    trainer = build_trainer(cfg, device_kind, output_dir, [*figures, history, checkpoint], loggers)
     last = folder / "checkpoints" / "last.ckpt"
-    path = last if last.is_file() else chosen_checkpoint(folder, None)
+    path = last if last.is_file() else find_checkpoint(folder, None)
     saved = read_checkpoint(path)
     check_parts(saved, path)
-    with refusing(path):
+    with explain_restore_errors(path):
         trainer.fit_loop.load_state_dict(saved["loops"]["fit_loop"])
         for callback in figures:
             if state := saved["callbacks"].get(callback.state_key):
                 callback.load_state_dict(state)
-    same_count(trainer)
+    sync_step_counters(trainer)
     return trainer
 
 
-def draw(trainer: Trainer, model: LightningModule, data: LightningDataModule, tested: bool) -> None:
-    """Call the hooks that draw before and after training, then run the test, if the run has one (``tested``)."""
+def _run_figure_hooks(trainer: Trainer, model: LightningModule, data: LightningDataModule, has_test: bool) -> None:
+    """Call the hooks that draw before and after training, then run the test, if the run has one (``has_test``)."""
     trainer.datamodule = data  # type: ignore[attr-defined]
     figures = [item for item in trainer.callbacks if isinstance(item, FigureCallback)]  # type: ignore[attr-defined]
     for hook in ("on_fit_start", "on_fit_end"):
         for callback in figures:
             getattr(callback, hook)(trainer, model)
-    if tested:
+    if has_test:
         trainer.test(model, datamodule=data, verbose=False)
 
 
-def move(place: Path, folder: Path) -> None:
+def _move_files(source: Path, destination: Path) -> None:
     """Move all files from one folder into another, keeping their relative paths."""
-    for path in sorted(place.rglob("*")):
+    for path in sorted(source.rglob("*")):
         if path.is_file():
-            target = folder / path.relative_to(place)
+            target = destination / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)

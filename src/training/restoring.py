@@ -9,40 +9,40 @@ from lightning import Trainer
 from lightning.pytorch.loops.loop import _Loop
 
 from src.core.errors import InputError
-from src.models.steps import same_count
-from src.training.checkpoints import WATCHED, AtomicCheckpointIO
-from src.training.resume import Past
+from src.models.steps import sync_step_counters
+from src.training.checkpoints import SCHEDULE_METRICS, AtomicCheckpointIO
+from src.training.resume import ResumeCheckpoint
 
 
-def restore(trainer: Trainer, past: Past) -> None:
+def resume_trainer(trainer: Trainer, checkpoint: ResumeCheckpoint) -> None:
     """Make a trainer's ``fit`` restore a checkpoint that has been read already.
 
     Raises:
         InputError: later in ``fit``, if a part of the checkpoint does not fit.
     """
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-    trainer.strategy.checkpoint_io.read = kept = past.content
+    trainer.strategy.checkpoint_io.preloaded = kept = checkpoint.content
     expected = [kept["epoch"] + 1, kept["global_step"], len(kept["optimizer_states"]), len(kept["lr_schedulers"])]
     connector = trainer._checkpoint_connector
     restore_states, restore_loops = connector._restore_modules_and_callbacks, connector.restore_training_state
 
-    def restore_callbacks(*args: Any, **settings: Any) -> None:
-        with refusing(past.path):
+    def resume_callbacks(*args: Any, **settings: Any) -> None:
+        with explain_restore_errors(checkpoint.path):
             restore_states(*args, **settings)
 
-    def restore_training() -> None:
-        with refusing(past.path):
+    def resume_training() -> None:
+        with explain_restore_errors(checkpoint.path):
             restore_loops()
             if trainer.fit_loop._loaded_from_state_dict:  # the test also calls this, but restores nothing
-                begin_after_epoch(trainer, expected)
-                step_watching(trainer, kept["epoch"] + 1, kept.get(WATCHED, {}))
+                _resume_after_epoch(trainer, expected)
+                _step_metric_schedules(trainer, kept["epoch"] + 1, kept.get(SCHEDULE_METRICS, {}))
 
-    connector._restore_modules_and_callbacks = restore_callbacks  # type: ignore[method-assign]
-    connector.restore_training_state = restore_training  # type: ignore[method-assign]
+    connector._restore_modules_and_callbacks = resume_callbacks  # type: ignore[method-assign]
+    connector.restore_training_state = resume_training  # type: ignore[method-assign]
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def explain_restore_errors(path: Path) -> Iterator[None]:
     """Turn any error of the block, which restores a checkpoint, into an explanation in one line.
 
     Raises:
@@ -60,7 +60,7 @@ def refusing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
+def _resume_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
     """Make training continue with the next epoch.
 
     With ``max_steps``, Lightning would otherwise finish the last epoch again and count it twice.
@@ -72,7 +72,7 @@ def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
     Raises:
         ValueError: if the numbers differ: the parts of the checkpoint were not saved at the same time.
     """
-    same_count(trainer)
+    sync_step_counters(trainer)
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
     trainer.fit_loop._resuming_from_checkpoint = False  # the DataLoader starts afresh after `EpochSeed` sets its order
     epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
@@ -82,16 +82,16 @@ def begin_after_epoch(trainer: Trainer, expected: Sequence[int]) -> None:
             raise ValueError(f"{there} {what}, not {here}")
 
 
-def step_watching(trainer: Trainer, epochs: int, watched: Mapping[str, float]) -> None:
+def _step_metric_schedules(trainer: Trainer, epochs: int, metrics: Mapping[str, float]) -> None:
     """Step the schedules that depend on a metric, as Lightning does after it has written an epoch's checkpoint.
 
     Args:
         trainer: the trainer, with its state restored.
         epochs: the number of finished epochs.
-        watched: the metrics at the end of the last epoch.
+        metrics: the metrics at the end of the last epoch.
     """
     for config in trainer.lr_scheduler_configs:
         due = config.interval == "epoch" and epochs % config.frequency == 0
-        metric = watched.get(config.monitor or "")
+        metric = metrics.get(config.monitor or "")
         if config.reduce_on_plateau and due and metric is not None:
             trainer.lightning_module.lr_scheduler_step(config.scheduler, metric)

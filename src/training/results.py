@@ -14,24 +14,24 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn.parameter import is_lazy
 
 from src.callbacks.history import History
-from src.callbacks.monitor import spell_metric
-from src.cli.main import INTERRUPTED, TERMINATED, in_sweep
-from src.cli.messages import input_error
-from src.cli.undo import keep_made
-from src.core.commands import spell_again, spell_command, spell_tensorboard
+from src.callbacks.monitor import format_metric_name
+from src.cli.main import INTERRUPTED, TERMINATED, is_in_sweep
+from src.cli.messages import find_input_error
+from src.cli.undo import keep_created
+from src.core.commands import format_command, format_restart_command, format_tensorboard_command
 from src.core.devices import is_main_process
 from src.core.disk import StorageError
 from src.core.errors import DivergedError, InputError
-from src.loggers.events import flush_events, list_event_files
+from src.loggers.events import find_event_files, write_pending_events
 from src.models.base import SupervisedModule
 from src.storage.files import write_csv, write_json
-from src.storage.records import DAMAGED, read_status, spelled
+from src.storage.records import DAMAGED, format_metrics, read_status
 from src.training.validation.limits import refuse_interval
 
 log = logging.getLogger(__name__)
-NOT_DETERMINISTIC = r"^(\S+) does not have a deterministic implementation"  # an error message of PyTorch
+NONDETERMINISTIC_MESSAGE = r"^(\S+) does not have a deterministic implementation"  # an error message of PyTorch
 # Out-of-memory messages of plain RuntimeErrors: from the machine's allocator, CUDA itself, and its libraries.
-NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Results(Callback):
@@ -51,31 +51,31 @@ class Results(Callback):
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
         self.trust = ""  # option that a command needs to open the run again
-        self.anew: list[str] = []  # settings that a command must give to resume the run
-        self.closed = ""  # the reason if no command can open the run
-        self.begun = False
+        self.resume_arguments: list[str] = []  # settings that a command must give to resume the run
+        self.closed_reason = ""  # the reason if no command can open the run
+        self.is_started = False
         self.monitor: str | None = None
         self.mode = "min"
         self.parameters = self.seed = 0
         self.test_metrics: dict[str, Any] = {}
 
-    def begin(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
+    def start(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
         """Start the run: the best epoch by ``monitor`` and ``mode`` is chosen; without a monitor, the last one."""
-        self.begun = True
+        self.is_started = True
         self.seed, self.monitor, self.mode = seed, monitor, mode
-        self.parameters = count_parameters(model)
+        self.parameters = _count_parameters(model)
         self.write_status("running")
 
     @property
     def chosen(self) -> dict[str, float]:
         """The metrics of the chosen epoch, whose weights are kept."""
-        return self.history.chosen(self.monitor, self.mode)
+        return self.history.select_best_row(self.monitor, self.mode)
 
     @property
     def best(self) -> float | None:
         return self.chosen.get(self.monitor) if self.monitor else None
 
-    def metrics(self) -> dict[str, Any]:
+    def collect_metrics(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
         chosen = dict(self.chosen)
         epoch = chosen.pop("epoch", None)
@@ -86,7 +86,7 @@ class Results(Callback):
             "mode": self.mode if self.monitor else None,
             "best": self.best,
             "best_epoch": epoch,
-            "epochs": len(self.history.kept),
+            "epochs": len(self.history.saved_rows),
             "seconds": round(self.history.seconds, 3),
             **({"compile_seconds": round(compiling, 3)} if (compiling := self.history.compile_seconds) else {}),
             "parameters": self.parameters,
@@ -94,9 +94,9 @@ class Results(Callback):
         }
 
     def write_metrics(self) -> None:
-        if is_main_process() and self.history.kept:  # before the first epoch, keep the files of an earlier start
-            write_json(self.folder / "metrics.json", self.metrics())
-            write_csv(self.folder / "history.csv", self.history.kept)
+        if is_main_process() and self.history.saved_rows:  # before the first epoch, keep the files of an earlier start
+            write_json(self.folder / "metrics.json", self.collect_metrics())
+            write_csv(self.folder / "history.csv", self.history.saved_rows)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
@@ -104,25 +104,27 @@ class Results(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_interval(trainer)
-        self.parameters = count_parameters(pl_module)  # again: some models create them late
-        keep_made()  # Lightning and PyTorch have checked everything that they may refuse
+        self.parameters = _count_parameters(pl_module)  # again: some models create them late
+        keep_created()  # Lightning and PyTorch have checked everything that they may refuse
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.parameters = count_parameters(pl_module)
+        self.parameters = _count_parameters(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             self.write_metrics()  # the metrics of the previous epoch: its checkpoint is written by now
-            flush_events(trainer)
+            write_pending_events(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        flush_events(trainer)
+        write_pending_events(trainer)
 
-    def add_test(
-        self, model: LightningModule, data: LightningDataModule, tested: Sequence[Mapping[str, float]]
+    def add_test_metrics(
+        self, model: LightningModule, data: LightningDataModule, test_results: Sequence[Mapping[str, float]]
     ) -> None:
         """Add the metrics of each test set, and the accuracy per class if the model has a confusion matrix."""
-        self.test_metrics = {spell_metric(name, "test"): value for part in tested for name, value in part.items()}
+        self.test_metrics = {
+            format_metric_name(name, "test"): value for part in test_results for name, value in part.items()
+        }
         confusion = getattr(model, "confusion", None)
         if self.test_metrics and isinstance(model, SupervisedModule) and confusion is not None and confusion.numel():
             accuracies = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
@@ -130,7 +132,7 @@ class Results(Callback):
             self.test_metrics["test/acc_per_class"] = dict(zip(names, accuracies, strict=True))
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def record_outcome(self) -> Iterator[None]:
         """Write metrics and status when the block ends, also by an error, Ctrl-C or a request to stop."""
         try:
             yield
@@ -138,34 +140,36 @@ class Results(Callback):
             self.write_status("finished")
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
             how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
-            self.stopped("interrupted", "killed", f"{how} after {len(self.history.kept)} epochs")
+            self.record_stop("interrupted", "killed", f"{how} after {len(self.history.saved_rows)} epochs")
             if is_main_process():
-                log.info("%s with: %s", self.way_on, self.resume_command())
+                log.info("%s with: %s", self.resume_message, self.format_resume_command())
             sys.exit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED)
         except DivergedError as error:
-            diverged = DivergedError(f"{error}; {self.safe}")
-            self.stopped("failed", "diverged", str(diverged))
+            diverged = DivergedError(f"{error}; {self.stored_epochs_message}")
+            self.record_stop("failed", "diverged", str(diverged))
             raise diverged from error
         except Exception as error:
-            known = input_error(error)
+            known = find_input_error(error)
             if isinstance(known, StorageError):
-                known = known.completed(self.safe, "" if in_sweep() else f"go on with: {self.command_again()}")
-                self.stopped("failed", known.reason, str(known))
+                known = known.with_advice(
+                    self.stored_epochs_message, "" if is_in_sweep() else f"go on with: {self.format_rerun_command()}"
+                )
+                self.record_stop("failed", known.reason, str(known))
                 raise known from error
-            if found := beyond_device(error):
+            if found := _explain_device_error(error):
                 reason, known = found
-                self.stopped("failed", reason, str(known))
+                self.record_stop("failed", reason, str(known))
                 raise known from error
-            self.stopped("failed", "error", str(known or f"{type(error).__name__}: {error}"))
+            self.record_stop("failed", "error", str(known or f"{type(error).__name__}: {error}"))
             raise
 
-    def stopped(self, status: str, reason: str, message: str) -> None:
+    def record_stop(self, status: str, reason: str, message: str) -> None:
         """Write metrics and status of a run that did not finish.
 
         A resumed run that failed before it started again keeps its earlier files.
         """
         before = read_status(self.folder)["status"]
-        if self.folder.is_dir() and (self.begun or before in ("waiting", DAMAGED)):
+        if self.folder.is_dir() and (self.is_started or before in ("waiting", DAMAGED)):
             # A storage error here must not hide the error that stopped the run, often one of the same disk.
             with suppress(StorageError):
                 self.write_metrics()
@@ -173,70 +177,75 @@ class Results(Callback):
                 self.write_status(status, reason, message)
 
     @property
-    def way_on(self) -> str:
+    def resume_message(self) -> str:
         """A message: how far a stopped run came, and how to resume or restart it."""
-        epochs = len(self.history.kept)
-        return f"stopped after {epochs} epochs; go on" if epochs else f"stopped, {self.safe}; start again"
+        epochs = len(self.history.saved_rows)
+        return (
+            f"stopped after {epochs} epochs; go on" if epochs else f"stopped, {self.stored_epochs_message}; start again"
+        )
 
     @property
-    def safe(self) -> str:
+    def stored_epochs_message(self) -> str:
         """A message: the epochs that are safely stored although the disk can no longer be written."""
-        if epochs := len(self.history.kept):
+        if epochs := len(self.history.saved_rows):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
         kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
         return "the epochs before are kept" if kept else "no epoch is kept yet"
 
-    def command_again(self) -> str:
+    def format_rerun_command(self) -> str:
         """Return the command that resumes the run.
 
         If the current command already resumes it, return that command with its settings.
         """
         resumed = any(argument.startswith("resume=") for argument in sys.orig_argv)
-        return spell_again(sys.orig_argv[1:]) if resumed else self.resume_command()
+        return format_restart_command(sys.orig_argv[1:]) if resumed else self.format_resume_command()
 
-    def resume_command(self) -> str:
-        return f"{spell_command('src.train', [f'resume={self.shown_folder()}', *self.anew])}{self.trust}"
+    def format_resume_command(self) -> str:
+        arguments = [f"resume={self.get_relative_folder()}", *self.resume_arguments]
+        return f"{format_command('src.train', arguments)}{self.trust}"
 
-    def shown_folder(self) -> Path:
+    def get_relative_folder(self) -> Path:
         """Return the folder relative to the working directory if it lies in it, otherwise absolute."""
         folder, here = self.folder.absolute(), Path.cwd()
         return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
-    def outcome(self) -> str:
+    def format_outcome(self) -> str:
         """Return the results in one line."""
         stages = ("val/", "test/", self.monitor or "train/")
         numbers = {
             name: value
-            for name, value in self.metrics().items()
+            for name, value in self.collect_metrics().items()
             if name.startswith(stages) and isinstance(value, float)
         }
-        text = f": {spelled(numbers)}" if numbers else ""
+        text = f": {format_metrics(numbers)}" if numbers else ""
         which = "best" if self.best is not None else "last"
         return f"{which} epoch {self.chosen.get('epoch', 0):g}{text} ({self.history.seconds:.1f} s)"
 
-    def conclusion(self, longer: str | None) -> str:
+    def format_final_message(self, extension: str | None) -> str:
         """Return the final message: results, folder, and the commands for the next steps.
 
         Args:
-            longer: the settings that train the run longer; ``None`` if there are none.
+            extension: the settings that train the run longer; ``None`` if there are none.
         """
-        folder = self.shown_folder()
+        folder = self.get_relative_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
-        tensorboard = f"  look at it:   {spell_tensorboard(str(logdir))}"
+        tensorboard = f"  look at it:   {format_tensorboard_command(str(logdir))}"
         lines = [
             "",
-            self.outcome(),
+            self.format_outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
-            *([tensorboard] if list_event_files(self.folder) else []),
+            *([tensorboard] if find_event_files(self.folder) else []),
         ]
-        if self.closed:
-            return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed}"])
-        lines.append(f"  evaluate it:  {spell_command('src.eval', [f'run={folder}'])}{self.trust}")
-        return "\n".join([*lines, f"  train longer: {self.resume_command()} {longer}"] if longer else lines)
+        if self.closed_reason:
+            return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed_reason}"])
+        lines.append(f"  evaluate it:  {format_command('src.eval', [f'run={folder}'])}{self.trust}")
+        return "\n".join(
+            [*lines, f"  train longer: {self.format_resume_command()} {extension}"] if extension else lines
+        )
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
+def explain_memory_errors() -> Iterator[None]:
     """Explain out-of-memory errors of the block in one line.
 
     Raises:
@@ -245,37 +254,39 @@ def memory_told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if out_of_memory(error):
-            raise not_enough_memory(error) from error
+        if is_out_of_memory(error):
+            raise _make_memory_error(error) from error
         raise
 
 
-def beyond_device(error: Exception) -> tuple[str, InputError] | None:
+def _explain_device_error(error: Exception) -> tuple[str, InputError] | None:
     """Return the reason and the error to raise for an error that shows a limit of the device; ``None`` for another."""
-    if out_of_memory(error):
-        return "out of memory", not_enough_memory(error)
-    if found := re.search(NOT_DETERMINISTIC, str(error)):
+    if is_out_of_memory(error):
+        return "out of memory", _make_memory_error(error)
+    if found := re.search(NONDETERMINISTIC_MESSAGE, str(error)):
         how = "does not come to the same each time on this device; choose a model without it, or deterministic=false"
         return "error", InputError(f"deterministic=true: {found[1]} {how}")
     return None
 
 
-def not_enough_memory(error: Exception) -> InputError:
-    return InputError(f"there is not enough memory{asked_for(error)}: take a smaller model or data.batch_size")
+def _make_memory_error(error: Exception) -> InputError:
+    return InputError(
+        f"there is not enough memory{_format_requested_memory(error)}: take a smaller model or data.batch_size"
+    )
 
 
-def count_parameters(model: LightningModule) -> int:
+def _count_parameters(model: LightningModule) -> int:
     """Return the number of a model's parameters; lazy ones, without a size yet, count as 0."""
     return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
 
 
-def asked_for(error: Exception) -> str:
+def _format_requested_memory(error: Exception) -> str:
     """Return " (PyTorch asked for …)" if an error contains the requested size, otherwise an empty text."""
     found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
     return f" (PyTorch asked for {found[1]})" if found else ""
 
 
-def out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Return True if an error means that the memory of a GPU or of the machine is exhausted."""
-    by_message = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    by_message = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES)
     return by_message or isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -9,23 +9,39 @@ from filelock import FileLock, Timeout
 from lightning import Callback, LightningModule
 from omegaconf import DictConfig
 
-from src.core.checks import show
+from src.core.checks import format_value
 from src.core.devices import is_main_process
 from src.core.errors import InputError
-from src.storage.configs import APART, changes, read_config
-from src.storage.files import pin_folders, remove, remove_partials
-from src.storage.records import finished
+from src.storage.configs import NON_IDENTIFYING, find_changes, read_config
+from src.storage.files import remove_file, remove_partial_files, require_folders
+from src.storage.records import is_finished
 from src.storage.tensors import open_verified
 from src.training.checkpoints import WHOLE_EPOCH, check_fit, read_checkpoint, write_checkpoint
-from src.training.ends import EPOCHS, STEPS, Reached, explain, find_ends, is_planned, limit_of
+from src.training.ends import (
+    MAX_EPOCHS,
+    MAX_STEPS,
+    RunProgress,
+    explain_limits,
+    find_reached_limits,
+    get_trainer_limit,
+    has_step_schedule,
+)
 
 # Settings that may change on resume, because they do not affect the steps already taken. All others must stay the same:
 # the optimiser's state comes from the checkpoint, so a new learning rate would be saved in the config but not used.
-MAY_CHANGE = (*APART, "callbacks.", "logger.", "test", "trainer.log_every_n_steps", "trainer.max_", "trainer.profiler")
+CHANGEABLE_SETTINGS = (
+    *NON_IDENTIFYING,
+    "callbacks.",
+    "logger.",
+    "test",
+    "trainer.log_every_n_steps",
+    "trainer.max_",
+    "trainer.profiler",
+)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_run_dir(folder: Path) -> Iterator[None]:
     """Lock a run's folder for this process and its child processes.
 
     Raises:
@@ -37,9 +53,9 @@ def alone(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise InputError(f"{folder} is being trained by another process") from None
-        remove_partials(folder)
+        remove_partial_files(folder)
     try:
-        with pin_folders(folder):
+        with require_folders(folder):
             yield
     finally:
         lock.release()
@@ -48,18 +64,18 @@ def alone(folder: Path) -> Iterator[None]:
 # Reading the checkpoint to resume from
 
 
-class Past(NamedTuple):
+class ResumeCheckpoint(NamedTuple):
     """The checkpoint of a run that was started before.
 
     Attributes:
         path: the checkpoint file.
         content: the content of the file, or of the checkpoint that it replaced.
-        changed: the settings whose values differ now: setting → (value before, value now).
+        changed_settings: the settings whose values differ now: setting → (value before, value now).
     """
 
     path: Path
     content: dict[str, Any]
-    changed: dict[str, tuple[Any, Any]]
+    changed_settings: dict[str, tuple[Any, Any]]
 
     @property
     def cut_short(self) -> bool:
@@ -76,12 +92,12 @@ class Past(NamedTuple):
         return int(self.content["callbacks"]["EpochSeed"]["seed"])
 
     @property
-    def reached(self) -> Reached:
+    def progress(self) -> RunProgress:
         stops = self.content["callbacks"]["RunCheckpoint"].get("stops", {})
-        return Reached(self.content["epoch"] + 1 - self.cut_short, self.step, stops)
+        return RunProgress(self.content["epoch"] + 1 - self.cut_short, self.step, stops)
 
 
-def read_past(cfg: DictConfig, folder: Path) -> Past | None:
+def read_resume_checkpoint(cfg: DictConfig, folder: Path) -> ResumeCheckpoint | None:
     """Read the checkpoint that a run resumes from; return ``None`` for a run that starts, or starts over.
 
     A run that was killed while it wrote its first checkpoints has no ``last.ckpt`` yet; then ``best.ckpt`` is used.
@@ -92,21 +108,22 @@ def read_past(cfg: DictConfig, folder: Path) -> Past | None:
     """
     if not cfg.resume:
         return None
-    changed = changes(read_config(folder), cfg)
+    changed = find_changes(read_config(folder), cfg)
     for key, (old, new) in changed.items():
-        if not key.startswith(MAY_CHANGE):
+        if not key.startswith(CHANGEABLE_SETTINGS):
             raise InputError(
-                f"resume: {key} was {show(old)} when the run began and cannot become {show(new)}; start a new run "
+                f"resume: {key} was {format_value(old)} when the run began and cannot become "
+                f"{format_value(new)}; start a new run "
                 f"from its weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
             )
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-    if not last.is_file() and finished(folder):
+    if not last.is_file() and is_finished(folder):
         raise InputError(f"{last} is missing: start a new run from best.ckpt beside it, ckpt_path=…")
     path = last if last.is_file() else best
     if not path.is_file():
         return None  # stopped before the end of its first epoch
     content = read_checkpoint(path)
-    check_content(content, path)
+    _check_run_checkpoint(content, path)
     if path == best and not content["optimizer_states"]:
         return None  # a job of a stack that was stopped while it wrote its files
     if content["callbacks"]["RunCheckpoint"]["best_model_score"] is not None:
@@ -114,10 +131,10 @@ def read_past(cfg: DictConfig, folder: Path) -> Past | None:
             raise InputError(f"{best} is missing: start a new run from last.ckpt beside it, ckpt_path=…")
         with open_verified(best):  # find damage now, not after the training
             pass
-    return Past(path, content, changed)
+    return ResumeCheckpoint(path, content, changed)
 
 
-def check_content(content: Mapping[str, Any], path: Path) -> None:
+def _check_run_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint that no run of this project wrote, or that lacks what resuming needs.
 
     The remaining content is checked when it is restored, see `src.training.restoring`.
@@ -126,9 +143,9 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
         InputError: naming the missing or wrong part.
     """
     check_parts(content, path)
-    for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_choice)):
+    for name, is_right in (("EpochSeed", _is_seed), ("History", _is_history), ("RunCheckpoint", _is_checkpoint_state)):
         if not is_right(content["callbacks"].get(name), content):
-            raise _wrong_part(f"callbacks.{name}", path)
+            raise _make_part_error(f"callbacks.{name}", path)
 
 
 def check_parts(content: Mapping[str, Any], path: Path) -> None:
@@ -143,24 +160,24 @@ def check_parts(content: Mapping[str, Any], path: Path) -> None:
         "lr_schedulers": list,
     }
     for name, kind in kinds.items():
-        if not isinstance(content.get(name), kind) or (name == "loops" and not _is_count(content[name])):
-            raise _wrong_part(name, path)
+        if not isinstance(content.get(name), kind) or (name == "loops" and not _has_integer_counts(content[name])):
+            raise _make_part_error(name, path)
 
 
-def _wrong_part(name: str, path: Path) -> InputError:
+def _make_part_error(name: str, path: Path) -> InputError:
     return InputError(
         f"checkpoint {path} is none that a run goes on from: {name} is missing or wrong; start a new run from its "
         f"weights: ckpt_path={path}"
     )
 
 
-def _is_count(loops: Any) -> bool:
+def _has_integer_counts(loops: Any) -> bool:
     """Return True if all counters in the nested states of Lightning's loops are integers."""
     if not isinstance(loops, dict):
         return True
     if "ready" in loops:
         return all(isinstance(count, int) for count in loops.values())
-    return all(map(_is_count, loops.values()))
+    return all(map(_has_integer_counts, loops.values()))
 
 
 def _is_seed(state: Any, content: Mapping[str, Any]) -> bool:
@@ -174,7 +191,7 @@ def _is_history(state: Any, content: Mapping[str, Any]) -> bool:
     return all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows)
 
 
-def _is_choice(state: Any, content: Mapping[str, Any]) -> bool:
+def _is_checkpoint_state(state: Any, content: Mapping[str, Any]) -> bool:
     if not isinstance(state, dict) or "best_model_score" not in state:
         return False
     stops = state.get("stops", {})
@@ -186,82 +203,92 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
-def check_model(past: Past, model: LightningModule, seed: int) -> None:
+def check_model(checkpoint: ResumeCheckpoint, model: LightningModule, seed: int) -> None:
     """Refuse a checkpoint of another model, or of the same model with other hyperparameters or another seed.
 
     Raises:
         InputError: naming the difference.
     """
-    check_fit(model, past.content["state_dict"], past.path)
-    here, there = dict(model.hparams), past.content.get("hyper_parameters", {})
+    check_fit(model, checkpoint.content["state_dict"], checkpoint.path)
+    here, there = dict(model.hparams), checkpoint.content.get("hyper_parameters", {})
     if here and isinstance(there, dict):
-        here, there = here | {"seed": seed}, there | {"seed": past.seed}
+        here, there = here | {"seed": seed}, there | {"seed": checkpoint.seed}
         for key in [key for key in here if key in there and repr(here[key]) != repr(there[key])]:
             raise InputError(
-                f"checkpoint {past.path} is another run's: {key} is {show(there[key])} there, {show(here[key])} here"
+                f"checkpoint {checkpoint.path} is another run's: {key} is {format_value(there[key])} there, "
+                f"{format_value(here[key])} here"
             )
 
 
 # Planning what is left to do
 
 
-class Plan(NamedTuple):
+class ResumePlan(NamedTuple):
     """A plan for a run.
 
     Attributes:
-        past: the checkpoint to resume from; ``None``: start from the beginning.
-        over: True if training is complete and only the test is left.
+        checkpoint: the checkpoint to resume from; ``None``: start from the beginning.
+        is_trained: True if training is complete and only the test is left.
     """
 
-    past: Past | None
-    over: bool
+    checkpoint: ResumeCheckpoint | None
+    is_trained: bool
 
 
-def make_plan(cfg: DictConfig, folder: Path, past: Past | None, callbacks: Sequence[Callback]) -> Plan:
+def plan_resume(
+    cfg: DictConfig, folder: Path, checkpoint: ResumeCheckpoint | None, callbacks: Sequence[Callback]
+) -> ResumePlan:
     """Decide how a run continues.
 
     Raises:
         InputError: if nothing is left to do, or the run would not continue exactly as if it had never stopped.
     """
-    if past is None:
-        return Plan(None, over=False)
-    check_limits(cfg, folder, past)
-    ends = find_ends(cfg, callbacks, past.reached)
+    if checkpoint is None:
+        return ResumePlan(None, is_trained=False)
+    _check_passed_limits(cfg, folder, checkpoint)
+    ends = find_reached_limits(cfg, callbacks, checkpoint.progress)
     if ends:
-        if finished(folder):
-            raise InputError(f"{folder} is finished, with {past.content['epoch'] + 1} epochs: {explain(ends)}")
-        return Plan(past, over=True)
-    weights = f"start a new run from its weights: ckpt_path={past.path}"
-    if is_planned(cfg) and {EPOCHS, STEPS} & set(past.changed):
+        if is_finished(folder):
+            raise InputError(
+                f"{folder} is finished, with {checkpoint.content['epoch'] + 1} epochs: {explain_limits(ends)}"
+            )
+        return ResumePlan(checkpoint, is_trained=True)
+    weights = f"start a new run from its weights: ckpt_path={checkpoint.path}"
+    if has_step_schedule(cfg) and {MAX_EPOCHS, MAX_STEPS} & set(checkpoint.changed_settings):
         raise InputError(
             f"resume: the learning rate's schedule was made for the run's own number of steps; for more {weights}"
         )
     # Training cannot resume within an epoch: go back to the checkpoint that the unfinished epoch's one replaced.
-    if past.cut_short:
-        whole = past.content[WHOLE_EPOCH]
-        return Plan(None if whole is None else past._replace(content=whole), over=False)
-    return Plan(past, over=False)
+    if checkpoint.cut_short:
+        whole = checkpoint.content[WHOLE_EPOCH]
+        return ResumePlan(None if whole is None else checkpoint._replace(content=whole), is_trained=False)
+    return ResumePlan(checkpoint, is_trained=False)
 
 
-def check_limits(cfg: DictConfig, folder: Path, past: Past) -> None:
+def _check_passed_limits(cfg: DictConfig, folder: Path, checkpoint: ResumeCheckpoint) -> None:
     """Refuse limits of epochs or steps that a run has already passed."""
-    for setting, count, what in ((EPOCHS, past.content["epoch"] + 1, "epochs"), (STEPS, past.step, "steps")):
-        if count > limit_of(cfg, setting):
-            raise InputError(f"{folder} has {count} {what} already: {setting}={limit_of(cfg, setting)} is less")
+    for setting, count, what in (
+        (MAX_EPOCHS, checkpoint.content["epoch"] + 1, "epochs"),
+        (MAX_STEPS, checkpoint.step, "steps"),
+    ):
+        if count > get_trainer_limit(cfg, setting):
+            raise InputError(
+                f"{folder} has {count} {what} already: {setting}={get_trainer_limit(cfg, setting)} is less"
+            )
 
 
-def clear_way(folder: Path, plan: Plan) -> None:
+def remove_obsolete_checkpoints(folder: Path, plan: ResumePlan) -> None:
     """Remove the checkpoints from a run's folder that it does not resume from.
 
     Checkpoints of an unfinished epoch are replaced by the earlier ones stored in them. If the process is killed here,
     the next start completes the work.
     """
     for path in (folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt"):
-        if plan.over or not path.is_file():
+        if plan.is_trained or not path.is_file():
             continue
-        content = {} if plan.past is None else read_checkpoint(path)  # without a past, both files are removed
+        content = {} if plan.checkpoint is None else read_checkpoint(path)  # without a past, both files are removed
         before = content.get(WHOLE_EPOCH)
         if before is not None:
             write_checkpoint(before, path)
-        elif plan.past is None or WHOLE_EPOCH in content:
-            remove(path)
+        elif plan.checkpoint is None or WHOLE_EPOCH in content:
+            remove_file(path)

@@ -11,10 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from src.vectorized.layers import WideLinear
+from src.vectorized.layers import StackedLinear
 
 aten = torch.ops.aten
-OfLosses = Callable[[Tensor, Tensor], Tensor]  # outputs (B, k, out) and targets (B, k) → their losses or derivatives
+LossFunction = Callable[
+    [Tensor, Tensor], Tensor
+]  # outputs (B, k, out) and targets (B, k) → their losses or derivatives
 DERIVATIVES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
     # gradient with respect to an activation's input z, from the gradient with respect to its output a
     nn.ReLU: lambda _, gradient, z, a: aten.threshold_backward.default(gradient, a, 0),
@@ -27,7 +29,7 @@ DERIVATIVES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor],
 }
 
 
-class Gradients(Protocol):
+class BackwardMethod(Protocol):
     """Forward and backward pass through all networks of a stack."""
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -42,7 +44,7 @@ class Gradients(Protocol):
         """
 
 
-class ByAutograd:
+class AutogradBackward:
     """Gradients by autograd, for any network.
 
     Args:
@@ -51,7 +53,7 @@ class ByAutograd:
         objective: the function that a step minimizes for each job, (k,).
     """
 
-    def __init__(self, net: nn.Module, groups: Sequence[Sequence[nn.Parameter]], objective: OfLosses) -> None:
+    def __init__(self, net: nn.Module, groups: Sequence[Sequence[nn.Parameter]], objective: LossFunction) -> None:
         self.net, self.objective = net, objective
         self.sizes, self.parameters = [len(group) for group in groups], [each for group in groups for each in group]
 
@@ -62,7 +64,7 @@ class ByAutograd:
         return outputs.detach(), [torch.cat(part, dim=1) for part in parts]
 
 
-class WrittenOut:
+class ManualBackward:
     """Gradients by explicit formulas, for linear layers with activations between them.
 
     Intermediate values are (k, B, C).
@@ -75,7 +77,7 @@ class WrittenOut:
     """
 
     def __init__(
-        self, layers: Sequence[WideLinear], activations: Sequence[nn.Module], derivative: OfLosses, theta: Tensor
+        self, layers: Sequence[StackedLinear], activations: Sequence[nn.Module], derivative: LossFunction, theta: Tensor
     ) -> None:
         self.derivative, self.activations = derivative, list(activations)
         self.k, self.gradient = len(theta), torch.zeros_like(theta)
@@ -84,10 +86,10 @@ class WrittenOut:
         pieces = self.gradient.split([shape[1:].numel() for shape in shapes], dim=1)
         found = iter([piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)])
         self.weights = [layer.weight.detach() for layer in layers]  # (k, out, in)
-        self.transposed = [weight.mT for weight in self.weights]
+        self.transposed_weights = [weight.mT for weight in self.weights]
         biases = [getattr(layer, "bias", None) for layer in layers]
         self.biases = [None if bias is None else bias.detach().unsqueeze(1) for bias in biases]  # (k, 1, out)
-        self.pieces = [(next(found), None if bias is None else next(found)) for bias in self.biases]
+        self.gradient_views = [(next(found), None if bias is None else next(found)) for bias in self.biases]
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -96,37 +98,37 @@ class WrittenOut:
         return outputs, [self.gradient]
 
     def forward(self, values: Tensor) -> Tensor:
-        self.given, self.before = [values], []
-        for weight, bias, activation in itertools.zip_longest(self.transposed, self.biases, self.activations):
+        self.layer_inputs, self.pre_activations = [values], []
+        for weight, bias, activation in itertools.zip_longest(self.transposed_weights, self.biases, self.activations):
             values = torch.bmm(values, weight) if bias is None else torch.baddbmm(bias, values, weight)
             if activation is not None:
-                self.before.append(values)
+                self.pre_activations.append(values)
                 values = activation(values)
-                self.given.append(values)
+                self.layer_inputs.append(values)
         return values
 
     def backward(self, gradient: Tensor) -> None:
         """Compute the gradients of all parameters from the gradient with respect to the outputs, (k, B, out)."""
         for index in reversed(range(len(self.weights))):
-            weight, bias = self.pieces[index]
-            torch.bmm(gradient.mT, self.given[index], out=weight)
+            weight, bias = self.gradient_views[index]
+            torch.bmm(gradient.mT, self.layer_inputs[index], out=weight)
             if bias is not None:
                 torch.sum(gradient, dim=1, out=bias)
             if index:
                 activation = self.activations[index - 1]
                 gradient = torch.bmm(gradient, self.weights[index])
                 derivative = DERIVATIVES[type(activation)]
-                gradient = derivative(activation, gradient, self.before[index - 1], self.given[index])
+                gradient = derivative(activation, gradient, self.pre_activations[index - 1], self.layer_inputs[index])
 
 
-def plain_layers(
+def find_plain_layers(
     net: nn.Module, groups: Sequence[Sequence[nn.Parameter]]
-) -> tuple[list[WideLinear], list[nn.Module]] | None:
+) -> tuple[list[StackedLinear], list[nn.Module]] | None:
     """Return the linear layers and activations of a network that consists only of these; ``None`` for any other."""
     leaves = [module for module in net.modules() if not list(module.children())]
     layers, activations = leaves[::2], leaves[1::2]
-    plain = all(isinstance(each, WideLinear) for each in layers) and len(layers) == len(activations) + 1
+    plain = all(isinstance(each, StackedLinear) for each in layers) and len(layers) == len(activations) + 1
     alike = plain and all(type(each) in DERIVATIVES for each in activations) and len(groups) == 1
     if not alike or [id(each) for each in groups[0]] != [id(each) for each in net.parameters()]:
         return None
-    return [layer for layer in layers if isinstance(layer, WideLinear)], activations
+    return [layer for layer in layers if isinstance(layer, StackedLinear)], activations

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from src.models.base import SupervisedModule
-from src.vectorized.model import Stack, State
+from src.vectorized.model import StackedModel, State
 
 
-def weights_of(stack: Stack, job: int) -> dict[str, Tensor]:
+def extract_weights(stack: StackedModel, index: int) -> dict[str, Tensor]:
     """Return a copy of a job's weights and statistics in a stack, by their names in its model."""
-    return {f"net.{name}": values[job].detach().cpu().clone() for name, values in stack.net.state_dict().items()}
+    return {f"net.{name}": values[index].detach().cpu().clone() for name, values in stack.net.state_dict().items()}
 
 
-def checkpoint(
+def make_checkpoint(
     model: SupervisedModule, weights: Mapping[str, Tensor], callbacks: dict[str, Any], epochs: int, batches: int
 ) -> dict[str, Any]:
     """Return a checkpoint without optimiser state, to evaluate or to start a new run from.
@@ -33,7 +33,7 @@ def checkpoint(
         "global_step": epochs * batches,
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": dict(weights),
-        "loops": loops(epochs, batches),
+        "loops": _make_loop_states(epochs, batches),
         "callbacks": callbacks,
         "optimizer_states": [],
         "lr_schedulers": [],
@@ -42,41 +42,43 @@ def checkpoint(
     }
 
 
-def with_optimizer(
-    told: dict[str, Any], stack: Stack, job: int, state: State, steps: int, schedule: dict[str, Any]
+def add_optimizer_state(
+    content: dict[str, Any], stack: StackedModel, index: int, state: State, steps: int, schedule: dict[str, Any]
 ) -> dict[str, Any]:
     """Return a checkpoint to resume from: with the states of the job's optimiser and schedule added.
 
     Args:
-        told: the checkpoint without them.
+        content: the checkpoint without them.
         stack: the stack in which the job was trained.
-        job: the job's index in the stack.
+        index: the job's index in the stack.
         state: the stack's state.
         steps: number of optimiser steps taken.
         schedule: the state of the job's `Schedule` after these steps.
     """
     pieces: dict[str, dict[str, Tensor]] = {}
-    for group in range(len(stack.names)):
-        pieces |= pieces_of(stack, job, state, group, steps)
-    names = {parameter: name for name, parameter in stack.models[job].net.named_parameters()}
+    for group in range(len(stack.parameter_names)):
+        pieces |= _extract_group_state(stack, index, state, group, steps)
+    names = {parameter: name for name, parameter in stack.models[index].net.named_parameters()}
     # Optimisers number their parameters in the order of their groups.
-    grouped = [names[each] for group in stack.models[job].parameter_groups(lr=0.0) for each in group["params"]]
+    grouped = [names[each] for group in stack.models[index].get_parameter_groups(lr=0.0) for each in group["params"]]
     kept = {number: pieces[name] for number, name in enumerate(grouped) if pieces.get(name)}
     groups, scheduler = schedule["param_groups"], schedule["scheduler"]
     if groups[0].get("momentum") == 0:  # only other jobs of the stack have momentum: drop the unused buffers
         kept = {}
     scheduled = [] if scheduler is None else [scheduler]
-    return told | {"optimizer_states": [{"state": kept, "param_groups": groups}], "lr_schedulers": scheduled}
+    return content | {"optimizer_states": [{"state": kept, "param_groups": groups}], "lr_schedulers": scheduled}
 
 
-def pieces_of(stack: Stack, job: int, state: State, group: int, steps: int) -> dict[str, dict[str, Tensor]]:
+def _extract_group_state(
+    stack: StackedModel, index: int, state: State, group: int, steps: int
+) -> dict[str, dict[str, Tensor]]:
     """Return the optimiser state of each parameter of a group: parameter name → (state name → values)."""
-    shapes = {name: stack.net.get_parameter(name).shape[1:] for name in stack.names[group]}
+    shapes = {name: stack.net.get_parameter(name).shape[1:] for name in stack.parameter_names[group]}
     found: dict[str, dict[str, Tensor]] = {name: {} for name in shapes}
     prefix = f"update.{group}."
     for key, values in state.items():
         if key.startswith(prefix):
-            parts = values[job].cpu().split([shape.numel() for shape in shapes.values()])
+            parts = values[index].cpu().split([shape.numel() for shape in shapes.values()])
             for (name, shape), part in zip(shapes.items(), parts, strict=True):
                 found[name][key.removeprefix(prefix)] = part.view(shape).clone()
     # Adam also stores the number of steps, per parameter.
@@ -86,28 +88,35 @@ def pieces_of(stack: Stack, job: int, state: State, group: int, steps: int) -> d
     return found
 
 
-def loops(epochs: int, batches: int) -> dict[str, Any]:
+def _make_loop_states(epochs: int, batches: int) -> dict[str, Any]:
     """Return the state of Lightning's loops at the end of an epoch, after ``epochs`` epochs of ``batches`` steps."""
     steps = epochs * batches
-    empty = {"total": progress(0), "current": progress(0)}
+    empty = {"total": _make_progress(0), "current": _make_progress(0)}
     zero_grad = {"ready": 0, "completed": 0, "started": 0}
     evaluation = {"state_dict": {}, "batch_progress": {**empty, "is_last_batch": False}}
     # Lightning writes the checkpoint before it counts the epoch as completed.
-    running = progress(epochs) | {"completed": epochs - 1}
+    running = _make_progress(epochs) | {"completed": epochs - 1}
     fit = {
         "state_dict": {},
         "epoch_loop.state_dict": {"_batches_that_stepped": steps},
-        "epoch_loop.batch_progress": {"total": progress(steps), "current": progress(batches), "is_last_batch": True},
-        "epoch_loop.scheduler_progress": {"total": stepped(0), "current": stepped(0)},
+        "epoch_loop.batch_progress": {
+            "total": _make_progress(steps),
+            "current": _make_progress(batches),
+            "is_last_batch": True,
+        },
+        "epoch_loop.scheduler_progress": {"total": _make_step_progress(0), "current": _make_step_progress(0)},
         "epoch_loop.automatic_optimization.state_dict": {},
         "epoch_loop.automatic_optimization.optim_progress": {
             "optimizer": {
-                "step": {"total": stepped(steps), "current": stepped(batches)},
+                "step": {"total": _make_step_progress(steps), "current": _make_step_progress(batches)},
                 "zero_grad": {"total": zero_grad, "current": zero_grad},
             }
         },
         "epoch_loop.manual_optimization.state_dict": {},
-        "epoch_loop.manual_optimization.optim_step_progress": {"total": stepped(steps), "current": stepped(steps)},
+        "epoch_loop.manual_optimization.optim_step_progress": {
+            "total": _make_step_progress(steps),
+            "current": _make_step_progress(steps),
+        },
         "epoch_loop.val_loop.state_dict": {},
         "epoch_loop.val_loop.batch_progress": {**empty, "is_last_batch": True},
         "epoch_progress": {"total": running, "current": running},
@@ -116,9 +125,9 @@ def loops(epochs: int, batches: int) -> dict[str, Any]:
     return {"fit_loop": fit, "validate_loop": evaluation, "test_loop": evaluation, "predict_loop": predict}
 
 
-def progress(count: int) -> dict[str, int]:
+def _make_progress(count: int) -> dict[str, int]:
     return dict.fromkeys(("ready", "completed", "started", "processed"), count)
 
 
-def stepped(count: int) -> dict[str, int]:
+def _make_step_progress(count: int) -> dict[str, int]:
     return dict.fromkeys(("ready", "completed"), count)

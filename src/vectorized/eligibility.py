@@ -17,26 +17,26 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.figures.base import FigureCallback
-from src.callbacks.monitor import find_judge
+from src.callbacks.monitor import resolve_monitor
 from src.callbacks.progress import Progress
 from src.cli import main as cli
-from src.cli.messages import one_line
+from src.cli.messages import format_error
 from src.core import devices
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.images import ImageModule
 from src.models.mlp import MLP
-from src.models.steps import CALLBACK_HOOKS, overrides
+from src.models.steps import CALLBACK_HOOKS, has_custom_hooks
 from src.training.build import build_data, build_model
-from src.training.run import LOADING
+from src.training.run import LOADING_HOOKS
 from src.vectorized.entry import DTYPES
-from src.vectorized.layers import WideDropout, why_not, widen
-from src.vectorized.schedules import KINDS
+from src.vectorized.layers import StackedDropout, find_unsupported_layer, stack_networks
+from src.vectorized.schedules import STACKED_OPTIMIZERS
 
 # The only values of these Trainer settings that a stack supports. Settings in HONOURED may have any value; all others
 # must be absent.
-TRAINER: dict[str, Any] = {
+REQUIRED_TRAINER_SETTINGS: dict[str, Any] = {
     "max_steps": -1,
     "gradient_clip_val": None,
     "accumulate_grad_batches": 1,
@@ -48,7 +48,7 @@ TRAINER: dict[str, Any] = {
     "strategy": "auto",
     "num_nodes": 1,
 }
-HONOURED = (
+SUPPORTED_TRAINER_SETTINGS = (
     "_target_",
     "accelerator",
     "devices",
@@ -57,40 +57,43 @@ HONOURED = (
     "log_every_n_steps",
     "check_val_every_n_epoch",
 )
-OPTIMIZER = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
-NOT_OF_SCHEDULES = ("frequency", "monitor", "strict", "name", "reduce_on_plateau")
-WORDS_OF_SCHEDULES = ("_target_", "interval", "anneal_strategy", "mode")
-OURS = (SupervisedModule, ImageModule, MLP, CNN)  # model classes whose methods a stack reproduces
-FREE = {"parameter_groups", "images_only"}  # methods that another class may override, in addition to its network
-CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
-EVENTS = {  # conf/logger/tensorboard.yaml
+SUPPORTED_OPTIMIZER_SETTINGS = {"_target_", "lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "fused"}
+UNSUPPORTED_SCHEDULER_SETTINGS = ("frequency", "monitor", "strict", "name", "reduce_on_plateau")
+TEXT_SCHEDULER_SETTINGS = ("_target_", "interval", "anneal_strategy", "mode")
+KNOWN_MODELS = (SupervisedModule, ImageModule, MLP, CNN)  # model classes whose methods a stack reproduces
+OVERRIDABLE_METHODS = {
+    "get_parameter_groups",
+    "images_only",
+}  # methods that another class may override, in addition to its network
+SUPPORTED_CALLBACKS = (Progress, LearningRateMonitor, EarlyStopping)
+SUPPORTED_LOGGER = {  # conf/logger/tensorboard.yaml
     "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
     "name": "",
     "version": "",
     "default_hp_metric": False,
 }
 # Methods of data modules that a stack does not call: they must not be overridden.
-HOOKS = (*LOADING, "epoch_order", "val_dataloader", "test_dataloader")
+DATA_HOOKS = (*LOADING_HOOKS, "draw_epoch_order", "val_dataloader", "test_dataloader")
 # Memory of a job in copies of its weights: weights, gradients, two moments, best and last state, temporary values.
-COPIES = 8
-SHARE_OF_MEMORY = 0.5
+WEIGHT_COPIES = 8
+MEMORY_FRACTION = 0.5
 
 
-class Verdict(NamedTuple):
+class Eligibility(NamedTuple):
     """The decision about jobs of the same kind.
 
     Attributes:
         reason: why they cannot be trained in a stack; ``None`` if they can.
-        most: largest number of jobs that fit into the memory of one process.
-        evaluated: largest number of samples of an evaluation that fit, summed over all jobs.
+        max_jobs: largest number of jobs that fit into the memory of one process.
+        max_eval_samples: largest number of samples of an evaluation that fit, summed over all jobs.
     """
 
     reason: str | None
-    most: int = 0
-    evaluated: int = 0
+    max_jobs: int = 0
+    max_eval_samples: int = 0
 
 
-def verdicts(configs: list[bytes], processes: int) -> list[Verdict]:
+def check_configs(configs: list[bytes], processes: int) -> list[Eligibility]:
     """Return a verdict for one example job of each kind.
 
     Args:
@@ -98,32 +101,32 @@ def verdicts(configs: list[bytes], processes: int) -> list[Verdict]:
         processes: number of stacks that are trained at once.
     """
     cli.register_resolvers()
-    return [verdict(pickle.loads(config), processes) for config in configs]
+    return [check_eligibility(pickle.loads(config), processes) for config in configs]
 
 
-def verdict(config: DictConfig, processes: int) -> Verdict:
+def check_eligibility(config: DictConfig, processes: int) -> Eligibility:
     HydraConfig.instance().set_config(config)
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        if reason := unsuitable_settings(cfg):
-            return Verdict(reason)
-        kind = devices.resolve(cfg.trainer.accelerator)
-        if devices.precision(cfg.trainer.precision, kind) not in DTYPES:
-            return Verdict(f"trainer.precision={cfg.trainer.precision}")
+        if reason := _find_unsupported_setting(cfg):
+            return Eligibility(reason)
+        kind = devices.resolve_device_kind(cfg.trainer.accelerator)
+        if devices.resolve_precision(cfg.trainer.precision, kind) not in DTYPES:
+            return Eligibility(f"trainer.precision={cfg.trainer.precision}")
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
-        if not isinstance(data, TensorDataModule) or overrides(data, TensorDataModule, HOOKS):
-            return Verdict(f"{type(data).__name__}, which loads its batches in a way of its own")
-        reason = unsuitable_monitor(cfg, data) or unsuitable_model(model)
+        if not isinstance(data, TensorDataModule) or has_custom_hooks(data, TensorDataModule, DATA_HOOKS):
+            return Eligibility(f"{type(data).__name__}, which loads its batches in a way of its own")
+        reason = _find_unsupported_monitor(cfg, data) or _explain_unsupported_model(model)
     except Exception as error:  # Hydra wraps errors of the objects that it instantiates
-        return Verdict(f"an error that each tells by itself ({one_line(error)})")
-    return room(model, data, kind, processes) if reason is None else Verdict(reason)
+        return Eligibility(f"an error that each tells by itself ({format_error(error)})")
+    return _estimate_capacity(model, data, kind, processes) if reason is None else Eligibility(reason)
 
 
-def unsuitable_settings(cfg: DictConfig) -> str | None:
+def _find_unsupported_setting(cfg: DictConfig) -> str | None:
     """Return the first setting that a stack does not support; ``None`` if it supports all."""
     for name, value in cfg.trainer.items():
-        wanted = TRAINER.get(name, value if name in HONOURED else ...)
+        wanted = REQUIRED_TRAINER_SETTINGS.get(name, value if name in SUPPORTED_TRAINER_SETTINGS else ...)
         # Compare types, too: for limits, the integer 1 means one batch, the float 1.0 all batches.
         if (type(value), value) != (type(wanted), wanted):
             return f"trainer.{name}={value}"
@@ -135,20 +138,22 @@ def unsuitable_settings(cfg: DictConfig) -> str | None:
         return "data_on_device=false"
     if cfg.get("compile"):
         return f"compile={cfg.compile}"
-    if unknown := set(cfg.optimizer) - OPTIMIZER:
+    if unknown := set(cfg.optimizer) - SUPPORTED_OPTIMIZER_SETTINGS:
         return f"optimizer.{min(unknown)}"
-    if get_object(cfg.optimizer._target_) not in KINDS:
+    if get_object(cfg.optimizer._target_) not in STACKED_OPTIMIZERS:
         return f"optimizer {cfg.optimizer._target_}"
-    if reason := unsuitable_schedule(OmegaConf.to_container(cfg.scheduler, resolve=True)):
+    if reason := _find_unsupported_schedule(OmegaConf.to_container(cfg.scheduler, resolve=True)):
         return reason
     if cfg.get("deterministic"):
         return "deterministic=true"
-    if any(dict(each) != EVENTS for each in cfg.logger.values() if each):
+    if any(dict(each) != SUPPORTED_LOGGER for each in cfg.logger.values() if each):
         return "a logger of its own"
-    return next((f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and sees_training(each)), None)
+    return next(
+        (f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and _is_needed_in_training(each)), None
+    )
 
 
-def unsuitable_schedule(settings: Any) -> str | None:
+def _find_unsupported_schedule(settings: Any) -> str | None:
     """Return the first setting of a schedule that a stack does not support; ``None`` if it supports all.
 
     A stack supports schedules that are stepped in each step or epoch, and whose settings are numbers.
@@ -163,27 +168,27 @@ def unsuitable_schedule(settings: Any) -> str | None:
     for name, value in settings.items():
         entries = value if isinstance(value, list) else [value]
         numbers = all(isinstance(entry, (int, float)) or entry in ("total_steps", "lr") for entry in entries)
-        if name in NOT_OF_SCHEDULES or not (name in WORDS_OF_SCHEDULES or numbers):
+        if name in UNSUPPORTED_SCHEDULER_SETTINGS or not (name in TEXT_SCHEDULER_SETTINGS or numbers):
             return f"scheduler.{name}"
     return None
 
 
-def sees_training(settings: DictConfig) -> bool:
+def _is_needed_in_training(settings: DictConfig) -> bool:
     """Return True if a callback must be called during training.
 
     Figures need not: they are drawn later, when the user opens them.
     """
     kind = get_class(settings._target_)
-    if kind in CALLBACKS:
+    if kind in SUPPORTED_CALLBACKS:
         return kind is LearningRateMonitor and len(settings) > 1  # with custom settings, such as logging every step
     steps = any(getattr(kind, hook) is not getattr(Callback, hook) for hook in CALLBACK_HOOKS)
     return steps or not issubclass(kind, FigureCallback)
 
 
-def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
+def _find_unsupported_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
     """Return a monitor setting whose metric a stack does not compute, or that lacks a validation set; else ``None``."""
     known = (None, "val/loss", *(["val/acc"] if data.num_classes else []))
-    judge, _ = find_judge(cfg, data)
+    judge, _ = resolve_monitor(cfg, data)
     if judge not in known:
         return f"monitor={judge}"
     for name, each in cfg.callbacks.items():
@@ -195,29 +200,29 @@ def unsuitable_monitor(cfg: DictConfig, data: TensorDataModule) -> str | None:
     return None
 
 
-def unsuitable_model(model: Any) -> str | None:
+def _explain_unsupported_model(model: Any) -> str | None:
     if not isinstance(model, SupervisedModule):
         return type(model).__name__
     if getattr(model, "flip_test", False):
         return "model.flip_test=true"
-    if has_ways_of_its_own(model):
+    if _has_custom_training(model):
         return f"{type(model).__name__}, which is trained in a way of its own"
-    if layer := why_not(model.net):
+    if layer := find_unsupported_layer(model.net):
         return f"{type(model).__name__} with {layer} in it"
-    if not bears_widening(model):
+    if not _is_stackable(model):
         return f"{type(model).__name__}, whose network does more than its layers do"
     return None
 
 
-def has_ways_of_its_own(model: SupervisedModule) -> bool:
+def _has_custom_training(model: SupervisedModule) -> bool:
     """Return True if a model's class overrides methods of `SupervisedModule` or Lightning, not only the network."""
     kinds = itertools.takewhile(lambda kind: kind is not SupervisedModule, type(model).__mro__)
-    own = {name for kind in kinds if kind not in OURS for name in vars(kind) if not name.startswith("__")}
-    return bool(own & set(dir(SupervisedModule)) - FREE)
+    own = {name for kind in kinds if kind not in KNOWN_MODELS for name in vars(kind) if not name.startswith("__")}
+    return bool(own & set(dir(SupervisedModule)) - OVERRIDABLE_METHODS)
 
 
 @torch.no_grad()
-def bears_widening(model: SupervisedModule) -> bool:
+def _is_stackable(model: SupervisedModule) -> bool:
     """Return True if two stacked copies of a network give the same outputs as the copies alone.
 
     They do not if code outside the layers mixes channels, which belong to different jobs in a stack.
@@ -229,18 +234,18 @@ def bears_widening(model: SupervisedModule) -> bool:
     if not isinstance(first, (Linear, Conv2d)):  # only these accept inputs that all jobs share
         return False
     inputs = torch.randn(3, 2, *model.in_shape, dtype=torch.float64)
-    wanted = torch.stack([without_dropout(net)(inputs[:, index]) for index, net in enumerate(nets)], dim=1)
+    wanted = torch.stack([_disable_dropout(net)(inputs[:, index]) for index, net in enumerate(nets)], dim=1)
     try:
-        found = without_dropout(widen(nets))(inputs.flatten(1, 2)).view(wanted.shape)
+        found = _disable_dropout(stack_networks(nets))(inputs.flatten(1, 2)).view(wanted.shape)
     except (RuntimeError, ValueError, IndexError):
         return False
     return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def without_dropout(net: Module) -> Module:
+def _disable_dropout(net: Module) -> Module:
     """Disable a network's dropout layers in place, and return the network."""
     for module in net.modules():
-        if isinstance(module, (Dropout, WideDropout)):
+        if isinstance(module, (Dropout, StackedDropout)):
             module.eval()
     return net
 
@@ -248,17 +253,19 @@ def without_dropout(net: Module) -> Module:
 # Memory
 
 
-def room(model: Any, data: TensorDataModule, kind: str, processes: int) -> Verdict:
+def _estimate_capacity(model: Any, data: TensorDataModule, device_kind: str, processes: int) -> Eligibility:
     """Return a positive verdict with the numbers of jobs and samples that fit into memory."""
-    values = values_of(model)
-    weights = COPIES * sum(parameter.numel() for parameter in model.parameters())
+    values = _count_layer_outputs(model)
+    weights = WEIGHT_COPIES * sum(parameter.numel() for parameter in model.parameters())
     inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered and preprocessed inputs, with targets
-    budget = SHARE_OF_MEMORY * free_memory(kind) / processes / 8  # 8 bytes per number: float64, the larger type
+    budget = (
+        MEMORY_FRACTION * _get_free_memory(device_kind) / processes / 8
+    )  # 8 bytes per number: float64, the larger type
     most = int(budget / (weights + data.batch_size * (inputs + 3 * values)))
-    return Verdict(None, max(1, most), int(budget / (2 * values)))
+    return Eligibility(None, max(1, most), int(budget / (2 * values)))
 
 
-def values_of(model: Any) -> int:
+def _count_layer_outputs(model: Any) -> int:
     """Return the number of values that all layers of a network output for one sample."""
     counts: list[int] = []
 
@@ -274,9 +281,9 @@ def values_of(model: Any) -> int:
     return sum(counts)
 
 
-def free_memory(kind: str) -> float:
+def _get_free_memory(device_kind: str) -> float:
     """Return the free memory of the GPU or the machine, in bytes."""
-    if kind == devices.CUDA:
+    if device_kind == devices.CUDA:
         return float(torch.cuda.mem_get_info()[0])
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return float(os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE"))

@@ -15,208 +15,212 @@ from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
 from src.cli import main as cli
-from src.cli.messages import one_line
+from src.cli.messages import format_error
 from src.core import devices
 from src.core.disk import StorageError
 from src.core.errors import InputError
-from src.data.base import EVAL_BATCH, TensorDataModule
-from src.storage.files import open_atomic, pin_folders, remove, write_json, write_text
-from src.storage.records import claim, finished, provenance
-from src.sweeps.store.endings import written_together
+from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
+from src.storage.files import open_atomic, remove_file, require_folders, write_json, write_text
+from src.storage.records import collect_provenance, is_finished, reserve_folder
+from src.sweeps.store.endings import sync_job_files
 from src.sweeps.store.jobs import read_job
-from src.sweeps.workers.worker import note_failure
-from src.training.build import build_tensors, check_batches, prepare
-from src.training.results import out_of_memory
-from src.training.validation.config import missing_files, wrong_settings
-from src.vectorized.batches import Feed
-from src.vectorized.checkpoints import checkpoint, weights_of, with_optimizer
+from src.sweeps.workers.worker import record_failure
+from src.training.build import build_tensor_data, check_batches, prepare_machine
+from src.training.results import is_out_of_memory
+from src.training.validation.config import find_missing_files, find_wrong_settings
+from src.vectorized.batches import StackedBatches
+from src.vectorized.checkpoints import add_optimizer_state, extract_weights, make_checkpoint
 from src.vectorized.events import write_events
-from src.vectorized.job import Member
-from src.vectorized.model import Stack
+from src.vectorized.job import StackedJob
+from src.vectorized.model import StackedModel
 from src.vectorized.schedules import Schedule, Schedules
-from src.vectorized.spec import Part, StackOrder
+from src.vectorized.spec import StackJobSpec, StackSpec
 from src.vectorized.trainer import Training
 
 log = logging.getLogger(__name__)
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 
 
-def train(order: StackOrder) -> None:
+def train_stack(spec: StackSpec) -> None:
     """Train the jobs of a stack, test them once, and write their folders; record an error in each folder."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     setup_globals()
     cli.register_resolvers()
     try:
-        with pin_folders(*(part.folder for part in order.parts)):
-            train_together(order)
+        with require_folders(*(part.folder for part in spec.jobs)):
+            train_jobs(spec)
     except Exception as error:
         with suppress(OSError):  # the log cannot be written to a full disk
             traceback.print_exc()
-        for part in order.parts:
-            fail(order, part, error)
+        for part in spec.jobs:
+            _fail_job(spec, part, error)
         raise SystemExit(1) from error
-    remove(order.path)
+    remove_file(spec.path)
 
 
-def train_together(order: StackOrder) -> None:
+def train_jobs(spec: StackSpec) -> None:
     """Train the jobs of a stack, test them once, and write their folders."""
-    with written_together():
-        valid = list(checked(order))
+    with sync_job_files():
+        valid = list(_filter_valid_jobs(spec))
     if not valid:
         return
     first: DictConfig = pickle.loads(valid[0][0].config)
     HydraConfig.instance().set_config(first)
-    kind = prepare(first)
-    data = build_tensors(first)
+    kind = prepare_machine(first)
+    data = build_tensor_data(first)
     data.prepare_data()
     data.setup()
-    with written_together():
-        members = list(begun(order, valid, data, first.trainer.max_epochs))
+    with sync_job_files():
+        members = list(_create_jobs(spec, valid, data, first.trainer.max_epochs))
     if not members:
         return
     check_batches(first, members[0].model, data)
-    stack = stacked(members, data, kind, order.eval_batch)
+    stack = _build_stack(members, data, kind, spec.eval_batch)
     trainer = first.trainer
-    training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, order.path)
-    if order.path.is_file():
-        training.go_on()
-    log.info("%d jobs as one: %s on %s", len(members), type(stack.first).__name__, type(data).__name__)
+    training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, spec.path)
+    if spec.path.is_file():
+        training.resume()
+    log.info("%d jobs as one: %s on %s", len(members), type(stack.first_model).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
-    with written_together():
-        write_folders(training, order, kind)
-    with written_together():
+    with sync_job_files():
+        _write_job_folders(training, spec, kind)
+    with sync_job_files():
         for member in members:
-            member.close()
+            member.write_final_status()
 
 
-def checked(order: StackOrder) -> Iterator[tuple[Part, dict[str, Any]]]:
+def _filter_valid_jobs(spec: StackSpec) -> Iterator[tuple[StackJobSpec, dict[str, Any]]]:
     """Generate the jobs with valid settings, with their configs; record the errors of the others in their folders."""
-    for part in order.parts:
+    for part in spec.jobs:
         try:
-            write_log(order, part.folder, "under way")
-            yield part, own_config(part)
+            _write_job_log(spec, part.folder, "under way")
+            yield part, _prepare_config(part)
         except InputError as error:
-            fail(order, part, error)
+            _fail_job(spec, part, error)
 
 
-def begun(
-    order: StackOrder, able: Sequence[tuple[Part, dict[str, Any]]], data: TensorDataModule, epochs: int
-) -> Iterator[Member]:
+def _create_jobs(
+    spec: StackSpec, valid: Sequence[tuple[StackJobSpec, dict[str, Any]]], data: TensorDataModule, epochs: int
+) -> Iterator[StackedJob]:
     """Generate the jobs that can start; record the errors of the others in their folders."""
-    for part, config in able:
+    for part, config in valid:
         try:
-            member = Member(config, part.folder, data)
-            batches = len(data.batches(data.train_set, train=True))
+            member = StackedJob(config, part.folder, data)
+            batches = len(data.make_batches(data.train_set, train=True))
             Schedule(member.model, max(1, batches), epochs)  # raises if the schedule is invalid
             yield member
         except InputError as error:
-            fail(order, part, error)
+            _fail_job(spec, part, error)
 
 
-def fail(order: StackOrder, part: Part, error: Exception) -> None:
+def _fail_job(spec: StackSpec, job_spec: StackJobSpec, error: Exception) -> None:
     """Record in a job's folder why it failed."""
-    if finished(part.folder):  # by an earlier start of the stack
+    if is_finished(job_spec.folder):  # by an earlier start of the stack
         return
     with suppress(StorageError):  # the parent process notices a full disk
-        note_failure(part.folder, error, "out of memory" if out_of_memory(error) else "error")
-        write_log(order, part.folder, one_line(error))
+        record_failure(job_spec.folder, error, "out of memory" if is_out_of_memory(error) else "error")
+        _write_job_log(spec, job_spec.folder, format_error(error))
 
 
-def own_config(part: Part) -> dict[str, Any]:
+def _prepare_config(job_spec: StackJobSpec) -> dict[str, Any]:
     """Return a job's config as plain values, and save it in the job's folder as Hydra would.
 
     Raises:
         InputError: if a setting is invalid.
     """
-    config: DictConfig = pickle.loads(part.config)
+    config: DictConfig = pickle.loads(job_spec.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-    content = claim(part.folder, config)
-    settings = with_values(content, read_job(part.folder).settings)
-    if wrong := wrong_settings(settings) + missing_files(settings):
+    content = reserve_folder(job_spec.folder, config)
+    settings = _replace_values(content, read_job(job_spec.folder).settings)
+    if wrong := find_wrong_settings(settings) + find_missing_files(settings):
         raise InputError("; ".join(wrong))
     return settings
 
 
-def with_values(told: dict[str, Any], settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _replace_values(content: dict[str, Any], settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a config with values replaced by those in ``settings``, which are given by their full dotted names."""
     return {
-        key: with_values(value, settings, f"{prefix}{key}.")
+        key: _replace_values(value, settings, f"{prefix}{key}.")
         if isinstance(value, dict)
         else settings.get(f"{prefix}{key}", value)
-        for key, value in told.items()
+        for key, value in content.items()
     }
 
 
-def stacked(members: Sequence[Member], data: TensorDataModule, kind: str, eval_batch: int) -> Stack:
-    models, trainer = [member.model for member in members], members[0].cfg["trainer"]
-    precision = devices.precision(trainer["precision"], kind)
-    feed = Feed(data, [member.order_seed for member in members], torch.device(kind), DTYPES[precision])
+def _build_stack(jobs: Sequence[StackedJob], data: TensorDataModule, device_kind: str, eval_batch: int) -> StackedModel:
+    models, trainer = [member.model for member in jobs], jobs[0].cfg["trainer"]
+    precision = devices.resolve_precision(trainer["precision"], device_kind)
+    feed = StackedBatches(data, [member.order_seed for member in jobs], torch.device(device_kind), DTYPES[precision])
     schedules = Schedules(models, len(feed), trainer["max_epochs"])
-    size = min(max(data.batch_size, EVAL_BATCH), eval_batch)
-    return Stack(models, [member.seed for member in members], feed, schedules, trainer["log_every_n_steps"], size)
+    size = min(max(data.batch_size, EVAL_BATCH_SIZE), eval_batch)
+    return StackedModel(models, [member.seed for member in jobs], feed, schedules, trainer["log_every_n_steps"], size)
 
 
 # Writing the jobs' folders
 
 
-def write_folders(training: Training, order: StackOrder, kind: str) -> None:
+def _write_job_folders(training: Training, spec: StackSpec, device_kind: str) -> None:
     """Test the jobs' chosen weights, and write the files of each job."""
-    stack, data = training.whole, training.stack.feed.data
-    source = provenance(devices.describe(kind)) | {"stack": {"jobs": stack.k, "log": str(order.log)}}
-    for member in training.members:
-        member.history.seconds_before = training.share
-    chosen = training.chosen()
-    stack.load(chosen)
+    stack, data = training.full_stack, training.stack.feed.data
+    source = collect_provenance(devices.describe_device(device_kind)) | {
+        "stack": {"jobs": stack.k, "log": str(spec.log)}
+    }
+    for member in training.jobs:
+        member.history.seconds_before = training.seconds_per_job
+    chosen = training.select_chosen_weights()
+    stack.load_state(chosen)
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
     if tested is not None:
-        for index, member in enumerate(training.members):
-            if member.trouble is None and member.cfg.get("test", True):
+        for index, member in enumerate(training.jobs):
+            if member.failure is None and member.cfg.get("test", True):
                 acc = None if tested.acc is None else float(tested.acc[index].float())
                 confusion = None if tested.confusion is None else tested.confusion[index].cpu()
-                member.add_test(float(tested.loss[index].float()), acc, confusion, data.class_names)
-    write_best(training)
-    write_last(training)
-    for member in training.members:
-        with member.at_own_cost():
+                member.add_test_metrics(float(tested.loss[index].float()), acc, confusion, data.class_names)
+    _write_best_checkpoints(training)
+    _write_last_checkpoints(training)
+    for member in training.jobs:
+        with member.capture_write_errors():
             write_json(member.folder / "provenance.json", source)
             if any(member.cfg["logger"].values()):
-                write_events(member, type(stack.schedules.all[0].optimizer).__name__, len(stack.feed))
+                write_events(member, type(stack.schedules.distinct[0].optimizer).__name__, len(stack.feed))
             member.results.write_metrics()
-            outcome = member.trouble or member.results.outcome()
-            write_log(order, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
+            outcome = member.failure or member.results.format_outcome()
+            _write_job_log(spec, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
-def write_best(training: Training) -> None:
+def _write_best_checkpoints(training: Training) -> None:
     """Write ``best.ckpt`` of each job that has a best epoch; the stack must hold the chosen weights."""
-    stack, batches = training.whole, len(training.whole.feed)
-    for index, member in enumerate(training.members):
-        if member.kept.best_model_score is not None:
+    stack, batches = training.full_stack, len(training.full_stack.feed)
+    for index, member in enumerate(training.jobs):
+        if member.checkpoint.best_model_score is not None:
             epochs = int(member.results.chosen["epoch"])
-            callbacks = member.callback_states(epochs)
-            found = checkpoint(member.model, weights_of(stack, index), callbacks, epochs, batches)
-            save(found, member, "best")
+            callbacks = member.get_callback_states(epochs)
+            found = make_checkpoint(member.model, extract_weights(stack, index), callbacks, epochs, batches)
+            _save_checkpoint(found, member, "best")
 
 
-def write_last(training: Training) -> None:
+def _write_last_checkpoints(training: Training) -> None:
     """Write ``last.ckpt`` of each job that finished, with everything that is needed to resume from it."""
-    stack, batches = training.whole, len(training.whole.feed)
-    stack.load(training.last)
-    for index, member in enumerate(training.members):
-        if member.trouble is None:
+    stack, batches = training.full_stack, len(training.full_stack.feed)
+    stack.load_state(training.last)
+    for index, member in enumerate(training.jobs):
+        if member.failure is None:
             epochs = len(member.history.rows)
-            found = checkpoint(member.model, weights_of(stack, index), member.callback_states(), epochs, batches)
-            found = with_optimizer(found, stack, index, training.last, epochs * batches, member.schedule)
-            save(found, member, "last")
+            found = make_checkpoint(
+                member.model, extract_weights(stack, index), member.get_callback_states(), epochs, batches
+            )
+            found = add_optimizer_state(found, stack, index, training.last, epochs * batches, member.schedule)
+            _save_checkpoint(found, member, "last")
 
 
-def save(content: dict[str, Any], member: Member, name: str) -> None:
-    with member.at_own_cost(), open_atomic(member.folder / "checkpoints" / f"{name}.ckpt") as file:
+def _save_checkpoint(content: dict[str, Any], job: StackedJob, name: str) -> None:
+    with job.capture_write_errors(), open_atomic(job.folder / "checkpoints" / f"{name}.ckpt") as file:
         torch.save(content, file)
 
 
-def write_log(order: StackOrder, folder: Path, outcome: str) -> None:
+def _write_job_log(spec: StackSpec, folder: Path, outcome: str) -> None:
     """Write a job's log: a reference to the stack's log, and the outcome."""
-    others = f"{len(order.parts) - 1} other job{'s'[: len(order.parts) != 2]}"
-    reference = f"trained as one with {others}; the log of all: {os.path.relpath(order.log, folder)}"
+    others = f"{len(spec.jobs) - 1} other job{'s'[: len(spec.jobs) != 2]}"
+    reference = f"trained as one with {others}; the log of all: {os.path.relpath(spec.log, folder)}"
     write_text(folder / "train.log", f"{reference}\n{outcome}\n")

@@ -6,24 +6,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.callbacks.epoch_seed import seed_of_epoch
-from src.core.devices import sum_type
+from src.callbacks.epoch_seed import compute_epoch_seed
+from src.core.devices import choose_sum_dtype
 from src.data.base import Samples
 from src.models.base import SupervisedModule
-from src.models.losses import LOSSES, gradient
-from src.vectorized.backward import ByAutograd, Gradients, WrittenOut, plain_layers
-from src.vectorized.batches import Feed
-from src.vectorized.layers import WideDropout, widen
-from src.vectorized.optimizers import Numbers
-from src.vectorized.random_numbers import Draws
+from src.models.losses import LOSSES, compute_gradient
+from src.vectorized.backward import AutogradBackward, BackwardMethod, ManualBackward, find_plain_layers
+from src.vectorized.batches import StackedBatches
+from src.vectorized.layers import StackedDropout, stack_networks
+from src.vectorized.optimizers import Hyperparameters
+from src.vectorized.random_numbers import BatchedRandomNumbers
 from src.vectorized.schedules import Schedules
 
 State = dict[str, Tensor]  # name → values (k, …)
-Rates = list[tuple[int, list[float]]]  # (step, learning rate of each parameter group)
-Looks = list[tuple[int, float]]  # (last step of an interval, mean loss over the interval)
+RateLog = list[tuple[int, list[float]]]  # (step, learning rate of each parameter group)
+LossLog = list[tuple[int, float]]  # (last step of an interval, mean loss over the interval)
 
 
-class Measured(NamedTuple):
+class StackMetrics(NamedTuple):
     """The metrics of each job over a set of samples.
 
     Attributes:
@@ -37,23 +37,23 @@ class Measured(NamedTuple):
     confusion: Tensor | None = None
 
 
-class Epoch(NamedTuple):
+class EpochResults(NamedTuple):
     """The results of an epoch of training.
 
     Attributes:
-        measured: the metrics over the epoch's batches.
-        looks: each job's logged losses.
-        rates: each job's logged learning rates, of all parameter groups.
-        bad: for each job with a non-finite loss, the first such step (from 1) and its loss.
+        metrics: the metrics over the epoch's batches.
+        logged_losses: each job's logged losses.
+        logged_rates: each job's logged learning rates, of all parameter groups.
+        nonfinite_losses: for each job with a non-finite loss, the first such step (from 1) and its loss.
     """
 
-    measured: Measured
-    looks: list[Looks]
-    rates: list[Rates]
-    bad: dict[int, tuple[int, float]]
+    metrics: StackMetrics
+    logged_losses: list[LossLog]
+    logged_rates: list[RateLog]
+    nonfinite_losses: dict[int, tuple[int, float]]
 
 
-class Stack:
+class StackedModel:
     """k models of the same shape, trained together.
 
     Args:
@@ -61,7 +61,7 @@ class Stack:
         seeds: each job's seed for dropout and augmentation.
         feed: the jobs' batches.
         schedules: the schedules of the jobs' optimisers.
-        every: number of steps between two logged losses.
+        log_interval: number of steps between two logged losses.
         eval_batch: number of samples in a batch of an evaluation.
     """
 
@@ -69,80 +69,87 @@ class Stack:
         self,
         models: Sequence[SupervisedModule],
         seeds: Sequence[int],
-        feed: Feed,
+        feed: StackedBatches,
         schedules: Schedules,
-        every: int,
+        log_interval: int,
         eval_batch: int,
     ) -> None:
-        self.models, self.first, self.k = models, models[0], len(models)
+        self.models, self.first_model, self.k = models, models[0], len(models)
         self.seeds, self.feed, self.schedules = seeds, feed, schedules
-        self.every, self.eval_batch = every, eval_batch
-        self.net = widen([model.net for model in models]).to(feed.device, feed.dtype)
-        self.names = grouped_names(self.first)
-        groups = [[self.net.get_parameter(name) for name in names] for names in self.names]
+        self.log_interval, self.eval_batch = log_interval, eval_batch
+        self.net = stack_networks([model.net for model in models]).to(feed.device, feed.dtype)
+        self.parameter_names = _group_parameter_names(self.first_model)
+        groups = [[self.net.get_parameter(name) for name in names] for names in self.parameter_names]
         self.weights = [weight for weight in self.net.parameters() if weight.ndim > 2]  # biases are (k, out)
-        self.thetas = [tied(group) for group in groups]
-        self.updates = self.schedules.updates(self.thetas)
+        self.thetas = [_flatten_parameters(group) for group in groups]
+        self.optimizers = self.schedules.build_optimizers(self.thetas)
         # On a CPU every job draws from a generator, the same numbers as alone; a GPU draws for all jobs at once.
         self.generators = [torch.Generator(feed.device) for _ in models]
-        self.draws = None if feed.device.type == "cpu" else Draws(feed.device)
+        self.random_numbers = None if feed.device.type == "cpu" else BatchedRandomNumbers(feed.device)
         for layer in self.net.modules():
-            if isinstance(layer, WideDropout):
-                layer.generators, layer.draws = self.generators, self.draws
+            if isinstance(layer, StackedDropout):
+                layer.generators, layer.random_numbers = self.generators, self.random_numbers
         self.smoothing = [model.label_smoothing for model in models]
-        self.penalties = [self.column([getattr(model, name) for model in models]) for name in ("l1", "l2")]
-        self.penalised = any(bool(penalty.any()) for penalty in self.penalties)
-        self.gradients = self.way_back(groups)
+        self.penalties = [self.make_column([getattr(model, name) for model in models]) for name in ("l1", "l2")]
+        self.has_penalties = any(bool(penalty.any()) for penalty in self.penalties)
+        self.backward = self.choose_backward(groups)
         self.epoch = self.steps = 0
 
-    def column(self, values: Sequence[float]) -> Tensor:
+    def make_column(self, values: Sequence[float]) -> Tensor:
         """Return one number per job as a tensor (k,)."""
         return torch.tensor(values, dtype=self.feed.dtype, device=self.feed.device)
 
-    def way_back(self, groups: Sequence[Sequence[nn.Parameter]]) -> Gradients:
+    def choose_backward(self, groups: Sequence[Sequence[nn.Parameter]]) -> BackwardMethod:
         """Return the method to compute gradients: explicit formulas if the network is simple enough, else autograd."""
-        layers = None if self.penalised else plain_layers(self.net, groups)
+        layers = None if self.has_penalties else find_plain_layers(self.net, groups)
         if layers is None:
-            return ByAutograd(self.net, groups, self.objective)
-        return WrittenOut(layers[0], layers[1], self.derivative, self.thetas[0])
+            return AutogradBackward(self.net, groups, self.compute_objective)
+        return ManualBackward(layers[0], layers[1], self.compute_derivative, self.thetas[0])
 
     # Training
 
-    def train_epoch(self) -> Epoch:
+    def train_epoch(self) -> EpochResults:
         """Train for one epoch."""
         self.net.train()
-        seeds = [seed_of_epoch(seed, self.epoch) for seed in self.seeds]
+        seeds = [compute_epoch_seed(seed, self.epoch) for seed in self.seeds]
         for seed, generator in zip(seeds, self.generators, strict=True):
             generator.manual_seed(seed)
-        if self.draws is not None:
-            self.draws.restart(seeds)
-        numbers, count = self.schedules.epoch(len(self.feed)), len(self.feed)
+        if self.random_numbers is not None:
+            self.random_numbers.reset(seeds)
+        numbers, count = self.schedules.step_epoch(len(self.feed)), len(self.feed)
         # What the optimisers need in each step is computed once per epoch: a step of small networks is mostly overhead.
-        plans = [update.steps(group, self.steps, count) for update, group in zip(self.updates, numbers, strict=True)]
-        metrics = Watched(self, self.every)
-        batches = self.feed.epoch(self.epoch, self.generators, self.draws)
+        plans = [
+            update.prepare_steps(group, self.steps, count)
+            for update, group in zip(self.optimizers, numbers, strict=True)
+        ]
+        metrics = EpochMetrics(self, self.log_interval)
+        batches = self.feed.iter_epoch(self.epoch, self.generators, self.random_numbers)
         for (inputs, targets), *steps in zip(batches, *plans, strict=True):
-            outputs, gradients = self.gradients(inputs, targets)
+            outputs, gradients = self.backward(inputs, targets)
             with torch.no_grad():
-                for update, gradient, step in zip(self.updates, gradients, steps, strict=True):
+                for update, gradient, step in zip(self.optimizers, gradients, steps, strict=True):
                     update(gradient, step)
             metrics.add(outputs, targets)
         self.steps += count
         self.epoch += 1
-        return metrics.epoch(self.rates(numbers, count))
+        return metrics.summarize(self.get_learning_rates(numbers, count))
 
-    def rates(self, numbers: Sequence[Numbers], count: int) -> list[Rates]:
+    def get_learning_rates(self, hyperparameters: Sequence[Hyperparameters], count: int) -> list[RateLog]:
         """Return the learning rates of the last epoch, at the steps where Lightning's LearningRateMonitor logs them.
 
-        That is the epoch's first step; or every ``every`` steps if the rates change in every step.
+        That is the epoch's first step; or every ``log_interval`` steps if the rates change in every step.
         """
         before = self.steps - count
-        at = [step for step in range(count) if (before + step + 1) % self.every == 0] if self.schedules.by_step else [0]
-        chosen = torch.stack([group["lr"][at] for group in numbers], dim=2)  # (T, k, groups)
+        at = (
+            [step for step in range(count) if (before + step + 1) % self.log_interval == 0]
+            if self.schedules.is_stepwise
+            else [0]
+        )
+        chosen = torch.stack([group["lr"][at] for group in hyperparameters], dim=2)  # (T, k, groups)
         steps = [before + step for step in at]
         return [list(zip(steps, rates, strict=True)) for rates in chosen.transpose(0, 1).tolist()]
 
-    def each_loss(self, outputs: Tensor, targets: Tensor, smoothing: Sequence[float] | None = None) -> Tensor:
+    def compute_losses(self, outputs: Tensor, targets: Tensor, smoothing: Sequence[float] | None = None) -> Tensor:
         """Return the loss of each sample: outputs (B, k, out), targets (B, k) → (B, k).
 
         Args:
@@ -151,42 +158,45 @@ class Stack:
             smoothing: each job's label smoothing; ``None``: that of its training.
         """
 
-        def loss(amount: float) -> Tensor:
-            rows = LOSSES[self.first.loss_name](outputs.flatten(0, 1), targets.reshape(-1), amount, "none")
+        def compute_smoothed_loss(amount: float) -> Tensor:
+            rows = LOSSES[self.first_model.loss_name](outputs.flatten(0, 1), targets.reshape(-1), amount, "none")
             return rows.view(targets.shape)
 
-        return self.smoothed(loss, self.smoothing if smoothing is None else smoothing)
+        return self.apply_smoothing(compute_smoothed_loss, self.smoothing if smoothing is None else smoothing)
 
-    def smoothed(self, of: Callable[[float], Tensor], smoothing: Sequence[float]) -> Tensor:
+    def apply_smoothing(self, function: Callable[[float], Tensor], smoothing: Sequence[float]) -> Tensor:
         """Return a function of the label smoothing, evaluated with each job's own amount.
 
         The function is linear in the amount: if the amounts differ, interpolate between its values at 0 and 1.
         """
         if len(set(smoothing)) == 1:
-            return of(smoothing[0])
-        hard, soft = of(0.0), of(1.0)
-        return hard + self.column(smoothing).view(1, self.k, *[1] * (hard.ndim - 2)) * (soft - hard)
+            return function(smoothing[0])
+        hard, soft = function(0.0), function(1.0)
+        return hard + self.make_column(smoothing).view(1, self.k, *[1] * (hard.ndim - 2)) * (soft - hard)
 
-    def scale(self, samples: int) -> float:
+    def get_loss_scale(self, samples: int) -> float:
         """Return the weight of a sample's loss in the objective."""
-        return 1.0 if self.first.reduction == "sum" else 1 / samples
+        return 1.0 if self.first_model.reduction == "sum" else 1 / samples
 
-    def objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def compute_objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the objective that a step minimizes for each job: outputs (B, k, out), targets (B, k) → (k,)."""
-        losses = self.each_loss(outputs, targets).sum(dim=0) * self.scale(len(targets))
-        return losses + self.penalty() if self.penalised else losses
+        losses = self.compute_losses(outputs, targets).sum(dim=0) * self.get_loss_scale(len(targets))
+        return losses + self.compute_penalties() if self.has_penalties else losses
 
-    def derivative(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def compute_derivative(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the derivative of the objective without penalties with respect to the outputs: (B, k, out)."""
 
-        def of(amount: float) -> Tensor:
-            rows = gradient(self.first.loss_name, outputs.flatten(0, 1), targets.reshape(-1), amount)
+        def compute_smoothed_gradient(amount: float) -> Tensor:
+            rows = compute_gradient(self.first_model.loss_name, outputs.flatten(0, 1), targets.reshape(-1), amount)
             return rows.view(outputs.shape)
 
-        found, scale = self.smoothed(of, self.smoothing), self.scale(len(targets))
+        found, scale = (
+            self.apply_smoothing(compute_smoothed_gradient, self.smoothing),
+            self.get_loss_scale(len(targets)),
+        )
         return found if scale == 1 else found * scale
 
-    def penalty(self) -> Tensor:
+    def compute_penalties(self) -> Tensor:
         """Return the L1 and L2 penalties on each job's weights, (k,)."""
         flat = torch.cat([weight.flatten(1) for weight in self.weights], dim=1)
         l1, l2 = self.penalties
@@ -195,125 +205,136 @@ class Stack:
     # Evaluation
 
     @torch.no_grad()
-    def evaluate(self, samples: Samples) -> Measured:
+    def evaluate(self, samples: Samples) -> StackMetrics:
         """Return loss, accuracy and confusion matrix of each job on stored samples."""
         self.net.eval()
-        classes, no_smoothing = self.first.num_classes, [0.0] * self.k
-        sums = torch.zeros(2, self.k, dtype=sum_type(self.feed.device.type), device=self.feed.device)
+        classes, no_smoothing = self.first_model.num_classes, [0.0] * self.k
+        sums = torch.zeros(2, self.k, dtype=choose_sum_dtype(self.feed.device.type), device=self.feed.device)
         cells = torch.zeros(self.k * classes**2, dtype=torch.long, device=self.feed.device)
         # Flat index of a cell in the matrices (k, K, K): first cell of the job + true class · K + predicted class.
         first = torch.arange(self.k, device=self.feed.device) * classes**2
         for inputs, targets in zip(*(part.split(self.eval_batch) for part in samples), strict=True):
-            outputs = self.net(self.feed.seen(inputs.to(self.feed.device))).view(len(inputs), self.k, -1)
+            outputs = self.net(self.feed.transform_inputs(inputs.to(self.feed.device))).view(len(inputs), self.k, -1)
             truth = targets.to(self.feed.device).unsqueeze(1).expand(-1, self.k)  # (B, k)
-            sums[0] += self.each_loss(outputs, truth, no_smoothing).sum(dim=0, dtype=sums.dtype)
+            sums[0] += self.compute_losses(outputs, truth, no_smoothing).sum(dim=0, dtype=sums.dtype)
             if classes:
-                predicted = self.first.predict(outputs.flatten(0, 1)).view(truth.shape)
+                predicted = self.first_model.predict(outputs.flatten(0, 1)).view(truth.shape)
                 sums[1] += (predicted == truth).sum(dim=0)
                 cells += torch.bincount((first + truth * classes + predicted).flatten(), minlength=len(cells))
         loss, correct = sums / samples.size
-        return Measured(loss, correct, cells.view(self.k, classes, classes)) if classes else Measured(loss, None)
+        return (
+            StackMetrics(loss, correct, cells.view(self.k, classes, classes)) if classes else StackMetrics(loss, None)
+        )
 
     # State
 
     @property
-    def changing(self) -> State:
+    def mutable_state(self) -> State:
         """The present state of everything that training changes: name → values (k, …), not copied."""
         own = {f"theta.{group}": theta for group, theta in enumerate(self.thetas)}
-        for group, update in enumerate(self.updates):
+        for group, update in enumerate(self.optimizers):
             own |= {f"update.{group}.{name}": values for name, values in update.state.items()}
         return own | {f"net.{name}": values for name, values in self.net.named_buffers()}
 
-    def load(self, state: State) -> None:
+    def load_state(self, state: State) -> None:
         """Load a state of the same jobs; entries that it lacks stay unchanged."""
-        own = self.changing
+        own = self.mutable_state
         with torch.no_grad():
             for name, values in state.items():
                 own[name].copy_(values)
 
-    def go_on_from(self, state: State, epoch: int) -> None:
-        """Load the state after ``epoch`` epochs, and advance the schedules to it."""
-        self.load(state)
+    def resume_from(self, state: State, epoch: int) -> None:
+        """Load the state after ``summarize`` epochs, and advance the schedules to it."""
+        self.load_state(state)
         for _ in range(epoch - self.epoch):
-            self.schedules.epoch(len(self.feed))
+            self.schedules.step_epoch(len(self.feed))
         self.epoch, self.steps = epoch, epoch * len(self.feed)
 
-    def only(self, jobs: Sequence[int]) -> "Stack":
+    def select_jobs(self, indices: Sequence[int]) -> "StackedModel":
         """Return a stack of some of the jobs in their present state."""
-        models, seeds = [self.models[job] for job in jobs], [self.seeds[job] for job in jobs]
-        fewer = Stack(models, seeds, self.feed.only(jobs), self.schedules.only(jobs), self.every, self.eval_batch)
-        fewer.load(rows_of(self.changing, jobs))
+        models, seeds = [self.models[job] for job in indices], [self.seeds[job] for job in indices]
+        fewer = StackedModel(
+            models,
+            seeds,
+            self.feed.select_jobs(indices),
+            self.schedules.select_jobs(indices),
+            self.log_interval,
+            self.eval_batch,
+        )
+        fewer.load_state(select_rows(self.mutable_state, indices))
         fewer.epoch, fewer.steps = self.epoch, self.steps
         return fewer
 
 
-class Watched:
+class EpochMetrics:
     """Accumulates the metrics of an epoch; evaluates losses for several steps at once, to save operations.
 
     Args:
         stack: the stack that is trained.
-        every: number of steps between two evaluations.
+        log_interval: number of steps between two evaluations.
     """
 
-    def __init__(self, stack: Stack, every: int) -> None:
-        self.stack, self.done, self.every = stack, stack.steps, every
-        self.unread: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, stack: StackedModel, log_interval: int) -> None:
+        self.stack, self.step_count, self.log_interval = stack, stack.steps, log_interval
+        self.pending_steps: list[tuple[Tensor, Tensor]] = []
         self.sums: Tensor | None = None  # (2, k): loss·n, correct
         self.samples = 0
-        self.looks: list[tuple[int, Tensor]] = []
-        self.bad: dict[int, tuple[int, float]] = {}
+        self.logged_losses: list[tuple[int, Tensor]] = []
+        self.nonfinite_losses: dict[int, tuple[int, float]] = {}
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Add the outputs (B, k, out) and targets (B, k) of a step."""
-        self.unread.append((outputs, targets))
-        if len(self.unread) == self.every:
-            self.look()
+        self.pending_steps.append((outputs, targets))
+        if len(self.pending_steps) == self.log_interval:
+            self.evaluate_pending_steps()
 
     @torch.no_grad()
-    def look(self) -> None:
-        outputs, targets = (torch.cat(parts) for parts in zip(*self.unread, strict=True))  # (T·B, k, …)
-        counts = [len(part) for _, part in self.unread]
-        self.unread.clear()
-        rows = self.stack.each_loss(outputs, targets)
+    def evaluate_pending_steps(self) -> None:
+        outputs, targets = (torch.cat(parts) for parts in zip(*self.pending_steps, strict=True))  # (T·B, k, …)
+        counts = [len(part) for _, part in self.pending_steps]
+        self.pending_steps.clear()
+        rows = self.stack.compute_losses(outputs, targets)
         losses = torch.stack([part.mean(dim=0) for part in rows.split(counts)])  # (T, k)
         correct = torch.zeros_like(rows[0])
-        if self.stack.first.task != "regression":
-            predicted = self.stack.first.predict(outputs.flatten(0, 1)).view(targets.shape)
+        if self.stack.first_model.task != "regression":
+            predicted = self.stack.first_model.predict(outputs.flatten(0, 1)).view(targets.shape)
             correct = (predicted == targets).sum(dim=0).to(rows.dtype)
-        sums = torch.stack([rows.sum(dim=0), correct]).to(sum_type(rows.device.type))
+        sums = torch.stack([rows.sum(dim=0), correct]).to(choose_sum_dtype(rows.device.type))
         self.sums = sums if self.sums is None else self.sums + sums
         self.samples += len(targets)
         if not losses.isfinite().all():
-            self.note_bad(losses)
-        self.done += len(counts)
-        self.looks.append((self.done - 1, losses.mean(dim=0)))
+            self.record_nonfinite_losses(losses)
+        self.step_count += len(counts)
+        self.logged_losses.append((self.step_count - 1, losses.mean(dim=0)))
 
-    def note_bad(self, losses: Tensor) -> None:
+    def record_nonfinite_losses(self, losses: Tensor) -> None:
         """Record each job's first non-finite loss among the losses (T, k)."""
         for job in (~losses.isfinite()).any(dim=0).nonzero().flatten().tolist():
             index = int((~losses[:, job].isfinite()).nonzero()[0])
-            self.bad.setdefault(job, (self.done + index + 1, float(losses[index, job])))
+            self.nonfinite_losses.setdefault(job, (self.step_count + index + 1, float(losses[index, job])))
 
-    def epoch(self, rates: list[Rates]) -> Epoch:
+    def summarize(self, logged_rates: list[RateLog]) -> EpochResults:
         """Return the results of the whole epoch, with the given learning rates of each job."""
-        if self.unread:
-            self.look()
+        if self.pending_steps:
+            self.evaluate_pending_steps()
         assert self.sums is not None
         loss, correct = self.sums / self.samples
-        acc = None if self.stack.first.task == "regression" else correct
-        means = torch.stack([mean for _, mean in self.looks], dim=1).tolist()  # (k, looks); one copy from the device
-        looks = [[(step, mean) for (step, _), mean in zip(self.looks, row, strict=True)] for row in means]
-        return Epoch(Measured(loss, acc), looks, rates, self.bad)
+        acc = None if self.stack.first_model.task == "regression" else correct
+        means = torch.stack(
+            [mean for _, mean in self.logged_losses], dim=1
+        ).tolist()  # (k, looks); one copy from the device
+        looks = [[(step, mean) for (step, _), mean in zip(self.logged_losses, row, strict=True)] for row in means]
+        return EpochResults(StackMetrics(loss, acc), looks, logged_rates, self.nonfinite_losses)
 
 
-def grouped_names(model: SupervisedModule) -> list[list[str]]:
+def _group_parameter_names(model: SupervisedModule) -> list[list[str]]:
     """Return the names of the network's trainable parameters, by parameter group."""
     names = {parameter: name for name, parameter in model.net.named_parameters()}
-    groups = model.parameter_groups(lr=0.0)
+    groups = model.get_parameter_groups(lr=0.0)
     return [[names[each] for each in group["params"] if each.requires_grad] for group in groups]
 
 
-def tied(parameters: Sequence[nn.Parameter]) -> Tensor:
+def _flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return one tensor (k, P) that holds all parameters (k, …), and make these views of it."""
     theta = torch.cat([each.detach().flatten(1) for each in parameters], dim=1)
     pieces = theta.split([each[0].numel() for each in parameters], dim=1)
@@ -322,12 +343,12 @@ def tied(parameters: Sequence[nn.Parameter]) -> Tensor:
     return theta
 
 
-def rows_of(state: State, jobs: Sequence[int]) -> State:
+def select_rows(state: State, rows: Sequence[int]) -> State:
     """Return a copy of some jobs' rows of a state."""
-    return {name: values.detach()[list(jobs)] for name, values in state.items()}
+    return {name: values.detach()[list(rows)] for name, values in state.items()}
 
 
-def put(into: State, jobs: Sequence[int], state: State, rows: Sequence[int]) -> None:
-    """Copy rows of a state to the rows ``jobs`` of another; entries that the other lacks are ignored."""
-    for name, values in into.items():
-        values[list(jobs)] = state[name].detach()[list(rows)]
+def copy_rows(target: State, target_rows: Sequence[int], source: State, source_rows: Sequence[int]) -> None:
+    """Copy rows of a state to the rows ``target_rows`` of another; entries that the other lacks are ignored."""
+    for name, values in target.items():
+        values[list(target_rows)] = source[name].detach()[list(source_rows)]

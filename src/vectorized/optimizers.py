@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 # Hyperparameters in float64: name → (T, k) for T steps, or (1, k) if they are the same in each step.
-Numbers = dict[str, Tensor]
+Hyperparameters = dict[str, Tensor]
 
 
-class Update(Protocol):
+class StackedOptimizer(Protocol):
     """An optimiser that changes parameters (k, P) in place."""
 
     state: dict[str, Tensor]  # optimiser state: torch's name → (k, P)
 
-    def steps(self, numbers: Numbers, done: int, count: int) -> Iterator[Any]:
+    def prepare_steps(self, hyperparameters: Hyperparameters, done: int, count: int) -> Iterator[Any]:
         """Precompute the values that each of the next ``count`` steps needs, after ``done`` earlier ones."""
 
     def __call__(self, gradient: Tensor, step: Any) -> None:
         """Take a step with gradients (k, P)."""
 
 
-class SGD:
+class StackedSGD:
     """`torch.optim.SGD` for k jobs, with optional momentum, Nesterov momentum and weight decay.
 
     Args:
@@ -36,24 +36,26 @@ class SGD:
 
     def __init__(self, theta: Tensor, used: dict[str, bool], settings: dict[str, Any]) -> None:
         self.theta, self.nesterov = theta, settings["nesterov"]
-        self.decays, self.moves = used["weight_decay"], used["momentum"]
-        self.state = {"momentum_buffer": torch.zeros_like(theta)} if self.moves else {}
+        self.has_weight_decay, self.has_momentum = used["weight_decay"], used["momentum"]
+        self.state = {"momentum_buffer": torch.zeros_like(theta)} if self.has_momentum else {}
 
-    def steps(self, numbers: Numbers, done: int, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        parts = [numbers[name] for name in ("lr", "momentum", "weight_decay")]
-        return zip(*(each_step(part, count, self.theta) for part in parts), strict=True)
+    def prepare_steps(
+        self, hyperparameters: Hyperparameters, done: int, count: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        parts = [hyperparameters[name] for name in ("lr", "momentum", "weight_decay")]
+        return zip(*(_expand_steps(part, count, self.theta) for part in parts), strict=True)
 
     def __call__(self, gradient: Tensor, step: tuple[Tensor, Tensor, Tensor]) -> None:
         lr, momentum, decay = step  # each (k, 1)
-        if self.decays:
+        if self.has_weight_decay:
             gradient = torch.addcmul(gradient, self.theta, decay)
-        if self.moves:
+        if self.has_momentum:
             velocity = self.state["momentum_buffer"].mul_(momentum).add_(gradient)
             gradient = torch.addcmul(gradient, velocity, momentum) if self.nesterov else velocity
         self.theta.addcmul_(gradient, lr, value=-1)
 
 
-class Adam:
+class StackedAdam:
     """`torch.optim.Adam` for k jobs, or ``AdamW`` if the weight decay is decoupled.
 
     Args:
@@ -63,33 +65,33 @@ class Adam:
     """
 
     def __init__(self, theta: Tensor, used: dict[str, bool], settings: dict[str, Any]) -> None:
-        self.theta, self.decoupled = theta, settings["decoupled_weight_decay"]
-        self.decays = used["weight_decay"]
+        self.theta, self.is_decoupled = theta, settings["decoupled_weight_decay"]
+        self.has_weight_decay = used["weight_decay"]
         self.state = {"exp_avg": torch.zeros_like(theta), "exp_avg_sq": torch.zeros_like(theta)}
-        self.room = torch.empty_like(theta)  # buffer for intermediate values
+        self.buffer = torch.empty_like(theta)  # buffer for intermediate values
 
-    def steps(self, numbers: Numbers, done: int, count: int) -> Iterator[tuple[Tensor, ...]]:
-        lr, beta1, beta2, decay = (numbers[name] for name in ("lr", "beta1", "beta2", "weight_decay"))
+    def prepare_steps(self, hyperparameters: Hyperparameters, done: int, count: int) -> Iterator[tuple[Tensor, ...]]:
+        lr, beta1, beta2, decay = (hyperparameters[name] for name in ("lr", "beta1", "beta2", "weight_decay"))
         number = torch.arange(done + 1, done + count + 1).unsqueeze(1)  # (T, 1), from 1 on
         root = (1 - beta2**number).sqrt()
         # The bias corrections are moved into the step size and eps, which are computed once per epoch.
-        size, eps = lr * root / (1 - beta1**number), numbers["eps"] * root
-        factor = 1 - lr * decay if self.decoupled else decay
+        size, eps = lr * root / (1 - beta1**number), hyperparameters["eps"] * root
+        factor = 1 - lr * decay if self.is_decoupled else decay
         parts = (size, 1 - beta1, 1 - beta2, eps, factor)
-        return zip(*(each_step(part, count, self.theta) for part in parts), strict=True)
+        return zip(*(_expand_steps(part, count, self.theta) for part in parts), strict=True)
 
     def __call__(self, gradient: Tensor, step: tuple[Tensor, ...]) -> None:
         size, weight1, weight2, eps, decay = step  # each (k, 1)
-        if self.decays and self.decoupled:
+        if self.has_weight_decay and self.is_decoupled:
             self.theta.mul_(decay)
-        elif self.decays:
+        elif self.has_weight_decay:
             gradient = torch.addcmul(gradient, self.theta, decay)
         mean = self.state["exp_avg"].lerp_(gradient, weight1)
-        square = self.state["exp_avg_sq"].lerp_(torch.mul(gradient, gradient, out=self.room), weight2)
-        change = torch.div(mean, torch.sqrt(square, out=self.room).add_(eps), out=self.room)
+        square = self.state["exp_avg_sq"].lerp_(torch.mul(gradient, gradient, out=self.buffer), weight2)
+        change = torch.div(mean, torch.sqrt(square, out=self.buffer).add_(eps), out=self.buffer)
         self.theta.addcmul_(change, size, value=-1)
 
 
-def each_step(numbers: Tensor, count: int, theta: Tensor) -> tuple[Tensor, ...]:
+def _expand_steps(numbers: Tensor, count: int, theta: Tensor) -> tuple[Tensor, ...]:
     """Return numbers (T, k), or (1, k) for all steps, as ``count`` columns (k, 1) of the parameters' type."""
     return numbers.to(theta).expand(count, -1).unsqueeze(2).unbind(0)

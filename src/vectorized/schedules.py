@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import torch
 
 from src.models.base import SupervisedModule
-from src.vectorized.optimizers import SGD, Adam, Numbers, Update
+from src.vectorized.optimizers import Hyperparameters, StackedAdam, StackedOptimizer, StackedSGD
 
 # The optimiser hyperparameters that may differ between the jobs of a stack.
-NUMBERS = ("lr", "momentum", "weight_decay", "beta1", "beta2", "eps")
-KINDS: dict[type[torch.optim.Optimizer], type[SGD] | type[Adam]] = {
-    torch.optim.SGD: SGD,
-    torch.optim.Adam: Adam,
-    torch.optim.AdamW: Adam,
+HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "beta1", "beta2", "eps")
+STACKED_OPTIMIZERS: dict[type[torch.optim.Optimizer], type[StackedSGD] | type[StackedAdam]] = {
+    torch.optim.SGD: StackedSGD,
+    torch.optim.Adam: StackedAdam,
+    torch.optim.AdamW: StackedAdam,
 }
 
 
-class Planned(NamedTuple):
+class TrainerStub(NamedTuple):
     """Stand-in for the Trainer when a model creates its optimiser: the planned numbers of batches and epochs."""
 
     num_training_batches: int
@@ -41,7 +41,7 @@ class Schedule:
     """
 
     def __init__(self, model: SupervisedModule, batches: int, epochs: int) -> None:
-        model.trainer = Planned(batches, epochs)  # type: ignore[assignment]
+        model.trainer = TrainerStub(batches, epochs)  # type: ignore[assignment]
         result = model.configure_optimizers()
         config: dict[str, Any] = result["lr_scheduler"] if isinstance(result, dict) else {}
         self.optimizer: torch.optim.Optimizer = result["optimizer"] if isinstance(result, dict) else result
@@ -49,16 +49,19 @@ class Schedule:
         self.interval = config.get("interval", "epoch")
         self.optimizer._opt_called = True  # schedulers warn if the optimiser has never stepped
 
-    def numbers(self) -> list[list[float]]:
-        """Return the values of `NUMBERS` for each parameter group; 0 for those that the optimiser does not have."""
-        return [[float(group.get(name, 0.0)) for name in NUMBERS] for group in map(spread, self.optimizer.param_groups)]
+    def get_hyperparameters(self) -> list[list[float]]:
+        """Return the values of `HYPERPARAMETERS` for each parameter group; 0 for those that it does not have."""
+        return [
+            [float(group.get(name, 0.0)) for name in HYPERPARAMETERS]
+            for group in map(_split_betas, self.optimizer.param_groups)
+        ]
 
-    def state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """Return the optimiser's parameter groups and the scheduler's state, in the format of a checkpoint."""
         scheduler = None if self.scheduler is None else self.scheduler.state_dict()
         return copy.deepcopy({"param_groups": self.optimizer.state_dict()["param_groups"], "scheduler": scheduler})
 
-    def epoch(self, count: int) -> torch.Tensor:
+    def step_epoch(self, count: int) -> torch.Tensor:
         """Return the hyperparameters in each step of an epoch, and advance the schedule to the next epoch.
 
         Args:
@@ -67,18 +70,18 @@ class Schedule:
         Returns:
             (count, groups, numbers), or (1, groups, numbers) if they do not change within the epoch; float64.
         """
-        rows = [self.numbers()]
+        rows = [self.get_hyperparameters()]
         if self.scheduler is not None and self.interval == "step":
             for _ in range(count):
                 self.scheduler.step()
-                rows.append(self.numbers())
+                rows.append(self.get_hyperparameters())
             rows.pop()  # belongs to the next epoch
         elif self.scheduler is not None:
             self.scheduler.step()
         return torch.tensor(rows, dtype=torch.float64)
 
 
-def spread(group: dict[str, Any]) -> dict[str, Any]:
+def _split_betas(group: dict[str, Any]) -> dict[str, Any]:
     """Return a parameter group with its two betas under separate names, ``beta1`` and ``beta2``."""
     return group | dict(zip(("beta1", "beta2"), group["betas"], strict=True)) if "betas" in group else group
 
@@ -95,39 +98,44 @@ class Schedules:
     def __init__(self, models: Sequence[SupervisedModule], batches: int, epochs: int) -> None:
         keys = [json.dumps([model.optimizer_settings, model.scheduler_settings]) for model in models]
         distinct = list(dict.fromkeys(keys))
-        self.all = [Schedule(models[keys.index(each)], batches, epochs) for each in distinct]
-        self.which = torch.tensor([distinct.index(each) for each in keys])
-        self.first = torch.tensor([each.numbers() for each in self.all], dtype=torch.float64)
+        self.distinct = [Schedule(models[keys.index(each)], batches, epochs) for each in distinct]
+        self.schedule_indices = torch.tensor([distinct.index(each) for each in keys])
+        self.initial_hyperparameters = torch.tensor(
+            [each.get_hyperparameters() for each in self.distinct], dtype=torch.float64
+        )
 
     @property
-    def by_step(self) -> bool:
+    def is_stepwise(self) -> bool:
         """True if the learning rates change in every step, not only between epochs."""
-        return self.all[0].scheduler is not None and self.all[0].interval == "step"
+        return self.distinct[0].scheduler is not None and self.distinct[0].interval == "step"
 
-    def only(self, jobs: Sequence[int]) -> "Schedules":
+    def select_jobs(self, indices: Sequence[int]) -> "Schedules":
         """Return the schedules of some of the jobs, in their present state."""
         fewer = copy.copy(self)
-        fewer.which = self.which[list(jobs)]
+        fewer.schedule_indices = self.schedule_indices[list(indices)]
         return fewer
 
-    def of(self, job: int) -> Schedule:
-        return self.all[int(self.which[job])]
+    def get_schedule(self, index: int) -> Schedule:
+        return self.distinct[int(self.schedule_indices[index])]
 
-    def epoch(self, count: int) -> list[Numbers]:
+    def step_epoch(self, count: int) -> list[Hyperparameters]:
         """Return each parameter group's hyperparameters in an epoch of ``count`` steps; advance to the next epoch."""
-        return self.parted(torch.stack([each.epoch(count) for each in self.all]))
+        return self.split_groups(torch.stack([each.step_epoch(count) for each in self.distinct]))
 
-    def parted(self, numbers: torch.Tensor) -> list[Numbers]:
+    def split_groups(self, hyperparameters: torch.Tensor) -> list[Hyperparameters]:
         """Convert (schedules, T, groups, numbers) to one dictionary per group: name → (T, k)."""
-        groups = numbers[self.which].permute(2, 3, 1, 0)  # (groups, numbers, T, k)
-        return [dict(zip(NUMBERS, group.unbind(), strict=True)) for group in groups.unbind()]
+        groups = hyperparameters[self.schedule_indices].permute(2, 3, 1, 0)  # (groups, numbers, T, k)
+        return [dict(zip(HYPERPARAMETERS, group.unbind(), strict=True)) for group in groups.unbind()]
 
-    def updates(self, thetas: Sequence[torch.Tensor]) -> list[Update]:
+    def build_optimizers(self, thetas: Sequence[torch.Tensor]) -> list[StackedOptimizer]:
         """Return the optimisers of the parameters (k, P) of each group.
 
         Their states have the same keys in every smaller stack.
         """
-        optimizer = self.all[0].optimizer
-        kind, settings = KINDS[type(optimizer)], optimizer.defaults
-        used = [dict(zip(NUMBERS, group.any(dim=0).tolist(), strict=True)) for group in self.first.unbind(dim=1)]
+        optimizer = self.distinct[0].optimizer
+        kind, settings = STACKED_OPTIMIZERS[type(optimizer)], optimizer.defaults
+        used = [
+            dict(zip(HYPERPARAMETERS, group.any(dim=0).tolist(), strict=True))
+            for group in self.initial_hyperparameters.unbind(dim=1)
+        ]
         return [kind(theta, each, settings) for theta, each in zip(thetas, used, strict=True)]

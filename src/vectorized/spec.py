@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Part(NamedTuple):
+class StackJobSpec(NamedTuple):
     """A job of a stack.
 
     Attributes:
@@ -16,18 +16,18 @@ class Part(NamedTuple):
     folder: Path
 
 
-class StackOrder(NamedTuple):
-    """The spec of a stack to be trained; implements `src.sweeps.workers.worker.Task`.
+class StackSpec(NamedTuple):
+    """The spec of a stack to be trained; implements `src.sweeps.workers.worker.Spec`.
 
     Attributes:
-        parts: the jobs of the stack.
+        jobs: the jobs of the stack.
         path: the file for the stack's state during training.
         eval_batch: largest number of samples in a batch of an evaluation.
         environment: the process's environment.
         command: the command that started the sweep, for the records.
     """
 
-    parts: list[Part]
+    jobs: list[StackJobSpec]
     path: Path
     eval_batch: int
     environment: dict[str, str]
@@ -37,16 +37,16 @@ class StackOrder(NamedTuple):
     def log(self) -> Path:
         return self.path.with_suffix(".log")
 
-    def do(self) -> bool:
+    def run(self) -> bool:
         """Train the stack and return True; the outcome of each job is in its folder."""
-        from src.vectorized.entry import train  # imports torch, which the sweep's main process does not need
+        from src.vectorized.entry import train_stack  # imports torch, which the sweep's main process does not need
 
-        train(self)
+        train_stack(self)
         return True
 
     def refuse(self, error: Exception) -> None:
         """Record in the jobs' folders why they cannot be run."""
-        from src.sweeps.workers.worker import note_failure
+        from src.sweeps.workers.worker import record_failure
 
-        for part in self.parts:
-            note_failure(part.folder, error)
+        for part in self.jobs:
+            record_failure(part.folder, error)

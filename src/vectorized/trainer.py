@@ -10,128 +10,140 @@ from typing import Any
 import torch
 
 from src.core.errors import InputError
-from src.models.base import divergence
+from src.models.base import format_divergence
 from src.storage.files import open_atomic
 from src.training.checkpoints import read_checkpoint
-from src.vectorized.job import Member
-from src.vectorized.model import Looks, Measured, Rates, Stack, State, put, rows_of
+from src.vectorized.job import StackedJob
+from src.vectorized.model import LossLog, RateLog, StackedModel, StackMetrics, State, copy_rows, select_rows
 
 log = logging.getLogger(__name__)
-FEW = 0.75  # if at most this fraction of a stack still trains, it is replaced by a smaller stack
-KEPT = {"jobs", "progress", "ended", "epoch", "seconds", "last", "best"}  # the keys of a saved state
-SECONDS_BETWEEN_SAVES, SHARE_OF_SAVING = 5.0, 0.05
+MAX_ACTIVE_FRACTION = 0.75  # if at most this fraction of a stack still trains, it is replaced by a smaller stack
+STATE_KEYS = {"jobs", "progress", "ended", "epoch", "seconds", "last", "best"}  # the keys of a saved state
+SECONDS_BETWEEN_SAVES, SAVING_TIME_FRACTION = 5.0, 0.05
 
 
 class Training:
     """The training of a stack until each of its jobs has finished.
 
     Args:
-        members: the jobs.
+        jobs: the jobs.
         stack: the stack of their models, in the same order.
         epochs: largest number of epochs per job.
         validate_every: number of epochs between two validations.
         path: the file for the state of the training while it runs.
     """
 
-    def __init__(self, members: Sequence[Member], stack: Stack, epochs: int, validate_every: int, path: Path) -> None:
-        self.members, self.whole, self.stack = members, stack, stack
+    def __init__(
+        self, jobs: Sequence[StackedJob], stack: StackedModel, epochs: int, validate_every: int, path: Path
+    ) -> None:
+        self.jobs, self.full_stack, self.stack = jobs, stack, stack
         self.epochs, self.validate_every, self.path = epochs, validate_every, path
-        self.places = list(range(len(members)))  # index of the member in each row of the stack
-        self.ended: set[int] = set()  # indices of the finished members
-        self.last = rows_of(stack.changing, self.places)  # state of each member at its end
+        self.job_indices = list(range(len(jobs)))  # index of the member in each row of the stack
+        self.finished: set[int] = set()  # indices of the finished members
+        self.last = select_rows(stack.mutable_state, self.job_indices)  # state of each member at its end
         self.best = {name: values.clone() for name, values in self.last.items() if not name.startswith("update.")}
-        self.seconds_before, self.began = 0.0, time.monotonic()
-        self.saved, self.cost = -math.inf, 0.0
+        self.seconds_before, self.start_time = 0.0, time.monotonic()
+        self.save_time, self.save_seconds = -math.inf, 0.0
 
     @property
     def seconds(self) -> float:
         """Seconds of training, over all starts."""
-        return self.seconds_before + time.monotonic() - self.began
+        return self.seconds_before + time.monotonic() - self.start_time
 
     @property
-    def share(self) -> float:
+    def seconds_per_job(self) -> float:
         """Seconds per job; summed over the jobs they are the seconds of the whole training."""
-        return self.seconds / len(self.members)
+        return self.seconds / len(self.jobs)
 
     def run(self) -> None:
         """Train all jobs until they have finished."""
-        self.leave_out_the_ended()
-        while self.stack.epoch < self.epochs and len(self.ended) < len(self.members):
+        self.drop_finished_jobs()
+        while self.stack.epoch < self.epochs and len(self.finished) < len(self.jobs):
             epoch, validated = self.stack.train_epoch(), self.validate()
             results = zip(
-                metrics_of({"val": validated, "train": epoch.measured}), epoch.looks, epoch.rates, strict=True
+                _collect_metrics({"val": validated, "train": epoch.metrics}),
+                epoch.logged_losses,
+                epoch.logged_rates,
+                strict=True,
             )
-            improved = [self.take(row, epoch.bad.get(row), *result) for row, result in enumerate(results)]
+            improved = [
+                self.record_epoch(row, epoch.nonfinite_losses.get(row), *result) for row, result in enumerate(results)
+            ]
             rows = [row for row, better in enumerate(improved) if better]
-            put(self.best, [self.places[row] for row in rows], self.stack.changing, rows)
-            self.see_who_ends(bool(validated))
+            copy_rows(self.best, [self.job_indices[row] for row in rows], self.stack.mutable_state, rows)
+            self.record_finished_jobs(bool(validated))
             if self.stack.epoch < self.epochs:
-                self.leave_out_the_ended()
-                self.save()
+                self.drop_finished_jobs()
+                self.save_state()
 
-    def validate(self) -> Measured | None:
+    def validate(self) -> StackMetrics | None:
         samples, epoch = self.stack.feed.data.val_set, self.stack.epoch
         due = epoch % self.validate_every == 0
         return self.stack.evaluate(samples) if due and samples is not None and samples.size else None
 
-    def take(
-        self, row: int, bad: tuple[int, float] | None, metrics: dict[str, float], looks: Looks, rates: Rates
+    def record_epoch(
+        self,
+        row: int,
+        nonfinite_loss: tuple[int, float] | None,
+        metrics: dict[str, float],
+        losses: LossLog,
+        rates: RateLog,
     ) -> bool:
         """Add an epoch's results to the member in a row; return True if its weights are its best so far."""
-        index = self.places[row]
-        if index in self.ended:
+        index = self.job_indices[row]
+        if index in self.finished:
             return False
-        if bad is None and not all(map(math.isfinite, metrics.values())):
-            bad = (self.stack.steps, next(value for value in metrics.values() if not math.isfinite(value)))
-        if bad is not None:
-            self.members[index].trouble = divergence(bad[1], bad[0], self.stack.epoch)
-            self.ended.add(index)
+        if nonfinite_loss is None and not all(map(math.isfinite, metrics.values())):
+            nonfinite_loss = (self.stack.steps, next(value for value in metrics.values() if not math.isfinite(value)))
+        if nonfinite_loss is not None:
+            self.jobs[index].failure = format_divergence(nonfinite_loss[1], nonfinite_loss[0], self.stack.epoch)
+            self.finished.add(index)
             return False
-        return self.members[index].add(metrics, looks, rates)
+        return self.jobs[index].add_epoch(metrics, losses, rates)
 
-    def see_who_ends(self, validated: bool) -> None:
+    def record_finished_jobs(self, validated: bool) -> None:
         """Store the final state of the jobs that finish with this epoch."""
-        rows = self.rows_under_way
-        stopped = [row for row in rows if validated and self.members[self.places[row]].has_stopped]
+        rows = self.active_rows
+        stopped = [row for row in rows if validated and self.jobs[self.job_indices[row]].has_stopped]
         rows = stopped if self.stack.epoch < self.epochs else rows
         for row in rows:
-            self.members[self.places[row]].schedule = self.stack.schedules.of(row).state()
-        put(self.last, [self.places[row] for row in rows], self.stack.changing, rows)
-        self.ended |= {self.places[row] for row in rows}
+            self.jobs[self.job_indices[row]].schedule = self.stack.schedules.get_schedule(row).get_state()
+        copy_rows(self.last, [self.job_indices[row] for row in rows], self.stack.mutable_state, rows)
+        self.finished |= {self.job_indices[row] for row in rows}
 
-    def leave_out_the_ended(self) -> None:
+    def drop_finished_jobs(self) -> None:
         """Replace the stack by one of the unfinished jobs, once enough jobs have finished.
 
         Until then finished jobs keep computing, and their results are ignored.
         """
-        rows = [row for row, index in enumerate(self.places) if index not in self.ended]
+        rows = [row for row, index in enumerate(self.job_indices) if index not in self.finished]
         # Copying a state takes time: wait until it pays.
-        if rows and len(rows) <= FEW * self.stack.k:
-            self.stack = self.stack.only(rows)
-            self.places = [self.places[row] for row in rows]
+        if rows and len(rows) <= MAX_ACTIVE_FRACTION * self.stack.k:
+            self.stack = self.stack.select_jobs(rows)
+            self.job_indices = [self.job_indices[row] for row in rows]
 
-    def chosen(self) -> State:
+    def select_chosen_weights(self) -> State:
         """Return each job's chosen weights: the best, or the last if no metric selects."""
         state = {name: self.last[name].clone() for name in self.best}
-        selected = [index for index, member in enumerate(self.members) if member.kept.best_model_score is not None]
-        put(state, selected, self.best, selected)
+        selected = [index for index, member in enumerate(self.jobs) if member.checkpoint.best_model_score is not None]
+        copy_rows(state, selected, self.best, selected)
         return state
 
     # Saving and resuming
 
-    def save(self) -> None:
+    def save_state(self) -> None:
         """Save the state of the training, unless that was done a moment ago.
 
         At least ``SECONDS_BETWEEN_SAVES`` pass between two saves; more if saving would take too much of the time.
         """
-        if time.monotonic() - self.saved < max(SECONDS_BETWEEN_SAVES, self.cost / SHARE_OF_SAVING):
+        if time.monotonic() - self.save_time < max(SECONDS_BETWEEN_SAVES, self.save_seconds / SAVING_TIME_FRACTION):
             return
         start = time.monotonic()
-        put(self.last, self.places_under_way, self.stack.changing, self.rows_under_way)
+        copy_rows(self.last, self.active_indices, self.stack.mutable_state, self.active_rows)
         content = {
-            "jobs": [member.folder.name for member in self.members],
-            "progress": [member.progress() for member in self.members],
-            "ended": sorted(self.ended),
+            "jobs": [member.folder.name for member in self.jobs],
+            "progress": [member.get_progress() for member in self.jobs],
+            "ended": sorted(self.finished),
             "epoch": self.stack.epoch,
             "seconds": self.seconds,
             "last": self.last,
@@ -139,50 +151,50 @@ class Training:
         }
         with open_atomic(self.path) as file:
             torch.save(content, file)
-        for index in self.places_under_way:
-            self.members[index].tell(self.share)
-        self.saved = time.monotonic()
-        self.cost = self.saved - start
+        for index in self.active_indices:
+            self.jobs[index].write_progress(self.seconds_per_job)
+        self.save_time = time.monotonic()
+        self.save_seconds = self.save_time - start
 
     @property
-    def rows_under_way(self) -> list[int]:
-        return [row for row, index in enumerate(self.places) if index not in self.ended]
+    def active_rows(self) -> list[int]:
+        return [row for row, index in enumerate(self.job_indices) if index not in self.finished]
 
     @property
-    def places_under_way(self) -> list[int]:
-        return [self.places[row] for row in self.rows_under_way]
+    def active_indices(self) -> list[int]:
+        return [self.job_indices[row] for row in self.active_rows]
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Resume from the state that an earlier start of the same jobs saved; start again if that is impossible."""
         try:
-            kept = self.read_kept()
+            kept = self.read_state()
         except InputError as error:
             log.warning("all begin anew: %s", error)
             return
-        rows = [kept["jobs"].index(member.folder.name) for member in self.members]
-        self.last, self.best = rows_of(kept["last"], rows), rows_of(kept["best"], rows)
-        self.ended = {index for index, row in enumerate(rows) if row in kept["ended"]}
+        rows = [kept["jobs"].index(member.folder.name) for member in self.jobs]
+        self.last, self.best = select_rows(kept["last"], rows), select_rows(kept["best"], rows)
+        self.finished = {index for index, row in enumerate(rows) if row in kept["ended"]}
         self.seconds_before = kept["seconds"]
-        for member, row in zip(self.members, rows, strict=True):
-            member.go_on_from(kept["progress"][row], self.share)
-        self.stack.go_on_from(self.last, kept["epoch"])
+        for member, row in zip(self.jobs, rows, strict=True):
+            member.load_progress(kept["progress"][row], self.seconds_per_job)
+        self.stack.resume_from(self.last, kept["epoch"])
         log.info("going on after epoch %d", kept["epoch"])
 
-    def read_kept(self) -> dict[str, Any]:
+    def read_state(self) -> dict[str, Any]:
         """Read the state that an earlier start saved.
 
         Raises:
             InputError: if it is damaged, from an earlier version, or belongs to other jobs.
         """
         kept = read_checkpoint(self.path)
-        if kept.keys() != KEPT:
+        if kept.keys() != STATE_KEYS:
             raise InputError(f"{self.path} is damaged or of another version")
-        if lost := {member.folder.name for member in self.members}.difference(kept["jobs"]):
+        if lost := {member.folder.name for member in self.jobs}.difference(kept["jobs"]):
             raise InputError(f"some of them went on without {', '.join(sorted(lost))}")
         return kept
 
 
-def metrics_of(stages: dict[str, Measured | None]) -> list[dict[str, float]]:
+def _collect_metrics(stages: dict[str, StackMetrics | None]) -> list[dict[str, float]]:
     """Return the metrics of each row of the stack: name → value, in float32 as they are logged."""
     columns = {
         f"{stage}/{name}": values.float().tolist()

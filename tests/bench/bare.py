@@ -39,10 +39,12 @@ def train_and_time(kind: str, *arguments: str) -> dict[str, list[float]]:
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*arguments, f"optimizer.fused={str(kind != 'plain').lower()}"])
-    device = build.prepare(cfg)
-    os.environ[devices.ASK_NVML] = "0"  # as without Lightning, which slows down every optimiser step of a process
+    device = build.prepare_machine(cfg)
+    os.environ[devices.NVML_CUDA_CHECK] = (
+        "0"  # as without Lightning, which slows down every optimiser step of a process
+    )
     torch.manual_seed(0)
-    data = build.build_tensors(cfg)
+    data = build.build_tensor_data(cfg)
     data.setup()
     model = build.build_model(cfg, data, device).to(device)
     optimizer = model.configure_optimizers()
@@ -76,7 +78,7 @@ def now(device: str) -> float:
 def in_memory(samples: Samples, data: TensorDataModule, device: str, augmented: bool = True) -> Samples:
     """Samples as the loop wants them on the device: standardised once, or as bytes if each batch is augmented."""
     inputs, targets = samples.inputs.to(device), samples.targets.to(device)
-    if not (augmented and getattr(data, "augments", False)):
+    if not (augmented and getattr(data, "has_augmentation", False)):
         inputs = data.transform(inputs)
     return Samples(inputs, targets.float() if data.task == "binary" else targets)
 
@@ -84,7 +86,7 @@ def in_memory(samples: Samples, data: TensorDataModule, device: str, augmented: 
 def precision(asked: str, device: str) -> torch.dtype | None:
     """Return what the network calculates in where that is not its weights' own type."""
     mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    return mixed.get(devices.precision(asked, device))
+    return mixed.get(devices.resolve_precision(asked, device))
 
 
 def make_step(
@@ -96,7 +98,7 @@ def make_step(
 ) -> Step:
     """Return what takes a step; ``dtype`` is that of mixed precision, or ``None``."""
     inputs, targets = samples
-    augments = getattr(data, "augments", False)
+    augments = getattr(data, "has_augmentation", False)
 
     def mixed(x: Tensor) -> Tensor:
         with torch.autocast(

@@ -35,15 +35,15 @@ def made(*choices: str) -> tuple[str, Trainer, LightningModule, TensorDataModule
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*choices])
-    kind = build.prepare(cfg)
+    kind = build.prepare_machine(cfg)
     seed_everything(0, verbose=False)
-    data = build.build_tensors(cfg)
+    data = build.build_tensor_data(cfg)
     model = build.build_model(cfg, data, kind)
-    if kind == devices.CPU and devices.asked_threads(cfg.threads) is None:
-        devices.match_threads(ModelSummary(model).total_flops * data.batch_size)
+    if kind == devices.CPU and devices.resolve_threads(cfg.threads) is None:
+        devices.limit_threads(ModelSummary(model).total_flops * data.batch_size)
     data.prepare_data()
     data.setup()
-    return kind, build.plain_trainer(cfg, kind, Path(tempfile.mkdtemp())), model, data
+    return kind, build.build_plain_trainer(cfg, kind, Path(tempfile.mkdtemp())), model, data
 
 
 @torch.inference_mode()

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.core.devices import cores
+from src.core.devices import count_cores
 from src.storage.files import read_json
-from src.storage.records import finished
+from src.storage.records import is_finished
 from tests.bench.measuring import Table, child, in_turns
 
 ROUNDS = 4
@@ -34,7 +34,8 @@ def measure(rounds: int = ROUNDS) -> Table:
         values = in_turns(sides, rounds)
         compare(outputs)
     title = (
-        f"Seconds of a sweep of {len(jobs())} XOR jobs, {THREADS} thread per process, {cores()} cores, everything on"
+        f"Seconds of a sweep of {len(jobs())} XOR jobs, {THREADS} thread per process, {count_cores()} cores, "
+        "everything on"
     )
     part = f"{SEPARATE}: measured on {len(jobs()) // PARTS} of the jobs, others in each round, taken times {PARTS}"
     same = "all jobs that ran have finished, with the same metrics to the last digit on each way"
@@ -86,7 +87,7 @@ def compare(folder: Path) -> None:
 
 def metrics(folders: Iterable[Path]) -> Metrics:
     """What the finished jobs came to, the seconds apart; a folder's name begins with its job's number."""
-    read = {folder: read_json(folder / "metrics.json") or {} for folder in folders if finished(folder)}
+    read = {folder: read_json(folder / "metrics.json") or {} for folder in folders if is_finished(folder)}
     return {
         int(folder.name.split("_")[0]): {key: value for key, value in found.items() if key != "seconds"}
         for folder, found in read.items()

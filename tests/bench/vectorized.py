@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from src.core.devices import cores
+from src.core.devices import count_cores
 from src.sweeps.store.jobs import read_jobs
 from tests.bench.measuring import Table, child, in_turns
 
@@ -39,7 +39,10 @@ def measured(
         found = in_turns(sides, rounds)
         stacked = len(list(Path(folder).glob("vectorized0/sweeps/all/*/stack.json")))
         compare(Path(folder), count)
-    title = f"Seconds of a sweep of {count} jobs, {what}; {THREADS} thread per process, {cores()} cores, everything on"
+    title = (
+        f"Seconds of a sweep of {count} jobs, {what}; {THREADS} thread per process, {count_cores()} cores, "
+        "everything on"
+    )
     some = count * sample // len(axes[list(axes)[-1]])
     notes = (
         f"{LOCAL}: measured on {some} and on {2 * some} of the jobs, and drawn out in a straight line",

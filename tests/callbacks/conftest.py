@@ -11,11 +11,11 @@ from src.callbacks.figures import base as figures
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The pictures in the order in which they are drawn, while they are still figures."""
     seen: list[Figure] = []
-    rendered = figures.rendered
+    rendered = figures.render_figure
 
     def seen_and_rendered(figure: Figure) -> np.ndarray:
         seen.append(figure)
         return rendered(figure)
 
-    monkeypatch.setattr(figures, "rendered", seen_and_rendered)
+    monkeypatch.setattr(figures, "render_figure", seen_and_rendered)
     return seen

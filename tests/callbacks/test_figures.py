@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.callbacks.figures.base import image_grid, spell_share, tick_shares
-from src.callbacks.figures.confusion_matrix import ERRORS, ConfusionMatrix
-from src.callbacks.figures.curves import Curves
-from src.callbacks.figures.decision_regions import DecisionRegions, Plane, regions
-from src.callbacks.figures.misclassified import surest_mistakes
-from src.callbacks.figures.samples import class_by_class
-from src.core.colours import CLASSES, MODEL, OTHER, RIGHT, TRAIN, TRUTH, VALIDATION, WRONG
+from src.callbacks.figures.base import draw_image_grid, format_percent, set_percent_ticks
+from src.callbacks.figures.decision_regions import DecisionRegions, Plane, predict_grid
+from src.callbacks.figures.learning_curves import Curves
+from src.callbacks.figures.per_class import ERRORS, ConfusionMatrix
+from src.callbacks.figures.predictions import find_confident_errors
+from src.callbacks.figures.training_images import select_class_balanced
+from src.core.colours import CLASSES, CORRECT, INCORRECT, MODEL, OTHER, TRAIN, TRUTH, VALIDATION
 from src.data.base import Samples
 from src.models.mlp import MLP
 from tests.training import FIXED, Given, points, quiet_trainer
@@ -112,7 +112,7 @@ def test_one_epoch_alone_has_a_whole_number() -> None:
 def test_a_share_is_rounded_to_everything_or_nothing_only_where_it_is_that(
     share: float, digits: int, text: str
 ) -> None:
-    assert spell_share(share, digits) == text
+    assert format_percent(share, digits) == text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_ticks_of_shares_say_where_they_are_and_end_at_100_percent(
 ) -> None:
     axis = Figure().subplots()
     axis.set_ylim(low, high)
-    tick_shares(axis.yaxis)
+    set_percent_ticks(axis.yaxis)
     axis.figure.draw_without_rendering()
     inside = [tick for tick in axis.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
     assert [tick.label1.get_text() for tick in inside] == texts
@@ -140,7 +140,7 @@ def test_the_ticks_of_shares_say_where_they_are_and_end_at_100_percent(
 
 
 def test_a_colour_means_one_thing() -> None:
-    meanings = [TRAIN, VALIDATION, MODEL, WRONG, TRUTH, RIGHT, OTHER, *CLASSES]
+    meanings = [TRAIN, VALIDATION, MODEL, INCORRECT, TRUTH, CORRECT, OTHER, *CLASSES]
     assert len({to_hex(colour) for colour in meanings}) == len(meanings) == 17
 
 
@@ -152,18 +152,18 @@ def test_curves_of_a_regression_show_the_loss_alone() -> None:
 
 def test_regions_are_what_the_model_says_with_x_to_the_right_and_y_upwards() -> None:
     inputs = torch.tensor([[0.0, 0.0], [4.0, 2.0]])
-    xs, ys, classes = regions(linear([1.0, 0.0], -1.0), inputs)  # class 1 where x > 1
+    xs, ys, classes = predict_grid(linear([1.0, 0.0], -1.0), inputs)  # class 1 where x > 1
     expected = (xs > 1).long().expand(len(ys), -1)
     assert torch.equal(classes, expected)
     assert float(xs[0]) < 0.0 < 4.0 < float(xs[-1])
 
-    xs, ys, classes = regions(linear([0.0, -1.0], 0.5), inputs)  # class 1 where y < 0.5
+    xs, ys, classes = predict_grid(linear([0.0, -1.0], 0.5), inputs)  # class 1 where y < 0.5
     assert torch.equal(classes, (ys < 0.5).long()[:, None].expand(-1, len(xs)))
 
 
 def test_regions_leave_the_model_in_training_as_it_was() -> None:
     model = linear([1.0, 0.0], 0.0).train()
-    regions(model, torch.randn(5, 2))
+    predict_grid(model, torch.randn(5, 2))
     assert model.training
 
 
@@ -211,20 +211,20 @@ def test_a_few_mistakes_in_a_thousand_stand_out_and_none_need_no_scale() -> None
 def test_the_surest_mistakes_come_first() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.05, 0.95]])
     targets = torch.tensor([0, 1, 0, 0])  # the first is right
-    assert surest_mistakes(probabilities, targets, 2).tolist() == [3, 2]
-    assert surest_mistakes(probabilities, targets, 9).tolist() == [3, 2, 1]
+    assert find_confident_errors(probabilities, targets, 2).tolist() == [3, 2]
+    assert find_confident_errors(probabilities, targets, 9).tolist() == [3, 2, 1]
 
 
 def test_samples_take_the_classes_in_turn() -> None:
     targets = torch.tensor([2, 2, 0, 1, 0, 2])
-    assert class_by_class(targets, 6).tolist() == [2, 3, 0, 4, 1, 5]
-    assert class_by_class(targets, 2).tolist() == [2, 3]
+    assert select_class_balanced(targets, 6).tolist() == [2, 3, 0, 4, 1, 5]
+    assert select_class_balanced(targets, 2).tolist() == [2, 3]
 
 
 def gridded(images: torch.Tensor) -> list[list[list[int]]]:
     """The pixels that a grid draws of each image, their channels one after the other."""
     figure = Figure()
-    image_grid(figure, images, [""] * len(images), columns=2)
+    draw_image_grid(figure, images, [""] * len(images), columns=2)
     drawn = [np.atleast_3d(np.asarray(axis.images[0].get_array())) for axis in figure.axes[: len(images)]]
     assert all(axis.images[0].get_clim() == (0, 255) for axis in figure.axes[: len(images)])
     return [image.transpose(2, 0, 1).reshape(image.shape[2], -1).tolist() for image in drawn]
@@ -259,7 +259,7 @@ def test_standardised_colours_are_stretched_channel_by_channel_over_all_images()
 def test_an_image_grid_shows_each_image_under_its_title() -> None:
     images = torch.arange(3 * 3 * 4 * 4, dtype=torch.uint8).view(3, 3, 4, 4)
     figure = Figure()
-    image_grid(figure, images, ["a", "b", "c"], columns=2)
+    draw_image_grid(figure, images, ["a", "b", "c"], columns=2)
     assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", ""]
     for axis, image in zip(figure.axes, images, strict=False):
         np.testing.assert_array_equal(axis.images[0].get_array(), image.permute(1, 2, 0))

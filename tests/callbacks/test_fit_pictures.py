@@ -11,8 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.callbacks.figures.cost_and_accuracy import CostAndAccuracy, totals
-from src.callbacks.figures.fitted_function import Fit, along, contributions
+from src.callbacks.figures.fitted_function import Fit, compute_contributions, make_input_grid
+from src.callbacks.figures.learning_curves import CostAndAccuracy, compute_totals
 from src.callbacks.history import History
 from src.core.colours import TRAIN
 from src.data.base import Samples
@@ -63,7 +63,7 @@ def curves(figure: Figure, axis: int) -> dict[Any, Any]:
 
 
 def test_contributions_are_each_units_weight_times_its_value() -> None:
-    outputs, parts, bias = contributions(Made("regression", hat()), torch.tensor([[-2.0], [-0.5], [0.5]]))
+    outputs, parts, bias = compute_contributions(Made("regression", hat()), torch.tensor([[-2.0], [-0.5], [0.5]]))
     assert parts.tolist() == [[0, 1, 3], [0, 0, -2]]
     assert bias == 0.25
     assert outputs.tolist() == [0.25, 1.25, 1.25]
@@ -74,20 +74,20 @@ def test_contributions_and_bias_sum_to_the_output(hidden: list[int]) -> None:
     sizes = [1, *hidden]
     layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
     model = Made("regression", nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(sizes[-1], 1)))
-    outputs, parts, bias = contributions(model, torch.linspace(-3, 3, 50)[:, None])
+    outputs, parts, bias = compute_contributions(model, torch.linspace(-3, 3, 50)[:, None])
     assert parts.shape == (sizes[-1], 50)
     assert (parts.sum(dim=0) + bias - outputs).abs().max() < 1e-6
 
 
 def test_without_an_output_bias_the_parts_alone_sum_to_the_output() -> None:
     model = Made("regression", nn.Sequential(nn.Linear(1, 3), nn.Sigmoid(), nn.Linear(3, 1, bias=False)))
-    outputs, parts, bias = contributions(model, torch.linspace(-3, 3, 50)[:, None])
+    outputs, parts, bias = compute_contributions(model, torch.linspace(-3, 3, 50)[:, None])
     assert bias == 0
     assert (parts.sum(dim=0) - outputs).abs().max() < 1e-6
 
 
 def test_the_picture_reaches_a_tenth_beyond_the_inputs() -> None:
-    x = along(torch.tensor([[3.0], [1.0], [2.0]]))
+    x = make_input_grid(torch.tensor([[3.0], [1.0], [2.0]]))
     assert x[0].item() == pytest.approx(0.8) and x[-1].item() == pytest.approx(3.2)
     assert x.shape[1] == 1 and (x.diff(dim=0) > 0).all()
 
@@ -175,8 +175,8 @@ def test_the_cost_is_the_loss_of_all_samples_together() -> None:
         {"epoch": 1, "train/loss": 0.5, "train/acc": 0.25},
         {"epoch": 2, "train/loss": 0.25, "train/acc": 0.75, "val/loss": 9.0},
     ]
-    assert totals(rows, 20) == ([1, 2], [10, 5], [0.25, 0.75])
-    assert totals([{"epoch": 1, "train/loss": 0.5}], 20) == ([], [], [])
+    assert compute_totals(rows, 20) == ([1, 2], [10, 5], [0.25, 0.75])
+    assert compute_totals([{"epoch": 1, "train/loss": 0.5}], 20) == ([], [], [])
 
 
 def fitted(task: str, samples: Samples, folder: Path, net: nn.Module) -> History:

@@ -12,8 +12,15 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from src.callbacks.figures.gradient_norms import GradientNorms, gradient_norms, trained_layers
-from src.callbacks.figures.loss_surface import Descent, arrows, losses, names_of, some_steps, surface_around
+from src.callbacks.figures.gradient_norms import GradientNorms, compute_gradient_norms, get_trained_weights
+from src.callbacks.figures.loss_surface import (
+    Descent,
+    compute_losses,
+    compute_surface,
+    get_weight_labels,
+    select_arrow_steps,
+    select_evenly_spaced,
+)
 from src.core.errors import DivergedError
 from src.data.base import Samples
 from src.models.base import SupervisedModule
@@ -51,17 +58,17 @@ def test_gradient_norms_are_the_layers_weights_in_order() -> None:
     # y = 2·(3x) at x = (1, 0): dy/dW1 = 2·x, dy/dW2 = 3; biases are left out.
     model = nn.Sequential(linear([[3, 4]], [0.0]), nn.Identity(), linear([[2]], [1.0]))
     model(torch.tensor([[1.0, 0.0]])).sum().backward()
-    assert gradient_norms(trained_layers(model)).tolist() == [2, 3]
+    assert compute_gradient_norms(get_trained_weights(model)).tolist() == [2, 3]
 
 
 def test_convolutions_count_and_layers_without_a_gradient_are_not_a_number() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    layers = trained_layers(model)
+    layers = get_trained_weights(model)
     model[0].requires_grad_(False)  # for a while
     model(torch.randn(3, 1, 2, 2)).sum().backward()
-    first, second = gradient_norms(layers).tolist()
+    first, second = compute_gradient_norms(layers).tolist()
     assert np.isnan(first) and second > 0
-    assert gradient_norms(trained_layers(nn.Tanh())).shape == (0,)
+    assert compute_gradient_norms(get_trained_weights(nn.Tanh())).shape == (0,)
 
 
 def test_layers_that_stay_as_they_are_do_not_count(tmp_path: Path) -> None:
@@ -191,7 +198,7 @@ def test_the_path_has_a_point_for_each_optimiser_step(tmp_path: Path) -> None:
 
 def test_the_surface_is_the_loss_of_all_samples_and_the_weights_stay() -> None:
     model = Made(linear([[0.5, 0.25]]))
-    surface = surface_around(model, *TWO, torch.tensor([[0.0, 0.0], [2.0, 0.5]]))
+    surface = compute_surface(model, *TWO, torch.tensor([[0.0, 0.0], [2.0, 0.5]]))
     w1, w2 = surface.xs, surface.ys[:, None]
     torch.testing.assert_close(surface.losses, ((w1 - 1).square() + 4 * (w2 - 1).square()) / 2)
     assert (surface.xs[0].item(), surface.xs[-1].item()) == pytest.approx((-0.5, 2.5))
@@ -202,9 +209,9 @@ def test_the_surface_is_the_loss_of_all_samples_and_the_weights_stay() -> None:
 def test_a_weight_and_a_bias_are_two_numbers_too() -> None:
     model = Made(linear([[0]], [0]), inputs=1)
     inputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 2.0])
-    found = losses(model, inputs, targets, torch.tensor([[0.0, 2.0], [1.0, 0.0], [1.0, 1.0]]))
+    found = compute_losses(model, inputs, targets, torch.tensor([[0.0, 2.0], [1.0, 0.0], [1.0, 1.0]]))
     assert found.tolist() == [0, 1, 2]  # of the errors (0, 0), (−1, 1), (0, 2)
-    assert names_of(model) == ("$w$", "$b$")
+    assert get_weight_labels(model) == ("$w$", "$b$")
 
 
 class Halved(Given):
@@ -255,16 +262,16 @@ def test_the_path_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
 
 def test_arrows_are_spaced_along_the_paths_length() -> None:
     still = torch.zeros(3, 2)
-    assert arrows(still) == []
+    assert select_arrow_steps(still) == []
     one_long_step = torch.tensor([[0.0, 0], [0.01, 0], [10, 0], [10.01, 0]])
-    assert arrows(one_long_step) == [2]
+    assert select_arrow_steps(one_long_step) == [2]
     even = torch.stack([torch.arange(17.0), torch.zeros(17)], dim=1)
-    assert arrows(even) == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert select_arrow_steps(even) == [1, 3, 5, 7, 9, 11, 13, 15]
 
 
 def test_a_long_path_is_looked_at_here_and_there() -> None:
-    assert some_steps(4).tolist() == [0, 1, 2, 3]
-    looked_at = some_steps(100_001)
+    assert select_evenly_spaced(4).tolist() == [0, 1, 2, 3]
+    looked_at = select_evenly_spaced(100_001)
     assert len(looked_at) == 500
     assert (looked_at[0], looked_at[-1]) == (0, 100_000)
     assert (looked_at.diff() > 0).all()

@@ -17,22 +17,22 @@ ROWS = [{"epoch": epoch, "val/acc": acc} for epoch, acc in ((1, 0.5), (2, 0.9), 
 
 def with_rows(rows: list[dict[str, float]]) -> History:
     history = History()
-    history.rows, history.saved = rows, len(rows)
+    history.rows, history.saved_count = rows, len(rows)
     return history
 
 
 def test_the_chosen_epoch_is_the_best_and_of_equals_the_last() -> None:
-    assert with_rows(ROWS).chosen("val/acc", "max")["epoch"] == 3
-    assert with_rows(ROWS).chosen("val/acc", "min")["epoch"] == 4
+    assert with_rows(ROWS).select_best_row("val/acc", "max")["epoch"] == 3
+    assert with_rows(ROWS).select_best_row("val/acc", "min")["epoch"] == 4
 
 
 def test_without_a_monitor_the_last_epoch_is_chosen() -> None:
-    assert with_rows(ROWS).chosen(None, "max")["epoch"] == 4
+    assert with_rows(ROWS).select_best_row(None, "max")["epoch"] == 4
 
 
 def test_nothing_is_chosen_before_the_first_epoch_has_ended() -> None:
-    assert with_rows([]).chosen("val/acc", "max") == {}
-    assert with_rows([]).chosen(None, "max") == {}
+    assert with_rows([]).select_best_row("val/acc", "max") == {}
+    assert with_rows([]).select_best_row(None, "max") == {}
 
 
 def test_rows_and_seconds_go_on_from_a_checkpoint() -> None:
@@ -121,6 +121,6 @@ def test_the_terminal_gets_a_line_a_second_and_the_last_and_the_log_file_all(
     for epoch, seconds in enumerate([0.0, 0.5, 1.2, 1.9, 2.0]):
         trainer.fit_loop.epoch_progress.current.completed = epoch
         now[0] = seconds
-        history.tell(trainer, {"train/loss": 0.123456, "train/acc": 0.5})
+        history.log_row(trainer, {"train/loss": 0.123456, "train/acc": 0.5})
     assert [record.levelname for record in caplog.records] == ["INFO", "DEBUG", "INFO", "DEBUG", "INFO"]
     assert caplog.messages[1] == "epoch 2/5  train/acc 0.5  train/loss 0.1235"

@@ -11,16 +11,16 @@ from lightning import seed_everything
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from src.callbacks.figures.augmented_batch import AugmentedBatch, displayed
-from src.callbacks.figures.base import picture, spell_share
-from src.callbacks.figures.class_accuracy import ClassAccuracy, class_accuracies
-from src.callbacks.figures.class_probabilities import (
+from src.callbacks.figures.base import format_percent, to_image_array
+from src.callbacks.figures.per_class import ClassAccuracy, compute_class_accuracies
+from src.callbacks.figures.predictions import (
     ClassProbabilities,
-    class_probabilities,
-    likeliest,
+    compute_class_probabilities,
+    find_top_classes,
 )
-from src.core.colours import OTHER, RIGHT, WRONG
-from src.data.augment import random_flip
+from src.callbacks.figures.training_images import AugmentedBatch, to_display_images
+from src.core.colours import CORRECT, INCORRECT, OTHER
+from src.data.augment import flip_images
 from src.data.base import Samples
 from src.data.mnist import MNIST
 from src.models.mlp import MLP
@@ -41,20 +41,20 @@ def bars(axis: Any) -> list[tuple[str, float, str]]:
 
 def test_probabilities_are_the_softmax_and_one_output_stands_against_0() -> None:
     expected = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
-    torch.testing.assert_close(class_probabilities(torch.tensor([[0.0, math.log(3)]])), expected)
-    torch.testing.assert_close(class_probabilities(torch.tensor([[math.log(3)]])), expected)
+    torch.testing.assert_close(compute_class_probabilities(torch.tensor([[0.0, math.log(3)]])), expected)
+    torch.testing.assert_close(compute_class_probabilities(torch.tensor([[math.log(3)]])), expected)
 
 
 def test_no_probability_is_quite_1_or_0() -> None:
-    sure = class_probabilities(torch.tensor([[0.0, 300.0]]))[0].tolist()
-    assert [spell_share(share, 0) for share in sure] == ["<1%", ">99%"]
+    sure = compute_class_probabilities(torch.tensor([[0.0, 300.0]]))[0].tolist()
+    assert [format_percent(share, 0) for share in sure] == ["<1%", ">99%"]
 
 
 def test_the_true_class_is_always_among_those_shown() -> None:
     shares = torch.tensor([0.1, 0.4, 0.3, 0.2])
-    assert likeliest(shares, true=2, count=3) == [1, 2, 3]
-    assert likeliest(shares, true=0, count=3) == [1, 2, 0]
-    assert likeliest(shares, true=0, count=9) == [1, 2, 3, 0]
+    assert find_top_classes(shares, true_class=2, count=3) == [1, 2, 3]
+    assert find_top_classes(shares, true_class=0, count=3) == [1, 2, 0]
+    assert find_top_classes(shares, true_class=0, count=9) == [1, 2, 3, 0]
 
 
 def test_each_test_image_stands_beside_its_bars_with_the_true_and_the_mistaken_class_marked(
@@ -66,7 +66,7 @@ def test_each_test_image_stands_beside_its_bars_with_the_true_and_the_mistaken_c
     axes = drawn[0].axes
     shown = [(int(np.asarray(axis.images[0].get_array())[0, 0]), axis.get_title()) for axis in axes if axis.images]
     assert shown == [(110, "cat"), (60, "dog"), (150, "emu")]  # one of each class
-    true, mistaken, other = to_hex(RIGHT), to_hex(WRONG), to_hex(OTHER)
+    true, mistaken, other = to_hex(CORRECT), to_hex(INCORRECT), to_hex(OTHER)
     first, second, third = [axis for axis in axes if axis.patches]
     total = 1 + math.e + math.e**2  # outputs of 110: 0, 1, 2
     lengths = [math.e**2 / total, math.e / total, 1 / total]
@@ -92,7 +92,7 @@ def test_the_probabilities_are_those_of_the_test_without_dropout(drawn: list[Fig
 
 def test_accuracies_come_best_first_and_classes_without_samples_are_left_out() -> None:
     counts = torch.tensor([[1, 1, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0], [0, 0, 0, 5]])
-    assert class_accuracies(counts, ("a", "b", "c", "d")) == [("d", 1.0), ("b", 0.75), ("a", 0.5)]
+    assert compute_class_accuracies(counts, ("a", "b", "c", "d")) == [("d", 1.0), ("b", 0.75), ("a", 0.5)]
 
 
 def test_the_bars_are_the_test_sets_accuracies_with_their_mean_as_a_line(drawn: list[Figure], tmp_path: Path) -> None:
@@ -119,10 +119,12 @@ def test_standardising_is_undone_and_without_mean_and_deviation_each_channel_is_
     outputs = torch.tensor([[[[-1.0, 0.0]], [[0.0, 2.0]]], [[[3.0, 3.0]], [[1.0, 1.0]]]])  # (2, 2, 1, 2)
     mean, std = torch.tensor([100.0, 0.0]).view(2, 1, 1), torch.tensor([10.0, 200.0]).view(2, 1, 1)
     expected = [[[[90, 100]], [[0, 255]]], [[[130, 130]], [[200, 200]]]]  # 2·200 is cut off at 255
-    assert displayed(outputs, mean, std, BYTES).tolist() == expected
+    assert to_display_images(outputs, mean, std, BYTES).tolist() == expected
     stretched = [[[[0, 64]], [[0, 255]]], [[[255, 255]], [[128, 128]]]]
-    assert displayed(outputs, None, None, BYTES).tolist() == stretched
-    assert displayed(outputs, torch.empty(0), torch.empty(0), BYTES).tolist() == stretched  # before they are known
+    assert to_display_images(outputs, None, None, BYTES).tolist() == stretched
+    assert (
+        to_display_images(outputs, torch.empty(0), torch.empty(0), BYTES).tolist() == stretched
+    )  # before they are known
 
 
 def mnist(folder: Path, **settings: Any) -> MNIST:
@@ -148,7 +150,7 @@ def test_below_each_training_image_stands_what_the_network_gets(
     for number, (above, below) in enumerate(pairs[:10]):
         kept, seen = [np.asarray(axis.images[0].get_array()) for axis in (above, below)]
         first = int((data.train_set.targets == number).nonzero()[0])  # of class 0, of class 1 …
-        np.testing.assert_array_equal(kept, picture(data.train_set.inputs[first]))
+        np.testing.assert_array_equal(kept, to_image_array(data.train_set.inputs[first]))
         mirrored.append(not np.array_equal(seen, kept))
         np.testing.assert_array_equal(seen, np.fliplr(kept) if mirrored[-1] else kept)
     assert 0 < sum(mirrored) < 10
@@ -167,7 +169,7 @@ class Flipped(Given):
     augments = True
 
     def transform(self, inputs: torch.Tensor, augment: bool = False) -> torch.Tensor:
-        return (random_flip(inputs) if augment else inputs).float() / 255
+        return (flip_images(inputs) if augment else inputs).float() / 255
 
 
 def learned(folder: Path, callbacks: list[Any]) -> torch.Tensor:

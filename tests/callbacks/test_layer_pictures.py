@@ -9,14 +9,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.callbacks.figures.feature_maps import FeatureMaps, first_block, kirsch_stages
+from src.callbacks.figures.feature_maps import FeatureMaps, compute_first_block, compute_kirsch_stages
 from src.callbacks.figures.first_layer import (
     FirstLayer,
-    columns_for,
+    compute_signed_colours,
+    count_columns,
     draw_signed,
-    image_weights,
-    signed_colours,
-    strongest,
+    find_strongest,
+    get_image_weights,
 )
 from src.data.base import Samples
 from src.models.cnn import CNN
@@ -56,9 +56,9 @@ def array(axis: Any) -> Tensor:
 
 def test_weights_are_the_first_layers_kernels_or_its_units_weights_in_the_images_shape() -> None:
     model: Any = cnn([3, 8, 8])
-    assert torch.equal(image_weights(model.net, (3, 8, 8)), model.net.features[0][0].weight)  # (6, 3, 3, 3)
+    assert torch.equal(get_image_weights(model.net, (3, 8, 8)), model.net.features[0][0].weight)  # (6, 3, 3, 3)
     model = mlp([1, 4, 5], [7])
-    weights: Any = image_weights(model.net, (1, 4, 5))
+    weights: Any = get_image_weights(model.net, (1, 4, 5))
     assert weights.shape == (7, 1, 4, 5)
     assert weights[6, 0, 1, 2] == model.net.layers[0][0].weight[6, 7]  # row 1, column 2 of 5 columns
 
@@ -74,18 +74,20 @@ def test_weights_are_the_first_layers_kernels_or_its_units_weights_in_the_images
     ],
 )
 def test_weights_that_are_no_images_are_not_shown(net: nn.Module, in_shape: tuple[int, ...]) -> None:
-    assert image_weights(net, in_shape) is None
+    assert get_image_weights(net, in_shape) is None
 
 
 def test_the_strongest_come_first() -> None:
     weights = torch.tensor([[1.0, 1.0], [0.0, -3.0], [2.0, 0.0]])  # norms √2, 3, 2
-    assert strongest(weights, 2).tolist() == [1, 2]
-    assert strongest(weights, 9).tolist() == [1, 2, 0]
+    assert find_strongest(weights, 2).tolist() == [1, 2]
+    assert find_strongest(weights, 9).tolist() == [1, 2, 0]
 
 
 def test_colours_are_grey_at_0_and_full_at_the_limit() -> None:
     weights = torch.tensor([[[0.0, -2.0]], [[0.0, 2.0]], [[0.0, 1.0]]])  # (3, 1, 2)
-    torch.testing.assert_close(signed_colours(weights, 2.0), torch.tensor([[[0.5, 0.5, 0.5], [0.0, 1.0, 0.75]]]))
+    torch.testing.assert_close(
+        compute_signed_colours(weights, 2.0), torch.tensor([[[0.5, 0.5, 0.5], [0.0, 1.0, 0.75]]])
+    )
 
 
 def test_zeros_alone_are_drawn_white() -> None:
@@ -106,7 +108,7 @@ def test_grey_weights_share_a_scale_that_is_symmetric_around_0() -> None:
 
 
 def test_numbers_are_left_out_where_there_is_no_room() -> None:
-    assert [columns_for(count) for count in (1, 32, 128)] == [6, 8, 15]
+    assert [count_columns(count) for count in (1, 32, 128)] == [6, 8, 15]
     figure = Figure()
     FirstLayer(128, 0).draw(figure, torch.randn(128, 3, 3, 3), list(range(128)), "as kept")
     assert sum(len(axis.images) for axis in figure.axes) == 128
@@ -125,7 +127,7 @@ def test_the_first_layer_is_drawn_every_so_many_epochs_and_at_the_end(
     endings = [figure.get_suptitle().split(", ")[-1] for figure in drawn]
     assert endings == [*(f"epoch {number}" for number in epochs), "as kept"]
     kernels = model.net.features[0][0].weight.detach()
-    units = strongest(kernels, 4)
+    units = find_strongest(kernels, 4)
     shown = [axis for axis in drawn[-1].axes if axis.images]
     assert [axis.get_title() for axis in shown] == [str(unit) for unit in units.tolist()]
     limit = kernels[units].abs().max()
@@ -139,26 +141,26 @@ def test_the_first_layer_is_drawn_every_so_many_epochs_and_at_the_end(
 def test_kirschs_kernel_answers_to_what_is_brighter_above() -> None:
     step = torch.tensor([1.0, 1.0, 0.0, 0.0])
     above, left = step[:, None].expand(4, 4), step[None, :].expand(4, 4)
-    response, rectified, pooled = [stage.maps[0].tolist() for stage in kirsch_stages(above)]
+    response, rectified, pooled = [stage.maps[0].tolist() for stage in compute_kirsch_stages(above)]
     assert response == rectified == [[9, 9], [15, 15]]  # 3·5 − 2·3 where the row itself is bright, then 3·5
     assert pooled == [[15]]
-    response, rectified, pooled = [stage.maps[0].tolist() for stage in kirsch_stages(1 - above)]
+    response, rectified, pooled = [stage.maps[0].tolist() for stage in compute_kirsch_stages(1 - above)]
     assert response == [[-9, -9], [-15, -15]]
     assert rectified == [[0, 0], [0, 0]] and pooled == [[0]]
-    response, rectified, pooled = [stage.maps[0].tolist() for stage in kirsch_stages(left)]
+    response, rectified, pooled = [stage.maps[0].tolist() for stage in compute_kirsch_stages(left)]
     assert response == [[1, -1], [1, -1]]  # 2·5 − 3·3, then 5 − 2·3
     assert rectified == [[1, 0], [1, 0]] and pooled == [[1]]
 
 
 def test_pooling_takes_the_largest_of_each_2_by_2() -> None:
     image = torch.randn(8, 6)
-    _, rectified, pooled = kirsch_stages(image)
+    _, rectified, pooled = compute_kirsch_stages(image)
     assert pooled.maps.shape == (1, 3, 2)
     assert pooled.maps[0, 2, 1] == rectified.maps[0, 4:6, 2:4].max()
 
 
 def test_nothing_to_see_in_an_even_image() -> None:
-    assert [float(stage.maps.abs().max()) for stage in kirsch_stages(torch.full((5, 5), 0.7))] == pytest.approx(
+    assert [float(stage.maps.abs().max()) for stage in compute_kirsch_stages(torch.full((5, 5), 0.7))] == pytest.approx(
         [0, 0, 0], abs=1e-5
     )
 
@@ -176,7 +178,7 @@ def test_the_learned_maps_are_what_the_network_computes(
 ) -> None:
     net: Any = cnn([3, 8, 8], batch_norm, activation).net
     image = torch.randn(1, 3, 8, 8)
-    block = first_block(net, image)
+    block = compute_first_block(net, image)
     assert [stage.title for stage in block.stages] == titles
     assert torch.equal(block.kernels, net.features[0][0].weight)
     layers, activated = net.features[0], 3 if batch_norm is True else 2
@@ -188,7 +190,7 @@ def test_the_learned_maps_are_what_the_network_computes(
 def test_layers_that_work_in_place_do_not_change_the_maps_before_them() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 3))
     image = torch.randn(1, 1, 8, 8)
-    response, rectified = first_block(net, image).stages
+    response, rectified = compute_first_block(net, image).stages
     torch.testing.assert_close(response.maps, net[0](image)[0])
     assert response.maps.min() < 0
     torch.testing.assert_close(rectified.maps, response.maps.relu())
@@ -196,12 +198,12 @@ def test_layers_that_work_in_place_do_not_change_the_maps_before_them() -> None:
 
 def test_the_maps_end_where_the_second_convolution_begins() -> None:
     net = ResNet18Net(3, small_stem=True, dropout=0.0, resize=None).eval()
-    assert [stage.title for stage in first_block(net, torch.randn(1, 1, 8, 8)).stages] == [
+    assert [stage.title for stage in compute_first_block(net, torch.randn(1, 1, 8, 8)).stages] == [
         "its response",
         "batch norm, ReLU",
     ]
     net = ResNet18Net(3, small_stem=False, dropout=0.0, resize=None).eval()
-    block = first_block(net, torch.randn(1, 1, 16, 16))
+    block = compute_first_block(net, torch.randn(1, 1, 16, 16))
     assert [tuple(stage.maps.shape) for stage in block.stages] == [(64, 8, 8), (64, 8, 8), (64, 4, 4)]
     assert block.stages[2].title == "3×3 max pooling"
 
@@ -218,9 +220,9 @@ def test_the_picture_has_a_row_for_the_edge_kernel_and_one_for_each_kernel_that_
     assert [axis.get_xlabel() for axis in rows[0]] == ["1×8×8", "6×6", "6×6", "3×3"]
     assert [axis.get_xlabel() for axis in rows[1]] == ["1×3×3", "8×8", "8×8", "4×4"]
     assert torch.equal(array(rows[0, 0]), test.inputs[0, 0])
-    for axis, stage in zip(rows[0, 1:], kirsch_stages(test.inputs[0, 0] / 255), strict=True):
+    for axis, stage in zip(rows[0, 1:], compute_kirsch_stages(test.inputs[0, 0] / 255), strict=True):
         torch.testing.assert_close(array(axis), stage.maps[0])
-    block = first_block(model.net, test.inputs[:1].float())
+    block = compute_first_block(model.net, test.inputs[:1].float())
     norms = block.stages[0].maps.flatten(1).norm(dim=1)
     for row, unit in zip(rows[1:], norms.argsort(descending=True)[:2].tolist(), strict=True):
         assert row[0].get_title() == f"learned kernel {unit}"
@@ -254,4 +256,4 @@ def test_a_network_without_convolution_has_no_feature_maps(drawn: list[Figure], 
     trainer = quiet_trainer(tmp_path, callbacks=[FeatureMaps(4)])
     trainer.test(mlp([1, 8, 8], [4]), datamodule=data, verbose=False)
     assert drawn == []
-    assert first_block(nn.Linear(8, 2), torch.randn(1, 8)) is None
+    assert compute_first_block(nn.Linear(8, 2), torch.randn(1, 8)) is None

@@ -10,11 +10,11 @@ from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from src.callbacks.figures import base as figures
-from src.callbacks.figures.confusion_matrix import ConfusionMatrix
-from src.callbacks.figures.curves import Curves
 from src.callbacks.figures.decision_regions import DecisionRegions
-from src.callbacks.figures.misclassified import Misclassified
-from src.callbacks.figures.samples import Samples as SamplesShown
+from src.callbacks.figures.learning_curves import Curves
+from src.callbacks.figures.per_class import ConfusionMatrix
+from src.callbacks.figures.predictions import Misclassified
+from src.callbacks.figures.training_images import ImageSamples as SamplesShown
 from src.callbacks.history import History
 from src.data.base import Samples
 from src.models.mlp import MLP

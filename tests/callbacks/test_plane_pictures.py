@@ -12,9 +12,15 @@ from matplotlib.lines import AxLine
 from torch import Tensor, nn
 
 from src.callbacks.figures.base import COLOURS
-from src.callbacks.figures.decision_regions import DecisionRegions, lines, regions
-from src.callbacks.figures.hidden_space import HiddenSpace, hidden_regions, hidden_values, line_of, some
-from src.callbacks.figures.snapshot import evaluating
+from src.callbacks.figures.decision_regions import DecisionRegions, find_unit_boundaries, predict_grid
+from src.callbacks.figures.hidden_space import (
+    HiddenSpace,
+    compute_hidden_values,
+    get_decision_line,
+    predict_hidden_grid,
+    subsample,
+)
+from src.callbacks.figures.snapshot import eval_mode
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from tests.training import FIXED, Given, quiet_trainer
@@ -65,11 +71,11 @@ def drawn_lines(figure: Figure) -> list[Any]:
 
 def test_lines_are_the_first_layers_weights_and_biases() -> None:
     model = Made(nn.Flatten(), linear([[1, 2], [3, -4]], [0.5, -1]), nn.Sigmoid(), linear([[1, 1]], [0]))
-    assert lines(model).tolist() == [[1, 2, 0.5], [3, -4, -1]]
+    assert find_unit_boundaries(model).tolist() == [[1, 2, 0.5], [3, -4, -1]]
 
 
 def test_a_layer_without_a_bias_has_lines_through_the_origin() -> None:
-    assert lines(Made(linear([[1, 2]], None))).tolist() == [[1, 2, 0]]
+    assert find_unit_boundaries(Made(linear([[1, 2]], None))).tolist() == [[1, 2, 0]]
 
 
 class Squares(nn.Module):
@@ -92,7 +98,7 @@ class Product(nn.Module):
     ],
 )
 def test_there_are_no_lines_where_the_first_layer_does_not_part_the_plane(layers: list[nn.Module]) -> None:
-    assert lines(Made(*layers)).shape == (0, 3)
+    assert find_unit_boundaries(Made(*layers)).shape == (0, 3)
 
 
 def test_lines_satisfy_their_equation_and_stay_in_the_picture(drawn: list[Figure], tmp_path: Path) -> None:
@@ -124,8 +130,8 @@ def test_more_than_eight_units_are_too_many_to_draw(drawn: list[Figure], tmp_pat
 
 def test_without_a_hidden_layer_the_line_parts_the_regions() -> None:
     model = Made(linear([[1, -2]], [0.25]))
-    ((w1, w2, b),) = lines(model).tolist()
-    xs, ys, classes = regions(model, SQUARE)
+    ((w1, w2, b),) = find_unit_boundaries(model).tolist()
+    xs, ys, classes = predict_grid(model, SQUARE)
     assert torch.equal(classes, (w1 * xs + w2 * ys[:, None] + b > 0).long())
 
 
@@ -179,7 +185,7 @@ def test_a_look_leaves_each_part_in_the_mode_it_was_in() -> None:
     model = Made(linear([[1, 1]], [0]), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)))
     model.net[1].eval()
     modes = [module.training for module in model.modules()]
-    with evaluating(model):
+    with eval_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == modes
 
@@ -194,7 +200,7 @@ def two_hidden(*output: nn.Module, classes: int = 2) -> Made:
 
 
 def test_hidden_values_are_those_after_the_activation() -> None:
-    found = hidden_values(two_hidden(), SQUARE)
+    found = compute_hidden_values(two_hidden(), SQUARE)
     assert found is not None
     assert found[1].tolist() == [[0, 0], [1, 0], [1, 0], [2, 1]]
 
@@ -214,8 +220,8 @@ def test_the_half_planes_are_those_of_the_line() -> None:
     model = two_hidden()
     layer = model.net[-1]
     assert isinstance(layer, nn.Linear)
-    w1, w2, b = line_of(layer)[0].tolist()
-    xs, ys, classes = hidden_regions(model, layer, SQUARE)
+    w1, w2, b = get_decision_line(layer)[0].tolist()
+    xs, ys, classes = predict_hidden_grid(model, layer, SQUARE)
     assert (w1, w2, b) == (1, -2, -0.5)
     assert torch.equal(classes, (w1 * xs + w2 * ys[:, None] + b > 0).long())
 
@@ -256,11 +262,11 @@ def test_inputs_of_any_shape_have_a_hidden_space(drawn: list[Figure], tmp_path: 
 
 def test_of_many_samples_some_are_shown_always_the_same_and_of_all_classes() -> None:
     many = Samples(torch.arange(8000.0), torch.arange(8000) % 4)
-    chosen = some(many)
-    assert chosen.size == 2000 and torch.equal(chosen.inputs, some(many).inputs)
+    chosen = subsample(many)
+    assert chosen.size == 2000 and torch.equal(chosen.inputs, subsample(many).inputs)
     assert len(chosen.inputs.unique()) == 2000
     assert torch.bincount(chosen.targets).min() > 400
-    assert some(CORNERS) is CORNERS
+    assert subsample(CORNERS) is CORNERS
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(0, []), (2, [1, 3])])

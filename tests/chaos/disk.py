@@ -160,8 +160,8 @@ def start(arguments: tuple[str, ...], cwd: Path) -> Outcome:
     """Run ``python -m`` with arguments, and the processes of a sweep one after the other, in this process."""
     with ExitStack() as patches:
         for module in ("local", "vectorized"):
-            patches.enter_context(mock.patch(f"src.sweeps.{module}.starting", return_value=_Context()))
-        patches.enter_context(mock.patch("src.sweeps.workers.worker.write_to", _open_log))
+            patches.enter_context(mock.patch(f"src.sweeps.launchers.{module}.get_mp_context", return_value=_Context()))
+        patches.enter_context(mock.patch("src.sweeps.workers.worker.redirect_output", _open_log))
         return command_line.run(*arguments, cwd=cwd)
 
 

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from src.core.devices import cores
-from src.storage.records import finished
-from src.sweeps.search.space import Space
+from src.core.devices import count_cores
+from src.storage.records import is_finished
+from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import Study
 from src.sweeps.store.jobs import read_jobs
 from tests.chaos.table import Row, Table
@@ -120,13 +120,13 @@ def run(seed: int, count: int) -> Table:
     """Kill as often, over all cases in turn, and return what came of it."""
     with (
         tempfile.TemporaryDirectory() as place,
-        ThreadPoolExecutor(cores()) as pool,
+        ThreadPoolExecutor(count_cores()) as pool,
         tqdm(None, "kills", count, disable=None) as progress,
     ):
         tally = Tally(count, progress)
         whole = dict(zip(CASES, pool.map(lambda case: undisturbed(case, Path(place)), CASES), strict=True))
         attempts = attempts_of(tally)
-        list(pool.map(lambda _: attack_in_turn(attempts, whole, seed, Path(place), tally), range(cores())))
+        list(pool.map(lambda _: attack_in_turn(attempts, whole, seed, Path(place), tally), range(count_cores())))
     rows = []
     for case in CASES:
         kills = tally.kills.get(case.name, Counter())
@@ -278,7 +278,7 @@ def is_over(case: Case, cwd: Path, process: Process) -> bool:
     """
     if "Traceback" in process.told:
         raise FaultError(f"a traceback: {process.told[-600:]}")
-    if "-m" not in case.arguments and finished(cwd / case.folder):
+    if "-m" not in case.arguments and is_finished(cwd / case.folder):
         return True
     code = process.process.returncode
     if code == 0:
@@ -312,13 +312,13 @@ def results(case: Case, cwd: Path) -> dict[str, Any]:
     found: dict[str, Any] = {job.folder.name: left(job.folder) for job in read_jobs(folder)}
     journal = folder / "study.journal"
     if journal.exists():
-        trials = Study(journal, Space([]), "tpe", 0).trials
+        trials = Study(journal, SearchSpace([]), "tpe", 0).trials
         found["trials"] = [(trial.number, trial.state.name, trial.params, trial.value) for trial in trials]
     return found
 
 
 def left(folder: Path) -> dict[str, Any]:
-    if not finished(folder):
+    if not is_finished(folder):
         return {"finished": False}
     kept = {name: load(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")}
     return {

@@ -50,9 +50,9 @@ PATHS += _listed("""
 TARGETS = _listed("""
     5 null '' [a] {a:1} true abc ... .a ü.ü no.such.Class src. src.models.mlp src.models.mlp.Nothing src.models.mlp.MLP
     src.models.mlp.MLPNet src.models.mlp.MLP.forward src.models.cnn.CNN src.models.base.SupervisedModule
-    src.cli.main.start
-    src.data.toy.XOR src.data.toy.uniform src.data.base.TensorDataModule src.callbacks.figures.curves.Curves __main__.x
-    os os.system builtins.print builtins.int builtins.exec torch.load torch.Tensor torch.optim.Adam
+    src.cli.main.start src.data.toy.XOR
+    src.data.toy.draw_uniform src.data.base.TensorDataModule src.callbacks.figures.learning_curves.Curves
+    __main__.x os os.system builtins.print builtins.int builtins.exec torch.load torch.Tensor torch.optim.Adam
     torch.optim.Optimizer torch.optim.lr_scheduler.StepLR lightning.Trainer lightning.Callback lightning.LightningModule
     lightning.pytorch.loggers.CSVLogger
 """)

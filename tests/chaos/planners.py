@@ -11,18 +11,18 @@ from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.early_stopping import EarlyStopping
-from src.cli.main import is_sweep
+from src.cli.main import is_sweep_folder
 from src.core.errors import InputError
-from src.storage.configs import FILE, open_config
-from src.storage.files import PARTIAL, remove_partials
-from src.storage.records import find_foreign
-from src.sweeps.launchers.sweep import left_to_do
-from src.sweeps.launchers.vectorized import damages
-from src.sweeps.search.space import Space
+from src.storage.configs import CONFIG_FILE, open_config
+from src.storage.files import PARTIAL_SUFFIX, remove_partial_files
+from src.storage.records import find_foreign_file
+from src.sweeps.launchers.sweep import select_pending_jobs
+from src.sweeps.launchers.vectorized import find_damaged_states
+from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import STATES, Study
-from src.sweeps.store.jobs import Job, Register
+from src.sweeps.store.jobs import Job, JobRegistry
 from src.sweeps.store.leaderboard import write_results
-from src.training.resume import make_plan, read_past
+from src.training.resume import plan_resume, read_resume_checkpoint
 from tests.chaos.crash import Crash, State
 from tests.chaos.stage import Planner
 
@@ -37,11 +37,11 @@ def plan_run(folder: Path) -> Planner:
     def plan(crash: Crash) -> str | None:
         settings = folder / ".hydra" / "config.yaml"
         if settings in crash.state:
-            remove_partials(folder)
+            remove_partial_files(folder)
             return check_once(known, folder, crash)
         if settings in crash.certain:
             return "the run's config is lost"
-        foreign = find_foreign(folder) if folder.is_dir() else None
+        foreign = find_foreign_file(folder) if folder.is_dir() else None
         return f"no command takes the folder: {foreign.name} lies in it" if foreign else None
 
     return plan
@@ -52,16 +52,16 @@ def plan_sweep(folder: Path) -> Planner:
     known: dict[Any, str | None] = {}
 
     def plan(crash: Crash) -> str | None:
-        if folder.is_dir() and not is_sweep(folder):
+        if folder.is_dir() and not is_sweep_folder(folder):
             return "no command takes the folder"
         if not folder.is_dir():
             return None
-        remove_partials(folder)
-        jobs = list(Register(folder).known.values())
+        remove_partial_files(folder)
+        jobs = list(JobRegistry(folder).by_identity.values())
         expected = {path.parent.name for path in crash.certain if path.name == "job.json"}
         if lost := expected - {job.folder.name for job in jobs}:
             return f"the notes of {len(lost)} jobs are lost"
-        left = {job.folder for job in left_to_do(jobs, None)}
+        left = {job.folder for job in select_pending_jobs(jobs, None)}
         if any(is_finished(job.folder, crash.certain) and job.folder in left for job in jobs):
             return "a finished job would be run again"
         if jobs:
@@ -82,7 +82,7 @@ def plan_search(folder: Path) -> Planner:
         return sum(b'"op_code":6' in line for line in whole)  # states and values of trials that are told
 
     def plan(crash: Crash) -> str | None:
-        study = Study(journal, Space([]), "random", 0)
+        study = Study(journal, SearchSpace([]), "random", 0)
         told = sum(STATES[trial.state] == "complete" for trial in study.trials)
         certain = crash.certain.get(journal) or b""
         if told < count_told(certain):
@@ -104,7 +104,9 @@ def check_job(job: Job, known: dict[Any, str | None], crash: Crash) -> str | Non
 def check_once(known: dict[Any, str | None], folder: Path, crash: Crash) -> str | None:
     """Check a run's folder, or recall what was wrong with the same content, and as much for sure."""
     within = f"{folder}{os.sep}"
-    state = {str(path): content for path, content in crash.state.items() if path.suffix != PARTIAL}  # they are removed
+    state = {
+        str(path): content for path, content in crash.state.items() if path.suffix != PARTIAL_SUFFIX
+    }  # they are removed
     own = frozenset((path, content) for path, content in state.items() if path.startswith(within))
     key = own, count_epochs(folder, crash.certain), is_finished(folder, crash.certain)
     if key not in known:
@@ -117,26 +119,26 @@ def _check_run(folder: Path, crash: Crash) -> str | None:
     cfg = _open_config(folder, resume=str(folder))
     try:
         with mock.patch("src.training.resume.read_config", _open_config):  # for each start by itself it is quick enough
-            past = read_past(cfg, folder)
+            past = read_resume_checkpoint(cfg, folder)
     except InputError as error:
         return f"refused: {error}"
     least, epochs = count_epochs(folder, crash.certain), past.content["epoch"] + 1 if past else 0
     if epochs < least:
         return f"{least - epochs} epochs are lost"
     try:
-        planned = make_plan(cfg, folder, past, _make_stoppers(cfg))
+        planned = plan_resume(cfg, folder, past, _make_stoppers(cfg))
     except InputError as error:
         return None if "is finished" in str(error) and is_finished(folder, crash.state) else f"refused: {error}"
     if is_finished(folder, crash.certain):
         return "a finished run would be run again"
     decided = past is not None and past.content["callbacks"]["RunCheckpoint"]["stops"]
     over = decided or epochs == cfg.trainer.max_epochs or (past and past.step == cfg.trainer.max_steps)
-    return "a run that is over would train on" if over and not planned.over else None
+    return "a run that is over would train on" if over and not planned.is_trained else None
 
 
 def _open_config(folder: Path, resume: str | None = None) -> DictConfig:
     """Open a run's config, which nobody changes; the same content is parsed once."""
-    content = (folder / FILE).read_bytes()
+    content = (folder / CONFIG_FILE).read_bytes()
     key = folder, resume, content
     if key not in _CONFIGS:
         _CONFIGS[key] = open_config(folder, ())
@@ -170,4 +172,4 @@ def is_finished(folder: Path, state: State) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    return damages([path]) == [None]
+    return find_damaged_states([path]) == [None]

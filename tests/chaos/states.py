@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from src.core.processes import cores
+from src.core.processes import count_cores
 from src.storage.files import Operation
 from tests.chaos.planners import plan_run, plan_search, plan_sweep
 from tests.chaos.recording import Recorded, record_command
@@ -85,7 +85,7 @@ def run(seed: int, count: int, names: tuple[str, ...] = tuple(SCENARIOS)) -> Tab
     """Draw crashes, as many as are asked for over all scenarios, and return what came of them."""
     tasks = [task for name in names for task in _make_tasks(name, seed, count)]
     found: dict[str, list[Found]] = {name: [] for name in names}
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count_cores(), multiprocessing.get_context("spawn")) as pool:
         for task, result in tqdm(zip(tasks, pool.map(do, tasks), strict=True), "states", len(tasks), disable=None):
             found[task.name].append(result)
     rows, findings = [], []
@@ -122,10 +122,10 @@ def _shorten(recorded: Recorded, place: Path) -> Recorded:
 def do(task: Task) -> Found:
     """Do a part, in a process of its own."""
     from src.cli.main import register_resolvers
-    from src.cli.startup import hurry_hydra
+    from src.cli.startup import patch_hydra_speed
 
     register_resolvers()
-    hurry_hydra()
+    patch_hydra_speed()
     scenario = SCENARIOS[task.name]
     with tempfile.TemporaryDirectory(dir=_quick_place()) as place:
         outputs = Path(place) / "outputs"

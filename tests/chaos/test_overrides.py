@@ -183,7 +183,7 @@ def test_a_home_folder_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_weights_that_memory_cannot_hold_are_refused_before_they_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "memory", lambda: 2**30)
+    monkeypatch.setattr(devices, "get_memory_bytes", lambda: 2**30)
     error = run("src.train", *BARE, "model.hidden_size=[20000,20000]", cwd=tmp_path).error
     assert error == (
         "error: the model's weights need more than the 1 GB of memory here: choose a smaller one "
@@ -194,14 +194,14 @@ def test_weights_that_memory_cannot_hold_are_refused_before_they_are_made(
 @pytest.mark.parametrize(("threads", "asked"), [("4", 4), ("0", None), ("²", None), ("", None), ("all", None)])
 def test_threads_of_the_environment(threads: str, asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert devices.asked_threads(None) == asked
-    assert devices.asked_threads(3) == 3
+    assert devices.resolve_threads(None) == asked
+    assert devices.resolve_threads(3) == 3
 
 
 def test_more_threads_of_the_environment_than_a_machine_bears_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "99999")
     with pytest.raises(InputError, match=r"OMP_NUM_THREADS=99999: at most 1024 threads"):
-        devices.asked_threads(None)
+        devices.resolve_threads(None)
 
 
 # The guard

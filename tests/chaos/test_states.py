@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from src.storage import files
-from src.storage.files import Operation, append, remove, write_text
+from src.storage.files import Operation, append_bytes, remove_file, write_text
 from tests.chaos.crash import Disk, draw_crash
 from tests.chaos.planners import plan_run, plan_sweep
 from tests.chaos.recording import Recorded, make_absolute, record_command
@@ -37,8 +37,8 @@ def play(operations: list[Operation]) -> Disk:
 def test_what_is_synced_survives_a_loss_of_power(tmp_path: Path, operations: list[Operation]) -> None:
     write_text(tmp_path / "a", "old")
     write_text(tmp_path / "a", "new")
-    append(tmp_path / "b", b"1\n")
-    remove(tmp_path / "a")
+    append_bytes(tmp_path / "b", b"1\n")
+    remove_file(tmp_path / "a")
     disk = play(operations)
     assert disk.after_kill() == {tmp_path / "b": b"1\n"}
     assert disk.certain() == {tmp_path / "a": b"new", tmp_path / "b": b"1\n"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.core.commands import spell_again, spell_command, spell_tensorboard
+from src.core.commands import format_command, format_restart_command, format_tensorboard_command
 from tests.command_line import ROOT
 
 
@@ -28,9 +28,9 @@ def test_program_is_spelled_as_it_was_typed(
     folder = os.path.dirname(sys.executable)
     monkeypatch.setattr(sys, "orig_argv", [typed.format(bin=folder), "-m", "src.train"])
     monkeypatch.setenv("PATH", path.format(bin=folder))
-    assert spell_command("src.eval", ["run=a b"]) == f"{python.format(bin=folder)} -m src.eval 'run=a b'"
-    assert spell_again(["-m", "src.train"]) == f"{python.format(bin=folder)} -m src.train"
-    assert spell_tensorboard("outputs") == f"{tensorboard.format(bin=folder)} --logdir outputs"
+    assert format_command("src.eval", ["run=a b"]) == f"{python.format(bin=folder)} -m src.eval 'run=a b'"
+    assert format_restart_command(["-m", "src.train"]) == f"{python.format(bin=folder)} -m src.train"
+    assert format_tensorboard_command("outputs") == f"{tensorboard.format(bin=folder)} --logdir outputs"
 
 
 def test_hints_of_a_run_work_word_for_word_where_the_environment_is_off(tmp_path: Path) -> None:

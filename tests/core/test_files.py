@@ -11,11 +11,11 @@ from src.storage import files
 from src.storage.files import (
     Operation,
     StorageError,
-    append,
+    append_bytes,
     open_atomic,
     read_bytes,
     read_json,
-    remove_partials,
+    remove_partial_files,
     sync_together,
     write_json,
     write_text,
@@ -113,11 +113,11 @@ def test_exclusive_write_leaves_what_is_there(tmp_path: Path) -> None:
 def test_append_follows_no_link(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("mine")
-    append(tmp_path / "journal", b"1\n")
-    append(tmp_path / "journal", b"2\n")
+    append_bytes(tmp_path / "journal", b"1\n")
+    append_bytes(tmp_path / "journal", b"2\n")
     (tmp_path / "link").symlink_to(other)
     with pytest.raises(StorageError, match="link cannot be written"):
-        append(tmp_path / "link", b"3\n")
+        append_bytes(tmp_path / "link", b"3\n")
     assert (tmp_path / "journal").read_bytes() == b"1\n2\n" and other.read_text() == "mine"
 
 
@@ -128,8 +128,8 @@ def test_pipe_folder_and_huge_file_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is no plain file"):
             read_bytes(path)
     with pytest.raises(InputError, match="it has 5 bytes, and such a file has at most 4"):
-        read_bytes(tmp_path / "large", most=4)
-    assert read_bytes(tmp_path / "large", most=5) == b"12345"
+        read_bytes(tmp_path / "large", max_bytes=4)
+    assert read_bytes(tmp_path / "large", max_bytes=5) == b"12345"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 100_000, b""], ids=lambda each: repr(each[:9]))
@@ -142,5 +142,5 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
     (tmp_path / "sub").mkdir()
     for name in (".a.0f.partial", "sub/.b.1e.partial", "partial", "c.partial"):
         (tmp_path / name).touch()
-    remove_partials(tmp_path)
+    remove_partial_files(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["c.partial", "partial", "sub"]

@@ -3,7 +3,7 @@
 import pytest
 
 from src.cli.catalog import list_choices, list_groups, list_settings
-from src.core.names import guess
+from src.core.names import suggest_name
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ from src.core.names import guess
 )
 def test_wrong_name_leads_to_what_it_means(names: str, meant: str) -> None:
     known = [*list_settings(), *list_groups()]
-    assert {name: guess(name, known) for name in names.split()} == dict.fromkeys(names.split(), meant)
+    assert {name: suggest_name(name, known) for name in names.split()} == dict.fromkeys(names.split(), meant)
 
 
 @pytest.mark.parametrize("name", ["foo", "xyz", "0.1", "-1", "x", "", "optimizer.learning_speed_of_my_net", "a" * 5000])
 def test_name_that_is_like_none_leads_nowhere(name: str) -> None:
-    assert guess(name, [*list_settings(), *list_groups()]) is None
+    assert suggest_name(name, [*list_settings(), *list_groups()]) is None
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_name_that_is_like_none_leads_nowhere(name: str) -> None:
     ],
 )
 def test_wrong_choice_leads_to_what_it_means(group: str, choice: str, meant: str) -> None:
-    assert guess(choice, list_choices(group)) == meant
+    assert suggest_name(choice, list_choices(group)) == meant

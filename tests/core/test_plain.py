@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from src.core.errors import InputError
 from src.storage.plain import read_yaml
-from src.storage.references import UNKNOWN, check_extent, take_out_foreign
+from src.storage.references import UNRESOLVED, check_expanded_size, extract_external_references
 
 
 def written(folder: Path, content: str | bytes) -> Path:
@@ -108,12 +108,12 @@ def test_references_within_stay_and_those_that_lead_outside_are_taken_out() -> N
         "i": "${seed",
         "j": "${oc.create:{a: 1}}",
     }
-    found = take_out_foreign(content | {"x": (held := dict(outside))})
+    found = extract_external_references(content | {"x": (held := dict(outside))})
     assert found == {"data.list.1": "${oc.env:HOME}"} | {f"x.{key}": text for key, text in outside.items()}
-    assert set(held.values()) == {UNKNOWN}
-    check_extent(content)
+    assert set(held.values()) == {UNRESOLVED}
+    check_expanded_size(content)
     resolved: Any = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
-    assert resolved["data"] == {"order": 1, "same": 1, "up": 1, "list": [1, UNKNOWN]}
+    assert resolved["data"] == {"order": 1, "same": 1, "up": 1, "list": [1, UNRESOLVED]}
     assert (resolved["lr"], resolved["nothing"], resolved["name"]) == (0.001, None, "width_1_1")
 
 
@@ -137,8 +137,8 @@ def doubled(count: int, what: Any) -> dict[str, Any]:
 )
 def test_references_that_multiply_or_lead_nowhere_are_refused(content: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
-        check_extent(content)
+        check_expanded_size(content)
 
 
 def test_many_references_to_one_value_are_fine() -> None:
-    check_extent({"seed": 1, "list": ["${seed}"] * 10_000} | doubled(10, "x"))
+    check_expanded_size({"seed": 1, "list": ["${seed}"] * 10_000} | doubled(10, "x"))

@@ -9,7 +9,7 @@ import pytest
 
 from src.storage import schema
 from src.storage.files import write_csv, write_json
-from src.storage.schema import Check, DamagedError, read, read_history
+from src.storage.schema import Check, DamagedError, read_checked, read_history
 
 METRICS = {"val/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": 0.5, "best_epoch": 1, "epochs": 2, "seed": 0}
 JOB = {"number": 3, "identity": "0f", "overrides": ["a=1"], "choices": {"data": "xor", "b": None}, "settings": {}}
@@ -20,7 +20,7 @@ TRIAL = {"number": 0, "job": 0, "state": "complete", "value": 1.0}
 def told(path: Path, check: Check) -> str:
     """What is wrong with a file, which is told in one line that begins with its path."""
     with pytest.raises(DamagedError) as error:
-        read(path, check)
+        read_checked(path, check)
     message = str(error.value)
     assert message.startswith(f"{path} ") and "\n" not in message
     return message.removeprefix(f"{path} ").removeprefix("is damaged: ")
@@ -78,7 +78,7 @@ def test_a_field_of_a_wrong_type_or_range_is_named(
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(whole))
-    assert read(path, check) == whole
+    assert read_checked(path, check) == whole
     content = {key: each for key, each in {**whole, field: value}.items() if each is not ...}
     path.write_text(json.dumps(content))
     assert told(path, check).startswith(fault)
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_such_json_is_told(content: bytes, fault: str, tmp_pat
 
 
 def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path: Path) -> None:
-    assert read(tmp_path / "status.json", schema.STATUS) is None
+    assert read_checked(tmp_path / "status.json", schema.STATUS) is None
     assert read_history(tmp_path / "history.csv") == []
 
 
@@ -128,7 +128,7 @@ def test_of_many_faults_the_first_are_told(tmp_path: Path) -> None:
 
 def test_what_is_not_finite_is_null_in_our_files_and_fields_of_other_versions_are_let_through(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {**METRICS, "val/acc": float("nan"), "best": float("inf"), "speed": 3})
-    found = read(tmp_path / "metrics.json", schema.check_metrics)
+    found = read_checked(tmp_path / "metrics.json", schema.check_metrics)
     assert found == {**METRICS, "val/acc": None, "best": None, "speed": 3}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import InputError
-from src.storage.strays import refuse_strays, refuse_strays_of_job
-from src.sweeps.store.jobs import refuse_strays_beside_jobs
+from src.storage.strays import refuse_job_strays, refuse_strays
+from src.sweeps.store.jobs import refuse_strays_outside_jobs
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def test_a_folder_without_strays_passes_also_where_it_is_a_link(sweep: Path) -> 
     (sweep.parent / "link").symlink_to("sweep")
     for folder in (sweep, sweep.parent / "link", sweep / "nothing", sweep / "0_a" / "job.json"):
         refuse_strays(folder)
-        refuse_strays_beside_jobs(folder)
-    refuse_strays_of_job(sweep / "0_a")
-    refuse_strays_of_job(sweep / "best")
+        refuse_strays_outside_jobs(folder)
+    refuse_job_strays(sweep / "0_a")
+    refuse_job_strays(sweep / "best")
 
 
 @pytest.mark.parametrize("target", ["../../../secret", "/etc/passwd", "../../../sweep2", "../../figures", "../../../x"])
 def test_a_link_that_leads_out_is_told(sweep: Path, target: str) -> None:
     (sweep / "0_a" / "figures" / "link").symlink_to(target)
-    for refuse, folder in ((refuse_strays, sweep / "0_a"), (refuse_strays_of_job, sweep / "0_a")):
+    for refuse, folder in ((refuse_strays, sweep / "0_a"), (refuse_job_strays, sweep / "0_a")):
         with pytest.raises(InputError) as error:
             refuse(folder)
         assert str(error.value).startswith(f"{sweep}/0_a/figures/link is a link that leads out of {sweep}/0_a; ")
@@ -61,16 +61,16 @@ def test_pipes_and_sockets_are_told(sweep: Path, monkeypatch: pytest.MonkeyPatch
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("x.png")
         with pytest.raises(InputError, match=r"figures/x\.png is no plain file"):
-            refuse_strays_beside_jobs(sweep)
+            refuse_strays_outside_jobs(sweep)
 
 
 def test_beside_the_jobs_only_what_is_no_jobs_counts(sweep: Path) -> None:
     (sweep / "0_a" / "link").symlink_to("/etc")
     (sweep / "1_b").symlink_to("../secret")
-    refuse_strays_beside_jobs(sweep)
+    refuse_strays_outside_jobs(sweep)
     for folder in ("0_a", "1_b"):
         with pytest.raises(InputError, match="leads out"):
-            refuse_strays_of_job(sweep / folder)
+            refuse_job_strays(sweep / folder)
 
 
 @pytest.mark.parametrize("name", ["figures", "report.html", ".lock", "study.journal", "7_not_a_job", "stacks"])
@@ -78,18 +78,18 @@ def test_links_beside_the_jobs_are_told(sweep: Path, name: str) -> None:
     (sweep / "figures").rmdir()
     (sweep / name).symlink_to("../sweep2" if name == "7_not_a_job" else "../secret")
     with pytest.raises(InputError, match=f"{name} is a link that leads out"):
-        refuse_strays_beside_jobs(sweep)
+        refuse_strays_outside_jobs(sweep)
 
 
 def test_a_folder_of_figures_is_no_jobs_whatever_lies_in_it(sweep: Path) -> None:
     (sweep / "figures" / "job.json").write_text("{}")
     (sweep / "figures" / "x.png").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match=r"figures/x\.png is a link"):
-        refuse_strays_beside_jobs(sweep)
+        refuse_strays_outside_jobs(sweep)
 
 
 def test_a_folder_without_end_is_given_up(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.storage.strays.MOST", 20)
+    monkeypatch.setattr("src.storage.strays.MAX_FILES", 20)
     for number in range(30):
         (sweep / "figures" / f"{number}.png").touch()
     with pytest.raises(InputError, match="more than 20 files"):

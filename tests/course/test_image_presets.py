@@ -155,7 +155,7 @@ def test_each_remembered_image_is_its_own_nearest_neighbour(distance: str, data_
     images = CIFAR10(root=str(data_dir), verify=False, batch_size=10, val_size=0, standardize=False).load()[0].inputs
     assert sorted(memory.tolist()) == sorted(images.flatten(1).tolist())  # all of them, as they are
     model.targets = torch.arange(200)  # so that an image is found by its number
-    assert model.neighbours(memory / 255).flatten().tolist() == list(range(200))
+    assert model.find_neighbor_targets(memory / 255).flatten().tolist() == list(range(200))
     assert (outcome.metrics["parameters"], outcome.metrics["epochs"]) == (0, 1)
     assert outcome.metrics["test/acc"] == 1.0  # the small images of a class are alike
 

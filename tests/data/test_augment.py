@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from src.data.augment import cutout, random_crop, random_flip
+from src.data.augment import crop_images, cut_out_squares, flip_images
 
 
 def noise(count: int, side: int = 12, channels: int = 3) -> Tensor:
@@ -30,7 +30,7 @@ def shift_of(image: Tensor, crop: Tensor, padding: int) -> tuple[int, int]:
 
 def test_a_flip_gives_each_image_itself_or_its_mirror_image() -> None:
     images = noise(200)
-    flipped = random_flip(images)
+    flipped = flip_images(images)
     same = (flipped == images).all(dim=(1, 2, 3))
     mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
     assert (same ^ mirrored).all()
@@ -38,26 +38,26 @@ def test_a_flip_gives_each_image_itself_or_its_mirror_image() -> None:
 
 def test_a_flip_mirrors_half_of_the_images() -> None:
     images = noise(1).expand(10_000, -1, -1, -1)
-    mirrored = int((random_flip(images) != images).any(dim=(1, 2, 3)).sum())
+    mirrored = int((flip_images(images) != images).any(dim=(1, 2, 3)).sum())
     assert abs(mirrored - 5000) < 200  # four standard deviations
 
 
 def test_a_crop_gives_each_image_a_window_of_its_own() -> None:
     images = noise(50)
-    shifts = [shift_of(image, crop, 2) for image, crop in zip(images, random_crop(images, 2), strict=True)]
+    shifts = [shift_of(image, crop, 2) for image, crop in zip(images, crop_images(images, 2), strict=True)]
     assert len(set(shifts)) > 10
 
 
 def test_a_crop_takes_each_window_equally_often() -> None:
     images = alike(1800)
-    shifts = [shift_of(images[0], crop, 1) for crop in random_crop(images, 1)]
+    shifts = [shift_of(images[0], crop, 1) for crop in crop_images(images, 1)]
     counts = [shifts.count((top, left)) for top in range(3) for left in range(3)]
     assert sum(counts) == 1800
     assert all(abs(count - 200) < 4 * 13.4 for count in counts)  # four standard deviations
 
 
 def test_what_a_crop_shifts_in_is_black() -> None:
-    crops = random_crop(torch.full((100, 1, 4, 4), 255, dtype=torch.uint8), 4)
+    crops = crop_images(torch.full((100, 1, 4, 4), 255, dtype=torch.uint8), 4)
     assert set(crops.unique().tolist()) == {0, 255}
     assert crops.float().mean() < 200
 
@@ -66,14 +66,14 @@ def test_what_a_crop_shifts_in_can_be_the_inside_mirrored() -> None:
     image = noise(1, side=5)
     mirrored = pad(image.float(), (3,) * 4, mode="reflect").byte()[0]
     windows = [mirrored[:, top : top + 5, left : left + 5] for top in range(7) for left in range(7)]
-    crops = random_crop(image.expand(300, -1, -1, -1), 3, "reflect")
+    crops = crop_images(image.expand(300, -1, -1, -1), 3, "reflect")
     found = [[torch.equal(crop, window) for window in windows].index(True) for crop in crops]
     assert set(found) == set(range(49))
 
 
 def test_cutout_blacks_out_a_square_around_a_centre_that_is_uniform_over_the_image() -> None:
     for size in (3, 4):
-        holes = (cutout(torch.ones(4000, 1, 6, 6), size) == 0)[:, 0]
+        holes = (cut_out_squares(torch.ones(4000, 1, 6, 6), size) == 0)[:, 0]
         expected = {}
         for row in range(6):
             for column in range(6):
@@ -89,7 +89,7 @@ def test_cutout_blacks_out_a_square_around_a_centre_that_is_uniform_over_the_ima
 
 def test_cutout_takes_the_same_square_from_all_channels_and_leaves_the_rest() -> None:
     images = noise(100)
-    holed = cutout(images, 6)
+    holed = cut_out_squares(images, 6)
     hole = holed == 0
     assert torch.equal(hole, hole[:, :1].expand_as(hole))
     assert torch.equal(holed[~hole], images[~hole])
@@ -98,7 +98,7 @@ def test_cutout_takes_the_same_square_from_all_channels_and_leaves_the_rest() ->
 def test_bytes_stay_bytes_and_the_images_given_stay_as_they_are() -> None:
     images = noise(20)
     before = images.clone()
-    for augmented in (random_flip(images), random_crop(images, 2), cutout(images, 4)):
+    for augmented in (flip_images(images), crop_images(images, 2), cut_out_squares(images, 4)):
         assert augmented.dtype == torch.uint8
         assert augmented.shape == images.shape
         assert not torch.equal(augmented, images)
@@ -108,7 +108,7 @@ def test_bytes_stay_bytes_and_the_images_given_stay_as_they_are() -> None:
 def test_images_of_any_type_and_those_that_are_not_square_are_augmented_alike() -> None:
     images = noise(50)[..., :9].contiguous()
     for kind in (torch.float32, torch.bfloat16):
-        for augment in (random_flip, partial(random_crop, padding=2), partial(cutout, size=4)):
+        for augment in (flip_images, partial(crop_images, padding=2), partial(cut_out_squares, size=4)):
             torch.manual_seed(0)
             bytes_changed = augment(images)
             torch.manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import InputError
-from src.data.base import EVAL_BATCH, Batches, Samples, TensorDataModule, count_of, stratified
+from src.data.base import EVAL_BATCH_SIZE, Batches, Samples, TensorDataModule, resolve_count, split_stratified
 from tests.training import Given, Recorder, quiet_trainer
 
 
@@ -69,7 +69,7 @@ def test_in_training_every_sample_counts_once_and_no_process_goes_without(count:
     loaders = [Batches(numbered(count), 6, order, train=True, rank=rank, world_size=world) for rank in range(world)]
     shares = [numbers(loader) for loader in loaders]
     for step, batch in enumerate(numbers(Batches(numbered(count), 6, order))):
-        counts = [loader.counts(step) for loader in loaders]
+        counts = [loader.count_samples(step) for loader in loaders]
         assert all(whole == len(batch) for _, whole in counts)
         assert sum(own for own, _ in counts) == len(batch)
         counted = [share[step][:own] for share, (own, _) in zip(shares, counts, strict=True)]
@@ -82,12 +82,12 @@ def test_in_training_every_sample_counts_once_and_no_process_goes_without(count:
 
 @pytest.mark.parametrize(("size", "count"), [(0, 0), (7, 7), (0.25, 50), (1.0, 200), (1, 1), (0.0, 0), (200, 200)])
 def test_a_size_is_a_count_or_a_share(size: int | float, count: int) -> None:
-    assert count_of(size, 200, "data.val_size") == count
+    assert resolve_count(size, 200, "data.val_size") == count
 
 
 def test_more_samples_than_there_are_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.val_size=201: there are only 200 samples"):
-        count_of(201, 200, "data.val_size")
+        resolve_count(201, 200, "data.val_size")
 
 
 # The split
@@ -103,21 +103,21 @@ def uneven() -> Tensor:
 def test_each_class_keeps_its_share_to_within_one_sample(count: int) -> None:
     targets = uneven()
     for seed in range(20):
-        drawn, _ = stratified(targets, count, torch.Generator().manual_seed(seed))
+        drawn, _ = split_stratified(targets, count, torch.Generator().manual_seed(seed))
         counts = targets[drawn].bincount(minlength=4).numpy()
         assert np.abs(counts - np.array([520, 300, 150, 30]) * count / 1000).max() < 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 250, 1000])
 def test_what_is_drawn_and_what_is_left_are_all_samples_once(count: int) -> None:
-    drawn, left = stratified(uneven(), count, torch.Generator().manual_seed(0))
+    drawn, left = split_stratified(uneven(), count, torch.Generator().manual_seed(0))
     assert len(drawn) == count
     assert sorted(torch.cat([drawn, left]).tolist()) == list(range(1000))
 
 
 def test_samples_drawn_are_not_sorted_by_class() -> None:
     targets = uneven()
-    for part in stratified(targets, 500, torch.Generator().manual_seed(0)):
+    for part in split_stratified(targets, 500, torch.Generator().manual_seed(0)):
         assert (targets[part].diff() != 0).sum() > 100
 
 
@@ -241,10 +241,10 @@ def test_overfitting_takes_the_same_batches_in_each_epoch(tmp_path: Path) -> Non
 
 
 def test_evaluation_takes_larger_batches_than_training() -> None:
-    data = Given(numbered(1), test=numbered(EVAL_BATCH + 1), batch_size=10)
-    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH, 1]
-    data.batch_size = EVAL_BATCH + 1
-    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH + 1]
+    data = Given(numbered(1), test=numbered(EVAL_BATCH_SIZE + 1), batch_size=10)
+    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE, 1]
+    data.batch_size = EVAL_BATCH_SIZE + 1
+    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE + 1]
 
 
 @pytest.mark.parametrize(("task", "monitor"), [("regression", ("val/loss", "min")), ("binary", ("val/acc", "max"))])

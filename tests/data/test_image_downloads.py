@@ -89,7 +89,7 @@ def test_of_several_that_start_at_once_one_downloads(
     all_see_it_missing = threading.Barrier(count)
     first_look = threading.local()
     downloads: list[str] = []
-    missing = MNIST.missing
+    missing = MNIST.find_missing_files
 
     def missing_at_first(self: MNIST) -> list[str]:
         names = missing(self)
@@ -102,7 +102,7 @@ def test_of_several_that_start_at_once_one_downloads(
         downloads.append(root)
         shutil.copytree(published / "MNIST", empty / "MNIST")
 
-    monkeypatch.setattr(MNIST, "missing", missing_at_first)
+    monkeypatch.setattr(MNIST, "find_missing_files", missing_at_first)
     monkeypatch.setattr(MNIST, "dataset", staticmethod(download))
     sets = [MNIST(root=str(empty), batch_size=1, val_size=0) for _ in range(count)]
     threads = [threading.Thread(target=each.prepare_data) for each in sets]

@@ -10,7 +10,7 @@ import torchvision.datasets
 from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
-from src.data.images import ImageDataModule, channel_statistics
+from src.data.images import ImageDataModule, compute_channel_statistics
 from src.data.mnist import MNIST
 from tests.training import Recorder, quiet_trainer
 
@@ -79,7 +79,7 @@ def test_class_names_are_torchvisions_in_its_order(kind: type[ImageDataModule]) 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channel_statistics_are_mean_and_standard_deviation_over_all_pixels(channels: int) -> None:
     images = (torch.rand(64, channels, 9, 7) ** 2 * 256).byte() // torch.arange(1, channels + 1).view(-1, 1, 1)
-    mean, std = channel_statistics(images)
+    mean, std = compute_channel_statistics(images)
     by_channel = images.double().transpose(0, 1).flatten(1)
     assert mean.shape == std.shape == (channels, 1, 1)
     torch.testing.assert_close(mean.flatten().double(), by_channel.mean(dim=1), rtol=0, atol=1e-4)
@@ -90,8 +90,8 @@ def test_the_statistics_come_from_the_training_samples_alone(data_dir: Path) -> 
     data = ready(CIFAR10, data_dir, val_size=100)
     assert data.val_set is not None
     everything = torch.cat([training_images(data), data.val_set.inputs])
-    assert torch.equal(data.mean, channel_statistics(training_images(data))[0])
-    assert (data.mean - channel_statistics(everything)[0]).abs().max() > 0.01
+    assert torch.equal(data.mean, compute_channel_statistics(training_images(data))[0])
+    assert (data.mean - compute_channel_statistics(everything)[0]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -115,7 +115,7 @@ def test_standardising_leaves_the_images_given_as_they_are_also_floats(data_dir:
 
 
 def test_an_image_of_one_grey_stays_finite() -> None:
-    mean, std = channel_statistics(torch.full((2, 1, 4, 4), 7, dtype=torch.uint8))
+    mean, std = compute_channel_statistics(torch.full((2, 1, 4, 4), 7, dtype=torch.uint8))
     assert mean.item() == 7
     assert 0 < std.item() < 1e-3
 

@@ -59,7 +59,7 @@ def count_transfers(data: XOR) -> list[int]:
 
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_set_that_fits_is_copied_once_and_each_epoch_costs_its_order(data: XOR, chunk: int) -> None:
-    data.chunk = chunk
+    data.chunk_length = chunk
     assert count_transfers(data) == [2 + 2 + 1, 1]  # inputs and targets to train and to validate on, and the order
 
 
@@ -68,8 +68,8 @@ def test_set_that_does_not_fit_is_copied_batch_by_batch(
     data: XOR, asked: bool | None, free: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(placement, "measure_free", lambda device: free)
-    data.placement.asked = asked
+    monkeypatch.setattr(placement, "_measure_free_memory", lambda device: free)
+    data.placement.requested = asked
     assert count_transfers(data) == [2 * (10 + 1)] * 2
     assert "data: 0.00352 MB for meta, copied to it batch by batch" in caplog.text
 
@@ -79,9 +79,9 @@ def test_set_takes_half_of_the_free_memory_at_most_unless_it_is_asked_for(
 ) -> None:
     caplog.set_level(logging.INFO)
     for asked, free in ((None, 2 * 3520), (True, 0)):
-        monkeypatch.setattr(placement, "measure_free", lambda device, free=free: free)
+        monkeypatch.setattr(placement, "_measure_free_memory", lambda device, free=free: free)
         data.placement = placement.Placement()
-        data.placement.asked = asked
+        data.placement.requested = asked
         assert count_transfers(data) == [5, 1]
         assert "data: 0.00352 MB for meta, kept on it" in caplog.text
         caplog.clear()

@@ -6,7 +6,7 @@ import torch
 
 from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
-from src.data.toy import XOR, Cubic, DrawnDataModule, Gate, Linear, Parabola, Pulse, TenPoints
+from src.data.toy import XOR, Cubic, Gate, Linear, Parabola, Pulse, SyntheticDataModule, TenPoints
 
 
 def xor(noise: float = 0.01, split_seed: int = 0, **sizes: Any) -> XOR:
@@ -16,7 +16,7 @@ def xor(noise: float = 0.01, split_seed: int = 0, **sizes: Any) -> XOR:
     return data
 
 
-def drawn(kind: type[DrawnDataModule], split_seed: int = 0, **sizes: int) -> list[Samples]:
+def drawn(kind: type[SyntheticDataModule], split_seed: int = 0, **sizes: int) -> list[Samples]:
     """The training, validation and test points of a set drawn from a rule."""
     given = {"train_size": 4000, "val_size": 60, "test_size": 40, **sizes}
     data = kind(**given, batch_size=10, split_seed=split_seed)
@@ -96,7 +96,7 @@ DRAWN = [Pulse, Linear, Parabola, Cubic]
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_each_set_is_a_draw_of_its_own_size_that_the_split_seed_alone_decides(kind: type[DrawnDataModule]) -> None:
+def test_each_set_is_a_draw_of_its_own_size_that_the_split_seed_alone_decides(kind: type[SyntheticDataModule]) -> None:
     first, again, other = drawn(kind), drawn(kind), drawn(kind, split_seed=1)
     assert [samples.size for samples in first] == [4000, 60, 40]
     points = torch.cat([samples.inputs for samples in [*first, *other]])
@@ -115,7 +115,7 @@ def test_each_set_is_a_draw_of_its_own_size_that_the_split_seed_alone_decides(ki
     ],
 )
 def test_the_points_are_spread_evenly_over_the_whole_range(
-    kind: type[DrawnDataModule], low: list[float], high: list[float]
+    kind: type[SyntheticDataModule], low: list[float], high: list[float]
 ) -> None:
     inputs = drawn(kind)[0].inputs
     ends = torch.tensor([low, high])
@@ -161,7 +161,7 @@ def test_the_cubic_has_the_values_of_its_formula_and_no_noise() -> None:
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_a_share_is_refused_naming_the_set(kind: type[DrawnDataModule]) -> None:
+def test_a_share_is_refused_naming_the_set(kind: type[SyntheticDataModule]) -> None:
     with pytest.raises(InputError) as caught:
         kind(train_size=100, val_size=0.5, test_size=100, batch_size=10)
     name = kind.__name__

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 
 from src.core.errors import InputError
-from src.data.wheat import Wheat, canonical, rows_of
+from src.data.wheat import Wheat, format_canonical, parse_rows
 from tests.command_line import BARE, quick, read_json, run
 
 PER_CLASS = 20
@@ -29,7 +29,7 @@ def lines(count: int = COUNT) -> list[str]:
 
 def trusted(monkeypatch: pytest.MonkeyPatch, text: str) -> str:
     """The text, which from now on is the published one."""
-    monkeypatch.setattr(Wheat, "sha256", hashlib.sha256(canonical(rows_of(text.encode()))).hexdigest())
+    monkeypatch.setattr(Wheat, "sha256", hashlib.sha256(format_canonical(parse_rows(text.encode()))).hexdigest())
     return text
 
 
@@ -74,8 +74,8 @@ def test_the_published_file_s_checksum_is_taken_over_its_numbers_however_they_ar
     published = b"15.26\t14.84\t\t0.871\t1\r\n14.88\t5\t\t2.700\t3\n\n"
     other = b"15.26 14.840 .871 1\n14.88\t5.000\t2.7\t3"
     assert (
-        canonical(rows_of(published))
-        == canonical(rows_of(other))
+        format_canonical(parse_rows(published))
+        == format_canonical(parse_rows(other))
         == b"15.26\t14.84\t0.871\t1.0\n14.88\t5.0\t2.7\t3.0\n"
     )
 
@@ -282,7 +282,7 @@ def test_of_several_that_start_at_once_one_downloads(tmp_path: Path, monkeypatch
     for thread in threads:
         thread.join()
     assert downloads == [Wheat.url]
-    assert len(rows_of((tmp_path / "data/wheat/seeds_dataset.txt").read_bytes())) == COUNT
+    assert len(parse_rows((tmp_path / "data/wheat/seeds_dataset.txt").read_bytes())) == COUNT
 
 
 # On the command line

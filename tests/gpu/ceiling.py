@@ -44,7 +44,7 @@ def count_operations(*choices: str) -> float:
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*choices, "trainer=cpu"])
-    data = build.build_tensors(cfg)
+    data = build.build_tensor_data(cfg)
     model = build.build_model(cfg, data, "cpu")
     with FlopCounterMode(display=False) as counter:
         outputs = model(torch.randn(IMAGES, *data.in_shape))

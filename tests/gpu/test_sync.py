@@ -51,7 +51,7 @@ def refusing(device: str) -> Iterator[None]:
 def test_no_step_waits_for_the_device(
     kind: str, device: str, data_dir: Path, trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, look = SupervisedModule.training_step, SupervisedModule.look_at_losses
+    step, look = SupervisedModule.training_step, SupervisedModule.log_losses
     checks: list[Any] = []  # the check, while it lasts
     watched: list[int] = []  # how many steps there were in each
 
@@ -75,7 +75,7 @@ def test_no_step_waits_for_the_device(
         begin(model)
 
     monkeypatch.setattr(SupervisedModule, "training_step", first_step)
-    monkeypatch.setattr(SupervisedModule, "look_at_losses", watch_until_here)
+    monkeypatch.setattr(SupervisedModule, "log_losses", watch_until_here)
     every = (f"trainer.log_every_n_steps={STEPS // 2}", "trainer.max_epochs=4", f"data.train_size={16 * STEPS}")
     try:
         quick(*images("cifar10", data_dir), *KINDS[kind], *every, trainer, cwd=tmp_path)

@@ -29,7 +29,7 @@ from pathlib import Path
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ConstantLR
-from src.callbacks.figures.curves import Curves
+from src.callbacks.figures.learning_curves import Curves
 from src.data.toy import XOR
 from src.training.redraw import TensorBoardPictures
 from src.models.mlp import MLP

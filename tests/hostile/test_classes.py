@@ -25,7 +25,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "a pickle, by numpy": {"_target_": "numpy.load", "file": "bomb.npy", "allow_pickle": True},
     "a local hub": {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "model", "source": "local"},
     "a function of ours that writes": {"_target_": "src.storage.files.write_text", "path": MARK, "text": "x"},
-    "a function of ours that links": {"_target_": "src.storage.files.append", "path": MARK, "content": "x"},
+    "a function of ours that links": {"_target_": "src.storage.files.append_bytes", "path": MARK, "content": "x"},
     "eval": {"_target_": "builtins.eval", "_args_": ["open('ran', 'w')"]},
     "exec": {"_target_": "builtins.exec", "_args_": ["open('ran', 'w')"]},
     "open": {"_target_": "builtins.open", "file": MARK, "mode": "w"},
@@ -59,7 +59,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "a class that is not there": {"_target_": "src.models.mlp.Nothing"},
     "a module that is not there": {"_target_": "src.models.nothing.Nothing"},
     "a network that is no model": {"_target_": "src.models.mlp.MLPNet"},
-    "a class of another kind": {"_target_": "src.callbacks.figures.curves.Curves"},
+    "a class of another kind": {"_target_": "src.callbacks.figures.learning_curves.Curves"},
     "a kind's own name": {"_target_": "torch.optim.Optimizer"},
     "a part of it": {"_partial_": True},
     "more for it": {"_args_": [1]},
@@ -105,7 +105,14 @@ def test_each_slot_takes_only_classes_of_ours_and_says_how_to_allow_others(slot:
 
 @pytest.mark.parametrize("slot", SLOTS)
 def test_each_slot_takes_only_classes_of_its_kind(slot: str, cwd: Path) -> None:
-    spoil(cwd, {f"{slot}._target_": "src.models.mlp.MLP" if slot != "model" else "src.callbacks.figures.curves.Curves"})
+    spoil(
+        cwd,
+        {
+            f"{slot}._target_": "src.models.mlp.MLP"
+            if slot != "model"
+            else "src.callbacks.figures.learning_curves.Curves"
+        },
+    )
     assert f"{slot}._target_=src." in (error := attempt(cwd, *RESUME))
     assert " is no " in error
 
@@ -159,7 +166,7 @@ CALLS = {
     "a function beside ours": "canary.touch",
     "one in a list": ["canary.touch"],
     "a function of Python's": "os.system",
-    "a function of ours": "src.storage.files.remove",
+    "a function of ours": "src.storage.files.remove_file",
 }
 
 

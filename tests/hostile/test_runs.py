@@ -97,8 +97,8 @@ def test_what_is_not_looked_up_is_given_on_the_command_line(cwd: Path) -> None:
 
 PLACES: dict[str, Any] = {
     "callbacks.timer": {"_target_": "lightning.pytorch.callbacks.Timer", "interval": "/etc"},
-    "callbacks.more": {"_target_": "src.callbacks.figures.curves.Curves", "dirpath": "here"},
-    "callbacks.list": {"_target_": "src.callbacks.figures.curves.Curves", "names": [["a", "../b"]]},
+    "callbacks.more": {"_target_": "src.callbacks.figures.learning_curves.Curves", "dirpath": "here"},
+    "callbacks.list": {"_target_": "src.callbacks.figures.learning_curves.Curves", "names": [["a", "../b"]]},
     "logger.csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../../other"},
     "logger.csv.version": "/tmp",
     "logger.csv.save_dir": "~/x",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from src.storage.files import format_yaml, write_csv, write_json
-from src.sweeps.report import report
+from src.sweeps.report import _write_report
 from tests.command_line import BARE, ROOT, read_json, run
 from tests.hostile import MARK, RUN, SECRET, attempt, spoil
 from tests.sweeps import made_job
@@ -144,11 +144,11 @@ def test_pictures_are_png_of_a_size_that_one_can_show(sweep: Path, cwd: Path) ->
 PICTURES: dict[str, Any] = {
     "torch.load": {"x": {"_target_": "torch.load", "f": "bomb.pt", "weights_only": False}},
     "canary.Picture": {"x": {"_target_": "canary.Picture"}},
-    "src.callbacks.figures.curves.Curves": {"x": {"_target_": "src.callbacks.figures.curves.Curves"}},
+    "src.callbacks.figures.learning_curves.Curves": {"x": {"_target_": "src.callbacks.figures.learning_curves.Curves"}},
     "../../../x is no picture's name": {"../../../x": {"_target_": "src.sweeps.figures.base.Scores"}},
     "/etc/x is no picture's name": {"/etc/x": {"_target_": "src.sweeps.figures.base.Scores"}},
     "pictures.x.picture=../../../secret": {
-        "x": {"_target_": "src.sweeps.figures.base.Gallery", "columns": 1, "picture": "../../../secret"}
+        "x": {"_target_": "src.sweeps.figures.base.ImageGrid", "columns": 1, "picture": "../../../secret"}
     },
     "x refers to other settings": {"x": {"_target_": "src.sweeps.figures.base.Scores", "title": "${oc.env:HOME}"}},
     "pictures.x._args_": {"x": {"_target_": "src.sweeps.figures.base.Scores", "_args_": [1]}},
@@ -212,7 +212,7 @@ def fill(sweep: Path, tag: str) -> None:
 def test_a_text_is_a_text_wherever_it_stands(tmp_path: Path) -> None:
     fill(tmp_path / TAG.replace("/", ""), TAG)
     fill(tmp_path / "plain", "plain")
-    page, plain = (Page(report([folder])) for folder in (tmp_path / TAG.replace("/", ""), tmp_path / "plain"))
+    page, plain = (Page(_write_report([folder])) for folder in (tmp_path / TAG.replace("/", ""), tmp_path / "plain"))
     assert page.source.count("alert(1)") > 30
     assert page.scripts == plain.scripts
     assert {each.tag for each in page.elements} == {each.tag for each in plain.elements}
@@ -227,7 +227,7 @@ def test_a_text_is_a_text_wherever_it_stands(tmp_path: Path) -> None:
 def test_latex_and_csv_take_texts_as_they_are(tmp_path: Path) -> None:
     evil = "\\input{/etc/passwd} \\write18{touch ran} % & $ # _ ^^5c"
     fill(tmp_path / "sweep", evil)
-    report([tmp_path / "sweep"])
+    _write_report([tmp_path / "sweep"])
     table = (tmp_path / "sweep" / "leaderboard.tex").read_text()
     body = "\n".join(line for line in table.splitlines() if not line.startswith("%"))
     assert "textbackslash" in body

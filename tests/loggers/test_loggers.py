@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.core.errors import InputError
-from src.loggers.kinds import Start, find_kind
-from src.loggers.opening import IDS, closing_loggers, complete
+from src.loggers.kinds import RunStart, find_adapter
+from src.loggers.opening import IDS_FILE, close_loggers, resolve_logger_settings
 from tests.command_line import Outcome, history, read_json, run, train
 
 
@@ -139,7 +139,7 @@ def test_each_logger_gets_the_pictures_that_it_takes_and_the_run_tells_of_others
 
 def test_a_run_that_goes_on_is_the_same_run_to_each_logger(first: Outcome, resumed: Path) -> None:
     assert [path.name for path in resumed.glob("*.notes")] == ["run-0.notes"]
-    assert read_json(resumed / IDS) == {"notes": "run-0"}
+    assert read_json(resumed / IDS_FILE) == {"notes": "run-0"}
     assert notes(resumed, "settings")[0]["trainer"]["max_epochs"] == 2
     assert notes(resumed, "settings")[1]["trainer"]["max_epochs"] == 3
     assert yaml.safe_load((resumed / "hparams.yaml").read_text())["trainer"]["max_epochs"] == 3
@@ -169,10 +169,10 @@ def test_a_setting_that_tensorboards_writer_does_not_take_is_refused_before_trai
 
 def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(first.folder, tmp_path / "outputs" / "runs" / "first"))
-    (folder / IDS).write_text('{"notes": "../../elsewhere"}')
+    (folder / IDS_FILE).write_text('{"notes": "../../elsewhere"}')
     outcome = run("src.train", "resume=outputs/runs/first", "trainer.max_epochs=3", cwd=tmp_path)
     assert outcome.code == 1
-    assert f"{IDS} is damaged: notes is no name of a run; remove the file to log anew" in outcome.error
+    assert f"{IDS_FILE} is damaged: notes is no name of a run; remove the file to log anew" in outcome.error
     assert not list(tmp_path.rglob("*elsewhere*"))
 
 
@@ -201,35 +201,35 @@ def test_secrets_are_refused_before_anything_is_written(setting: str, tmp_path: 
     assert "k-123" not in outcome.text and list(tmp_path.iterdir()) == []
 
 
-def settings_of(logger: type, start: Start, **given: Any) -> dict[str, Any]:
+def settings_of(logger: type, start: RunStart, **given: Any) -> dict[str, Any]:
     target = f"lightning.pytorch.loggers.{logger.__name__}"
-    return complete("mine", OmegaConf.create({"_target_": target, **given}), start)
+    return resolve_logger_settings("mine", OmegaConf.create({"_target_": target, **given}), start)
 
 
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-ins for the packages; returns the stores that MLflow's has been asked to make."""
     stores: list[str] = []
-    monkeypatch.setattr("src.loggers.kinds.need", lambda *args: None)
+    monkeypatch.setattr("src.loggers.kinds.require_package", lambda *args: None)
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=stores.append))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return stores
 
 
 def test_a_job_is_a_run_of_its_own_in_the_group_of_its_sweep(tmp_path: Path, packages: list[str]) -> None:
-    start = Start(tmp_path / "grid" / "0_lr-1", tmp_path / "grid", None)
+    start = RunStart(tmp_path / "grid" / "0_lr-1", tmp_path / "grid", None)
     wandb = settings_of(WandbLogger, start, name=None, group=None)
     assert (wandb["name"], wandb["group"]) == ("0_lr-1", "grid")
     mlflow = settings_of(MLFlowLogger, start, experiment_name=None, run_name=None, tracking_uri=None)
     assert (mlflow["experiment_name"], mlflow["run_name"]) == ("grid", "0_lr-1")
     assert mlflow["tracking_uri"] == f"sqlite:///{tmp_path}/grid/mlflow.db" == packages[0]
     assert mlflow["artifact_location"] == f"file://{tmp_path}/grid/mlruns"
-    alone = settings_of(WandbLogger, Start(tmp_path / "x", None, None), name="own", group=None)
+    alone = settings_of(WandbLogger, RunStart(tmp_path / "x", None, None), name="own", group=None)
     assert (alone["name"], alone["group"]) == ("own", None)
 
 
 def test_a_store_that_is_given_is_used(tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Start(tmp_path / "x", None, None)
+    start = RunStart(tmp_path / "x", None, None)
     file = settings_of(MLFlowLogger, start, tracking_uri=f"file:{tmp_path}/store")
     assert (file["tracking_uri"], "artifact_location" in file) == (f"file:{tmp_path}/store", False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
@@ -238,10 +238,10 @@ def test_a_store_that_is_given_is_used(tmp_path: Path, packages: list[str], monk
 
 @pytest.mark.parametrize(("logger", "name"), [(WandbLogger, "version"), (MLFlowLogger, "run_id")])
 def test_a_service_is_told_which_run_goes_on(logger: type, name: str, tmp_path: Path, packages: list[str]) -> None:
-    (tmp_path / IDS).write_text('{"mine": "a1-b2"}')
-    assert settings_of(logger, Start(tmp_path, None, 20))[name] == "a1-b2"
-    assert settings_of(logger, Start(tmp_path, None, 20), **{name: "other"})[name] == "other"
-    assert settings_of(logger, Start(tmp_path, None, None)).get(name) is None
+    (tmp_path / IDS_FILE).write_text('{"mine": "a1-b2"}')
+    assert settings_of(logger, RunStart(tmp_path, None, 20))[name] == "a1-b2"
+    assert settings_of(logger, RunStart(tmp_path, None, 20), **{name: "other"})[name] == "other"
+    assert settings_of(logger, RunStart(tmp_path, None, None)).get(name) is None
 
 
 def test_mlflow_gets_settings_by_their_full_names_and_those_that_change_as_tags() -> None:
@@ -254,7 +254,7 @@ def test_mlflow_gets_settings_by_their_full_names_and_those_that_change_as_tags(
     logger = SimpleNamespace(experiment=client, run_id="r", log_hyperparams=logged.update)
     for epochs in (5, 9):
         cfg = OmegaConf.create({"seed": 0, "trainer": {"max_epochs": epochs, "what": "x" * 300}, "hydra": {"a": 1}})
-        find_kind(MLFlowLogger).log_config(logger, cfg)
+        find_adapter(MLFlowLogger).log_config(logger, cfg)
     assert logged == {"seed": "0", "trainer.max_epochs": "5", "trainer.what": "x" * 250}
     assert tags == {"trainer.max_epochs": "9"}
 
@@ -265,7 +265,7 @@ def test_wandb_leaves_no_link_that_leads_out_of_the_run(tmp_path: Path) -> None:
     logs.mkdir(parents=True)
     (logs / "debug-core.log").symlink_to(tmp_path / "elsewhere")
     (logs / "debug.log").write_text("")
-    find_kind(WandbLogger).begin(SimpleNamespace(experiment=None), Start(run, None, None))
+    find_adapter(WandbLogger).open_logger(SimpleNamespace(experiment=None), RunStart(run, None, None))
     assert [path.name for path in logs.iterdir()] == ["debug.log"]
 
 
@@ -285,7 +285,7 @@ def test_a_run_at_wandb_ends_with_its_run_here(
     wandb = SimpleNamespace(run="one", finish=lambda exit_code: ended.append(exit_code))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     try:
-        with closing_loggers():
+        with close_loggers():
             work()
     except InputError:
         pass

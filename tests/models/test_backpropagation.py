@@ -55,7 +55,7 @@ def values(model: MLP) -> Arrays:
 
 def objective(model: MLP, batch: Samples) -> Tensor:
     """What the model's training step descends on."""
-    return model.objective(model.loss(model(batch.inputs), batch.targets), batch.size)
+    return model.compute_objective(model.loss(model(batch.inputs), batch.targets), batch.size)
 
 
 def by_autograd(model: MLP, batch: Samples) -> tuple[float, Arrays]:

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from src.core.errors import DivergedError, InputError
-from src.data.base import EVAL_BATCH, Samples
+from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import Settings
 from src.models.cnn import CNN
 from src.models.mlp import MLP
@@ -84,7 +84,7 @@ def metrics_of(model: MLP, samples: Samples, task: str, smoothing: float = 0.0) 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
 def test_validation_metrics_are_means_over_samples_also_where_batches_differ_in_size(task: str, tmp_path: Path) -> None:
-    model, given = linear(task), data(val=EVAL_BATCH + 100, task=task)
+    model, given = linear(task), data(val=EVAL_BATCH_SIZE + 100, task=task)
     assert given.val_set is not None
     given.val_set.inputs[-100:] *= 5  # the last batch's mean loss is another
     trainer = quiet_trainer(tmp_path)
@@ -95,7 +95,7 @@ def test_validation_metrics_are_means_over_samples_also_where_batches_differ_in_
     assert logged["val/loss"].item() == pytest.approx(loss, rel=1e-5)
     if task != "regression":
         assert logged["val/acc"].item() == pytest.approx(accuracy, rel=1e-6)
-    halves = [given.val_set.take(part) for part in (slice(EVAL_BATCH), slice(EVAL_BATCH, None))]
+    halves = [given.val_set.take(part) for part in (slice(EVAL_BATCH_SIZE), slice(EVAL_BATCH_SIZE, None))]
     mean_of_means = np.mean([metrics_of(model, half, task)[0] for half in halves])
     assert abs(mean_of_means - loss) > 0.01
 
@@ -133,7 +133,7 @@ def test_the_metrics_names_and_no_accuracy_for_regression(task: str, tmp_path: P
 
 @pytest.mark.parametrize("task", ["multiclass", "binary"])
 def test_the_confusion_matrix_counts_true_against_predicted_classes(task: str, tmp_path: Path) -> None:
-    model, given = linear(task), data(test=EVAL_BATCH + 33, task=task)
+    model, given = linear(task), data(test=EVAL_BATCH_SIZE + 33, task=task)
     assert given.test_set is not None
     quiet_trainer(tmp_path).test(model, datamodule=given, verbose=False)
     predicted = model.predict(model(given.test_set.inputs))

@@ -140,7 +140,7 @@ def test_scales_that_are_not_trained_stay_at_1(batch_norm: bool, tmp_path: Path)
     quiet_trainer(tmp_path).fit(model, datamodule=Given(Samples(torch.randn(20, 1, 8, 8), torch.arange(20) % 10)))
     stayed = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
     assert stayed == {f"{norm}.weight" for norm in ("net.features.0.1", "net.classifier.0.1") if batch_norm}
-    assert all((norm.weight == 1).all() for norm in model.norms())
+    assert all((norm.weight == 1).all() for norm in model.get_batch_norms())
 
 
 def test_the_statistics_of_evaluation_follow_the_batches_as_fast_as_asked() -> None:
@@ -148,7 +148,7 @@ def test_the_statistics_of_evaluation_follow_the_batches_as_fast_as_asked() -> N
     values = model.net.get_submodule("features.0.0")(x)  # (16, 4, 8, 8)
     model(x)
     mean, variance = values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))
-    norm = model.norms()[0]
+    norm = model.get_batch_norms()[0]
     torch.testing.assert_close(norm.running_mean, 0.4 * mean)
     torch.testing.assert_close(norm.running_var, 0.6 + 0.4 * variance)
 

@@ -24,8 +24,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
         found.append(function)
         return function
 
-    monkeypatch.setattr(graphs, "DEVICES", ("cpu",))
-    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "GRAPH_DEVICES", ("cpu",))
+    monkeypatch.setattr(graphs, "_record_graph", record)
     return found
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_recorded_is_taken_as_it_is_and_told_once(
 
     still = ("optimizer=sgd", "optimizer.lr=1e-30", "model.dropout=0")  # so that the step taken in vain changes nothing
     plain = run(tmp_path, "cuda_graph=false", *still)
-    monkeypatch.setattr(graphs, "record", refuse)
+    monkeypatch.setattr(graphs, "_record_graph", refuse)
     repeated = run(tmp_path, *still)
     assert_same(repeated, plain)
     assert repeated[2].count("cannot be recorded as a CUDA graph (operation not permitted") == len(recorded) == 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import Samples
-from src.models.losses import BY_TASK, LOSSES, expected, penalty
+from src.models.losses import LOSSES, LOSSES_BY_TASK, compute_penalty, encode_targets
 from src.models.mlp import MLP
 from tests.command_line import BARE, run
 from tests.training import Given, points, quiet_trainer
@@ -113,7 +113,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_samples(name: str) -> None:
     ],
 )
 def test_what_the_outputs_should_be(targets: list[int], width: int, smoothing: float, rows: list[list[float]]) -> None:
-    found = expected(torch.zeros(len(targets), width), torch.tensor(targets), smoothing)
+    found = encode_targets(torch.zeros(len(targets), width), torch.tensor(targets), smoothing)
     assert torch.allclose(found, torch.tensor(rows, dtype=torch.float32))
 
 
@@ -160,11 +160,11 @@ def test_a_step_on_one_sample_is_rosenblatt_s_rule(x: list[float], y: int, error
 
 def gradients(model: MLP, batch: Samples) -> list[Tensor]:
     model.zero_grad()
-    model.objective(model.loss(model(batch.inputs), batch.targets), batch.size).backward()
+    model.compute_objective(model.loss(model(batch.inputs), batch.targets), batch.size).backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize(("task", "name"), [(task, name) for task, names in BY_TASK.items() for name in names])
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in names])
 def test_the_gradient_of_the_sum_is_the_mean_s_times_the_batch(task: str, name: str) -> None:
     batch = points(7, classes=0 if task == "regression" else 2)
     model = unit(task, loss=name)
@@ -181,7 +181,7 @@ def test_the_penalty_is_not_multiplied_by_the_batch() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, -3.0]]))
         layer.bias.fill_(9.0)
-    assert model.objective(torch.tensor(1.5), 4).item() == 4 * 1.5 + 0.5 * (2 + 3) + 0.25 * (4 + 9)
+    assert model.compute_objective(torch.tensor(1.5), 4).item() == 4 * 1.5 + 0.5 * (2 + 3) + 0.25 * (4 + 9)
 
 
 def test_the_penalty_leaves_what_batch_norm_has_learned_free() -> None:
@@ -189,7 +189,7 @@ def test_the_penalty_leaves_what_batch_norm_has_learned_free() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0 if parameter.ndim > 1 else 7.0)
-    assert model.objective(torch.tensor(0.0), 1).item() == 2 * 3 + 3
+    assert model.compute_objective(torch.tensor(0.0), 1).item() == 2 * 3 + 3
 
 
 def test_the_penalty_leaves_weights_that_stay_as_they_are_out() -> None:
@@ -198,20 +198,20 @@ def test_the_penalty_leaves_weights_that_stay_as_they_are_out() -> None:
         for parameter in model.parameters():
             parameter.fill_(2.0)
     next(model.parameters()).requires_grad_(False)  # 2·3 weights; the others are 3·3 and 3
-    assert model.objective(torch.tensor(0.0), 1).item() == (2 + 4) * (9 + 3)
+    assert model.compute_objective(torch.tensor(0.0), 1).item() == (2 + 4) * (9 + 3)
 
 
 def test_a_penalty_by_hand() -> None:
     weights = [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0], [3.0]])]
-    assert penalty(weights, l1=0.1, l2=0.0).item() == pytest.approx(0.6)
-    assert penalty(weights, l1=0.0, l2=0.01).item() == pytest.approx(0.14)
+    assert compute_penalty(weights, l1=0.1, l2=0.0).item() == pytest.approx(0.6)
+    assert compute_penalty(weights, l1=0.0, l2=0.01).item() == pytest.approx(0.14)
 
 
 # Which loss suits which task
 
 
 def test_the_first_loss_of_each_task_is_its_own() -> None:
-    assert {task: unit(task).loss_name for task in BY_TASK} == {
+    assert {task: unit(task).loss_name for task in LOSSES_BY_TASK} == {
         "multiclass": "cross_entropy",
         "binary": "cross_entropy",
         "regression": "squared_error",
@@ -219,12 +219,15 @@ def test_the_first_loss_of_each_task_is_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "name"), [(task, name) for task, names in BY_TASK.items() for name in LOSSES if name not in names]
+    ("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in LOSSES if name not in names]
 )
 def test_a_loss_that_does_not_suit_the_targets_is_refused_with_those_that_do(task: str, name: str) -> None:
     with pytest.raises(InputError) as caught:
         unit(task, loss=name)
-    assert str(caught.value) == f"model.loss={name} does not suit {task} targets: choose {' or '.join(BY_TASK[task])}"
+    assert (
+        str(caught.value)
+        == f"model.loss={name} does not suit {task} targets: choose {' or '.join(LOSSES_BY_TASK[task])}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.models.layers import ACTIVATIONS, Products
+from src.models.layers import ACTIVATIONS, PairwiseProducts
 from src.models.mlp import MLP
 from tests.training import SGD, is_plain, reloaded
 
@@ -130,7 +130,7 @@ def test_the_output_bias_can_be_left_out() -> None:
 
 def test_the_feature_map_adds_the_product_of_each_two_inputs() -> None:
     model = mlp([], in_shape=(3,), products=True)
-    assert isinstance(model.net.products, Products)
+    assert isinstance(model.net.products, PairwiseProducts)
     assert model.net.products(torch.tensor([[2.0, 3, 5]])).tolist() == [[2, 3, 5, 6, 10, 15]]
     assert model(torch.randn(4, 3)).shape == (4, 3)
     assert set(model.state_dict()) == {"net.layers.0.weight", "net.layers.0.bias"}

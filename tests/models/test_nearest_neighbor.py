@@ -13,7 +13,7 @@ from src.core.errors import InputError
 from src.data.base import Samples
 from src.data.cifar10 import CIFAR10
 from src.models.mlp import MLP
-from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, l1, l2, packed, unpacked
+from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, compute_l1, compute_l2, to_float32, to_uint8
 from src.training.checkpoints import load_weights
 from tests.command_line import evaluate, history, images, own_images, quick, run, train, weights
 from tests.training import Given, is_plain, points, quiet_trainer, reloaded
@@ -102,19 +102,19 @@ def test_a_single_nearer_neighbour_does_not_beat_more_votes() -> None:
 def test_l1_distances_are_sums_of_absolute_differences_whatever_the_tiles(features: int) -> None:
     x, memory = torch.rand(33, features)[:3], torch.rand(5, features)
     expected = (x[:, None].double() - memory.double()).abs().sum(dim=-1)
-    torch.testing.assert_close(l1(x, memory).double(), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(compute_l1(x, memory).double(), expected, rtol=1e-5, atol=0.0)
 
 
 def test_l1_distances_of_many_samples_fill_every_tile() -> None:
     x, memory = torch.rand(31, 3072), torch.rand(45, 3072)  # tiles of 13 × 13
-    torch.testing.assert_close(l1(x, memory), torch.cdist(x, memory, p=1.0), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(compute_l1(x, memory), torch.cdist(x, memory, p=1.0), rtol=1e-5, atol=0.0)
 
 
 def test_l2_distances_keep_their_digits_far_from_the_origin() -> None:
     memory = 1000 + torch.rand(50, 100)
     x = memory[:20] + 0.01 * torch.randn(20, 100)
     expected = (x[:, None].double() - memory.double()).norm(dim=-1)
-    torch.testing.assert_close(l2(x, memory).double(), expected, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(compute_l2(x, memory).double(), expected, rtol=1e-4, atol=0.0)
 
 
 def test_never_more_is_compared_at_once_than_a_block_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_never_more_is_compared_at_once_than_a_block_of_each(monkeypatch: pytest
 
     def noted(x: Tensor, memory: Tensor) -> Tensor:
         shapes.append((len(x), len(memory)))
-        return l1(x, memory)
+        return compute_l1(x, memory)
 
     monkeypatch.setitem(DISTANCES, "l1", noted)
     remembering(points(64, 4), block=20)(torch.randn(45, 2))
@@ -171,14 +171,14 @@ def test_more_neighbours_than_samples_are_told() -> None:
 def test_pixels_of_255_are_kept_as_bytes_without_loss() -> None:
     values = torch.arange(256, dtype=torch.uint8)[None]
     inputs = values / torch.tensor(255.0)
-    assert packed(inputs).dtype == torch.uint8
-    assert torch.equal(packed(inputs), values) and torch.equal(unpacked(packed(inputs)), inputs)
+    assert to_uint8(inputs).dtype == torch.uint8
+    assert torch.equal(to_uint8(inputs), values) and torch.equal(to_float32(to_uint8(inputs)), inputs)
 
 
 @pytest.mark.parametrize("value", [0.5, -1 / 255, 256 / 255, 0.33, float("nan"), float("inf")])
 def test_inputs_with_any_other_value_are_kept_as_they_are(value: float) -> None:
     inputs = torch.tensor([[0.0, 1.0, value]])
-    assert packed(inputs) is inputs and unpacked(inputs) is inputs
+    assert to_uint8(inputs) is inputs and to_float32(inputs) is inputs
 
 
 @pytest.mark.parametrize("other_first", [False, True])
@@ -249,7 +249,7 @@ def test_a_checkpoint_gives_the_same_memory_back(dtype: torch.dtype, tmp_path: P
     model = remembering(memory, k=3)
     again = reloaded(model, tmp_path)
     assert again.inputs.dtype == dtype
-    assert torch.equal(unpacked(again.inputs), inputs) and torch.equal(again.targets, memory.targets)
+    assert torch.equal(to_float32(again.inputs), inputs) and torch.equal(again.targets, memory.targets)
     assert torch.equal(again(x), model(x))
 
 

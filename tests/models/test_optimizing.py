@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from src.core.errors import InputError
 from src.models.base import Settings
 from src.optimizers.muon import Muon
-from src.optimizers.settings import count_rates, make_optimizer, make_schedule
+from src.optimizers.settings import count_learning_rates, make_optimizer, make_schedule
 from src.optimizers.warmup_cosine import WarmupCosine
 from tests.models.test_base import data, linear
 from tests.training import LearningRates, quiet_trainer
@@ -53,7 +53,7 @@ def trained(scheduler: Settings, folder: Path, **settings: Any) -> tuple[list[fl
 )
 def test_a_schedule_is_stepped_as_often_as_is_counted(pace: Settings, settings: Settings, tmp_path: Path) -> None:
     rates, trainer = trained({**EXPONENTIAL, **pace}, tmp_path, **settings)
-    assert len(set(rates)) == count_rates(trainer, **{"frequency": 1, **pace})
+    assert len(set(rates)) == count_learning_rates(trainer, **{"frequency": 1, **pace})
 
 
 @pytest.mark.parametrize("pace", [{"interval": "epoch"}, {"interval": "step"}], ids=str)

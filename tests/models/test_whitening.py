@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.cnn import CNN
-from src.models.whitening import AT_ONCE, FLOOR, Whitening, covariance
+from src.models.whitening import CHUNK_SIZE, VARIANCE_FLOOR, Whitening, compute_covariance
 from tests.training import SGD, Given, quiet_trainer, reloaded
 
 
@@ -67,7 +67,7 @@ def test_of_its_own_images_the_answers_are_uncorrelated_with_variance_about_1() 
     patches = F.unfold(given, 2).transpose(1, 2).flatten(0, 1).double()
     variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches))
     assert variances.min() > 0.01  # far above the floor
-    torch.testing.assert_close(moments, torch.diag(variances / (variances + FLOOR)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(moments, torch.diag(variances / (variances + VARIANCE_FLOOR)), rtol=0, atol=1e-5)
     assert moments.diagonal().min() > 0.95 and moments.diagonal().max() < 1
 
 
@@ -79,20 +79,22 @@ def test_each_component_is_there_with_both_signs() -> None:
 
 def test_single_pixels_are_divided_by_their_standard_deviation() -> None:
     layer = fitted(torch.tensor([2.0, -2.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4), size=1)
-    assert sorted(layer.weight.flatten().tolist()) == pytest.approx([-1 / (4 + FLOOR) ** 0.5, 1 / (4 + FLOOR) ** 0.5])
+    assert sorted(layer.weight.flatten().tolist()) == pytest.approx(
+        [-1 / (4 + VARIANCE_FLOOR) ** 0.5, 1 / (4 + VARIANCE_FLOOR) ** 0.5]
+    )
 
 
 def test_directions_in_which_patches_do_not_vary_are_not_blown_up() -> None:
     layer = fitted(torch.randn(50, 1, 1, 1).expand(50, 1, 4, 4))  # of one shade each
     norms = sorted(layer.weight[:4].flatten(1).norm(dim=1).tolist())
-    assert norms[1:] == pytest.approx([1 / FLOOR**0.5] * 3, rel=1e-4)
+    assert norms[1:] == pytest.approx([1 / VARIANCE_FLOOR**0.5] * 3, rel=1e-4)
     assert norms[0] < 1
 
 
 def test_patches_are_looked_at_a_few_images_at_a_time_and_the_covariance_is_that_of_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given, at_once, unfold = images(2 * AT_ONCE + 7, side=5), [], F.unfold
+    given, at_once, unfold = images(2 * CHUNK_SIZE + 7, side=5), [], F.unfold
     patches = unfold(given, 3).transpose(1, 2).flatten(0, 1).double()
 
     def noted(part: Tensor, size: int) -> Tensor:
@@ -100,8 +102,8 @@ def test_patches_are_looked_at_a_few_images_at_a_time_and_the_covariance_is_that
         return unfold(part, size)
 
     monkeypatch.setattr(F, "unfold", noted)
-    torch.testing.assert_close(covariance(given, 3), patches.T @ patches / len(patches), rtol=0, atol=1e-10)
-    assert at_once == [AT_ONCE, AT_ONCE, 7]
+    torch.testing.assert_close(compute_covariance(given, 3), patches.T @ patches / len(patches), rtol=0, atol=1e-10)
+    assert at_once == [CHUNK_SIZE, CHUNK_SIZE, 7]
 
 
 # In a network

@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.callbacks.history import Row
-from src.sweeps.store.jobs import describe, note
-from src.vectorized.entry import train_together
-from src.vectorized.spec import Part, StackOrder
+from src.sweeps.store.jobs import create_job, describe_job
+from src.vectorized.entry import train_jobs
+from src.vectorized.spec import StackJobSpec, StackSpec
 from tests.command_line import BARE, history, own_process_state, quick, weights
 from tests.course.presets import composed
 
@@ -30,15 +30,15 @@ def together(cwd: Path, jobs: list[Settings]) -> list[Path]:
     folders = [cwd / "together" / str(number) for number in range(len(jobs))]
     with own_process_state("src.train", (), cwd):
         parts = [part(composed(*BARE, *job), folder) for job, folder in zip(jobs, folders, strict=True)]
-        train_together(StackOrder(parts, cwd / "together" / "state.ckpt", 500, {}, []))
+        train_jobs(StackSpec(parts, cwd / "together" / "state.ckpt", 500, {}, []))
     return folders
 
 
-def part(config: DictConfig, folder: Path) -> Part:
+def part(config: DictConfig, folder: Path) -> StackJobSpec:
     """A job of a stack, noted in its folder as a sweep does."""
     HydraConfig.instance().set_config(config)
-    note(folder, int(folder.name), describe(config))
-    return Part(pickle.dumps(config), folder)
+    create_job(folder, int(folder.name), describe_job(config))
+    return StackJobSpec(pickle.dumps(config), folder)
 
 
 def alone(cwd: Path, jobs: list[Settings]) -> list[Path]:

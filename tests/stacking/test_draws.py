@@ -9,17 +9,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.data.base import Samples
 from src.data.images import ImageDataModule
-from src.vectorized.batches import Feed
-from src.vectorized.layers import WideDropout
-from src.vectorized.random_numbers import Draws
+from src.vectorized.batches import StackedBatches
+from src.vectorized.layers import StackedDropout
+from src.vectorized.random_numbers import BatchedRandomNumbers
 
 CPU = torch.device("cpu")
 
 
 def draw(seeds: list[int], count: int = 2, numbers: int = 20_000) -> Tensor:
     """Return several draws of jobs with these seeds, (draws, jobs, numbers)."""
-    draws = Draws(CPU)
-    draws.restart(seeds)
+    draws = BatchedRandomNumbers(CPU)
+    draws.reset(seeds)
     return torch.stack([draws.draw(numbers) for _ in range(count)])
 
 
@@ -41,9 +41,9 @@ def test_job_draws_the_same_whichever_jobs_are_beside_it() -> None:
 
 
 def test_masks_drop_each_jobs_own_share_and_keep_the_mean() -> None:
-    layer = WideDropout([nn.Dropout(0.2), nn.Dropout(0.7), nn.Dropout(0.0)]).train()
-    layer.draws = Draws(CPU)
-    layer.draws.restart([1, 2, 3])
+    layer = StackedDropout([nn.Dropout(0.2), nn.Dropout(0.7), nn.Dropout(0.0)]).train()
+    layer.random_numbers = BatchedRandomNumbers(CPU)
+    layer.random_numbers.reset([1, 2, 3])
     outputs = layer(torch.ones(500, 3 * 40)).view(500, 3, 40)
     dropped = (outputs == 0).float().mean(dim=(0, 2))
     assert dropped.tolist() == pytest.approx([0.2, 0.7, 0.0], abs=0.015)
@@ -63,19 +63,19 @@ class Colours(ImageDataModule):
         self.train_set = Samples(torch.randint(256, (200, 3, 8, 8), dtype=torch.uint8), torch.arange(200) % 3)
 
 
-def augmented(data: ImageDataModule, seeds: list[int], draws: Draws | None) -> Tensor:
+def augmented(data: ImageDataModule, seeds: list[int], draws: BatchedRandomNumbers | None) -> Tensor:
     """Return the first batch of jobs with these seeds, (B, k, C, H, W)."""
     if draws is not None:
-        draws.restart(seeds)
+        draws.reset(seeds)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    feed = Feed(data, [7] * len(seeds), CPU, torch.float32)
-    return next(feed.epoch(0, generators, draws))[0]
+    feed = StackedBatches(data, [7] * len(seeds), CPU, torch.float32)
+    return next(feed.iter_epoch(0, generators, draws))[0]
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["all jobs at once", "a generator each"])
 def test_images_are_augmented_the_same_whichever_jobs_are_beside_them(at_once: bool) -> None:
     data = Colours()
-    make = (lambda: Draws(CPU)) if at_once else (lambda: None)
+    make = (lambda: BatchedRandomNumbers(CPU)) if at_once else (lambda: None)
     three, two = augmented(data, [3, 4, 5], make()), augmented(data, [5, 3], make())
     assert torch.equal(three[:, [2, 0]], two)
     assert not torch.equal(three[:, 0], three[:, 1])
@@ -84,18 +84,18 @@ def test_images_are_augmented_the_same_whichever_jobs_are_beside_them(at_once: b
 def test_generators_augment_as_a_run_alone_does() -> None:
     data = Colours()
     found = augmented(data, [3, 4], None)
-    first = data.train_set.inputs[data.order(7, 0)[:50]]
+    first = data.train_set.inputs[data.draw_order(7, 0)[:50]]
     for job, seed in enumerate([3, 4]):
         torch.manual_seed(seed)
         assert torch.equal(found[:, job], data.transform(first, augment=True))
 
 
 def test_drawn_at_once_flips_half_and_shifts_evenly() -> None:
-    draws = Draws(CPU)
-    draws.restart([1, 2])
-    flipped = draws.uniform(20_000, CPU).view(-1, 2) < 0.5
+    draws = BatchedRandomNumbers(CPU)
+    draws.reset([1, 2])
+    flipped = draws.draw_uniform(20_000, CPU).view(-1, 2) < 0.5
     assert flipped.float().mean(dim=0).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
-    shifts = draws.integers(5, 2, 20_000, CPU)  # (2, B·k)
+    shifts = draws.draw_integers(5, 2, 20_000, CPU)  # (2, B·k)
     assert shifts.shape == (2, 20_000) and shifts.dtype == torch.int64
     for job in (0, 1):
         counts = torch.stack([row.bincount(minlength=5) for row in shifts[:, job::2]])
@@ -105,12 +105,12 @@ def test_drawn_at_once_flips_half_and_shifts_evenly() -> None:
 def test_more_jobs_take_no_more_operations_where_all_are_drawn_at_once() -> None:
     data, counts = Colours(), []
     for seeds in ([1, 2], [1, 2, 3, 4, 5, 6, 7, 8]):
-        draws = Draws(CPU)
-        draws.restart(seeds)
+        draws = BatchedRandomNumbers(CPU)
+        draws.reset(seeds)
         inputs = data.train_set.inputs[:50, None].expand(-1, len(seeds), -1, -1, -1).contiguous()
-        feed = Feed(data, [7] * len(seeds), CPU, torch.float32)
+        feed = StackedBatches(data, [7] * len(seeds), CPU, torch.float32)
         with Count() as count:
-            feed.prepared(inputs, [], draws)
+            feed.prepare_inputs(inputs, [], draws)
         counts.append(count.operations)
     assert counts[0] == counts[1] > 20
 

@@ -7,8 +7,8 @@ import torch
 
 from src.data.base import Samples
 from src.models.mlp import MLP
-from src.vectorized.batches import Feed
-from src.vectorized.model import Stack
+from src.vectorized.batches import StackedBatches
+from src.vectorized.model import StackedModel
 from src.vectorized.schedules import Schedules
 from tests.command_line import images
 from tests.stacking.both_ways import assert_both_ways_the_same, jobs_with
@@ -119,9 +119,9 @@ def test_each_steps_loss_is_that_of_a_plain_loop() -> None:
         optimizer = {"_target_": "torch.optim.SGD", "lr": lr, "momentum": 0.9}
         parts = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "optimizer": optimizer}
         models.append(MLP(hidden_size=[8, 6], activation="tanh", dropout=0.0, batch_norm=True, **parts).double())
-    feed = Feed(data, [10, 11, 12], torch.device("cpu"), torch.float64)
-    stack = Stack(models, [0, 1, 2], feed, Schedules(models, 60, 1), every=1, eval_batch=500)
-    epochs = [stack.train_epoch().looks for _ in range(7)]
+    feed = StackedBatches(data, [10, 11, 12], torch.device("cpu"), torch.float64)
+    stack = StackedModel(models, [0, 1, 2], feed, Schedules(models, 60, 1), log_interval=1, eval_batch=500)
+    epochs = [stack.train_epoch().logged_losses for _ in range(7)]
     losses = [[loss for looks in epochs for _, loss in looks[job]] for job in range(3)]
     found = torch.tensor(losses, dtype=torch.float64).T  # (63, 3)
     for job, model in enumerate(models):
@@ -133,7 +133,7 @@ def plain_loop(model: MLP, data: Given, seed: int) -> torch.Tensor:
     optimizer, losses = model.configure_optimizers(), []
     assert data.train_set is not None
     for epoch in range(7):
-        for index in data.order(seed, epoch).split(10):
+        for index in data.draw_order(seed, epoch).split(10):
             loss = torch.nn.functional.cross_entropy(model(data.train_set.inputs[index]), data.train_set.targets[index])
             optimizer.zero_grad()
             loss.backward()

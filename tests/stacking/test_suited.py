@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from src.data.base import Samples
 from src.data.toy import XOR
 from src.models.mlp import MLP
-from src.vectorized.batches import augments
-from src.vectorized.eligibility import verdict
+from src.vectorized.batches import has_augmentation
+from src.vectorized.eligibility import check_eligibility
 from tests.command_line import BARE, own_process_state
 from tests.course.presets import composed
 
@@ -24,7 +24,7 @@ def reason(*settings: str, cwd: Path) -> str | None:
     with own_process_state("src.train", (), cwd):
         config = composed(*BARE, "trainer=cpu", *settings)
         HydraConfig.instance().set_config(config)
-        return verdict(config, processes=1).reason
+        return check_eligibility(config, processes=1).reason
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_data_of_ones_own_are_augmented_for_each_job() -> None:
         "noise": 0.0,
         "batch_size": 4,
     }
-    assert augments(Noisy(**settings))
-    assert not augments(XOR(**settings))
+    assert has_augmentation(Noisy(**settings))
+    assert not has_augmentation(XOR(**settings))
 
 
 def test_data_with_batches_of_their_own_are_not_stacked(tmp_path: Path) -> None:

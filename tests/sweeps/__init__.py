@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from src.callbacks.figures import base as figures
 from src.storage.files import write_csv, write_json
-from src.sweeps.figures.base import SweepPicture
+from src.sweeps.figures.base import SweepFigure
 from src.sweeps.store.runs import Run
 
 GROUPS = ("experiment", "model", "data", "optimizer", "scheduler")
@@ -68,7 +68,7 @@ def made_runs(sweep: Path, metric: str, values: Mapping[str, Sequence[float | No
     ]
 
 
-def drawn(picture: SweepPicture, runs: list[Run]) -> list[Any]:
+def drawn(picture: SweepFigure, runs: list[Run]) -> list[Any]:
     """The axes of a picture drawn as for its file, in which nothing is cut off."""
     seen: list[Figure] = []
 
@@ -76,8 +76,8 @@ def drawn(picture: SweepPicture, runs: list[Run]) -> list[Any]:
         picture.draw(figure, runs)
         seen.append(figure)
 
-    width, height = picture.size(runs)
-    figures.drawn((width, height), draw)
+    width, height = picture.get_size(runs)
+    figures.draw_figure((width, height), draw)
     box = seen[0].get_tightbbox()
     assert min(box.x0, box.y0) > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01
     assert seen[0].get_suptitle() == picture.title

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from src.cli.main import register_resolvers
 from src.cli.messages import CONF
-from src.sweeps.launchers.compose import RememberingLoader
+from src.sweeps.launchers.compose import CachingConfigLoader
 
 VALUES = [
     ["sweep=xor", "model.hidden_size=1", "seed=0", "optimizer.weight_decay=${optimizer.lr}"],
@@ -34,7 +34,7 @@ def test_each_job_is_composed_as_hydra_composes_it(jobs: list[list[str]]) -> Non
     search_path = create_config_search_path(f"file://{CONF}")
     hydra = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
     sweep = hydra.compose_config("train", jobs[0][:1], run_mode=RunMode.MULTIRUN)
-    remembering = RememberingLoader(hydra.config_loader)
+    remembering = CachingConfigLoader(hydra.config_loader)
     for _ in range(2):  # the second time all of it is remembered
         for overrides in jobs:
             theirs = hydra.config_loader.load_sweep_config(sweep, overrides)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.sweeps.progress.live import Display, clock_time
+from src.sweeps.progress.live import Display, format_duration
 
 NAMES = {number: f"hidden size {size}, seed {number % 2}" for number, size in enumerate(["3", "3", "[4,4]", "[4,4]"])}
 
@@ -29,25 +29,25 @@ def metrics(best: float | None, monitor: str = "val/loss", mode: str = "min", **
 
 def told(display: Display, number: int, result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
     """The line on a job that ends well."""
-    display.ended(number, "finished", None, None, result)
+    display.record_end(number, "finished", None, None, result)
     return capsys.readouterr().out
 
 
 def test_each_ended_job_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock, folder = Clock(), Path.cwd() / "outputs" / "sweeps" / "x"
-    with Display(NAMES, finished_before=0, at_once=2, clock=clock) as display:
-        display.started(0, folder / "0")
-        display.started(1, folder / "1_seed-1")
+    with Display(NAMES, finished_before=0, parallel_jobs=2, clock=clock) as display:
+        display.record_start(0, folder / "0")
+        display.record_start(1, folder / "1_seed-1")
         clock.now = 30.0
-        display.ended(0, "finished", None, None, metrics(0.0123, seconds=2.13))
-        display.started(2, folder / "2")
+        display.record_end(0, "finished", None, None, metrics(0.0123, seconds=2.13))
+        display.record_start(2, folder / "2")
         clock.now = 50.0
-        display.ended(1, "failed", "diverged", "the loss became NaN\n  in epoch 1", {})
-        display.started(3, folder / "3")
+        display.record_end(1, "failed", "diverged", "the loss became NaN\n  in epoch 1", {})
+        display.record_start(3, folder / "3")
         clock.now = 60.0
-        display.ended(2, "finished", None, None, metrics(0.0101, seconds=3661.2))
-        display.ended(3, "interrupted", "killed", "Ctrl-C after 3 epochs", metrics(0.001))
-        display.refresh()
+        display.record_end(2, "finished", None, None, metrics(0.0101, seconds=3661.2))
+        display.record_end(3, "interrupted", "killed", "Ctrl-C after 3 epochs", metrics(0.001))
+        display.redraw()
     assert capsys.readouterr().out.splitlines() == [
         # 30 s per job: 0 for the one that runs for 30 s already, 60 for the two that wait, two at once
         "[1/4] 0 hidden size 3, seed 0: val/loss 0.0123, val/acc 50.00% (2.1 s)"
@@ -63,12 +63,12 @@ def test_each_ended_job_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_time_left_is_at_least_that_of_the_job_that_began_last(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with Display({0: "a", 1: "b", 2: "c"}, 0, at_once=2, clock=clock) as display:
-        display.started(0, Path("0"))
+    with Display({0: "a", 1: "b", 2: "c"}, 0, parallel_jobs=2, clock=clock) as display:
+        display.record_start(0, Path("0"))
         clock.now = 1.0
-        display.started(1, Path("1"))
+        display.record_start(1, Path("1"))
         clock.now = 10.0
-        display.started(2, Path("2"))
+        display.record_start(2, Path("2"))
         assert told(display, 0, metrics(0.5), capsys).endswith(" · about 0:10 left\n")
         clock.now = 21.0  # (10 + 20) / 2 s per job, of which 11 have passed
         assert told(display, 1, metrics(0.75), capsys).endswith("val/loss 0.5 · about 0:04 left\n")
@@ -76,15 +76,15 @@ def test_the_time_left_is_at_least_that_of_the_job_that_began_last(capsys: pytes
 
 
 def test_jobs_finished_earlier_count_and_may_be_the_best(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display({**NAMES, 10: "late"}, finished_before=1, at_once=1, clock=Clock()) as display:
-        display.known(3, metrics(0.001))
+    with Display({**NAMES, 10: "late"}, finished_before=1, parallel_jobs=1, clock=Clock()) as display:
+        display.add_finished(3, metrics(0.001))
         line = told(display, 10, metrics(0.002), capsys)
     assert line.startswith("[2/5] 10 late: val/loss 0.002, ")
     assert line.endswith(" · best: 3 hidden size [4,4], seed 1, val/loss 0.001\n")
 
 
 def test_counts_are_as_wide_as_their_total(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display(dict.fromkeys(range(1000), "job"), finished_before=7, at_once=1, clock=Clock()) as display:
+    with Display(dict.fromkeys(range(1000), "job"), finished_before=7, parallel_jobs=1, clock=Clock()) as display:
         assert told(display, 0, metrics(0.5), capsys).startswith("[   8/1000] 0 job: ")
 
 
@@ -111,7 +111,7 @@ def test_each_monitored_metric_has_its_best(capsys: pytest.CaptureFixture[str]) 
 
 def test_only_finished_jobs_can_be_the_best(capsys: pytest.CaptureFixture[str]) -> None:
     with Display({0: "a", 1: "b"}, 0, 1, Clock()) as display:
-        display.ended(0, "failed", "error", None, metrics(0.1))
+        display.record_end(0, "failed", "error", None, metrics(0.1))
         assert "best: 1 b, val/loss 0.2\n" in told(display, 1, metrics(0.2), capsys)
 
 
@@ -128,9 +128,9 @@ def test_a_message_is_one_line_of_bearable_length_without_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Display({0: "\x1b[1mbold\x1b[0m", 1: "b", 2: "c"}, 0, 1, Clock()) as display:
-        display.ended(0, "failed", None, "one\x07\n\n  two", {})
-        display.ended(1, "failed", "out of memory", "x" * 301, {})
-        display.ended(2, "failed", "killed", None, {})
+        display.record_end(0, "failed", None, "one\x07\n\n  two", {})
+        display.record_end(1, "failed", "out of memory", "x" * 301, {})
+        display.record_end(2, "failed", "killed", None, {})
     assert capsys.readouterr().out.splitlines() == [
         "[1/3] 0  [1mbold [0m: FAILED: one  two",
         f"[2/3] 1 b: FAILED, out of memory: {'x' * 299}…",
@@ -142,7 +142,7 @@ def test_a_message_is_one_line_of_bearable_length_without_control_characters(
     ("seconds", "words"), [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599.6, "1:00:00"), (100000, "27:46:40")]
 )
 def test_times_are_told_in_minutes_and_hours(seconds: float, words: str) -> None:
-    assert clock_time(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_a_thousand_jobs_leave_nothing_in_memory(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_thousand_jobs_leave_nothing_in_memory(tmp_path: Path) -> None:
 
     def run(display: Display, numbers: range) -> int:
         for number in numbers:
-            display.started(number, Path(f"outputs/sweeps/x/{number}"))
-            display.ended(number, "finished", None, None, metrics(1 / (number + 1), seconds=1.0))
+            display.record_start(number, Path(f"outputs/sweeps/x/{number}"))
+            display.record_end(number, "finished", None, None, metrics(1 / (number + 1), seconds=1.0))
         return tracemalloc.get_traced_memory()[0]
 
     log = tmp_path / "log"

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from src.core.colours import choose_ink
+from src.core.colours import choose_contrast_colour
 from src.core.errors import InputError
-from src.sweeps.figures.heat_map import HeatMap, levels, lower_is_better, number
+from src.sweeps.figures.heat_map import HeatMap, find_levels, format_mean, is_lower_better
 from src.sweeps.store.runs import Run
 from tests.sweeps import drawn, made_run
 
@@ -75,7 +75,7 @@ def test_the_values_of_both_settings_stand_in_their_order_the_smallest_below_and
 def test_values_that_are_no_numbers_stand_behind_the_numbers() -> None:
     values = [[64, 64], 128, "wide", 16, True, 32.5]
     runs = [made_run({"model.hidden_size": value}, {}) for value in values]
-    assert levels(runs, "model.hidden_size") == ["16", "32.5", "128", "[64,64]", "wide", "true"]
+    assert find_levels(runs, "model.hidden_size") == ["16", "32.5", "128", "[64,64]", "wide", "true"]
 
 
 def test_the_highest_accuracy_has_the_frame_and_the_brightest_colour() -> None:
@@ -114,7 +114,7 @@ def test_equally_good_cells_have_a_frame_each() -> None:
 def test_which_is_better_is_what_the_runs_say_or_else_the_metrics_name(
     metric: str, judge: str, mode: str, lower: bool
 ) -> None:
-    assert lower_is_better([made_run({}, {"monitor": judge, "mode": mode})], metric) == lower
+    assert is_lower_better([made_run({}, {"monitor": judge, "mode": mode})], metric) == lower
 
 
 def test_a_cell_without_runs_is_blank_and_has_a_dash() -> None:
@@ -153,7 +153,7 @@ def test_a_setting_that_is_not_swept_makes_one_row_without_a_name() -> None:
     [((0, 0, 0), "white"), ((1, 1, 1), "black"), ((0.267, 0.005, 0.329), "white"), ((0.993, 0.906, 0.144), "black")],
 )
 def test_numbers_are_white_on_dark_and_black_on_light(colour: tuple[float, float, float], best: str) -> None:
-    assert choose_ink(*colour) == best
+    assert choose_contrast_colour(*colour) == best
 
 
 def luminance(colour: Any) -> float:
@@ -174,7 +174,7 @@ def test_every_number_can_be_read_on_its_cell() -> None:
     [(0.97431, True, "97.43%"), (0.012345, False, "0.0123"), (float("nan"), True, "–"), (float("nan"), False, "–")],
 )
 def test_a_cells_number_is_in_per_cent_or_to_three_digits(mean: float, share: bool, text: str) -> None:
-    assert number(mean, share) == text
+    assert format_mean(mean, share) == text
 
 
 def test_a_map_of_a_metric_that_no_run_has_is_told() -> None:

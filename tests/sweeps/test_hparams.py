@@ -20,7 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from werkzeug.test import Client
 
 from src.core.errors import InputError
-from src.sweeps.store.hparams import EVENTS, write_hparams
+from src.sweeps.store.hparams import EVENT_FILE, write_hparams
 from tests.sweeps import made_job
 
 HPARAMS = "/data/plugin/hparams/"
@@ -147,7 +147,7 @@ def test_the_curves_of_a_run_stay_as_they_were(tmp_path: Path) -> None:
         summary = Summary(value=[Summary.Value(tag="val/acc", simple_value=value)])
         writer.add_event(Event(wall_time=step, step=step, summary=summary))
     writer.close()
-    assert min(path.name for path in (tmp_path / "0_a").glob("events*")) == EVENTS
+    assert min(path.name for path in (tmp_path / "0_a").glob("events*")) == EVENT_FILE
     client = tensorboard(tmp_path)
     assert curve(client, "0_a", "val/acc") == [(0, 0.5), (1, 0.75), (2, 0.25)]
     assert curve(client, "0_a", "final/val/acc") == [(3, 0.75)]
@@ -156,13 +156,13 @@ def test_the_curves_of_a_run_stay_as_they_were(tmp_path: Path) -> None:
 
 def test_the_sweep_itself_is_no_run_in_tensorboard(tmp_path: Path) -> None:
     """Also not where an earlier version has left it one."""
-    (sweep(tmp_path) / EVENTS).write_bytes(b"")
+    (sweep(tmp_path) / EVENT_FILE).write_bytes(b"")
     write_hparams(tmp_path)
     assert sorted(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Runs()) == ["0_a", "1_b", "2_c", "3_d"]
 
 
 def test_a_second_call_changes_no_file(tmp_path: Path) -> None:
-    files = [folder / EVENTS for folder in sweep(tmp_path).glob("*_*")]
+    files = [folder / EVENT_FILE for folder in sweep(tmp_path).glob("*_*")]
     assert len(files) == 4
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in files}
     again = f"from pathlib import Path; import src.sweeps.store.hparams as h; h.write_hparams(Path({str(tmp_path)!r}))"
@@ -190,13 +190,13 @@ def test_a_sweep_that_goes_on_with_another_axis_is_told_as_it_is_now(tmp_path: P
 
 def test_writing_it_does_not_import_torch(tmp_path: Path) -> None:
     sweep(tmp_path)
-    (tmp_path / "0_a" / EVENTS).unlink()
+    (tmp_path / "0_a" / EVENT_FILE).unlink()
     code = (
         "import sys; from pathlib import Path; from src.sweeps.store.hparams import write_hparams; "
         f"write_hparams(Path({str(tmp_path)!r})); assert not {{'torch', 'tensorflow'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert (tmp_path / "0_a" / EVENTS).is_file()
+    assert (tmp_path / "0_a" / EVENT_FILE).is_file()
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])
@@ -204,7 +204,7 @@ def test_the_commands_that_add_a_sweep_up_write_it(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep(tmp_path)
-    (tmp_path / "2_c" / EVENTS).unlink()
+    (tmp_path / "2_c" / EVENT_FILE).unlink()
     (tmp_path / "multirun.yaml").write_text("hydra: {}")
     monkeypatch.setattr(sys, "argv", [command, str(tmp_path)])
     import_module(f"src.{command}").main()

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from src.storage.configs import read_config
-from src.sweeps.store.jobs import identity, read_jobs
+from src.sweeps.store.jobs import compute_identity, read_jobs
 from tests.command_line import BARE, Outcome, evaluate, read_json, run, timeless
 from tests.trouble import Trouble, make_trouble, read_notes
 
@@ -60,11 +60,11 @@ def cwd(made: Path, tmp_path: Path) -> Path:
 def test_the_settings_make_a_job_and_paths_devices_and_threads_do_not() -> None:
     settings = {"optimizer.lr": 0.1, "seed": 0, "data.order_seed": 0}
     apart = {"paths.data": "data", "threads": 2, "name": "x", "rerun": "all", "trainer.accelerator": "cpu"}
-    same = identity(settings)
-    assert identity(dict(reversed(settings.items())) | apart) == same
-    assert identity(settings | {"optimizer.lr": 0.10000001}) != same
-    assert identity(settings | {"seed": None}) != same
-    assert identity(settings | {"model.threads": 2}) != same
+    same = compute_identity(settings)
+    assert compute_identity(dict(reversed(settings.items())) | apart) == same
+    assert compute_identity(settings | {"optimizer.lr": 0.10000001}) != same
+    assert compute_identity(settings | {"seed": None}) != same
+    assert compute_identity(settings | {"model.threads": 2}) != same
 
 
 def test_equal_jobs_typed_in_different_ways_run_once(tmp_path: Path) -> None:

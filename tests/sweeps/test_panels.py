@@ -7,11 +7,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from src.callbacks.figures.decision_regions import regions
+from src.callbacks.figures.decision_regions import predict_grid
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.mlp import MLP
-from src.sweeps.figures.model_grid import Panels, draw_panel, score
+from src.sweeps.figures.model_grid import ModelGrid, draw_model, format_score
 from src.sweeps.store.runs import Run, read_runs
 from tests.command_line import quick
 from tests.sweeps import drawn, made_run
@@ -28,7 +28,7 @@ def swept(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:
 
 def test_panels_of_one_input_show_each_models_probabilities_on_shared_axes(tmp_path: Path) -> None:
     runs, models = swept("experiment=pulse", "model.hidden_size=1,2", "recipe.max_epochs=2", cwd=tmp_path)
-    axes = drawn(Panels(columns=2, name="panels", title="Panels"), runs)
+    axes = drawn(ModelGrid(columns=2, name="panels", title="Panels"), runs)
     for axis, run, model in zip(axes, runs, models, strict=True):
         fit = next(line for line in axis.lines if line.get_label() == "probability of class 1")
         with torch.no_grad():
@@ -44,13 +44,13 @@ def test_panels_of_one_input_show_each_models_probabilities_on_shared_axes(tmp_p
 
 def test_panels_of_two_inputs_show_each_models_regions_and_its_units_lines(tmp_path: Path) -> None:
     runs, models = swept("model.hidden_size=1,3,2", "trainer.max_epochs=1", cwd=tmp_path)
-    axes = drawn(Panels(columns=2, name="panels", title="Panels"), runs)
+    axes = drawn(ModelGrid(columns=2, name="panels", title="Panels"), runs)
     for axis, model, units in zip(axes, models, (1, 3, 2), strict=False):
         (image,) = axis.images
         left, right, bottom, top = image.get_extent()
         corners = torch.tensor([[left, bottom], [right, top]])
         margin = 0.15 / 1.3 * (corners[1] - corners[0])  # 0.15 of the samples' range, to both sides
-        plane = regions(model, torch.stack([corners[0] + margin, corners[1] - margin]))
+        plane = predict_grid(model, torch.stack([corners[0] + margin, corners[1] - margin]))
         assert (torch.as_tensor(image.get_array()) == plane.classes).float().mean() > 0.999
         assert len(axis.lines) == units
         assert axis.get_xlim() == (left, right) == axes[0].get_xlim()
@@ -67,7 +67,7 @@ def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str
     data = Given(Samples(inputs, torch.zeros(4)), class_names=names)
     model = MLP([], "relu", 0.0, False, in_shape=data.in_shape, num_classes=3, task="multiclass", optimizer=FIXED)
     with pytest.raises(InputError, match="panels are for one input with a value or two classes, or for two"):
-        draw_panel(Figure().subplots(), data, model)
+        draw_model(Figure().subplots(), data, model)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str
     ],
 )
 def test_a_panels_score_is_the_accuracy_or_the_error(metrics: dict[str, float], text: str) -> None:
-    assert score(made_run({}, metrics)) == text
+    assert format_score(made_run({}, metrics)) == text

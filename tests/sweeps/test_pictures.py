@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.core.errors import InputError
-from src.sweeps.figures.base import Curves, Gallery, Scores, Share, described, wilson
+from src.sweeps.figures.base import Curves, ImageGrid, Scores, SuccessRate, compute_wilson_interval, format_mean_std
 from src.sweeps.store.runs import Run, read_runs
 from tests.sweeps import drawn, made_job, made_run, made_runs
 
@@ -112,7 +112,7 @@ def test_a_long_label_leaves_room_for_the_dots(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_no_run_has_is_told(tmp_path: Path) -> None:
-    for picture in (Scores("test/f1", name="a"), Share(1.0, metric="test/f1", name="b")):
+    for picture in (Scores("test/f1", name="a"), SuccessRate(1.0, metric="test/f1", name="b")):
         with pytest.raises(InputError, match=r"^none of the 2 runs has the metric test/f1$"):
             picture.draw(Figure(), made_runs(tmp_path, "test/acc", {"1": [0.5, 0.6]}))
 
@@ -139,8 +139,8 @@ def judged(*judges: str | None) -> list[Run]:
     ],
 )
 def test_without_a_metric_the_one_that_most_runs_are_judged_by_is_drawn(judges: list[str | None], metric: str) -> None:
-    assert Scores(name="scores").metric_of(judged(*judges)) == metric
-    assert Curves("test/acc", name="curves").metric_of(judged(*judges)) == "test/acc"
+    assert Scores(name="scores").choose_metric(judged(*judges)) == metric
+    assert Curves("test/acc", name="curves").choose_metric(judged(*judges)) == "test/acc"
 
 
 def test_the_scores_of_a_regression_are_its_losses_and_of_a_classification_its_accuracies() -> None:
@@ -152,7 +152,7 @@ def test_the_scores_of_a_regression_are_its_losses_and_of_a_classification_its_a
 
 
 def test_a_share_without_a_metric_counts_by_what_the_runs_are_judged_by() -> None:
-    (axis,) = drawn(Share(2.0, name="share", title="Share"), judged("val/loss", "val/loss", "val/loss"))
+    (axis,) = drawn(SuccessRate(2.0, name="share", title="Share"), judged("val/loss", "val/loss", "val/loss"))
     assert texts(axis) == ["0 of 1", "1 of 1", "1 of 1"]
     assert axis.get_xlabel() == "share of runs with validation loss ≥ 2\n(line: 95% interval)"
 
@@ -181,7 +181,7 @@ def test_curves_without_a_metric_are_of_the_one_the_runs_are_judged_by(tmp_path:
     ],
 )
 def test_values_are_told_as_mean_and_standard_deviation(values: list[float], share: bool, text: str) -> None:
-    assert described(np.array(values), share) == text
+    assert format_mean_std(np.array(values), share) == text
 
 
 # Share
@@ -198,11 +198,11 @@ def test_values_are_told_as_mean_and_standard_deviation(values: list[float], sha
     ],
 )
 def test_the_interval_of_a_share_is_wilsons(successes: int, trials: int, interval: tuple[float, float]) -> None:
-    assert wilson(successes, trials) == pytest.approx(interval, abs=1e-4)
+    assert compute_wilson_interval(successes, trials) == pytest.approx(interval, abs=1e-4)
 
 
 def share_of(at_least: float, metric: str, values: Scored, tmp_path: Path) -> Any:
-    picture = Share(at_least, metric=metric, name="share", title="Share")
+    picture = SuccessRate(at_least, metric=metric, name="share", title="Share")
     (axis,) = drawn(picture, made_runs(tmp_path, metric, values))
     return axis
 
@@ -317,7 +317,7 @@ def galleried(tmp_path: Path, grey: dict[str, int | None]) -> list[Run]:
 
 def test_a_gallery_shows_each_runs_picture_under_its_title_in_order(tmp_path: Path) -> None:
     runs = galleried(tmp_path, {"1": 10, "2": None, "3": 30, "10": 100})
-    axes = drawn(Gallery("descent", columns=2, name="gallery", title="Gallery"), runs)
+    axes = drawn(ImageGrid("descent", columns=2, name="gallery", title="Gallery"), runs)
     shown = [(axis.get_title(), np.unique(axis.images[0].get_array()).tolist()) for axis in axes if axis.images]
     assert shown == [(f"learning rate {rate}", [grey]) for rate, grey in ((1, 10), (3, 30), (10, 100))]
     first, second, third, _ = [axis.get_position() for axis in axes]
@@ -329,4 +329,4 @@ def test_a_gallery_shows_each_runs_picture_under_its_title_in_order(tmp_path: Pa
 def test_a_gallery_without_pictures_is_told(tmp_path: Path) -> None:
     runs = galleried(tmp_path, {"1": None, "2": None})
     with pytest.raises(InputError, match=r"^none of the 2 runs has a picture figures/descent\.png$"):
-        Gallery("descent", columns=2, name="gallery").size(runs)
+        ImageGrid("descent", columns=2, name="gallery").get_size(runs)

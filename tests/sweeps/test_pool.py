@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from src.sweeps.store.jobs import Job, read_jobs
 from src.sweeps.workers import pool
-from src.sweeps.workers.pool import completed
+from src.sweeps.workers.pool import infer_status
 from tests.command_line import BARE, ROOT, Outcome, run
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
 
@@ -64,7 +64,7 @@ def test_a_jobs_status_is_completed_where_its_process_could_not(
     status: str, code: int, asked: tuple[str, str] | None, after: tuple[str, str | None, str | None]
 ) -> None:
     left = {"status": status, "reason": None, "message": None}
-    assert tuple(completed(left, code, asked).values()) == after
+    assert tuple(infer_status(left, code, asked).values()) == after
 
 
 def test_one_at_a_time_run_one_after_the_other_in_their_order(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_jobs_that_take_too_long_are_stopped_and_killed_if_they_do_not(
         return time.monotonic() + (1e6 if hanging else 0)
 
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=clock))
-    monkeypatch.setattr(pool, "GRACE", 0.5)
+    monkeypatch.setattr(pool, "STOP_GRACE_SECONDS", 0.5)
     outcome = sweep("seed=1,2,3", "hydra.launcher.jobs=2", "hydra.launcher.time_limit=5000", cwd=tmp_path)
     assert outcome.code == 1
     assert ends(tmp_path) == [("failed", "time limit"), ("failed", "time limit"), FINE]
@@ -146,9 +146,9 @@ def test_fork_server_that_is_killed_as_it_starts_a_process_is_replaced(monkeypat
         launch(popen, process)
 
     monkeypatch.setattr(Popen, "_launch", launch_after_a_kill)
-    pool.warm_up(context)
+    pool.start_fork_server(context)
     process = context.Process(target=os.getpid)
-    pool.begin(context, process)
+    pool.start_process(context, process)
     process.join()
     assert process.exitcode == 0
     assert len(set(servers)) == 2
@@ -174,9 +174,9 @@ def test_a_launchers_setting_that_makes_no_sense_is_refused(setting: str, words:
 
 @pytest.mark.parametrize("method", [None, "spawn"])
 def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None:
-    context = pool.starting(method)
+    context = pool.get_mp_context(method)
     process = context.Process(target=signal.raise_signal, args=(signal.SIGINT,))  # type: ignore[attr-defined]
-    pool.begin(context, process)
+    pool.start_process(context, process)
     process.join()
     assert process.exitcode == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

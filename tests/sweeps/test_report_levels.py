@@ -4,28 +4,28 @@ from typing import Any
 
 import pytest
 
-from src.sweeps.report.levels import ABSENT, levels, scale
+from src.sweeps.report.levels import ABSENT, make_scale, split_into_levels
 
 
 def test_numbers_come_in_their_order_before_other_values_in_theirs() -> None:
-    found = levels([[4, 4], 32, True, 8, ABSENT, 8.0, "a"])
+    found = split_into_levels([[4, 4], 32, True, 8, ABSENT, 8.0, "a"])
     assert found.labels == ["8", "32", "[4,4]", "true", "–", "a"]
-    assert found.of == [2, 1, 3, 0, 4, 0, 5]
-    assert (found.ordered, found.single) == (False, True)
-    assert levels([3, 1]).ordered
+    assert found.codes == [2, 1, 3, 0, 4, 0, 5]
+    assert (found.is_numeric, found.is_exact) == (False, True)
+    assert split_into_levels([3, 1]).is_numeric
 
 
 def test_many_numbers_are_told_in_ranges_of_equally_many() -> None:
-    found = levels(list(range(24, 0, -1)))
+    found = split_into_levels(list(range(24, 0, -1)))
     assert found.labels == ["1 – 4", "5 – 8", "9 – 12", "13 – 16", "17 – 20", "21 – 24"]
-    assert found.of == [5] * 4 + [4] * 4 + [3] * 4 + [2] * 4 + [1] * 4 + [0] * 4
-    assert (found.ordered, found.single) == (True, False)
+    assert found.codes == [5] * 4 + [4] * 4 + [3] * 4 + [2] * 4 + [1] * 4 + [0] * 4
+    assert (found.is_numeric, found.is_exact) == (True, False)
 
 
 def test_of_many_words_the_frequent_ones_are_told_and_the_rest_together() -> None:
-    found = levels([f"word {number}" for number in range(15)] + [f"word {number}" for number in range(11)])
+    found = split_into_levels([f"word {number}" for number in range(15)] + [f"word {number}" for number in range(11)])
     assert found.labels == [*(f"word {number}" for number in range(11)), "4 others"]
-    assert found.of == [*range(11), 11, 11, 11, 11, *range(11)]
+    assert found.codes == [*range(11), 11, 11, 11, 11, *range(11)]
 
 
 @pytest.mark.parametrize(
@@ -45,23 +45,23 @@ def test_of_many_words_the_frequent_ones_are_told_and_the_rest_together() -> Non
     ],
 )
 def test_numbers_that_span_decades_evenly_lie_on_a_logarithmic_axis(values: list[Any], kind: str) -> None:
-    assert scale(values, levels(values)).kind == kind
+    assert make_scale(values, split_into_levels(values)).axis_type == kind
 
 
 def test_places_are_the_numbers_and_centres_their_means_on_the_axis() -> None:
     values = [10.0**power for power in range(18)]
-    found = scale(values, levels(values))
-    assert found.places == values
+    found = make_scale(values, split_into_levels(values))
+    assert found.positions == values
     assert found.centres == pytest.approx([10.0 ** (3 * part + 1) for part in range(6)])
-    assert found.ends == pytest.approx((-1.7, 18.7))
+    assert found.limits == pytest.approx((-1.7, 18.7))
     words = ["b", "a", "b"]
-    steps = scale(words, levels(words))
-    assert (steps.places, steps.centres, steps.ends) == ([0, 1, 0], [0, 1], (-0.5, 1.5))
+    steps = make_scale(words, split_into_levels(words))
+    assert (steps.positions, steps.centres, steps.limits) == ([0, 1, 0], [0, 1], (-0.5, 1.5))
 
 
 def test_dots_of_equal_values_lie_beside_each_other_within_a_small_part_of_the_axis() -> None:
     values = [0.001, 0.1]
-    found = scale(values, levels(values))  # 2.4 decades from end to end
-    places = [found.beside(0.001, number) for number in range(50)]
+    found = make_scale(values, split_into_levels(values))  # 2.4 decades from end to end
+    places = [found.get_jittered(0.001, number) for number in range(50)]
     assert len(set(places)) == 50
     assert 10 ** (-3 - 0.018 * 2.4) < min(places) < 0.00099 and 0.00101 < max(places) < 10 ** (-3 + 0.018 * 2.4)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from src.core.errors import InputError
-from src.sweeps.store.leaderboard import leaderboard, measured, write_results
+from src.sweeps.store.leaderboard import format_mean_std, print_leaderboards, write_results
 from tests.sweeps import made_job
 
 ESCAPE = "\x1b["
@@ -44,7 +44,7 @@ def read_table(folder: Path) -> list[dict[str, str]]:
 def told(folder: Path, **settings: Any) -> list[str]:
     """What the leaderboard tells, line by line without the blanks at their ends; as into a file if not told else."""
     stream = io.StringIO()
-    leaderboard(folder, Console(file=stream, highlight=False, **settings))
+    print_leaderboards(folder, Console(file=stream, highlight=False, **settings))
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
@@ -426,4 +426,4 @@ def test_in_a_terminal_the_best_row_stands_out(tmp_path: Path) -> None:
     ],
 )
 def test_a_metric_is_told_as_mean_and_standard_deviation(metric: str, values: list[float], text: str) -> None:
-    assert measured(metric, values) == text
+    assert format_mean_std(metric, values) == text

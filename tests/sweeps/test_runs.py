@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src.core.errors import InputError
-from src.sweeps.store.runs import Run, folded, read_runs, said, with_metrics
+from src.sweeps.store.runs import Run, format_setting_value, group_by_caption, read_runs, read_runs_with_metrics
 from tests.sweeps import made_job, made_run
 
 DONE = {"test/acc": 0.5}
@@ -61,7 +61,7 @@ def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
     assert (first.status, first.reason, first.metrics) == ("damaged", reason, {} if "metrics.json" in damage else DONE)
     assert (first.message or "").startswith(f"{folder}/{message}") and "\n" not in (first.message or "")
     assert (second.status, second.message) == ("finished", None)
-    assert with_metrics(tmp_path) == [second]
+    assert read_runs_with_metrics(tmp_path) == [second]
 
 
 def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path) -> None:
@@ -77,7 +77,11 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
     for number, status in enumerate(["finished", "running", "interrupted", "failed"]):
         made_job(tmp_path, str(number), f"optimizer.lr={number}", metrics=DONE, status=status)
     made_job(tmp_path, "4", "optimizer.lr=4", status="running")
-    assert [(run.number, run.label) for run in with_metrics(tmp_path)] == [(0, "lr 0"), (1, "lr 1"), (2, "lr 2")]
+    assert [(run.number, run.label) for run in read_runs_with_metrics(tmp_path)] == [
+        (0, "lr 0"),
+        (1, "lr 1"),
+        (2, "lr 2"),
+    ]
 
 
 def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
         read_runs(tmp_path / "nowhere")
     made_job(tmp_path, "0")
     with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
-        with_metrics(tmp_path)
+        read_runs_with_metrics(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b'{"number": 0, "ident', b"\xff\xfe\x00", b"[0]", b'{"number": 0}'])
@@ -95,7 +99,7 @@ def test_damaged_notes_of_a_job_are_told_with_their_path(tmp_path: Path, content
     made_job(tmp_path, "1_a", "model.a=1", "seed=0", metrics=DONE)
     made_job(tmp_path, "2_b", "model.a=2", "seed=0", metrics=DONE)
     damaged, first, second = read_runs(tmp_path)
-    assert (damaged.number, damaged.status, damaged.reason, damaged.known) == (0, "damaged", "job.json", False)
+    assert (damaged.number, damaged.status, damaged.reason, damaged.is_known) == (0, "damaged", "job.json", False)
     assert (damaged.message or "").startswith(f"{path} is damaged: ") and "\n" not in (damaged.message or "")
     assert (damaged.swept, first.swept, second.swept) == ({}, {"model.a": 1}, {"model.a": 2})
 
@@ -205,7 +209,7 @@ def test_the_history_has_what_was_measured_in_each_epoch(tmp_path: Path) -> None
     ],
 )
 def test_a_value_is_said_as_it_would_be_typed(value: Any, words: str) -> None:
-    assert said(value) == words
+    assert format_setting_value(value) == words
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,6 @@ def test_a_picture_tells_a_run_in_words(run: Run, caption: str, full: str) -> No
 
 def test_runs_that_differ_in_their_seeds_alone_come_together_in_their_order() -> None:
     runs = [run_of(optimizer__lr=rate, seed=seed) for rate in (1, 0.1) for seed in (0, 1)]
-    assert folded(runs) == {"learning rate 1": runs[:2], "learning rate 0.1": runs[2:]}
+    assert group_by_caption(runs) == {"learning rate 1": runs[:2], "learning rate 0.1": runs[2:]}
     only_seeds = [run_of(seed=0), run_of(seed=1)]
-    assert folded(only_seeds) == {"all runs": only_seeds}
+    assert group_by_caption(only_seeds) == {"all runs": only_seeds}

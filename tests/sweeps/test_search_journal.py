@@ -11,36 +11,36 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from src.core.errors import InputError
-from src.sweeps.search.space import Space, read_space
-from src.sweeps.search.study import About, Study
+from src.sweeps.search.space import SearchSpace, read_space
+from src.sweeps.search.study import Study, StudyInfo
 
-ABOUT = About("val/acc", "max", {"hydra.sweeper.seed": 0})
+ABOUT = StudyInfo("val/acc", "max", {"hydra.sweeper.seed": 0})
 TRIALS = 5
 
 
 @pytest.fixture
-def space() -> Space:
+def space() -> SearchSpace:
     return read_space(["lr=tag(log,interval(1e-4,1e-1))", "norm=true,false"], None)
 
 
 @pytest.fixture
-def journal(space: Space, tmp_path: Path) -> Path:
+def journal(space: SearchSpace, tmp_path: Path) -> Path:
     """The journal of a search whose trials have all been told."""
     study = Study(tmp_path / "study.journal", space, "tpe", 0)
-    study.begin(ABOUT)
+    study.start(ABOUT)
     for number in range(TRIALS):
-        study.ask()
-        study.tell(number, number / 8)
+        study.suggest_trial()
+        study.record_result(number, number / 8)
     return study.path
 
 
-def read(path: Path, space: Space) -> tuple[Any, list[Any]]:
+def read(path: Path, space: SearchSpace) -> tuple[Any, list[Any]]:
     """What a search is, and its trials."""
     study = Study(path, space, "tpe", 0)
-    return study.about, [(trial.number, trial.state.name, trial.params, trial.value) for trial in study.trials]
+    return study.info, [(trial.number, trial.state.name, trial.params, trial.value) for trial in study.trials]
 
 
-def test_flipped_bit_is_noticed_or_changes_nothing(journal: Path, space: Space) -> None:
+def test_flipped_bit_is_noticed_or_changes_nothing(journal: Path, space: SearchSpace) -> None:
     chance, whole, content, refused = random.Random(0), read(journal, space), journal.read_bytes(), list[str]()
     last = content.rfind(b"\n", 0, -1)  # the end of the last line but one
     for place in {*range(0, len(content), 7), last}:
@@ -59,18 +59,18 @@ def test_flipped_bit_is_noticed_or_changes_nothing(journal: Path, space: Space) 
     assert all(line.startswith(f"{journal} is damaged (line ") and "\n" not in line for line in refused)
 
 
-def test_torn_last_line_is_cut_off_and_what_follows_is_written_after_it(journal: Path, space: Space) -> None:
+def test_torn_last_line_is_cut_off_and_what_follows_is_written_after_it(journal: Path, space: SearchSpace) -> None:
     content, (about, trials) = journal.read_bytes(), read(journal, space)
     lines = content.splitlines(keepends=True)
     for torn in (content[:-1], content[:-40], b"".join(lines[:-1]), content[:-40] + 39 * b"\0" + b"\n"):
         journal.write_bytes(torn)
         found = read(journal, space)
         assert found[0] == about and found[1] == [*trials[:-1], (4, "RUNNING", trials[4][2], None)]
-        Study(journal, space, "tpe", 0).tell(4, 0.5)
+        Study(journal, space, "tpe", 0).record_result(4, 0.5)
         assert read(journal, space) == (about, trials)
 
 
-def test_other_programs_read_it_and_what_they_write_is_taken(journal: Path, space: Space) -> None:
+def test_other_programs_read_it_and_what_they_write_is_taken(journal: Path, space: SearchSpace) -> None:
     whole = read(journal, space)
     study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
     assert [trial.value for trial in study.trials] == [trial[3] for trial in whole[1]]
@@ -78,10 +78,10 @@ def test_other_programs_read_it_and_what_they_write_is_taken(journal: Path, spac
     assert read(journal, space) == whole
     study.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(InputError, match="trial 5 is not of this search: another program has added it"):
-        Study(journal, space, "tpe", 0).check()
+        Study(journal, space, "tpe", 0).check_trials()
 
 
-def test_journal_of_an_earlier_version_has_no_checksums_and_is_read(journal: Path, space: Space) -> None:
+def test_journal_of_an_earlier_version_has_no_checksums_and_is_read(journal: Path, space: SearchSpace) -> None:
     whole = read(journal, space)
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     assert all(isinstance(entry.pop("crc32"), int) for entry in entries)

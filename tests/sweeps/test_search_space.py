@@ -59,13 +59,13 @@ def test_a_job_is_asked_for_with_the_fixed_overrides_and_the_chosen_values_in_th
     typed = ["~logger", "model=mlp", "+model.width=interval(1, 9)", "optimizer.lr=interval(0, 0.1)", "seed=3", "seed=4"]
     space = read_space(typed, None)
     chosen = {"model.width": 3, "optimizer.lr": 1e-05}
-    assert space.overrides(chosen) == ["~logger", "model=mlp", "+model.width=3", "optimizer.lr=1e-05", "seed=4"]
+    assert space.make_overrides(chosen) == ["~logger", "model=mlp", "+model.width=3", "optimizer.lr=1e-05", "seed=4"]
 
 
 def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
     space = read_space(["a=interval(0, 1)", "b=interval(0, 1)", "a=0.5"], None)
-    assert [setting.name for setting in space.settings] == ["b"]
-    assert space.overrides({"b": 0.25}) == ["a=0.5", "b=0.25"]
+    assert [setting.name for setting in space.dimensions] == ["b"]
+    assert space.make_overrides({"b": 0.25}) == ["a=0.5", "b=0.25"]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
 def test_a_number_is_rounded_to_four_digits_but_not_out_of_its_bounds(
     typed: str, suggested: float, used: float
 ) -> None:
-    (setting,) = read_space([f"x={typed}"], None).settings
-    assert setting.rounded(suggested) == used
-    assert type(setting.rounded(suggested)) is type(used)
+    (setting,) = read_space([f"x={typed}"], None).dimensions
+    assert setting.round_value(suggested) == used
+    assert type(setting.round_value(suggested)) is type(used)
 
 
 def test_a_setting_tells_what_it_is_chosen_from() -> None:
     typed = ["a=tag(log,interval(16,512))", "b=interval(0,0.5)", "c=true,false", "d=range(0,1,0.25)"]
-    told = {setting.name: str(setting) for setting in read_space(typed, None).settings}
+    told = {setting.name: str(setting) for setting in read_space(typed, None).dimensions}
     assert told == {"a": "16 to 512 (whole, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
 
 
@@ -109,4 +109,4 @@ def test_a_setting_tells_what_it_is_chosen_from() -> None:
 def test_a_journal_cannot_have_chosen_what_is_not_searched(typed: str, value: object) -> None:
     space = read_space([f"x={typed}"], None)
     with pytest.raises(InputError, match="is none of its values"):
-        space.overrides({"x": value})
+        space.make_overrides({"x": value})

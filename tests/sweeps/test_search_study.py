@@ -7,21 +7,21 @@ import optuna
 import pytest
 
 from src.core.errors import InputError
-from src.sweeps.search.space import Space, read_space
-from src.sweeps.search.study import About, Study
+from src.sweeps.search.space import SearchSpace, read_space
+from src.sweeps.search.study import Study, StudyInfo
 
-ABOUT = About("val/acc", "max", {"hydra.sweeper.seed": 0})
+ABOUT = StudyInfo("val/acc", "max", {"hydra.sweeper.seed": 0})
 
 
 @pytest.fixture
-def space() -> Space:
+def space() -> SearchSpace:
     typed = ["lr=tag(log,interval(1e-4,1e-1))", "width=interval(1,100)", "dropout=interval(0,0.5)", "norm=true,false"]
     return read_space(typed, None)
 
 
-def begun(path: Path, space: Space, sampler: str = "tpe", seed: int = 0) -> Study:
+def begun(path: Path, space: SearchSpace, sampler: str = "tpe", seed: int = 0) -> Study:
     study = Study(path / "study.journal", space, sampler, seed)
-    study.begin(ABOUT)
+    study.start(ABOUT)
     return study
 
 
@@ -33,37 +33,37 @@ def score(trial: optuna.trial.FrozenTrial) -> float:
 def searched(study: Study, trials: int, at_once: int = 4) -> list[dict[str, float]]:
     while len(study.trials) < trials:
         for _ in range(at_once):
-            study.ask()
-        for trial in study.running:
-            study.tell(trial.number, score(trial))
+            study.suggest_trial()
+        for trial in study.running_trials:
+            study.record_result(trial.number, score(trial))
     return [trial.params for trial in study.trials]
 
 
 def test_what_is_suggested_depends_on_the_trials_and_the_seed_and_not_on_the_process(
-    space: Space, tmp_path: Path
+    space: SearchSpace, tmp_path: Path
 ) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
     whole = searched(begun(tmp_path / "one", space), 20)
-    begun(tmp_path / "other", space).ask()
+    begun(tmp_path / "other", space).suggest_trial()
     for number in range(20):
         again = Study(tmp_path / "other" / "study.journal", space, "tpe", 0)  # as after a kill, at any moment
         if len(again.trials) < min(20, number // 4 * 4 + 4):
-            again.ask()
+            again.suggest_trial()
         elif number % 4 == 3:
-            for trial in again.running:
-                again.tell(trial.number, score(trial))
+            for trial in again.running_trials:
+                again.record_result(trial.number, score(trial))
         if number % 4 == 3:
             again = Study(tmp_path / "other" / "study.journal", space, "tpe", 0)
             while len(again.trials) % 4:
-                again.ask()
-            for trial in again.running:
-                again.tell(trial.number, score(trial))
+                again.suggest_trial()
+            for trial in again.running_trials:
+                again.record_result(trial.number, score(trial))
     assert [trial.params for trial in again.trials] == whole[: len(again.trials)]
     assert len(again.trials) == 20
 
 
-def test_other_seeds_suggest_other_values_and_each_trial_draws_anew(space: Space, tmp_path: Path) -> None:
+def test_other_seeds_suggest_other_values_and_each_trial_draws_anew(space: SearchSpace, tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
@@ -71,7 +71,7 @@ def test_other_seeds_suggest_other_values_and_each_trial_draws_anew(space: Space
     assert len({params["lr"] for params in found}) == 16
 
 
-def test_tpe_comes_nearer_to_the_best_than_chance(space: Space, tmp_path: Path) -> None:
+def test_tpe_comes_nearer_to_the_best_than_chance(space: SearchSpace, tmp_path: Path) -> None:
     means = {}
     for sampler in ("tpe", "random"):
         (tmp_path / sampler).mkdir()
@@ -81,45 +81,45 @@ def test_tpe_comes_nearer_to_the_best_than_chance(space: Space, tmp_path: Path) 
     assert means["tpe"] > means["random"] + 0.03
 
 
-def test_a_failed_trial_has_no_value_and_does_not_teach_the_sampler(space: Space, tmp_path: Path) -> None:
+def test_a_failed_trial_has_no_value_and_does_not_teach_the_sampler(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
-    study.ask()
-    study.tell(0, None)
+    study.suggest_trial()
+    study.record_result(0, None)
     assert (study.trials[0].state.name, study.trials[0].value) == ("FAIL", None)
-    assert study.running == []
+    assert study.running_trials == []
 
 
-def test_what_a_search_is_stands_in_its_file(space: Space, tmp_path: Path) -> None:
+def test_what_a_search_is_stands_in_its_file(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
-    study.ask()
-    assert Study(study.path, space, "tpe", 0).about == ABOUT
+    study.suggest_trial()
+    assert Study(study.path, space, "tpe", 0).info == ABOUT
 
 
-def test_a_search_without_trials_has_not_begun(space: Space, tmp_path: Path) -> None:
+def test_a_search_without_trials_has_not_begun(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
-    assert Study(study.path, space, "tpe", 0).about is None
+    assert Study(study.path, space, "tpe", 0).info is None
 
 
-def test_a_damaged_file_is_told_in_one_line(space: Space, tmp_path: Path) -> None:
+def test_a_damaged_file_is_told_in_one_line(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
     study.path.write_text("no journal\n" + study.path.read_text())
     with pytest.raises(InputError, match=r"study.journal is damaged \(line 1 is damaged\): remove it, and"):
         Study(study.path, space, "tpe", 0)
 
 
-def test_the_lock_that_another_program_has_left_does_not_hold_up_a_search(space: Space, tmp_path: Path) -> None:
+def test_the_lock_that_another_program_has_left_does_not_hold_up_a_search(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
-    study.ask()
+    study.suggest_trial()
     (tmp_path / "study.journal.lock").symlink_to(study.path)
-    Study(study.path, space, "tpe", 0).ask()  # Optuna itself would wait for half a minute
+    Study(study.path, space, "tpe", 0).suggest_trial()  # Optuna itself would wait for half a minute
     assert len(Study(study.path, space, "tpe", 0).trials) == 2
 
 
-def test_the_setting_that_matters_is_told_as_the_most_important(space: Space, tmp_path: Path) -> None:
+def test_the_setting_that_matters_is_told_as_the_most_important(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space, "random")
     searched(study, 8)
-    assert study.importance() == {}  # too few to tell
+    assert study.estimate_importance() == {}  # too few to tell
     searched(study, 40)
-    found = study.importance()
+    found = study.estimate_importance()
     assert next(iter(found)) == "lr" and found["lr"] > 0.6
     assert sum(found.values()) == pytest.approx(1)

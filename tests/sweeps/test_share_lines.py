@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.core.errors import InputError
-from src.sweeps.figures.success_rate import ShareLines
+from src.sweeps.figures.success_rate import SuccessRateLines
 from src.sweeps.store.runs import Run
 from tests.sweeps import drawn, made_run
 
@@ -26,8 +26,8 @@ def runs() -> list[Run]:
     ]
 
 
-def picture(**settings: Any) -> ShareLines:
-    return ShareLines(at_least=1.0, x=WIDTH, by=LR, metric="test/acc", name="solved", title="Solved", **settings)
+def picture(**settings: Any) -> SuccessRateLines:
+    return SuccessRateLines(at_least=1.0, x=WIDTH, by=LR, metric="test/acc", name="solved", title="Solved", **settings)
 
 
 def test_each_line_has_its_shares_in_the_order_of_the_widths() -> None:

@@ -8,8 +8,8 @@ import torch
 
 from src.core import devices
 from src.core.errors import InputError
-from src.core.processes import SHARE_OF_CORES, SHARE_OF_GPU
-from src.sweeps.workers.resources import Wish, shares
+from src.core.processes import CORES_VARIABLE, GPU_FRACTION_VARIABLE
+from src.sweeps.workers.resources import ResourceRequest, allocate_resources
 
 Machine = Callable[..., None]
 
@@ -21,7 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     def become(cores: int, gpus: int = 0, mps: bool = False) -> None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr(devices, "cores", lambda: cores)
+        monkeypatch.setattr(devices, "count_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -29,8 +29,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return become
 
 
-def wish(*accelerators: str, threads: int | None = None, jobs: int | None = None, jobs_per_gpu: int = 1) -> Wish:
-    return Wish(set(accelerators or ("auto",)), threads, jobs, jobs_per_gpu)
+def wish(
+    *accelerators: str, threads: int | None = None, jobs: int | None = None, jobs_per_gpu: int = 1
+) -> ResourceRequest:
+    return ResourceRequest(set(accelerators or ("auto",)), threads, jobs, jobs_per_gpu)
 
 
 def cores_of(found: list[dict[str, str]]) -> list[str]:
@@ -43,7 +45,7 @@ def gpus_of(found: list[dict[str, str]]) -> list[str | None]:
 
 def test_without_a_gpu_there_is_a_job_for_each_core(machine: Machine) -> None:
     machine(cores=8)
-    assert shares(wish()) == [{"THUNDERHEAD_CORES": "1"}] * 8
+    assert allocate_resources(wish()) == [{"THUNDERHEAD_CORES": "1"}] * 8
 
 
 @pytest.mark.parametrize(
@@ -53,20 +55,20 @@ def test_the_threads_of_a_job_limit_how_many_run_at_once(
     threads: int, at_once: int, cores: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(cores=8)
-    assert cores_of(shares(wish(threads=threads))) == [cores] * at_once
+    assert cores_of(allocate_resources(wish(threads=threads))) == [cores] * at_once
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    assert cores_of(shares(wish())) == [cores] * at_once
+    assert cores_of(allocate_resources(wish())) == [cores] * at_once
 
 
 @pytest.mark.parametrize(("jobs", "cores"), [(1, "8"), (2, "4"), (3, "2"), (16, "1")])
 def test_the_cores_are_shared_out_among_the_jobs_that_are_asked_for(jobs: int, cores: str, machine: Machine) -> None:
     machine(cores=8)
-    assert cores_of(shares(wish(jobs=jobs))) == [cores] * jobs
+    assert cores_of(allocate_resources(wish(jobs=jobs))) == [cores] * jobs
 
 
 def test_each_gpu_has_one_job_that_sees_no_other(machine: Machine) -> None:
     machine(cores=8, gpus=4)
-    assert shares(wish("gpu")) == [
+    assert allocate_resources(wish("gpu")) == [
         {"THUNDERHEAD_CORES": "2", "CUDA_VISIBLE_DEVICES": number} for number in ("0", "1", "2", "3")
     ]
 
@@ -76,11 +78,11 @@ def test_several_jobs_share_a_gpu_if_asked_to_and_are_dealt_out_in_turn(
 ) -> None:
     machine(cores=8, gpus=2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (8 * 2**30, 80 * 2**30))
-    found = shares(wish(jobs_per_gpu=2))
+    found = allocate_resources(wish(jobs_per_gpu=2))
     assert gpus_of(found) == ["0", "1", "0", "1"]
     assert cores_of(found) == ["2"] * 4
-    assert gpus_of(shares(wish(jobs=3))) == ["0", "1", "0"]
-    assert gpus_of(shares(wish(jobs=1))) == ["0"]
+    assert gpus_of(allocate_resources(wish(jobs=3))) == ["0", "1", "0"]
+    assert gpus_of(allocate_resources(wish(jobs=1))) == ["0"]
 
 
 def test_jobs_on_a_gpu_share_its_memory_and_too_many_are_refused(
@@ -89,10 +91,10 @@ def test_jobs_on_a_gpu_share_its_memory_and_too_many_are_refused(
     machine(cores=8, gpus=2)
     free = [8 * 2**30, 5 * 2**30]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number], 80 * 2**30))
-    assert [share.get(SHARE_OF_GPU) for share in shares(wish(jobs_per_gpu=4))] == ["0.2500"] * 8
-    assert [share.get(SHARE_OF_GPU) for share in shares(wish())] == [None] * 2
+    assert [share.get(GPU_FRACTION_VARIABLE) for share in allocate_resources(wish(jobs_per_gpu=4))] == ["0.2500"] * 8
+    assert [share.get(GPU_FRACTION_VARIABLE) for share in allocate_resources(wish())] == [None] * 2
     with pytest.raises(InputError, match=r"jobs_per_gpu: 6 jobs on a GPU with 5.0 GB of free memory, .* at most 5"):
-        shares(wish(jobs_per_gpu=6))
+        allocate_resources(wish(jobs_per_gpu=6))
 
 
 def test_job_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +103,8 @@ def test_job_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     for share in ("0.2500", ""):
-        monkeypatch.setenv(SHARE_OF_GPU, share)
-        devices.prepare(devices.CUDA, threads, 1, deterministic=False)
+        monkeypatch.setenv(GPU_FRACTION_VARIABLE, share)
+        devices.prepare_device(devices.CUDA, threads, 1, deterministic=False)
     torch.set_float32_matmul_precision(precision)
     assert taken == [0.25]
 
@@ -116,35 +118,37 @@ def test_only_the_gpus_that_may_be_seen_are_used(
 ) -> None:
     machine(cores=8, gpus=count)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert gpus_of(shares(wish("gpu"))) == pinned
+    assert gpus_of(allocate_resources(wish("gpu"))) == pinned
 
 
 def test_jobs_on_the_cpu_take_no_gpu(machine: Machine) -> None:
     machine(cores=4, gpus=2)
-    assert shares(wish("cpu")) == [{"THUNDERHEAD_CORES": "1"}] * 4
+    assert allocate_resources(wish("cpu")) == [{"THUNDERHEAD_CORES": "1"}] * 4
 
 
 def test_where_some_jobs_take_a_gpu_all_are_dealt_out_over_the_gpus(machine: Machine) -> None:
     machine(cores=4, gpus=2)
-    assert gpus_of(shares(wish("cpu", "gpu"))) == ["0", "1"]
+    assert gpus_of(allocate_resources(wish("cpu", "gpu"))) == ["0", "1"]
 
 
 def test_apples_gpu_has_one_job_at_a_time(machine: Machine) -> None:
     machine(cores=8, mps=True)
-    assert shares(wish()) == [{"THUNDERHEAD_CORES": "8"}]
-    assert cores_of(shares(wish("cpu"))) == ["1"] * 8
-    assert cores_of(shares(wish(jobs=2))) == ["4"] * 2
+    assert allocate_resources(wish()) == [{"THUNDERHEAD_CORES": "8"}]
+    assert cores_of(allocate_resources(wish("cpu"))) == ["1"] * 8
+    assert cores_of(allocate_resources(wish(jobs=2))) == ["4"] * 2
 
 
 def test_jobs_that_ask_for_a_gpu_where_there_is_none_are_left_to_complain_themselves(machine: Machine) -> None:
     machine(cores=2)
-    assert shares(wish("gpu")) == [{"THUNDERHEAD_CORES": "1"}] * 2
+    assert allocate_resources(wish("gpu")) == [{"THUNDERHEAD_CORES": "1"}] * 2
 
 
 def test_a_process_takes_its_share_for_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SHARE_OF_CORES, "3")
-    assert devices.cores() == 3
-    devices.prepare(devices.CPU, threads=None, processes=1, deterministic=False)
+    monkeypatch.setenv(CORES_VARIABLE, "3")
+    assert devices.count_cores() == 3
+    devices.prepare_device(devices.CPU, threads=None, processes=1, deterministic=False)
     assert torch.get_num_threads() == 3
-    monkeypatch.delenv(SHARE_OF_CORES)
-    assert devices.cores() == (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    monkeypatch.delenv(CORES_VARIABLE)
+    assert devices.count_cores() == (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )

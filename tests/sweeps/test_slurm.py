@@ -161,12 +161,12 @@ def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_each_start_has_a_folder_of_its_own_for_pickles_which_no_earlier_one_can_have_filled(tmp_path: Path) -> None:
-    from src.sweeps.launchers.slurm import own_folder, remove_earlier
+    from src.sweeps.launchers.slurm import make_private_folder, remove_earlier_files
 
     (planted := tmp_path / ".submitit" / "0_0_result.pkl").parent.mkdir()
     planted.write_bytes(b"a stranger's")
-    first, second = own_folder(tmp_path), own_folder(tmp_path)
+    first, second = make_private_folder(tmp_path), make_private_folder(tmp_path)
     assert first != second and first.parent == second.parent == tmp_path / ".submitit"
     assert stat.S_IMODE(first.stat().st_mode) == 0o700 and not list(first.iterdir())
-    remove_earlier(second)
+    remove_earlier_files(second)
     assert list(second.parent.iterdir()) == [second]

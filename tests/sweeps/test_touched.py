@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import pytest
 from filelock import FileLock
 
-from src.sweeps.launchers.cluster import Errand, follow
-from src.sweeps.progress.monitor import Watch
+from src.sweeps.launchers.cluster import RemoteJob, run_on_cluster
+from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store import endings
 from src.sweeps.store.endings import Status
-from src.sweeps.store.jobs import Job, note, read_jobs
-from src.sweeps.workers.worker import Order
+from src.sweeps.store.jobs import Job, create_job, read_jobs
+from src.sweeps.workers.worker import JobSpec
 from tests.command_line import BARE, PATIENCE, Outcome, quick, run, same, spawn, timeless, wait_for, weights
 from tests.sweeps.outcomes import jobs_of
 from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
@@ -137,7 +137,7 @@ def test_files_of_a_sweep_that_cannot_be_written_are_told_when_its_jobs_are_done
 def test_job_that_another_process_is_at_fails_and_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endings, "PATIENCE", 0.1)
+    monkeypatch.setattr(endings, "LOCK_TIMEOUT", 0.1)
     grid = ("-m", *SHARED, "seed=0", "name=held")
     assert run("src.train", *grid, cwd=tmp_path).code == 0
     (job,) = jobs_of(tmp_path, "held")
@@ -177,8 +177,8 @@ class Machines:
     def __init__(self, before: dict[int, Callable[[Path], None]]) -> None:
         self.before = before
 
-    def submit(self, errands: list[Errand]) -> list[Any]:
-        return [errand.order.folder for errand in errands]
+    def submit(self, errands: list[RemoteJob]) -> list[Any]:
+        return [errand.spec.folder for errand in errands]
 
     def over(self, tasks: list[Any]) -> list[Any]:
         task = tasks[0]
@@ -200,12 +200,14 @@ def test_jobs_on_a_cluster_whose_folders_are_lost_cost_none_of_the_others(tmp_pa
         pass
 
     told: dict[str, Any] = {"overrides": [], "choices": {}, "settings": {}}
-    jobs = [note(tmp_path / str(number), number, {"identity": f"{number:016}", **told}) for number in range(4)]
+    jobs = [create_job(tmp_path / str(number), number, {"identity": f"{number:016}", **told}) for number in range(4)]
     shutil.rmtree(jobs[0].folder)
     machines = Machines({1: shutil.rmtree, 2: lambda folder: (folder / "job.json").unlink()})
-    with Watch(tmp_path, refuse) as watch:
-        watch.expect(jobs[1:])
-        watch.display.tally.add({0: "0"}, 0)
-        follow(machines, jobs, lambda job: Errand(Order(b"", job.folder, "", {}, []), "", tmp_path, None), watch)
+    with SweepMonitor(tmp_path, refuse) as watch:
+        watch.add_jobs(jobs[1:])
+        watch.display.progress.add_jobs({0: "0"}, 0)
+        run_on_cluster(
+            machines, jobs, lambda job: RemoteJob(JobSpec(b"", job.folder, "", {}, []), "", tmp_path, None), watch
+        )
     statuses = [(job.status["status"], job.status["reason"]) for job in read_jobs(tmp_path)]
     assert statuses == [("failed", "folder lost"), ("failed", "folder lost"), ("finished", None), ("finished", None)]

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.callbacks.figures.base import FigureCallback
-from src.sweeps.report import report
+from src.sweeps.report import _write_report
 from src.sweeps.report.reading import read_sweeps
-from src.sweeps.report.undrawn import WITHOUT_PICTURES, undrawn
+from src.sweeps.report.undrawn import NON_DRAWING_CALLBACKS, find_runs_without_figures
 from tests.command_line import CONF, Outcome, process, run
 from tests.sweeps.reports import Page, made, read
 
@@ -42,7 +42,7 @@ def drawn(folder: Path) -> None:
 
 
 def left(sweep: Path) -> list[str]:
-    return [run.folder.name for run in undrawn(read_sweeps([sweep]))]
+    return [run.folder.name for run in find_runs_without_figures(read_sweeps([sweep]))]
 
 
 def test_those_of_the_best_dozen_and_of_all_chosen_runs_are_drawn(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_which_callbacks_draw_is_known_by_their_names() -> None:
     for target in targets:
         module, name = target.rsplit(".", 1)
         draws = issubclass(getattr(import_module(module), name), FigureCallback)
-        assert draws != target.startswith(WITHOUT_PICTURES), target
+        assert draws != target.startswith(NON_DRAWING_CALLBACKS), target
 
 
 # The page and the command
@@ -186,5 +186,5 @@ def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(
 ) -> None:
     monkeypatch.chdir(cwd)
     shutil.copytree(HERE, "a b")
-    page = Page(report([Path(HERE), Path("a b")]))
+    page = Page(_write_report([Path(HERE), Path("a b")]))
     assert f"The pictures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]

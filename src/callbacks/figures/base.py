@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from PIL import Image
 from torch import Tensor
 
-from src.core.axes import CURVES, Window, find_window_of_curves
+from src.core.axes import CURVES, AxisRange, find_curves_range
 from src.core.colours import COLOURS
 from src.core.devices import is_main_process
 from src.data.base import TensorDataModule
@@ -28,7 +28,7 @@ from src.loggers.opening import log_figure
 from src.storage.files import open_atomic
 
 TAG = "visuals"  # TensorBoard sorts groups alphabetically: the curves of train and val come first
-DARKEST = 16.0  # floats from 0 to 255 with a smaller maximum are not taken for bytes
+MIN_BYTE_MAXIMUM = 16.0  # floats from 0 to 255 with a smaller maximum are not taken for bytes
 STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', {COLOURS})",
     "axes.spines.top": False,
@@ -41,7 +41,7 @@ STYLE: Any = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
 }
-SMALL = (480, 480)  # maximum size in pixels of the figures kept from earlier epochs
+THUMBNAIL_SIZE = (480, 480)  # maximum size in pixels of the figures kept from earlier epochs
 
 
 class FigureCallback(Callback):
@@ -53,7 +53,7 @@ class FigureCallback(Callback):
     """
 
     name: str
-    of_samples = True  # False: drawn from measurements alone, without the data set's samples
+    needs_samples = True  # False: drawn from measurements alone, without the data set's samples
     every_n_epochs = 0  # also draw during training, every n epochs; 0: never
 
     def draw(self, figure: Figure, *args: Any) -> None:
@@ -64,17 +64,17 @@ class FigureCallback(Callback):
         """Draw at a size in inches, save the figure and log it; only on the main process."""
         if not is_main_process():
             return
-        pixels = drawn(size, self.draw, *args)
+        pixels = draw_figure(size, self.draw, *args)
         folder = Path(trainer.default_root_dir) / "figures"
-        save(pixels, folder / f"{self.name}.png")
+        save_png(pixels, folder / f"{self.name}.png")
         if self.every_n_epochs and trainer.training:
-            _save_small(pixels, folder / self.name / f"{trainer.current_epoch + 1}.png")
+            _save_thumbnail(pixels, folder / self.name / f"{trainer.current_epoch + 1}.png")
         # One step later than the last epoch's figure: otherwise both have the same position on TensorBoard's slider.
         step = trainer.global_step + bool(trainer.testing)
         log_figure(trainer.loggers, f"{TAG}/{self.name}", pixels, step)
 
 
-def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:
+def draw_figure(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> np.ndarray:
     """Call ``draw(figure, *args)`` on a new figure and return its pixels, uint8 (H, W, 3).
 
     Args:
@@ -85,26 +85,26 @@ def drawn(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> n
     with rc_context(STYLE):
         figure = Figure(figsize=size)
         draw(figure, *args)
-        return rendered(figure)
+        return render_figure(figure)
 
 
-def rendered(figure: Figure) -> np.ndarray:
+def render_figure(figure: Figure) -> np.ndarray:
     """Return a figure's pixels, uint8 (H, W, 3)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def save(pixels: np.ndarray, path: Path) -> None:
+def save_png(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG atomically."""
     with open_atomic(path) as file:
         Image.fromarray(pixels).save(file, format="png")
 
 
-def _save_small(pixels: np.ndarray, path: Path) -> None:
+def _save_thumbnail(pixels: np.ndarray, path: Path) -> None:
     """Write a small PNG with few colours atomically."""
     small = Image.fromarray(pixels)
-    small.thumbnail(SMALL)
+    small.thumbnail(THUMBNAIL_SIZE)
     with open_atomic(path) as file:
         small.quantize(64).save(file, format="png")
 
@@ -122,20 +122,20 @@ def limit_axis(axis: Axes, curves: Sequence[np.ndarray], higher: bool) -> str:
     """
     values = [curve[np.isfinite(curve)].tolist() for curve in curves]
     positive = not higher and all(value > 0 for curve in values for value in curve)
-    window = find_window_of_curves(values, higher, positive, CURVES if positive else None)
+    window = find_curves_range(values, higher, positive, CURVES if positive else None)
     if window is not None and not higher:
-        window = _with_beginnings(window, values)
-    shown = [value for curve in values for value in curve if window is None or window.has(value)]
-    if positive and spans_decades(shown):
+        window = _extend_to_starts(window, values)
+    shown = [value for curve in values for value in curve if window is None or window.is_inside(value)]
+    if positive and should_use_log_scale(shown):
         axis.set_yscale("log")
-        tick_decades(axis.yaxis, shown)
+        set_decade_ticks(axis.yaxis, shown)
     if window is None:
         return ""
     axis.set_ylim(window.low, window.high)
-    return window.words("curve")
+    return window.describe("curve")
 
 
-def _with_beginnings(window: Window, curves: list[list[float]]) -> Window | None:
+def _extend_to_starts(window: AxisRange, curves: list[list[float]]) -> AxisRange | None:
     """Extend a window on losses to show the start of most curves; return ``None`` if no curve leaves it then."""
     starts = sorted(curve[0] for curve in curves if curve)
     median = starts[(len(starts) - 1) // 2]
@@ -146,12 +146,12 @@ def _with_beginnings(window: Window, curves: list[list[float]]) -> Window | None
     return window._replace(high=high, above=above) if window.below or above else None
 
 
-def spans_decades(values: Sequence[float]) -> bool:
+def should_use_log_scale(values: Sequence[float]) -> bool:
     """Return True if positive values (at least one) span so wide a range that they need a logarithmic axis."""
     return max(values) > 10 * min(values)
 
 
-def tick_decades(axis: Axis, values: Sequence[float]) -> None:
+def set_decade_ticks(axis: Axis, values: Sequence[float]) -> None:
     """Label a logarithmic axis with plain numbers: powers of ten, and 2 and 5 times these if they are few."""
     few = max(values) < 300 * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
@@ -159,7 +159,7 @@ def tick_decades(axis: Axis, values: Sequence[float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-class _ShareLocator(MaxNLocator):
+class _FractionLocator(MaxNLocator):
     """A tick locator that uses round positions between 0 and 1 only."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
@@ -167,46 +167,46 @@ class _ShareLocator(MaxNLocator):
         return positions[(positions > -1e-9) & (positions < 1 + 1e-9)]
 
 
-def tick_shares(axis: Axis, most: int = 6) -> None:
+def set_percent_ticks(axis: Axis, max_ticks: int = 6) -> None:
     """Label an axis of fractions in per cent, with decimals where a tick needs them (97.5%) and no tick above 100%."""
-    axis.set_major_locator(_ShareLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(_FractionLocator(max_ticks, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, place: f"{round(100 * value, 6):.10g}%"))
 
 
-def tick_whole(axis: Axis) -> None:
+def set_integer_ticks(axis: Axis) -> None:
     """Put integer ticks on an axis of epochs or steps, even if there is only one value."""
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
-def spell_share(share: float, digits: int) -> str:
+def format_percent(fraction: float, digits: int) -> str:
     """Format a fraction in per cent; only exactly 1 and 0 become "100%" and "0%".
 
     0.9996 with one decimal is ">99.9%", 0.0001 without decimals "<1%".
 
     Args:
-        share: the fraction, in [0, 1].
+        fraction: the fraction, in [0, 1].
         digits: number of decimals.
     """
-    text, smallest = f"{share:.{digits}%}", 10.0**-digits
-    if share < 1 and float(text[:-1]) >= 100:
+    text, smallest = f"{fraction:.{digits}%}", 10.0**-digits
+    if fraction < 1 and float(text[:-1]) >= 100:
         return f">{100 - smallest:.{digits}f}%"
-    if share > 0 and float(text[:-1]) == 0:
+    if fraction > 0 and float(text[:-1]) == 0:
         return f"<{smallest:.{digits}f}%"
     return text
 
 
-def data_of(trainer: Trainer) -> TensorDataModule:
+def get_data_module(trainer: Trainer) -> TensorDataModule:
     """Return the trainer's data module."""
     return trainer.datamodule  # type: ignore[attr-defined]
 
 
-def shows_images(trainer: Trainer) -> bool:
+def has_images(trainer: Trainer) -> bool:
     """Return True if the inputs are images (1 or 3 channels) and the classes have names."""
-    data = data_of(trainer)
+    data = get_data_module(trainer)
     return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and len(data.class_names) > 0
 
 
-def measure_pixels(images: Tensor) -> tuple[Tensor, Tensor]:
+def find_pixel_range(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values that are black and white in images (N, C, H, W), as two tensors (C, 1, 1).
 
     For bytes these are 0 and 255 (also if the bytes are stored as another number type), for booleans and for floats in
@@ -221,7 +221,7 @@ def measure_pixels(images: Tensor) -> tuple[Tensor, Tensor]:
     maximum = float(high.max())
     if low.min() >= 0 and images.is_floating_point() and maximum <= 1:
         return 0 * channels, channels
-    if low.min() >= 0 and maximum <= 255 and (not images.is_floating_point() or maximum > DARKEST):
+    if low.min() >= 0 and maximum <= 255 and (not images.is_floating_point() or maximum > MIN_BYTE_MAXIMUM):
         return 0 * channels, 255 * channels
     return low[:, None, None], torch.maximum(high, low + 1e-12)[:, None, None]
 
@@ -234,22 +234,22 @@ def to_bytes(images: Tensor, black: Tensor, white: Tensor) -> Tensor:
     return pixels.nan_to_num(0, 255, 0).round().clamp(0, 255).to(torch.uint8)
 
 
-def picture(image: Tensor) -> np.ndarray:
+def to_image_array(image: Tensor) -> np.ndarray:
     """Convert a uint8 image (C, H, W) to matplotlib's layout: (H, W) or (H, W, 3)."""
     return (image[0] if len(image) == 1 else image.permute(1, 2, 0)).cpu().numpy()
 
 
 def draw_image(axis: Axes, image: Tensor) -> None:
     """Draw a uint8 image (C, H, W) in grey or in colour."""
-    axis.imshow(picture(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+    axis.imshow(to_image_array(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
 
 
-def image_grid(figure: Figure, images: Tensor, titles: list[str], columns: int) -> None:
+def draw_image_grid(figure: Figure, images: Tensor, titles: list[str], columns: int) -> None:
     """Draw images (N, C, H, W) in rows of ``columns`` images, each with its title above."""
     rows = -(-len(images) // columns)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
-    for axis, image, title in zip(axes, to_bytes(images, *measure_pixels(images)), titles, strict=False):
+    for axis, image, title in zip(axes, to_bytes(images, *find_pixel_range(images)), titles, strict=False):
         draw_image(axis, image)
         axis.set_title(title, fontsize=8, pad=2)

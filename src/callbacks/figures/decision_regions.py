@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.callbacks.figures.base import data_of
-from src.callbacks.figures.snapshot import Snapshot, as_network_takes, evaluating, watched
+from src.callbacks.figures.base import get_data_module
+from src.callbacks.figures.snapshot import Snapshot, capture_layer, eval_mode, prepare_inputs
 from src.core.colours import MODEL, TRUTH, choose_class_colour
 from src.data.base import Samples
 
 POINTS = 200  # of the grid along each axis
-MOST_LINES = 8
+MAX_LINES = 8
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -45,19 +45,21 @@ class DecisionRegions(Snapshot):
 
     name = "decision_regions"
 
-    def take(self, trainer: Trainer, model: LightningModule, title: str) -> None:
-        data = data_of(trainer)
+    def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
+        data = get_data_module(trainer)
         samples: Samples | None = getattr(data, "train_set", None)
         if samples is None or tuple(data.in_shape) != (2,) or not data.class_names or not hasattr(model, "predict"):
             return
 
-        def seen(inputs: Tensor) -> Tensor:
-            return as_network_takes(model, data, inputs)
+        def prepare(inputs: Tensor) -> Tensor:
+            return prepare_inputs(model, data, inputs)
 
-        plane = regions(model, samples.inputs, seen)
+        plane = predict_grid(model, samples.inputs, prepare)
         boundary = getattr(data, "boundary", None)
         truth = boundary(plane.xs) if callable(boundary) else None
-        self.show(trainer, (5.2, 4.6), plane, samples, data.class_names, title, lines(model, seen), truth)
+        self.show(
+            trainer, (5.2, 4.6), plane, samples, data.class_names, title, find_unit_boundaries(model, prepare), truth
+        )
 
     def draw(
         self,
@@ -71,12 +73,12 @@ class DecisionRegions(Snapshot):
     ) -> None:
         axis = figure.subplots()
         draw_classes(axis, plane, samples, names)
-        if units is not None and len(units) <= MOST_LINES:
+        if units is not None and len(units) <= MAX_LINES:
             draw_lines(axis, units)
         if truth is not None:
             axis.plot(plane.xs, truth, color=TRUTH, linestyle="--", linewidth=1.2, label="truth")
         axis.set(xlabel="$x_1$", ylabel="$x_2$", title=f"Decision regions, {title}")
-        legend_below(axis, columns=max(len(names), 4))
+        add_legend_below(axis, columns=max(len(names), 4))
 
 
 def draw_classes(axis: Axes, plane: Plane, samples: Samples, names: tuple[str, ...]) -> None:
@@ -120,7 +122,7 @@ def choose_unit_colours(count: int) -> list[Any]:
     return list(matplotlib.colormaps["viridis"](torch.linspace(0, 0.8, max(count, 2)).numpy()))[:count]
 
 
-def legend_below(axis: Axes, columns: int) -> None:
+def add_legend_below(axis: Axes, columns: int) -> None:
     """Add a legend below the axis that reads row by row instead of column by column."""
     handles, labels = axis.get_legend_handles_labels()
     order = [number for column in range(columns) for number in range(column, len(handles), columns)]
@@ -134,7 +136,7 @@ def legend_below(axis: Axes, columns: int) -> None:
     )
 
 
-def grid_around(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def make_grid_around(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a grid over the points (N, 2) with a margin: its xs (W,), its ys (H,) and its points (H·W, 2)."""
     low, high = points.amin(dim=0), points.amax(dim=0)
     margin = torch.where(high > low, 0.15 * (high - low), 0.5)
@@ -142,21 +144,21 @@ def grid_around(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return xs, ys, torch.cartesian_prod(ys, xs).flip(1)  # x first
 
 
-def regions(model: LightningModule, inputs: Tensor, seen: Transform = lambda inputs: inputs) -> Plane:
+def predict_grid(model: LightningModule, inputs: Tensor, prepare: Transform = lambda inputs: inputs) -> Plane:
     """Predict the class at each point of a grid around the inputs (N, 2).
 
     Args:
         model: a model with ``predict``.
         inputs: the points that the grid has to cover.
-        seen: converts inputs as stored to inputs of the network.
+        prepare: converts inputs as stored to inputs of the network.
     """
-    xs, ys, grid = grid_around(inputs)
-    with evaluating(model):
-        classes: Tensor = model.predict(model(seen(grid)))  # type: ignore[operator]
+    xs, ys, grid = make_grid_around(inputs)
+    with eval_mode(model):
+        classes: Tensor = model.predict(model(prepare(grid)))  # type: ignore[operator]
     return Plane(xs, ys, classes.view(POINTS, POINTS).cpu())
 
 
-def lines(model: LightningModule, seen: Transform = lambda inputs: inputs) -> Tensor:
+def find_unit_boundaries(model: LightningModule, prepare: Transform = lambda inputs: inputs) -> Tensor:
     """Return the lines at which the first layer's units change sign: rows (w1, w2, b), (H, 3).
 
     The result is (0, 3) if the network does not begin with a fully connected layer of the plane's two coordinates
@@ -171,7 +173,7 @@ def lines(model: LightningModule, seen: Transform = lambda inputs: inputs) -> Te
     # Probe: the layer must receive exactly the coordinates that the model was given.
     layer, corners = leaves[index], torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
     assert isinstance(layer, nn.Linear)
-    captured = watched(model, layer, seen(corners)) if layer.in_features == 2 else None
+    captured = capture_layer(model, layer, prepare(corners)) if layer.in_features == 2 else None
     if captured is None or not torch.equal(captured[0].cpu().float(), corners):
         return no_lines
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()

@@ -9,15 +9,22 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.callbacks.figures.base import FigureCallback, data_of, draw_image, measure_pixels, shows_images, to_bytes
-from src.callbacks.figures.first_layer import draw_signed, strongest
+from src.callbacks.figures.base import (
+    FigureCallback,
+    draw_image,
+    find_pixel_range,
+    get_data_module,
+    has_images,
+    to_bytes,
+)
+from src.callbacks.figures.first_layer import draw_signed, find_strongest
 from src.models.layers import ACTIVATIONS
 
 # Kirsch's kernel for edges that are brighter above (1971, Computers and Biomedical Research 4, 315-328).
 KIRSCH = torch.tensor([[5.0, 5.0, 5.0], [-3.0, 0.0, -3.0], [-3.0, -3.0, -3.0]])
 CELL = 1.6  # inches
 ACTIVATION_TYPES = tuple(ACTIVATIONS.values())
-STEPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, *ACTIVATION_TYPES)
+LAYER_TYPES = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, *ACTIVATION_TYPES)
 
 
 class Stage(NamedTuple):
@@ -52,54 +59,54 @@ class FeatureMaps(FigureCallback):
         self.count = count
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data, net = data_of(trainer), getattr(pl_module, "net", None)
-        if getattr(data, "test_set", None) is None or net is None or not shows_images(trainer):
+        data, net = get_data_module(trainer), getattr(pl_module, "net", None)
+        if getattr(data, "test_set", None) is None or net is None or not has_images(trainer):
             return
         assert data.test_set is not None
         image = data.test_set.inputs[:1]  # (1, C, H, W)
         if min(image.shape[2:]) < 4 or not any(isinstance(module, nn.Conv2d) for module in net.modules()):
             return
-        block = first_block(net, data.transform(image.to(pl_module.device)).to(pl_module.dtype))
+        block = compute_first_block(net, data.transform(image.to(pl_module.device)).to(pl_module.dtype))
         if block is None or block.kernels.shape[1] not in (1, 3):
             return
-        units = strongest(block.stages[0].maps, self.count)
+        units = find_strongest(block.stages[0].maps, self.count)
         stages = [Stage(title, maps[units]) for title, maps in block.stages]
         titles = [f"{'learned' if block.trained else 'fixed'} kernel {unit}" for unit in units.tolist()]
         size = (CELL * (1 + max(len(stages), 3)), CELL * 1.2 * (1 + len(units)))
-        pixels = to_bytes(image, *measure_pixels(image))[0]
+        pixels = to_bytes(image, *find_pixel_range(image))[0]
         self.show(trainer, size, pixels, block.kernels[units], titles, stages)
 
     def draw(self, figure: Figure, image: Tensor, kernels: Tensor, titles: list[str], stages: list[Stage]) -> None:
-        edges = kirsch_stages(image.float().mean(dim=0) / 255)
+        edges = compute_kirsch_stages(image.float().mean(dim=0) / 255)
         axes = figure.subplots(1 + len(titles), 1 + max(len(stages), len(edges)), squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         draw_image(axes[0, 0], image)
-        label(axes[0, 0], "test image", image)
-        draw_maps(list(axes[0, 1:]), edges, 0)
+        _annotate_axis(axes[0, 0], "test image", image)
+        _draw_maps(list(axes[0, 1:]), edges, 0)
         limit = float(kernels.abs().max())
         for row, (kernel, title) in enumerate(zip(kernels, titles, strict=True)):
             draw_signed(axes[1 + row, 0], kernel, limit)
-            label(axes[1 + row, 0], title, kernel)
-            draw_maps(list(axes[1 + row, 1:]), stages, row)
+            _annotate_axis(axes[1 + row, 0], title, kernel)
+            _draw_maps(list(axes[1 + row, 1:]), stages, row)
         figure.suptitle("Maps: red above 0, white 0, blue below 0; each on a scale of its own", fontsize=9)
 
 
-def draw_maps(axes: list[Axes], stages: list[Stage], unit: int) -> None:
+def _draw_maps(axes: list[Axes], stages: list[Stage], unit: int) -> None:
     """Draw one unit's maps, one axis per stage."""
     for axis, (title, maps) in zip(axes, stages, strict=False):
         draw_signed(axis, maps[unit : unit + 1], float(maps[unit].abs().max()))
-        label(axis, title, maps[unit])
+        _annotate_axis(axis, title, maps[unit])
 
 
-def label(axis: Axes, title: str, values: Tensor) -> None:
+def _annotate_axis(axis: Axes, title: str, values: Tensor) -> None:
     """Write the title above an axis and the values' shape below it."""
     axis.set_title(title, fontsize=8, pad=3)
     axis.set_xlabel("×".join(map(str, values.shape)), fontsize=8, labelpad=2)
 
 
-def kirsch_stages(image: Tensor) -> list[Stage]:
+def compute_kirsch_stages(image: Tensor) -> list[Stage]:
     """Filter a grey image (H, W) with Kirsch's kernel (no padding), then apply ReLU and 2×2 max pooling."""
     response = F.conv2d(image[None, None], KIRSCH[None, None])[0]  # (1, H−2, W−2)
     rectified = response.relu()
@@ -107,13 +114,13 @@ def kirsch_stages(image: Tensor) -> list[Stage]:
     return [Stage("Kirsch's edge kernel", response), Stage("ReLU", rectified), Stage("2×2 max pooling", pooled)]
 
 
-def first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
+def compute_first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
     """Compute a network's maps of one image (1, C, H, W), from its first convolution up to its second.
 
     The first stage is the convolution's response. Activations and max poolings follow, up to three stages in all.
     A batch norm is named in the title of the stage after it. Returns ``None`` if the network has no convolution.
     """
-    calls = computed(net, inputs)
+    calls = _record_layer_outputs(net, inputs)
     convolutions = [index for index, (module, _) in enumerate(calls) if isinstance(module, nn.Conv2d)]
     if not convolutions:
         return None
@@ -123,14 +130,14 @@ def first_block(net: nn.Module, inputs: Tensor) -> FirstBlock | None:
         if isinstance(module, nn.BatchNorm2d):
             normed = True
         else:
-            stages.append(Stage("batch norm, " * normed + step_name(module), maps))
+            stages.append(Stage("batch norm, " * normed + _describe_layer(module), maps))
             normed = False
     weight: Tensor = convolution.weight  # type: ignore[assignment]
     return FirstBlock(weight.detach().float().cpu(), weight.requires_grad, stages[:3])
 
 
 @torch.no_grad()
-def computed(net: nn.Module, inputs: Tensor) -> list[tuple[nn.Module, Tensor]]:
+def _record_layer_outputs(net: nn.Module, inputs: Tensor) -> list[tuple[nn.Module, Tensor]]:
     """Run the network and return the layers that compute maps, in call order, with their outputs (N, H, W).
 
     These are convolutions, batch norms, activations and max poolings.
@@ -141,7 +148,7 @@ def computed(net: nn.Module, inputs: Tensor) -> list[tuple[nn.Module, Tensor]]:
         if output.ndim == 4:  # cloned, for a later layer may change it in place
             calls.append((module, output[0].float().cpu().clone()))
 
-    hooks = [module.register_forward_hook(keep) for module in net.modules() if isinstance(module, STEPS)]
+    hooks = [module.register_forward_hook(keep) for module in net.modules() if isinstance(module, LAYER_TYPES)]
     try:
         net(inputs)
     finally:
@@ -150,7 +157,7 @@ def computed(net: nn.Module, inputs: Tensor) -> list[tuple[nn.Module, Tensor]]:
     return calls
 
 
-def step_name(module: nn.Module) -> str:
+def _describe_layer(module: nn.Module) -> str:
     if not isinstance(module, nn.MaxPool2d):
         return type(module).__name__
     size = module.kernel_size

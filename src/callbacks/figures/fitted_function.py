@@ -8,15 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.callbacks.figures.base import data_of
+from src.callbacks.figures.base import get_data_module
 from src.callbacks.figures.decision_regions import choose_unit_colours
-from src.callbacks.figures.snapshot import Snapshot, as_network_takes, evaluating, last_hidden
+from src.callbacks.figures.snapshot import Snapshot, capture_last_hidden, eval_mode, prepare_inputs
 from src.core.colours import MODEL, OTHER, TRUTH, choose_class_colour
 from src.data.base import Samples
 
 POINTS = 400  # along the input's range
-MOST_LABELS = 8
-FAR = 4.0  # the vertical axis ends this many ranges of the samples beyond them
+MAX_LABELS = 8
+MAX_FIT_RANGES = 4.0  # the vertical axis ends this many ranges of the samples beyond them
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
 
 
@@ -44,18 +44,18 @@ class Fit(Snapshot):
 
     name = "fit"
 
-    def take(self, trainer: Trainer, model: LightningModule, title: str) -> None:
-        data = data_of(trainer)
+    def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
+        data = get_data_module(trainer)
         samples: Samples | None = getattr(data, "train_set", None)
         if samples is None or tuple(data.in_shape) != (1,) or data.num_classes not in (0, 2):
             return
-        x = along(samples.inputs)
-        inputs = as_network_takes(model, data, x)
-        with evaluating(model):
+        x = make_input_grid(samples.inputs)
+        inputs = prepare_inputs(model, data, x)
+        with eval_mode(model):
             has_one_output = model(inputs[:2]).shape == (2, 1)
         if has_one_output:
             truth = data.truth(x).flatten() if callable(getattr(data, "truth", None)) else None  # type: ignore[attr-defined]
-            curve = curve_of(model, x.flatten(), inputs, truth, classes=data.num_classes == 2)
+            curve = compute_curve(model, x.flatten(), inputs, truth, classes=data.num_classes == 2)
             self.show(trainer, (9.0 if len(curve.units) else 4.8, 4.0), curve, samples, data.class_names, title)
 
     def draw(self, figure: Figure, curve: Curve, samples: Samples, names: tuple[str, ...], title: str) -> None:
@@ -63,7 +63,7 @@ class Fit(Snapshot):
         draw_fit(axes[0], curve, samples, names)
         axes[0].set(title=f"Fit, {title}")
         if len(axes) == 2:
-            draw_units(axes[1], curve, classes=bool(names))
+            _draw_units(axes[1], curve, classes=bool(names))
         for axis in axes:
             axis.set(xlabel="$x$", xlim=(float(curve.x[0]), float(curve.x[-1])))
             axis.grid(alpha=0.25)
@@ -71,14 +71,14 @@ class Fit(Snapshot):
                 axis.legend(**LEGEND)
 
 
-def along(inputs: Tensor) -> Tensor:
+def make_input_grid(inputs: Tensor) -> Tensor:
     """Return evenly spaced points (N, 1) over the range of the inputs (M, 1), extended by a tenth on both sides."""
     low, high = float(inputs.min()), float(inputs.max())
     margin = 0.1 * (high - low) or 0.5
     return torch.linspace(low - margin, high + margin, POINTS)[:, None]
 
 
-def contributions(model: LightningModule, x: Tensor) -> tuple[Tensor, Tensor, float]:
+def compute_contributions(model: LightningModule, x: Tensor) -> tuple[Tensor, Tensor, float]:
     """Compute the contribution of each unit of the last hidden layer to a model's single output.
 
     Args:
@@ -90,9 +90,9 @@ def contributions(model: LightningModule, x: Tensor) -> tuple[Tensor, Tensor, fl
         contributions and the bias sum to the outputs. If the last layer is not fully connected, the contributions
         are (0, N).
     """
-    with evaluating(model):
+    with eval_mode(model):
         outputs = model(x).squeeze(1).float().cpu()
-    output_layer = last_hidden(model, x)
+    output_layer = capture_last_hidden(model, x)
     if output_layer is None:
         return outputs, torch.empty(0, len(x)), 0.0
     layer, hidden = output_layer
@@ -100,18 +100,20 @@ def contributions(model: LightningModule, x: Tensor) -> tuple[Tensor, Tensor, fl
     return outputs, parts, 0.0 if layer.bias is None else float(layer.bias.detach())
 
 
-def curve_of(model: LightningModule, x: Tensor, seen: Tensor, truth: Tensor | None, classes: bool) -> Curve:
+def compute_curve(
+    model: LightningModule, x: Tensor, network_inputs: Tensor, truth: Tensor | None, classes: bool
+) -> Curve:
     """Compute the curves over x (N,).
 
     Args:
         model: a model with one output.
         x: inputs as stored, (N,).
-        seen: the same inputs as the network takes them, (N, 1).
+        network_inputs: the same inputs as the network takes them, (N, 1).
         truth: the true function's values, (N,).
         classes: True for two classes, False for regression.
     """
-    outputs, parts, bias = contributions(model, seen)
-    found = last_hidden(model, seen)
+    outputs, parts, bias = compute_contributions(model, network_inputs)
+    found = capture_last_hidden(model, network_inputs)
     weights = torch.empty(0) if found is None else found[0].weight[0].detach().float().cpu()
     if not classes:
         return Curve(x, outputs, truth, parts, weights, bias)
@@ -136,15 +138,15 @@ def draw_fit(axis: Axes, curve: Curve, samples: Samples, names: tuple[str, ...])
         axis.plot(curve.x, curve.truth, color=TRUTH, linewidth=1.2, linestyle="--", label="truth")
     other_values = [samples.targets.float(), *([] if curve.truth is None else [curve.truth])]
     low, high = (float(end) for end in torch.cat(other_values).aminmax())
-    room = FAR * (high - low or 1.0)
+    room = MAX_FIT_RANGES * (high - low or 1.0)
     if not low - room <= float(curve.fit.min()) <= float(curve.fit.max()) <= high + room:
         axis.set_ylim(low - room, high + room)  # a diverged fit would squeeze the samples and the truth
     axis.set_ylabel(fitted if names else "$y$")
 
 
-def draw_units(axis: Axes, curve: Curve, classes: bool) -> None:
+def _draw_units(axis: Axes, curve: Curve, classes: bool) -> None:
     """Draw the hidden units: up to eight with their weights in the legend, more as thin lines."""
-    few = len(curve.units) <= MOST_LABELS
+    few = len(curve.units) <= MAX_LABELS
     if not classes:
         axis.plot(curve.x, curve.fit, color=MODEL, alpha=0.35, linewidth=5, label="fit")
     parts = zip(curve.units, curve.weights.tolist(), choose_unit_colours(len(curve.units)), strict=True)

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.callbacks.figures.base import FigureCallback, tick_whole
+from src.callbacks.figures.base import FigureCallback, set_integer_ticks
 from src.core.errors import DivergedError
 
-MOST_LABELS = 10
+MAX_LABELS = 10
 
 
 class GradientNorms(FigureCallback):
@@ -29,7 +29,7 @@ class GradientNorms(FigureCallback):
     """
 
     name = "gradient_norms"
-    of_samples = False
+    needs_samples = False
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
@@ -39,7 +39,7 @@ class GradientNorms(FigureCallback):
         self.pending: list[tuple[int, Tensor]] = []  # steps and norms still on the device
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.weights = trained_layers(pl_module)
+        self.weights = get_trained_weights(pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 chart = {"all layers": ["Multiline", ["gradient_norm/.*"]]}
@@ -49,12 +49,12 @@ class GradientNorms(FigureCallback):
         # Optimisers such as LBFGS evaluate a batch several times per step: measure only the first.
         again = bool(self.pending) and self.pending[-1][0] == trainer.global_step
         if trainer.global_step % self.every_n_steps == 0 and not again:
-            norms = gradient_norms(self.weights)
+            norms = compute_gradient_norms(self.weights)
             if len(norms):
                 self.pending.append((trainer.global_step, norms))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.read(trainer)
+        self.log_pending(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any(norm > 0 for norms in self.norms for norm in norms):
@@ -62,10 +62,10 @@ class GradientNorms(FigureCallback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, DivergedError):
-            self.read(trainer)
+            self.log_pending(trainer)
             self.on_fit_end(trainer, pl_module)
 
-    def read(self, trainer: Trainer) -> None:
+    def log_pending(self, trainer: Trainer) -> None:
         """Copy the pending norms from the device in one transfer and log them."""
         if not self.pending:
             return
@@ -90,24 +90,24 @@ class GradientNorms(FigureCallback):
         marker, width = ("o", 1.2) if len(steps) < 20 else ("", 1.2 if len(steps) < 300 else 0.6)
         for number, (line, colour) in enumerate(zip(norms.T, colours, strict=False), start=1):
             axis.plot(steps, line, color=colour, linewidth=width, marker=marker, markersize=4, label=f"layer {number}")
-        tick_whole(axis.xaxis)
+        set_integer_ticks(axis.xaxis)
         axis.set_yscale("log", nonpositive="mask")
         axis.set(xlabel="optimiser step", ylabel="norm of the gradient", title="Gradients, layer by layer")
         axis.grid(alpha=0.25)
-        if layers <= MOST_LABELS:
+        if layers <= MAX_LABELS:
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         else:
             scale = matplotlib.cm.ScalarMappable(Normalize(1, layers), ListedColormap(colours))
             figure.colorbar(scale, ax=axis, label="layer, from the inputs on")
 
 
-def trained_layers(model: nn.Module) -> list[Tensor]:
+def get_trained_weights(model: nn.Module) -> list[Tensor]:
     """Return the weights of all fully connected layers and convolutions that are trained, in order."""
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     return [layer.weight for layer in layers if layer.weight.requires_grad]
 
 
-def gradient_norms(layers: list[Tensor]) -> Tensor:
+def compute_gradient_norms(layers: list[Tensor]) -> Tensor:
     """Compute the Euclidean norm of the gradient of each layer's weights.
 
     Returns:

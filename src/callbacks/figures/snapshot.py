@@ -23,18 +23,18 @@ class Snapshot(FigureCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs and trainer.current_epoch % self.every_n_epochs == 0:
-            self.take(trainer, pl_module, f"epoch {trainer.current_epoch + 1}")
+            self.draw_snapshot(trainer, pl_module, f"epoch {trainer.current_epoch + 1}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.take(trainer, pl_module, "the weights kept")
+        self.draw_snapshot(trainer, pl_module, "the weights kept")
 
-    def take(self, trainer: Trainer, model: LightningModule, title: str) -> None:
+    def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         """Draw the model in its current state; do nothing if the figure does not apply to it."""
         raise AttributeError(f"{type(self).__name__} must define take()")
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Run the block in evaluation mode and without gradients; restore each module's mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -46,12 +46,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def as_network_takes(model: LightningModule, data: TensorDataModule, inputs: Tensor) -> Tensor:
+def prepare_inputs(model: LightningModule, data: TensorDataModule, inputs: Tensor) -> Tensor:
     """Transform stored inputs to the network's inputs, on its device and in its precision."""
     return data.transform(inputs.to(model.device)).to(model.dtype)
 
 
-def watched(model: LightningModule, layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+def capture_layer(model: LightningModule, layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """Run the model on the inputs and return a layer's input, the layer's output and the model's output.
 
     Returns ``None`` if the layer is not called.
@@ -59,28 +59,28 @@ def watched(model: LightningModule, layer: nn.Module, inputs: Tensor) -> tuple[T
     calls: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda module, given, output: calls.append((given[0], output)))
     try:
-        with evaluating(model):
+        with eval_mode(model):
             outputs = model(inputs)
     finally:
         hook.remove()
     return (*calls[0], outputs) if calls else None
 
 
-def linear_layers(model: LightningModule) -> list[nn.Linear]:
+def _get_linear_layers(model: LightningModule) -> list[nn.Linear]:
     """Return the fully connected layers of the model's network, first to last."""
     net = getattr(model, "net", None)
     modules = net.modules() if isinstance(net, nn.Module) else ()
     return [module for module in modules if isinstance(module, nn.Linear)]
 
 
-def last_hidden(model: LightningModule, inputs: Tensor) -> tuple[nn.Linear, Tensor] | None:
+def capture_last_hidden(model: LightningModule, inputs: Tensor) -> tuple[nn.Linear, Tensor] | None:
     """Return the output layer and the values (B, H) of the last hidden layer for the inputs (B, …).
 
     Returns ``None`` if the model's outputs are not those of a fully connected layer. Without a hidden layer the values
     are the inputs.
     """
-    layers = linear_layers(model)
-    captured = watched(model, layers[-1], inputs) if layers else None
+    layers = _get_linear_layers(model)
+    captured = capture_layer(model, layers[-1], inputs) if layers else None
     if captured is None:
         return None
     hidden, output, outputs = captured

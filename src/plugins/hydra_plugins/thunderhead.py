@@ -18,7 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli.messages import unknown_choice
+from src.cli.messages import describe_unknown_choice
 from src.core.errors import InputError
 from src.storage.files import write_text
 
@@ -36,74 +36,74 @@ class SweepLauncher(Launcher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from src.sweeps.launchers.compose import RememberingLoader
+        from src.sweeps.launchers.compose import CachingConfigLoader
         from src.sweeps.launchers.sweep import Sweep
 
-        loader: Any = RememberingLoader(hydra_context.config_loader)
+        loader: Any = CachingConfigLoader(hydra_context.config_loader)
         hydra_context.config_loader = loader  # for the sweeper, too
         self.sweep = Sweep(config, hydra_context, task_function.__name__)
         if not list(self.sweep.folder.glob("*/job.json")):  # otherwise all jobs may be done already
-            self.engine().warm_up()  # while the sweeper composes the jobs
+            self.make_engine().warm_up()  # while the sweeper composes the jobs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from src.sweeps.launchers.launch import launch
 
-        return launch(self.sweep, self.engine(), [list(overrides) for overrides in job_overrides])
+        return launch(self.sweep, self.make_engine(), [list(overrides) for overrides in job_overrides])
 
     @abstractmethod
-    def engine(self) -> Any:
+    def make_engine(self) -> Any:
         """Return the engine that runs the jobs, an `Engine` of `src.sweeps.launchers.launch`."""
 
 
 class LocalLauncher(SweepLauncher):
-    """Launcher that runs a sweep's jobs on this machine; see `src.sweeps.launchers.local.Local` for its settings."""
+    """Launcher that runs a sweep's jobs on this machine; settings: `src.sweeps.launchers.local.LocalEngine`."""
 
-    def engine(self) -> Any:
-        from src.sweeps.launchers.local import Local, check
+    def make_engine(self) -> Any:
+        from src.sweeps.launchers.local import LocalEngine, check
 
         check(self.settings)
-        return Local(**self.settings)
+        return LocalEngine(**self.settings)
 
 
 class VectorizedLauncher(SweepLauncher):
-    """Launcher that trains jobs as one model; see `src.sweeps.launchers.local.Local` for its settings, and ``most``."""
+    """Launcher that trains jobs as one model; settings: `src.sweeps.launchers.local.LocalEngine`, and ``most``."""
 
-    def engine(self) -> Any:
-        from src.sweeps.launchers.local import Local
-        from src.sweeps.launchers.vectorized import Vectorized, check
+    def make_engine(self) -> Any:
+        from src.sweeps.launchers.local import LocalEngine
+        from src.sweeps.launchers.vectorized import VectorizedEngine, check
 
         check(self.settings)
         if (job := self.sweep.config.hydra.job).chdir or job.env_set:
             how = "its jobs share a process; leave them out, or take another launcher"
             raise InputError(f"hydra.job.chdir and hydra.job.env_set do not go with hydra/launcher=vectorized: {how}")
         own = dict(self.settings)
-        return Vectorized(most=own.pop("most"), local=Local(**own))
+        return VectorizedEngine(most=own.pop("most"), local=LocalEngine(**own))
 
 
 class RayLauncher(SweepLauncher):
-    """Launcher that runs a sweep's jobs on a Ray cluster; its settings are those of `src.sweeps.launchers.ray.Ray`."""
+    """Launcher that runs a sweep's jobs on a Ray cluster; settings: `src.sweeps.launchers.ray.RayEngine`."""
 
-    def engine(self) -> Any:
-        from src.core.extras import need
+    def make_engine(self) -> Any:
+        from src.core.extras import require_package
 
-        need("ray", "ray", "hydra/launcher=ray")
-        from src.sweeps.launchers.ray import Ray, check
+        require_package("ray", "ray", "hydra/launcher=ray")
+        from src.sweeps.launchers.ray import RayEngine, check
 
         check(self.settings)
-        return Ray(**self.settings)
+        return RayEngine(**self.settings)
 
 
 class SlurmLauncher(SweepLauncher):
-    """Launcher that runs a sweep's jobs on a Slurm cluster; see `src.sweeps.launchers.slurm.Slurm` for its settings."""
+    """Launcher that runs a sweep's jobs on a Slurm cluster; settings: `src.sweeps.launchers.slurm.SlurmEngine`."""
 
-    def engine(self) -> Any:
-        from src.core.extras import need
+    def make_engine(self) -> Any:
+        from src.core.extras import require_package
 
-        need("submitit", "slurm", "hydra/launcher=slurm")
-        from src.sweeps.launchers.slurm import Slurm, check
+        require_package("submitit", "slurm", "hydra/launcher=slurm")
+        from src.sweeps.launchers.slurm import SlurmEngine, check
 
         check(self.settings)
-        return Slurm(**self.settings)
+        return SlurmEngine(**self.settings)
 
 
 class GridSweeper(BasicSweeper):
@@ -122,7 +122,7 @@ class GridSweeper(BasicSweeper):
         if not isinstance(self.launcher, SweepLauncher):
             write_text(Path(self.config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(self.config))
         returned: list[Sequence[JobReturn]] = []
-        jobs = list_jobs(preset, given)
+        jobs = _list_jobs(preset, given)
         for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
             self.validate_batch_is_legal(batch)
             returned.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returned))))
@@ -131,21 +131,21 @@ class GridSweeper(BasicSweeper):
         return returned
 
 
-def list_jobs(preset: list[Override], given: list[Override]) -> list[list[str]]:
+def _list_jobs(preset: list[Override], typed: list[Override]) -> list[list[str]]:
     """Return the overrides of each job: every combination of the given values and of the preset's other axes.
 
     A setting may be given several dictionaries, which Hydra merges: each of them is an axis here.
     """
     by_key: dict[str, list[list[str]]] = {}
-    for overrides in (preset, given):
+    for overrides in (preset, typed):
         axes: dict[str, list[list[str]]] = {}
         for override in overrides:
-            axes.setdefault(override.get_key_element(), []).append(list_values(override))
+            axes.setdefault(override.get_key_element(), []).append(_list_values(override))
         by_key |= axes  # a given axis replaces the preset's
     return [list(job) for job in product(*chain.from_iterable(by_key.values()))]
 
 
-def list_values(override: Override) -> list[str]:
+def _list_values(override: Override) -> list[str]:
     """Return one override for each value of a sweep override, or the override itself.
 
     Raises:
@@ -158,7 +158,7 @@ def list_values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         raise HydraException(f"{override.input_line} has no end: hydra/sweeper=optuna takes it, else give values")
     if not (values := list(override.sweep_string_iterator())):
-        raise InputError(unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
+        raise InputError(describe_unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
     return [f"{key}={value}" for value in values]
 
 
@@ -168,15 +168,15 @@ ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GRID, pro
 
 
 class OptunaSweeper(Sweeper):
-    """Sweeper that searches settings with Optuna; its own settings are those of `src.sweeps.search.plan.Plan`."""
+    """Sweeper that searches settings with Optuna; its own settings are those of `src.sweeps.search.plan.SearchPlan`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from src.core.extras import need
+        from src.core.extras import require_package
 
-        need("optuna", "optuna", "hydra/sweeper=optuna")
+        require_package("optuna", "optuna", "hydra/sweeper=optuna")
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -184,6 +184,6 @@ class OptunaSweeper(Sweeper):
             raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:
-        from src.sweeps.search.optimize import search
+        from src.sweeps.search.optimize import run_search
 
-        search(self.launcher, arguments, self.settings)
+        run_search(self.launcher, arguments, self.settings)

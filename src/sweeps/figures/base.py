@@ -10,23 +10,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.callbacks.figures.base import limit_axis, spans_decades, tick_decades, tick_shares, tick_whole
-from src.core.axes import Window, find_reach, find_window
+from src.callbacks.figures.base import (
+    limit_axis,
+    set_decade_ticks,
+    set_integer_ticks,
+    set_percent_ticks,
+    should_use_log_scale,
+)
+from src.core.axes import AxisRange, find_axis_range, limit_error_bar
 from src.core.colours import COLOURS, OTHER
 from src.core.errors import InputError
 from src.sweeps.figures.images import read_png
-from src.sweeps.store.leaderboard import deviation, mean
-from src.sweeps.store.runs import Run, folded
+from src.sweeps.store.leaderboard import compute_mean, compute_std
+from src.sweeps.store.runs import Run, group_by_caption
 
-Z = 1.96  # 95% of a normal distribution lie within this many standard deviations of the mean
-ROUNDING = 1e-6  # metrics are computed in float32: 19 of 20 correct give 0.94999999
-DASHES = ["-", "--", "-.", ":"]
-RUNS, MEAN = "#595959", "#000000"  # colours that do not stand for training, validation or a class
-EDGE = 0.015  # distance of outliers' marks from the edge, as a fraction of the axis
+Z_95 = 1.96  # 95% of a normal distribution lie within this many standard deviations of the mean
+TOLERANCE = 1e-6  # metrics are computed in float32: 19 of 20 correct give 0.94999999
+LINE_STYLES = ["-", "--", "-.", ":"]
+RUN_COLOUR, MEAN_COLOUR = "#595959", "#000000"  # colours that do not stand for training, validation or a class
+EDGE_MARGIN = 0.015  # distance of outliers' marks from the edge, as a fraction of the axis
 
 
-class SweepPicture:
-    """Base class of figures over several runs; a subclass defines `draw`, and `size` if needed.
+class SweepFigure:
+    """Base class of figures over several runs; a subclass defines `draw`, and `get_size` if needed.
 
     Args:
         name: the name of the file, ``figures/NAME.png`` in the sweep's folder.
@@ -38,123 +44,126 @@ class SweepPicture:
     def __init__(self, name: str, title: str = "") -> None:
         self.name, self.title = name, title
 
-    def size(self, runs: list[Run]) -> tuple[float, float]:
+    def get_size(self, runs: list[Run]) -> tuple[float, float]:
         """Return width and height in inches, by default for one row per label."""
-        groups = folded(runs)
+        groups = group_by_caption(runs)
         return (4.9 + 0.072 * max(map(len, groups)), 1.3 + 0.34 * len(groups))
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         raise AttributeError(f"{type(self).__name__} must define draw()")
 
 
-class MetricPicture(SweepPicture):
+class MetricFigure(SweepFigure):
     """Base class of figures of one metric.
 
     Args:
         metric: its name in ``metrics.json`` or ``history.csv``, such as "test/acc"; null: the metric that most of
             the runs monitor, or the training loss if none has a monitored metric.
-        settings: the arguments of `SweepPicture`.
+        kwargs: the arguments of `SweepFigure`.
     """
 
-    def __init__(self, metric: str | None = None, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, metric: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.metric = metric
 
-    def metric_of(self, runs: list[Run]) -> str:
+    def choose_metric(self, runs: list[Run]) -> str:
         """Return the name of the metric that is drawn for these runs."""
         judges = Counter(judge for run in runs if (judge := run.metrics.get("monitor")) in run.metrics)
         return self.metric or next((str(judge) for judge, _ in judges.most_common(1)), "train/loss")
 
-    def values(self, runs: list[Run]) -> dict[str, np.ndarray]:
+    def collect_values(self, runs: list[Run]) -> dict[str, np.ndarray]:
         """Return the metric's values by the runs' labels; runs that lack it are left out.
 
         Raises:
             InputError: if no run has the metric.
         """
-        metric = self.metric_of(runs)
-        found = {label: measured(group, metric) for label, group in folded(runs).items()}
+        metric = self.choose_metric(runs)
+        found = {label: collect_metric(group, metric) for label, group in group_by_caption(runs).items()}
         if not any(len(values) for values in found.values()):
             raise InputError(f"none of the {len(runs)} runs has the metric {metric}")
         return {label: values for label, values in found.items() if len(values)}
 
 
-class Scores(MetricPicture):
+class Scores(MetricFigure):
     """A plot of each run's metric as a dot, and of each label's mean with its standard deviation."""
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
+        axis, groups, metric = figure.subplots(), self.collect_values(runs), self.choose_metric(runs)
         every = np.concatenate(list(groups.values()))
-        window = find_window(every.tolist(), not lower_is_better(runs, metric), is_logarithmic(metric, every))
+        window = find_axis_range(every.tolist(), not is_lower_better(runs, metric), is_logarithmic(metric, every))
         for row, values in enumerate(groups.values()):
-            average = mean(values.tolist())
-            axis.scatter(values, np.full(len(values), row), color=RUNS, alpha=0.65, s=30, linewidths=0)
-            mark_beyond(axis, values, row, window, RUNS)
+            average = compute_mean(values.tolist())
+            axis.scatter(values, np.full(len(values), row), color=RUN_COLOUR, alpha=0.65, s=30, linewidths=0)
+            _mark_beyond(axis, values, row, window, RUN_COLOUR)
             if len(values) > 1:
-                spread = np.array(find_reach(average, deviation(values.tolist()) or 0.0, is_share(metric)))[
+                spread = np.array(limit_error_bar(average, compute_std(values.tolist()) or 0.0, is_fraction(metric)))[
                     :, None
                 ]  # (2, 1)
-                axis.errorbar(average, row, xerr=spread, color=MEAN, marker="D", markersize=5, capsize=4)
-                mark_beyond(axis, np.array([average]), row, window, MEAN)
-            beside(axis, row, described(values, is_share(metric)))
+                axis.errorbar(average, row, xerr=spread, color=MEAN_COLOUR, marker="D", markersize=5, capsize=4)
+                _mark_beyond(axis, np.array([average]), row, window, MEAN_COLOUR)
+            _annotate_right(axis, row, format_mean_std(values, is_fraction(metric)))
         axis.set_yticks(range(len(groups)), list(groups))
-        axis.set(xlabel=in_words(metric) + (f"\n({window.words()})" if window else ""), ylim=(len(groups) - 0.5, -0.5))
-        if is_share(metric):
-            tick_shares(axis.xaxis, 5)
-        elif is_logarithmic(metric, shown := within(window, every)):
+        axis.set(
+            xlabel=format_metric(metric) + (f"\n({window.describe()})" if window else ""),
+            ylim=(len(groups) - 0.5, -0.5),
+        )
+        if is_fraction(metric):
+            set_percent_ticks(axis.xaxis, 5)
+        elif is_logarithmic(metric, shown := filter_visible(window, every)):
             axis.set_xscale("log")
-            tick_decades(axis.xaxis, shown.tolist())
+            set_decade_ticks(axis.xaxis, shown.tolist())
         if window:
             axis.set_xlim(window.low, window.high)
         axis.grid(alpha=0.25)
         figure.suptitle(self.title)
 
 
-class Share(MetricPicture):
+class SuccessRate(MetricFigure):
     """A bar chart of each label's success rate: the fraction of runs whose metric reaches a threshold.
 
     Each bar has its 95% confidence interval (Wilson, 1927).
 
     Args:
         at_least: the threshold.
-        settings: the arguments of `MetricPicture`.
+        kwargs: the arguments of `MetricFigure`.
     """
 
-    def __init__(self, at_least: float, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, at_least: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.at_least = at_least
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        axis, groups, metric = figure.subplots(), self.values(runs), self.metric_of(runs)
+        axis, groups, metric = figure.subplots(), self.collect_values(runs), self.choose_metric(runs)
         for row, values in enumerate(groups.values()):
-            solved, count = int((values >= self.at_least - ROUNDING).sum()), len(values)
-            low, high = wilson(solved, count)
+            solved, count = int((values >= self.at_least - TOLERANCE).sum()), len(values)
+            low, high = compute_wilson_interval(solved, count)
             axis.barh(row, solved / count, height=0.55, color=OTHER)
             axis.plot([low, high], [row, row], color="black", linewidth=1.2, marker="|", markersize=8)
-            beside(axis, row, f"{solved} of {count}")
+            _annotate_right(axis, row, f"{solved} of {count}")
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
-        enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
-        axis.set_xlabel(f"share of runs with {in_words(metric)} ≥ {enough}\n(line: 95% interval)")
-        tick_shares(axis.xaxis)
+        enough = f"{100 * self.at_least:.4g}%" if is_fraction(metric) else f"{self.at_least:.4g}"
+        axis.set_xlabel(f"share of runs with {format_metric(metric)} ≥ {enough}\n(line: 95% interval)")
+        set_percent_ticks(axis.xaxis)
         figure.suptitle(self.title)
 
 
-class Curves(MetricPicture):
+class Curves(MetricFigure):
     """A plot of the metric over the epochs, with a line for the mean of each label's runs and a faint line per run."""
 
-    def columns(self, labels: Iterable[str]) -> int:
+    def count_columns(self, labels: Iterable[str]) -> int:
         """Return how many labels fit next to each other in the legend."""
         return max(1, int(7.4 // (0.65 + 0.066 * max(map(len, labels)))))
 
-    def size(self, runs: list[Run]) -> tuple[float, float]:
-        labels = folded(runs)
-        return (7.6, 4.0 + 0.2 * math.ceil(len(labels) / self.columns(labels)))
+    def get_size(self, runs: list[Run]) -> tuple[float, float]:
+        labels = group_by_caption(runs)
+        return (7.6, 4.0 + 0.2 * math.ceil(len(labels) / self.count_columns(labels)))
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        axis, groups, metric = figure.subplots(), folded(runs), self.metric_of(runs)
+        axis, groups, metric = figure.subplots(), group_by_caption(runs), self.choose_metric(runs)
         for number, (label, group) in enumerate(groups.items()):
-            style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % 4]}
-            curves = [curve for run in group if len(curve := points(run, metric))]
+            style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number // len(COLOURS) % 4]}
+            curves = [curve for run in group if len(curve := _collect_points(run, metric))]
             for curve in curves if len(curves) > 1 else []:
                 axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
             if curves:
@@ -163,32 +172,32 @@ class Curves(MetricPicture):
                 axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
         if not axis.lines:
             raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
-        axis.set(xlabel="epoch", ylabel=in_words(metric))
-        every = [points(run, metric)[:, 1] for run in runs]
-        if beyond := limit_axis(axis, every, higher=not lower_is_better(runs, metric)):
+        axis.set(xlabel="epoch", ylabel=format_metric(metric))
+        every = [_collect_points(run, metric)[:, 1] for run in runs]
+        if beyond := limit_axis(axis, every, higher=not is_lower_better(runs, metric)):
             axis.set_xlabel(f"epoch\n({beyond})")
-        tick_whole(axis.xaxis)
-        if is_share(metric):
-            tick_shares(axis.yaxis)
+        set_integer_ticks(axis.xaxis)
+        if is_fraction(metric):
+            set_percent_ticks(axis.yaxis)
         axis.grid(alpha=0.25)
-        figure.legend(loc="outside lower center", ncols=self.columns(groups), fontsize=9)
+        figure.legend(loc="outside lower center", ncols=self.count_columns(groups), fontsize=9)
         figure.suptitle(self.title)
 
 
-class Gallery(SweepPicture):
+class ImageGrid(SweepFigure):
     """A grid of one figure that each run has drawn.
 
     Args:
         picture: the figure's name, such as "descent".
         columns: the number of images in a row.
-        settings: the arguments of `SweepPicture`.
+        kwargs: the arguments of `SweepFigure`.
     """
 
-    def __init__(self, picture: str, columns: int, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, picture: str, columns: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.picture, self.columns = picture, columns
 
-    def found(self, runs: list[Run]) -> list[tuple[str, Path]]:
+    def find_images(self, runs: list[Run]) -> list[tuple[str, Path]]:
         """Return the titles and the files of the runs that have drawn the figure.
 
         Raises:
@@ -200,14 +209,14 @@ class Gallery(SweepPicture):
             raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
         return existing
 
-    def size(self, runs: list[Run]) -> tuple[float, float]:
-        files = self.found(runs)
+    def get_size(self, runs: list[Run]) -> tuple[float, float]:
+        files = self.find_images(runs)
         width, height = read_png(files[0][1]).size
         columns = min(self.columns, len(files))
         return (columns * 4.4, math.ceil(len(files) / columns) * (4.4 * height / width + 0.3) + 0.3)
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        files = self.found(runs)
+        files = self.find_images(runs)
         columns = min(self.columns, len(files))
         axes = list(figure.subplots(math.ceil(len(files) / columns), columns, squeeze=False).flat)
         for axis in axes:
@@ -218,72 +227,75 @@ class Gallery(SweepPicture):
         figure.suptitle(self.title)
 
 
-def points(run: Run, metric: str) -> np.ndarray:
+def _collect_points(run: Run, metric: str) -> np.ndarray:
     """Return a run's metric over the epochs in which it was measured: (N, 2), epoch and value."""
     measured = [(row["epoch"], row[metric]) for row in run.history if {"epoch", metric} <= row.keys()]
     return np.array(measured).reshape(-1, 2)
 
 
-def measured(runs: list[Run], metric: str) -> np.ndarray:
+def collect_metric(runs: list[Run], metric: str) -> np.ndarray:
     """Return the metric of the runs that have it: (N,)."""
     return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None], dtype=float)
 
 
-def lower_is_better(runs: list[Run], metric: str) -> bool:
+def is_lower_better(runs: list[Run], metric: str) -> bool:
     """Return True if lower values of a metric are better.
 
     The runs that monitor the metric record this as ``mode``. If none does, lower is better for all but fractions.
     """
     modes = Counter(run.metrics.get("mode") for run in runs if run.metrics.get("monitor") == metric)
-    return modes.most_common(1)[0][0] == "min" if modes else not is_share(metric)
+    return modes.most_common(1)[0][0] == "min" if modes else not is_fraction(metric)
 
 
-def in_words(metric: str) -> str:
+def format_metric(metric: str) -> str:
     """Return a metric's name in words, as an axis label: "test accuracy"."""
     words = {"val": "validation", "train": "training", "acc": "accuracy"}
     return " ".join(words.get(part, part) for part in metric.split("/"))
 
 
-def is_share(metric: str) -> bool:
+def is_fraction(metric: str) -> bool:
     """Return True if a metric is a fraction, which is shown in per cent."""
     return "acc" in metric
 
 
-def beside(axis: Axes, row: int, text: str) -> None:
+def _annotate_right(axis: Axes, row: int, text: str) -> None:
     """Write a text to the right of a row."""
     axis.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
 
 
 def is_logarithmic(metric: str, values: np.ndarray) -> bool:
     """Return True if a metric's values, at least one, need a logarithmic axis: all are positive and span decades."""
-    return bool(not is_share(metric) and values.min() > 0 and spans_decades(values.tolist()))
+    return bool(not is_fraction(metric) and values.min() > 0 and should_use_log_scale(values.tolist()))
 
 
-def within(window: Window | None, values: np.ndarray) -> np.ndarray:
+def filter_visible(window: AxisRange | None, values: np.ndarray) -> np.ndarray:
     """Return the values that lie in the window; all if there is none."""
     return values if window is None else values[(values >= window.low) & (values <= window.high)]
 
 
-def mark_beyond(axis: Axes, values: np.ndarray, row: float, window: Window | None, colour: str) -> None:
+def _mark_beyond(axis: Axes, values: np.ndarray, row: float, window: AxisRange | None, colour: str) -> None:
     """Mark the ends of the horizontal axis beyond which there are values."""
     if window is None:
         return
-    for position, marker, beyond in ((1 - EDGE, ">", values > window.high), (EDGE, "<", values < window.low)):
+    for position, marker, beyond in (
+        (1 - EDGE_MARGIN, ">", values > window.high),
+        (EDGE_MARGIN, "<", values < window.low),
+    ):
         if beyond.any():
             axis.plot(position, row, marker=marker, color=colour, transform=axis.get_yaxis_transform())
 
 
-def described(values: np.ndarray, share: bool) -> str:
+def format_mean_std(values: np.ndarray, as_percent: bool) -> str:
     """Format mean ± standard deviation and number of values: "97.43 ± 0.21% (n=5)"."""
-    factor, form, unit = (100, ".2f", "%") if share else (1, ".3g", "")
-    sd = deviation(values.tolist())
+    factor, form, unit = (100, ".2f", "%") if as_percent else (1, ".3g", "")
+    sd = compute_std(values.tolist())
     spread = f" ± {factor * sd:{form}}" if sd is not None else ""
-    return f"{factor * mean(values.tolist()):{form}}{spread}{unit} (n={len(values)})"
+    return f"{factor * compute_mean(values.tolist()):{form}}{spread}{unit} (n={len(values)})"
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
+def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Return the 95% confidence interval of a success rate, from at least one trial (Wilson, 1927)."""
-    rate, spread = successes / trials, Z**2 / trials
+    rate, spread = successes / trials, Z_95**2 / trials
     middle = (rate + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + Z**2 / (4 * trials**2))
+    half = Z_95 / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + Z_95**2 / (4 * trials**2))
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -10,22 +10,23 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.cli.main import TRACEBACKS
-from src.cli.messages import input_error
-from src.core.commands import spell_command
-from src.core.disk import find_fault
+from src.cli.messages import find_input_error
+from src.core.commands import format_command
+from src.core.disk import find_storage_error
 from src.core.errors import InputError
+from src.storage.moved import update_names
 from src.storage.plain import read_yaml
-from src.storage.trust import Rules, check_trust, read_packages, spell_trust
-from src.sweeps.store.runs import with_metrics
+from src.storage.trust import Rules, check_trust, format_trust, read_packages
+from src.sweeps.store.runs import read_runs_with_metrics
 
 log = logging.getLogger(__name__)
 
 
-class DrawPictures(Callback):
+class DrawFigures(Callback):
     """A Hydra callback that draws a sweep's figures when all of its runs are done.
 
     Args:
-        pictures: the figures' settings by name; each has the ``_target_`` of a `SweepPicture`.
+        pictures: the figures' settings by name; each has the ``_target_`` of a `SweepFigure`.
     """
 
     def __init__(self, pictures: dict[str, Any]) -> None:
@@ -34,26 +35,26 @@ class DrawPictures(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder, packages = Path(config.hydra.sweep.dir), read_packages(config.get("trust"))
         try:
-            files, errors = draw(folder, self.pictures, packages)
+            files, errors = draw_figures(folder, self.pictures, packages)
         # All runs are saved at this point; Hydra would turn an exception into a two-line warning.
         except Exception as error:
-            if fault := find_fault(error):
-                again = f"try again: {spell_command('src.compare', [str(folder)])}"
-                sys.exit(f"error: {fault.completed('the runs are whole', again)}")
-            files, errors = [], [why(error)]
+            if fault := find_storage_error(error):
+                again = f"try again: {format_command('src.compare', [str(folder)])}"
+                sys.exit(f"error: {fault.with_advice('the runs are whole', again)}")
+            files, errors = [], [format_error(error)]
         for path in files:
             log.info("picture: %s", path)
         for message in errors:
-            command = f"{spell_command('src.compare', [str(folder)])}{spell_trust(packages)}"
+            command = f"{format_command('src.compare', [str(folder)])}{format_trust(packages)}"
             log.error("error: %s (try again: %s)", message, command)
 
 
-def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+def draw_figures(folder: Path, figures: dict[str, Any], packages: tuple[str, ...]) -> tuple[list[Path], list[str]]:
     """Draw the figures over a sweep's runs, into ``figures/`` and for TensorBoard.
 
     Args:
         folder: the sweep's folder.
-        pictures: the figures' settings by name.
+        figures: the figures' settings by name.
         packages: packages outside this project whose classes the runs' configs may name.
 
     Returns:
@@ -64,33 +65,33 @@ def draw(folder: Path, pictures: dict[str, Any], packages: tuple[str, ...]) -> t
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    from src.callbacks.figures.base import TAG, drawn, save
-    from src.training.build import make
+    from src.callbacks.figures.base import TAG, draw_figure, save_png
+    from src.training.build import instantiate_checked
 
-    runs, files, errors = with_metrics(folder), [], []
+    runs, files, errors = read_runs_with_metrics(folder), [], []
     with SummaryWriter(str(folder)) as writer:
-        for name, settings in pictures.items():
+        for name, settings in figures.items():
             path = folder / "figures" / f"{name}.png"
             try:
-                picture = make(f"picture {name}", settings, name=name)
+                picture = instantiate_checked(f"picture {name}", settings, name=name)
                 picture.packages = packages
-                pixels = drawn(picture.size(runs), picture.draw, runs)
-                save(pixels, path)
+                pixels = draw_figure(picture.size(runs), picture.draw, runs)
+                save_png(pixels, path)
                 writer.add_image(f"{TAG}/{name}", pixels, dataformats="HWC")
                 files.append(path)
             except Exception as error:  # the other figures can still be drawn
-                if TRACEBACKS or find_fault(error):
+                if TRACEBACKS or find_storage_error(error):
                     raise
-                errors.append(f"{path} cannot be drawn: {why(error)}")
+                errors.append(f"{path} cannot be drawn: {format_error(error)}")
     return files, errors
 
 
-def why(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Return an error's message in one line."""
-    return str(input_error(error) or " ".join(f"{type(error).__name__}: {error}".split()))
+    return str(find_input_error(error) or " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
+def read_configured_figures(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
     """Return the settings of the figures that a sweep was started with, by name; there may be none.
 
     Args:
@@ -103,7 +104,7 @@ def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
     path = folder / "multirun.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no sweep there ({path} is missing)")
-    pictures = _pictures_in(read_yaml(path))
+    pictures = update_names(_extract_figures(read_yaml(path)))
     for name, settings in pictures.items():
         if not re.fullmatch(r"\w[\w-]*", str(name)):  # the name becomes a file name
             raise InputError(f"{path}: {name} is no picture's name")
@@ -112,14 +113,14 @@ def configured(folder: Path, packages: tuple[str, ...]) -> dict[str, Any]:
         if "${" in str(settings):
             raise InputError(f"{path}: the picture {name} refers to other settings; write their values there")
     if pictures:
-        from src.sweeps.figures.base import SweepPicture  # imports matplotlib
+        from src.sweeps.figures.base import SweepFigure  # imports matplotlib
 
-        rules = Rules({"pictures.*": SweepPicture}, writing=("pictures",))
+        rules = Rules({"pictures.*": SweepFigure}, writing_sections=("pictures",))
         check_trust({"pictures": pictures}, path, rules, packages)
     return pictures
 
 
-def _pictures_in(content: Any) -> dict[str, Any]:
+def _extract_figures(content: Any) -> dict[str, Any]:
     """Return the settings of the figures in the content of ``multirun.yaml``, or {} if there are none."""
     for key in ("hydra", "callbacks", "pictures", "pictures"):
         content = content.get(key) if isinstance(content, dict) else None

@@ -8,8 +8,8 @@ from PIL import Image, UnidentifiedImageError
 from src.core.errors import InputError
 from src.storage.files import read_bytes
 
-MOST_BYTES = 64 * 2**20
-MOST_PIXELS = 64 * 10**6
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 10**6
 
 
 def read_png(path: Path) -> Image.Image:
@@ -19,8 +19,8 @@ def read_png(path: Path) -> Image.Image:
         InputError: if the path is not a regular file, or the file is not a PNG, damaged or too large.
     """
     try:
-        with Image.open(io.BytesIO(read_bytes(path, MOST_BYTES)), formats=["PNG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
+        with Image.open(io.BytesIO(read_bytes(path, MAX_BYTES)), formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} × {image.height} pixels are too many")
             return image.convert("RGB")
     except UnidentifiedImageError as error:

@@ -8,37 +8,43 @@ from lightning import LightningModule
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.callbacks.figures.base import spell_share
-from src.callbacks.figures.decision_regions import MOST_LINES, draw_classes, draw_lines, lines, regions
-from src.callbacks.figures.fitted_function import along, curve_of, draw_fit
+from src.callbacks.figures.base import format_percent
+from src.callbacks.figures.decision_regions import (
+    MAX_LINES,
+    draw_classes,
+    draw_lines,
+    find_unit_boundaries,
+    predict_grid,
+)
+from src.callbacks.figures.fitted_function import compute_curve, draw_fit, make_input_grid
 from src.core import devices
 from src.core.colours import MODEL
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.storage.configs import open_config
-from src.sweeps.figures.base import SweepPicture
+from src.sweeps.figures.base import SweepFigure
 from src.sweeps.store.runs import Run
-from src.training.build import build_model, build_tensors
-from src.training.checkpoints import chosen_checkpoint, load_weights
+from src.training.build import build_model, build_tensor_data
+from src.training.checkpoints import find_checkpoint, load_weights
 
-WIDEST = 36  # characters per line of a plot's title
+MAX_TITLE_WIDTH = 36  # characters per line of a plot's title
 
 
-class Panels(SweepPicture):
+class ModelGrid(SweepFigure):
     """A grid with one plot per run: the fitted curve for data of one input, the decision regions for two inputs.
 
     The models are loaded from their checkpoints.
 
     Args:
         columns: the number of plots in a row.
-        settings: the arguments of `SweepPicture`.
+        kwargs: the arguments of `SweepFigure`.
     """
 
-    def __init__(self, columns: int, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, columns: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.columns = columns
 
-    def size(self, runs: list[Run]) -> tuple[float, float]:
+    def get_size(self, runs: list[Run]) -> tuple[float, float]:
         columns = min(self.columns, len(runs))
         return (max(columns * 2.7, 5.4), math.ceil(len(runs) / columns) * 2.35 + 0.7)
 
@@ -47,8 +53,8 @@ class Panels(SweepPicture):
         rows = math.ceil(len(runs) / columns)
         axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
         for number, (axis, run) in enumerate(zip(axes, runs, strict=False)):
-            draw_panel(axis, *reopened(run, self.packages))
-            axis.set_title(fill(run.full_caption, WIDEST) + f"\n{score(run)}", fontsize=9)
+            draw_model(axis, *_load_run(run, self.packages))
+            axis.set_title(fill(run.full_caption, MAX_TITLE_WIDTH) + f"\n{format_score(run)}", fontsize=9)
             lowest = number + columns >= len(runs)
             axis.set(xlabel=axis.get_xlabel() if lowest else "", ylabel="" if number % columns else axis.get_ylabel())
             axis.tick_params(labelbottom=lowest)
@@ -61,17 +67,17 @@ class Panels(SweepPicture):
         figure.suptitle(self.title)
 
 
-def reopened(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
+def _load_run(run: Run, packages: tuple[str, ...]) -> tuple[TensorDataModule, LightningModule]:
     """Return a run's data, set up, and its model with the weights of the chosen checkpoint."""
     config = open_config(run.folder, packages)
-    data = build_tensors(config)
+    data = build_tensor_data(config)
     data.setup()
     model = build_model(config, data, devices.CPU)
-    load_weights(model, chosen_checkpoint(run.folder, None))
+    load_weights(model, find_checkpoint(run.folder, None))
     return data, model
 
 
-def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> None:
+def draw_model(axis: Axes, data: TensorDataModule, model: LightningModule) -> None:
     """Draw the model's curve or decision regions, with the training samples.
 
     Raises:
@@ -79,25 +85,27 @@ def draw_panel(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
     """
     assert data.train_set is not None
     if tuple(data.in_shape) == (2,) and data.class_names:
-        draw_classes(axis, regions(model, data.train_set.inputs, data.transform), data.train_set, data.class_names)
-        units = lines(model, data.transform)
-        if len(units) <= MOST_LINES:
+        draw_classes(axis, predict_grid(model, data.train_set.inputs, data.transform), data.train_set, data.class_names)
+        units = find_unit_boundaries(model, data.transform)
+        if len(units) <= MAX_LINES:
             draw_lines(axis, units)
         for line in axis.lines:
             line.set(color=MODEL, linewidth=1.5, label="a unit's line, $w \\cdot x + b = 0$")
         axis.set(xlabel="$x_1$", ylabel="$x_2$")
     elif tuple(data.in_shape) == (1,) and data.num_classes in (0, 2):
-        x, truth = along(data.train_set.inputs), getattr(data, "truth", None)
-        curve = curve_of(model, x.flatten(), data.transform(x), truth(x) if truth else None, bool(data.class_names))
+        x, truth = make_input_grid(data.train_set.inputs), getattr(data, "truth", None)
+        curve = compute_curve(
+            model, x.flatten(), data.transform(x), truth(x) if truth else None, bool(data.class_names)
+        )
         draw_fit(axis, curve, data.train_set, data.class_names)
         axis.set(xlabel="$x$", ylabel="probability" if data.class_names else "$y$")
     else:
         raise InputError("panels are for one input with a value or two classes, or for two inputs with classes")
 
 
-def score(run: Run) -> str:
+def format_score(run: Run) -> str:
     """Format a run's test metric: "98.2% correct", "error 0.031", or nothing."""
     if (accuracy := run.metrics.get("test/acc")) is not None:
-        return f"{spell_share(accuracy, 1).replace('.0%', '%')} correct"
+        return f"{format_percent(accuracy, 1).replace('.0%', '%')} correct"
     loss = run.metrics.get("test/loss")
     return "" if loss is None else f"error {loss:.2g}"

@@ -8,13 +8,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.callbacks.figures.base import tick_shares
-from src.sweeps.figures.base import DASHES, ROUNDING, MetricPicture, in_words, is_share, measured, wilson
-from src.sweeps.figures.heat_map import level, levels
-from src.sweeps.store.runs import Run, name_in_words, said
+from src.callbacks.figures.base import set_percent_ticks
+from src.sweeps.figures.base import (
+    LINE_STYLES,
+    TOLERANCE,
+    MetricFigure,
+    collect_metric,
+    compute_wilson_interval,
+    format_metric,
+    is_fraction,
+)
+from src.sweeps.figures.heat_map import find_levels, format_level
+from src.sweeps.store.runs import Run, describe_setting_name, format_setting_value
 
 
-class ShareLines(MetricPicture):
+class SuccessRateLines(MetricFigure):
     """A line plot of success rates: the fraction of runs whose metric reaches a threshold.
 
     Bands show 95% confidence intervals (Wilson, 1927).
@@ -23,47 +31,56 @@ class ShareLines(MetricPicture):
         at_least: the threshold.
         x: the setting along the horizontal axis, such as "model.hidden_size".
         by: the setting with one line per value, such as "optimizer.lr".
-        settings: the arguments of `MetricPicture`.
+        kwargs: the arguments of `MetricFigure`.
     """
 
-    def __init__(self, at_least: float, x: str, by: str, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, at_least: float, x: str, by: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.at_least, self.x, self.by = at_least, x, by
 
-    def size(self, runs: list[Run]) -> tuple[float, float]:
+    def get_size(self, runs: list[Run]) -> tuple[float, float]:
         return (7.6, 4.4)
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
-        self.values(runs)  # raises if no run has the metric
-        axis, metric, columns = figure.subplots(), self.metric_of(runs), levels(runs, self.x)
-        lines = levels(runs, self.by)
+        self.collect_values(runs)  # raises if no run has the metric
+        axis, metric, columns = figure.subplots(), self.choose_metric(runs), find_levels(runs, self.x)
+        lines = find_levels(runs, self.by)
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 2)))
         for number, line in enumerate(lines):
-            members = [run for run in runs if level(run, self.by) == line]
-            rates = [self.share([run for run in members if level(run, self.x) == value], metric) for value in columns]
-            draw_line(axis, rates, str(said(line)), colours[number], DASHES[number % len(DASHES)])
-        enough = f"{100 * self.at_least:.4g}%" if is_share(metric) else f"{self.at_least:.4g}"
-        axis.set_xticks(range(len(columns)), [str(said(value)) for value in columns])
+            members = [run for run in runs if format_level(run, self.by) == line]
+            rates = [
+                self.compute_success_rate([run for run in members if format_level(run, self.x) == value], metric)
+                for value in columns
+            ]
+            _draw_line(
+                axis, rates, str(format_setting_value(line)), colours[number], LINE_STYLES[number % len(LINE_STYLES)]
+            )
+        enough = f"{100 * self.at_least:.4g}%" if is_fraction(metric) else f"{self.at_least:.4g}"
+        axis.set_xticks(range(len(columns)), [str(format_setting_value(value)) for value in columns])
         axis.set(
-            xlabel=name_in_words(self.x), ylabel=f"share of runs with {in_words(metric)} ≥ {enough}", ylim=(-0.02, 1.02)
+            xlabel=describe_setting_name(self.x),
+            ylabel=f"share of runs with {format_metric(metric)} ≥ {enough}",
+            ylim=(-0.02, 1.02),
         )
-        tick_shares(axis.yaxis)
+        set_percent_ticks(axis.yaxis)
         axis.grid(alpha=0.25)
-        axis.legend(title=name_in_words(self.by), loc="best")
+        axis.legend(title=describe_setting_name(self.by), loc="best")
         figure.suptitle(self.title)
 
-    def share(self, runs: list[Run], metric: str) -> tuple[float, float, float]:
+    def compute_success_rate(self, runs: list[Run], metric: str) -> tuple[float, float, float]:
         """Return the success rate of runs and the limits of its interval, or NaN if no run has the metric."""
-        values = measured(runs, metric)
+        values = collect_metric(runs, metric)
         if not len(values):
             return (np.nan, np.nan, np.nan)
-        enough = int((values >= self.at_least - ROUNDING).sum())
-        return (enough / len(values), *wilson(enough, len(values)))
+        enough = int((values >= self.at_least - TOLERANCE).sum())
+        return (enough / len(values), *compute_wilson_interval(enough, len(values)))
 
 
-def draw_line(axis: Axes, shares: Sequence[tuple[float, float, float]], label: str, colour: Any, dashes: str) -> None:
-    """Draw a line with its band through ``shares``: triples of a success rate and the limits of its interval."""
-    rates, low, high = np.array(shares).T
-    positions = np.arange(len(shares))
+def _draw_line(
+    axis: Axes, rate_intervals: Sequence[tuple[float, float, float]], label: str, colour: Any, line_style: str
+) -> None:
+    """Draw a line with its band through ``rate_intervals``: a success rate and its interval's limits each."""
+    rates, low, high = np.array(rate_intervals).T
+    positions = np.arange(len(rate_intervals))
     axis.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(positions, rates, color=colour, linestyle=dashes, marker="o", markersize=4, label=label)
+    axis.plot(positions, rates, color=colour, linestyle=line_style, marker="o", markersize=4, label=label)

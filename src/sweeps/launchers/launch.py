@@ -14,20 +14,25 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import OmegaConf
 
 from src.cli.main import TERMINATED
-from src.cli.undo import keep_made, may_take_back
-from src.core.disk import find_fault
+from src.cli.undo import keep_created, should_remove_created
+from src.core.disk import find_storage_error
 from src.core.errors import InputError
-from src.storage.files import remove_partials, write_text
+from src.storage.files import remove_partial_files, write_text
 from src.storage.trust import read_packages
-from src.sweeps.launchers.local import asked
-from src.sweeps.launchers.sweep import Sweep, left_to_do
-from src.sweeps.progress.monitor import Watch
-from src.sweeps.progress.summary import damaged, failures, introduction, unfinished
-from src.sweeps.report import report
-from src.sweeps.store.endings import blame, where_it_lies
+from src.sweeps.launchers.local import call_in_subprocess
+from src.sweeps.launchers.sweep import Sweep, select_pending_jobs
+from src.sweeps.progress.monitor import SweepMonitor
+from src.sweeps.progress.summary import (
+    describe_damaged_jobs,
+    describe_failures,
+    summarize_pending_jobs,
+    summarize_unfinished,
+)
+from src.sweeps.report import _write_report
+from src.sweeps.store.endings import resolve_job_folder, to_failed_status
 from src.sweeps.store.jobs import Job
-from src.sweeps.store.leaderboard import leaderboard, write_results
-from src.sweeps.workers.pool import starting
+from src.sweeps.store.leaderboard import print_leaderboards, write_results
+from src.sweeps.workers.pool import get_mp_context
 
 
 class Engine(Protocol):
@@ -36,7 +41,7 @@ class Engine(Protocol):
     def warm_up(self) -> None:
         """Start slow preparations before the jobs are known."""
 
-    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+    def run(self, sweep: Sweep, jobs: list[Job], watch: SweepMonitor) -> None:
         """Run the jobs and notify `watch` of each start and end; each job's status is in its folder."""
 
 
@@ -44,46 +49,46 @@ class JobFailedError(Exception):
     """A job of a sweep did not finish."""
 
 
-def launch(sweep: Sweep, engine: Engine, asked: list[list[str]]) -> list[JobReturn]:
+def launch(sweep: Sweep, engine: Engine, job_overrides: list[list[str]]) -> list[JobReturn]:
     """Run the jobs of a sweep that are not finished yet.
 
     Args:
         sweep: the sweep.
         engine: runs the jobs.
-        asked: the overrides of each job.
+        job_overrides: the overrides of each job.
 
     Returns:
-        The result of each requested job, in the order of `asked`.
+        The result of each requested job, in the order of `job_overrides`.
 
     Raises:
         InputError: if jobs failed, after all others have run.
     """
-    with begun(sweep):
-        jobs = sweep.jobs(asked)
+    with open_sweep(sweep):
+        jobs = sweep.plan_jobs(job_overrides)
         unique = list({job.number: job for job in jobs}.values())
-        left = left_to_do(unique, sweep.config.rerun)
-        refuse_hopeless(sweep, jobs, getattr(engine, "start_method", None))
-        keep_made()
-        print(introduction(sweep.folder, unique, left), flush=True)
+        left = select_pending_jobs(unique, sweep.config.rerun)
+        _refuse_invalid_sweep(sweep, jobs, getattr(engine, "start_method", None))
+        keep_created()
+        print(summarize_pending_jobs(sweep.folder, unique, left), flush=True)
         try:
             if left:
-                with Watch(sweep.folder, sweep.check) as watch:
-                    watch.expect(unique)
+                with SweepMonitor(sweep.folder, sweep.check_folder) as watch:
+                    watch.add_jobs(unique)
                     engine.run(sweep, left, watch)
         finally:
-            conclude(sweep, unique)
-    return [outcome(where_it_lies(job)) for job in jobs]
+            _finish_sweep(sweep, unique)
+    return [_to_job_return(resolve_job_folder(job)) for job in jobs]
 
 
-def refuse_hopeless(sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
+def _refuse_invalid_sweep(sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
     """Refuse a new sweep if the settings of every job are invalid.
 
     Raises:
         InputError: with the error of the first job.
     """
-    if may_take_back():
+    if should_remove_created():
         configs = [sweep.configs[job.number] for job in jobs]
-        if refusal := asked(starting(start_method), find_refusal, configs):
+        if refusal := call_in_subprocess(get_mp_context(start_method), find_refusal, configs):
             raise InputError(refusal)
 
 
@@ -93,7 +98,7 @@ def find_refusal(configs: list[bytes]) -> str | None:
     It imports torch: call it in a subprocess.
     """
     from src.cli.presets import check_presets
-    from src.training.validation.config import check
+    from src.training.validation.config import check_config
 
     refusals = []
     for pickled in configs:
@@ -101,7 +106,7 @@ def find_refusal(configs: list[bytes]) -> str | None:
         HydraConfig.instance().cfg = config
         try:
             check_presets(config.hydra)
-            check(config)
+            check_config(config)
         except InputError as error:
             refusals.append(str(error))
         except Exception:  # the job itself will report it
@@ -112,7 +117,7 @@ def find_refusal(configs: list[bytes]) -> str | None:
 
 
 @contextmanager
-def begun(sweep: Sweep) -> Iterator[None]:
+def open_sweep(sweep: Sweep) -> Iterator[None]:
     """Hold a sweep's folder for a session: lock it, handle SIGTERM, clean up and write ``multirun.yaml``.
 
     Raises:
@@ -122,20 +127,22 @@ def begun(sweep: Sweep) -> Iterator[None]:
     setup_globals()
     configure_log(sweep.config.hydra.hydra_logging, sweep.config.hydra.verbose)
     try:
-        with sweep.held(), stoppable():
-            remove_partials(sweep.folder)
+        with sweep.lock_folder(), _exit_on_sigterm():
+            remove_partial_files(sweep.folder)
             write_text(sweep.folder / "multirun.yaml", OmegaConf.to_yaml(sweep.config))
-            for line in damaged(sweep.folder):
+            for line in describe_damaged_jobs(sweep.folder):
                 print(line, flush=True)
             yield
     except Exception as error:
-        if fault := find_fault(error):
-            raise fault.completed("what the jobs have kept is whole", f"go on with: {sweep.command()}") from error
+        if fault := find_storage_error(error):
+            raise fault.with_advice(
+                "what the jobs have kept is whole", f"go on with: {sweep.get_resume_command()}"
+            ) from error
         raise
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def _exit_on_sigterm() -> Iterator[None]:
     """Exit on SIGTERM as on Ctrl-C, so that the jobs are stopped and keep their checkpoints."""
 
     def stop(*_: Any) -> None:
@@ -149,7 +156,7 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def conclude(sweep: Sweep, jobs: list[Job]) -> None:
+def _finish_sweep(sweep: Sweep, jobs: list[Job]) -> None:
     """Write and print the results and, if not all jobs finished, which did not and how to resume.
 
     Raises:
@@ -157,10 +164,10 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
     """
     if sweep.is_gone:
         return
-    jobs = [where_it_lies(job) for job in jobs]
-    problems = tell(sweep, jobs)
-    if missing := unfinished(jobs):
-        problems.append(f"{missing}; go on with: {sweep.command()}")
+    jobs = [resolve_job_folder(job) for job in jobs]
+    problems = report_results(sweep, jobs)
+    if missing := summarize_unfinished(jobs):
+        problems.append(f"{missing}; go on with: {sweep.get_resume_command()}")
     message = "; ".join(problems)
     if message and sys.exc_info()[0] is not None:  # the sweep was stopped: let that exception end the process
         print(message, flush=True)
@@ -170,7 +177,7 @@ def conclude(sweep: Sweep, jobs: list[Job]) -> None:
         raise InputError(message)
 
 
-def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
+def report_results(sweep: Sweep, jobs: list[Job]) -> list[str]:
     """Write and print a sweep's results: the table, the leaderboard, the report, and the jobs that failed.
 
     Returns:
@@ -180,22 +187,26 @@ def tell(sweep: Sweep, jobs: list[Job]) -> list[str]:
 
     errors: list[str] = []
     packages = read_packages(sweep.config.trust)
-    others = (partial(leaderboard, packages=packages), write_hparams, partial(tell_report, packages=packages))
+    others = (
+        partial(print_leaderboards, packages=packages),
+        write_hparams,
+        partial(_announce_report, packages=packages),
+    )
     for write in (write_results, *others):
         try:
             write(sweep.folder)
         except (InputError, OSError) as error:
-            errors.append(blame(error)["message"])
-    for line in failures(jobs):
+            errors.append(to_failed_status(error)["message"])
+    for line in describe_failures(jobs):
         print(line)
     return list(dict.fromkeys(errors))
 
 
-def tell_report(folder: Path, packages: tuple[str, ...]) -> None:
-    print(f"all of it: {report([folder], packages=packages)}")
+def _announce_report(folder: Path, packages: tuple[str, ...]) -> None:
+    print(f"all of it: {_write_report([folder], packages=packages)}")
 
 
-def outcome(job: Job) -> JobReturn:
+def _to_job_return(job: Job) -> JobReturn:
     """Convert a job's result to Hydra's `JobReturn`, with the best value of the monitored metric."""
     result = JobReturn(overrides=job.overrides, cfg=OmegaConf.create(), working_dir=str(job.folder))
     status = job.status

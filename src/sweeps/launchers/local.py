@@ -5,24 +5,24 @@ from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
-from src.core.checks import SECONDS, one_of, optional, require, whole
+from src.core.checks import SECONDS, allow_integer, allow_null_or, allow_one_of, check_settings
 from src.core.errors import InputError
 from src.sweeps.launchers.sweep import Sweep
-from src.sweeps.progress.monitor import Watch
+from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store.jobs import Job
-from src.sweeps.workers.pool import Pool, begin, starting, warm_up
-from src.sweeps.workers.resources import Share, Wish, shares, tell
-from src.sweeps.workers.worker import Task
+from src.sweeps.workers.pool import Pool, get_mp_context, start_fork_server, start_process
+from src.sweeps.workers.resources import ResourceRequest, Resources, allocate_resources, send_result
+from src.sweeps.workers.worker import Spec
 
 CHECKS = {
-    "jobs": optional(whole(1, 1024)),
-    "jobs_per_gpu": whole(1, 1024),
-    "time_limit": optional(SECONDS),
-    "start_method": one_of(None, "forkserver", "spawn"),
+    "jobs": allow_null_or(allow_integer(1, 1024)),
+    "jobs_per_gpu": allow_integer(1, 1024),
+    "time_limit": allow_null_or(SECONDS),
+    "start_method": allow_one_of(None, "forkserver", "spawn"),
 }
 
 
-class Local(NamedTuple):
+class LocalEngine(NamedTuple):
     """Runs jobs on this machine, each in a separate process.
 
     Attributes:
@@ -39,25 +39,27 @@ class Local(NamedTuple):
 
     def warm_up(self) -> None:
         """Start the imports in the background."""
-        warm_up(starting(self.start_method))
+        start_fork_server(get_mp_context(self.start_method))
 
-    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        resources = self.shares(jobs)
-        watch.at_once(len(resources))
-        self.pool(resources, lambda own, share: sweep.order(own[0], share), watch).run([[job] for job in jobs])
+    def run(self, sweep: Sweep, jobs: list[Job], watch: SweepMonitor) -> None:
+        resources = self.compute_resources(jobs)
+        watch.set_parallel_jobs(len(resources))
+        self.make_pool(resources, lambda own, share: sweep.make_spec(own[0], share), watch).run([[job] for job in jobs])
 
-    def shares(self, jobs: list[Job]) -> list[Share]:
+    def compute_resources(self, jobs: list[Job]) -> list[Resources]:
         """Return the resources of each concurrent process, computed in a subprocess (it needs torch)."""
         threads = [count for job in jobs if (count := job.settings.get("threads"))]
         accelerators = {str(job.settings.get("trainer.accelerator")) for job in jobs}
-        request = Wish(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu)
-        allocated: list[Share] = asked(starting(self.start_method), shares, request)
+        request = ResourceRequest(accelerators, max(threads, default=None), self.jobs, self.jobs_per_gpu)
+        allocated: list[Resources] = call_in_subprocess(get_mp_context(self.start_method), allocate_resources, request)
         return allocated
 
-    def pool(self, parts: list[Share], task: Callable[[Sequence[Job], Share], Task], watch: Watch) -> Pool:
-        """Create the pool that runs jobs in concurrent processes, with resources as in `parts`."""
-        context = starting(self.start_method)
-        return Pool(context, parts, self.time_limit, task, watch.started, watch.ended, watch.ticked)
+    def make_pool(
+        self, resources: list[Resources], make_spec: Callable[[Sequence[Job], Resources], Spec], watch: SweepMonitor
+    ) -> Pool:
+        """Create the pool that runs jobs in concurrent processes, with resources as in `resources`."""
+        context = get_mp_context(self.start_method)
+        return Pool(context, resources, self.time_limit, make_spec, watch.record_start, watch.record_end, watch.update)
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -66,10 +68,10 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-    require(settings, CHECKS, "hydra.launcher.")
+    check_settings(settings, CHECKS, "hydra.launcher.")
 
 
-def asked(context: BaseContext, question: Callable[..., Any], *given: Any) -> Any:
+def call_in_subprocess(context: BaseContext, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function in a subprocess, so that this process neither imports torch nor touches a GPU.
 
     Returns:
@@ -79,8 +81,8 @@ def asked(context: BaseContext, question: Callable[..., Any], *given: Any) -> An
         InputError: if the function raises one, or the subprocess dies.
     """
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=tell, args=(question, given, dict(os.environ), sender))  # type: ignore[attr-defined]
-    begin(context, process)
+    process = context.Process(target=send_result, args=(function, args, dict(os.environ), sender))  # type: ignore[attr-defined]
+    start_process(context, process)
     sender.close()
     try:
         result = receiver.recv()

@@ -11,32 +11,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.cli.main import TERMINATED
-from src.core.checks import SECONDS, Check, is_number, optional, require, whole
+from src.core.checks import SECONDS, Check, allow_integer, allow_null_or, check_settings, is_number
 from src.core.errors import InputError
-from src.sweeps.launchers.cluster import STOPPED, Errand, do, errand, follow
-from src.sweeps.launchers.ray_connection import KNOCK, connected, knock
+from src.sweeps.launchers.cluster import STOPPED_STATUS, RemoteJob, make_remote_job, run_on_cluster, run_remote_job
+from src.sweeps.launchers.ray_connection import CONNECT_TIMEOUT, check_reachable, init_ray
 from src.sweeps.launchers.sweep import Sweep
-from src.sweeps.progress.monitor import Watch
+from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store.jobs import Job
 
-TICK = 0.25  # seconds between two polls
-SILENT = 20.0  # seconds without an answer until a cluster's head counts as lost; after 60 Ray would end this process
+TICK_SECONDS = 0.25  # seconds between two polls
+HEAD_TIMEOUT = (
+    20.0  # seconds without an answer until a cluster's head counts as lost; after 60 Ray would end this process
+)
 ADDRESS = Check(lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.:\[\]-]+:\d+", value)), "HOST:PORT")
 GPUS = Check(
     lambda value: is_number(value) and 0 <= value <= 1024 and (value < 1 or value == int(value)),
     "a whole number from 0 to 1,024, or a fraction between 0 and 1",
 )
 CHECKS = {
-    "address": optional(ADDRESS),
-    "cpus_per_job": whole(1, 1024),
+    "address": allow_null_or(ADDRESS),
+    "cpus_per_job": allow_integer(1, 1024),
     "gpus_per_job": GPUS,
-    "retries": whole(0, 1_000_000),
-    "time_limit": optional(SECONDS),
+    "retries": allow_integer(0, 1_000_000),
+    "time_limit": allow_null_or(SECONDS),
 }
-LONELY = 300.0  # seconds to wait for a machine that fits the jobs, after the last such one was lost
+MACHINE_TIMEOUT = 300.0  # seconds to wait for a machine that fits the jobs, after the last such one was lost
 
 
-class Ray(NamedTuple):
+class RayEngine(NamedTuple):
     """Runs jobs on a Ray cluster, each in a separate process on one of its machines.
 
     Attributes:
@@ -55,9 +57,9 @@ class Ray(NamedTuple):
 
     def warm_up(self) -> None:
         """Connect to the cluster, so that an error is reported before the jobs are composed."""
-        Machines(self)
+        RayCluster(self)
 
-    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
+    def run(self, sweep: Sweep, jobs: list[Job], watch: SweepMonitor) -> None:
         """Run the jobs on the cluster.
 
         Raises:
@@ -66,9 +68,11 @@ class Ray(NamedTuple):
         for job in jobs:
             if job.settings.get("trainer.accelerator") in ("gpu", "cuda") and not self.gpus_per_job:
                 raise InputError("trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one")
-        machines = Machines(self)
-        watch.at_once(machines.places())
-        follow(machines, jobs, lambda job: errand(sweep, job, self.cpus_per_job, self.time_limit), watch)
+        machines = RayCluster(self)
+        watch.set_parallel_jobs(machines.count_slots())
+        run_on_cluster(
+            machines, jobs, lambda job: make_remote_job(sweep, job, self.cpus_per_job, self.time_limit), watch
+        )
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -77,10 +81,10 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-    require(settings, CHECKS, "hydra.launcher.")
+    check_settings(settings, CHECKS, "hydra.launcher.")
 
 
-class Machines:
+class RayCluster:
     """A Ray cluster, as a `Cluster`; this process stays connected to it until it ends.
 
     Args:
@@ -90,91 +94,91 @@ class Machines:
         InputError: if the cluster cannot be reached, refuses the connection or has no machine that fits the jobs.
     """
 
-    def __init__(self, settings: Ray) -> None:
-        self.ray, self.settings = connected(settings.address), settings
+    def __init__(self, settings: RayEngine) -> None:
+        self.ray, self.settings = init_ray(settings.address), settings
         self.address: str = self.ray.get_runtime_context().gcs_address
-        self.knocked = self.heard = self.seen = time.monotonic()
-        self.gone = False
-        if not self.places():
-            raise InputError(self.missing())
+        self.last_check = self.last_answer = self.last_fit = time.monotonic()
+        self.is_lost = False
+        if not self.count_slots():
+            raise InputError(self.describe_missing_machine())
 
-    def submit(self, errands: list[Errand]) -> list[Any]:
+    def submit(self, remote_jobs: list[RemoteJob]) -> list[Any]:
         needs = {"num_cpus": self.settings.cpus_per_job, "num_gpus": self.settings.gpus_per_job}
         # For tasks with a GPU, Ray's default is a new worker per task (max_calls=1), which frees the GPU. Here a
         # separate process uses the GPU, so that workers can be reused.
-        task = self.ray.remote(max_retries=self.settings.retries, max_calls=0, **needs)(there)
-        return [task.remote(remote_job) for remote_job in errands]
+        task = self.ray.remote(max_retries=self.settings.retries, max_calls=0, **needs)(_run_ray_task)
+        return [task.remote(remote_job) for remote_job in remote_jobs]
 
-    def over(self, tasks: list[Any]) -> list[Any]:
-        if self.gone:
+    def poll(self, tasks: list[Any]) -> list[Any]:
+        if self.is_lost:
             return tasks
         try:
-            completed: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=TICK)[0]
+            completed: list[Any] = self.ray.wait(tasks, num_returns=1, timeout=TICK_SECONDS)[0]
         except SystemExit:  # on SIGTERM; Ray turns any exit code into 1
             sys.exit(TERMINATED)
-        if time.monotonic() > self.knocked + KNOCK:
-            self.look()
+        if time.monotonic() > self.last_check + CONNECT_TIMEOUT:
+            self.check_cluster()
         return completed
 
-    def look(self) -> None:
+    def check_cluster(self) -> None:
         """Check that the cluster answers and has a machine that fits the jobs.
 
         Raises:
-            InputError: if it has not answered for `SILENT` seconds (Ray itself would end this process), or has had no
-                such machine for `LONELY` seconds (Ray itself would wait for ever).
+            InputError: if it has not answered for `HEAD_TIMEOUT` seconds (Ray itself would end this process), or has
+                had no such machine for `MACHINE_TIMEOUT` seconds (Ray itself would wait for ever).
         """
-        self.knocked = now = time.monotonic()
+        self.last_check = now = time.monotonic()
         try:
-            knock(self.address)
-            self.heard = now
+            check_reachable(self.address)
+            self.last_answer = now
         except InputError:
-            self.gone = now > self.heard + SILENT
-            if self.gone:
+            self.is_lost = now > self.last_answer + HEAD_TIMEOUT
+            if self.is_lost:
                 raise
             return
-        if self.places():
-            self.seen = now
-        elif now > self.seen + LONELY:
-            self.seen = now  # do not raise again while the caller stops the remaining tasks
-            raise InputError(self.missing())
+        if self.count_slots():
+            self.last_fit = now
+        elif now > self.last_fit + MACHINE_TIMEOUT:
+            self.last_fit = now  # do not raise again while the caller stops the remaining tasks
+            raise InputError(self.describe_missing_machine())
 
-    def outcome(self, task: Any) -> dict[str, Any]:
+    def get_status(self, task: Any) -> dict[str, Any]:
         errors = self.ray.exceptions
         try:
             status: dict[str, Any] = self.ray.get(task)
         except errors.TaskCancelledError:
-            return STOPPED
+            return STOPPED_STATUS
         except errors.RayTaskError as error:
-            return ended("failed", "error", in_words(error.cause))
+            return _make_status("failed", "error", _format_error(error.cause))
         except errors.OutOfMemoryError:
-            return ended("failed", "out of memory", "ended by Ray, as its machine's memory ran out")
+            return _make_status("failed", "out of memory", "ended by Ray, as its machine's memory ran out")
         except errors.RayError:
             times = "once" if not self.settings.retries else f"{self.settings.retries + 1} times"
-            return ended("failed", "lost", f"its machine, or Ray's worker there, was lost {times}")
+            return _make_status("failed", "lost", f"its machine, or Ray's worker there, was lost {times}")
         return status
 
     def cancel(self, tasks: list[Any]) -> None:
-        for task in tasks if not self.gone else []:
+        for task in tasks if not self.is_lost else []:
             self.ray.cancel(task)
 
-    def places(self) -> int:
+    def count_slots(self) -> int:
         """Return the number of jobs that fit on the cluster's machines at once."""
 
-        def on(machine: dict[str, float]) -> int:
+        def count_on(machine: dict[str, float]) -> int:
             cpus, gpus = self.settings.cpus_per_job, self.settings.gpus_per_job
             by_gpu = int(machine.get("GPU", 0) / gpus + 1e-6) if gpus else None
             by_cpu = int(machine.get("CPU", 0) / cpus)
             return by_cpu if by_gpu is None else min(by_cpu, by_gpu)
 
-        return sum(on(machine) for machine in self.resources())
+        return sum(count_on(machine) for machine in self.get_resources())
 
-    def resources(self) -> list[dict[str, float]]:
+    def get_resources(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
-    def missing(self) -> str:
+    def describe_missing_machine(self) -> str:
         """Return the error message for a cluster with no machine that fits the jobs."""
         cpus, gpus, address = self.settings.cpus_per_job, self.settings.gpus_per_job, self.settings.address
-        has = {f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in self.resources()}
+        has = {f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in self.get_resources()}
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         return (
             f"hydra.launcher.cpus_per_job={cpus} gpus_per_job={gpus:g}: no machine of {where} has as much; "
@@ -182,20 +186,20 @@ class Machines:
         )
 
 
-def there(errand: Errand) -> dict[str, Any]:
+def _run_ray_task(remote_job: RemoteJob) -> dict[str, Any]:
     """Run a job as a Ray task, with only the GPUs visible that Ray has assigned to it."""
     import ray
 
     gpus = ",".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
-    environment = {**errand.order.environment, "CUDA_VISIBLE_DEVICES": gpus}
-    return do(errand._replace(order=errand.order._replace(environment=environment)))
+    environment = {**remote_job.spec.environment, "CUDA_VISIBLE_DEVICES": gpus}
+    return run_remote_job(remote_job._replace(spec=remote_job.spec._replace(environment=environment)))
 
 
-def ended(status: str, reason: str, message: str) -> dict[str, Any]:
+def _make_status(status: str, reason: str, message: str) -> dict[str, Any]:
     return {"status": status, "reason": reason, "message": message}
 
 
-def in_words(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     """Return an error as one line."""
     if isinstance(error, InputError):
         return str(error)

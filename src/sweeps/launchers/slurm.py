@@ -12,43 +12,66 @@ from typing import Any, NamedTuple
 
 import submitit
 
-from src.core.checks import LABEL, SECONDS, TEXT, Check, is_number, one_of, optional, require, whole
+from src.core.checks import (
+    LABEL,
+    SECONDS,
+    TEXT,
+    Check,
+    allow_integer,
+    allow_null_or,
+    allow_one_of,
+    check_settings,
+    is_number,
+)
 from src.core.errors import InputError
-from src.core.places import slug
-from src.sweeps.launchers.cluster import Errand, errand, follow
-from src.sweeps.launchers.slurm_queue import Here, Queue
-from src.sweeps.launchers.slurm_requeue import Attempts
-from src.sweeps.launchers.sweep import Sweep, left_to_do
-from src.sweeps.progress.monitor import Watch
+from src.core.places import to_slug
+from src.sweeps.launchers.cluster import RemoteJob, make_remote_job, run_on_cluster
+from src.sweeps.launchers.slurm_queue import LocalCluster, SlurmQueue
+from src.sweeps.launchers.slurm_requeue import RequeueableJob
+from src.sweeps.launchers.sweep import Sweep, select_pending_jobs
+from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store.jobs import Job
 
-NOTICE = 60  # seconds before the time limit at which Slurm sends a job the signal to stop
-EARLY = 65  # seconds: by its manual Slurm may send the signal 60 s too early, and a job takes a few seconds to start
-ENDLESS = 1_000_000  # "unlimited", for submitit's limits on concurrent jobs and on requeues
-SUBMITIT = ".submitit"  # folder in the sweep's folder for submitit's files and logs
-OURS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "time")  # options that are set here
+NOTICE_SECONDS = 60  # seconds before the time limit at which Slurm sends a job the signal to stop
+NOTICE_MARGIN_SECONDS = (
+    65  # seconds: by its manual Slurm may send the signal 60 s too early, and a job takes a few seconds to start
+)
+UNLIMITED = 1_000_000  # "unlimited", for submitit's limits on concurrent jobs and on requeues
+SUBMITIT_FOLDER = ".submitit"  # folder in the sweep's folder for submitit's files and logs
+RESERVED_OPTIONS = (
+    "array",
+    "error",
+    "job-name",
+    "open-mode",
+    "output",
+    "requeue",
+    "signal",
+    "time",
+)  # options that are set here
 OPTIONS = Check(
     lambda value: (
         isinstance(value, Mapping)
-        and not {str(name).replace("_", "-") for name in value} & set(OURS)
+        and not {str(name).replace("_", "-") for name in value} & set(RESERVED_OPTIONS)
         and all(LABEL.allows(each) for name in value for each in (name, value[name]))
     ),
-    f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(OURS)}",
+    f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(RESERVED_OPTIONS)}",
 )
 CHECKS = {
-    "partition": optional(TEXT),
-    "cpus_per_job": whole(1, 1024),
-    "gpus_per_job": whole(0, 1024),
-    "memory": optional(Check(lambda value: is_number(value) and 0 < value <= 1_000_000, "GB above 0, up to 1,000,000")),
+    "partition": allow_null_or(TEXT),
+    "cpus_per_job": allow_integer(1, 1024),
+    "gpus_per_job": allow_integer(0, 1024),
+    "memory": allow_null_or(
+        Check(lambda value: is_number(value) and 0 < value <= 1_000_000, "GB above 0, up to 1,000,000")
+    ),
     "time_limit": SECONDS,
-    "requeues": whole(0, ENDLESS),
-    "jobs": optional(whole(1, ENDLESS)),
-    "options": optional(OPTIONS),
-    "cluster": one_of("slurm", "local"),
+    "requeues": allow_integer(0, UNLIMITED),
+    "jobs": allow_null_or(allow_integer(1, UNLIMITED)),
+    "options": allow_null_or(OPTIONS),
+    "cluster": allow_one_of("slurm", "local"),
 }
 
 
-class Slurm(NamedTuple):
+class SlurmEngine(NamedTuple):
     """Runs jobs on a Slurm cluster, each in a separate allocation.
 
     Attributes:
@@ -76,86 +99,90 @@ class Slurm(NamedTuple):
     def warm_up(self) -> None:
         """Do nothing: there are no slow preparations."""
 
-    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        cluster = self.submission(sweep.folder.absolute())
-        if end_earlier(cluster):
-            jobs = left_to_do(jobs, sweep.config.rerun)  # some may have finished in the meantime
-        remove_earlier(cluster.executor.folder)
+    def run(self, sweep: Sweep, jobs: list[Job], watch: SweepMonitor) -> None:
+        cluster = self.make_cluster(sweep.folder.absolute())
+        if _stop_earlier_jobs(cluster):
+            jobs = select_pending_jobs(jobs, sweep.config.rerun)  # some may have finished in the meantime
+        remove_earlier_files(cluster.executor.folder)
         if jobs:
-            watch.at_once(self.at_once or len(jobs))
-            follow(cluster, jobs, lambda job: errand(sweep, job, self.cpus_per_job), watch)
+            watch.set_parallel_jobs(self.max_jobs or len(jobs))
+            run_on_cluster(cluster, jobs, lambda job: make_remote_job(sweep, job, self.cpus_per_job), watch)
 
     @property
-    def at_once(self) -> int | None:
+    def max_jobs(self) -> int | None:
         return self.jobs or (os.cpu_count() if self.cluster == "local" else None)
 
     @property
-    def notice(self) -> int:
+    def notice_seconds(self) -> int:
         """Seconds before the time limit at which a job gets the signal: it needs time to stop and to be requeued."""
-        return min(NOTICE, int(self.time_limit / 2))
+        return min(NOTICE_SECONDS, int(self.time_limit / 2))
 
-    def submission(self, folder: Path) -> Queue | Here:
+    def make_cluster(self, folder: Path) -> SlurmQueue | LocalCluster:
         """Create the cluster that runs the jobs of the sweep in a folder."""
         if self.cluster == "local":
-            return Here(self.local_executor(own_folder(folder)), self.attempts, self.at_once or 1)
-        name = f"{slug(folder.name)}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
-        return Queue(self.slurm_executor(own_folder(folder), name), self.attempts, name)
+            return LocalCluster(
+                self.make_local_executor(make_private_folder(folder)), self.wrap_job, self.max_jobs or 1
+            )
+        name = f"{to_slug(folder.name)}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
+        return SlurmQueue(self.make_slurm_executor(make_private_folder(folder), name), self.wrap_job, name)
 
-    def attempts(self, errand: Errand) -> Attempts:
-        return Attempts(errand, self.time_limit - self.notice - EARLY, self.requeues)
+    def wrap_job(self, remote_job: RemoteJob) -> RequeueableJob:
+        return RequeueableJob(remote_job, self.time_limit - self.notice_seconds - NOTICE_MARGIN_SECONDS, self.requeues)
 
-    def local_executor(self, folder: Path) -> submitit.LocalExecutor:
-        executor = submitit.LocalExecutor(folder, max_num_timeout=ENDLESS)
+    def make_local_executor(self, folder: Path) -> submitit.LocalExecutor:
+        executor = submitit.LocalExecutor(folder, max_num_timeout=UNLIMITED)
         minutes = self.time_limit / 60
-        executor.update_parameters(timeout_min=minutes, signal_delay_s=self.notice, gpus_per_node=self.gpus_per_job)
+        executor.update_parameters(
+            timeout_min=minutes, signal_delay_s=self.notice_seconds, gpus_per_node=self.gpus_per_job
+        )
         return executor
 
-    def slurm_executor(self, folder: Path, name: str) -> submitit.SlurmExecutor:
+    def make_slurm_executor(self, folder: Path, name: str) -> submitit.SlurmExecutor:
         requested = {
             "partition": self.partition,
             "gpus_per_node": self.gpus_per_job or None,
             "mem": self.memory and f"{math.ceil(1024 * self.memory)}M",
         }
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=ENDLESS)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=UNLIMITED)
         executor.update_parameters(
             **{option: value for option, value in requested.items() if value is not None},
             job_name=name,
             time=math.ceil(self.time_limit / 60),
-            signal_delay_s=self.notice,
+            signal_delay_s=self.notice_seconds,
             cpus_per_task=self.cpus_per_job,
             srun_args=[f"--cpus-per-task={self.cpus_per_job}"],  # since 22.05 srun does not inherit it from sbatch
-            array_parallelism=self.jobs or ENDLESS,
+            array_parallelism=self.jobs or UNLIMITED,
             additional_parameters={"requeue": True, **(self.options or {})},
         )
         return executor
 
 
-def own_folder(sweep: Path) -> Path:
+def make_private_folder(sweep: Path) -> Path:
     """Create a private folder for submitit's files of this start.
 
     Jobs and results are stored there as pickles, and unpickling runs arbitrary code: nobody else can have put files
     into a folder that is new, has an unpredictable name and is accessible only to its owner.
     """
-    (sweep / SUBMITIT).mkdir(exist_ok=True)
-    return Path(mkdtemp(dir=sweep / SUBMITIT))
+    (sweep / SUBMITIT_FOLDER).mkdir(exist_ok=True)
+    return Path(mkdtemp(dir=sweep / SUBMITIT_FOLDER))
 
 
-def remove_earlier(own: Path) -> None:
+def remove_earlier_files(current: Path) -> None:
     """Remove the files of earlier starts next to this start's folder."""
-    for path in own.parent.iterdir():
-        if path.is_dir() and path != own:
+    for path in current.parent.iterdir():
+        if path.is_dir() and path != current:
             shutil.rmtree(path, ignore_errors=True)
-        elif path != own:
+        elif path != current:
             path.unlink()
 
 
-def end_earlier(cluster: Queue | Here) -> bool:
+def _stop_earlier_jobs(cluster: SlurmQueue | LocalCluster) -> bool:
     """Stop the jobs of an earlier start that was killed, so that no job runs twice; return True if there were any."""
-    left = cluster.left()
+    left = cluster.find_unfinished()
     if left:
         print("jobs of an earlier start are still in the queue: they are stopped first, then gone on with", flush=True)
-        cluster.end(left)
-    while left and cluster.left():
+        cluster.terminate(left)
+    while left and cluster.find_unfinished():
         time.sleep(1)
     return bool(left)
 
@@ -166,7 +193,7 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-    require(settings, CHECKS, "hydra.launcher.")
+    check_settings(settings, CHECKS, "hydra.launcher.")
     if settings["cluster"] == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         how = "start the sweep on a machine of the cluster, or try it out with hydra.launcher.cluster=local"
         raise InputError(f"hydra/launcher=slurm: there is no Slurm on this machine (no sbatch, no srun): {how}")

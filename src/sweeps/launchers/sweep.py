@@ -13,16 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from src.cli.main import swept_keys
-from src.core.commands import spell_again
+from src.cli.main import get_swept_keys
+from src.core.commands import format_restart_command
 from src.core.errors import InputError
-from src.storage.files import make_folder, pin_folders, sync_together
+from src.storage.files import make_folder, require_folders, sync_together
 from src.storage.trust import read_packages
-from src.sweeps.launchers.compose import RememberingLoader
-from src.sweeps.store.jobs import LOCK, Job, Register
-from src.sweeps.workers.pool import LOOK_ONLY
-from src.sweeps.workers.resources import Share
-from src.sweeps.workers.worker import Order
+from src.sweeps.launchers.compose import CachingConfigLoader
+from src.sweeps.store.jobs import LOCK_FILE, Job, JobRegistry
+from src.sweeps.workers.pool import NVML_CUDA_CHECK
+from src.sweeps.workers.resources import Resources
+from src.sweeps.workers.worker import JobSpec
 
 RERUNS = (None, "failed", "all")
 
@@ -33,29 +33,29 @@ class Sweep:
     Args:
         config: the sweep's config.
         context: Hydra's context: the config loader and the callbacks.
-        task: the name of the function in the main module that runs a job.
+        task_name: the name of the function in the main module that runs a job.
 
     Raises:
         InputError: if ``rerun`` is invalid.
     """
 
-    def __init__(self, config: DictConfig, context: HydraContext, task: str) -> None:
+    def __init__(self, config: DictConfig, context: HydraContext, task_name: str) -> None:
         if config.rerun not in RERUNS:
             raise InputError(f"rerun={config.rerun}: it is failed or all (or left out)")
-        self.config, self.context, self.task = config, context, task
+        self.config, self.context, self.task_name = config, context, task_name
         self.folder = Path(config.hydra.sweep.dir)
-        self.place: tuple[int, int] | None = None
+        self.folder_id: tuple[int, int] | None = None
         self.configs: dict[int, bytes] = {}  # by job number; pickled, which takes a tenth of the memory
 
-    def jobs(self, asked: list[list[str]]) -> list[Job]:
+    def plan_jobs(self, job_overrides: list[list[str]]) -> list[Job]:
         """Return the job for each list of overrides, with its number and folder; equal settings give the same job."""
-        keys = swept_keys(self.config.hydra.sweeper.get("params"))
-        register, loader, found = Register(self.folder), cast(RememberingLoader, self.context.config_loader), []
+        keys = get_swept_keys(self.config.hydra.sweeper.get("params"))
+        register, loader, found = JobRegistry(self.folder), cast(CachingConfigLoader, self.context.config_loader), []
         with sync_together():
-            for overrides in asked:
+            for overrides in job_overrides:
                 config = loader.compose(self.config, overrides)
                 HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
-                job = register.job(config, keys)
+                job = register.get_job(config, keys)
                 with read_write(config.hydra), open_dict(config):
                     config.hydra.job.id = config.hydra.job.num = job.number
                     config.hydra.sweep.subdir = job.folder.name
@@ -67,32 +67,32 @@ class Sweep:
         HydraConfig.instance().set_config(self.config)
         return found
 
-    def order(self, job: Job, share: Share) -> Order:
+    def make_spec(self, job: Job, resources: Resources) -> JobSpec:
         """Make the spec of a job for its worker process.
 
         Args:
             job: the job.
-            share: the worker's resources, as environment variables.
+            resources: the worker's resources, as environment variables.
         """
-        environment = {name: value for name, value in os.environ.items() if name != LOOK_ONLY} | share
-        return Order(self.configs[job.number], job.folder, self.task, environment, sys.orig_argv)
+        environment = {name: value for name, value in os.environ.items() if name != NVML_CUDA_CHECK} | resources
+        return JobSpec(self.configs[job.number], job.folder, self.task_name, environment, sys.orig_argv)
 
-    def command(self) -> str:
+    def get_resume_command(self) -> str:
         """Return the command that resumes this sweep."""
         arguments = [word for word in sys.orig_argv[1:] if not word.startswith(("rerun=", "hydra.sweep.dir="))]
         name = [] if self.config.name is not None else [f"name={self.folder.name}"]
         if any(word.startswith("hydra.sweep.dir=") for word in sys.orig_argv):
             name = [f"hydra.sweep.dir={self.folder}"]
-        return spell_again([*arguments, *name])
+        return format_restart_command([*arguments, *name])
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock_folder(self) -> Iterator[None]:
         """Lock the sweep's folder for this process.
 
         Raises:
             InputError: if another process holds the lock, or the lock file cannot be opened.
         """
-        lock = FileLock(self.folder / LOCK, timeout=0)
+        lock = FileLock(self.folder / LOCK_FILE, timeout=0)
         try:
             make_folder(self.folder)
             lock.acquire()
@@ -100,10 +100,10 @@ class Sweep:
             how = "wait for it or choose another name="
             raise InputError(f"{self.folder}: another process is at this sweep; {how}") from None
         except OSError as error:
-            raise InputError(f"{self.folder / LOCK} cannot be locked ({error.strerror})") from error
-        self.place = place_of(self.folder)
+            raise InputError(f"{self.folder / LOCK_FILE} cannot be locked ({error.strerror})") from error
+        self.folder_id = _get_folder_id(self.folder)
         try:
-            with pin_folders(self.folder):
+            with require_folders(self.folder):
                 yield
         finally:
             lock.release()
@@ -111,9 +111,9 @@ class Sweep:
     @property
     def is_gone(self) -> bool:
         """Return True if the folder has been removed or renamed since it was locked."""
-        return place_of(self.folder) != self.place
+        return _get_folder_id(self.folder) != self.folder_id
 
-    def check(self) -> None:
+    def check_folder(self) -> None:
         """Check that the folder still exists.
 
         Raises:
@@ -124,7 +124,7 @@ class Sweep:
             raise InputError(f"{self.folder} is gone: it was removed or renamed while the sweep ran; {how}")
 
 
-def place_of(folder: Path) -> tuple[int, int] | None:
+def _get_folder_id(folder: Path) -> tuple[int, int] | None:
     """Return a folder's device and inode, which identify it whatever its name; ``None`` if it does not exist."""
     try:
         info = folder.stat()
@@ -133,7 +133,7 @@ def place_of(folder: Path) -> tuple[int, int] | None:
     return (info.st_dev, info.st_ino)
 
 
-def left_to_do(jobs: list[Job], rerun: str | None) -> list[Job]:
+def select_pending_jobs(jobs: list[Job], rerun: str | None) -> list[Job]:
     """Return the jobs that are not finished, after resetting those that `rerun` selects.
 
     Args:
@@ -143,5 +143,5 @@ def left_to_do(jobs: list[Job], rerun: str | None) -> list[Job]:
     for job in jobs:
         if rerun == "all" or (rerun == "failed" and job.status["status"] == "failed"):
             with suppress(OSError):  # the folder is gone: that is reported when the job is to start
-                job.clear()
+                job.reset()
     return [job for job in jobs if job.status["status"] != "finished"]

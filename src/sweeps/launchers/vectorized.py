@@ -9,22 +9,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.core.checks import optional, require, whole
+from src.core.checks import allow_integer, allow_null_or, check_settings
 from src.core.errors import InputError
-from src.storage.configs import APART
-from src.storage.files import remove, write_json
+from src.storage.configs import NON_IDENTIFYING
+from src.storage.files import remove_file, write_json
 from src.sweeps.launchers import local
-from src.sweeps.launchers.local import Local, asked
+from src.sweeps.launchers.local import LocalEngine, call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
-from src.sweeps.progress.monitor import Watch
-from src.sweeps.store.endings import written_together
-from src.sweeps.store.jobs import STACK, Job
-from src.sweeps.workers.pool import starting
-from src.sweeps.workers.resources import Share
-from src.vectorized.spec import Part, StackOrder
+from src.sweeps.progress.monitor import SweepMonitor
+from src.sweeps.store.endings import sync_job_files
+from src.sweeps.store.jobs import STACK_FILE, Job
+from src.sweeps.workers.pool import get_mp_context
+from src.sweeps.workers.resources import Resources
+from src.vectorized.spec import StackJobSpec, StackSpec
 
 # Numbers that may differ between the jobs of a stack.
-OWN = (
+STACKABLE_NUMBERS = (
     "seed",
     "ckpt_path",
     "data.order_seed",
@@ -41,13 +41,13 @@ OWN = (
     "callbacks.early_stopping.patience",
     "callbacks.early_stopping.min_delta",
 )
-SHARED_OF_SCHEDULES = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
-CHECKS = {"most": optional(whole(1, 100_000)), **local.CHECKS}
-FEWEST = 8  # jobs per stack at least when a stack is split to use idle processes
-STATES = "stacks"  # folder in the sweep's folder for the states of unfinished stacks
+SHARED_SCHEDULE_SETTINGS = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
+CHECKS = {"most": allow_null_or(allow_integer(1, 100_000)), **local.CHECKS}
+MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
+STATES_FOLDER = "stacks"  # folder in the sweep's folder for the states of unfinished stacks
 
 
-class Slice(NamedTuple):
+class PlannedStack(NamedTuple):
     """A planned stack: jobs to be trained as one model.
 
     Attributes:
@@ -61,149 +61,161 @@ class Slice(NamedTuple):
     eval_batch: int
 
 
-class Vectorized(NamedTuple):
-    """Trains jobs that differ only in numbers together, and runs the others by `Local`.
+class VectorizedEngine(NamedTuple):
+    """Trains jobs that differ only in numbers together, and runs the others by `LocalEngine`.
 
     Attributes:
         local: runs the other jobs; its settings also apply to the processes of stacks.
         most: the maximum number of jobs in a stack; ``None``: as many as fit in memory.
     """
 
-    local: Local
+    local: LocalEngine
     most: int | None
 
     def warm_up(self) -> None:
         self.local.warm_up()
 
-    def run(self, sweep: Sweep, jobs: list[Job], watch: Watch) -> None:
-        for line in self.without_damaged_states(jobs):
-            watch.display.say(line)
-        resources = self.local.shares(jobs)
-        stacks, rest = self.planned(sweep, jobs, resources)
-        for line in introduction(stacks, rest):
-            watch.display.say(line)
+    def run(self, sweep: Sweep, jobs: list[Job], watch: SweepMonitor) -> None:
+        for line in self.remove_damaged_states(jobs):
+            watch.display.print_message(line)
+        resources = self.local.compute_resources(jobs)
+        stacks, rest = self.plan_stacks(sweep, jobs, resources)
+        for line in _describe_plan(stacks, rest):
+            watch.display.print_message(line)
         if stacks:
-            watch.at_once(min(sum(len(stack.jobs) for stack in stacks), len(resources) * len(stacks[0].jobs)))
+            watch.set_parallel_jobs(min(sum(len(stack.jobs) for stack in stacks), len(resources) * len(stacks[0].jobs)))
             stack_of = {job.number: stack for stack in stacks for job in stack.jobs}
 
             # The pool may leave out jobs of a stack that cannot run.
-            def order(own: Sequence[Job], share: Share) -> StackOrder:
-                return self.order(sweep, stack_of[own[0].number]._replace(jobs=list(own)), share)
+            def order(own: Sequence[Job], share: Resources) -> StackSpec:
+                return self.make_spec(sweep, stack_of[own[0].number]._replace(jobs=list(own)), share)
 
-            self.local.pool(resources, order, watch).run([stack.jobs for stack in stacks])
+            self.local.make_pool(resources, order, watch).run([stack.jobs for stack in stacks])
         if left := [job for reason in rest.values() for job in reason]:
             self.local.run(sweep, left, watch)
 
-    def without_damaged_states(self, jobs: list[Job]) -> list[str]:
+    def remove_damaged_states(self, jobs: list[Job]) -> list[str]:
         """Remove damaged states of stacks; return a message about each."""
         states = sorted({job.stack for job in jobs if job.stack})
-        messages = asked(starting(self.local.start_method), damages, states) if states else []
+        messages = (
+            call_in_subprocess(get_mp_context(self.local.start_method), find_damaged_states, states) if states else []
+        )
         damaged = {state: message for state, message in zip(states, messages, strict=True) if message}
         for state in damaged:
-            remove(state)
+            remove_file(state)
         return [f"{message}; the jobs that would go on from it begin anew" for message in damaged.values()]
 
-    def planned(self, sweep: Sweep, jobs: list[Job], parts: list[Share]) -> tuple[list[Slice], dict[str, list[Job]]]:
+    def plan_stacks(
+        self, sweep: Sweep, jobs: list[Job], resources: list[Resources]
+    ) -> tuple[list[PlannedStack], dict[str, list[Job]]]:
         """Plan stacks.
 
         Returns:
             The stacks, and the jobs that cannot be stacked, by reason.
         """
-        groups = groups_of(job for job in jobs if not begun_alone(job))
+        groups = _group_jobs(job for job in jobs if not _has_started_alone(job))
         rest: dict[str, list[Job]] = {}
-        if started_alone := [job for job in jobs if begun_alone(job)]:
+        if started_alone := [job for job in jobs if _has_started_alone(job)]:
             rest["a run of their own that they go on with"] = started_alone
         candidates = [group for group in groups if len(group) > 1 or group[0].stack]
         if single := [group[0] for group in groups if group not in candidates]:
             rest["no other job that is like them"] = single
-        stacks: list[Slice] = []
-        for group, verdict in zip(candidates, self.verdicts(sweep, candidates, parts), strict=True):
+        stacks: list[PlannedStack] = []
+        for group, verdict in zip(candidates, self.check_groups(sweep, candidates, resources), strict=True):
             if verdict.reason:
                 rest.setdefault(verdict.reason, []).extend(group)
                 continue
             # A stack that is resumed keeps its size: its state is that of all its jobs together.
-            count = 1 if group[0].stack else self.pieces(len(group), verdict.most, len(parts), len(candidates))
+            count = (
+                1 if group[0].stack else self.count_stacks(len(group), verdict.most, len(resources), len(candidates))
+            )
             stacks += [
-                Slice(part, part[0].stack or state_of(sweep.folder, part), max(1, verdict.evaluated // len(part)))
-                for part in cut(group, count)
+                PlannedStack(
+                    part, part[0].stack or _make_state_path(sweep.folder, part), max(1, verdict.evaluated // len(part))
+                )
+                for part in _split_jobs(group, count)
             ]
         return stacks, rest
 
-    def pieces(self, jobs: int, bearable: int, processes: int, groups: int) -> int:
+    def count_stacks(self, jobs: int, max_jobs: int, processes: int, groups: int) -> int:
         """Return the number of stacks to split a group into, so that each fits in memory and no process is idle.
 
         Args:
             jobs: the number of jobs in the group.
-            bearable: the maximum number of jobs per stack that fit in memory.
+            max_jobs: the maximum number of jobs per stack that fit in memory.
             processes: the number of processes at once.
             groups: the number of groups.
         """
-        required = math.ceil(jobs / min(bearable, self.most or jobs))
-        return max(required, min(math.ceil(processes / groups), jobs // FEWEST))
+        required = math.ceil(jobs / min(max_jobs, self.most or jobs))
+        return max(required, min(math.ceil(processes / groups), jobs // MIN_JOBS_PER_STACK))
 
-    def verdicts(self, sweep: Sweep, groups: list[list[Job]], parts: list[Share]) -> list[Any]:
+    def check_groups(self, sweep: Sweep, groups: list[list[Job]], resources: list[Resources]) -> list[Any]:
         """Return for each group whether it can be stacked, computed in a subprocess (it needs torch)."""
         configs = [sweep.configs[group[0].number] for group in groups]
-        return asked(starting(self.local.start_method), verdicts, configs, len(parts)) if groups else []
+        return (
+            call_in_subprocess(get_mp_context(self.local.start_method), _check_stackable, configs, len(resources))
+            if groups
+            else []
+        )
 
-    def order(self, sweep: Sweep, own: Slice, share: Share) -> StackOrder:
+    def make_spec(self, sweep: Sweep, stack: PlannedStack, resources: Resources) -> StackSpec:
         """Make the spec of a stack for its worker process, and record the stack's state file in the jobs' folders.
 
         Args:
             sweep: the sweep.
-            own: the stack.
-            share: the worker's resources, as environment variables.
+            stack: the stack.
+            resources: the worker's resources, as environment variables.
         """
-        if own.jobs[0].stack is None:  # an existing state belongs to jobs that have been reset since
-            remove(own.state)
-        with written_together():
-            for job in own.jobs:
-                write_json(job.folder / STACK, {"state": str(own.state.relative_to(sweep.folder))})
-        members = [Part(sweep.configs[job.number], job.folder) for job in own.jobs]
-        spec = sweep.order(own.jobs[0], share)
-        return StackOrder(members, own.state, own.eval_batch, spec.environment, spec.command)
+        if stack.jobs[0].stack is None:  # an existing state belongs to jobs that have been reset since
+            remove_file(stack.state)
+        with sync_job_files():
+            for job in stack.jobs:
+                write_json(job.folder / STACK_FILE, {"state": str(stack.state.relative_to(sweep.folder))})
+        members = [StackJobSpec(sweep.configs[job.number], job.folder) for job in stack.jobs]
+        spec = sweep.make_spec(stack.jobs[0], resources)
+        return StackSpec(members, stack.state, stack.eval_batch, spec.environment, spec.command)
 
 
-def verdicts(configs: list[bytes], processes: int) -> list[Any]:
-    """Call `src.vectorized.eligibility.verdicts`; it imports torch: call it in a subprocess."""
-    from src.vectorized.eligibility import verdicts as found
+def _check_stackable(configs: list[bytes], processes: int) -> list[Any]:
+    """Call `src.vectorized.eligibility.check_configs`; it imports torch: call it in a subprocess."""
+    from src.vectorized.eligibility import check_configs as found
 
     return found(configs, processes)
 
 
-def damages(states: list[Path]) -> list[str | None]:
+def find_damaged_states(states: list[Path]) -> list[str | None]:
     """Return for each file with a stack's state an error message, or ``None`` if it is valid.
 
     It imports torch: call it in a subprocess.
     """
     from src.storage.tensors import open_verified
 
-    def damage(state: Path) -> str | None:
+    def find_damage(state: Path) -> str | None:
         try:
             with open_verified(state):
                 return None
         except InputError as error:
             return str(error)
 
-    return [damage(state) for state in states]
+    return [find_damage(state) for state in states]
 
 
-def begun_alone(job: Job) -> bool:
+def _has_started_alone(job: Job) -> bool:
     return (job.folder / "checkpoints" / "last.ckpt").is_file() and not job.stack
 
 
-def groups_of(jobs: Iterator[Job]) -> list[list[Job]]:
+def _group_jobs(jobs: Iterator[Job]) -> list[list[Job]]:
     """Group jobs with the same shapes and the same way of training."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(kind_of(job), []).append(job)
+        groups.setdefault(_compute_group_key(job), []).append(job)
     return list(groups.values())
 
 
-def kind_of(job: Job) -> str:
+def _compute_group_key(job: Job) -> str:
     """Return a key of what the jobs of a stack have in common: settings other than numbers, and the state to resume."""
-    settings = {key: value for key, value in job.settings.items() if not key.startswith(APART)}
-    common = {key: value for key, value in settings.items() if not own_number(key, value)}
+    settings = {key: value for key, value in job.settings.items() if not key.startswith(NON_IDENTIFYING)}
+    common = {key: value for key, value in settings.items() if not _can_differ(key, value)}
     common["model.dropout"] = bool(job.settings.get("model.dropout"))  # with 0 the network has no dropout layer
     common["seed"] = job.settings.get("seed") is None  # a missing seed is drawn when the job starts
     common["trainer.accelerator"] = job.settings.get("trainer.accelerator")
@@ -212,32 +224,32 @@ def kind_of(job: Job) -> str:
     return json.dumps([common, str(job.stack)], sort_keys=True, default=str)
 
 
-def own_number(key: str, value: Any) -> bool:
+def _can_differ(key: str, value: Any) -> bool:
     """Return True if a setting's value may differ between the jobs of a stack, as all numbers of a schedule may."""
     section, _, name = key.partition(".")
-    of_schedule = section == "scheduler" and name not in SHARED_OF_SCHEDULES
-    return key in OWN or (of_schedule and not isinstance(value, (list, dict)) and "." not in str(name))
+    of_schedule = section == "scheduler" and name not in SHARED_SCHEDULE_SETTINGS
+    return key in STACKABLE_NUMBERS or (of_schedule and not isinstance(value, (list, dict)) and "." not in str(name))
 
 
-def cut(jobs: list[Job], count: int) -> list[list[Job]]:
+def _split_jobs(jobs: list[Job], count: int) -> list[list[Job]]:
     """Split jobs into `count` parts of nearly equal length."""
     ends = [round(len(jobs) * part / count) for part in range(count + 1)]
     return [jobs[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def state_of(folder: Path, jobs: list[Job]) -> Path:
+def _make_state_path(folder: Path, jobs: list[Job]) -> Path:
     """Return the path of the file for the state of a stack of these jobs."""
     name = hashlib.sha256("".join(job.identity for job in jobs).encode()).hexdigest()[:12]
-    return folder / STATES / f"{jobs[0].number}-{jobs[-1].number}_{name}.ckpt"
+    return folder / STATES_FOLDER / f"{jobs[0].number}-{jobs[-1].number}_{name}.ckpt"
 
 
-def introduction(slices: list[Slice], rest: dict[str, list[Job]]) -> list[str]:
+def _describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> list[str]:
     """Return lines for the user on which jobs are stacked, and why the others are not."""
-    stacked, lines = sum(len(stack.jobs) for stack in slices), []
-    if slices:
-        sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(stack.jobs) for stack in slices).items())
+    stacked, lines = sum(len(stack.jobs) for stack in stacks), []
+    if stacks:
+        sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(stack.jobs) for stack in stacks).items())
         lines.append(
-            f"{stacked} jobs in {len(slices)} stack{'s'[: len(slices) != 1]} ({sizes}); pictures when looked at"
+            f"{stacked} jobs in {len(stacks)} stack{'s'[: len(stacks) != 1]} ({sizes}); pictures when looked at"
         )
     for reason, jobs in rest.items():
         numbers = ", ".join(str(job.number) for job in jobs[:8]) + (" …" if len(jobs) > 8 else "")
@@ -251,4 +263,4 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         InputError: naming the setting, its value and what it must be.
     """
-    require(settings, CHECKS, "hydra.launcher.")
+    check_settings(settings, CHECKS, "hydra.launcher.")

@@ -7,15 +7,15 @@ from typing import Any, Self
 
 from src.core.errors import InputError
 from src.sweeps.progress.live import Display
-from src.sweeps.store.endings import blame
+from src.sweeps.store.endings import to_failed_status
 from src.sweeps.store.jobs import Job
 from src.sweeps.store.leaderboard import write_results
 from src.sweeps.store.runs import read_runs
 
-PAUSE = 1.0  # minimum seconds between two versions of results.csv
+SECONDS_BETWEEN_WRITES = 1.0  # minimum seconds between two versions of results.csv
 
 
-class Watch:
+class SweepMonitor:
     """A monitor of a sweep's jobs: shows their progress and keeps ``results.csv`` up to date.
 
     Args:
@@ -25,9 +25,9 @@ class Watch:
     """
 
     def __init__(self, folder: Path, check: Callable[[], None], expected: int = 0) -> None:
-        self.folder, self.check, self.news, self.written = folder, check, False, -PAUSE
-        self.display = Display({}, finished_before=0, at_once=1)
-        self.display.tally.expected = expected
+        self.folder, self.check, self.has_changes, self.last_written = folder, check, False, -SECONDS_BETWEEN_WRITES
+        self.display = Display({}, finished_before=0, parallel_jobs=1)
+        self.display.progress.min_jobs = expected
 
     def __enter__(self) -> Self:
         self.display.__enter__()
@@ -36,28 +36,28 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         self.display.__exit__(*error)
 
-    def expect(self, jobs: list[Job]) -> None:
+    def add_jobs(self, jobs: list[Job]) -> None:
         """Add jobs that will run or have finished already."""
-        new = {job.number for job in jobs} - set(self.display.tally.names)
+        new = {job.number for job in jobs} - set(self.display.progress.titles)
         runs = [run for run in read_runs(self.folder) if run.number in new]
         finished = [run for run in runs if run.status == "finished"]
-        self.display.tally.add({run.number: run.title for run in runs}, len(finished))
+        self.display.progress.add_jobs({run.number: run.title for run in runs}, len(finished))
         for run in finished:
-            self.display.known(run.number, run.metrics)
-        self.news = True
+            self.display.add_finished(run.number, run.metrics)
+        self.has_changes = True
 
-    def at_once(self, count: int) -> None:
+    def set_parallel_jobs(self, count: int) -> None:
         """Set the number of jobs that run at the same time."""
-        self.display.tally.at_once = count
+        self.display.progress.parallel_jobs = count
 
-    def started(self, job: Job) -> None:
-        self.display.started(job.number, job.folder)
+    def record_start(self, job: Job) -> None:
+        self.display.record_start(job.number, job.folder)
 
-    def ended(self, job: Job, status: dict[str, Any]) -> None:
-        self.news = True
-        self.display.ended(job.number, **status, metrics=job.metrics)
+    def record_end(self, job: Job, status: dict[str, Any]) -> None:
+        self.has_changes = True
+        self.display.record_end(job.number, **status, metrics=job.metrics)
 
-    def ticked(self) -> None:
+    def update(self) -> None:
         """Check the sweep, update ``results.csv`` and redraw the display; to be called a few times a second.
 
         Raises:
@@ -65,10 +65,10 @@ class Watch:
         """
         self.check()
         now = time.monotonic()
-        if self.news and now >= self.written + PAUSE:
+        if self.has_changes and now >= self.last_written + SECONDS_BETWEEN_WRITES:
             try:
                 write_results(self.folder)
             except (InputError, OSError) as error:  # tried again later; the end of the sweep reports a lasting error
-                blame(error)
-            self.news, self.written = False, now
-        self.display.refresh()
+                to_failed_status(error)
+            self.has_changes, self.last_written = False, now
+        self.display.redraw()

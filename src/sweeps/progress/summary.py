@@ -4,12 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 from src.storage import schema
-from src.storage.records import DAMAGED, git
+from src.storage.records import DAMAGED, run_git
 from src.storage.schema import DamagedError
 from src.sweeps.store.jobs import Job, read_jobs
 
 
-def damaged(folder: Path) -> list[str]:
+def describe_damaged_jobs(folder: Path) -> list[str]:
     """Return a line for each damaged job in a sweep's folder: the damage, and how the job will run again."""
     lines = []
     for job in read_jobs(folder):
@@ -17,53 +17,53 @@ def damaged(folder: Path) -> list[str]:
         if job.damage is not None:
             lines.append(f"{job.damage}; its folder stays as it is, and the job begins anew in another")
         elif status["status"] == DAMAGED:
-            lines.append(f"{status['message']}; the job {'goes on' if has_checkpoint(job) else 'begins anew'}")
+            lines.append(f"{status['message']}; the job {'goes on' if _has_checkpoint(job) else 'begins anew'}")
     return lines
 
 
-def introduction(folder: Path, jobs: list[Job], left: list[Job]) -> str:
+def summarize_pending_jobs(folder: Path, jobs: list[Job], pending: list[Job]) -> str:
     """Summarize in one line which of a sweep's jobs have finished and which will run."""
-    numbers = {job.number for job in left}
+    numbers = {job.number for job in pending}
     finished = [job for job in jobs if job.number not in numbers]
-    counts = Counter(stage(job) for job in left)
-    parts = [f"{len(finished)} finished before{commits(finished)}"] if finished else []
+    counts = Counter(_describe_stage(job) for job in pending)
+    parts = [f"{len(finished)} finished before{_describe_commits(finished)}"] if finished else []
     parts += [f"{count} {stage_text}" for stage_text, count in counts.items()]
     return f"{folder}: {len(jobs)} job{'s'[: len(jobs) != 1]}: {', '.join(parts)}"
 
 
-def stage(job: Job) -> str:
+def _describe_stage(job: Job) -> str:
     """Describe in words how an unfinished job will run."""
     status = job.status["status"]
     if status == "failed":
         return "failed, to try again"
-    return "to go on with" if has_checkpoint(job) else "to do"
+    return "to go on with" if _has_checkpoint(job) else "to do"
 
 
-def has_checkpoint(job: Job) -> bool:
+def _has_checkpoint(job: Job) -> bool:
     """Return True if a job can be resumed."""
     return (job.folder / "checkpoints" / "last.ckpt").is_file() or job.stack is not None
 
 
-def commits(jobs: list[Job]) -> str:
+def _describe_commits(jobs: list[Job]) -> str:
     """Describe the commits that jobs ran with, and warn if they differ from the current one."""
-    hashes = {commit for job in jobs if (commit := commit_of(job))}
+    hashes = {commit for job in jobs if (commit := _read_commit(job))}
     if not hashes:
         return ""
-    current = git("rev-parse", "HEAD")
+    current = run_git("rev-parse", "HEAD")
     hint = "" if hashes == {current} else f"; now it is {str(current)[:7]}: rerun=all runs them again"
     return f" (commit {', '.join(sorted(commit[:7] for commit in hashes))}{hint})"
 
 
-def commit_of(job: Job) -> str | None:
+def _read_commit(job: Job) -> str | None:
     """Return the commit that a job ran with; ``None`` if it is unknown."""
     try:
-        provenance = schema.read(job.folder / "provenance.json", schema.PROVENANCE) or {}
+        provenance = schema.read_checked(job.folder / "provenance.json", schema.PROVENANCE) or {}
     except DamagedError:  # the report lists it
         return None
     return provenance.get("git", {}).get("commit")
 
 
-def failures(jobs: list[Job]) -> list[str]:
+def describe_failures(jobs: list[Job]) -> list[str]:
     """Return a line for each failed job: its folder and the reason."""
     statuses = [(job, job.status) for job in jobs]
     return [
@@ -73,7 +73,7 @@ def failures(jobs: list[Job]) -> list[str]:
     ]
 
 
-def unfinished(jobs: list[Job]) -> str:
+def summarize_unfinished(jobs: list[Job]) -> str:
     """Describe how many jobs failed and how many are unfinished; empty if all have finished."""
     counts = Counter(job.status["status"] for job in jobs)
     failed, done = counts["failed"], counts["finished"]

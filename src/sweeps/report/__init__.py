@@ -4,17 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from src.storage.files import write_text
-from src.sweeps.report.page import page, tables_to_take
+from src.sweeps.report.page import make_tables, render_page
 from src.sweeps.report.reading import read_sweeps
-from src.sweeps.report.undrawn import draw_undrawn, undrawn
-from src.sweeps.store.jobs import refuse_strays_beside_jobs
+from src.sweeps.report.undrawn import draw_missing_figures, find_runs_without_figures
+from src.sweeps.store.jobs import refuse_strays_outside_jobs
 from src.sweeps.store.leaderboard import write_results
 
-PAGE, LATEX = "report.html", "leaderboard.tex"
+PAGE_FILE, LATEX_FILE = "report.html", "leaderboard.tex"
 
 
-def report(
-    folders: list[Path], draw: bool = False, packages: tuple[str, ...] = (), tell: Callable[[str], object] = len
+def _write_report(
+    folders: list[Path], draw: bool = False, packages: tuple[str, ...] = (), warn: Callable[[str], object] = len
 ) -> Path:
     """Write the report of one or several sweeps into the first one's folder.
 
@@ -27,7 +27,7 @@ def report(
             the page shows the command that draws them.
         packages: packages outside this project whose classes the runs' configs may name when figures are drawn. The
             command on the page contains them, too.
-        tell: is called with one line for each thing that could not be read or drawn. The page lists these lines, too.
+        warn: is called with one line for each thing that could not be read or drawn. The page lists these lines, too.
 
     Returns:
         The path of the page.
@@ -37,15 +37,17 @@ def report(
         StorageError: if the first folder cannot be written.
     """
     for folder in folders:
-        refuse_strays_beside_jobs(folder)
+        refuse_strays_outside_jobs(folder)
     sweeps = read_sweeps(folders)
     if draw:
-        draw_undrawn(sweeps, packages)
+        draw_missing_figures(sweeps, packages)
     home = sweeps.folders[0]
     write_results(home)
-    files = tables_to_take(sweeps)
-    write_text(home / LATEX, files[LATEX])
-    write_text(home / PAGE, page(sweeps, files, [] if draw else undrawn(sweeps), packages))
-    for note in sweeps.notes:
-        tell(note)
-    return home / PAGE
+    files = make_tables(sweeps)
+    write_text(home / LATEX_FILE, files[LATEX_FILE])
+    write_text(
+        home / PAGE_FILE, render_page(sweeps, files, [] if draw else find_runs_without_figures(sweeps), packages)
+    )
+    for note in sweeps.warnings:
+        warn(note)
+    return home / PAGE_FILE

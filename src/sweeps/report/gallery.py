@@ -10,21 +10,21 @@ from PIL import Image
 from src.core.errors import InputError
 from src.sweeps.figures.images import read_png
 from src.sweeps.report.reading import Sweeps
-from src.sweeps.store.leaderboard import boards
+from src.sweeps.store.leaderboard import build_leaderboards
 from src.sweeps.store.runs import Run
 
-MOST_RUNS = 12  # runs whose figures are embedded
-MOST_PICTURES = 96
-BUDGET = 5_000_000  # bytes of all embedded figures together
+MAX_RUNS = 12  # runs whose figures are embedded
+MAX_IMAGES = 96
+BYTE_BUDGET = 5_000_000  # bytes of all embedded figures together
 WIDTH, FULL_WIDTH = 640, 1400  # pixels
 QUALITY = 82
-MOST_EARLIER = 6  # versions of a figure from earlier epochs
+MAX_EARLIER = 6  # versions of a figure from earlier epochs
 EARLIER_BUDGET, EARLIER_WIDTH, EARLIER_QUALITY = 100_000, 330, 55  # bytes of all earlier versions, pixels, of 100
-OF_THE_TEST = ("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified")
-KNOWN_ALREADY = "curves"  # the page draws learning curves itself
+TEST_FIGURES = ("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified")
+CURVES_FIGURE = "curves"  # the page draws learning curves itself
 
 
-class Shown(NamedTuple):
+class EmbeddedImage(NamedTuple):
     """An embedded figure.
 
     Attributes:
@@ -40,23 +40,23 @@ class Shown(NamedTuple):
     earlier: tuple[tuple[int, str], ...] = ()
 
 
-class Picture(NamedTuple):
+class RunFigure(NamedTuple):
     """The figures of one name over all runs.
 
     Attributes:
         name: the figure's name in words.
-        tested: True if it shows results on the test set.
+        is_test: True if it shows results on the test set.
         shown: the embedded figures of the best runs.
-        rest: the title and the link of each other run's figure.
+        links: the title and the link of each other run's figure.
     """
 
     name: str
-    tested: bool
-    shown: list[Shown]
-    rest: list[tuple[str, str]]
+    is_test: bool
+    shown: list[EmbeddedImage]
+    links: list[tuple[str, str]]
 
     @property
-    def alike(self) -> bool:
+    def is_identical(self) -> bool:
         """Return True if the figure is the same in all runs, so that there is nothing to compare."""
         return len(self.shown) > 1 and len({image.source for image in self.shown}) == 1
 
@@ -66,7 +66,7 @@ class Picture(NamedTuple):
         return sorted({epoch for image in self.shown for epoch, _ in image.earlier})
 
 
-class Album:
+class ImageEmbedder:
     """Embeds figures until the page's budget of bytes is spent.
 
     Args:
@@ -74,46 +74,46 @@ class Album:
     """
 
     def __init__(self, sweeps: Sweeps) -> None:
-        self.sweeps, self.left, self.left_for_earlier = sweeps, BUDGET, EARLIER_BUDGET
+        self.sweeps, self.bytes_left, self.earlier_bytes_left = sweeps, BYTE_BUDGET, EARLIER_BUDGET
 
-    def take(self, path: Path, title: str, width: int) -> Shown | None:
+    def add_image(self, path: Path, title: str, width: int) -> EmbeddedImage | None:
         """Embed a figure; return ``None`` if it cannot be read or the budget is spent."""
-        if self.left <= 0:
+        if self.bytes_left <= 0:
             return None
         try:
-            source = embedded(path, width)
+            source = _encode_image(path, width)
         except InputError as error:
-            self.sweeps.notes.append(str(error))
+            self.sweeps.warnings.append(str(error))
             return None
-        self.left -= len(source)
-        return Shown(title, source, self.sweeps.link(path))
+        self.bytes_left -= len(source)
+        return EmbeddedImage(title, source, self.sweeps.get_url(path))
 
-    def take_earlier(self, path: Path) -> tuple[tuple[int, str], ...]:
+    def add_earlier_images(self, path: Path) -> tuple[tuple[int, str], ...]:
         """Embed the versions of a run's figure from earlier epochs.
 
-        Of more than `MOST_EARLIER` versions evenly spaced ones are taken. If one cannot be read or the budget is spent,
+        Of more than `MAX_EARLIER` versions evenly spaced ones are taken. If one cannot be read or the budget is spent,
         none is embedded.
 
         Returns:
             The epoch and the data URI of each version.
         """
-        if self.left_for_earlier <= 0:
+        if self.earlier_bytes_left <= 0:
             return ()
         folder = path.with_suffix("")
         paths = [] if folder.is_symlink() else folder.glob("[0-9]*.png")
         files = {int(file.stem): file for file in paths if file.stem.isdecimal()}
         epochs = sorted(files)
-        kept = sorted({epochs[index * len(epochs) // MOST_EARLIER] for index in range(MOST_EARLIER)}) if epochs else []
+        kept = sorted({epochs[index * len(epochs) // MAX_EARLIER] for index in range(MAX_EARLIER)}) if epochs else []
         try:
-            shown = tuple((epoch, embedded(files[epoch], EARLIER_WIDTH, EARLIER_QUALITY)) for epoch in kept)
+            shown = tuple((epoch, _encode_image(files[epoch], EARLIER_WIDTH, EARLIER_QUALITY)) for epoch in kept)
         except InputError as error:
-            self.sweeps.notes.append(str(error))
+            self.sweeps.warnings.append(str(error))
             return ()
-        self.left_for_earlier -= sum(len(source) for _, source in shown)
-        return shown if self.left_for_earlier >= 0 else ()
+        self.earlier_bytes_left -= sum(len(source) for _, source in shown)
+        return shown if self.earlier_bytes_left >= 0 else ()
 
 
-def embedded(path: Path, width: int, quality: int = QUALITY) -> str:
+def _encode_image(path: Path, width: int, quality: int = QUALITY) -> str:
     """Return a figure as a data URI (WebP), at most ``width`` pixels wide.
 
     Raises:
@@ -126,53 +126,53 @@ def embedded(path: Path, width: int, quality: int = QUALITY) -> str:
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
-def own_pictures(sweeps: Sweeps, album: Album) -> list[Shown]:
+def collect_sweep_figures(sweeps: Sweeps, embedder: ImageEmbedder) -> list[EmbeddedImage]:
     """Embed the figures over all runs, which lie in the sweeps' own folders."""
     files = [path for folder in sweeps.folders for path in sorted(folder.glob("figures/*.png"))]
-    found = [album.take(path, path.stem.replace("_", " "), FULL_WIDTH) for path in files]
+    found = [embedder.add_image(path, path.stem.replace("_", " "), FULL_WIDTH) for path in files]
     return [image for image in found if image]
 
 
-def gallery(sweeps: Sweeps, album: Album) -> list[Picture]:
+def collect_run_figures(sweeps: Sweeps, embedder: ImageEmbedder) -> list[RunFigure]:
     """Return the runs' figures, grouped by name, the best runs first.
 
     Figures that show the test set are included for the chosen runs only. Names whose figures are the same in all runs
     come after the others.
     """
-    runs = best_first(sweeps.runs)
-    chosen = chosen_folders(sweeps.runs)
-    files = {run.folder: files_of(run, run.folder in chosen) for run in runs}
-    names = sorted({path.stem for paths in files.values() for path in paths}, key=turn)
-    several = max(2, min(MOST_RUNS, MOST_PICTURES // max(1, len(names))))
-    pictures = {name: Picture(name.replace("_", " "), name in OF_THE_TEST, [], []) for name in names}
+    runs = sort_best_first(sweeps.runs)
+    chosen = find_chosen_folders(sweeps.runs)
+    files = {run.folder: _find_figures(run, run.folder in chosen) for run in runs}
+    names = sorted({path.stem for paths in files.values() for path in paths}, key=_get_sort_key)
+    several = max(2, min(MAX_RUNS, MAX_IMAGES // max(1, len(names))))
+    pictures = {name: RunFigure(name.replace("_", " "), name in TEST_FIGURES, [], []) for name in names}
     for run in runs:
         for path in files[run.folder]:
             picture, title = pictures[path.stem], f"{run.number}: {run.title}"
-            shown = album.take(path, title, WIDTH) if len(picture.shown) < several else None
+            shown = embedder.add_image(path, title, WIDTH) if len(picture.shown) < several else None
             if shown:
-                picture.shown.append(shown._replace(earlier=album.take_earlier(path)))
+                picture.shown.append(shown._replace(earlier=embedder.add_earlier_images(path)))
             else:
-                picture.rest.append((title, sweeps.link(path)))
-    return sorted(pictures.values(), key=lambda picture: (picture.tested, picture.alike))
+                picture.links.append((title, sweeps.get_url(path)))
+    return sorted(pictures.values(), key=lambda picture: (picture.is_test, picture.is_identical))
 
 
-def files_of(run: Run, chosen: bool) -> list[Path]:
+def _find_figures(run: Run, is_chosen: bool) -> list[Path]:
     """Return the figure files of a run; those that show the test set only if the run is chosen."""
-    return [path for path in sorted(run.folder.glob("figures/*.png")) if chosen or path.stem not in OF_THE_TEST]
+    return [path for path in sorted(run.folder.glob("figures/*.png")) if is_chosen or path.stem not in TEST_FIGURES]
 
 
-def chosen_folders(runs: list[Run]) -> set[Path]:
+def find_chosen_folders(runs: list[Run]) -> set[Path]:
     """Return the folders of the runs that were chosen by the validation set."""
-    return {run.folder for board in boards(runs) if board.chosen for run in board.chosen.finished}
+    return {run.folder for board in build_leaderboards(runs) if board.chosen for run in board.chosen.finished}
 
 
-def turn(name: str) -> tuple[bool, bool, str]:
+def _get_sort_key(name: str) -> tuple[bool, bool, str]:
     """Return the sort key of a figure's name; figures of the test set come last."""
-    return (name in OF_THE_TEST, name == KNOWN_ALREADY, name)
+    return (name in TEST_FIGURES, name == CURVES_FIGURE, name)
 
 
-def best_first(runs: list[Run]) -> list[Run]:
+def sort_best_first(runs: list[Run]) -> list[Run]:
     """Return the first run of each entry, the best entry first, then the second run of each, and so on."""
-    entries = [entry for board in boards(runs) for entry in board.entries]
+    entries = [entry for board in build_leaderboards(runs) for entry in board.entries]
     keyed = [(repeat, rank, run) for rank, entry in enumerate(entries) for repeat, run in enumerate(entry.runs)]
     return [run for _, _, run in sorted(keyed, key=lambda each: each[:2])]

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from src.sweeps.store.leaderboard import NOTHING, mean
-from src.sweeps.store.runs import said
+from src.sweeps.store.leaderboard import NO_VALUE, compute_mean
+from src.sweeps.store.runs import format_setting_value
 
-MOST = 12  # distinct values, at most, that get a level each
-RANGES = 6  # bins for more numbers than that
+MAX_LEVELS = 12  # distinct values, at most, that get a level each
+RANGE_COUNT = 6  # bins for more numbers than that
 DECADE = 10
-ROUNDING = 1e-9
-GOLDEN = 0.618034  # golden ratio: its multiples modulo 1 fill the interval [0, 1) evenly
-SPREAD = 0.035  # width of the jitter, as a fraction of the axis
+TOLERANCE = 1e-9
+GOLDEN_RATIO = 0.618034  # golden ratio: its multiples modulo 1 fill the interval [0, 1) evenly
+JITTER_WIDTH = 0.035  # width of the jitter, as a fraction of the axis
 ABSENT = object()  # stands for the value in a run that does not have the setting
 
 
@@ -23,59 +23,59 @@ class Levels(NamedTuple):
 
     Attributes:
         labels: the label of each level, in order.
-        of: the level of each run, as an index into the labels.
-        ordered: True if the levels are numbers.
-        single: True if each level is a single value.
+        codes: the level of each run, as an index into the labels.
+        is_numeric: True if the levels are numbers.
+        is_exact: True if each level is a single value.
     """
 
     labels: list[str]
-    of: list[int]
-    ordered: bool
-    single: bool
+    codes: list[int]
+    is_numeric: bool
+    is_exact: bool
 
-    def members(self, level: int) -> list[int]:
+    def find_runs(self, level: int) -> list[int]:
         """Return the indices of a level's runs."""
-        return [run for run, code in enumerate(self.of) if code == level]
+        return [run for run, code in enumerate(self.codes) if code == level]
 
 
-def levels(values: Sequence[Any]) -> Levels:
+def split_into_levels(values: Sequence[Any]) -> Levels:
     """Bin values into levels.
 
-    Up to `MOST` distinct values get a level each. More numbers are binned into ranges; of more values of other types
-    the most frequent ones are kept.
+    Up to `MAX_LEVELS` distinct values get a level each. More numbers are binned into ranges; of more values of other
+    types the most frequent ones are kept.
     """
-    labels = [label(value) for value in values]
+    labels = [_format_label(value) for value in values]
     known = dict(zip(labels, values, strict=True))
-    numbers = sorted((text for text, value in known.items() if is_number(value)), key=known.__getitem__)
+    numbers = sorted((text for text, value in known.items() if _is_number(value)), key=known.__getitem__)
     names = numbers + [text for text in known if text not in numbers]
-    if len(names) <= MOST:
+    if len(names) <= MAX_LEVELS:
         return Levels(names, [names.index(text) for text in labels], numbers == names, True)
-    return ranges(names, known, labels) if numbers == names else most_frequent(names, labels)
+    return _split_into_ranges(names, known, labels) if numbers == names else _keep_most_frequent(names, labels)
 
 
-def ranges(names: list[str], known: dict[str, Any], labels: list[str]) -> Levels:
+def _split_into_ranges(names: list[str], known: dict[str, Any], labels: list[str]) -> Levels:
     """Bin many numbers into ranges that hold about equally many distinct values."""
-    level = {text: index * RANGES // len(names) for index, text in enumerate(names)}
-    parts = [[known[text] for text in names if level[text] == number] for number in range(RANGES)]
+    level = {text: index * RANGE_COUNT // len(names) for index, text in enumerate(names)}
+    parts = [[known[text] for text in names if level[text] == number] for number in range(RANGE_COUNT)]
     words = [f"{part[0]:.2g} – {part[-1]:.2g}" for part in parts]
-    return Levels(words, [level[text] for text in labels], ordered=True, single=False)
+    return Levels(words, [level[text] for text in labels], is_numeric=True, is_exact=False)
 
 
-def most_frequent(names: list[str], labels: list[str]) -> Levels:
+def _keep_most_frequent(names: list[str], labels: list[str]) -> Levels:
     """Keep the most frequent of many values of any type as levels, and merge the others into one level."""
-    frequent = {text for text, _ in Counter(labels).most_common(MOST - 1)}
+    frequent = {text for text, _ in Counter(labels).most_common(MAX_LEVELS - 1)}
     kept = [text for text in names if text in frequent]
     level = {text: kept.index(text) if text in frequent else len(kept) for text in names}
     words = [*kept, f"{len(names) - len(kept)} others"]
-    return Levels(words, [level[text] for text in labels], ordered=False, single=False)
+    return Levels(words, [level[text] for text in labels], is_numeric=False, is_exact=False)
 
 
-def label(value: Any) -> str:
+def _format_label(value: Any) -> str:
     """Return the label of a value."""
-    return NOTHING if value is ABSENT else said(value)
+    return NO_VALUE if value is ABSENT else format_setting_value(value)
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -83,37 +83,40 @@ class Scale(NamedTuple):
     """The positions of runs on a setting's axis.
 
     Attributes:
-        kind: the type of the axis: "log", "linear", or "category" (levels at distances of 1).
-        places: the position of each run.
+        axis_type: the type of the axis: "log", "linear", or "category" (levels at distances of 1).
+        positions: the position of each run.
         centres: the position of each level's centre.
-        ends: the limits of the axis, with a margin around all positions; log10 of the limits on a logarithmic axis,
+        limits: the limits of the axis, with a margin around all positions; log10 of the limits on a logarithmic axis,
             as plotly expects.
     """
 
-    kind: str
-    places: list[float]
+    axis_type: str
+    positions: list[float]
     centres: list[float]
-    ends: tuple[float, float]
+    limits: tuple[float, float]
 
-    def beside(self, place: float, number: int) -> float:
+    def get_jittered(self, position: float, index: int) -> float:
         """Return a position with a small offset that depends on the number, so that dots do not overlap."""
-        step = ((number * GOLDEN) % 1 - 0.5) * SPREAD * (self.ends[1] - self.ends[0])
-        return place * 10**step if self.kind == "log" else place + step
+        step = ((index * GOLDEN_RATIO) % 1 - 0.5) * JITTER_WIDTH * (self.limits[1] - self.limits[0])
+        return position * 10**step if self.axis_type == "log" else position + step
 
 
-def scale(values: Sequence[Any], known: Levels) -> Scale:
+def make_scale(values: Sequence[Any], known: Levels) -> Scale:
     """Lay values out on an axis.
 
     Numbers lie at their values, on a logarithmic axis if they span decades; other values lie at distances of 1.
     """
-    kind = kind_of(values)
+    kind = _infer_axis_type(values)
     if kind == "category":
         last = len(known.labels) - 1
         return Scale(
-            kind, [float(level) for level in known.of], [float(level) for level in range(last + 1)], (-0.5, last + 0.5)
+            kind,
+            [float(level) for level in known.codes],
+            [float(level) for level in range(last + 1)],
+            (-0.5, last + 0.5),
         )
-    average = statistics.geometric_mean if kind == "log" else mean
-    members = [known.members(level) for level in range(len(known.labels))]
+    average = statistics.geometric_mean if kind == "log" else compute_mean
+    members = [known.find_runs(level) for level in range(len(known.labels))]
     centres = [average([values[run] for run in part]) for part in members]
     # plotly expects the limits of a logarithmic axis as logarithms, but the positions as they are.
     low, high = [math.log10(end(values)) if kind == "log" else end(values) for end in (min, max)]
@@ -121,26 +124,26 @@ def scale(values: Sequence[Any], known: Levels) -> Scale:
     return Scale(kind, [float(value) for value in values], centres, (low - margin, high + margin))
 
 
-def kind_of(values: Sequence[Any]) -> str:
+def _infer_axis_type(values: Sequence[Any]) -> str:
     """Return the type of axis that suits values: "log", "linear" or "category".
 
     Numbers that span decades evenly get a logarithmic axis. If 0 is among them it has no logarithm, so the axis is
     categorical.
     """
-    if not all(map(is_number, values)):
+    if not all(map(_is_number, values)):
         return "category"
     positive = [value for value in set(values) if value > 0]
-    if len(positive) < 2 or max(positive) < DECADE * min(positive) or min(values) < 0 or not spans_evenly(positive):
+    if len(positive) < 2 or max(positive) < DECADE * min(positive) or min(values) < 0 or not _is_log_spaced(positive):
         return "linear"
     return "category" if 0 in values else "log"
 
 
-def spans_evenly(positive: list[float]) -> bool:
+def _is_log_spaced(positive: list[float]) -> bool:
     """Return True if the logarithms of numbers are spread more evenly than the numbers themselves."""
-    return skewness([math.log(value) for value in positive]) <= skewness(positive) + ROUNDING
+    return _measure_skewness([math.log(value) for value in positive]) <= _measure_skewness(positive) + TOLERANCE
 
 
-def skewness(values: list[float]) -> float:
+def _measure_skewness(values: list[float]) -> float:
     """Return the distance of the median from the midrange, in units of the range.
 
     It is 0 if the median lies in the middle between minimum and maximum, and 0.5 if it equals one of them.

@@ -13,7 +13,7 @@ from src.storage.plain import read_yaml
 from src.storage.records import DAMAGED
 from src.storage.schema import DamagedError
 from src.sweeps.store.jobs import Job, read_jobs
-from src.sweeps.store.runs import Run, read_run, swept_settings
+from src.sweeps.store.runs import Run, find_swept_settings, read_run
 
 History = list[dict[str, float]]
 
@@ -25,15 +25,15 @@ class Sweeps(NamedTuple):
         folders: the folders of the sweeps; the page is written into the first.
         runs: the runs of all sweeps; if there are several sweeps, ``swept`` has the key "sweep", too.
         histories: the metrics of each epoch of each run, in the order of the runs.
-        notes: warnings about what could not be read or drawn, a line each.
+        warnings: warnings about what could not be read or drawn, a line each.
     """
 
     folders: list[Path]
     runs: list[Run]
     histories: list[History]
-    notes: list[str]
+    warnings: list[str]
 
-    def link(self, path: Path) -> str:
+    def get_url(self, path: Path) -> str:
         """Return the relative URL of a file from the page, which stays valid when the folders are moved together."""
         relative = Path(os.path.relpath(path.resolve(), self.folders[0].resolve()))
         return "/".join(quote(part) for part in relative.parts)
@@ -46,16 +46,16 @@ def read_sweeps(folders: list[Path]) -> Sweeps:
         InputError: if one of the folders has no jobs in it.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    found = [(name, job) for folder, name in names(folders).items() for job in jobs_of(folder)]
-    swept = swept_settings([job for _, job in found])
+    found = [(name, job) for folder, name in get_sweep_names(folders).items() for job in _read_sweep_jobs(folder)]
+    swept = find_swept_settings([job for _, job in found])
     if len(folders) > 1:
         swept = [{"sweep": name} | values for (name, _), values in zip(found, swept, strict=True)]
     runs = [read_run(job, values) for (_, job), values in zip(found, swept, strict=True)]
     notes = [str(run.message) for run in runs if run.status == DAMAGED]
-    return Sweeps(folders, runs, [read_history(run, notes) for run in runs], notes)
+    return Sweeps(folders, runs, [_read_history(run, notes) for run in runs], notes)
 
 
-def names(folders: list[Path]) -> dict[Path, str]:
+def get_sweep_names(folders: list[Path]) -> dict[Path, str]:
     """Return the name of each sweep: that of its folder, with the parent folder's if two names would be equal."""
     paths = {folder: folder.resolve() for folder in folders}
     last = [path.name for path in paths.values()]
@@ -65,7 +65,7 @@ def names(folders: list[Path]) -> dict[Path, str]:
     }
 
 
-def jobs_of(folder: Path) -> list[Job]:
+def _read_sweep_jobs(folder: Path) -> list[Job]:
     """Return a sweep's jobs in the order of their numbers.
 
     Raises:
@@ -76,19 +76,19 @@ def jobs_of(folder: Path) -> list[Job]:
     raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
 
 
-def read_history(run: Run, notes: list[str]) -> History:
-    """Read a run's history; empty if it is damaged, which is added to ``notes``, or if the run is not known."""
+def _read_history(run: Run, warnings: list[str]) -> History:
+    """Read a run's history; empty if it is damaged, which is added to ``warnings``, or if the run is not known."""
     try:
-        return run.history if run.known else []
+        return run.history if run.is_known else []
     except DamagedError as error:
-        notes.append(str(error))
+        warnings.append(str(error))
         return []
 
 
 # Provenance of the results
 
 
-class Origin(NamedTuple):
+class Provenance(NamedTuple):
     """The provenance of results.
 
     Attributes:
@@ -108,36 +108,38 @@ class Origin(NamedTuple):
     seconds: float
 
 
-def origin(sweeps: Sweeps) -> Origin:
+def read_provenance(sweeps: Sweeps) -> Provenance:
     """Return the provenance in the runs' ``provenance.json``; commands from ``multirun.yaml`` if none has started."""
-    origins = [read_origin(run, sweeps.notes) for run in sweeps.runs if run.known]
+    origins = [_read_run_provenance(run, sweeps.warnings) for run in sweeps.runs if run.is_known]
     starts = [start for first in origins for start in (first, *first.get("resumed", [])) if start]
-    commands = distinct(start.get("command") for start in starts) or distinct(map(command, sweeps.folders))
-    return Origin(
+    commands = _filter_distinct(start.get("command") for start in starts) or _filter_distinct(
+        map(_read_command, sweeps.folders)
+    )
+    return Provenance(
         commands=commands,
         started=min((start["started"] for start in starts if start.get("started")), default=None),
-        commits=distinct(commit(start.get("git") or {}) for start in starts),
-        versions=distinct(versions(start) for start in starts),
-        devices=distinct(start.get("device") for start in starts),
+        commits=_filter_distinct(_format_commit(start.get("git") or {}) for start in starts),
+        versions=_filter_distinct(_format_versions(start) for start in starts),
+        devices=_filter_distinct(start.get("device") for start in starts),
         seconds=sum(run.metrics.get("seconds", 0.0) for run in sweeps.runs),
     )
 
 
-def read_origin(run: Run, notes: list[str]) -> dict[str, Any]:
-    """Read a run's provenance; empty if the file is missing, or damaged, which is added to ``notes``."""
+def _read_run_provenance(run: Run, warnings: list[str]) -> dict[str, Any]:
+    """Read a run's provenance; empty if the file is missing, or damaged, which is added to ``warnings``."""
     try:
-        return schema.read(run.folder / "provenance.json", schema.PROVENANCE) or {}
+        return schema.read_checked(run.folder / "provenance.json", schema.PROVENANCE) or {}
     except DamagedError as error:
-        notes.append(str(error))
+        warnings.append(str(error))
         return {}
 
 
-def distinct(texts: Iterable[str | None]) -> list[str]:
+def _filter_distinct(texts: Iterable[str | None]) -> list[str]:
     """Return the texts without duplicates and empty ones, in their order."""
     return list(dict.fromkeys(text for text in texts if text))
 
 
-def command(folder: Path) -> str | None:
+def _read_command(folder: Path) -> str | None:
     """Return the command that started a sweep, from its ``multirun.yaml``; ``None`` if that cannot be read."""
     try:
         overrides = read_yaml(folder / "multirun.yaml")["hydra"]["overrides"]["task"]
@@ -146,11 +148,11 @@ def command(folder: Path) -> str | None:
         return None
 
 
-def commit(git: dict[str, Any]) -> str | None:
+def _format_commit(git: dict[str, Any]) -> str | None:
     """Return a short commit hash, marked if the code had changes; ``None`` without a commit."""
     return f"{git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git.get("commit") else None
 
 
-def versions(start: dict[str, Any]) -> str:
+def _format_versions(start: dict[str, Any]) -> str:
     packages = {"Python": start.get("python"), **(start.get("packages") or {})}
     return ", ".join(f"{name} {number}" for name, number in packages.items() if number)

@@ -7,15 +7,25 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from src.core.axes import Window, find_window
-from src.core.colours import TWELVE_ON_LIGHT
+from src.core.axes import AxisRange, find_axis_range
+from src.core.colours import LINES_ON_LIGHT
 from src.storage import schema
 from src.storage.schema import DamagedError
-from src.sweeps.report.plots import BLUE, EDGE, EDGE_AXIS, VERMILION, Figure, is_logarithmic, metric_axis, named, plain
-from src.sweeps.report.reading import Sweeps, names
-from src.sweeps.store.leaderboard import many
+from src.sweeps.report.plots import (
+    BLUE,
+    EDGE_AXIS,
+    EDGE_MARGIN,
+    VERMILION,
+    PlotlyFigure,
+    format_run,
+    is_logarithmic,
+    make_metric_axis,
+    to_plotly_text,
+)
+from src.sweeps.report.reading import Sweeps, get_sweep_names
+from src.sweeps.store.leaderboard import format_count
 
-TOLD = "search.json"  # file with the state of a search, in its sweep's folder
+SEARCH_FILE = "search.json"  # file with the state of a search, in its sweep's folder
 
 
 class Trial(NamedTuple):
@@ -34,7 +44,7 @@ class Trial(NamedTuple):
     value: float | None
 
 
-class Search(NamedTuple):
+class SearchState(NamedTuple):
     """A search and its trials so far.
 
     Attributes:
@@ -58,7 +68,7 @@ class Search(NamedTuple):
     colours: tuple[str, str]
 
     @property
-    def complete(self) -> list[tuple[Trial, float]]:
+    def complete_trials(self) -> list[tuple[Trial, float]]:
         return [(trial, trial.value) for trial in self.trials if trial.value is not None]
 
     @property
@@ -67,60 +77,69 @@ class Search(NamedTuple):
         return max if self.mode == "max" else min
 
 
-class Shown(NamedTuple):
-    """The figures and texts of the searches by one metric; ``importance`` is ``None`` if there are too few trials."""
+class SearchFigures(NamedTuple):
+    """The figures and texts of the searches by one metric; ``importance`` is ``None`` with too few trials."""
 
     metric: str
     lines: list[str]
-    progress: Figure
-    importance: Figure | None
+    progress: PlotlyFigure
+    importance: PlotlyFigure | None
 
 
-def searches(sweeps: Sweeps) -> list[Shown]:
+def draw_searches(sweeps: Sweeps) -> list[SearchFigures]:
     """Draw the searches among the sweeps, those by the same metric together."""
-    found = [search for folder, name in names(sweeps.folders).items() if (search := read_search(sweeps, folder, name))]
-    parts: dict[tuple[str, str], list[Search]] = {}
+    found = [
+        search
+        for folder, name in get_sweep_names(sweeps.folders).items()
+        if (search := _read_search(sweeps, folder, name))
+    ]
+    parts: dict[tuple[str, str], list[SearchState]] = {}
     for search in found:
         parts.setdefault((search.metric, search.mode), []).append(search)
-    return [shown(metric, coloured(part)) for (metric, _), part in parts.items()]
+    return [_draw_search_figures(metric, _set_colours(part)) for (metric, _), part in parts.items()]
 
 
-def read_search(sweeps: Sweeps, folder: Path, name: str) -> Search | None:
+def _read_search(sweeps: Sweeps, folder: Path, name: str) -> SearchState | None:
     """Read the search in a folder, if there is one; if its file is damaged, add that to ``sweeps.notes``."""
-    titles = {run.number: named(run) for run in sweeps.runs if run.folder.parent == folder}
+    titles = {run.number: format_run(run) for run in sweeps.runs if run.folder.parent == folder}
     try:
-        state = schema.read(folder / TOLD, schema.SEARCH)
+        state = schema.read_checked(folder / SEARCH_FILE, schema.SEARCH)
     except DamagedError as error:
-        sweeps.notes.append(str(error))
+        sweeps.warnings.append(str(error))
         return None
     if state is None:
         return None
     trials = [Trial(**{field: trial[field] for field in Trial._fields}) for trial in state["trials"]]
     about = {key: state[key] for key in ("sampler", "metric", "mode", "importance")}
-    return Search(name=name, trials=trials, titles=titles, colours=(BLUE, VERMILION), **about)
+    return SearchState(name=name, trials=trials, titles=titles, colours=(BLUE, VERMILION), **about)
 
 
-def coloured(part: list[Search]) -> list[Search]:
+def _set_colours(part: list[SearchState]) -> list[SearchState]:
     """Give each search a different colour, if there are several."""
     if len(part) == 1:
         return part
-    return [search._replace(colours=(TWELVE_ON_LIGHT[index % 12],) * 2) for index, search in enumerate(part)]
+    return [search._replace(colours=(LINES_ON_LIGHT[index % 12],) * 2) for index, search in enumerate(part)]
 
 
-def shown(metric: str, part: list[Search]) -> Shown:
+def _draw_search_figures(metric: str, part: list[SearchState]) -> SearchFigures:
     bars = [search for search in part if search.importance]
-    return Shown(metric, [words(search) for search in part], progress(metric, part), importance(bars) if bars else None)
+    return SearchFigures(
+        metric,
+        [_summarize_search(search) for search in part],
+        _draw_progress(metric, part),
+        _draw_importance(bars) if bars else None,
+    )
 
 
-def words(search: Search) -> str:
+def _summarize_search(search: SearchState) -> str:
     """Summarize a search in one line."""
     states = [trial.state for trial in search.trials]
     counts = [f"{count} {state}" for state in ("complete", "failed", "running") if (count := states.count(state))]
-    text = f"{search.name}: {many(len(states), 'trial')} by {search.sampler}, {', '.join(counts)}"
-    if not search.complete:
+    text = f"{search.name}: {format_count(len(states), 'trial')} by {search.sampler}, {', '.join(counts)}"
+    if not search.complete_trials:
         return text
-    value = reduce(search.better, (value for _, value in search.complete))
-    trial = next(trial for trial, found in search.complete if found == value)
+    value = reduce(search.better, (value for _, value in search.complete_trials))
+    trial = next(trial for trial, found in search.complete_trials if found == value)
     best = f"{value:.2%}" if "/acc" in search.metric else f"{value:.4g}"
     return f"{text}; best {search.metric} {best} in trial {trial.number}"
 
@@ -128,48 +147,53 @@ def words(search: Search) -> str:
 # The best so far
 
 
-def progress(metric: str, part: list[Search]) -> Figure:
+def _draw_progress(metric: str, part: list[SearchState]) -> PlotlyFigure:
     """Draw a dot for each trial and a step line of the best value so far.
 
     Trials that failed, or whose values are far off, are marked at the edge.
     """
-    values = [value for search in part for _, value in search.complete]
+    values = [value for search in part for _, value in search.complete_trials]
     last = max((search.trials[-1].number for search in part if search.trials), default=0)
-    window = find_window(values, part[0].mode == "max", is_logarithmic(metric, values))
+    window = find_axis_range(values, part[0].mode == "max", is_logarithmic(metric, values))
     layout = {
         "xaxis": {"title": {"text": "trial"}, "zeroline": False, "range": [-1, last + 1]},
-        "yaxis": {"zeroline": False, **metric_axis(metric, values, window)},
+        "yaxis": {"zeroline": False, **make_metric_axis(metric, values, window)},
         "yaxis2": EDGE_AXIS,
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         "showlegend": True,
     }
-    return {"data": [trace for search in part for trace in traces(search, window, len(part) > 1)], "layout": layout}
+    return {
+        "data": [trace for search in part for trace in _build_traces(search, window, len(part) > 1)],
+        "layout": layout,
+    }
 
 
-def traces(search: Search, window: Window | None, several: bool) -> list[Figure]:
+def _build_traces(search: SearchState, window: AxisRange | None, several: bool) -> list[PlotlyFigure]:
     """Return the traces of one search, without empty ones."""
     low, high = (window.low, window.high) if window else (-math.inf, math.inf)
-    below = [trial for trial, value in search.complete if value < low]
-    above = [trial for trial, value in search.complete if value > high]
+    below = [trial for trial, value in search.complete_trials if value < low]
+    above = [trial for trial, value in search.complete_trials if value > high]
     failed = [trial for trial in search.trials if trial.state == "failed"]
-    name = plain(search.name)
+    name = to_plotly_text(search.name)
     marks = [
-        dots(search, [trial for trial, _ in search.complete], "circle", "trials"),
-        steps(search, name if several else "best so far"),
-        dots(search, below, "triangle-down", "far below", EDGE),
-        dots(search, above, "triangle-up", "far above", 1 - EDGE),
-        dots(search, failed, "x", "failed", EDGE),
+        _make_marker_trace(search, [trial for trial, _ in search.complete_trials], "circle", "trials"),
+        _make_best_trace(search, name if several else "best so far"),
+        _make_marker_trace(search, below, "triangle-down", "far below", EDGE_MARGIN),
+        _make_marker_trace(search, above, "triangle-up", "far above", 1 - EDGE_MARGIN),
+        _make_marker_trace(search, failed, "x", "failed", EDGE_MARGIN),
     ]
     if several:  # one entry in the legend for each search: its line
         marks = [{**trace, "legendgroup": name, "showlegend": trace["mode"] == "lines"} for trace in marks]
     return [trace for trace in marks if trace["x"]]
 
 
-def dots(search: Search, trials: list[Trial], symbol: str, name: str, height: float | None = None) -> Figure:
+def _make_marker_trace(
+    search: SearchState, trials: list[Trial], symbol: str, name: str, height: float | None = None
+) -> PlotlyFigure:
     """Return a trace with a mark for each trial: at its value or, if ``height`` is set, at that height."""
     on_axis = height is None
     values = [trial.value for trial in trials]
-    labels = ["failed" if value is None else f"{plain(search.metric)} {value:.5g}" for value in values]
+    labels = ["failed" if value is None else f"{to_plotly_text(search.metric)} {value:.5g}" for value in values]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -184,9 +208,9 @@ def dots(search: Search, trials: list[Trial], symbol: str, name: str, height: fl
     }
 
 
-def steps(search: Search, name: str) -> Figure:
+def _make_best_trace(search: SearchState, name: str) -> PlotlyFigure:
     """Return a step line of the best value so far, up to the last trial."""
-    complete = search.complete
+    complete = search.complete_trials
     best = list(accumulate((value for _, value in complete), search.better))
     numbers = [trial.number for trial, _ in complete]
     if numbers and search.trials[-1].number > numbers[-1]:
@@ -198,14 +222,14 @@ def steps(search: Search, name: str) -> Figure:
         "x": numbers,
         "y": best,
         "line": {"color": search.colours[1], "width": 2, "shape": "hv"},
-        "hovertemplate": f"best up to trial %{{x}}: {plain(search.metric)} %{{y}}<extra></extra>",
+        "hovertemplate": f"best up to trial %{{x}}: {to_plotly_text(search.metric)} %{{y}}<extra></extra>",
     }
 
 
 # Importance of the settings
 
 
-def importance(part: list[Search]) -> Figure:
+def _draw_importance(part: list[SearchState]) -> PlotlyFigure:
     """Draw a bar for the importance of each setting, the longest on top; those of several searches side by side."""
     total: dict[str, float] = {}
     for search in part:
@@ -216,8 +240,8 @@ def importance(part: list[Search]) -> Figure:
         {
             "type": "bar",
             "orientation": "h",
-            "name": plain(search.name),
-            "y": [plain(name) for name in settings],
+            "name": to_plotly_text(search.name),
+            "y": [to_plotly_text(name) for name in settings],
             "x": [search.importance.get(name) for name in settings],
             "hovertemplate": "%{y} %{x:.0%}<extra></extra>",
             "marker": {"color": search.colours[0]},

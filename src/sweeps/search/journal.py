@@ -10,9 +10,9 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from src.core.errors import InputError
-from src.storage.files import append, open_atomic, read_bytes
+from src.storage.files import append_bytes, open_atomic, read_bytes
 
-CHECKED = re.compile(rb'(?s)(\{.*),"crc32":(\d+)\}')
+CHECKSUM_LINE = re.compile(rb'(?s)(\{.*),"crc32":(\d+)\}')
 
 
 class Journal(BaseJournalBackend):
@@ -33,7 +33,7 @@ class Journal(BaseJournalBackend):
         self.path, self.offset = path, 0  # bytes read so far
         self.logs: list[dict[str, Any]] = []
         if path.exists():
-            self._mend()
+            self._cut_damaged_line()
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         content = read_bytes(self.path) if self.path.exists() else b""
@@ -43,14 +43,14 @@ class Journal(BaseJournalBackend):
         return self.logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        append(self.path, b"".join(map(format_line, logs)))
+        append_bytes(self.path, b"".join(map(_format_line, logs)))
 
-    def _mend(self) -> None:
+    def _cut_damaged_line(self) -> None:
         """Cut off an incomplete last line, as a crash during writing may leave."""
         content = read_bytes(self.path)
         whole = content[: content.rfind(b"\n") + 1]
         last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
-        if last and parse_line(last[:-1]) is None:
+        if last and _parse_line(last[:-1]) is None:
             print(f"{self.path}: the last line is damaged; what it told is found anew", flush=True)
             whole = whole[: -len(last)]
         if whole != content:
@@ -58,21 +58,21 @@ class Journal(BaseJournalBackend):
                 file.write(whole)
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        entry = parse_line(line)
+        entry = _parse_line(line)
         if entry is None:
             raise InputError(f"line {number} is damaged")
         return entry
 
 
-def format_line(log: dict[str, Any]) -> bytes:
+def _format_line(log: dict[str, Any]) -> bytes:
     """Return an entry of the journal as a line with a checksum."""
     text = json.dumps(log, separators=(",", ":")).encode()[:-1]
     return text + b',"crc32":%d}\n' % zlib.crc32(text)
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> dict[str, Any] | None:
     """Return the entry of a line of the journal; ``None`` if the line is damaged."""
-    checked = CHECKED.fullmatch(line)
+    checked = CHECKSUM_LINE.fullmatch(line)
     if checked and zlib.crc32(checked[1]) != int(checked[2]):
         return None
     try:

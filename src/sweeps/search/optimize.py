@@ -12,30 +12,30 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
-from src.cli.overrides import refuse_repeated
-from src.cli.undo import keep_made
+from src.cli.overrides import refuse_repeated_settings
+from src.cli.undo import keep_created
 from src.core.disk import StorageError
 from src.core.errors import InputError
 from src.storage.configs import select_identifying
 from src.storage.files import read_json, write_json
-from src.sweeps.launchers.launch import Engine, begun, find_refusal, tell
+from src.sweeps.launchers.launch import Engine, find_refusal, open_sweep, report_results
 from src.sweeps.launchers.sweep import Sweep
-from src.sweeps.progress.monitor import Watch
-from src.sweeps.report.search import TOLD
-from src.sweeps.search.plan import Plan, check
-from src.sweeps.search.space import Space, read_space
-from src.sweeps.search.study import STATES, About, Study
-from src.sweeps.store.endings import blame, is_over, where_it_lies
-from src.sweeps.store.jobs import NOTES, Job, describe
-from src.sweeps.store.leaderboard import many, measured
-from src.sweeps.store.runs import said
+from src.sweeps.progress.monitor import SweepMonitor
+from src.sweeps.report.search import SEARCH_FILE
+from src.sweeps.search.plan import SearchPlan, check_search_settings
+from src.sweeps.search.space import SearchSpace, read_space
+from src.sweeps.search.study import STATES, Study, StudyInfo
+from src.sweeps.store.endings import has_ended_by_itself, resolve_job_folder, to_failed_status
+from src.sweeps.store.jobs import JOB_FILE, Job, describe_job
+from src.sweeps.store.leaderboard import format_count, format_mean_std
+from src.sweeps.store.runs import format_setting_value
 
-JOURNAL = "study.journal"
-TRIES = 3  # attempts per start of the search for a trial whose process is killed each time
-NOTHING = "nothing of the kind"
+JOURNAL_FILE = "study.journal"
+MAX_ATTEMPTS = 3  # attempts per start of the search for a trial whose process is killed each time
+MISSING = "nothing of the kind"
 
 
-def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> None:
+def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> None:
     """Run a search, or the rest of one that was stopped.
 
     Args:
@@ -46,32 +46,32 @@ def search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> Non
     Raises:
         InputError: if a setting is invalid, or no trial has a result.
     """
-    check(settings)
+    check_search_settings(settings)
     plan, preset = {key: value for key, value in settings.items() if key != "params"}, settings["params"] or {}
     sweep: Sweep = launcher.sweep
     if sweep.config.rerun is not None:
         hint = "its trials rest on those before; search anew under another name="
         raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {hint}")
-    refuse_repeated(arguments, merging=False)
+    refuse_repeated_settings(arguments, allow_merging=False)
     overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
     space = read_space(overrides, sweep.context.config_loader)
-    with begun(sweep):
-        Search(sweep, launcher.engine(), Plan(**plan), space).run()
+    with open_sweep(sweep):
+        Search(sweep, launcher.engine(), SearchPlan(**plan), space).run()
 
 
-def metric(config: DictConfig) -> tuple[str, str]:
+def _find_search_metric(config: DictConfig) -> tuple[str, str]:
     """Return the metric that trials are judged by, and its mode.
 
     Raises:
         InputError: if there is no validation set.
     """
-    from src.callbacks.monitor import find_judge, spell_metric
+    from src.callbacks.monitor import format_metric_name, resolve_monitor
     from src.training.build import build_data  # imports PyTorch, which only a new search needs here
 
-    name, mode = find_judge(config, build_data(config))
+    name, mode = resolve_monitor(config, build_data(config))
     if name is None:
         raise InputError("a search needs a validation set to judge its trials by: data.val_size is 0")
-    return spell_metric(name), mode
+    return format_metric_name(name), mode
 
 
 class Search:
@@ -87,37 +87,37 @@ class Search:
         InputError: if the folder has another search or another sweep.
     """
 
-    def __init__(self, sweep: Sweep, engine: Engine, plan: Plan, space: Space) -> None:
+    def __init__(self, sweep: Sweep, engine: Engine, plan: SearchPlan, space: SearchSpace) -> None:
         self.sweep, self.engine, self.plan, self.space = sweep, engine, plan, space
-        self.study = Study(sweep.folder / JOURNAL, space, plan.sampler, plan.seed)
-        self.about = self.settled()
-        self.study.check()
-        self.jobs = self.jobs_of(self.study.trials)  # the job of each trial
+        self.study = Study(sweep.folder / JOURNAL_FILE, space, plan.sampler, plan.seed)
+        self.info = self.resolve_info()
+        self.study.check_trials()
+        self.jobs = self.get_jobs(self.study.trials)  # the job of each trial
 
     # Identity of the search
 
-    def settled(self) -> About:
+    def resolve_info(self) -> StudyInfo:
         """Return what defines the search; at its first start it is determined, saved and checked.
 
         Raises:
             InputError: if the folder has another search or another sweep.
         """
-        config, made_of = self.typical()
-        if about := self.study.about:
-            self.compare(about.made_of, made_of)
+        config, made_of = self.make_typical_config()
+        if about := self.study.info:
+            self.check_same_search(about.made_of, made_of)
             return about
         folder = self.sweep.folder
-        if list(folder.glob(f"*/{NOTES}")):  # the journal is lost, or the sweep is no search
-            before = (read_json(folder / TOLD) or {}).get("made_of")
+        if list(folder.glob(f"*/{JOB_FILE}")):  # the journal is lost, or the sweep is no search
+            before = (read_json(folder / SEARCH_FILE) or {}).get("made_of")
             if not isinstance(before, dict):
                 raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
-            self.compare(before, made_of)
+            self.check_same_search(before, made_of)
         self.refuse_fixed(config)
-        about = About(*metric(config), made_of)
-        for setting in self.space.settings:
+        about = StudyInfo(*_find_search_metric(config), made_of)
+        for setting in self.space.dimensions:
             for choice in setting.choices:
-                self.composed({setting.name: choice})  # a wrong choice fails now instead of in a trial
-        self.study.begin(about)
+                self.make_config({setting.name: choice})  # a wrong choice fails now instead of in a trial
+        self.study.start(about)
         return about
 
     def refuse_fixed(self, config: DictConfig) -> None:
@@ -130,37 +130,37 @@ class Search:
         """
         refusal = find_refusal([pickle.dumps(config)])
         HydraConfig.instance().set_config(self.sweep.config)
-        if refusal and not any(f"{setting.name}=" in refusal for setting in self.space.settings):
+        if refusal and not any(f"{setting.name}=" in refusal for setting in self.space.dimensions):
             raise InputError(refusal)
 
-    def typical(self) -> tuple[DictConfig, dict[str, Any]]:
+    def make_typical_config(self) -> tuple[DictConfig, dict[str, Any]]:
         """Return the config of a typical job, and all settings that identify the search."""
-        config = self.composed({})
+        config = self.make_config({})
         HydraConfig.instance().set_config(config)
-        settings = describe(config)["settings"]
+        settings = describe_job(config)["settings"]
         HydraConfig.instance().set_config(self.sweep.config)
         made_of = {
             "hydra.sweeper.sampler": self.plan.sampler,
             "hydra.sweeper.seed": self.plan.seed,
             **select_identifying(settings),
-            **{setting.name: str(setting) for setting in self.space.settings},
+            **{setting.name: str(setting) for setting in self.space.dimensions},
         }
         return config, json.loads(json.dumps(made_of, default=str))
 
-    def composed(self, chosen: dict[str, Any]) -> DictConfig:
+    def make_config(self, chosen: dict[str, Any]) -> DictConfig:
         """Return the config of a job with the chosen values and the lowest value of each other searched setting."""
-        lowest = {setting.name: setting.lowest for setting in self.space.settings}
+        lowest = {setting.name: setting.lowest for setting in self.space.dimensions}
         loader: Any = self.sweep.context.config_loader
-        return cast(DictConfig, loader.compose(self.sweep.config, self.space.overrides(lowest | chosen)))
+        return cast(DictConfig, loader.compose(self.sweep.config, self.space.make_overrides(lowest | chosen)))
 
-    def compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def check_same_search(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Check that this is the search in the folder.
 
         Raises:
             InputError: naming the first setting that differs.
         """
         for key in dict.fromkeys([*before, *now]):
-            old, new = before.get(key, NOTHING), now.get(key, NOTHING)
+            old, new = before.get(key, MISSING), now.get(key, MISSING)
             if old != new:
                 other = f"the search in {self.sweep.folder} has {old}"
                 raise InputError(f"{key} is {new} and {other}: keep to that, or choose another name=")
@@ -173,27 +173,27 @@ class Search:
         Raises:
             InputError: if no trial has a result.
         """
-        keep_made()
-        print(self.introduction(), flush=True)
-        self.write()  # marks the folder as a search's, even if its journal is lost later
+        keep_created()
+        print(self.summarize_plan(), flush=True)
+        self.write_state()  # marks the folder as a search's, even if its journal is lost later
         finished = {job.number for job in self.jobs if job.status["status"] == "finished"}
         # Trials that add no job to the display: failed ones, and those with the settings of an earlier trial.
-        gone = len(self.study.trials) - len(self.study.running) - len(finished)
+        gone = len(self.study.trials) - len(self.study.running_trials) - len(finished)
         try:
             expected = max(self.plan.trials, len(self.jobs)) - max(gone, 0)
-            with Watch(self.sweep.folder, self.sweep.check, expected) as watch:
+            with SweepMonitor(self.sweep.folder, self.sweep.check_folder, expected) as watch:
                 if finished:
-                    watch.expect([job for job in self.jobs if job.number in finished])
+                    watch.add_jobs([job for job in self.jobs if job.number in finished])
                 while batch := self.next_batch():
-                    self.do(batch, watch)
+                    self.run_batch(batch, watch)
         finally:
-            self.conclude()
+            self.finish()
 
-    def introduction(self) -> str:
-        plan, done = self.plan, len(self.study.trials) - len(self.study.running)
+    def summarize_plan(self) -> str:
+        plan, done = self.plan, len(self.study.trials) - len(self.study.running_trials)
         before = f"{done} done before, " if done else ""
         left = max(plan.trials, len(self.study.trials)) - done
-        return f"{self.sweep.folder}: {many(plan.trials, 'trial')} ({plan.sampler}): {before}{left} to do"
+        return f"{self.sweep.folder}: {format_count(plan.trials, 'trial')} ({plan.sampler}): {before}{left} to do"
 
     def next_batch(self) -> list[FrozenTrial]:
         """Return the trials to run next: those that an earlier start has left, filled up to a whole batch.
@@ -202,12 +202,12 @@ class Search:
         """
         # A suggestion depends on the trials so far: with other batches a resumed search would suggest other trials.
         known, at_once = len(self.study.trials), self.plan.at_once
-        first = min((trial.number for trial in self.study.running), default=known)
+        first = min((trial.number for trial in self.study.running_trials), default=known)
         for _ in range(known, min(self.plan.trials, (first // at_once + 1) * at_once)):
-            self.study.ask()
-        return self.study.running
+            self.study.suggest_trial()
+        return self.study.running_trials
 
-    def do(self, batch: list[FrozenTrial], watch: Watch) -> None:
+    def run_batch(self, batch: list[FrozenTrial], monitor: SweepMonitor) -> None:
         """Run a batch's jobs and add their results to the study, in the order of the trials.
 
         A job that fails by itself counts as failed; one whose process was killed runs again.
@@ -215,26 +215,26 @@ class Search:
         Raises:
             InputError: if a job cannot be run.
         """
-        jobs = self.jobs_of(batch)
+        jobs = self.get_jobs(batch)
         self.jobs[batch[0].number :] = jobs
         unique = list({job.number: job for job in jobs}.values())
-        watch.expect(unique)
-        for _ in range(TRIES):
-            if left := [job for job in unique if not is_over(job)]:
-                self.engine.run(self.sweep, left, watch)
+        monitor.add_jobs(unique)
+        for _ in range(MAX_ATTEMPTS):
+            if left := [job for job in unique if not has_ended_by_itself(job)]:
+                self.engine.run(self.sweep, left, monitor)
         if stuck := [job for job in unique if job.status["status"] not in ("finished", "failed")]:
             folders = ", ".join(str(job.folder) for job in stuck)
             raise InputError(f"the search cannot go on without {folders}; why stands above")
         for trial, job in zip(batch, jobs, strict=True):
-            self.study.tell(trial.number, self.value(job))
+            self.study.record_result(trial.number, self.read_value(job))
         with suppress(StorageError):  # the end of the search reports a lasting error
-            self.write()
+            self.write_state()
 
-    def jobs_of(self, trials: list[FrozenTrial]) -> list[Job]:
+    def get_jobs(self, trials: list[FrozenTrial]) -> list[Job]:
         """Return the job of each trial; trials with equal settings have the same job."""
-        return self.sweep.jobs([self.space.overrides(trial.params) for trial in trials])
+        return self.sweep.plan_jobs([self.space.make_overrides(trial.params) for trial in trials])
 
-    def value(self, job: Job) -> float | None:
+    def read_value(self, job: Job) -> float | None:
         """Return a job's best value of the metric; ``None`` if the job failed or the value is not finite.
 
         Raises:
@@ -243,15 +243,15 @@ class Search:
         metrics = job.metrics
         if job.status["status"] != "finished":
             return None
-        if (metrics.get("monitor"), metrics.get("mode")) != (self.about.metric, self.about.mode):
-            theirs = f"{metrics.get('monitor')} and this search by {self.about.metric}"
+        if (metrics.get("monitor"), metrics.get("mode")) != (self.info.metric, self.info.mode):
+            theirs = f"{metrics.get('monitor')} and this search by {self.info.metric}"
             raise InputError(f"{job.folder} is judged by {theirs}: they cannot be compared")
         best = metrics.get("best")
         return float(best) if best is not None and math.isfinite(best) else None
 
     # Results
 
-    def write(self) -> None:
+    def write_state(self) -> None:
         """Write the state of the search to a file for the report."""
         trials = [
             {"number": trial.number, "job": job.number, "state": STATES[trial.state], "value": trial.value}
@@ -262,16 +262,16 @@ class Search:
             "seed": self.plan.seed,
             "at_once": self.plan.at_once,
             "planned": self.plan.trials,
-            "metric": self.about.metric,
-            "mode": self.about.mode,
-            "space": {setting.name: str(setting) for setting in self.space.settings},
-            "made_of": self.about.made_of,
+            "metric": self.info.metric,
+            "mode": self.info.mode,
+            "space": {setting.name: str(setting) for setting in self.space.dimensions},
+            "made_of": self.info.made_of,
             "trials": trials,
-            "importance": self.study.importance(),
+            "importance": self.study.estimate_importance(),
         }
-        write_json(self.sweep.folder / TOLD, state)
+        write_json(self.sweep.folder / SEARCH_FILE, state)
 
-    def conclude(self) -> None:
+    def finish(self) -> None:
         """Print the result and, if the search was stopped, the command that resumes it.
 
         Raises:
@@ -280,31 +280,33 @@ class Search:
         if self.sweep.is_gone:
             return
         trials = self.study.trials
-        jobs = [where_it_lies(job) for job in {job.number: job for job in self.jobs}.values()]
-        errors = tell(self.sweep, jobs) if jobs else []
+        jobs = [resolve_job_folder(job) for job in {job.number: job for job in self.jobs}.values()]
+        errors = report_results(self.sweep, jobs) if jobs else []
         try:
-            self.write()
+            self.write_state()
         except StorageError as error:
-            errors.append(blame(error)["message"])
+            errors.append(to_failed_status(error)["message"])
         states = [trial.state for trial in trials]
         failed, complete = states.count(TrialState.FAIL), states.count(TrialState.COMPLETE)
         if complete:
-            print(self.best(complete))
+            print(self.describe_best(complete))
         if sys.exc_info()[0] is not None:
-            done = f"{complete + failed} of {many(self.plan.trials, 'trial')} done"
-            print("; ".join([*errors, done, f"go on with: {self.sweep.command()}"]), flush=True)
+            done = f"{complete + failed} of {format_count(self.plan.trials, 'trial')} done"
+            print("; ".join([*errors, done, f"go on with: {self.sweep.get_resume_command()}"]), flush=True)
             return
         if failed:
-            message = f"{failed} of {many(len(trials), 'trial')} failed"
+            message = f"{failed} of {format_count(len(trials), 'trial')} failed"
             print(message) if complete else errors.append(f"{message}: why stands above")
         if errors:
             self.sweep.context.callbacks.on_multirun_end(config=self.sweep.config, config_name=None)
             raise InputError("; ".join(errors))
 
-    def best(self, complete: int) -> str:
+    def describe_best(self, complete: int) -> str:
         """Return a line on the best trial, with its overrides for the command line."""
         assert self.study.study
         best = self.study.study.best_trial
-        value = measured(self.about.metric, [best.value or 0.0])
-        chosen = shlex.join(f"{setting.key}={said(best.params[setting.name])}" for setting in self.space.settings)
-        return f"best of {many(complete, 'trial')}: {best.number}, {self.about.metric} {value}, with {chosen}"
+        value = format_mean_std(self.info.metric, [best.value or 0.0])
+        chosen = shlex.join(
+            f"{setting.key}={format_setting_value(best.params[setting.name])}" for setting in self.space.dimensions
+        )
+        return f"best of {format_count(complete, 'trial')}: {best.number}, {self.info.metric} {value}, with {chosen}"

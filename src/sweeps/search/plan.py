@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from src.core.checks import MAPPING, SEED, one_of, optional, require, whole
+from src.core.checks import MAPPING, SEED, allow_integer, allow_null_or, allow_one_of, check_settings
 
 
-class Plan(NamedTuple):
+class SearchPlan(NamedTuple):
     """The settings of a search itself.
 
     Attributes:
@@ -22,18 +22,18 @@ class Plan(NamedTuple):
 
 
 CHECKS = {
-    "trials": whole(1, 1_000_000),
-    "at_once": whole(1, 1000),
-    "sampler": one_of("tpe", "random"),
+    "trials": allow_integer(1, 1_000_000),
+    "at_once": allow_integer(1, 1000),
+    "sampler": allow_one_of("tpe", "random"),
     "seed": SEED,
-    "params": optional(MAPPING),
+    "params": allow_null_or(MAPPING),
 }
 
 
-def check(settings: dict[str, Any]) -> None:
+def check_search_settings(settings: dict[str, Any]) -> None:
     """Check the settings of a search.
 
     Raises:
         InputError: naming the invalid setting, its value and the valid values.
     """
-    require(settings, CHECKS, "hydra.sweeper.")
+    check_settings(settings, CHECKS, "hydra.sweeper.")

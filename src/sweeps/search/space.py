@@ -8,17 +8,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from src.cli.messages import unknown_choice
-from src.core.checks import show
+from src.cli.messages import describe_unknown_choice
+from src.core.checks import format_value
 from src.core.errors import InputError
-from src.sweeps.store.runs import said
+from src.sweeps.store.runs import format_setting_value
 
-DIGITS = 4  # significant digits of a suggested number, so that folders, tables and reports stay readable
+SUGGESTION_DIGITS = 4  # significant digits of a suggested number, so that folders, tables and reports stay readable
 GRID_DIGITS = 12  # significant digits of a multiple of a step: 0.3 and not 0.30000000000000004
-Numbers = IntDistribution | FloatDistribution
+NumberDistribution = IntDistribution | FloatDistribution
 
 
-class Setting(NamedTuple):
+class SearchDimension(NamedTuple):
     """A setting that is searched.
 
     Attributes:
@@ -27,19 +27,19 @@ class Setting(NamedTuple):
     """
 
     key: str
-    distribution: Numbers | CategoricalDistribution
+    distribution: NumberDistribution | CategoricalDistribution
 
     @property
     def name(self) -> str:
         return self.key.lstrip("+")
 
-    def rounded(self, value: Any) -> Any:
+    def round_value(self, value: Any) -> Any:
         """Return a suggested value to use: a number rounded, but kept within its bounds, or a choice unchanged."""
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return value
         on_a_grid = distribution.step is not None and distribution.step != 1
-        near = float(f"{value:.{GRID_DIGITS if on_a_grid else DIGITS}g}")
+        near = float(f"{value:.{GRID_DIGITS if on_a_grid else SUGGESTION_DIGITS}g}")
         return type(distribution.low)(min(max(near, distribution.low), distribution.high))
 
     @property
@@ -53,7 +53,7 @@ class Setting(NamedTuple):
         distribution = self.distribution
         return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
 
-    def takes(self, value: Any) -> bool:
+    def has_value(self, value: Any) -> bool:
         """Return True if a value is one of those that are searched."""
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution):
@@ -65,40 +65,52 @@ class Setting(NamedTuple):
         if isinstance(distribution, CategoricalDistribution):
             return ", ".join(map(str, distribution.choices))
         whole = isinstance(distribution, IntDistribution)
-        step = f"step {said(distribution.step)}" if distribution.step not in (None, 1) else "whole" if whole else ""
+        step = (
+            f"step {format_setting_value(distribution.step)}"
+            if distribution.step not in (None, 1)
+            else "whole"
+            if whole
+            else ""
+        )
         details = ", ".join(word for word in (step, "log" if distribution.log else "") if word)
-        return f"{said(distribution.low)} to {said(distribution.high)}{f' ({details})' if details else ''}"
+        low, high = format_setting_value(distribution.low), format_setting_value(distribution.high)
+        return f"{low} to {high}{f' ({details})' if details else ''}"
 
 
-class Space(NamedTuple):
+class SearchSpace(NamedTuple):
     """The overrides of a search in the order of the command line: fixed ones, and settings to choose."""
 
-    parts: list[str | Setting]
+    parts: list[str | SearchDimension]
 
     @property
-    def settings(self) -> list[Setting]:
+    def dimensions(self) -> list[SearchDimension]:
         """The searched settings, sorted by name, so that their order on the command line does not matter."""
-        found = [part for part in self.parts if isinstance(part, Setting)]
+        found = [part for part in self.parts if isinstance(part, SearchDimension)]
         return sorted(found, key=lambda setting: setting.name)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        return {setting.name: setting.distribution for setting in self.settings}
+        return {setting.name: setting.distribution for setting in self.dimensions}
 
-    def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
+    def make_overrides(self, chosen: Mapping[str, Any]) -> list[str]:
         """Return a job's overrides for the chosen values.
 
         Raises:
             InputError: if a value is not in the space.
         """
         # The values may come from a journal that someone has edited: it must not inject other overrides into a job.
-        for setting in self.settings:
-            if not setting.takes(chosen.get(setting.name)):
-                raise InputError(f"{setting.name}={show(chosen.get(setting.name))} is none of its values: {setting}")
-        return [part if isinstance(part, str) else f"{part.key}={said(chosen[part.name])}" for part in self.parts]
+        for setting in self.dimensions:
+            if not setting.has_value(chosen.get(setting.name)):
+                raise InputError(
+                    f"{setting.name}={format_value(chosen.get(setting.name))} is none of its values: {setting}"
+                )
+        return [
+            part if isinstance(part, str) else f"{part.key}={format_setting_value(chosen[part.name])}"
+            for part in self.parts
+        ]
 
 
-def read_space(overrides: Iterable[str], loader: Any) -> Space:
+def read_space(overrides: Iterable[str], loader: Any) -> SearchSpace:
     """Read the space of a search from overrides; the last of several overrides of one setting counts.
 
     Args:
@@ -114,16 +126,19 @@ def read_space(overrides: Iterable[str], loader: Any) -> Space:
     functions.functions["interval"] = lambda start, end: IntervalSweep(start=start, end=end)
     parsed = OverridesParser(functions, loader).parse_overrides(list(overrides))
     last = {override.get_key_element().lstrip("+"): override for override in parsed}
-    space = Space(
-        [setting(override) if override.is_sweep_override() else str(override.input_line) for override in last.values()]
+    space = SearchSpace(
+        [
+            _parse_dimension(override) if override.is_sweep_override() else str(override.input_line)
+            for override in last.values()
+        ]
     )
-    if not space.settings:
+    if not space.dimensions:
         hint = "give a setting several values: model.dropout=interval(0,0.5) model.batch_norm=true,false"
         raise InputError(f"hydra/sweeper=optuna has nothing to search: {hint}")
     return space
 
 
-def setting(override: Override) -> Setting:
+def _parse_dimension(override: Override) -> SearchDimension:
     """Convert an override to a setting with a distribution.
 
     Raises:
@@ -133,21 +148,23 @@ def setting(override: Override) -> Setting:
     tags = set(getattr(sweep, "tags", ()))
     numbers = isinstance(sweep, (IntervalSweep, RangeSweep))
     if tags - ({"log"} if numbers else set()):
-        raise refused(override, "the one tag is log, of an interval or a range of numbers")
+        raise _make_search_error(override, "the one tag is log, of an interval or a range of numbers")
     if not numbers:
-        choices = dict.fromkeys(sorted(texts(override)) if getattr(sweep, "shuffle", False) else texts(override))
+        choices = dict.fromkeys(
+            sorted(_get_choice_texts(override)) if getattr(sweep, "shuffle", False) else _get_choice_texts(override)
+        )
         if not choices:
-            raise InputError(unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
-        return Setting(override.get_key_element(), CategoricalDistribution(list(choices)))
-    bounds = ends(override, sweep)
-    return Setting(override.get_key_element(), of_numbers(override, *bounds, log=bool(tags)))
+            raise InputError(describe_unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
+        return SearchDimension(override.get_key_element(), CategoricalDistribution(list(choices)))
+    bounds = _find_bounds(override, sweep)
+    return SearchDimension(override.get_key_element(), _make_number_distribution(override, *bounds, log=bool(tags)))
 
 
-def texts(override: Override) -> list[str]:
+def _get_choice_texts(override: Override) -> list[str]:
     return list(override.sweep_string_iterator())
 
 
-def ends(override: Override, sweep: Any) -> tuple[float, float, float | None]:
+def _find_bounds(override: Override, sweep: Any) -> tuple[float, float, float | None]:
     """Return the lowest and highest number, and the step of a range.
 
     Raises:
@@ -156,15 +173,17 @@ def ends(override: Override, sweep: Any) -> tuple[float, float, float | None]:
     step = None if isinstance(sweep, IntervalSweep) else sweep.step
     numbers = [sweep.start, sweep.end] if step is None else sorted(sweep.range()) if step else []
     if not numbers:
-        raise refused(override, "there is no number in it")
+        raise _make_search_error(override, "there is no number in it")
     if not all(map(math.isfinite, numbers)):
-        raise refused(override, "its ends must be numbers")
+        raise _make_search_error(override, "its ends must be numbers")
     if numbers[0] > numbers[-1]:
-        raise refused(override, "its lower end comes first")
+        raise _make_search_error(override, "its lower end comes first")
     return numbers[0], numbers[-1], step and abs(step)
 
 
-def of_numbers(override: Override, low: float, high: float, step: float | None, log: bool) -> Numbers:
+def _make_number_distribution(
+    override: Override, low: float, high: float, step: float | None, log: bool
+) -> NumberDistribution:
     """Return the distribution of the numbers from ``low`` to ``high``: integers if both and the step are integers.
 
     Raises:
@@ -172,14 +191,14 @@ def of_numbers(override: Override, low: float, high: float, step: float | None, 
     """
     whole = all(isinstance(number, int) for number in (low, high, step) if number is not None)
     if log and low <= 0:
-        raise refused(override, "log needs numbers above 0")
+        raise _make_search_error(override, "log needs numbers above 0")
     if log and step not in (None, 1):
-        raise refused(override, "log knows no steps: give an interval")
+        raise _make_search_error(override, "log knows no steps: give an interval")
     if whole:
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
     low, high = float(low), float(f"{high:.{GRID_DIGITS}g}") if step else float(high)
     return FloatDistribution(low, high, log=log, step=None if log else step)
 
 
-def refused(override: Override, why: str) -> InputError:
-    return InputError(f"{override.input_line} cannot be searched: {why}")
+def _make_search_error(override: Override, reason: str) -> InputError:
+    return InputError(f"{override.input_line} cannot be searched: {reason}")

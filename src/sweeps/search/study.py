@@ -18,19 +18,19 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.core.disk import StorageError
 from src.core.errors import InputError
-from src.storage.files import remove
+from src.storage.files import remove_file
 from src.sweeps.search.journal import Journal
-from src.sweeps.search.space import Space
+from src.sweeps.search.space import SearchSpace
 
-ABOUT = "search"  # the study's attribute that holds `About`
+INFO_ATTRIBUTE = "search"  # the study's attribute that holds `StudyInfo`
 STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
-ENOUGH = 10  # complete trials needed to estimate importances
-TOP = 0.5  # fraction of the trials that counts as good; a smaller one makes the estimate less certain
+MIN_TRIALS = 10  # complete trials needed to estimate importances
+GOOD_FRACTION = 0.5  # fraction of the trials that counts as good; a smaller one makes the estimate less certain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class About(NamedTuple):
+class StudyInfo(NamedTuple):
     """The definition of a search: its metric and mode, and the settings that must not change when it is resumed.
 
     Attributes:
@@ -54,34 +54,34 @@ class Study:
         seed: the seed of the sampler.
     """
 
-    def __init__(self, path: Path, space: Space, sampler: str, seed: int) -> None:
+    def __init__(self, path: Path, space: SearchSpace, sampler: str, seed: int) -> None:
         self.path, self.space, self.sampler, self.seed = path, space, sampler, seed
-        self.study = opened(path)
+        self.study = _open_study(path)
 
     @property
-    def about(self) -> About | None:
+    def info(self) -> StudyInfo | None:
         """The definition of the search; ``None`` if it has not started."""
-        return About(**self.study.user_attrs[ABOUT]) if self.study else None
+        return StudyInfo(**self.study.user_attrs[INFO_ATTRIBUTE]) if self.study else None
 
-    def begin(self, about: About) -> None:
+    def start(self, info: StudyInfo) -> None:
         """Start a search that has no trials yet."""
-        remove(self.path)  # left by a search that was killed before its first trial
-        direction = StudyDirection.MAXIMIZE if about.mode == "max" else StudyDirection.MINIMIZE
+        remove_file(self.path)  # left by a search that was killed before its first trial
+        direction = StudyDirection.MAXIMIZE if info.mode == "max" else StudyDirection.MINIMIZE
         self.study = optuna.create_study(
-            storage=storage(self.path), study_name=self.path.parent.name, direction=direction
+            storage=_open_storage(self.path), study_name=self.path.parent.name, direction=direction
         )
-        self.study.set_user_attr(ABOUT, about._asdict())
+        self.study.set_user_attr(INFO_ATTRIBUTE, info._asdict())
 
     @property
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False) if self.study else []
 
     @property
-    def running(self) -> list[FrozenTrial]:
+    def running_trials(self) -> list[FrozenTrial]:
         """The trials whose results are not known yet."""
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
 
-    def check(self) -> None:
+    def check_trials(self) -> None:
         """Raise an error if the journal has trials that another program has added.
 
         Raises:
@@ -92,21 +92,21 @@ class Study:
                 hint = "another program has added it; choose another name="
                 raise InputError(f"{self.path}: trial {trial.number} is not of this search: {hint}")
 
-    def ask(self) -> None:
+    def suggest_trial(self) -> None:
         """Add a trial that the sampler suggests."""
         assert self.study
         # A study writes a trial that it suggests in several steps. A copy in memory is asked instead, and the
         # complete trial is then added in one step.
         before = self.trials
-        copy = optuna.create_study(direction=self.study.direction, sampler=self.sampler_of(len(before)))
+        copy = optuna.create_study(direction=self.study.direction, sampler=self.make_sampler(len(before)))
         copy.add_trials(before)
         suggested = copy.ask(self.space.distributions).params
-        chosen = {setting.name: setting.rounded(suggested[setting.name]) for setting in self.space.settings}
+        chosen = {setting.name: setting.round_value(suggested[setting.name]) for setting in self.space.dimensions}
         self.study.add_trial(
             create_trial(state=TrialState.RUNNING, params=chosen, distributions=self.space.distributions)
         )
 
-    def sampler_of(self, number: int) -> BaseSampler:
+    def make_sampler(self, number: int) -> BaseSampler:
         """Return the sampler that suggests the trial with this number."""
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         if self.sampler == "random":
@@ -115,31 +115,31 @@ class Study:
             # A running trial counts as a poor one, so that trials of the same batch differ from it.
             return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
-    def tell(self, number: int, value: float | None) -> None:
+    def record_result(self, number: int, value: float | None) -> None:
         """Add a trial's result to the study; ``None`` if the trial failed."""
         assert self.study
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
         self.study.tell(number, value, state=state)
 
-    def importance(self) -> dict[str, float]:
+    def estimate_importance(self) -> dict[str, float]:
         """Estimate how much each setting matters for a trial to be in the better half, the most important first.
 
-        The fractions add up to 1; empty with fewer than ``ENOUGH`` complete trials. By PED-ANOVA
+        The fractions add up to 1; empty with fewer than ``MIN_TRIALS`` complete trials. By PED-ANOVA
         (https://arxiv.org/abs/2304.10255).
         """
         complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        if not self.study or len(complete) < ENOUGH:
+        if not self.study or len(complete) < MIN_TRIALS:
             return {}
         with warnings.catch_warnings(action="ignore"):
-            evaluator = PedAnovaImportanceEvaluator(target_quantile=TOP)
+            evaluator = PedAnovaImportanceEvaluator(target_quantile=GOOD_FRACTION)
             return get_param_importances(self.study, evaluator=evaluator)
 
 
-def storage(path: Path) -> JournalStorage:
+def _open_storage(path: Path) -> JournalStorage:
     return JournalStorage(Journal(path))
 
 
-def opened(path: Path) -> optuna.Study | None:
+def _open_study(path: Path) -> optuna.Study | None:
     """Load the study in a journal; ``None`` if there is none, or one without trials.
 
     Raises:
@@ -148,10 +148,12 @@ def opened(path: Path) -> optuna.Study | None:
     if not path.exists():
         return None
     try:
-        journal = storage(path)
+        journal = _open_storage(path)
         names = optuna.get_all_study_names(journal)
         study = optuna.load_study(study_name=names[0], storage=journal) if names else None
-        return study if study and study.trials and About(**study.user_attrs[ABOUT]).made_of.keys() else None
+        return (
+            study if study and study.trials and StudyInfo(**study.user_attrs[INFO_ATTRIBUTE]).made_of.keys() else None
+        )
     except StorageError:
         raise
     except Exception as error:  # Optuna does not validate what it reads

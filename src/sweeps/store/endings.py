@@ -6,93 +6,93 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from src.core.disk import StorageError, find_fault
+from src.core.disk import StorageError, find_storage_error
 from src.core.errors import InputError
 from src.storage.files import read_json, sync_together
 from src.storage.schema import DamagedError
-from src.sweeps.store.jobs import LOCK, NOTES, Job, read_job, write_notes
+from src.sweeps.store.jobs import JOB_FILE, LOCK_FILE, Job, read_job, write_job_file
 
 Status = dict[str, Any]  # a job's status, reason and message
-LOST = "folder lost"  # the reason if a job's folder was removed or renamed
-KILLS = ("killed", "lost", LOST)  # reasons for a failure with an external cause
-PATIENCE = 5.0  # seconds to wait for a worker of an earlier start, whose parent was killed, to end
+FOLDER_LOST = "folder lost"  # the reason if a job's folder was removed or renamed
+EXTERNAL_REASONS = ("killed", "lost", FOLDER_LOST)  # reasons for a failure with an external cause
+LOCK_TIMEOUT = 5.0  # seconds to wait for a worker of an earlier start, whose parent was killed, to end
 
 
-def make_ready(job: Job) -> Status | None:
+def prepare_job(job: Job) -> Status | None:
     """Prepare a job to start or resume.
 
     Returns:
         ``None``, or a failed status if the job cannot run.
     """
     try:
-        if not _is_in_place(job):
-            return _lose(job)
-        with FileLock(job.folder / LOCK, timeout=PATIENCE):
-            job.make_ready()
+        if not _ensure_job_file(job):
+            return _record_lost_folder(job)
+        with FileLock(job.folder / LOCK_FILE, timeout=LOCK_TIMEOUT):
+            job.prepare()
     except Timeout:  # the other process writes the status in the folder: leave it
-        return _failed("held", "another process is at it")
+        return _make_failed_status("held", "another process is at it")
     except (OSError, InputError) as error:
-        return blame(error)
+        return to_failed_status(error)
     return None
 
 
-def let_wait(job: Job) -> Status | None:
+def mark_waiting(job: Job) -> Status | None:
     """Set a job's status to waiting; the machine that runs the job prepares it.
 
     Returns:
         ``None``, or a failed status if the job cannot run.
     """
     waiting = {"status": "waiting", "reason": None, "message": None}
-    status = note_end(job, lambda _: waiting)
+    status = record_end(job, lambda _: waiting)
     return None if status == waiting else status
 
 
-def prepared(
-    jobs: Sequence[Job], prepare: Callable[[Job], Status | None], ended: Callable[[Job, Status], None]
+def prepare_jobs(
+    jobs: Sequence[Job], prepare: Callable[[Job], Status | None], on_end: Callable[[Job, Status], None]
 ) -> list[Job]:
-    """Prepare jobs by `make_ready` or `let_wait`; return those that can run, and call `ended` for the others."""
+    """Prepare jobs by `prepare_job` or `mark_waiting`; return those that can run, and call `on_end` for the others."""
     results = [(job, prepare(job)) for job in jobs]
     for job, failure in results:
         if failure:
-            ended(job, failure)
+            on_end(job, failure)
     return [job for job, failure in results if not failure]
 
 
-def note_end(job: Job, complete: Callable[[Status], Status] = lambda status: status) -> Status:
+def record_end(job: Job, update: Callable[[Status], Status] = lambda status: status) -> Status:
     """Write a job's final status to its folder.
 
     Args:
         job: the job.
-        complete: maps the status that the job's process has written to the final one.
+        update: maps the status that the job's process has written to the final one.
 
     Returns:
         The final status, even if it could not be written.
     """
     try:
-        if not _is_in_place(job):
-            return _lose(job)
+        if not _ensure_job_file(job):
+            return _record_lost_folder(job)
         written = job.status
-        if (status := complete(written)) != written:
+        if (status := update(written)) != written:
             job.write_status(**status)
         return status
     except (OSError, InputError) as error:
-        return blame(error)
+        return to_failed_status(error)
 
 
-def where_it_lies(job: Job) -> Job:
+def resolve_job_folder(job: Job) -> Job:
     """Return a job with its current folder, which someone may have renamed, after its status was corrected."""
-    note_end(job)
-    return job if job.folder.is_dir() else _renamed(job) or job
+    record_end(job)
+    return job if job.folder.is_dir() else _find_renamed(job) or job
 
 
-def is_over(job: Job) -> bool:
+def has_ended_by_itself(job: Job) -> bool:
     """Return True if a job ended by itself: not if its process was killed, or its folder lost."""
     status = job.status
-    return status["status"] == "finished" or (status["status"] == "failed" and status["reason"] not in KILLS)
+    return status["status"] == "finished" or (status["status"] == "failed" and status["reason"] not in EXTERNAL_REASONS)
 
 
 @contextmanager
-def written_together() -> Iterator[None]:
+def sync_job_files() -> Iterator[None]:
     """Batch the writes for many jobs by `sync_together`, and ignore an error that concerns a single folder.
 
     The status of a job whose folder is lost meanwhile is corrected when the job starts or ends.
@@ -104,10 +104,10 @@ def written_together() -> Iterator[None]:
         with sync_together():
             yield
     except StorageError as error:
-        blame(error)
+        to_failed_status(error)
 
 
-def _is_in_place(job: Job) -> bool:
+def _ensure_job_file(job: Job) -> bool:
     """Return True if a job's folder still exists; rewrite its ``job.json`` if someone has changed that."""
     if not job.folder.is_dir():
         return False
@@ -116,44 +116,44 @@ def _is_in_place(job: Job) -> bool:
     except DamagedError:
         recorded = None
     if recorded is None or (recorded.number, recorded.identity) != (job.number, job.identity):
-        write_notes(job)
+        write_job_file(job)
     return True
 
 
-def _lose(job: Job) -> Status:
+def _record_lost_folder(job: Job) -> Status:
     """Record as failed a job whose folder was removed or renamed, unless the renamed folder's job has finished.
 
     A renamed folder keeps its files; for a removed one a new folder is made.
     """
-    renamed = _renamed(job)
+    renamed = _find_renamed(job)
     if renamed is None:
-        write_notes(job)
+        write_job_file(job)
     elif (status := renamed.status)["status"] == "finished":
         return status
-    status = _failed(LOST, f"its folder was {'renamed' if renamed else 'removed'} meanwhile")
+    status = _make_failed_status(FOLDER_LOST, f"its folder was {'renamed' if renamed else 'removed'} meanwhile")
     (renamed or job).write_status(**status)
     return status
 
 
-def _renamed(job: Job) -> Job | None:
+def _find_renamed(job: Job) -> Job | None:
     """Return the job with the folder of another name that contains its ``job.json``; ``None`` if there is none."""
-    for path in job.folder.parent.glob(f"*/{NOTES}"):
+    for path in job.folder.parent.glob(f"*/{JOB_FILE}"):
         if (read_json(path) or {}).get("identity") == job.identity:
             return job._replace(folder=path.parent)
     return None
 
 
-def blame(error: Exception) -> Status:
+def to_failed_status(error: Exception) -> Status:
     """Return the failed status of a job that cannot run because of an error.
 
     Raises:
         StorageError: if the whole disk is at fault, so that no job can run.
     """
-    fault = find_fault(error)
+    fault = find_storage_error(error)
     if fault and fault.whole_disk:
         raise fault
-    return _failed("error", str(fault or error))
+    return _make_failed_status("error", str(fault or error))
 
 
-def _failed(reason: str, message: str) -> Status:
+def _make_failed_status(reason: str, message: str) -> Status:
     return {"status": "failed", "reason": reason, "message": message}

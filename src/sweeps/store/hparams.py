@@ -18,14 +18,14 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from src.storage.files import open_atomic, remove
+from src.storage.files import open_atomic, remove_file
 from src.storage.records import DAMAGED
-from src.sweeps.store.leaderboard import scalars
-from src.sweeps.store.runs import Run, read_runs, said
+from src.sweeps.store.leaderboard import find_scalar_metrics
+from src.sweeps.store.runs import Run, format_setting_value, read_runs
 
-EVENTS = "events.out.tfevents.0.hparams"  # sorts before the run's event file, whose name has a time
-LARGEST = 3.4e38  # TensorBoard stores 32-bit floats
-FINAL = "final/"  # separate from the curves, whose last value is not that of the best epoch
+EVENT_FILE = "events.out.tfevents.0.hparams"  # sorts before the run's event file, whose name has a time
+MAX_VALUE = 3.4e38  # TensorBoard stores 32-bit floats
+FINAL_PREFIX = "final/"  # separate from the curves, whose last value is not that of the best epoch
 # A waiting job has no entry: its status is unknown to TensorBoard.
 STATUSES = {
     "finished": api_pb2.STATUS_SUCCESS,
@@ -47,15 +47,15 @@ def write_hparams(folder: Path) -> None:
         InputError: if there are no jobs.
     """
     with FileLock(folder / ".results.lock"):  # the process that read the jobs last also writes last
-        runs = [run for run in read_runs(folder) if run.known]
-        columns = [column(name, runs) for name in dict.fromkeys(name for run in runs for name in run.swept)]
+        runs = [run for run in read_runs(folder) if run.is_known]
+        columns = [_build_column(name, runs) for name in dict.fromkeys(name for run in runs for name in run.swept)]
         for run in runs:
-            extra = [experiment(columns, runs)] if run is runs[0] else []
-            keep(run.folder / EVENTS, session(run, columns, extra))
-        remove(folder / EVENTS)  # an earlier version wrote it
+            extra = [_build_experiment(columns, runs)] if run is runs[0] else []
+            _write_if_changed(run.folder / EVENT_FILE, _encode_session(run, columns, extra))
+        remove_file(folder / EVENT_FILE)  # an earlier version wrote it
 
 
-def column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
+def _build_column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
     """Describe a setting for the tab: its type and its values."""
     info = api_pb2.HParamInfo(name=name, differs=True)
     with_nulls = [run.swept[name] for run in runs if name in run.swept]
@@ -68,62 +68,64 @@ def column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
         info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
     else:
         info.type = api_pb2.DATA_TYPE_STRING
-        info.domain_discrete.extend(sorted(set(map(said, with_nulls))))
+        info.domain_discrete.extend(sorted(set(map(format_setting_value, with_nulls))))
     return info
 
 
-def experiment(columns: list[api_pb2.HParamInfo], runs: list[Run]) -> Summary.Value:
+def _build_experiment(columns: list[api_pb2.HParamInfo], runs: list[Run]) -> Summary.Value:
     """Describe the sweep for the tab: its columns of settings and metrics."""
-    names = dict.fromkeys(name for run in runs for name in final(run))
+    names = dict.fromkeys(name for run in runs for name in _get_final_metrics(run))
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL + name), display_name=name)
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL_PREFIX + name), display_name=name)
         for name in sorted(names, key=lambda name: not name.startswith("val/"))
     ]
     message = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
-    return noted(metadata.EXPERIMENT_TAG, experiment=message)
+    return _wrap_plugin_message(metadata.EXPERIMENT_TAG, experiment=message)
 
 
-def session(run: Run, columns: list[api_pb2.HParamInfo], told: list[Summary.Value]) -> bytes:
-    """Return the event file of a job: the values in ``told``, its settings, its metrics and its status."""
-    changed = last_change(run.folder)
+def _encode_session(run: Run, columns: list[api_pb2.HParamInfo], extra_values: list[Summary.Value]) -> bytes:
+    """Return the event file of a job: the values in ``extra_values``, its settings, its metrics and its status."""
+    changed = _read_change_time(run.folder)
     start = SessionStartInfo(start_time_secs=changed - (run.metrics.get("seconds") or 0))
     for info in columns:
         value = run.swept.get(info.name)
         if info.type == api_pb2.DATA_TYPE_STRING and info.name in run.swept:
-            start.hparams[info.name].string_value = said(value)
+            start.hparams[info.name].string_value = format_setting_value(value)
         elif info.type == api_pb2.DATA_TYPE_BOOL and value is not None:
             start.hparams[info.name].bool_value = value
         elif value is not None:
             start.hparams[info.name].number_value = value
-    values = [*told, noted(metadata.SESSION_START_INFO_TAG, session_start_info=start)]
-    values += [Summary.Value(tag=FINAL + name, simple_value=value) for name, value in final(run).items()]
+    values = [*extra_values, _wrap_plugin_message(metadata.SESSION_START_INFO_TAG, session_start_info=start)]
+    values += [
+        Summary.Value(tag=FINAL_PREFIX + name, simple_value=value) for name, value in _get_final_metrics(run).items()
+    ]
     if status := STATUSES.get(run.status):
         end = SessionEndInfo(status=status, end_time_secs=changed)
-        values.append(noted(metadata.SESSION_END_INFO_TAG, session_end_info=end))
-    return event_file(values, changed, int(run.metrics.get("best_epoch") or 0))
+        values.append(_wrap_plugin_message(metadata.SESSION_END_INFO_TAG, session_end_info=end))
+    return _encode_event_file(values, changed, int(run.metrics.get("best_epoch") or 0))
 
 
-def final(run: Run) -> dict[str, float]:
+def _get_final_metrics(run: Run) -> dict[str, float]:
     """Return the finite validation metrics of the best epoch and the finite test metrics."""
-    names = [name for name in scalars(run.metrics) if name.startswith(("val/", "test/"))]
-    return {name: value for name in names if (value := run.metrics[name]) is not None and abs(value) < LARGEST}
+    names = [name for name in find_scalar_metrics(run.metrics) if name.startswith(("val/", "test/"))]
+    return {name: value for name in names if (value := run.metrics[name]) is not None and abs(value) < MAX_VALUE}
 
 
-def last_change(folder: Path) -> float:
+def _read_change_time(folder: Path) -> float:
     """Return the time of the last change of a job's status, in seconds since 1970."""
     path = next((path for name in ("status.json", "job.json") if (path := folder / name).exists()), folder)
     return path.stat().st_mtime
 
 
-def noted(tag: str, **told: Any) -> Summary.Value:
+def _wrap_plugin_message(tag: str, **fields: Any) -> Summary.Value:
     """Return a message of the HParams plugin as an event's value, which holds it in its metadata."""
-    message = HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **told)
+    message = HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **fields)
     content = message.SerializeToString(deterministic=True)  # else equal messages may order settings differently
     plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content)
     return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin), tensor=metadata.NULL_TENSOR)
 
 
-def event_file(values: list[Summary.Value], time: float, step: int) -> bytes:
+def _encode_event_file(values: list[Summary.Value], time: float, step: int) -> bytes:
     """Return the content of an event file with these values, all at the same time and step."""
     content = BytesIO()
     writer = RecordWriter(content)
@@ -135,7 +137,7 @@ def event_file(values: list[Summary.Value], time: float, step: int) -> bytes:
     return content.getvalue()
 
 
-def keep(path: Path, content: bytes) -> None:
+def _write_if_changed(path: Path, content: bytes) -> None:
     """Write a file, unless it has this content already."""
     if not path.is_file() or path.read_bytes() != content:
         with open_atomic(path) as file:

@@ -10,22 +10,22 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.cli.main import swept_name
+from src.cli.main import format_swept_name
 from src.core.errors import InputError
-from src.core.places import LONGEST_NAME, read_subdir, shorten, slug
+from src.core.places import MAX_NAME_BYTES, cut_to_bytes, read_subdir, to_slug
 from src.storage import schema, strays
-from src.storage.configs import flat, select_identifying
-from src.storage.files import PARTIAL, remove, remove_tree, write_json
+from src.storage.configs import flatten_config, select_identifying
+from src.storage.files import PARTIAL_SUFFIX, remove_file, remove_tree, write_json
 from src.storage.moved import update_names
-from src.storage.records import DAMAGED, drop_damaged, read_metrics, read_status
+from src.storage.records import DAMAGED, drop_damaged_metrics, read_metrics, read_status
 from src.storage.schema import DamagedError
 
-NOTES = "job.json"
-STATUS = "status.json"
-LOCK = ".lock"  # held by the process that trains in the folder
-STACK = "stack.json"  # in the folder of a job that is trained in a stack: the path of the stack's state
-NOTED = ("number", "identity", "overrides", "choices", "settings")
-LEFT = (".hydra", "checkpoints", "metrics.json", "train.log")  # files and folders of a job that has started
+JOB_FILE = "job.json"
+STATUS_FILE = "status.json"
+LOCK_FILE = ".lock"  # held by the process that trains in the folder
+STACK_FILE = "stack.json"  # in the folder of a job that is trained in a stack: the path of the stack's state
+JOB_FIELDS = ("number", "identity", "overrides", "choices", "settings")
+RUN_FILES = (".hydra", "checkpoints", "metrics.json", "train.log")  # files and folders of a job that has started
 
 
 class Job(NamedTuple):
@@ -56,7 +56,7 @@ class Job(NamedTuple):
     def status(self) -> dict[str, Any]:
         """The job's ``status``, ``reason`` and ``message``."""
         if self.damage is not None:
-            return {"status": DAMAGED, "reason": "its folder" if self.closed else NOTES, "message": self.damage}
+            return {"status": DAMAGED, "reason": "its folder" if self.closed else JOB_FILE, "message": self.damage}
         return read_status(self.folder)
 
     @property
@@ -64,57 +64,59 @@ class Job(NamedTuple):
         return {} if self.closed else read_metrics(self.folder)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
-        write_json(self.folder / STATUS, {"status": status, "reason": reason, "message": message})
+        write_json(self.folder / STATUS_FILE, {"status": status, "reason": reason, "message": message})
 
     @property
     def stack(self) -> Path | None:
         """The file with the state of the stack that this job resumes in; ``None`` if there is none (any more)."""
         try:
-            record = schema.read(self.folder / STACK, schema.STACK)
+            record = schema.read_checked(self.folder / STACK_FILE, schema.STACK)
         except DamagedError:
             return None
         path = self.folder.parent / record["state"] if record else None
         return path if path and path.is_file() else None
 
-    def make_ready(self) -> None:
+    def prepare(self) -> None:
         """Set the job to waiting; keep a state to resume from, else remove what an unfinished first epoch has left."""
         if (self.folder / "checkpoints" / "last.ckpt").is_file() or self.stack:
-            drop_damaged(self.folder)
+            drop_damaged_metrics(self.folder)
             self.write_status("waiting")
         else:
-            self.clear()
+            self.reset()
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """Set the job to waiting and remove its files, except its notes, status and lock."""
         # First the status: if this is interrupted, the job counts as waiting and not as finished.
         self.write_status("waiting")
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 remove_tree(path)
-            elif path.name not in (NOTES, STATUS, LOCK):
-                remove(path)
+            elif path.name not in (JOB_FILE, STATUS_FILE, LOCK_FILE):
+                remove_file(path)
 
 
 def read_jobs(folder: Path) -> list[Job]:
     """Return the jobs of the sweep in a folder, ordered by number; `Job.damage` is set for damaged ones."""
     jobs, damage, closed = [], dict[Path, str](), set[Path]()
-    for path in sorted(filter(is_job, folder.glob("*"))):
+    for path in sorted(filter(_is_job, folder.glob("*"))):
         try:
             jobs.append(read_job(path))
         except InputError as error:
             damage[path] = str(error)
             closed |= {path} if isinstance(error, strays.StrayError) else set()
     # Of two jobs with the same number (a copied folder), the one whose folder is named by it comes first and is kept.
-    jobs.sort(key=lambda job: (job.number, number_of(job.folder) != job.number))
+    jobs.sort(key=lambda job: (job.number, _parse_number(job.folder) != job.number))
     for before, job in pairwise(jobs):
         if before.number == job.number:
-            damage[job.folder] = f"{job.folder / NOTES} is damaged: its number {job.number} is that of {before.folder}"
+            damage[job.folder] = (
+                f"{job.folder / JOB_FILE} is damaged: its number {job.number} is that of {before.folder}"
+            )
     whole = [job for job in jobs if job.folder not in damage]
-    damaged = damaged_jobs(damage, closed, {job.number for job in whole})
+    damaged = _make_damaged_jobs(damage, closed, {job.number for job in whole})
     return sorted([*whole, *damaged], key=lambda job: job.number)
 
 
-def damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) -> list[Job]:
+def _make_damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) -> list[Job]:
     """Return a `Job` for each damaged folder.
 
     Args:
@@ -124,14 +126,14 @@ def damaged_jobs(damage: dict[Path, str], closed: set[Path], taken: set[int]) ->
     """
     jobs: list[Job] = []
     for path, fault in damage.items():
-        number, numbers = number_of(path), taken | {job.number for job in jobs}
+        number, numbers = _parse_number(path), taken | {job.number for job in jobs}
         if number is None or number in numbers:
             number = max(numbers, default=-1) + 1
         jobs.append(Job(path, number, "", [], {}, {}, fault, path in closed))
     return jobs
 
 
-def refuse_strays_beside_jobs(folder: Path) -> None:
+def refuse_strays_outside_jobs(folder: Path) -> None:
     """Refuse a sweep's folder if a link outside its jobs' folders leads out of it; `read_job` checks the jobs' folders.
 
     Only a folder whose name starts with a number is taken for a job's here: ``figures/`` is checked even if it
@@ -140,17 +142,17 @@ def refuse_strays_beside_jobs(folder: Path) -> None:
     Raises:
         StrayError: naming the first such link.
     """
-    strays.refuse_strays(folder, but_for=lambda path: number_of(path) is not None and is_job(path))
+    strays.refuse_strays(folder, should_skip=lambda path: _parse_number(path) is not None and _is_job(path))
 
 
-def is_job(folder: Path) -> bool:
+def _is_job(folder: Path) -> bool:
     """Return True if a folder is a job's: it has a ``job.json``, or a job's name and files that a job writes."""
-    if (folder / NOTES).exists():
+    if (folder / JOB_FILE).exists():
         return True
-    return number_of(folder) is not None and any((folder / name).exists() for name in LEFT)
+    return _parse_number(folder) is not None and any((folder / name).exists() for name in RUN_FILES)
 
 
-def number_of(folder: Path) -> int | None:
+def _parse_number(folder: Path) -> int | None:
     """Return the number at the start of a folder's name; ``None`` if there is none."""
     found = re.match(r"(\d{1,9})(_|$)", folder.name, re.ASCII)
     return int(found[1]) if found else None
@@ -162,36 +164,36 @@ def read_job(folder: Path) -> Job:
     Raises:
         InputError: if its ``job.json`` is missing or damaged, or a link in the folder leads out of it.
     """
-    strays.refuse_strays_of_job(folder)
-    notes = schema.read(folder / NOTES, schema.JOB)
+    strays.refuse_job_strays(folder)
+    notes = schema.read_checked(folder / JOB_FILE, schema.JOB)
     if notes is None:
-        raise DamagedError(f"{folder / NOTES} is missing")
-    return Job(folder, *(notes[name] for name in NOTED))._replace(settings=update_names(notes["settings"]))
+        raise DamagedError(f"{folder / JOB_FILE} is missing")
+    return Job(folder, *(notes[name] for name in JOB_FIELDS))._replace(settings=update_names(notes["settings"]))
 
 
-def describe(config: DictConfig) -> dict[str, Any]:
+def describe_job(config: DictConfig) -> dict[str, Any]:
     """Return a job's identity, overrides, choices and settings, from its config as composed by Hydra.
 
     The config must be Hydra's current one (`HydraConfig`), because references are resolved with that.
     """
     hydra = config.hydra
-    settings = flat(config)
+    settings = flatten_config(config)
     return {
-        "identity": identity(settings),
+        "identity": compute_identity(settings),
         "overrides": list(hydra.overrides.task),
         "choices": OmegaConf.to_container(hydra.runtime.choices),
         "settings": settings,
     }
 
 
-def identity(settings: dict[str, Any]) -> str:
+def compute_identity(settings: dict[str, Any]) -> str:
     """Return a hash of the settings, without those of paths and devices."""
     return hashlib.sha256(json.dumps(select_identifying(settings), sort_keys=True, default=str).encode()).hexdigest()[
         :16
     ]
 
 
-class Register:
+class JobRegistry:
     """The registry of a sweep's jobs: assigns a number and a folder to each job when it is first requested.
 
     A job with a damaged ``job.json`` is not found: its folder is left untouched, and the job gets a new one.
@@ -203,58 +205,60 @@ class Register:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         jobs = read_jobs(folder)
-        self.known = {job.identity: job for job in jobs if job.damage is None}
-        self.next = max((job.number for job in jobs), default=-1) + 1
+        self.by_identity = {job.identity: job for job in jobs if job.damage is None}
+        self.next_number = max((job.number for job in jobs), default=-1) + 1
 
-    def job(self, config: DictConfig, swept: set[str]) -> Job:
+    def get_job(self, config: DictConfig, swept_keys: set[str]) -> Job:
         """Return the job for a config; a new one gets the next number and a folder named after the swept settings."""
-        description = describe(config)
-        known = self.known.get(description["identity"])
+        description = describe_job(config)
+        known = self.by_identity.get(description["identity"])
         if known is None:
-            swept_part = swept_name(description["overrides"], swept)
-            while not is_new(folder := self.folder / name_folder(config, self.next, swept_part)):
-                self.next += 1
-            known = note(folder, self.next, description)
-            self.next += 1
+            swept_part = format_swept_name(description["overrides"], swept_keys)
+            while not _is_new(folder := self.folder / _make_folder_name(config, self.next_number, swept_part)):
+                self.next_number += 1
+            known = create_job(folder, self.next_number, description)
+            self.next_number += 1
         # Paths and devices are no part of the identity: use the current ones, not those of an earlier start.
         known = known._replace(settings=description["settings"])
-        self.known[description["identity"]] = known
+        self.by_identity[description["identity"]] = known
         return known
 
 
-def name_folder(config: DictConfig, number: int, swept_part: str) -> str:
+def _make_folder_name(config: DictConfig, number: int, swept_name_part: str) -> str:
     """Return the name of a job's folder: its number and the swept settings, or as ``hydra.sweep.subdir`` asks."""
     if "${swept:" in read_subdir(config):
-        return f"{number}{swept_part}"
+        return f"{number}{swept_name_part}"
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.num = number
-    return shorten(slug(str(config.hydra.sweep.subdir)), LONGEST_NAME)
+    return cut_to_bytes(to_slug(str(config.hydra.sweep.subdir)), MAX_NAME_BYTES)
 
 
-def is_new(folder: Path) -> bool:
-    """Return True if a folder does not exist, or holds only what an interrupted `note` leaves."""
+def _is_new(folder: Path) -> bool:
+    """Return True if a folder does not exist, or holds only what an interrupted `create_job` leaves."""
     if not (folder.exists() or folder.is_symlink()):
         return True
-    return folder.is_dir() and all(path.name == STATUS or path.name.endswith(PARTIAL) for path in folder.iterdir())
+    return folder.is_dir() and all(
+        path.name == STATUS_FILE or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()
+    )
 
 
-def note(folder: Path, number: int, told: dict[str, Any]) -> Job:
+def create_job(folder: Path, number: int, description: dict[str, Any]) -> Job:
     """Write a new job's status (waiting) and ``job.json``."""
-    job = Job(folder, number, **told)
+    job = Job(folder, number, **description)
     job.write_status("waiting")
-    write_notes(job)  # last: a folder with a job.json is complete
+    write_job_file(job)  # last: a folder with a job.json is complete
     return job
 
 
-def write_notes(job: Job) -> None:
-    write_json(job.folder / NOTES, {name: getattr(job, name) for name in NOTED})
+def write_job_file(job: Job) -> None:
+    write_json(job.folder / JOB_FILE, {name: getattr(job, name) for name in JOB_FIELDS})
 
 
-def note_running(config: DictConfig) -> None:
+def record_running_job(config: DictConfig) -> None:
     """Write ``job.json`` for the job that Hydra is running, if its launcher (Hydra's basic one) has not written it."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if not (folder / NOTES).exists():
-        write_notes(Job(folder, config.hydra.job.num, **describe(config)))
+    if not (folder / JOB_FILE).exists():
+        write_job_file(Job(folder, config.hydra.job.num, **describe_job(config)))
 
 
 def find_damage(folder: Path) -> list[str]:

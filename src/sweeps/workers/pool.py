@@ -16,16 +16,24 @@ from typing import Any
 
 from src.core.disk import FILE
 from src.core.errors import InputError
-from src.sweeps.store.endings import Status, make_ready, note_end, prepared, written_together
+from src.sweeps.store.endings import Status, prepare_job, prepare_jobs, record_end, sync_job_files
 from src.sweeps.store.jobs import Job
-from src.sweeps.workers.worker import NO_STORAGE, Task, work
+from src.sweeps.workers.worker import EXIT_NO_STORAGE, Spec, run_worker
 
-TICK = 0.25  # seconds between two polls of the workers
-GRACE = 20.0  # seconds that a job gets to save its state after it was asked to stop
-LOOK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"  # detecting GPUs creates no CUDA context, so that forking stays possible
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # caused by the program itself
-PAUSES = (0.1, 1.0)  # seconds before each further attempt to start a process
-LOST = 255  # exit code that multiprocessing reports if the fork server has died
+TICK_SECONDS = 0.25  # seconds between two polls of the workers
+STOP_GRACE_SECONDS = 20.0  # seconds that a job gets to save its state after it was asked to stop
+NVML_CUDA_CHECK = (
+    "PYTORCH_NVML_BASED_CUDA_CHECK"  # detecting GPUs creates no CUDA context, so that forking stays possible
+)
+CRASH_SIGNALS = (
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+)  # caused by the program itself
+RETRY_PAUSES = (0.1, 1.0)  # seconds before each further attempt to start a process
+EXIT_SERVER_DIED = 255  # exit code that multiprocessing reports if the fork server has died
 
 
 @dataclass
@@ -35,22 +43,22 @@ class Worker:
     Attributes:
         jobs: the jobs that it runs, usually one.
         process: the process.
-        share: its resources, as environment variables.
-        began: start time, in seconds of a monotonic clock.
-        asked: reason and message of the request to stop; ``None`` if there was none.
-        patience: when it is killed if it has not stopped by then, in seconds of the same clock.
+        resources: its resources, as environment variables.
+        started_at: start time, in seconds of a monotonic clock.
+        stop_request: reason and message of the request to stop; ``None`` if there was none.
+        kill_deadline: when it is killed if it has not stopped by then, in seconds of the same clock.
     """
 
     jobs: Sequence[Job]
     process: Any
-    share: dict[str, str]
-    began: float
-    asked: tuple[str, str] | None = None
-    patience: float = math.inf
+    resources: dict[str, str]
+    started_at: float
+    stop_request: tuple[str, str] | None = None
+    kill_deadline: float = math.inf
 
     def ask_to_stop(self, reason: str, message: str) -> None:
-        if self.asked is None:
-            self.asked, self.patience = (reason, message), time.monotonic() + GRACE
+        if self.stop_request is None:
+            self.stop_request, self.kill_deadline = (reason, message), time.monotonic() + STOP_GRACE_SECONDS
             self.process.terminate()
 
 
@@ -59,26 +67,31 @@ class Pool:
 
     Args:
         context: the multiprocessing context, which fixes the start method.
-        shares: the resources of each concurrent process, as environment variables.
+        resources: the resources of each concurrent process, as environment variables.
         time_limit: seconds per process; ``None``: no limit.
-        task: makes the spec of a process from its jobs and its resources.
-        started: called with each job that has started.
-        ended: called with each job that has ended, and its status.
-        ticked: called a few times a second.
+        make_spec: makes the spec of a process from its jobs and its resources.
+        on_start: called with each job that has started.
+        on_end: called with each job that has ended, and its status.
+        on_tick: called a few times a second.
     """
 
     def __init__(
         self,
         context: BaseContext,
-        shares: list[dict[str, str]],
+        resources: list[dict[str, str]],
         time_limit: float | None,
-        task: Callable[[Sequence[Job], dict[str, str]], Task],
-        started: Callable[[Job], None],
-        ended: Callable[[Job, Status], None],
-        ticked: Callable[[], None],
+        make_spec: Callable[[Sequence[Job], dict[str, str]], Spec],
+        on_start: Callable[[Job], None],
+        on_end: Callable[[Job, Status], None],
+        on_tick: Callable[[], None],
     ) -> None:
-        self.context, self.free, self.time_limit, self.task = context, deque(shares), time_limit, task
-        self.started, self.ended, self.ticked = started, ended, ticked
+        self.context, self.free_resources, self.time_limit, self.make_spec = (
+            context,
+            deque(resources),
+            time_limit,
+            make_spec,
+        )
+        self.on_start, self.on_end, self.on_tick = on_start, on_end, on_tick
         self.running: dict[Any, Worker] = {}  # by the process's sentinel, which is ready when the process has ended
 
     def run(self, processes: Sequence[Sequence[Job]]) -> None:
@@ -86,85 +99,85 @@ class Pool:
         waiting = deque(processes)
         try:
             while waiting or self.running:
-                while waiting and self.free:
+                while waiting and self.free_resources:
                     self.start(waiting.popleft())
-                self.look()
-                self.ticked()
+                self.poll()
+                self.on_tick()
         finally:
             for worker in self.running.values():
                 worker.ask_to_stop("killed", "the sweep was stopped")
             while self.running:
-                self.look()
+                self.poll()
                 with contextlib.suppress(InputError):  # it may be the error that led here
-                    self.ticked()
+                    self.on_tick()
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start a process for those of its jobs that can run."""
-        with written_together() if len(jobs) > 1 else contextlib.nullcontext():
-            jobs = prepared(jobs, make_ready, self.ended)
+        with sync_job_files() if len(jobs) > 1 else contextlib.nullcontext():
+            jobs = prepare_jobs(jobs, prepare_job, self.on_end)
         if not jobs:
             return
-        resources = self.free.popleft()
-        process = self.context.Process(target=work, args=(self.task(jobs, resources),))  # type: ignore[attr-defined]
-        begin(self.context, process)
+        resources = self.free_resources.popleft()
+        process = self.context.Process(target=run_worker, args=(self.make_spec(jobs, resources),))  # type: ignore[attr-defined]
+        start_process(self.context, process)
         self.running[process.sentinel] = Worker(jobs, process, resources, time.monotonic())
         for job in jobs:
-            self.started(job)
+            self.on_start(job)
 
-    def look(self) -> None:
-        """Wait up to `TICK` seconds for workers to end, and stop those that exceed their time limit."""
-        for ready in connection.wait(list(self.running), timeout=TICK):
-            self.settle(self.running.pop(ready))
+    def poll(self) -> None:
+        """Wait up to `TICK_SECONDS` seconds for workers to end, and stop those that exceed their time limit."""
+        for ready in connection.wait(list(self.running), timeout=TICK_SECONDS):
+            self.reap(self.running.pop(ready))
         now, limit = time.monotonic(), self.time_limit or math.inf
         for worker in self.running.values():
-            if now - worker.began > limit:
+            if now - worker.started_at > limit:
                 worker.ask_to_stop("time limit", f"stopped after {limit:g} seconds")
-            if now > worker.patience:
+            if now > worker.kill_deadline:
                 worker.process.kill()
 
-    def settle(self, worker: Worker) -> None:
+    def reap(self, worker: Worker) -> None:
         """Record how the jobs of an ended worker ended, and free its resources."""
         worker.process.join()
         code = worker.process.exitcode
-        if code == LOST:
+        if code == EXIT_SERVER_DIED:
             # The fork server died, so that nothing is known of the worker: it may still be running as an orphan.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.close()
-        self.free.append(worker.share)
+        self.free_resources.append(worker.resources)
         for job in worker.jobs:
-            self.ended(job, note_end(job, lambda status: completed(status, code, worker.asked)))
+            self.on_end(job, record_end(job, lambda status: infer_status(status, code, worker.stop_request)))
 
 
-def completed(status: Status, code: int, asked: tuple[str, str] | None) -> Status:
+def infer_status(status: Status, exit_code: int, stop_request: tuple[str, str] | None) -> Status:
     """Return the final status of a job whose process has ended.
 
     Args:
         status: the status that the process has written.
-        code: the process's exit code, negative after a signal.
-        asked: reason and message of the request to stop; ``None`` if there was none.
+        exit_code: the process's exit code, negative after a signal.
+        stop_request: reason and message of the request to stop; ``None`` if there was none.
     """
-    if status["status"] == "finished" or (status["status"] in ("failed", "interrupted") and not asked):
+    if status["status"] == "finished" or (status["status"] in ("failed", "interrupted") and not stop_request):
         return status
-    reason, message = asked or why(code)
-    stopped = asked and reason != "time limit"
+    reason, message = stop_request or _describe_exit(exit_code)
+    stopped = stop_request and reason != "time limit"
     return {"status": "interrupted" if stopped else "failed", "reason": reason, "message": message}
 
 
-def why(code: int) -> tuple[str, str]:
+def _describe_exit(exit_code: int) -> tuple[str, str]:
     """Return reason and message for a process that ended without writing a status."""
-    if code == LOST:
+    if exit_code == EXIT_SERVER_DIED:
         return "killed", "its process was lost with the one that started it"
-    if code == NO_STORAGE:
+    if exit_code == EXIT_NO_STORAGE:
         return FILE, "its process could not write its files"
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (by hand, or by the system when memory ran out)" if -code == signal.SIGKILL else ""
-        return "crashed" if -code in CRASHES else "killed", f"by signal {name}{hint}"
-    return "error", f"its process ended with status {code} and without a word"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = " (by hand, or by the system when memory ran out)" if -exit_code == signal.SIGKILL else ""
+        return "crashed" if -exit_code in CRASH_SIGNALS else "killed", f"by signal {name}{hint}"
+    return "error", f"its process ended with status {exit_code} and without a word"
 
 
-def starting(method: str | None) -> BaseContext:
+def get_mp_context(method: str | None) -> BaseContext:
     """Return the multiprocessing context for a start method.
 
     With "forkserver" workers are forked from a process that has already imported everything; with "spawn" each one
@@ -176,44 +189,44 @@ def starting(method: str | None) -> BaseContext:
     """
     context = multiprocessing.get_context(method or ("forkserver" if sys.platform == "linux" else "spawn"))
     if context.get_start_method() == "forkserver":
-        os.environ[LOOK_ONLY] = "1"
+        os.environ[NVML_CUDA_CHECK] = "1"
         context.set_forkserver_preload(["src.sweeps.workers.preload"])
     return context
 
 
-def warm_up(context: BaseContext) -> None:
+def start_fork_server(context: BaseContext) -> None:
     """Start the fork server, if there is one, which does the imports in the background."""
     if context.get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
-        with deaf(), mute(1):
+        with ignore_sigint(), silence_fd(1):
             ensure_running()
 
 
-def begin(context: BaseContext, process: Any) -> None:
+def start_process(context: BaseContext, process: Any) -> None:
     """Start a process that ignores Ctrl-C."""
-    warm_up(context)
+    start_fork_server(context)
     if context.get_start_method() == "forkserver":
         _start_by_server(context, process)  # may have to wait for the server's imports
     else:
-        with deaf():
+        with ignore_sigint():
             process.start()
 
 
 def _start_by_server(context: BaseContext, process: Any) -> None:
     """Start a process by the fork server; start a new server and retry if the server was killed."""
-    for pause in PAUSES:
+    for pause in RETRY_PAUSES:
         try:
             process.start()
             return
         except (EOFError, ConnectionError):
             time.sleep(pause)  # `ensure_running` must find the server dead, which takes the system a moment
-            warm_up(context)
+            start_fork_server(context)
     process.start()
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
+def ignore_sigint() -> Iterator[None]:
     """Start children with SIGINT ignored: a terminal sends Ctrl-C to all processes, but the parent stops them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -223,16 +236,16 @@ def deaf() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def mute(stream: int) -> Iterator[None]:
+def silence_fd(fd: int) -> Iterator[None]:
     """Redirect the standard output (1) or error (2) to ``/dev/null``, for native code, too.
 
     Children started meanwhile do not inherit the stream: whoever reads it need not wait for them to end.
     """
-    saved, null = os.dup(stream), os.open(os.devnull, os.O_WRONLY)
+    saved, null = os.dup(fd), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(null, stream)
+        os.dup2(null, fd)
         yield
     finally:
-        os.dup2(saved, stream)
+        os.dup2(saved, fd)
         os.close(saved)
         os.close(null)

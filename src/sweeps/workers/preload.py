@@ -4,14 +4,16 @@ import pickle
 import sys
 from types import TracebackType
 
-from src.sweeps.workers.worker import prepare
+from src.sweeps.workers.worker import import_heavy_modules
 
 
-def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _report_uncaught_error(
+    error_type: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
     """Print an uncaught error, unless it only means that the parent was killed while it sent a worker's data."""
-    if not issubclass(kind, (EOFError, pickle.UnpicklingError)):
-        sys.__excepthook__(kind, error, traceback)
+    if not issubclass(error_type, (EOFError, pickle.UnpicklingError)):
+        sys.__excepthook__(error_type, error, traceback)
 
 
-prepare()
-sys.excepthook = tell
+import_heavy_modules()
+sys.excepthook = _report_uncaught_error

@@ -8,13 +8,13 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from src.core.errors import InputError
-from src.core.processes import SHARE_OF_CORES, SHARE_OF_GPU
+from src.core.processes import CORES_VARIABLE, GPU_FRACTION_VARIABLE
 
-LEAST_OF_GPU = 2**30  # bytes of GPU memory that a job needs at least: half of them for the CUDA context
-Share = dict[str, str]  # environment variables
+MIN_GPU_MEMORY = 2**30  # bytes of GPU memory that a job needs at least: half of them for the CUDA context
+Resources = dict[str, str]  # environment variables
 
 
-class Wish(NamedTuple):
+class ResourceRequest(NamedTuple):
     """The resources that a sweep requests.
 
     Attributes:
@@ -30,7 +30,7 @@ class Wish(NamedTuple):
     jobs_per_gpu: int
 
 
-def shares(wish: Wish) -> list[Share]:
+def allocate_resources(request: ResourceRequest) -> list[Resources]:
     """Return the resources of each concurrent job.
 
     With CUDA the jobs are assigned to the GPUs in turn, `jobs_per_gpu` to each by default; on Apple's GPU one job runs
@@ -38,19 +38,19 @@ def shares(wish: Wish) -> list[Share]:
     """
     from src.core import devices
 
-    kinds = {kind_of(accelerator) for accelerator in wish.accelerators}
-    gpus = visible_gpus() if devices.CUDA in kinds else []
-    threads = devices.asked_threads(wish.threads) or 1
-    on_cpu = 1 if devices.MPS in kinds else max(1, devices.cores() // threads)
-    count = wish.jobs or len(gpus) * wish.jobs_per_gpu or on_cpu
-    cores = {SHARE_OF_CORES: str(max(1, devices.cores() // count))}
+    kinds = {_resolve_device_kind(accelerator) for accelerator in request.accelerators}
+    gpus = _find_visible_gpus() if devices.CUDA in kinds else []
+    threads = devices.resolve_threads(request.threads) or 1
+    on_cpu = 1 if devices.MPS in kinds else max(1, devices.count_cores() // threads)
+    count = request.jobs or len(gpus) * request.jobs_per_gpu or on_cpu
+    cores = {CORES_VARIABLE: str(max(1, devices.count_cores() // count))}
     if not gpus:
         return [cores] * count
-    fraction = share_gpus(len(gpus), math.ceil(count / len(gpus)))
+    fraction = _split_gpu_memory(len(gpus), math.ceil(count / len(gpus)))
     return [{**cores, **fraction, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]
 
 
-def share_gpus(gpus: int, jobs: int) -> Share:
+def _split_gpu_memory(gpus: int, jobs: int) -> Resources:
     """Return the fraction of a GPU's memory that each job on it may use; nothing if each job has a GPU to itself.
 
     Args:
@@ -65,23 +65,23 @@ def share_gpus(gpus: int, jobs: int) -> Share:
     if jobs < 2:
         return {}
     free = min(torch.cuda.mem_get_info(number)[0] for number in range(gpus))
-    if (most := int(free // LEAST_OF_GPU)) < jobs:
+    if (most := int(free // MIN_GPU_MEMORY)) < jobs:
         have = f"{jobs} jobs on a GPU with {free / 2**30:.1f} GB of free memory"
         raise InputError(f"hydra.launcher.jobs_per_gpu: {have}, and each takes about 1 GB: at most {most}")
-    return {SHARE_OF_GPU: f"{1 / jobs:.4f}"}
+    return {GPU_FRACTION_VARIABLE: f"{1 / jobs:.4f}"}
 
 
-def kind_of(accelerator: str) -> str:
+def _resolve_device_kind(accelerator: str) -> str:
     """Resolve ``trainer.accelerator`` to a kind of device; an invalid value, which the job will refuse, to the CPU."""
     from src.core import devices
 
     try:
-        return devices.resolve(accelerator)
+        return devices.resolve_device_kind(accelerator)
     except InputError:
         return devices.CPU
 
 
-def visible_gpus() -> list[str]:
+def _find_visible_gpus() -> list[str]:
     """Return the names of the GPUs that this process may use, in the form of ``CUDA_VISIBLE_DEVICES``."""
     import torch
 
@@ -90,13 +90,15 @@ def visible_gpus() -> list[str]:
     return names[:count] if names else [str(number) for number in range(count)]
 
 
-def tell(question: Callable[..., Any], given: Sequence[Any], environment: dict[str, str], answer: Connection) -> None:
+def send_result(
+    function: Callable[..., Any], args: Sequence[Any], environment: dict[str, str], sender: Connection
+) -> None:
     """Call a function in a subprocess, and send back its result or its `InputError`."""
     os.environ.update(environment)
     try:
-        result = question(*given)
+        result = function(*args)
     except InputError as error:
         result = error
     with suppress(BrokenPipeError):  # the receiver was stopped meanwhile
-        answer.send(result)
-    answer.close()
+        sender.send(result)
+    sender.close()

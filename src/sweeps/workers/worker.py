@@ -1,7 +1,7 @@
 """The worker process of a job: it sets its environment, then runs the job like a single run.
 
-The process is forked from one that has already imported everything (see `HEAVY`), or spawned where forks are not
-supported. Its output goes to the job's log, and it ends when its parent does.
+The process is forked from one that has already imported everything (see `PRELOADED_MODULES`), or spawned where forks
+are not supported. Its output goes to the job's log, and it ends when its parent does.
 """
 
 import atexit
@@ -25,34 +25,34 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from src.cli import main as cli
-from src.cli.messages import input_error, one_line
-from src.core.disk import StorageError, describe_fault, faults_told_once, find_fault
-from src.core.places import settle_paths
-from src.storage.files import pin_folders, remove, write_json
-from src.storage.records import claim, read_status
-from src.sweeps.store.jobs import STACK
+from src.cli.messages import find_input_error, format_error
+from src.core.disk import StorageError, find_storage_error, suppress_storage_tracebacks, to_storage_error
+from src.core.places import make_paths_absolute
+from src.storage.files import remove_file, require_folders, write_json
+from src.storage.records import read_status, reserve_folder
+from src.sweeps.store.jobs import STACK_FILE
 
-HEAVY = (
+PRELOADED_MODULES = (
     "src.training.run",
     "src.data.toy",
     "src.data.images",
     "src.models.mlp",
     "src.models.cnn",
-    "src.callbacks.figures.confusion_matrix",
-    "src.callbacks.figures.curves",
+    "src.callbacks.figures.per_class",
+    "src.callbacks.figures.learning_curves",
     "src.callbacks.figures.decision_regions",
-    "src.callbacks.figures.misclassified",
+    "src.callbacks.figures.predictions",
     "src.callbacks.progress",
-    "src.callbacks.figures.samples",
+    "src.callbacks.figures.training_images",
     "lightning.pytorch.loggers",
     "torch.utils.tensorboard",
     "torch._dynamo",  # the first optimizer imports it
 )
 
-NO_STORAGE = os.EX_IOERR  # exit code of a process that cannot write why its jobs failed
+EXIT_NO_STORAGE = os.EX_IOERR  # exit code of a process that cannot write why its jobs failed
 
 
-class Task(Protocol):
+class Spec(Protocol):
     """A spec: what a worker needs to run its jobs.
 
     Attributes:
@@ -70,7 +70,7 @@ class Task(Protocol):
     def log(self) -> Path:
         """The file for the process's output."""
 
-    def do(self) -> bool:
+    def run(self) -> bool:
         """Run the jobs; return True on success."""
 
     def refuse(self, error: Exception) -> None:
@@ -81,20 +81,20 @@ class Task(Protocol):
         """
 
 
-class Order(NamedTuple):
+class JobSpec(NamedTuple):
     """The spec of a single job.
 
     Attributes:
         config: the job's config as composed by Hydra, pickled.
         folder: the job's folder.
-        task: the name of the function in the main module that runs a job.
+        task_name: the name of the function in the main module that runs a job.
         environment: the process's environment variables.
         command: the command that started the sweep, to be recorded with the run.
     """
 
     config: bytes
     folder: Path
-    task: str
+    task_name: str
     environment: dict[str, str]
     command: list[str]
 
@@ -102,12 +102,12 @@ class Order(NamedTuple):
     def log(self) -> Path:
         return self.folder / f"{pickle.loads(self.config).hydra.job.name}.log"
 
-    def do(self) -> bool:
+    def run(self) -> bool:
         """Run the job; its status is in its folder."""
-        remove(self.folder / STACK)  # it is no longer part of a stack
+        remove_file(self.folder / STACK_FILE)  # it is no longer part of a stack
         try:
-            with pin_folders(self.folder):
-                return run(pickle.loads(self.config), self)
+            with require_folders(self.folder):
+                return _run_with_hydra(pickle.loads(self.config), self)
         except Exception as error:  # raised before the job could record it itself
             with suppress(OSError):  # the disk with the log may be full
                 traceback.print_exc()
@@ -115,29 +115,29 @@ class Order(NamedTuple):
             return False
 
     def refuse(self, error: Exception) -> None:
-        note_failure(self.folder, error)
+        record_failure(self.folder, error)
 
 
-def work(task: Task) -> None:
-    """Run a spec's jobs and exit: 0 on success, 1 on failure, `NO_STORAGE` if the status cannot be written."""
+def run_worker(spec: Spec) -> None:
+    """Run a spec's jobs and exit: 0 on success, 1 on failure, `EXIT_NO_STORAGE` if the status cannot be written."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which stops its workers
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     os.environ.clear()
-    os.environ.update(task.environment)
-    sys.orig_argv[:] = task.command
-    with faults_told_once():
+    os.environ.update(spec.environment)
+    sys.orig_argv[:] = spec.command
+    with suppress_storage_tracebacks():
         try:
-            write_to(task.log)
-            sys.exit(0 if task.do() else 1)
+            redirect_output(spec.log)
+            sys.exit(0 if spec.run() else 1)
         except Exception as error:
-            if not find_fault(error):
+            if not find_storage_error(error):
                 raise
             with suppress(StorageError):
-                task.refuse(error)
-            sys.exit(NO_STORAGE)
+                spec.refuse(error)
+            sys.exit(EXIT_NO_STORAGE)
 
 
-def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
+def record_failure(folder: Path, error: Exception, reason: str = "error") -> None:
     """Write to a job's status why it failed, unless the status already says so or the folder is gone.
 
     Args:
@@ -150,22 +150,24 @@ def note_failure(folder: Path, error: Exception, reason: str = "error") -> None:
     """
     if not folder.is_dir() or read_status(folder)["status"] == "failed":
         return
-    cause = input_error(error)
+    cause = find_input_error(error)
     reason = cause.reason if isinstance(cause, StorageError) else reason
-    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": one_line(error)})
+    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": format_error(error)})
 
 
-def run(config: DictConfig, order: Order) -> bool:
+def _run_with_hydra(config: DictConfig, spec: JobSpec) -> bool:
     """Run a job as Hydra's basic launcher does; return True on success."""
     setup_globals()
     cli.register_resolvers()
     JobRuntime.instance().set("name", config.hydra.job.name)
-    task = getattr(sys.modules["__main__"], order.task)
+    task = getattr(sys.modules["__main__"], spec.task_name)
     # The config is composed already: no loader is needed.
     context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]
-    settle_paths(config)
-    claim(order.folder, config)
-    cli.log_to(config, "file")  # not to the terminal: `work` redirects the process's output to the log already
+    make_paths_absolute(config)
+    reserve_folder(spec.folder, config)
+    cli.limit_log_handlers(
+        config, "file"
+    )  # not to the terminal: `run_worker` redirects the process's output to the log already
     result = run_job(
         hydra_context=context,
         task_function=getattr(task, "__wrapped__", task),
@@ -174,11 +176,11 @@ def run(config: DictConfig, order: Order) -> bool:
         job_subdir_key="hydra.sweep.subdir",
     )
     if result.status == JobStatus.FAILED:
-        note_failure(order.folder, result._return_value)
+        record_failure(spec.folder, result._return_value)
     return result.status == JobStatus.COMPLETED
 
 
-def write_to(path: Path) -> None:
+def redirect_output(path: Path) -> None:
     """Append all output of this process to a file, including the traceback of a crash.
 
     Raises:
@@ -188,7 +190,7 @@ def write_to(path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
     except OSError as error:
-        raise describe_fault(path, error, "opened") from error
+        raise to_storage_error(path, error, "opened") from error
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
@@ -197,7 +199,7 @@ def write_to(path: Path) -> None:
     faulthandler.enable()
 
 
-def end_with_the_parent() -> None:
+def die_with_parent() -> None:
     """Wait until the parent process has ended, then kill this process.
 
     Earlier checkpoints remain valid; a sweep that is resumed must not find the job still running.
@@ -208,24 +210,24 @@ def end_with_the_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def prepare() -> None:
+def import_heavy_modules() -> None:
     """Import the modules that jobs need, once for all workers."""
     gc.disable()  # saves a quarter of the imports' time: modules are never garbage
-    for name in HEAVY:
+    for name in PRELOADED_MODULES:
         with suppress(Exception):  # a job that needs the module will report the error
             importlib.import_module(name)
-    draw_something()
+    _warm_matplotlib()
     gc.freeze()  # the collector skips these objects, so that forked processes keep sharing their memory
     gc.enable()
     atexit.register(os._exit, 0)  # skip interpreter teardown: nothing to clean up, and it takes a second
 
 
-def draw_something() -> None:
+def _warm_matplotlib() -> None:
     """Draw a first figure, so that Matplotlib finds its fonts and builds its formula parser before the fork.
 
     Both take half as long as drawing a figure.
     """
     with suppress(Exception):
-        from src.callbacks.figures.base import drawn
+        from src.callbacks.figures.base import draw_figure
 
-        drawn((1.0, 1.0), lambda figure: figure.text(0, 0, "$x_1$"))
+        draw_figure((1.0, 1.0), lambda figure: figure.text(0, 0, "$x_1$"))

@@ -12,16 +12,16 @@ from hydra.utils import get_class
 from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig
 
-from src.callbacks.monitor import has_loader, has_step, validates
+from src.callbacks.monitor import has_loader, has_step, has_validation
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
-from src.models.base import is_fixed
-from src.training.build import find_arguments, shows_samples
+from src.models.base import is_untrainable
+from src.training.build import find_arguments, is_sample_figure
 
-BY_SETTING = ("optimizer", "scheduler")
+CONFIGURED_GROUPS = ("optimizer", "scheduler")
 
 
-def tests(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
+def should_test(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
     """Return True if a run ends with a test: it has a test set and a test step, and ``test=false`` is not set."""
     return bool(cfg.get("test", True)) and can_test(cfg, data)
 
@@ -31,18 +31,18 @@ def can_test(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
     return has_step("test", get_class(cfg["model"]["_target_"])) and has_loader("test", data)
 
 
-def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningModule, processes: int) -> str:
+def describe_limitations(cfg: DictConfig, data: LightningDataModule, model: LightningModule, processes: int) -> str:
     """Return one line about the features that a run lacks with a user-defined model or data module; "" if none."""
     lacks, kind = [], type(model)
-    if not validates(cfg, data) and not isinstance(data, TensorDataModule):
+    if not has_validation(cfg, data) and not isinstance(data, TensorDataModule):
         lacks.append(
-            f"no validation ({_find_missing('validation', 'val', kind, data)}): the last epoch's weights are kept"
+            f"no validation ({_explain_missing('validation', 'val', kind, data)}): the last epoch's weights are kept"
         )
-    if cfg.get("test", True) and not tests(cfg, data):
-        lacks.append(f"no test ({_find_missing('test', 'test', kind, data)})")
+    if cfg.get("test", True) and not should_test(cfg, data):
+        lacks.append(f"no test ({_explain_missing('test', 'test', kind, data)})")
     if processes > 1 and not isinstance(data, TensorDataModule):
         lacks.append(f"a step takes a batch for each of {processes} processes")
-    left_out = [name for name, callback in cfg.callbacks.items() if callback and shows_samples(callback)]
+    left_out = [name for name, callback in cfg.callbacks.items() if callback and is_sample_figure(callback)]
     if left_out and not isinstance(data, TensorDataModule):
         lacks.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
     if unused := _find_unused(kind):
@@ -53,14 +53,14 @@ def describe_lacks(cfg: DictConfig, data: LightningDataModule, model: LightningM
 
 def describe_unused(model: LightningModule) -> str:
     """Return one line about typed settings that have no effect since the model has no weights; "" if there are none."""
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and is_fixed(model) else []
-    beginnings = tuple(f"{group}{sign}" for group in BY_SETTING for sign in "=.")
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and is_untrainable(model) else []
+    beginnings = tuple(f"{group}{sign}" for group in CONFIGURED_GROUPS for sign in "=.")
     unused = [setting for setting in typed if setting.lstrip("+~").startswith(beginnings)]
     reason = "has no weights to learn, and these settings no effect"
     return f"{type(model).__name__} {reason}: {' '.join(unused)}" if unused else ""
 
 
-def _find_missing(step: str, loader: str, model: type, data: LightningDataModule) -> str:
+def _explain_missing(step: str, loader: str, model: type, data: LightningDataModule) -> str:
     if not has_step(step, model):
         return f"{model.__name__} has no {step}_step"
     if not has_loader(loader, data):
@@ -69,9 +69,9 @@ def _find_missing(step: str, loader: str, model: type, data: LightningDataModule
 
 
 def _find_unused(model: type) -> list[str]:
-    """Return those of the groups `BY_SETTING` that a model's constructor does not accept."""
+    """Return those of the groups `CONFIGURED_GROUPS` that a model's constructor does not accept."""
     taken = find_arguments(model)
-    return [] if taken is None else [group for group in BY_SETTING if group not in taken]
+    return [] if taken is None else [group for group in CONFIGURED_GROUPS if group not in taken]
 
 
 def refuse_unused(cfg: DictConfig) -> None:

@@ -1,6 +1,6 @@
 """Limits of an epoch, as a number or a fraction of batches, checked for all sets before training.
 
-Since evaluation uses large batches, a fraction there is one of the samples, see `share_samples`.
+Since evaluation uses large batches, a fraction there is one of the samples, see `limit_samples`.
 """
 
 import math
@@ -14,17 +14,19 @@ from omegaconf import DictConfig
 
 from src.core.devices import is_main_process
 from src.core.errors import InputError
-from src.data.base import Samples, TensorDataModule, count_share
-from src.models.steps import overrides
+from src.data.base import Samples, TensorDataModule, count_fraction
+from src.models.steps import has_custom_hooks
 
 
-def share_samples(trainer: Trainer, data: Any) -> None:
+def limit_samples(trainer: Trainer, data: Any) -> None:
     """Move a trainer's fractional limits of evaluation batches to the `TensorDataModule`, as fractions of samples."""
     for stage in ("val", "test"):
         fraction = getattr(trainer, f"limit_{stage}_batches")
-        ours = isinstance(data, TensorDataModule) and not overrides(data, TensorDataModule, [f"{stage}_dataloader"])
+        ours = isinstance(data, TensorDataModule) and not has_custom_hooks(
+            data, TensorDataModule, [f"{stage}_dataloader"]
+        )
         if ours and isinstance(fraction, float) and 0 < fraction < 1:
-            data.shares[stage] = fraction
+            data.eval_fractions[stage] = fraction
             setattr(trainer, f"limit_{stage}_batches", 1.0)
 
 
@@ -34,7 +36,7 @@ def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
     Raises:
         InputError: naming the setting and the smallest valid fraction.
     """
-    _refuse_replaced(trainer)
+    _refuse_overridden(trainer)
     if isinstance(data, TensorDataModule):
         if data.train_set is not None:
             _check_sets(trainer, data)
@@ -42,11 +44,11 @@ def check_limits(trainer: DictConfig, data: LightningDataModule) -> None:
         for stage in ("val", "test"):
             fraction = trainer.get(f"limit_{stage}_batches")
             if isinstance(fraction, float) and 0 < fraction < 1:
-                for batches in _count_loaders(stage, data):
+                for batches in _count_loader_batches(stage, data):
                     _check_batches(f"limit_{stage}_batches", fraction, batches, stage)
 
 
-def _refuse_replaced(trainer: DictConfig) -> None:
+def _refuse_overridden(trainer: DictConfig) -> None:
     """Refuse limits without effect since another limit overrides them."""
     if overfit := trainer.get("overfit_batches"):
         for stage in ("train", "val"):
@@ -59,7 +61,7 @@ def _refuse_replaced(trainer: DictConfig) -> None:
         raise InputError(f"trainer.min_epochs={least} has no effect: training ends with trainer.max_epochs={most}")
 
 
-def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
+def _count_loader_batches(stage: str, data: LightningDataModule) -> list[int]:
     """Return the number of batches of each loader of a stage; an empty list if they cannot be counted.
 
     Lightning itself counts the test batches only after training.
@@ -73,7 +75,7 @@ def _count_loaders(stage: str, data: LightningDataModule) -> list[int]:
 
 def _check_sets(trainer: DictConfig, data: TensorDataModule) -> None:
     """Check all limits of a `TensorDataModule` that has loaded its sets."""
-    batches = len(data.batches(data.train_set, train=True))
+    batches = len(data.make_batches(data.train_set, train=True))
     overfit = "overfit_batches" if trainer.get("overfit_batches") else None  # Lightning applies it to both sets
     train, val = overfit or "limit_train_batches", overfit or "limit_val_batches"
     taken = _check_batches(train, trainer.get(train, 1.0), batches)
@@ -83,7 +85,7 @@ def _check_sets(trainer: DictConfig, data: TensorDataModule) -> None:
         _check_interval(trainer.get("val_check_interval"), taken)
 
 
-def _check_batches(name: str, limit: int | float, batches: int, what: str = "training") -> int:
+def _check_batches(name: str, limit: int | float, batches: int, set_name: str = "training") -> int:
     """Return the number of batches per epoch that a limit leaves.
 
     Raises:
@@ -93,13 +95,14 @@ def _check_batches(name: str, limit: int | float, batches: int, what: str = "tra
         return min(limit, batches)
     if limit > 0 and batches and int(limit * batches) == 0:  # as Lightning calculates it
         raise InputError(
-            f"trainer.{name}={limit} of {batches} {what} batches is none: give {_smallest(batches)} or more, or a "
+            f"trainer.{name}={limit} of {batches} {set_name} batches is none: give "
+            f"{_find_smallest_fraction(batches)} or more, or a "
             "number of batches"
         )
     return int(limit * batches)
 
 
-def _check_samples(name: str, limit: int | float, samples: Samples | None, what: str) -> bool:
+def _check_samples(name: str, limit: int | float, samples: Samples | None, set_name: str) -> bool:
     """Return True if a limit leaves any samples of a set.
 
     Raises:
@@ -107,21 +110,22 @@ def _check_samples(name: str, limit: int | float, samples: Samples | None, what:
     """
     if samples is None or not samples.size:
         return False
-    if isinstance(limit, float) and limit > 0 and count_share(limit, samples.size) == 0:
+    if isinstance(limit, float) and limit > 0 and count_fraction(limit, samples.size) == 0:
         raise InputError(
-            f"trainer.{name}={limit} of {samples.size} {what} samples is none: give {_smallest(samples.size)} or more"
+            f"trainer.{name}={limit} of {samples.size} {set_name} samples is none: give "
+            f"{_find_smallest_fraction(samples.size)} or more"
         )
     return limit > 0
 
 
-def _smallest(count: int) -> float:
+def _find_smallest_fraction(count: int) -> float:
     """Return the smallest fraction with few digits that leaves one of ``count`` items."""
     digits = len(str(count)) + 1
     return math.ceil(10**digits / count) / 10**digits
 
 
 def refuse_interval(trainer: Trainer) -> None:
-    """Refuse an invalid interval between validations when training starts, for any data module, as in `check_limits`.
+    """Refuse an invalid interval between validations when training starts; see `_check_passed_limits`.
 
     Raises:
         InputError: naming valid numbers of batches.

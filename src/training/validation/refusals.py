@@ -21,13 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel
 
-from src.core.devices import CPU, available
+from src.core.devices import CPU, detect_device_kind
 from src.core.errors import InputError
-from src.core.hints import parameters_of
-from src.models.base import is_fixed, refuse_sum_of_parts
-from src.training.validation.config import Part, found_class, parts
+from src.core.hints import get_parameters
+from src.models.base import is_untrainable, refuse_accumulated_sum
+from src.training.validation.config import Component, find_class, find_components
 
-ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead
+REFUSED_ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead
     "barebones": "use callbacks=none logger=none",
     "callbacks": "choose callbacks=…, or add one with +callbacks.NAME._target_=…",
     "default_root_dir": "choose paths.outputs=…",
@@ -43,14 +43,14 @@ ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead
     "plugins": "choose trainer.precision=… and trainer.strategy=…",
     "use_distributed_sampler": "the data module decides which process gets which samples",
 }
-_OF_THE_SHELL = "PL_TRAINER_"  # environment variables that set Trainer arguments behind the config's back
+_VARIABLE_PREFIX = "PL_TRAINER_"  # environment variables that set Trainer arguments behind the config's back
 _LIGHTNING = "lightning.pytorch.callbacks."
 _AVERAGING = f"use {_LIGHTNING}WeightAveraging or EMAWeightAveraging, whose weights are validated, kept and tested"
-_HANDED_ON: dict[type, tuple[Any, ...]] = {  # classes that accept any setting and pass it on, and where to
+_FORWARDED_TO: dict[type, tuple[Any, ...]] = {  # classes that accept any setting and pass it on, and where to
     WeightAveraging: (AveragedModel,),
     PyTorchProfiler: (torch.profiler.profile, torch.autograd.profiler.profile, torch.autograd.profiler.emit_nvtx),
 }
-CALLBACKS = {
+REFUSED_CALLBACKS = {
     "StochasticWeightAveraging": f"its average is made after the last checkpoint, and is not tested; {_AVERAGING}",
     "ModelPruning": (
         "it prunes after validation, so that the metrics are those of other weights; prune a finished run's weights "
@@ -66,7 +66,7 @@ CALLBACKS = {
 }
 
 
-def refuse(cfg: DictConfig) -> None:
+def refuse_unsupported(cfg: DictConfig) -> None:
     """Refuse Lightning's settings and callbacks that a run would not honour.
 
     Raises:
@@ -75,59 +75,64 @@ def refuse(cfg: DictConfig) -> None:
     groups = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("trainer", "callbacks") if cfg.get(name)
     }
-    variables = [name for name in os.environ if name.startswith(_OF_THE_SHELL)]
-    refused = [f"{name}: use trainer.{name.removeprefix(_OF_THE_SHELL).lower()}=…" for name in variables]
-    if wrong := [*find_refused(groups), *refused]:
+    variables = [name for name in os.environ if name.startswith(_VARIABLE_PREFIX)]
+    refused = [f"{name}: use trainer.{name.removeprefix(_VARIABLE_PREFIX).lower()}=…" for name in variables]
+    if wrong := [*_find_refused(groups), *refused]:
         raise InputError("; ".join(wrong))
 
 
-def find_refused(settings: Mapping[str, Any]) -> Iterator[str]:
+def _find_refused(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each of the settings (plain values) that a run cannot have, with the reason."""
     trainer = settings.get("trainer")
     for name in trainer if isinstance(trainer, Mapping) else ():
-        if name in ARGUMENTS:
-            yield f"trainer.{name} is no setting here: {ARGUMENTS[name]}"
-    for part in parts(settings):
+        if name in REFUSED_ARGUMENTS:
+            yield f"trainer.{name} is no setting here: {REFUSED_ARGUMENTS[name]}"
+    for part in find_components(settings):
         yield from _find_unknown(part)
         if part.name.startswith("callbacks."):
             yield from _find_refused_callback(part)
 
 
-def _find_unknown(part: Part) -> Iterator[str]:
+def _find_unknown(component: Component) -> Iterator[str]:
     """Yield the settings that a class of Lightning's only passes on to another class, which does not know them."""
-    target = part.settings.get("_target_") if isinstance(part.settings, Mapping) else None
-    kind = found_class(target) if isinstance(target, str) else None
-    for forwarder, receivers in _HANDED_ON.items():
+    target = component.settings.get("_target_") if isinstance(component.settings, Mapping) else None
+    kind = find_class(target) if isinstance(target, str) else None
+    for forwarder, receivers in _FORWARDED_TO.items():
         if isinstance(kind, type) and issubclass(kind, forwarder):
             known = {name for receiver in receivers for name in signature(receiver).parameters}
-            unknown = [key for key in part.settings if key not in {*known, *parameters_of(kind), "_target_"}]
-            yield from (f"{part.name}.{key}: {target} takes no such setting" for key in unknown)
+            unknown = [key for key in component.settings if key not in {*known, *get_parameters(kind), "_target_"}]
+            yield from (f"{component.name}.{key}: {target} takes no such setting" for key in unknown)
 
 
-def _find_refused_callback(part: Part) -> Iterator[str]:
-    target = part.settings.get("_target_") if isinstance(part.settings, Mapping) else None
-    kind = found_class(target) if isinstance(target, str) else None
+def _find_refused_callback(component: Component) -> Iterator[str]:
+    target = component.settings.get("_target_") if isinstance(component.settings, Mapping) else None
+    kind = find_class(target) if isinstance(target, str) else None
     if not isinstance(kind, type):
         return  # `src.training.validation.config` reports it
-    for name, reason in CALLBACKS.items():
-        if _is_a(kind, name):
-            yield f"{part.name}: {name} cannot be used here: {reason}"
-    if _is_a(kind, "EMAWeightAveraging") and part.settings.get("update_starting_at_epoch") is not None:
+    for name, reason in REFUSED_CALLBACKS.items():
+        if _is_lightning_callback(kind, name):
+            yield f"{component.name}: {name} cannot be used here: {reason}"
+    if (
+        _is_lightning_callback(kind, "EMAWeightAveraging")
+        and component.settings.get("update_starting_at_epoch") is not None
+    ):
         yield (
-            f"{part.name}.update_starting_at_epoch: the average would change after it is validated; "
-            f"use {part.name}.update_starting_at_step"
+            f"{component.name}.update_starting_at_epoch: the average would change after it is validated; "
+            f"use {component.name}.update_starting_at_step"
         )
-    measures_cpu = _is_a(kind, "DeviceStatsMonitor") and part.settings.get("cpu_stats", available() == CPU)
+    measures_cpu = _is_lightning_callback(kind, "DeviceStatsMonitor") and component.settings.get(
+        "cpu_stats", detect_device_kind() == CPU
+    )
     if measures_cpu and not find_spec("psutil"):
-        yield f"{part.name} needs the package psutil, which is not installed; use {part.name}.cpu_stats=false"
+        yield f"{component.name} needs the package psutil, which is not installed; use {component.name}.cpu_stats=false"
 
 
-def _is_a(kind: type, name: str) -> bool:
+def _is_lightning_callback(cls: type, name: str) -> bool:
     """Return True if a class is the Lightning callback with this name or a subclass of it."""
-    return issubclass(kind, found_class(f"{_LIGHTNING}{name}"))  # type: ignore[arg-type]
+    return issubclass(cls, find_class(f"{_LIGHTNING}{name}"))  # type: ignore[arg-type]
 
 
-def refuse_unsuited(cfg: DictConfig, callbacks: Sequence[Callback], model: LightningModule) -> None:
+def refuse_unsuitable_callbacks(cfg: DictConfig, callbacks: Sequence[Callback], model: LightningModule) -> None:
     """Refuse callbacks that do not work with the model, the loggers or each other.
 
     Raises:
@@ -135,25 +140,25 @@ def refuse_unsuited(cfg: DictConfig, callbacks: Sequence[Callback], model: Light
     """
     for kind in (ProgressBar, WeightAveraging):
         if len(several := [type(item).__name__ for item in callbacks if isinstance(item, kind)]) > 1:
-            names = [str(key) for key, item in cfg.callbacks.items() if item and _is_made_from(item, kind)]
+            names = [str(key) for key, item in cfg.callbacks.items() if item and _has_target_class(item, kind)]
             hint = f"; leave one out: ~callbacks.{names[0]}" if names else ""
             raise InputError(f"{' and '.join(several)} do the same, and a run takes one{hint}")
     for callback in callbacks:
         name = type(callback).__name__
         if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(model, "backbone", None), Module):
             raise InputError(f"{name} freezes the model's backbone, and {type(model).__name__} has no such part")
-        if isinstance(callback, WeightAveraging) and is_fixed(model):
+        if isinstance(callback, WeightAveraging) and is_untrainable(model):
             raise InputError(f"{name} averages weights, and {type(model).__name__} has none to learn")
         if isinstance(callback, (DeviceStatsMonitor, ThroughputMonitor)) and not any(cfg.logger.values()):
             raise InputError(f"{name} has nowhere to log; choose logger=tensorboard or another")
 
 
-def _is_made_from(settings: DictConfig, kind: type) -> bool:
-    found = found_class(settings._target_)
-    return isinstance(found, type) and issubclass(found, kind)
+def _has_target_class(settings: DictConfig, cls: type) -> bool:
+    found = find_class(settings._target_)
+    return isinstance(found, type) and issubclass(found, cls)
 
 
-def refuse_gradients(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
+def refuse_gradient_settings(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
     """Refuse contradictory settings of gradient accumulation and clipping.
 
     These are accumulation that is set twice, accumulation of summed losses, and a clipping algorithm without a clipping
@@ -166,10 +171,10 @@ def refuse_gradients(cfg: DictConfig, callbacks: Sequence[Callback]) -> None:
     if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
         raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
     accumulated = trainer.get("accumulate_grad_batches", 1)
-    refuse_sum_of_parts(reduction, accumulated)
+    refuse_accumulated_sum(reduction, accumulated)
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
-            refuse_sum_of_parts(reduction, max(callback.scheduling.values()))
+            refuse_accumulated_sum(reduction, max(callback.scheduling.values()))
             if accumulated != 1:
                 reason = f"{type(callback).__name__} sets it as well; use one of the two"
                 raise InputError(f"trainer.accumulate_grad_batches={accumulated}: {reason}")

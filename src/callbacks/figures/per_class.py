@@ -1,0 +1,97 @@
+"""Figures of the test set by class: the confusion matrix and the accuracy of each class."""
+
+import numpy as np
+from lightning import LightningModule, Trainer
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from src.callbacks.figures.base import FigureCallback, format_percent, get_data_module, set_percent_ticks
+from src.core.colours import CORRECT, INCORRECT, OTHER, choose_contrast_colour
+
+ERRORS = LinearSegmentedColormap.from_list("errors", ["white", INCORRECT, "#7A2A5A"])
+
+
+class ConfusionMatrix(FigureCallback):
+    """The test set's confusion matrix; for models that count one (``confusion``, (K, K)).
+
+    Each cell shows its count. Mistakes are coloured by their fraction of the true class, on a scale that ends at the
+    largest of them; the diagonal is grey.
+    """
+
+    name = "confusion_matrix"
+    needs_samples = False
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        counts, names = getattr(pl_module, "confusion", None), getattr(get_data_module(trainer), "class_names", ())
+        if counts is not None and len(names) > 1:
+            side = 2.4 + 0.27 * len(names)
+            self.show(trainer, (side + 0.9, side * 0.92), counts.cpu(), names)
+
+    def draw(self, figure: Figure, counts: Tensor, names: tuple[str, ...]) -> None:
+        fractions = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()  # of the true class
+        accuracy = float(counts.diagonal().sum() / counts.sum().clamp(min=1))
+        axis, right = figure.subplots(), np.eye(len(names), dtype=bool)
+        errors = np.ma.array(fractions, mask=right)
+        image = axis.imshow(errors, cmap=ERRORS, vmin=0, vmax=errors.max() or 1)
+        axis.imshow(np.ma.array(fractions, mask=~right), cmap=ListedColormap([OTHER]))
+        size = 7 if len(names) > 4 else 10
+        for row, column in np.ndindex(fractions.shape):
+            count = int(counts[row, column])
+            if count or row == column:
+                colour = (
+                    "black"
+                    if row == column
+                    else choose_contrast_colour(*image.cmap(image.norm(fractions[row, column]))[:3])
+                )
+                axis.text(column, row, str(count), ha="center", va="center", fontsize=size, color=colour)
+        long = max(map(len, names)) > 2
+        axis.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
+        axis.set_yticks(range(len(names)), names)
+        title = f"Test set: {format_percent(accuracy, 2)} correct"
+        axis.set(xlabel="predicted class", ylabel="true class", title=title)
+        axis.spines[:].set_visible(False)
+        if errors.max():
+            bar = figure.colorbar(image, ax=axis, label="mistakes (share of class)", shrink=0.8)
+            set_percent_ticks(bar.ax.yaxis, 5)
+            bar.outline.set_visible(False)
+
+
+class ClassAccuracy(FigureCallback):
+    """The test set's accuracy by class, the best on top; for models that count a ``confusion`` (K, K)."""
+
+    name = "class_accuracy"
+    needs_samples = False
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        counts, names = getattr(pl_module, "confusion", None), getattr(get_data_module(trainer), "class_names", ())
+        if counts is not None and len(names) > 1 and counts.sum() > 0:
+            self.show(trainer, (6.4, 1.0 + 0.26 * len(names)), compute_class_accuracies(counts.cpu(), names))
+
+    def draw(self, figure: Figure, accuracies: list[tuple[str, float]]) -> None:
+        names, values = zip(*accuracies, strict=True)
+        mean = sum(values) / len(values)
+        axis, rows = figure.subplots(), range(len(names))
+        axis.barh(rows, values, color=CORRECT, height=0.7)
+        for row, value in enumerate(values):  # right of 100%, clear of the bars and the line
+            axis.text(1.02, row, format_percent(value, 1), va="center", fontsize=9)
+        axis.axvline(mean, color="black", linestyle="--", label=f"mean of the classes {format_percent(mean, 1)}")
+        axis.set_yticks(rows, names)
+        axis.set(xlim=(0, 1.12), ylim=(len(names) - 0.5, -0.5))
+        axis.set(xlabel="share of the class predicted right", title="Test accuracy by class")
+        set_percent_ticks(axis.xaxis)
+        axis.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower center")
+
+
+def compute_class_accuracies(counts: Tensor, names: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Return each class's name and accuracy, the best first.
+
+    Args:
+        counts: number of samples by true × predicted class, (K, K).
+        names: the names of the K classes. Those without samples are left out.
+    """
+    totals = counts.sum(dim=1)
+    accuracies = (counts.diagonal() / totals.clamp(min=1)).tolist()
+    rated = [(name, rate) for name, rate, total in zip(names, accuracies, totals.tolist(), strict=True) if total]
+    return sorted(rated, key=lambda item: -item[1])
