@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from src.cli import main as cli
 from src.cli.evaluation import refuse_training_settings
-from src.cli.messages import CONF
 from src.cli.startup import disable_gc_for_imports
+from src.core.places import CONF
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")

@@ -19,8 +19,8 @@ import hydra
 from omegaconf import DictConfig
 
 from src.cli import main as cli
-from src.cli.messages import CONF
 from src.cli.startup import disable_gc_for_imports
+from src.core.places import CONF
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

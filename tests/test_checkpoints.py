@@ -11,7 +11,8 @@ from src.callbacks.history import History
 from src.core.errors import InputError
 from src.models.base import SupervisedModule
 from src.storage.files import StorageError
-from src.training.checkpoints import AtomicCheckpointIO, RunCheckpoint, load_weights, read_checkpoint
+from src.storage.weights import load_weights, read_checkpoint
+from src.training.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from tests.command_line import history, quick, read_json, train
 from tests.test_resume import assert_the_same_run
 from tests.training import Given, points, quiet_trainer

@@ -64,7 +64,7 @@ def test_of_two_starts_at_the_same_moment_one_wins(
         monkeypatch.undo()
         inner.append(quick(*SETTINGS, cwd=tmp_path))
 
-    monkeypatch.setattr("src.cli.main.find_foreign_file", look)
+    monkeypatch.setattr("src.cli.folders.find_foreign_file", look)
     error = run("src.train", *SETTINGS, "seed=1", cwd=tmp_path).error
     assert "is there already: choose another name=…, or go on with it: resume=outputs/runs/mine" in error
     assert_the_same_run(inner[0].folder, straight)

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli.main import register_resolvers
+from src.cli.names import register_resolvers
 from src.data.toy import TableDataModule
 from src.training.validation.config import check_config
 from tests.command_line import CONF

@@ -13,10 +13,11 @@ from src.core.checks import format_value
 from src.core.errors import InputError
 from src.core.hints import get_hints
 from src.core.places import LOCATION_CHECKS
+from src.storage.configs import BASE_CLASSES
 from src.sweeps.launchers import local, slurm, vectorized
 from src.sweeps.launchers import ray as ray_cluster
 from src.sweeps.search import plan as search_plan
-from src.training.validation.config import BASE_CLASSES, check_config
+from src.training.validation.config import check_config
 from src.training.validation.settings import CHECKS, EVALUATION, OPTIMIZER, OPTIMIZER_CHOICES
 from tests.chaos.settings import leaves
 from tests.command_line import CONF

@@ -61,7 +61,7 @@ class Losses(Callback):
         self.shown: list[float] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.shown.append(pl_module.loss_shown)
+        self.shown.append(pl_module.last_logged_loss)
 
 
 def model_of(case: Case) -> SupervisedModule:

@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parents[2] / "conf"
+from src.core.places import CONF
+
 GROUPS_WITHOUT_SECTION = ("experiment", "sweep", "debug", "hydra")  # groups without a section in a run's settings
 MAX_CHOICES = 3  # how many choices a message names
 SEARCHPATH = "hydra.searchpath"

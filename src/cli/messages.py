@@ -1,5 +1,6 @@
 """One-line error messages, which suggest the nearest existing name where a name is wrong."""
 
+import os
 import re
 import sys
 import traceback
@@ -11,7 +12,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.cli.catalog import (
-    CONF,
     find_choices,
     get_typed_settings,
     is_evaluation,
@@ -23,8 +23,11 @@ from src.core.checks import format_escaped, format_value
 from src.core.disk import StorageError, find_storage_error
 from src.core.errors import InputError
 from src.core.names import suggest_by_words, suggest_name
+from src.core.places import CONF
 
-ENTRY_FILES = ("cli.py", "composition.py", "train.py", "eval.py")  # this project's files in which a command starts
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
+# The files of this project in which a command starts.
+ENTRY_FILES = ("main.py", "startup.py", "names.py", "folders.py", "train.py", "eval.py")
 MAX_LENGTH = 600  # characters of a text from Hydra
 HYDRA_PHRASES = (
     " Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.",
@@ -60,7 +63,7 @@ def is_hydra_error(error: BaseException) -> bool:
     """Return True if Hydra or logging raised the error over its settings, before this project's code started."""
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [path for path in frames if path.is_relative_to(Path(__file__).parents[1])]
-    return all(path.name in ENTRY_FILES for path in own) and frames[-1].name != "cli.py"
+    return all(path.name in ENTRY_FILES for path in own) and frames[-1:] != own[-1:]
 
 
 def format_error(error: BaseException) -> str:

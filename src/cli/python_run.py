@@ -11,7 +11,7 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli.main import make_run_folder, refuse_foreign_settings
+from src.cli.folders import make_run_folder, refuse_foreign_settings
 from src.cli.presets import check_presets, find_presets, get_typed_overrides
 from src.cli.undo import keep_created, remove_created
 from src.core.checks import format_value

@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -20,6 +21,7 @@ from src.core.checks import (
 )
 from src.core.errors import InputError
 
+CONF = Path(__file__).parents[2] / "conf"
 PLUGIN_PREFIXES = ("hydra_plugins.", "hydra._internal.core_plugins.")
 MAX_NAME_BYTES = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names
 PATH_SETTINGS = (  # settings that are paths; a config need not have all of them

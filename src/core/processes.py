@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.core.errors import InputError
-from src.storage.records import read_status
 
 CORES_VARIABLE = "THUNDERHEAD_CORES"  # the number of CPU cores of a process that shares the machine with others
 GPU_FRACTION_VARIABLE = (
@@ -142,20 +141,3 @@ def _check_rendezvous(nodes: int) -> None:
         raise InputError(f"NODE_RANK={node}: trainer.num_nodes={nodes}, so it is a number from 0 to {nodes - 1}")
     if not port.isdecimal() or int(port) > 65535:
         raise InputError(f"MASTER_PORT={port}: a port is a number from 1 to 65535")
-
-
-def check_agreement(config: Mapping[str, Any], process: ProcessInfo) -> None:
-    """Require settings on which independently started processes must agree.
-
-    Raises:
-        InputError: if a new run has no name or no seed, or its name is taken.
-    """
-    if not process.is_externally_launched or config.get("resume") is not None:
-        return
-    for setting, otherwise in (("name", "have a time stamp of its own"), ("seed", "draw its own")):
-        if config.get(setting, 0) is None:
-            raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
-    folder = config["hydra"]["run"]["dir"]
-    before = read_status(Path(folder))["status"]
-    if not process.is_rank_zero and before not in ("waiting", "running"):  # rank 0 detects this, too, and exits
-        raise InputError(f"{folder} is there already: choose another name=…")

@@ -23,14 +23,14 @@ def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> 
     return hot * (1 - smoothing) + smoothing / max(width, 2) if smoothing else hot
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return the cross entropy of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
     if outputs.shape[1] == 1:
-        return _one_vs_rest(outputs, targets, smoothing, reduction)
+        return one_vs_rest(outputs, targets, smoothing, reduction)
     return F.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
 
 
-def _one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return the sum over the outputs of the logistic loss of each class against the rest."""
     desired = encode_targets(outputs, targets, smoothing)
     loss = F.binary_cross_entropy_with_logits(outputs, desired, reduction=reduction)
@@ -39,13 +39,13 @@ def _one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: 
     return loss * outputs.shape[1] if outputs.shape[1] > 1 else loss
 
 
-def _quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return ½ Σ (σ(z) − y)² over the outputs z, with one-hot y (the course's first cost; Nielsen, 2015)."""
     losses = (outputs.sigmoid() - encode_targets(outputs, targets, smoothing)).square().sum(dim=1)
     return (losses.mean() if reduction == "mean" else losses) / 2
 
 
-def _perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return Σ (ŷ − y)·z, where ŷ is 1 if z > 0, else 0; it is zero for correct outputs.
 
     Its gradient with respect to the weights is (ŷ − y)·x, so a step of plain gradient descent on one
@@ -55,13 +55,13 @@ def _perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: s
     return losses.mean() if reduction == "mean" else losses
 
 
-def _squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
     """Return the squared error of one output."""
     return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype), reduction=reduction)
 
 
 LOSSES: dict[str, Loss] = {
-    loss.__name__: loss for loss in (_cross_entropy, _one_vs_rest, _quadratic, _perceptron, _squared_error)
+    loss.__name__: loss for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error)
 }
 LOSSES_BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its default
     "multiclass": ("cross_entropy", "one_vs_rest", "quadratic", "perceptron"),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from src.core.errors import InputError
 from src.models.base import Settings
 from src.models.images import ImageModule
-from src.training.checkpoints import get_weights, read_checkpoint
+from src.storage.weights import get_weights, read_checkpoint
 
 
 class ResNet18Net(nn.Module):

@@ -116,11 +116,11 @@ def run_optimizer_steps(model: Any, chunk: Chunk) -> None:
         step(batch, chunk.prepare)
         count += 1
         if count % trainer.log_every_n_steps == 0:
-            model.look_at_losses()
+            model.log_losses()
     optimizer._opt_called = True  # else schedulers warn that they are stepped before the optimiser
     _add_step_counts(trainer, count)
-    if model.unread:
-        model.look_at_losses()
+    if model.pending_batches:
+        model.log_losses()
     # With manual optimisation Lightning leaves the schedules, which are per epoch here, to the module.
     if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
         for config in trainer.lr_scheduler_configs:
@@ -144,10 +144,10 @@ def _choose_step_function(model: Any, optimizer: Any) -> Callable[[Samples, Call
     """Return the function that takes a step on a stored batch: on a GPU a `GraphStep` if possible."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
     take = partial(_run_optimizer_step, model, _unwrap_step(optimizer), weights)
-    if not (model.records_steps and can_record(optimizer, model.device)):
+    if not (model.uses_cuda_graphs and can_record(optimizer, model.device)):
         return take
     if model.graph_step is None or model.graph_step.optimizer is not optimizer:
-        model.graph_step = GraphStep(optimizer, take, model.unread)
+        model.graph_step = GraphStep(optimizer, take, model.pending_batches)
     return model.graph_step
 
 
@@ -179,7 +179,7 @@ def _is_torch_method(method: Any) -> bool:
 
 def _compute_gradient(model: Any, weights: list[Tensor], batch: Any, batch_index: int) -> Tensor:
     """Set the weights' gradients of a batch, and return the objective; ``batch_index`` is its index in the epoch."""
-    objective: Tensor = model.step_loss(batch, batch_index)
+    objective: Tensor = model.compute_step_objective(batch, batch_index)
     gradients = torch.autograd.grad(objective, weights, allow_unused=True)  # new tensors: nothing to zero or add to
     for weight, its_gradient in zip(weights, gradients, strict=True):
         weight.grad = its_gradient

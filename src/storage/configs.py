@@ -8,8 +8,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli.messages import CONF
 from src.core.errors import InputError
+from src.core.places import CONF
 from src.storage.moved import restore_names, update_names
 from src.storage.plain import read_yaml
 from src.storage.references import UNRESOLVED, check_expanded_size, extract_external_references
@@ -17,6 +17,17 @@ from src.storage.strays import refuse_strays
 from src.storage.trust import EXTERNAL_DATA_FOLDERS, Rules, check_trust, find_packages, find_path_settings
 
 CONFIG_FILE = Path(".hydra", "config.yaml")  # relative to a run's folder
+BASE_CLASSES = {  # the base class of each part
+    "model": "lightning.LightningModule",
+    "data": "lightning.LightningDataModule",
+    "optimizer": "torch.optim.Optimizer",
+    "scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "trainer": "lightning.Trainer",
+    "callbacks": "lightning.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+    "trainer.profiler": "lightning.pytorch.profilers.Profiler",
+    "trainer.strategy": "lightning.pytorch.strategies.Strategy",
+}
 SINGLE_SECTIONS = ("data", "model", "optimizer", "trainer")  # sections that describe one object each
 MULTI_SECTIONS = ("callbacks", "logger")  # sections with any number of objects
 WRITING_SECTIONS = (*MULTI_SECTIONS, "trainer")  # sections whose objects write files
@@ -198,8 +209,6 @@ def _make_rules(writing_sections: tuple[str, ...]) -> Rules:
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
-
-    from src.training.validation.config import BASE_CLASSES
 
     classes = {f"{name}.*" if name in MULTI_SECTIONS else name: get_class(kind) for name, kind in BASE_CLASSES.items()}
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)

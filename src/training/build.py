@@ -1,6 +1,5 @@
 """Build a run's objects from its config: prepared device, data module, model, callbacks, loggers and trainer."""
 
-import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from src.callbacks.figures.base import FigureCallback
 from src.callbacks.monitor import (
     check_measured,
     explain_no_validation,
@@ -34,6 +32,7 @@ from src.data.base import TensorDataModule
 from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
 from src.training.checkpoints import AtomicCheckpointIO
 from src.training.distributed import make_cluster_environment, refuse_forked_processes
+from src.training.validation.abilities import find_arguments, is_sample_figure
 from src.training.validation.config import check_config
 from src.training.validation.limits import check_limits
 from src.training.validation.refusals import refuse_unsupported
@@ -163,20 +162,6 @@ def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) 
     return {name: value for name, value in about.items() if taken is None or name in taken}
 
 
-def find_arguments(target_class: type) -> set[str] | None:
-    """Return the names of the arguments that a class accepts, including those that it passes on; ``None``: any."""
-    found: set[str] = set()
-    for base in target_class.__mro__:
-        if base in (LightningModule, Callback):
-            return None  # Lightning's base classes accept any argument, and pass none on
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-            found |= {parameter.name for parameter in parameters}
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-                return found
-    return found
-
-
 def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
     """Return the config's callbacks; one whose ``monitor`` is null watches the run's monitored metric.
 
@@ -191,12 +176,6 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
                 instantiate_checked(f"callbacks.{key}", _add_monitor(f"callbacks.{key}", settings, cfg, data))
             )
     return callbacks
-
-
-def is_sample_figure(settings: Mapping[str, Any]) -> bool:
-    """Return True if a callback draws figures of a data set's samples."""
-    kind = get_class(settings["_target_"])
-    return issubclass(kind, FigureCallback) and kind.needs_samples
 
 
 def _add_monitor(name: str, settings: DictConfig, cfg: DictConfig, data: LightningDataModule) -> DictConfig:

@@ -14,7 +14,8 @@ from src.callbacks.monitor import resolve_monitor
 from src.loggers.opening import make_run_start
 from src.models.steps import sync_step_counters
 from src.storage.configs import open_config
-from src.sweeps.store.runs import read_history
+from src.storage.schema import read_history
+from src.storage.weights import load_weights, read_checkpoint
 from src.training.build import (
     build_callbacks,
     build_data,
@@ -24,7 +25,7 @@ from src.training.build import (
     load_data,
     prepare_machine,
 )
-from src.training.checkpoints import RunCheckpoint, find_checkpoint, load_weights, read_checkpoint
+from src.training.checkpoints import RunCheckpoint, find_checkpoint
 from src.training.restoring import explain_restore_errors
 from src.training.resume import check_parts
 from src.training.validation.abilities import should_test

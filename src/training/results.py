@@ -15,13 +15,13 @@ from torch.nn.parameter import is_lazy
 
 from src.callbacks.history import History
 from src.callbacks.monitor import format_metric_name
-from src.cli.main import INTERRUPTED, TERMINATED, is_in_sweep
+from src.cli.main import is_in_sweep
 from src.cli.messages import find_input_error
 from src.cli.undo import keep_created
 from src.core.commands import format_command, format_restart_command, format_tensorboard_command
 from src.core.devices import is_main_process
 from src.core.disk import StorageError
-from src.core.errors import DivergedError, InputError
+from src.core.errors import INTERRUPTED, TERMINATED, DivergedError, InputError
 from src.loggers.events import find_event_files, write_pending_events
 from src.models.base import SupervisedModule
 from src.storage.files import write_csv, write_json

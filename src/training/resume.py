@@ -16,7 +16,8 @@ from src.storage.configs import NON_IDENTIFYING, find_changes, read_config
 from src.storage.files import remove_file, remove_partial_files, require_folders
 from src.storage.records import is_finished
 from src.storage.tensors import open_verified
-from src.training.checkpoints import WHOLE_EPOCH, check_fit, read_checkpoint, write_checkpoint
+from src.storage.weights import check_fit, read_checkpoint, write_checkpoint
+from src.training.checkpoints import WHOLE_EPOCH
 from src.training.ends import (
     MAX_EPOCHS,
     MAX_STEPS,

@@ -35,6 +35,7 @@ from src.storage.configs import explain_unopenable, find_needed_trust, find_path
 from src.storage.files import write_json
 from src.storage.records import find_damage, format_metrics, save_config, write_provenance
 from src.storage.trust import format_trust, read_packages
+from src.storage.weights import load_weights
 from src.training.build import (
     build_callbacks,
     build_data,
@@ -46,7 +47,7 @@ from src.training.build import (
     load_data,
     prepare_machine,
 )
-from src.training.checkpoints import RunCheckpoint, find_checkpoint, load_weights
+from src.training.checkpoints import RunCheckpoint, find_checkpoint
 from src.training.compilation import compile_network
 from src.training.distributed import DistributedGuard, explain_lost_ranks
 from src.training.ends import RunProgress, find_extension, find_reached_limits

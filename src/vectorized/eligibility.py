@@ -19,8 +19,8 @@ from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.figures.base import FigureCallback
 from src.callbacks.monitor import resolve_monitor
 from src.callbacks.progress import Progress
-from src.cli import main as cli
 from src.cli.messages import format_error
+from src.cli.names import register_resolvers
 from src.core import devices
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
@@ -100,7 +100,7 @@ def check_configs(configs: list[bytes], processes: int) -> list[Eligibility]:
         configs: the examples' configs as Hydra composed them, pickled.
         processes: number of stacks that are trained at once.
     """
-    cli.register_resolvers()
+    register_resolvers()
     return [check_eligibility(pickle.loads(config), processes) for config in configs]
 
 

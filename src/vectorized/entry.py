@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
-from src.cli import main as cli
 from src.cli.messages import format_error
+from src.cli.names import register_resolvers
 from src.core import devices
 from src.core.disk import StorageError
 from src.core.errors import InputError
@@ -45,7 +45,7 @@ def train_stack(spec: StackSpec) -> None:
     """Train the jobs of a stack, test them once, and write their folders; record an error in each folder."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     setup_globals()
-    cli.register_resolvers()
+    register_resolvers()
     try:
         with require_folders(*(part.folder for part in spec.jobs)):
             train_jobs(spec)

@@ -19,8 +19,9 @@ from src.callbacks.monitor import infer_mode, resolve_monitor
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
+from src.storage.weights import load_weights
 from src.training.build import select_model_arguments
-from src.training.checkpoints import RunCheckpoint, find_stops, load_weights
+from src.training.checkpoints import RunCheckpoint, find_stops
 from src.training.results import Results
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch
 from src.core.errors import InputError
 from src.models.base import format_divergence
 from src.storage.files import open_atomic
-from src.training.checkpoints import read_checkpoint
+from src.storage.weights import read_checkpoint
 from src.vectorized.job import StackedJob
 from src.vectorized.model import LossLog, RateLog, StackedModel, StackMetrics, State, copy_rows, select_rows
 

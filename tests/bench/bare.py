@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.cli.main import register_resolvers
-from src.cli.messages import CONF
+from src.cli.names import register_resolvers
 from src.core import devices
+from src.core.places import CONF
 from src.data.base import Samples, TensorDataModule
 from src.training import build
 

@@ -18,9 +18,9 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch import Tensor, nn
 
-from src.cli.main import register_resolvers
-from src.cli.messages import CONF
+from src.cli.names import register_resolvers
 from src.core import devices
+from src.core.places import CONF
 from src.data.base import TensorDataModule
 from src.training import build
 from tests.bench.measuring import OURS

@@ -44,7 +44,7 @@ def test_the_bar_shows_the_loss_of_the_last_look(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, callbacks=[progress], enable_progress_bar=True)
     model = Recorder()
     trainer.fit(model, datamodule=Given(points(4, classes=2), points(4, classes=2)))
-    model.loss_shown = 0.25  # type: ignore[assignment]
+    model.last_logged_loss = 0.25  # type: ignore[assignment]
     assert progress.get_metrics(trainer, model) == {"loss": 0.25}
 
 

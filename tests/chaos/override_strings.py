@@ -179,7 +179,10 @@ def odd_path(draw: random.Random) -> Trial:
 def of_hydra(draw: random.Random) -> Trial:
     override = f"{draw.choice(['', '', '+', '~'])}{draw.choice(OF_HYDRA)}"
     text = draw.choice(
-        [draw.choice(values) for values in [*OF_TYPES.values(), TEXTS, PATHS, ("src.cli.main.ReserveFolder",)]]
+        [
+            draw.choice(values)
+            for values in [*OF_TYPES.values(), TEXTS, PATHS, ("src.sweeps.store.folders.ReserveFolder",)]
+        ]
     )
     override = override if override.startswith("~") else f"{override}={text}"
     return Trial("Hydra's own", (*QUICK, override), override, EITHER)

@@ -11,7 +11,6 @@ from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.early_stopping import EarlyStopping
-from src.cli.main import is_sweep_folder
 from src.core.errors import InputError
 from src.storage.configs import CONFIG_FILE, open_config
 from src.storage.files import PARTIAL_SUFFIX, remove_partial_files
@@ -20,6 +19,7 @@ from src.sweeps.launchers.sweep import select_pending_jobs
 from src.sweeps.launchers.vectorized import find_damaged_states
 from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import STATES, Study
+from src.sweeps.store.folders import is_sweep_folder
 from src.sweeps.store.jobs import Job, JobRegistry
 from src.sweeps.store.leaderboard import write_results
 from src.training.resume import plan_resume, read_resume_checkpoint

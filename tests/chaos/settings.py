@@ -10,7 +10,7 @@ from unittest import mock
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from src.cli.main import register_resolvers
+from src.cli.names import register_resolvers
 from tests.command_line import CONF
 
 GROUPS = ("trainer", "callbacks", "logger", "optimizer", "scheduler", "data", "model", "debug")

@@ -121,7 +121,7 @@ def _shorten(recorded: Recorded, place: Path) -> Recorded:
 
 def do(task: Task) -> Found:
     """Do a part, in a process of its own."""
-    from src.cli.main import register_resolvers
+    from src.cli.names import register_resolvers
     from src.cli.startup import patch_hydra_speed
 
     register_resolvers()

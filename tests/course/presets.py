@@ -15,7 +15,7 @@ from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
-from src.cli.main import register_resolvers
+from src.cli.names import register_resolvers
 from tests.command_line import BARE, CONF, Seen, history, train
 
 State = dict[str, Tensor]

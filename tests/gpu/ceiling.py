@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.cli.main import register_resolvers
-from src.cli.messages import CONF
+from src.cli.names import register_resolvers
+from src.core.places import CONF
 from src.training import build
 
 SIDES = {"cuda": 8192, "cpu": 128}  # of the matrices

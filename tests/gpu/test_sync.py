@@ -56,7 +56,7 @@ def test_no_step_waits_for_the_device(
     watched: list[int] = []  # how many steps there were in each
 
     def begin(model: Any) -> None:
-        if not checks and model.current_epoch >= SETTLED and model.batches_read < STEPS:
+        if not checks and model.current_epoch >= SETTLED and model.logged_batches < STEPS:
             checks.append(refusing(device))
             checks[0].__enter__()
 
@@ -69,7 +69,7 @@ def test_no_step_waits_for_the_device(
         return step(model, *batch)
 
     def watch_until_here(model: Any) -> None:
-        watched.extend([len(model.unread)] if checks else [])
+        watched.extend([len(model.pending_batches)] if checks else [])
         end()
         look(model)
         begin(model)

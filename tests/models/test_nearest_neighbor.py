@@ -14,7 +14,7 @@ from src.data.base import Samples
 from src.data.cifar10 import CIFAR10
 from src.models.mlp import MLP
 from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, compute_l1, compute_l2, to_float32, to_uint8
-from src.training.checkpoints import load_weights
+from src.storage.weights import load_weights
 from tests.command_line import evaluate, history, images, own_images, quick, run, train, weights
 from tests.training import Given, is_plain, points, quiet_trainer, reloaded
 

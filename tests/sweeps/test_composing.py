@@ -7,8 +7,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from src.cli.main import register_resolvers
-from src.cli.messages import CONF
+from src.cli.names import register_resolvers
+from src.core.places import CONF
 from src.sweeps.launchers.compose import CachingConfigLoader
 
 VALUES = [

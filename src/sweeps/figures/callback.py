@@ -9,8 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.cli.main import TRACEBACKS
-from src.cli.messages import find_input_error
+from src.cli.messages import TRACEBACKS, find_input_error
 from src.core.commands import format_command
 from src.core.disk import find_storage_error
 from src.core.errors import InputError

@@ -22,10 +22,11 @@ from src.core.colours import MODEL
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.storage.configs import open_config
+from src.storage.weights import load_weights
 from src.sweeps.figures.base import SweepFigure
 from src.sweeps.store.runs import Run
 from src.training.build import build_model, build_tensor_data
-from src.training.checkpoints import find_checkpoint, load_weights
+from src.training.checkpoints import find_checkpoint
 
 MAX_TITLE_WIDTH = 36  # characters per line of a plot's title
 

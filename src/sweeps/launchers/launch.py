@@ -13,10 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import OmegaConf
 
-from src.cli.main import TERMINATED
 from src.cli.undo import keep_created, should_remove_created
 from src.core.disk import find_storage_error
-from src.core.errors import InputError
+from src.core.errors import TERMINATED, InputError
 from src.storage.files import remove_partial_files, write_text
 from src.storage.trust import read_packages
 from src.sweeps.launchers.local import call_in_subprocess

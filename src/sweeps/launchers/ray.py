@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.cli.main import TERMINATED
 from src.core.checks import SECONDS, Check, allow_integer, allow_null_or, check_settings, is_number
-from src.core.errors import InputError
+from src.core.errors import TERMINATED, InputError
 from src.sweeps.launchers.cluster import STOPPED_STATUS, RemoteJob, make_remote_job, run_on_cluster, run_remote_job
 from src.sweeps.launchers.ray_connection import CONNECT_TIMEOUT, check_reachable, init_ray
 from src.sweeps.launchers.sweep import Sweep

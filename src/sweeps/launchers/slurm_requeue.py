@@ -10,7 +10,7 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission
 
-from src.cli.main import TERMINATED
+from src.core.errors import TERMINATED
 from src.sweeps.launchers.cluster import RemoteJob, run_remote_job
 from src.sweeps.store.jobs import read_job
 

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from src.cli.main import get_swept_keys
+from src.cli.names import get_swept_keys
 from src.core.commands import format_restart_command
 from src.core.errors import InputError
 from src.storage.files import make_folder, require_folders, sync_together

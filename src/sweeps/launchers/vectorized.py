@@ -127,11 +127,15 @@ class VectorizedEngine(NamedTuple):
                 continue
             # A stack that is resumed keeps its size: its state is that of all its jobs together.
             count = (
-                1 if group[0].stack else self.count_stacks(len(group), verdict.most, len(resources), len(candidates))
+                1
+                if group[0].stack
+                else self.count_stacks(len(group), verdict.max_jobs, len(resources), len(candidates))
             )
             stacks += [
                 PlannedStack(
-                    part, part[0].stack or _make_state_path(sweep.folder, part), max(1, verdict.evaluated // len(part))
+                    part,
+                    part[0].stack or _make_state_path(sweep.folder, part),
+                    max(1, verdict.max_eval_samples // len(part)),
                 )
                 for part in _split_jobs(group, count)
             ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from src.cli.main import format_swept_name
+from src.cli.names import format_swept_name
 from src.core.errors import InputError
 from src.core.places import MAX_NAME_BYTES, cut_to_bytes, read_subdir, to_slug
 from src.storage import schema, strays

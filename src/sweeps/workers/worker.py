@@ -24,8 +24,9 @@ from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from src.cli import main as cli
+from src.cli.folders import limit_log_handlers
 from src.cli.messages import find_input_error, format_error
+from src.cli.names import register_resolvers
 from src.core.disk import StorageError, find_storage_error, suppress_storage_tracebacks, to_storage_error
 from src.core.places import make_paths_absolute
 from src.storage.files import remove_file, require_folders, write_json
@@ -158,14 +159,14 @@ def record_failure(folder: Path, error: Exception, reason: str = "error") -> Non
 def _run_with_hydra(config: DictConfig, spec: JobSpec) -> bool:
     """Run a job as Hydra's basic launcher does; return True on success."""
     setup_globals()
-    cli.register_resolvers()
+    register_resolvers()
     JobRuntime.instance().set("name", config.hydra.job.name)
     task = getattr(sys.modules["__main__"], spec.task_name)
     # The config is composed already: no loader is needed.
     context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]
     make_paths_absolute(config)
     reserve_folder(spec.folder, config)
-    cli.limit_log_handlers(
+    limit_log_handlers(
         config, "file"
     )  # not to the terminal: `run_worker` redirects the process's output to the log already
     result = run_job(

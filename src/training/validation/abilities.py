@@ -4,19 +4,20 @@ This project's classes support all features. For other classes the missing featu
 starts, and settings without effect are refused.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
-from lightning import LightningDataModule, LightningModule
+from lightning import Callback, LightningDataModule, LightningModule
 from omegaconf import DictConfig
 
+from src.callbacks.figures.base import FigureCallback
 from src.callbacks.monitor import has_loader, has_step, has_validation
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.models.base import is_untrainable
-from src.training.build import find_arguments, is_sample_figure
 
 CONFIGURED_GROUPS = ("optimizer", "scheduler")
 
@@ -89,3 +90,23 @@ def refuse_unused(cfg: DictConfig) -> None:
                     f"{setting} has no effect: {cfg.model._target_} makes its {group} itself; one that takes "
                     f"{group} in __init__ is given these settings"
                 )
+
+
+def find_arguments(target_class: type) -> set[str] | None:
+    """Return the names of the arguments that a class accepts, including those that it passes on; ``None``: any."""
+    found: set[str] = set()
+    for base in target_class.__mro__:
+        if base in (LightningModule, Callback):
+            return None  # Lightning's base classes accept any argument, and pass none on
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            found |= {parameter.name for parameter in parameters}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                return found
+    return found
+
+
+def is_sample_figure(settings: Mapping[str, Any]) -> bool:
+    """Return True if a callback draws figures of a data set's samples."""
+    kind = get_class(settings["_target_"])
+    return issubclass(kind, FigureCallback) and kind.needs_samples

@@ -18,19 +18,9 @@ from src.core.checks import describe_invalid, format_value
 from src.core.errors import InputError
 from src.core.hints import describe_type, get_hints, get_parameters, is_of_type
 from src.core.names import suggest_name
+from src.storage.configs import BASE_CLASSES
 from src.training.validation.settings import CHECKS, EVALUATION
 
-BASE_CLASSES = {  # the base class of each part
-    "model": "lightning.LightningModule",
-    "data": "lightning.LightningDataModule",
-    "optimizer": "torch.optim.Optimizer",
-    "scheduler": "torch.optim.lr_scheduler.LRScheduler",
-    "trainer": "lightning.Trainer",
-    "callbacks": "lightning.Callback",
-    "logger": "lightning.pytorch.loggers.Logger",
-    "trainer.profiler": "lightning.pytorch.profilers.Profiler",
-    "trainer.strategy": "lightning.pytorch.strategies.Strategy",
-}
 NO_CLASS = "that is no class"
 MULTI_GROUPS = ("callbacks", "logger")  # groups with several named parts
 OPTIONAL_GROUPS = ("scheduler", *MULTI_GROUPS)
