@@ -50,10 +50,10 @@ def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
         "model: # cnn",
         "channels: [32, 64, 128] # of each block: 3×3 convolution, activation, 2×2 max pooling",
         "lr: 0.5 # learning rate, > 0",
-        "order_seed: 0 # of the batches' order; one number for all jobs of a sweep: the same order",
+        "order_seed: 0 # seed of the order of the batches; a fixed number gives all jobs of a sweep the same order",
         "max_epochs: 10 # passes over the training set",
-        'name: "" # of a folder for the files within the run\'s; "": none',
-        "gradient_clip_val: null # largest norm of the gradient; null: not clipped",
+        'name: "" # name of a subfolder of the run\'s folder for the files; "": none',
+        "gradient_clip_val: null # largest norm of the gradient; null: no clipping",
     ):
         assert line in lines
     evaluation = run("src.eval", "--help", cwd=tmp_path).out

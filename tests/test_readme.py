@@ -1,4 +1,4 @@
-"""The README's own examples: a data set and a model, added as it shows, in a copy of the project."""
+"""The examples of docs/extend.md, added to a copy of the project, and the choices that the README lists."""
 
 import re
 import shutil
@@ -13,14 +13,13 @@ from tests.command_line import ROOT, process, read_json
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with the files that the README shows whole."""
+    """Return a copy of the project with the files that docs/extend.md shows."""
     copy = tmp_path_factory.mktemp("project")
     for folder in ("src", "conf", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
-    blocks = re.findall(
-        r"```(?:python|yaml)\n(# ((?:src|conf|tests)/\S+)\n.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
+    page = (ROOT / "docs" / "extend.md").read_text()
+    blocks = re.findall(r"```(?:python|yaml)\n(# ((?:src|conf|tests)/\S+)\n.*?)```", page, re.S)
     for content, path in blocks:
         (copy / path).write_text(content)
     assert sorted(path for _, path in blocks) == [
@@ -33,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_the_data_set_and_the_model_that_the_readme_adds_are_learned(project: Path) -> None:
+def test_the_example_model_learns_the_example_data(project: Path) -> None:
     outcome = process("src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, PYTHONPATH=str(project))
     assert outcome.code == 0, outcome.text
     metrics = read_json(outcome.folder / "metrics.json")
@@ -42,7 +41,7 @@ def test_the_data_set_and_the_model_that_the_readme_adds_are_learned(project: Pa
     assert (outcome.folder / "figures" / "decision_regions.png").is_file()
 
 
-def test_the_test_that_the_readme_adds_passes(project: Path) -> None:
+def test_the_example_test_passes(project: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/data/test_rings.py"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
@@ -66,3 +65,21 @@ def test_the_readme_names_every_experiment_and_every_sweep() -> None:
     for column, group, others in ((2, "experiment", []), (3, "sweep", general)):
         named = [name for row in rows for name in re.findall(r"`(\w+)`", row[column])]
         assert sorted(named + others) == sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith(("http://", "https://")):
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            assert target.exists(), link
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}, link
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 250

@@ -69,7 +69,7 @@ class Progress(ProgressBar):
         if self.bar is None:
             return
         per_epoch, chunked = count_batches(trainer), is_chunked(trainer)
-        done: int = pl_module.batches if chunked else batch_idx + 1  # type: ignore[assignment]
+        done: int = pl_module.num_batches if chunked else batch_idx + 1  # type: ignore[assignment]
         if chunked or done % self.refresh_rate == 0 or done == per_epoch:
             before = trainer.current_epoch * per_epoch
             if self.timer is not None:

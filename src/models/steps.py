@@ -161,7 +161,7 @@ def _run_optimizer_step(
     """Take an optimiser step on a stored batch; ``prepare`` is the transform of its inputs."""
     # Copy the batch, since sums over a tensor with another memory alignment are rounded differently.
     prepared = Samples(prepare(batch.inputs.clone()), batch.targets.clone())
-    step(partial(_compute_gradient, model, weights, prepared, model.batches))
+    step(partial(_compute_gradient, model, weights, prepared, model.num_batches))
 
 
 def _unwrap_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:
