@@ -34,11 +34,11 @@ def main() -> None:
         packages, rest = extract_trust(sys.argv[1:])
         form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
-        from src.sweeps.report import _write_report
+        from src.sweeps.report.write import write_report
         from src.sweeps.store.hparams import write_hparams
 
         notes: list[str] = []
-        print(_write_report(folders, draw=True, packages=packages, warn=notes.append))
+        print(write_report(folders, draw=True, packages=packages, warn=notes.append))
         write_hparams(folders[0])
         if form:
             from src.sweeps.report.paper import write_figures  # imports matplotlib

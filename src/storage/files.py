@@ -144,6 +144,23 @@ def sync_together() -> Iterator[None]:
         _replace_all(placed)
 
 
+@contextmanager
+def sync_job_files() -> Iterator[None]:
+    """Batch the writes for many jobs by `sync_together`, and ignore an error that concerns a single folder.
+
+    The status of a job whose folder is lost meanwhile is corrected when the job starts or ends.
+
+    Raises:
+        StorageError: if the whole disk cannot be written.
+    """
+    try:
+        with sync_together():
+            yield
+    except StorageError as error:
+        if error.whole_disk:
+            raise
+
+
 def _replace_all(pending: list[tuple[Path, Path]]) -> None:
     """Rename temporary files to their paths; try all of them before the first failure is raised.
 

@@ -20,7 +20,6 @@ from src.callbacks.unscaling import GradientUnscaler
 from src.cli.evaluation import refuse_limits
 from src.cli.main import is_in_sweep
 from src.cli.presets import check_presets
-from src.cli.python_run import open_python_run
 from src.core import devices
 from src.core.devices import is_main_process
 from src.core.errors import InputError
@@ -51,6 +50,7 @@ from src.training.checkpoints import RunCheckpoint, find_checkpoint
 from src.training.compilation import compile_network
 from src.training.distributed import DistributedGuard, explain_lost_ranks
 from src.training.ends import RunProgress, find_extension, find_reached_limits
+from src.training.python_run import open_python_run
 from src.training.restoring import resume_trainer
 from src.training.results import Results, explain_memory_errors
 from src.training.resume import (

@@ -20,12 +20,10 @@ from src.core import devices
 from src.core.disk import StorageError
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
-from src.storage.files import open_atomic, remove_file, require_folders, write_json, write_text
+from src.storage.files import open_atomic, remove_file, require_folders, sync_job_files, write_json, write_text
 from src.storage.records import collect_provenance, is_finished, reserve_folder
-from src.sweeps.store.endings import sync_job_files
-from src.sweeps.store.jobs import read_job
-from src.sweeps.workers.worker import record_failure
 from src.training.build import build_tensor_data, check_batches, prepare_machine
+from src.training.failures import record_failure
 from src.training.results import is_out_of_memory
 from src.training.validation.config import find_missing_files, find_wrong_settings
 from src.vectorized.batches import StackedBatches
@@ -132,7 +130,7 @@ def _prepare_config(job_spec: StackJobSpec) -> dict[str, Any]:
     config: DictConfig = pickle.loads(job_spec.config)
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it
     content = reserve_folder(job_spec.folder, config)
-    settings = _replace_values(content, read_job(job_spec.folder).settings)
+    settings = _replace_values(content, job_spec.settings)
     if wrong := find_wrong_settings(settings) + find_missing_files(settings):
         raise InputError("; ".join(wrong))
     return settings

@@ -1,7 +1,7 @@
 """The spec of a stack: everything that its worker needs to train it."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class StackJobSpec(NamedTuple):
@@ -10,14 +10,16 @@ class StackJobSpec(NamedTuple):
     Attributes:
         config: the config as Hydra composed it, pickled.
         folder: the job's folder.
+        settings: the config's values by their full names, with references resolved.
     """
 
     config: bytes
     folder: Path
+    settings: dict[str, Any]
 
 
 class StackSpec(NamedTuple):
-    """The spec of a stack to be trained; implements `src.sweeps.workers.worker.Spec`.
+    """The spec of a stack to be trained.
 
     Attributes:
         jobs: the jobs of the stack.
@@ -36,17 +38,3 @@ class StackSpec(NamedTuple):
     @property
     def log(self) -> Path:
         return self.path.with_suffix(".log")
-
-    def run(self) -> bool:
-        """Train the stack and return True; the outcome of each job is in its folder."""
-        from src.vectorized.entry import train_stack  # imports torch, which the sweep's main process does not need
-
-        train_stack(self)
-        return True
-
-    def refuse(self, error: Exception) -> None:
-        """Record in the jobs' folders why they cannot be run."""
-        from src.sweeps.workers.worker import record_failure
-
-        for part in self.jobs:
-            record_failure(part.folder, error)

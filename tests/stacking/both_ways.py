@@ -37,8 +37,8 @@ def together(cwd: Path, jobs: list[Settings]) -> list[Path]:
 def part(config: DictConfig, folder: Path) -> StackJobSpec:
     """A job of a stack, noted in its folder as a sweep does."""
     HydraConfig.instance().set_config(config)
-    create_job(folder, int(folder.name), describe_job(config))
-    return StackJobSpec(pickle.dumps(config), folder)
+    job = create_job(folder, int(folder.name), describe_job(config))
+    return StackJobSpec(pickle.dumps(config), folder, job.settings)
 
 
 def alone(cwd: Path, jobs: list[Settings]) -> list[Path]:

@@ -27,7 +27,7 @@ from src.sweeps.progress.summary import (
     summarize_pending_jobs,
     summarize_unfinished,
 )
-from src.sweeps.report import _write_report
+from src.sweeps.report.write import write_report
 from src.sweeps.store.endings import resolve_job_folder, to_failed_status
 from src.sweeps.store.jobs import Job
 from src.sweeps.store.leaderboard import print_leaderboards, write_results
@@ -202,7 +202,7 @@ def report_results(sweep: Sweep, jobs: list[Job]) -> list[str]:
 
 
 def _announce_report(folder: Path, packages: tuple[str, ...]) -> None:
-    print(f"all of it: {_write_report([folder], packages=packages)}")
+    print(f"all of it: {write_report([folder], packages=packages)}")
 
 
 def _to_job_return(job: Job) -> JobReturn:

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 from src.core.checks import allow_integer, allow_null_or, check_settings
 from src.core.errors import InputError
 from src.storage.configs import NON_IDENTIFYING
-from src.storage.files import remove_file, write_json
+from src.storage.files import remove_file, sync_job_files, write_json
 from src.sweeps.launchers import local
 from src.sweeps.launchers.local import LocalEngine, call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
-from src.sweeps.store.endings import sync_job_files
 from src.sweeps.store.jobs import STACK_FILE, Job
 from src.sweeps.workers.pool import get_mp_context
 from src.sweeps.workers.resources import Resources
+from src.training.failures import record_failure
 from src.vectorized.spec import StackJobSpec, StackSpec
 
 # Numbers that may differ between the jobs of a stack.
@@ -45,6 +45,21 @@ SHARED_SCHEDULE_SETTINGS = ("_target_", "interval", "frequency", "monitor", "str
 CHECKS = {"most": allow_null_or(allow_integer(1, 100_000)), **local.CHECKS}
 MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
 STATES_FOLDER = "stacks"  # folder in the sweep's folder for the states of unfinished stacks
+
+
+class StackTask(StackSpec):
+    """A stack that a worker trains; implements `src.sweeps.workers.worker.Spec`."""
+
+    def run(self) -> bool:
+        """Train the stack and return True; the status of each job is in its folder."""
+        from src.vectorized.entry import train_stack  # imports torch, which the sweep's main process does not need
+
+        train_stack(self)
+        return True
+
+    def refuse(self, error: Exception) -> None:
+        for job in self.jobs:
+            record_failure(job.folder, error)
 
 
 class PlannedStack(NamedTuple):
@@ -87,7 +102,7 @@ class VectorizedEngine(NamedTuple):
             stack_of = {job.number: stack for stack in stacks for job in stack.jobs}
 
             # The pool may leave out jobs of a stack that cannot run.
-            def order(own: Sequence[Job], share: Resources) -> StackSpec:
+            def order(own: Sequence[Job], share: Resources) -> StackTask:
                 return self.make_spec(sweep, stack_of[own[0].number]._replace(jobs=list(own)), share)
 
             self.local.make_pool(resources, order, watch).run([stack.jobs for stack in stacks])
@@ -162,7 +177,7 @@ class VectorizedEngine(NamedTuple):
             else []
         )
 
-    def make_spec(self, sweep: Sweep, stack: PlannedStack, resources: Resources) -> StackSpec:
+    def make_spec(self, sweep: Sweep, stack: PlannedStack, resources: Resources) -> StackTask:
         """Make the spec of a stack for its worker process, and record the stack's state file in the jobs' folders.
 
         Args:
@@ -175,9 +190,9 @@ class VectorizedEngine(NamedTuple):
         with sync_job_files():
             for job in stack.jobs:
                 write_json(job.folder / STACK_FILE, {"state": str(stack.state.relative_to(sweep.folder))})
-        members = [StackJobSpec(sweep.configs[job.number], job.folder) for job in stack.jobs]
+        members = [StackJobSpec(sweep.configs[job.number], job.folder, job.settings) for job in stack.jobs]
         spec = sweep.make_spec(stack.jobs[0], resources)
-        return StackSpec(members, stack.state, stack.eval_batch, spec.environment, spec.command)
+        return StackTask(members, stack.state, stack.eval_batch, spec.environment, spec.command)
 
 
 def _check_stackable(configs: list[bytes], processes: int) -> list[Any]:

@@ -1,14 +1,13 @@
 """Starts and ends of jobs whose folders may have been changed by users: an error fails that job only."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from src.core.disk import StorageError, find_storage_error
+from src.core.disk import find_storage_error
 from src.core.errors import InputError
-from src.storage.files import read_json, sync_together
+from src.storage.files import read_json
 from src.storage.schema import DamagedError
 from src.sweeps.store.jobs import JOB_FILE, LOCK_FILE, Job, read_job, write_job_file
 
@@ -89,22 +88,6 @@ def has_ended_by_itself(job: Job) -> bool:
     """Return True if a job ended by itself: not if its process was killed, or its folder lost."""
     status = job.status
     return status["status"] == "finished" or (status["status"] == "failed" and status["reason"] not in EXTERNAL_REASONS)
-
-
-@contextmanager
-def sync_job_files() -> Iterator[None]:
-    """Batch the writes for many jobs by `sync_together`, and ignore an error that concerns a single folder.
-
-    The status of a job whose folder is lost meanwhile is corrected when the job starts or ends.
-
-    Raises:
-        StorageError: if the whole disk cannot be written.
-    """
-    try:
-        with sync_together():
-            yield
-    except StorageError as error:
-        to_failed_status(error)
 
 
 def _ensure_job_file(job: Job) -> bool:

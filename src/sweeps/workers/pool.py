@@ -16,7 +16,8 @@ from typing import Any
 
 from src.core.disk import FILE
 from src.core.errors import InputError
-from src.sweeps.store.endings import Status, prepare_job, prepare_jobs, record_end, sync_job_files
+from src.storage.files import sync_job_files
+from src.sweeps.store.endings import Status, prepare_job, prepare_jobs, record_end
 from src.sweeps.store.jobs import Job
 from src.sweeps.workers.worker import EXIT_NO_STORAGE, Spec, run_worker
 

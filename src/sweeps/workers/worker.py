@@ -25,13 +25,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from src.cli.folders import limit_log_handlers
-from src.cli.messages import find_input_error, format_error
 from src.cli.names import register_resolvers
 from src.core.disk import StorageError, find_storage_error, suppress_storage_tracebacks, to_storage_error
 from src.core.places import make_paths_absolute
-from src.storage.files import remove_file, require_folders, write_json
-from src.storage.records import read_status, reserve_folder
+from src.storage.files import remove_file, require_folders
+from src.storage.records import reserve_folder
 from src.sweeps.store.jobs import STACK_FILE
+from src.training.failures import record_failure
 
 PRELOADED_MODULES = (
     "src.training.run",
@@ -136,24 +136,6 @@ def run_worker(spec: Spec) -> None:
             with suppress(StorageError):
                 spec.refuse(error)
             sys.exit(EXIT_NO_STORAGE)
-
-
-def record_failure(folder: Path, error: Exception, reason: str = "error") -> None:
-    """Write to a job's status why it failed, unless the status already says so or the folder is gone.
-
-    Args:
-        folder: the job's folder.
-        error: the error that stopped the job.
-        reason: the failure's category; that of a `StorageError` takes precedence.
-
-    Raises:
-        StorageError: if the disk cannot be written.
-    """
-    if not folder.is_dir() or read_status(folder)["status"] == "failed":
-        return
-    cause = find_input_error(error)
-    reason = cause.reason if isinstance(cause, StorageError) else reason
-    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": format_error(error)})
 
 
 def _run_with_hydra(config: DictConfig, spec: JobSpec) -> bool:
