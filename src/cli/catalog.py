@@ -41,8 +41,8 @@ def list_groups() -> list[str]:
 
 
 def list_choices(group: str) -> list[str]:
-    """Return the names of a group's choices."""
-    return sorted({path.stem for folder in _get_search_folders() for path in (folder / group).glob("*.yaml")})
+    """Return the names of a group's choices; a name with a leading underscore is a file that choices build on."""
+    return sorted({path.stem for folder in _get_search_folders() for path in (folder / group).glob("[!_]*.yaml")})
 
 
 def list_settings() -> list[str]:
@@ -143,11 +143,13 @@ def _get_composed_names(config: str, choices: tuple[str, ...], folders: tuple[st
 
 @cache
 def _read_setting_names(group: str, choice: str) -> list[str]:
-    """Return the names of the settings in a choice's file; empty if the file cannot be read."""
+    """Return the names of the settings in a choice's file and in those it builds on; empty if it cannot be read."""
     path = next(path for folder in _get_search_folders() if (path := folder / group / f"{choice}.yaml").is_file())
     with suppress(Exception):  # an unreadable custom file is reported when it is chosen
         text = path.read_text(encoding="utf-8")
         content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         prefix = "" if "@package _global_" in text else f"{group.replace('/', '.')}."
-        return [name for name in _flatten_names(content, prefix) if name.startswith(f"{group}.")]
+        bases = [entry.split("@")[0] for entry in content.pop("defaults", []) if isinstance(entry, str)]
+        names = [name for base in bases if base != "_self_" for name in _read_setting_names(group, base)]
+        return [*(name for name in _flatten_names(content, prefix) if name.startswith(f"{group}.")), *names]
     return []

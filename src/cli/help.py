@@ -84,7 +84,7 @@ def _read_file_comments(folders: list[Path], name: str, prefix: str) -> dict[str
         return {}
     text = read_text(path)
     found: dict[str, str] = {}
-    for base in re.findall(r"^  - (\w+)$", text, re.MULTILINE):
+    for base in re.findall(r"^  - (\w+)(?:@\w+)?$", text, re.MULTILINE):
         if "/" in name and base != "_self_":
             found |= _read_file_comments(folders, f"{name.rpartition('/')[0]}/{base}", prefix)
     parents: list[str] = []

@@ -44,14 +44,12 @@ def find_group_options(
     config_name: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[str]:
-    """Return the options of a group.
+    """Return the options of a group, without the files that options build on (`src.cli.catalog.list_choices`).
 
     Hydra's own method copies its whole repository on each call, a hundred times for ``--help``.
     """
-    options: list[str] = _get_config_repository(loader, config_name, *(overrides or ())).get_group_options(
-        group_name, results_filter
-    )
-    return options
+    repository = _get_config_repository(loader, config_name, *(overrides or ()))
+    return [name for name in repository.get_group_options(group_name, results_filter) if not name.startswith("_")]
 
 
 @cache

@@ -4,9 +4,9 @@ The task determines the metrics and the possible losses; the network inside (``s
 Sums stay on the device and are read only when they are logged, because reading them at each step would wait for it.
 """
 
+import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -18,7 +18,8 @@ from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
 from src.models.steps import run_optimizer_steps
 from src.optimizers.settings import make_optimizer, make_schedule
-from src.storage.tensors import open_verified
+from src.storage.moved import update_hyperparameters
+from src.storage.weights import read_checkpoint
 
 Settings = dict[str, Any]
 
@@ -89,13 +90,18 @@ class SupervisedModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
-        """Load a model from a checkpoint as Lightning does, after verifying the file's checksums.
+        """Load a model from a checkpoint as Lightning does; the file may be of earlier code.
 
         Raises:
-            InputError: if the file is missing or damaged.
+            InputError: if the file is missing, damaged or holds other objects than tensors and plain values.
         """
-        with open_verified(Path(checkpoint_path)) as file:
-            return super().load_from_checkpoint(file, *args, **settings)
+        content = read_checkpoint(checkpoint_path)
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        content["hyper_parameters"] = update_hyperparameters(name, content.get("hyper_parameters", {}))
+        file = io.BytesIO()
+        torch.save(content, file)
+        file.seek(0)
+        return super().load_from_checkpoint(file, *args, **settings)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)

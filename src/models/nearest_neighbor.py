@@ -12,6 +12,7 @@ from src.core.errors import InputError
 from src.models.base import Settings, SupervisedModule
 
 TILE_SIZE = 2**19  # numbers in a tile of differences: 2 MB, which fit in the processor's cache
+BLOCK_SIZE = 1000  # samples compared at once; larger blocks take more memory and no less time
 TIE_BONUS = 1e-4  # added to the winner's log probability, so that it also wins a tie
 
 State = dict[str, Tensor]
@@ -37,8 +38,6 @@ class NearestNeighbor(SupervisedModule):
         optimizer, scheduler: accepted as for every model, but not used.
         distance: "l1", the sum of absolute differences, or "l2", the Euclidean distance.
         k: the number of neighbours that vote, ≥ 1.
-        block: the number of stored samples, and of samples to predict, that are compared at once, ≥ 1;
-            larger blocks take more memory (block² distances), and no less time.
 
     Raises:
         InputError: if fewer than k samples are stored; if several processes train, since each
@@ -57,11 +56,10 @@ class NearestNeighbor(SupervisedModule):
         scheduler: Settings | None = None,
         distance: str = "l1",
         k: int = 1,
-        block: int = 1000,
     ) -> None:
         super().__init__(in_shape, num_classes, task, optimizer, scheduler)
         self.save_hyperparameters(logger=False)
-        self.compute_distances, self.k, self.block = DISTANCES[distance], k, block
+        self.compute_distances, self.k = DISTANCES[distance], k
         self.buffered_batches: list[tuple[Tensor, Tensor]] = []  # batches that are not appended to the memory yet
         self.register_buffer("inputs", torch.empty(0, math.prod(in_shape)), persistent=False)
         self.register_buffer("targets", torch.empty(0, dtype=torch.long), persistent=False)
@@ -74,14 +72,14 @@ class NearestNeighbor(SupervisedModule):
             raise InputError(f"model.k={self.k}: only {len(self.targets)} training samples are remembered")
         x = x.flatten(1).float()  # (B, *in_shape) → (B, D)
         return self.compute_outputs(
-            torch.cat([self.find_neighbor_targets(part) for part in x.split(self.block)])
+            torch.cat([self.find_neighbor_targets(part) for part in x.split(BLOCK_SIZE)])
         )  # (B, out_features)
 
     def find_neighbor_targets(self, x: Tensor) -> Tensor:
         """Return the targets of the k nearest samples, the nearest first: (B, D) → (B, k)."""
         best, targets = x.new_empty(len(x), 0), self.targets.new_empty(len(x), 0)
-        for start in range(0, len(self.targets), self.block):
-            block = to_float32(self.inputs[start : start + self.block])
+        for start in range(0, len(self.targets), BLOCK_SIZE):
+            block = to_float32(self.inputs[start : start + BLOCK_SIZE])
             near, index = self.compute_distances(x, block).topk(min(self.k, len(block)), largest=False)
             best, order = torch.cat([best, near], dim=1).sort(dim=1, stable=True)
             targets = torch.cat([targets, self.targets[start + index]], dim=1).gather(1, order)

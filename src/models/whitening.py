@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 VARIANCE_FLOOR = 5e-4  # added to the variances, so that components of nearly no variance are not amplified
 CHUNK_SIZE = 100  # images whose patches are in memory at the same time
-FIT_IMAGES = 5000  # images to fit a layer to: enough for the covariance of 12 or 27 numbers
 
 
 class Whitening(nn.Conv2d):

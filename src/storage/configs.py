@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.core.errors import InputError
 from src.core.places import CONF
-from src.storage.moved import restore_names, update_names
+from src.storage.moved import restore_names, restore_settings, update_config
 from src.storage.plain import read_yaml
 from src.storage.references import UNRESOLVED, check_expanded_size, extract_external_references
 from src.storage.strays import refuse_strays
@@ -99,7 +99,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"run={folder}: no run there ({path} is missing)")
-    content = update_names(read_yaml(path))
+    content = update_config(read_yaml(path))
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: it has no settings")
     for part in ("hydra", "defaults"):
@@ -227,8 +227,8 @@ def find_changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, 
 
 
 def select_identifying(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change a run's result; all settings are given by their full names."""
-    own = {key: value for key, value in settings.items() if not key.startswith(NON_IDENTIFYING)}
+    """Return the settings that can change a run's result, as they were called first; all are given by full names."""
+    own = {key: value for key, value in restore_settings(settings).items() if not key.startswith(NON_IDENTIFYING)}
     return {
         key: restore_names(value)
         for key, value in own.items()

@@ -17,6 +17,7 @@ from src.callbacks.figures.base import FigureCallback
 from src.callbacks.history import History
 from src.callbacks.monitor import explain_no_validation, format_metric_name, has_validation, resolve_monitor
 from src.callbacks.unscaling import GradientUnscaler
+from src.callbacks.whitening import FitWhitening
 from src.cli.evaluation import refuse_limits
 from src.cli.main import is_in_sweep
 from src.cli.presets import check_presets
@@ -173,7 +174,7 @@ def _set_up_run(cfg: DictConfig, folder: Path, results: Results) -> Run:
     monitor, mode = resolve_monitor(cfg, data)
     asked = cfg.get("monitor") is not None
     checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, results.history, asked)
-    own = [results, results.history, checkpoint]
+    own = [FitWhitening(), results, results.history, checkpoint]
     callbacks = [DistributedGuard(folder), EpochSeed(seed), GradientUnscaler(), *build_callbacks(cfg, data), *own]
     refuse_gradient_settings(cfg, callbacks)
     refuse_unsuitable_callbacks(cfg, callbacks, model)

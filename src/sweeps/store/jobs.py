@@ -16,7 +16,7 @@ from src.core.places import MAX_NAME_BYTES, cut_to_bytes, read_subdir, to_slug
 from src.storage import schema, strays
 from src.storage.configs import flatten_config, select_identifying
 from src.storage.files import PARTIAL_SUFFIX, remove_file, remove_tree, write_json
-from src.storage.moved import update_names
+from src.storage.moved import update_settings
 from src.storage.records import DAMAGED, drop_damaged_metrics, read_metrics, read_status
 from src.storage.schema import DamagedError
 
@@ -168,7 +168,7 @@ def read_job(folder: Path) -> Job:
     notes = schema.read_checked(folder / JOB_FILE, schema.JOB)
     if notes is None:
         raise DamagedError(f"{folder / JOB_FILE} is missing")
-    return Job(folder, *(notes[name] for name in JOB_FIELDS))._replace(settings=update_names(notes["settings"]))
+    return Job(folder, *(notes[name] for name in JOB_FIELDS))._replace(settings=update_settings(notes["settings"]))
 
 
 def describe_job(config: DictConfig) -> dict[str, Any]:
