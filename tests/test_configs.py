@@ -18,7 +18,8 @@ from src.training.validation.config import check_config
 from tests.command_line import CONF
 
 MAIN = [CONF / "train.yaml", CONF / "eval.yaml"]
-OURS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "hydra"]
+BASES = sorted(CONF.glob("*/_*.yaml"))
+OURS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "hydra" and path not in BASES]
 CHOICES = [(path.parent.name, path.stem) for path in OURS]
 
 
@@ -100,9 +101,7 @@ def test_each_setting_of_a_class_is_in_its_config(path: Path) -> None:
     assert set(settings) == known - given
 
 
-@pytest.mark.parametrize(
-    "path", [*OURS, CONF / "train.yaml", CONF / "eval.yaml"], ids=lambda p: f"{p.parent.name}/{p.stem}"
-)
+@pytest.mark.parametrize("path", [*OURS, *BASES, *MAIN], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_each_file_begins_with_what_it_is(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert re.match(r"# [A-Z]", lines[0])

@@ -19,6 +19,7 @@ from src.callbacks.figures.first_layer import (
     get_image_weights,
 )
 from src.data.base import Samples
+from src.models.airbench import Airbench
 from src.models.cnn import CNN
 from src.models.mlp import MLP
 from src.models.resnet18 import ResNet18Net
@@ -234,8 +235,8 @@ def test_the_picture_has_a_row_for_the_edge_kernel_and_one_for_each_kernel_that_
 
 
 def test_filters_that_are_not_trained_are_called_fixed(drawn: list[Figure], tmp_path: Path) -> None:
-    settings: Any = {"in_shape": [1, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": FIXED, "whiten": 2}
-    model, data = CNN([4], [], "relu", 0.0, False, **settings), Given(images(1), test=images(1), class_names=NAMES)
+    settings: Any = {"in_shape": [1, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": FIXED}
+    model, data = Airbench([4], 1.0, 0.1, 1.0, **settings), Given(images(1), test=images(1), class_names=NAMES)
     quiet_trainer(tmp_path, callbacks=[FeatureMaps(2)]).test(model, datamodule=data, verbose=False)
     kernels = [axis.get_title() for axis in drawn[0].axes if "kernel " in axis.get_title()]
     assert len(kernels) == 2 and all(title.startswith("fixed kernel ") for title in kernels)

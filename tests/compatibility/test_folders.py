@@ -1,7 +1,7 @@
 """Folders written by earlier code: they are evaluated, resumed, reported and continued, and no job changes.
 
 ``folders.tar.xz`` holds what the commands of `RUNS` and `SWEEPS` left at commit 7794959, without events, figures and
-reports.
+reports. At that time ``model.widths`` was ``model.channels``. The run ``stopped`` is ``airbench``, ended by SIGTERM.
 """
 
 import csv
@@ -10,19 +10,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import read_json, run, train
+from src.models.airbench import Airbench
+from src.models.cnn import CNN
+from tests.command_line import history, load, read_json, run, same, train
+from tests.small_data import write_cifar10
 
+IMAGES = (
+    "data.verify=false paths.data=data data.batch_size=20 data.train_size=60 callbacks=none logger=none trainer=cpu"
+)
+AIRBENCH = f"experiment=cifar10_fast model.widths=[4,6] trainer.precision=32-true {IMAGES}"
 ARCHIVE = Path(__file__).parent / "folders.tar.xz"
 RUNS = {
     "perceptron": "name=perceptron data=xor optimizer=muon scheduler=warmup_cosine trainer.max_epochs=40 seed=1 "
     "callbacks=plane trainer=cpu",
     "longer": "name=longer data=xor optimizer=muon trainer.max_epochs=30 seed=1 callbacks=plane trainer=cpu",
+    "airbench": f"name=airbench {AIRBENCH} trainer.max_epochs=20 seed=1",
+    "cnn": "name=cnn model=cnn data=cifar10 model.channels=[4,6] model.hidden_size=8 data.val_size=40 "
+    f"trainer.max_epochs=3 {IMAGES} seed=1",
 }
 SWEEPS = {
     "local": "name=local data=xor model.hidden_size=2,3 optimizer.lr=0.1,0.3 seed=1 trainer.max_epochs=20 trainer=cpu",
     "stacked": "name=stacked hydra/launcher=vectorized data=xor callbacks=plane seed=1,2,3 trainer.max_epochs=20 "
     "trainer=cpu",
     "search": "name=search sweep=search data=xor trainer.max_epochs=5 seed=1 trainer=cpu hydra.sweeper.trials=3",
+    "networks": f"name=networks {AIRBENCH} trainer.max_epochs=2 seed=1,2",
+    "neighbors": f"name=neighbors model=nearest_neighbor data=xor {QUIET} model.k=1,3",
 }
 
 
@@ -30,6 +42,7 @@ SWEEPS = {
 def folders(tmp_path: Path) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
+    write_cifar10(tmp_path / "data")
     return tmp_path
 
 
@@ -53,6 +66,29 @@ def test_old_run_is_resumed(folders: Path) -> None:
     train("resume=outputs/runs/longer", "trainer.max_epochs=35", cwd=folders)
     assert read_json(folders / "outputs/runs/longer/metrics.json")["epochs"] == 35
     assert (folders / "outputs/runs/longer/figures/decision_regions").is_dir()
+
+
+def test_stopped_old_network_goes_on_bit_for_bit(folders: Path) -> None:
+    train("resume=outputs/runs/stopped", cwd=folders)
+    straight, resumed = (folders / "outputs/runs" / name for name in ("airbench", "stopped"))
+    one, two = (load(folder / "checkpoints" / "last.ckpt") for folder in (straight, resumed))
+    assert all(same(one[part], two[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers"))
+    assert history(straight) == history(resumed)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("airbench", Airbench), ("cnn", CNN)])
+def test_old_checkpoint_is_loaded_by_its_class(name: str, kind: type[Airbench | CNN], folders: Path) -> None:
+    path = folders / "outputs/runs" / name / "checkpoints/last.ckpt"
+    weights = kind.load_from_checkpoint(path, weights_only=True).state_dict()
+    assert same(weights, load(path)["state_dict"])
+
+
+def test_removed_setting_at_another_value_is_refused(folders: Path) -> None:
+    config = folders / "outputs/runs/cnn/.hydra/config.yaml"
+    config.write_text(config.read_text().replace("convolutions: 1", "convolutions: 2"))
+    outcome = run("src.eval", "run=outputs/runs/cnn", cwd=folders)
+    assert outcome.code == 1
+    assert "model.convolutions: src.models.cnn.CNN takes no such setting" in outcome.error
 
 
 def test_finished_old_run_with_a_schedule_is_known(folders: Path) -> None:

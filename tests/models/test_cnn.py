@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from src.core.errors import InputError
-from src.data.base import Samples
 from src.models.cnn import CNN
-from tests.training import SGD, Given, is_plain, quiet_trainer, reloaded
+from tests.training import SGD, is_plain, reloaded
 
 
 def cnn(channels: list[int], in_shape: tuple[int, ...] = (1, 28, 28), **settings: Any) -> CNN:
@@ -71,36 +70,7 @@ def test_more_blocks_than_the_image_bears_are_refused(size: int, most: int) -> N
         cnn([2] * (most + 1), (1, size, size))
 
 
-# What is tuned for speed
-
-
-def test_a_fast_networks_number_of_parameters_is_the_formulas() -> None:
-    one_layer: dict[str, Any] = {"global_pool": True, "hidden_size": [], "output_bias": False}
-    model = cnn([64, 256, 256], (3, 32, 32), whiten=2, convolutions=2, norm_scale=False, **one_layer)
-    whitening = 24 * (3 * 2 * 2 + 1)  # both signs of twelve components, and biases
-    blocks = sum(9 * a * b + 9 * b * b + 2 * 2 * b for a, b in [(24, 64), (64, 256), (256, 256)])
-    parameters = list(model.parameters())
-    assert sum(parameter.numel() for parameter in parameters) == whitening + blocks + 256 * 10 == 1_972_792
-    fixed = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
-    assert fixed == 24 * 12 + 2 * (64 + 256 + 256)  # the filters, and the batch norms' scales
-
-
-@pytest.mark.parametrize(
-    ("pool", "layers"),
-    [
-        ("last", "Conv2d BatchNorm2d ReLU Conv2d BatchNorm2d ReLU MaxPool2d"),
-        ("first", "Conv2d MaxPool2d BatchNorm2d ReLU Conv2d BatchNorm2d ReLU"),
-    ],
-)
-def test_a_blocks_pooling_stands_where_it_is_asked_for(pool: str, layers: str) -> None:
-    model, sides = cnn([4, 6], (3, 20, 36), pool=pool, convolutions=2), []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, given, output: sides.append(tuple(output.shape[1:])))
-    assert [type(layer).__name__ for layer in model.net.features[1].children()] == layers.split()
-    assert model.net.features(torch.randn(2, 3, 20, 36)).shape == (2, 6, 5, 9)
-    second = {"last": [(4, 20, 36), (6, 10, 18)], "first": [(4, 10, 18), (6, 5, 9)]}[pool]
-    assert sides == [(4, 20, 36), second[0], (6, 10, 18), second[1]]
+# Weights that pass their inputs on
 
 
 @pytest.mark.parametrize("outputs", [3, 2, 5])
@@ -117,63 +87,6 @@ def test_dirac_leaves_the_filters_beyond_the_inputs_as_torch_draws_them() -> Non
     weight = drawn.pop("features.0.0.weight"), begun.pop("features.0.0.weight")
     assert torch.equal(weight[0][3:], weight[1][3:]) and not torch.equal(weight[0][:3], weight[1][:3])
     assert all(torch.equal(drawn[name], begun[name]) for name in drawn)
-
-
-def test_the_batch_norms_shifts_have_a_learning_rate_of_their_own_and_less_decay() -> None:
-    settings = {**SGD, "lr": 0.1, "weight_decay": 0.02}
-    model = cnn([4, 6], hidden_size=[7], whiten=2, norm_bias_lr=64, optimizer=settings)
-    others, shifts = model.configure_optimizers().param_groups
-    assert (others["lr"], others["weight_decay"]) == (0.1, 0.02)
-    assert (shifts["lr"], shifts["weight_decay"]) == (pytest.approx(6.4), pytest.approx(0.02 / 64))
-    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    assert [id(shift) for shift in shifts["params"]] == [id(norm.bias) for norm in norms]
-    found = sorted(id(parameter) for parameter in [*others["params"], *shifts["params"]])
-    assert found == sorted(id(parameter) for parameter in model.parameters())
-    assert len(cnn([4], optimizer=settings).configure_optimizers().param_groups) == 1
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_scales_that_are_not_trained_stay_at_1(batch_norm: bool, tmp_path: Path) -> None:
-    settings = {**SGD, "weight_decay": 0.1, "momentum": 0.9, "fused": True}
-    model = cnn([4], (1, 8, 8), batch_norm=batch_norm, norm_scale=False, norm_bias_lr=2.0, optimizer=settings)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    quiet_trainer(tmp_path).fit(model, datamodule=Given(Samples(torch.randn(20, 1, 8, 8), torch.arange(20) % 10)))
-    stayed = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
-    assert stayed == {f"{norm}.weight" for norm in ("net.features.0.1", "net.classifier.0.1") if batch_norm}
-    assert all((norm.weight == 1).all() for norm in model.get_batch_norms())
-
-
-def test_the_statistics_of_evaluation_follow_the_batches_as_fast_as_asked() -> None:
-    model, x = cnn([4], (1, 8, 8), norm_momentum=0.4), torch.randn(16, 1, 8, 8)
-    values = model.net.get_submodule("features.0.0")(x)  # (16, 4, 8, 8)
-    model(x)
-    mean, variance = values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))
-    norm = model.get_batch_norms()[0]
-    torch.testing.assert_close(norm.running_mean, 0.4 * mean)
-    torch.testing.assert_close(norm.running_var, 0.6 + 0.4 * variance)
-
-
-def test_the_outputs_are_multiplied() -> None:
-    model, half, x = cnn([4]).eval(), cnn([4], output_scale=0.5).eval(), torch.randn(3, 1, 28, 28)
-    half.load_state_dict(model.state_dict())
-    assert torch.equal(half(x), model(x) / 2)
-
-
-def test_after_the_blocks_only_the_largest_value_of_each_channel_is_kept() -> None:
-    model, x = cnn([4, 6], global_pool=True, hidden_size=[]).eval(), torch.randn(3, 1, 28, 28)
-    maps = model.net.features[:-1](x)
-    assert maps.shape == (3, 6, 7, 7)
-    largest = maps.amax(dim=(2, 3))  # (3, 6)
-    assert torch.equal(model(x), model.net.classifier(largest))
-    assert model.net.classifier[0].in_features == 6
-
-
-def test_patches_that_do_not_fit_the_image_are_refused() -> None:
-    assert cnn([2], (1, 6, 9), whiten=5)(torch.zeros(2, 1, 6, 9)).shape == (2, 10)
-    with pytest.raises(InputError, match=r"^model\.whiten=7: patches of that side do not fit images of 6×9 pixels$"):
-        cnn([2], (1, 6, 9), whiten=7)
-    with pytest.raises(InputError, match=r"1×4 pixels that model\.whiten=6 leaves bear at most 0$"):
-        cnn([2], (1, 6, 9), whiten=6)
 
 
 # Checkpoints

@@ -12,6 +12,7 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.data.cifar10 import CIFAR10
+from src.models import nearest_neighbor
 from src.models.mlp import MLP
 from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, compute_l1, compute_l2, to_float32, to_uint8
 from src.storage.weights import load_weights
@@ -55,9 +56,12 @@ def by_hand(memory: Samples, x: Tensor, distance: str, k: int, task: str) -> lis
 @pytest.mark.parametrize("k", [1, 3, 4, 10])
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_predictions_are_those_of_the_definition(task: str, distance: str, k: int, block: int) -> None:
+def test_predictions_are_those_of_the_definition(
+    task: str, distance: str, k: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest_neighbor, "BLOCK_SIZE", block)
     memory, x = points(64, CLASSES[task], 5), torch.randn(40, 5)
-    model = remembering(memory, task, distance=distance, k=k, block=block)
+    model = remembering(memory, task, distance=distance, k=k)
     expected = by_hand(memory, x, distance, k, task)
     assert model.predict(model(x)).tolist() == pytest.approx(expected, abs=1e-6)
     assert model(x).shape == (40, model.out_features)
@@ -84,10 +88,11 @@ def test_l1_and_l2_choose_differently() -> None:
     ],
 )
 def test_of_equal_votes_the_class_with_the_nearer_neighbour_wins(
-    labels: list[int], k: int, winner: int, task: str
+    labels: list[int], k: int, winner: int, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(nearest_neighbor, "BLOCK_SIZE", 3)
     memory = Samples(torch.arange(1.0, 5)[:, None], torch.tensor(labels))
-    model = remembering(memory, task, k=k, block=3)
+    model = remembering(memory, task, k=k)
     assert model.predict(model(torch.zeros(1, 1))).tolist() == [winner]
 
 
@@ -125,7 +130,8 @@ def test_never_more_is_compared_at_once_than_a_block_of_each(monkeypatch: pytest
         return compute_l1(x, memory)
 
     monkeypatch.setitem(DISTANCES, "l1", noted)
-    remembering(points(64, 4), block=20)(torch.randn(45, 2))
+    monkeypatch.setattr(nearest_neighbor, "BLOCK_SIZE", 20)
+    remembering(points(64, 4))(torch.randn(45, 2))
     assert shapes == [(rows, columns) for rows in (20, 20, 5) for columns in (20, 20, 20, 4)]
 
 
@@ -282,7 +288,7 @@ def test_another_kinds_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_hyperparameters_are_all_settings_as_plain_values() -> None:
     settings = dict(knn(distance="l2", k=3).hparams)
     assert is_plain(settings)
-    assert {name: settings[name] for name in ("distance", "k", "block")} == {"distance": "l2", "k": 3, "block": 1000}
+    assert {name: settings[name] for name in ("distance", "k")} == {"distance": "l2", "k": 3}
 
 
 # Through the command line

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from src.callbacks.whitening import FitWhitening
 from src.core.errors import InputError
 from src.data.base import Samples
-from src.models.cnn import CNN
+from src.models.airbench import Airbench
 from src.models.whitening import CHUNK_SIZE, VARIANCE_FLOOR, Whitening, compute_covariance
 from tests.training import SGD, Given, quiet_trainer, reloaded
 
@@ -38,21 +39,20 @@ def data(given: Tensor, batch_size: int = 10) -> Given:
     return Given(Samples(given, torch.arange(len(given)) % 3), class_names=tuple("abc"), batch_size=batch_size)
 
 
-def cnn(**settings: Any) -> CNN:
+def network() -> Airbench:
     """A classifier of three classes with a first layer that decorrelates 2×2 patches."""
-    base = {"in_shape": [3, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": SGD, "whiten": 2}
-    return CNN([4], [], "gelu", 0.0, True, **{**base, **settings})
+    return Airbench([4], 1.0, 0.1, 1.0, in_shape=[3, 8, 8], num_classes=3, task="multiclass", optimizer=SGD)
 
 
-def fit(model: CNN, given: Tensor, folder: Path, epochs: int = 1, resume: Path | None = None) -> Tensor:
+def fit(model: Airbench, given: Tensor, folder: Path, epochs: int = 1, resume: Path | None = None) -> Tensor:
     """Train on images; returns the filters then."""
-    trainer = quiet_trainer(folder, max_epochs=epochs)
+    trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=[FitWhitening()])
     trainer.fit(model, datamodule=data(given), ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(folder / "last.ckpt")
     return filters(model)
 
 
-def filters(model: CNN) -> Tensor:
+def filters(model: Airbench) -> Tensor:
     return model.net.state_dict()["features.0.weight"].clone()
 
 
@@ -110,7 +110,7 @@ def test_patches_are_looked_at_a_few_images_at_a_time_and_the_covariance_is_that
 
 
 def test_the_filters_are_those_of_the_training_images_and_only_the_bias_is_trained(tmp_path: Path) -> None:
-    given, model = images(), cnn()
+    given, model = images(), network()
     before = model.net.state_dict()["features.0.bias"].clone()
     assert torch.equal(fit(model, given, tmp_path, epochs=2), fitted(given).weight)
     assert (model.net.state_dict()["features.0.bias"] != before).all()
@@ -118,20 +118,22 @@ def test_the_filters_are_those_of_the_training_images_and_only_the_bias_is_train
 
 def test_filters_of_a_checkpoint_stay_where_other_images_are_learned(tmp_path: Path) -> None:
     first, other = images(), images()
-    model = cnn()
+    model = network()
     learned = fit(model, first, tmp_path)
     again = reloaded(model, tmp_path)
     assert torch.equal(filters(again), learned)
     assert torch.equal(fit(again, other, tmp_path), learned)
-    assert not torch.equal(fit(cnn(), other, tmp_path), learned)
+    assert not torch.equal(fit(network(), other, tmp_path), learned)
 
 
 def test_a_resumed_run_has_its_checkpoints_filters(tmp_path: Path) -> None:
-    learned = fit(cnn(), images(), tmp_path)
-    assert torch.equal(fit(cnn(), images(), tmp_path, epochs=2, resume=tmp_path / "last.ckpt"), learned)
+    learned = fit(network(), images(), tmp_path)
+    assert torch.equal(fit(network(), images(), tmp_path, epochs=2, resume=tmp_path / "last.ckpt"), learned)
 
 
 def test_data_that_are_not_kept_in_tensors_are_refused(tmp_path: Path) -> None:
     batches: Any = DataLoader([(image, 0) for image in images(4)], batch_size=2)
-    with pytest.raises(InputError, match=r"^model\.whiten takes its filters from a TensorDataModule's training images"):
-        quiet_trainer(tmp_path).fit(cnn(), batches)
+    with pytest.raises(
+        InputError, match=r"^Airbench takes its first filters from a TensorDataModule's training images"
+    ):
+        quiet_trainer(tmp_path, callbacks=[FitWhitening()]).fit(network(), batches)

@@ -71,7 +71,13 @@ def test_it_goes_on_as_if_it_had_been_alone(optimizer: str, tmp_path: Path) -> N
     assert history(mine)[-1]["train/loss"] == pytest.approx(history(other)[-1]["train/loss"], abs=1e-6)
 
 
-TWO_GROUPS = ["model=cnn", "model.channels=[2]", "model.norm_bias_lr=4", "model.dropout=0.2", "trainer.max_epochs=2"]
+TWO_GROUPS = [
+    "model=cnn",
+    "model.channels=[2]",
+    "model._target_=tests.stacking.networks.TwoGroups",
+    "model.dropout=0.2",
+    "trainer.max_epochs=2",
+]
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "cosine"])

@@ -101,9 +101,9 @@ CNN = ["model=cnn", "model.channels=[3,4]", "model.hidden_size=6", "trainer.max_
     [
         ("mnist", ["model.dropout=0.3"]),
         ("mnist", ["model.batch_norm=false", "model.dropout=0.0", "data.order_seed=1"]),
-        ("mnist", ["model.norm_scale=false", "model.norm_bias_lr=4", "optimizer=sgd"]),
+        ("mnist", ["model._target_=tests.stacking.networks.TwoGroups", "optimizer=sgd"]),
         ("cifar10", ["model.dropout=0.3", "data.flip=true", "data.crop=2", "data.cutout=4"]),
-        ("cifar10", ["model.convolutions=2", "model.pool=first", "model.global_pool=true", "model.output_scale=0.5"]),
+        ("cifar10", ["model._target_=tests.stacking.networks.Pooled"]),
     ],
 )
 def test_so_do_convolutional_networks(data: str, shared: list[str], data_dir: Path, tmp_path: Path) -> None:

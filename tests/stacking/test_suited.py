@@ -76,7 +76,7 @@ def test_what_needs_a_run_of_its_own_is_told(settings: list[str], told: str, tmp
         ["experiment=gates"],
         ["model.dropout=0.5", "model.batch_norm=after", "logger=tensorboard", "callbacks=plane"],
         [STOPPING, "callbacks.early_stopping.monitor=val/loss", "callbacks.early_stopping.mode=min"],
-        ["model=cnn", "data=mnist", "model.dropout=0.3", "model.convolutions=2", "model.global_pool=true"],
+        ["model=cnn", "data=mnist", "model.dropout=0.3", "model.batch_norm=after", "model.hidden_size=[]"],
     ],
 )
 def test_the_projects_own_networks_are_trained_together(settings: list[str], tmp_path: Path) -> None:
