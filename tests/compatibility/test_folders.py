@@ -15,9 +15,8 @@ from src.models.cnn import CNN
 from tests.command_line import history, load, read_json, run, same, train
 from tests.small_data import write_cifar10
 
-IMAGES = (
-    "data.verify=false paths.data=data data.batch_size=20 data.train_size=60 callbacks=none logger=none trainer=cpu"
-)
+QUIET = "callbacks=none logger=none trainer=cpu"
+IMAGES = f"data.verify=false paths.data=data data.batch_size=20 data.train_size=60 {QUIET}"
 AIRBENCH = f"experiment=cifar10_fast model.widths=[4,6] trainer.precision=32-true {IMAGES}"
 ARCHIVE = Path(__file__).parent / "folders.tar.xz"
 RUNS = {

@@ -17,7 +17,7 @@ from src.sweeps.progress.live import Display
 
 now = [0.0]
 titles = ["hidden size 3, seed 0", "hidden size [4,4], seed 0", "[red]lr[/red] 0.1 :smile:", "lr 1e+30"]
-display = Display(dict(enumerate(titles * 3)), finished_before=1, at_once=3, clock=lambda: now[0])
+display = Display(dict(enumerate(titles * 3)), finished_before=1, parallel_jobs=3, clock=lambda: now[0])
 
 def finish(number, best):
     result = {"val/loss": best, "monitor": "val/loss", "mode": "min", "best": best, "seconds": 2.0}
