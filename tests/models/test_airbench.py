@@ -76,7 +76,8 @@ def test_scales_of_batch_norms_stay_at_1(tmp_path: Path) -> None:
 
 def test_statistics_of_evaluation_follow_the_batches() -> None:
     model, x = airbench([4]), torch.randn(16, 3, 9, 9)
-    values = model.net.features[2][:2](model.net.features[:2](x))  # (16, 4, 4, 4), as the first batch norm gets them
+    layers = [model.net.get_submodule(f"features.{name}") for name in ("0", "1", "2.0", "2.1")]
+    values = nn.Sequential(*layers)(x)  # (16, 4, 4, 4), as the first batch norm gets them
     model(x)
     norm = norms(model)[0]
     torch.testing.assert_close(norm.running_mean, 0.4 * values.mean(dim=(0, 2, 3)))
