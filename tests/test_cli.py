@@ -50,12 +50,16 @@ def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
         "model: # cnn",
         "channels: [32, 64, 128] # of each block: 3×3 convolution, activation, 2×2 max pooling",
         "lr: 0.5 # learning rate, > 0",
+        "l2: 0.0 # penalty l2·Σw²",  # from a file that several models build on
         "order_seed: 0 # seed of the order of the batches; a fixed number gives all jobs of a sweep the same order",
         "max_epochs: 10 # passes over the training set",
         'name: "" # name of a subfolder of the run\'s folder for the files; "": none',
         "gradient_clip_val: null # largest norm of the gradient; null: no clipping",
     ):
         assert line in lines
+    points = [" ".join(line.split()) for line in run("src.train", "--help", cwd=tmp_path).out.splitlines()]
+    assert "noise: 0.01 # standard deviation around each corner" in points  # from a file of several groups
+    assert "shuffle: true # a new order each epoch" in points
     evaluation = run("src.eval", "--help", cwd=tmp_path).out
     assert "run: ??? # the run's folder" in [" ".join(line.split()) for line in evaluation.splitlines()]
 
@@ -81,6 +85,7 @@ def test_every_setting_has_a_comment_that_says_what_it_is_for() -> None:
     ("line", "offered"),
     [
         ("-m src.train model=c", ["model=cnn"]),
+        ("-m src.train data=_", []),
         ("-m src.train -m data=mnist optimizer=ada", ["optimizer=adam", "optimizer=adamw"]),
         ("-m src.train model=cnn model.chan", ["model.channels."]),
         ("-m src.eval spl", ["split="]),

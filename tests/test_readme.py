@@ -52,7 +52,7 @@ def test_the_readme_names_every_choice() -> None:
     table = text[text.index("| group | choices |") : text.index("    python -m src.train model=mlp data=mnist 'model")]
     for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"):
         row = next(line for line in table.splitlines() if line.startswith(f"| `{group}`"))
-        choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"default"}
+        choices = {path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml")} - {"default"}
         named = set(re.findall(r"`([a-z0-9_]+)`", row)) - {group}
         assert named == choices | ({"default"} if group == "callbacks" else set()), group
 
@@ -64,7 +64,7 @@ def test_the_readme_names_every_experiment_and_every_sweep() -> None:
     general = re.findall(r"^\| `sweep=(\w+)`", text[text.index("\n## Sweep\n") : text.index("\n## What a run")], re.M)
     for column, group, others in ((2, "experiment", []), (3, "sweep", general)):
         named = [name for row in rows for name in re.findall(r"`(\w+)`", row[column])]
-        assert sorted(named + others) == sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+        assert sorted(named + others) == sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize(

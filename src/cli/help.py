@@ -88,9 +88,10 @@ def _read_file_comments(folders: list[Path], name: str, prefix: str) -> dict[str
         if "/" in name and base != "_self_":
             found |= _read_file_comments(folders, f"{name.rpartition('/')[0]}/{base}", prefix)
     parents: list[str] = []
+    own_prefix = "" if "# @package _global_" in text else prefix
     for line in filter(None, map(_LINE.fullmatch, text.splitlines())):
         depth = len(line["indent"]) // 2
         parents[depth:] = [line["key"]]
         if line["comment"]:
-            found[prefix + ".".join(parents)] = line["comment"]
+            found[own_prefix + ".".join(parents)] = line["comment"]
     return found

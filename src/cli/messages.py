@@ -143,7 +143,7 @@ def _find_unparsable_argument() -> str | None:
 
 def describe_unknown_choice(group: str, choice: str, available: Sequence[str] = ()) -> str:
     """Return the message about a choice that a group does not have; ``available`` are the choices that Hydra found."""
-    choices = sorted({*available, *list_choices(group)})
+    choices = sorted({*(name for name in available if not name.startswith("_")), *list_choices(group)})
     known = f"; {group} is one of {', '.join(choices)}" if choices else ""
     return (
         f"{group}={format_value(choice)}: there is no such "

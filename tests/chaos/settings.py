@@ -112,7 +112,7 @@ class Setting(NamedTuple):
 def choices() -> dict[str, list[str]]:
     """Return the choices of each config group."""
     names = [*GROUPS, *LAUNCHING, "experiment", "sweep"]
-    return {name: sorted(path.stem for path in (CONF / name).glob("*.yaml")) for name in names}
+    return {name: sorted(path.stem for path in (CONF / name).glob("[!_]*.yaml")) for name in names}
 
 
 @cache

@@ -8,7 +8,9 @@ import pytest
 from tests.command_line import CONF
 from tests.course.presets import commands, composed
 
-PRESETS = {f"{group}={path.stem}": path for group in ("experiment", "sweep") for path in (CONF / group).glob("*.yaml")}
+PRESETS = {
+    f"{group}={path.stem}": path for group in ("experiment", "sweep") for path in (CONF / group).glob("[!_]*.yaml")
+}
 TESTS = [Path(__file__).parent / f"test_{kind}_presets.py" for kind in ("toy", "image", "sweep")]
 TESTS.append(Path(__file__).parent.parent / "sweeps" / "test_general_presets.py")
 
