@@ -87,5 +87,5 @@ def _time_compilation(mode: str, history: History) -> None:
     def stop(_: Any) -> None:
         seconds = time.monotonic() - started
         history.compile_seconds += seconds
-        if is_main_process():
+        if is_main_process() and seconds >= 0.05:  # recording a CUDA graph takes less
             log.info("compiled in %.1f s (torch.compile, mode %s), counted in the run's seconds", seconds, mode)
