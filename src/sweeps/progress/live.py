@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.control import Control
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -130,7 +130,7 @@ class Display:
 
     def render_area(self) -> SegmentLines:
         """Return the whole area; no line of it is wider than the terminal."""
-        top = [self._render_bar(), self._render_counts(), *self._render_bests()]
+        top: list[RenderableType] = [self._render_bar(), self._render_counts(), *self._render_bests()]
         max_jobs = min(MAX_SHOWN_JOBS, max(1, self.console.height - len(top) - 2))
         lines = self.console.render_lines(Group(*top, self._render_jobs(max_jobs)), pad=False)
         self.drawn_widths = [Segment.get_line_length(line) for line in lines]
