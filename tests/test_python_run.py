@@ -9,7 +9,8 @@ from tests.command_line import BARE, ROOT, evaluate, quick, read_json
 SCRIPT = """
 from hydra import compose, initialize_config_dir
 from src.core.errors import InputError
-from src.training.run import evaluate, train
+from src.training.evaluate import evaluate
+from src.training.run import train
 from src.cli.catalog import CONF
 
 with initialize_config_dir(str(CONF), version_base="1.3"):
