@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from src.core.errors import InputError
 from src.training.evaluate import evaluate
 from src.training.run import train
-from src.cli.catalog import CONF
+from src.core.places import CONF
 
 with initialize_config_dir(str(CONF), version_base="1.3"):
     bare = ["callbacks=none", "logger=none", "name=a b"]
