@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,12 +96,15 @@ class Job(NamedTuple):
                 remove_file(path)
 
 
-def read_jobs(folder: Path) -> list[Job]:
-    """Return the jobs of the sweep in a folder, ordered by number; `Job.damage` is set for damaged ones."""
+def read_jobs(folder: Path, read: Callable[[Path], Job] | None = None) -> list[Job]:
+    """Return the jobs of the sweep in a folder, ordered by number; `Job.damage` is set for damaged ones.
+
+    ``read`` reads the job in a folder, by default as `read_job` does.
+    """
     jobs, damage, closed = [], dict[Path, str](), set[Path]()
     for path in sorted(filter(_is_job, folder.glob("*"))):
         try:
-            jobs.append(read_job(path))
+            jobs.append((read or read_job)(path))
         except InputError as error:
             damage[path] = str(error)
             closed |= {path} if isinstance(error, strays.StrayError) else set()

@@ -3,7 +3,8 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -33,20 +34,36 @@ NO_VALUE = "–"
 # The file
 
 
-def write_results(folder: Path) -> Path:
+@contextmanager
+def lock_results(folder: Path) -> Iterator[None]:
+    """Hold a sweep's results from reading its runs to writing them: the process that read last also writes last.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no sweep there")
+    with FileLock(folder / ".results.lock"):
+        yield
+
+
+def write_results(folder: Path, runs: list[Run] | None = None) -> Path:
     """Write ``results.csv`` of the sweep in a folder from the current state of its jobs.
 
     It may be called at any time and by any process.
 
+    Args:
+        folder: the sweep's folder.
+        runs: its runs, read while the caller holds `lock_results`; ``None``: they are read now.
+
     Raises:
         InputError: if there are no jobs.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no sweep there")
-    path = folder / "results.csv"
-    with FileLock(folder / ".results.lock"):  # the process that read the jobs last also writes last
-        write_csv(path, build_rows(read_runs(folder)))
-    return path
+    if runs is None:
+        with lock_results(folder):
+            return write_results(folder, read_runs(folder))
+    write_csv(folder / "results.csv", build_rows(runs))
+    return folder / "results.csv"
 
 
 def build_rows(runs: list[Run]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The runs of a sweep, read from their folders at any time, and texts that name them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ from src.core.errors import InputError
 from src.storage.configs import NON_IDENTIFYING
 from src.storage.records import DAMAGED
 from src.storage.schema import read_history
-from src.sweeps.store.jobs import Job, read_jobs
+from src.sweeps.store.jobs import STATUS_FILE, Job, read_job, read_jobs
 
 CHOICE_SETTINGS = ("experiment", "model", "data")  # settings whose values are clear without the setting's name
 SETTING_WORDS = {"lr": "learning rate"}  # words for settings whose names are abbreviations
@@ -127,16 +128,75 @@ def group_by_caption(runs: list[Run]) -> dict[str, list[Run]]:
     return groups
 
 
+def require_jobs(folder: Path, read: Callable[[Path], Job] | None = None) -> list[Job]:
+    """Return the jobs of a sweep as `read_jobs` does.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if jobs := read_jobs(folder, read):
+        return jobs
+    raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
+
+
 def read_runs(folder: Path) -> list[Run]:
     """Return the runs of all jobs of a sweep, in the order of their numbers.
 
     Raises:
         InputError: if there are no jobs.
     """
-    jobs = read_jobs(folder)
-    if not jobs:
-        raise InputError(f"{folder}: there are no jobs in it")
+    jobs = require_jobs(folder)
     return [read_run(job, swept) for job, swept in zip(jobs, find_swept_settings(jobs), strict=True)]
+
+
+class SweepReader:
+    """A reader of a sweep that runs: it reads the files of a finished job once, as they no longer change.
+
+    Args:
+        folder: the sweep's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished: dict[Path, tuple[int, Job, Run]] = {}  # by folder: when the status was written, job and run
+        self.jobs: list[Job] = []
+        self.swept: list[dict[str, Any]] = []
+
+    def read(self) -> list[Run]:
+        """Return the sweep's runs as `read_runs` does.
+
+        Raises:
+            InputError: if there are no jobs.
+        """
+        written_at: dict[Path, int | None] = {}  # when each status was written, before the job was read
+
+        def read(folder: Path) -> Job:
+            written_at[folder] = _read_status_time(folder)
+            known = self.finished.get(folder)
+            return known[1] if known and known[0] == written_at[folder] else read_job(folder)
+
+        jobs = require_jobs(self.folder, read)
+        if jobs != self.jobs:
+            self.jobs, self.swept = jobs, find_swept_settings(jobs)
+        runs = [self._read_run(job, swept) for job, swept in zip(jobs, self.swept, strict=True)]
+        self.finished = {
+            job.folder: (moment, job, run)
+            for job, run in zip(jobs, runs, strict=True)
+            if run.status == "finished" and (moment := written_at[job.folder]) is not None
+        }
+        return runs
+
+    def _read_run(self, job: Job, swept: dict[str, Any]) -> Run:
+        known = self.finished.get(job.folder)
+        return known[2]._replace(swept=swept) if known and known[1] is job else read_run(job, swept)
+
+
+def _read_status_time(folder: Path) -> int | None:
+    """Return when a job's status was written, in nanoseconds; ``None`` if it has none."""
+    try:
+        return (folder / STATUS_FILE).lstat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def read_runs_with_metrics(folder: Path) -> list[Run]:
