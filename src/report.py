@@ -34,16 +34,17 @@ def main() -> None:
         packages, rest = extract_trust(sys.argv[1:])
         form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
-        from src.sweeps.report.write import write_report
+        from src.sweeps.report.write import load_sweeps, write_report
         from src.sweeps.store.hparams import write_hparams
 
         notes: list[str] = []
-        print(write_report(folders, draw=True, packages=packages, warn=notes.append))
+        sweeps = load_sweeps(folders)
+        print(write_report(sweeps, draw=True, packages=packages, warn=notes.append))
         write_hparams(folders[0])
         if form:
             from src.sweeps.report.paper import write_figures  # imports matplotlib
 
-            print(*write_figures(folders, form, packages, notes.append), sep="\n")
+            print(*write_figures(sweeps, form, packages, notes.append), sep="\n")
     if notes:
         sys.exit("\n".join(f"error: {note}" for note in notes))
 

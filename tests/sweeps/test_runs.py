@@ -14,7 +14,7 @@ from src.sweeps.store.runs import (
     format_setting_value,
     group_by_caption,
     read_runs,
-    read_runs_with_metrics,
+    select_runs_with_metrics,
 )
 from tests.sweeps import made_job, made_run
 
@@ -68,7 +68,7 @@ def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
     assert (first.status, first.reason, first.metrics) == ("damaged", reason, {} if "metrics.json" in damage else DONE)
     assert (first.message or "").startswith(f"{folder}/{message}") and "\n" not in (first.message or "")
     assert (second.status, second.message) == ("finished", None)
-    assert read_runs_with_metrics(tmp_path) == [second]
+    assert select_runs_with_metrics(tmp_path, [first, second]) == [second]
 
 
 def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
     for number, status in enumerate(["finished", "running", "interrupted", "failed"]):
         made_job(tmp_path, str(number), f"optimizer.lr={number}", metrics=DONE, status=status)
     made_job(tmp_path, "4", "optimizer.lr=4", status="running")
-    assert [(run.number, run.label) for run in read_runs_with_metrics(tmp_path)] == [
+    assert [(run.number, run.label) for run in select_runs_with_metrics(tmp_path, read_runs(tmp_path))] == [
         (0, "lr 0"),
         (1, "lr 1"),
         (2, "lr 2"),
@@ -96,7 +96,7 @@ def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
         read_runs(tmp_path / "nowhere")
     made_job(tmp_path, "0")
     with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
-        read_runs_with_metrics(tmp_path)
+        select_runs_with_metrics(tmp_path, read_runs(tmp_path))
 
 
 def test_a_running_sweep_is_followed_and_finished_jobs_are_read_once(tmp_path: Path) -> None:

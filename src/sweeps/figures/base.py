@@ -161,9 +161,10 @@ class Curves(MetricFigure):
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         axis, groups, metric = figure.subplots(), group_by_caption(runs), self.choose_metric(runs)
+        points = {run.folder: _collect_points(run, metric) for run in runs}
         for number, (label, group) in enumerate(groups.items()):
             style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number // len(COLOURS) % 4]}
-            curves = [curve for run in group if len(curve := _collect_points(run, metric))]
+            curves = [curve for run in group if len(curve := points[run.folder])]
             for curve in curves if len(curves) > 1 else []:
                 axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
             if curves:
@@ -173,8 +174,9 @@ class Curves(MetricFigure):
         if not axis.lines:
             raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
         axis.set(xlabel="epoch", ylabel=format_metric(metric))
-        every = [_collect_points(run, metric)[:, 1] for run in runs]
-        if beyond := limit_axis(axis, every, higher=not is_lower_better(runs, metric)):
+        if beyond := limit_axis(
+            axis, [curve[:, 1] for curve in points.values()], higher=not is_lower_better(runs, metric)
+        ):
             axis.set_xlabel(f"epoch\n({beyond})")
         set_integer_ticks(axis.xaxis)
         if is_fraction(metric):

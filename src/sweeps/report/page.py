@@ -37,7 +37,6 @@ from src.sweeps.store.leaderboard import (
     STATUSES,
     Leaderboard,
     LeaderboardEntry,
-    build_leaderboards,
     format_count,
     format_table_title,
     quote_relative_path,
@@ -74,7 +73,7 @@ def render_page(sweeps: Sweeps, files: dict[str, str], missing_figures: list[Run
         missing_figures: the runs whose figures are missing; the page shows the command that draws them.
         packages: packages outside this project that this command has to trust.
     """
-    found, album = build_leaderboards(sweeps.runs), ImageEmbedder(sweeps)
+    found, album = sweeps.leaderboards, ImageEmbedder(sweeps)
     return (
         _make_environment(sweeps)
         .get_template("page.html")

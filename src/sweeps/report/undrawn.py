@@ -26,8 +26,8 @@ NON_DRAWING_CALLBACKS = ("lightning.", "src.callbacks.early_stopping.", "src.cal
 
 def find_runs_without_figures(sweeps: Sweeps) -> list[Run]:
     """Return the runs without figures whose figures the page would show, the best first."""
-    chosen = find_chosen_folders(sweeps.runs)
-    runs = sort_best_first(sweeps.runs)
+    chosen = find_chosen_folders(sweeps)
+    runs = sort_best_first(sweeps)
     shown = [*_select_runs_with_figures(runs), *_select_runs_with_figures(run for run in runs if run.folder in chosen)]
     return list({run.folder: run for run in shown if not _has_figures(run)}.values())
 

@@ -263,8 +263,3 @@ def record_running_job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not (folder / JOB_FILE).exists():
         write_job_file(Job(folder, config.hydra.job.num, **describe_job(config)))
-
-
-def find_damage(folder: Path) -> list[str]:
-    """Return the error message of each damaged job of the sweep in a folder."""
-    return [status["message"] for job in read_jobs(folder) if (status := job.status)["status"] == DAMAGED]

@@ -177,18 +177,21 @@ class Leaderboard(NamedTuple):
         return not any(entry.left or entry.damaged for entry in self.entries)
 
 
-def print_leaderboards(folder: Path, console: Console | None = None, packages: tuple[str, ...] = ()) -> None:
+def print_leaderboards(
+    folder: Path, console: Console | None = None, packages: tuple[str, ...] = (), runs: list[Run] | None = None
+) -> None:
     """Print a sweep's results: a table for each data set, best first, and the test metrics of the best entry only.
 
     Args:
         folder: the sweep's folder.
         console: the console to print to; standard output by default.
         packages: further packages that the user trusts; the printed commands that open a run name them, too.
+        runs: the sweep's runs; ``None``: they are read now.
 
     Raises:
         InputError: if there are no jobs.
     """
-    runs = read_runs(folder)
+    runs = read_runs(folder) if runs is None else runs
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = UNLIMITED_WIDTH

@@ -199,16 +199,15 @@ def _read_status_time(folder: Path) -> int | None:
         return None
 
 
-def read_runs_with_metrics(folder: Path) -> list[Run]:
-    """Return the runs of a sweep that can be drawn: those with metrics that are neither failed nor damaged.
+def select_runs_with_metrics(folder: Path, runs: list[Run]) -> list[Run]:
+    """Return those of a sweep's runs that can be drawn: with metrics, and neither failed nor damaged.
 
     Raises:
         InputError: if there are none.
     """
-    runs = [run for run in read_runs(folder) if run.metrics and run.status not in ("failed", DAMAGED)]
-    if not runs:
-        raise InputError(f"{folder}: there are no runs with metrics in it")
-    return runs
+    if found := [run for run in runs if run.metrics and run.status not in ("failed", DAMAGED)]:
+        return found
+    raise InputError(f"{folder}: there are no runs with metrics in it")
 
 
 def read_run(job: Job, swept: dict[str, Any]) -> Run:
