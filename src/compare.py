@@ -41,7 +41,7 @@ def _summarize_sweep(folder: Path, packages: tuple[str, ...]) -> list[str]:
     """
     from src.core.disk import StorageError
     from src.core.errors import InputError
-    from src.storage.records import DAMAGED
+    from src.storage.status import DAMAGED
     from src.sweeps.figures.callback import draw_figures, read_configured_figures
     from src.sweeps.store.hparams import write_hparams
     from src.sweeps.store.jobs import refuse_strays_outside_jobs

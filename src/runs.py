@@ -29,8 +29,9 @@ from src.core.errors import InputError
 from src.core.parser import OneLineParser
 from src.storage import schema
 from src.storage.files import read_text
-from src.storage.records import DAMAGED, read_metrics, read_status
+from src.storage.records import read_metrics
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED, read_status
 from src.storage.strays import refuse_strays
 
 SORT_KEYS = ("when", "result", "status", "name")

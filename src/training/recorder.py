@@ -24,7 +24,8 @@ from src.core.errors import INTERRUPTED, TERMINATED, DivergedError, InputError
 from src.loggers.events import find_event_files, write_pending_events
 from src.models.base import SupervisedModule
 from src.storage.files import write_csv, write_json
-from src.storage.records import DAMAGED, format_metrics, read_status
+from src.storage.records import format_metrics
+from src.storage.status import DAMAGED, make_status, read_status, write_status
 from src.training.checkpointing.checkpoint import RunCheckpoint
 from src.training.validation.limits import refuse_interval
 
@@ -104,7 +105,7 @@ class RunRecorder(RunCheckpoint):
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
-            write_json(self.run_folder / "status.json", {"status": status, "reason": reason, "message": message})
+            write_status(self.run_folder, make_status(status, reason, message))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from src.core.colours import LINES_ON_DARK, LINES_ON_LIGHT
 from src.core.commands import format_command
 from src.storage.files import open_regular_file, replace_non_finite
-from src.storage.records import DAMAGED
+from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.report.curves import collect_curves
 from src.sweeps.report.gallery import ImageEmbedder, collect_run_figures, collect_sweep_figures

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from src.core.errors import InputError
 from src.storage import schema
 from src.storage.plain import read_yaml
-from src.storage.records import DAMAGED
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED
 from src.sweeps.store.leaderboard import Leaderboard, build_leaderboards
 from src.sweeps.store.runs import Run, find_swept_settings, read_run, read_runs, require_jobs
 

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from src.storage.records import DAMAGED
+from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps, get_sweep_names
 from src.sweeps.store.leaderboard import (
     Leaderboard,

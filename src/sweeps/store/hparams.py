@@ -18,7 +18,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.storage.files import open_atomic, remove_file
-from src.storage.records import DAMAGED
+from src.storage.status import DAMAGED, STATUS_FILE
+from src.sweeps.store.jobs import JOB_FILE
 from src.sweeps.store.leaderboard import find_scalar_metrics, lock_results
 from src.sweeps.store.runs import Run, format_setting_value, read_runs
 
@@ -119,7 +120,7 @@ def _get_final_metrics(run: Run) -> dict[str, float]:
 
 def _read_change_time(folder: Path) -> float:
     """Return the time of the last change of a job's status, in seconds since 1970."""
-    path = next((path for name in ("status.json", "job.json") if (path := folder / name).exists()), folder)
+    path = next((path for name in (STATUS_FILE, JOB_FILE) if (path := folder / name).exists()), folder)
     return path.stat().st_mtime
 
 

@@ -18,11 +18,11 @@ from src.storage import schema, strays
 from src.storage.configs import flatten_config, select_identifying
 from src.storage.files import PARTIAL_SUFFIX, remove_file, remove_tree, write_json
 from src.storage.moved import update_names
-from src.storage.records import DAMAGED, drop_damaged_metrics, read_metrics, read_status
+from src.storage.records import drop_damaged_metrics
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED, STATUS_FILE, Status, make_status, read_results, write_status
 
 JOB_FILE = "job.json"
-STATUS_FILE = "status.json"
 LOCK_FILE = ".lock"  # held by the process that trains in the folder
 STACK_FILE = "stack.json"  # in the folder of a job that is trained in a stack: the path of the stack's state
 JOB_FIELDS = ("number", "identity", "overrides", "choices", "settings")
@@ -54,18 +54,23 @@ class Job(NamedTuple):
     closed: bool = False
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """The job's ``status``, ``reason`` and ``message``."""
-        if self.damage is not None:
-            return {"status": DAMAGED, "reason": "its folder" if self.closed else JOB_FILE, "message": self.damage}
-        return read_status(self.folder)
+        return self.read_results()[0]
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return {} if self.closed else read_metrics(self.folder)
+        return self.read_results()[1]
+
+    def read_results(self) -> tuple[Status, dict[str, Any]]:
+        """Read the job's status and its metrics."""
+        status, metrics = ({}, {}) if self.closed else read_results(self.folder)
+        if self.damage is not None:
+            status = make_status(DAMAGED, "its folder" if self.closed else JOB_FILE, self.damage)
+        return status, metrics
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
-        write_json(self.folder / STATUS_FILE, {"status": status, "reason": reason, "message": message})
+        write_status(self.folder, make_status(status, reason, message))
 
     @property
     def stack(self) -> Path | None:

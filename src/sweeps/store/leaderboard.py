@@ -19,7 +19,7 @@ from src.core.commands import format_command
 from src.core.errors import InputError
 from src.storage import schema
 from src.storage.files import write_csv
-from src.storage.records import DAMAGED
+from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.store.runs import Run, format_setting_value, format_settings, is_seed, read_runs
 

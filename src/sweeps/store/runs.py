@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from src.core.errors import InputError
 from src.storage.configs import NON_IDENTIFYING
-from src.storage.records import DAMAGED
 from src.storage.schema import read_history
-from src.sweeps.store.jobs import STATUS_FILE, Job, read_job, read_jobs
+from src.storage.status import DAMAGED, STATUS_FILE
+from src.sweeps.store.jobs import Job, read_job, read_jobs
 
 CHOICE_SETTINGS = ("experiment", "model", "data")  # settings whose values are clear without the setting's name
 SETTING_WORDS = {"lr": "learning rate"}  # words for settings whose names are abbreviations
@@ -212,7 +212,7 @@ def select_runs_with_metrics(folder: Path, runs: list[Run]) -> list[Run]:
 
 def read_run(job: Job, swept: dict[str, Any]) -> Run:
     """Return a job's run, from the files it has written so far."""
-    status, metrics = job.status, job.metrics
+    status, metrics = job.read_results()
     seed, data = metrics.get("seed"), job.choices.get("data")
     return Run(
         folder=job.folder,
