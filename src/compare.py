@@ -12,8 +12,7 @@ from pathlib import Path
 if not __package__:  # started as python src/compare.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
-from src.core.commands import format_command
-from src.core.parser import OneLineParser
+from src.core.commands import OneLineParser, format_command
 from src.storage.trust import TRUST_HELP, extract_trust
 
 

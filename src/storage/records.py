@@ -146,10 +146,3 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     config = folder / ".hydra" / "config.yaml"
     settings = OmegaConf.merge(cfg, {"resume": None, "trust": None})
     write_text(config, OmegaConf.to_yaml(settings))
-
-
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Return metrics in one line: accuracies in per cent, the others with four significant digits."""
-    return ", ".join(
-        f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()
-    )

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from src.core.errors import InputError
+from src.core.formatting import format_setting_value
 from src.sweeps.store.runs import (
     Run,
     SweepReader,
-    format_setting_value,
     group_by_caption,
     read_runs,
     select_runs_with_metrics,

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
-from src.storage.records import format_metrics
+from src.core.formatting import format_metrics
 from src.sweeps.progress.tracker import BestJob, SweepProgress
 
 MAX_LINE_WIDTH, MAX_BAR_WIDTH, MAX_SHOWN_JOBS = (

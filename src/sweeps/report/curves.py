@@ -4,17 +4,17 @@ import math
 from typing import Any
 
 from src.core.axes import find_curves_range
+from src.core.formatting import get_short_names, is_fraction
 from src.sweeps.report.levels import ABSENT, Levels, split_into_levels
 from src.sweeps.report.plots import (
     PlotlyFigure,
     collect_effects,
     format_run,
-    is_logarithmic,
     make_metric_axis,
     to_plotly_text,
 )
 from src.sweeps.report.reading import History, Sweeps
-from src.sweeps.store.leaderboard import get_short_names
+from src.sweeps.store.aggregate import is_logarithmic
 from src.sweeps.store.runs import Run
 
 STAGES = ("train", "val")
@@ -113,7 +113,7 @@ def _make_axis(metric: str, lines: list[dict[str, Line]]) -> PlotlyFigure:
     parts = [[value for stage in STAGES for value in each.get(f"{stage}/{metric}", ([], []))[1]] for each in lines]
     values = [value for part in parts for value in part]
     name = f"/{metric}"  # stands for both stages
-    window = find_curves_range(parts, "/acc" in name, is_logarithmic(name, values))
+    window = find_curves_range(parts, is_fraction(name), is_logarithmic(name, values))
     axis = {**make_metric_axis(name, values, window), "title": {"text": to_plotly_text(metric)}}
     return {"axis": axis, "beyond": f"Beyond this axis: {window.describe()}." if window else ""}
 

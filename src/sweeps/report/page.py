@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from src.core.colours import LINES_ON_DARK, LINES_ON_LIGHT
 from src.core.commands import format_command
+from src.core.formatting import format_count, quote_relative_path
 from src.storage.files import open_regular_file, replace_non_finite
 from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
@@ -37,9 +38,7 @@ from src.sweeps.store.leaderboard import (
     STATUSES,
     Leaderboard,
     LeaderboardEntry,
-    format_count,
     format_table_title,
-    quote_relative_path,
 )
 from src.sweeps.store.runs import Run
 

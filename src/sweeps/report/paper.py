@@ -22,14 +22,15 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from src.core.colours import LINES_ON_LIGHT
 from src.core.disk import StorageError
 from src.core.errors import InputError
+from src.core.formatting import describe_setting_name, get_short_names
 from src.storage.files import open_atomic
-from src.sweeps.figures.base import format_metric
+from src.sweeps.figures.base import describe_metric
 from src.sweeps.figures.callback import format_error, read_configured_figures
 from src.sweeps.report import plots
 from src.sweeps.report.curves import STAGES, collect_curves
 from src.sweeps.report.plots import collect_effects, make_effect_figure
 from src.sweeps.report.reading import Sweeps, get_sweep_names
-from src.sweeps.store.leaderboard import compute_mean, get_short_names
+from src.sweeps.store.aggregate import compute_mean
 from src.sweeps.store.runs import Run, select_runs_with_metrics
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.35, 7.0  # inches: the width of a column and of a page's text
@@ -175,8 +176,7 @@ def _set_axis(axis: Axes, which: str, axis_layout: plots.PlotlyFigure) -> None:
 def _format_title(text: str) -> str:
     """Return an axis label in words, such as "hidden size" or "validation accuracy"; further lines are kept."""
     name, *more = _to_matplotlib_text(text).split("\n")
-    words = format_metric(name) if "/" in name else get_short_names([name])[0]
-    return "\n".join([{"lr": "learning rate"}.get(words, words), *more])
+    return "\n".join([describe_metric(name) if "/" in name else describe_setting_name(name), *more])
 
 
 def _to_matplotlib_text(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from src.core.axes import AxisRange, find_axis_range
 from src.core.colours import LINES_ON_LIGHT
+from src.core.formatting import format_count, format_metric
 from src.storage import schema
 from src.storage.schema import DamagedError
 from src.sweeps.report.plots import (
@@ -18,12 +19,11 @@ from src.sweeps.report.plots import (
     VERMILION,
     PlotlyFigure,
     format_run,
-    is_logarithmic,
     make_metric_axis,
     to_plotly_text,
 )
 from src.sweeps.report.reading import Sweeps, get_sweep_names
-from src.sweeps.store.leaderboard import format_count
+from src.sweeps.store.aggregate import is_logarithmic
 
 SEARCH_FILE = "search.json"  # file with the state of a search, in its sweep's folder
 
@@ -140,8 +140,7 @@ def _summarize_search(search: SearchState) -> str:
         return text
     value = reduce(search.better, (value for _, value in search.complete_trials))
     trial = next(trial for trial, found in search.complete_trials if found == value)
-    best = f"{value:.2%}" if "/acc" in search.metric else f"{value:.4g}"
-    return f"{text}; best {search.metric} {best} in trial {trial.number}"
+    return f"{text}; best {search.metric} {format_metric(search.metric, value)} in trial {trial.number}"
 
 
 # The best so far

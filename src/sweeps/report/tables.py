@@ -6,21 +6,19 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from src.core.formatting import format_setting_value, format_settings, get_short_names
 from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps, get_sweep_names
+from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
 from src.sweeps.store.leaderboard import (
     Leaderboard,
     LeaderboardEntry,
     build_rows,
-    compute_mean,
-    compute_std,
     find_scalar_metrics,
     find_varying_settings,
-    format_mean_std,
     format_table_title,
-    get_short_names,
 )
-from src.sweeps.store.runs import Run, format_setting_value, format_settings
+from src.sweeps.store.runs import Run
 
 MAX_LATEX_ROWS = 20
 LATEX_ESCAPES = {

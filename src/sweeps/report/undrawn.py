@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
+from src.core.formatting import format_count
 from src.core.processes import CORES_VARIABLE, count_cores
 from src.storage.schema import DamagedError
 from src.sweeps.figures.callback import format_error
 from src.sweeps.report.gallery import MAX_RUNS, find_chosen_folders, sort_best_first
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.jobs import read_job
-from src.sweeps.store.leaderboard import format_count
 from src.sweeps.store.runs import Run
 from src.sweeps.workers.pool import silence_fd
 from src.sweeps.workers.worker import die_with_parent

@@ -17,11 +17,12 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from src.core.formatting import format_setting_value
 from src.storage.files import open_atomic, remove_file
 from src.storage.status import DAMAGED, STATUS_FILE
 from src.sweeps.store.jobs import JOB_FILE
 from src.sweeps.store.leaderboard import find_scalar_metrics, lock_results
-from src.sweeps.store.runs import Run, format_setting_value, read_runs
+from src.sweeps.store.runs import Run, read_runs
 
 EVENT_FILE = "events.out.tfevents.0.hparams"  # sorts before the run's event file, whose name has a time
 MAX_VALUE = 3.4e38  # TensorBoard stores 32-bit floats

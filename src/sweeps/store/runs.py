@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.core.errors import InputError
+from src.core.formatting import describe_settings, format_setting_value, format_settings
 from src.storage.configs import NON_IDENTIFYING
 from src.storage.schema import read_history
 from src.storage.status import DAMAGED, STATUS_FILE
 from src.sweeps.store.jobs import Job, read_job, read_jobs
-
-CHOICE_SETTINGS = ("experiment", "model", "data")  # settings whose values are clear without the setting's name
-SETTING_WORDS = {"lr": "learning rate"}  # words for settings whose names are abbreviations
 
 
 class Run(NamedTuple):
@@ -54,12 +52,12 @@ class Run(NamedTuple):
     @property
     def caption(self) -> str:
         """The label in words, for a figure."""
-        return _describe_settings({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
+        return describe_settings({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
 
     @property
     def full_caption(self) -> str:
         """The title in words, for a figure."""
-        return _describe_settings(self.swept) or self.folder.name.replace("_", " ")
+        return describe_settings(self.swept) or self.folder.name.replace("_", " ")
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -75,49 +73,6 @@ class Run(NamedTuple):
 def is_seed(key: str) -> bool:
     """Return True if a setting is a seed, as ``seed`` and ``data.split_seed`` are."""
     return key.endswith("seed")
-
-
-def format_settings(settings: dict[str, Any]) -> str:
-    """Return settings as short text: {"model.hidden_size": 3} → "hidden size 3"."""
-    return ", ".join(
-        format_setting_value(value)
-        if key in CHOICE_SETTINGS and value is not None
-        else f"{key.split('.')[-1].replace('_', ' ')} {format_setting_value(value)}"
-        for key, value in settings.items()
-    )
-
-
-def _describe_settings(settings: dict[str, Any]) -> str:
-    """Return settings in words: {"optimizer.lr": 1, "model.batch_norm": False} → "learning rate 1, no batch norm"."""
-    return ", ".join(_describe_setting(key, value) for key, value in settings.items())
-
-
-def _describe_setting(key: str, value: Any) -> str:
-    name = describe_setting_name(key)
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    text = "none" if value is None or value == [] else format_setting_value(value)
-    text = text.replace("_", " ") if text.isidentifier() else text
-    return text if key in CHOICE_SETTINGS and value is not None else f"{name} {text}"
-
-
-def describe_setting_name(key: str) -> str:
-    """Return a setting's name as words for a figure: "optimizer.lr" → "learning rate"."""
-    name = key.split(".")[-1]
-    return SETTING_WORDS.get(name, name.replace("_", " "))
-
-
-def format_setting_value(value: Any) -> str:
-    """Return a setting's value as on the command line: 0.001, [4,4], true, null; equal values give equal texts."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(format_setting_value, value))}]"
-    return str(value)
 
 
 def group_by_caption(runs: list[Run]) -> dict[str, list[Run]]:
