@@ -44,7 +44,8 @@ def _summarize_sweep(folder: Path, packages: tuple[str, ...]) -> list[str]:
     from src.sweeps.figures.callback import draw_figures, read_configured_figures
     from src.sweeps.store.hparams import write_hparams
     from src.sweeps.store.jobs import refuse_strays_outside_jobs
-    from src.sweeps.store.leaderboard import lock_results, print_leaderboards, write_results
+    from src.sweeps.store.leaderboard import print_leaderboards
+    from src.sweeps.store.results import lock_results, write_results
     from src.sweeps.store.runs import read_runs
 
     refuse_strays_outside_jobs(folder)

@@ -32,6 +32,20 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
+def format_duration(seconds: float) -> str:
+    """Return seconds as ``minutes:seconds``, with hours if there are any: 3661 → 1:01:01."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def format_long_duration(seconds: float) -> str:
+    """Format a duration in hours, minutes or seconds: "1 h 5 min", "12 s"."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 # Settings
 
 

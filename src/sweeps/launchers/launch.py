@@ -29,7 +29,8 @@ from src.sweeps.report.reading import add_histories
 from src.sweeps.report.write import write_report
 from src.sweeps.store.endings import resolve_job_folder, to_failed_status
 from src.sweeps.store.jobs import Job, refuse_strays_outside_jobs
-from src.sweeps.store.leaderboard import lock_results, print_leaderboards, write_results
+from src.sweeps.store.leaderboard import print_leaderboards
+from src.sweeps.store.results import lock_results, write_results
 from src.sweeps.store.runs import Run, read_runs
 from src.sweeps.workers.pool import get_mp_context
 

@@ -9,7 +9,7 @@ from src.core.errors import InputError
 from src.sweeps.progress.live import Display
 from src.sweeps.store.endings import to_failed_status
 from src.sweeps.store.jobs import Job
-from src.sweeps.store.leaderboard import lock_results, write_results
+from src.sweeps.store.results import lock_results, write_results
 from src.sweeps.store.runs import SweepReader
 
 SECONDS_BETWEEN_WRITES = 1.0  # minimum seconds between two versions of results.csv

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from src.core.colours import LINES_ON_DARK, LINES_ON_LIGHT
 from src.core.commands import format_command
-from src.core.formatting import format_count, quote_relative_path
+from src.core.formatting import format_count, format_long_duration, quote_relative_path
 from src.storage.files import open_regular_file, replace_non_finite
 from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
@@ -175,7 +175,7 @@ def _make_environment(sweeps: Sweeps) -> Environment:
     )
     templates.filters |= {
         "when": _format_time,
-        "lasted": _format_duration,
+        "lasted": format_long_duration,
         "link": sweeps.get_url,
         "json": _to_json,
         "download": _make_data_uri,
@@ -196,14 +196,6 @@ def _make_environment(sweeps: Sweeps) -> Environment:
 def _format_time(time: str) -> str:
     """Format a time given in ISO 8601: "2025-01-31 09:30 UTC"."""
     return f"{time[:10]} {time[11:16]} UTC"
-
-
-def _format_duration(seconds: float) -> str:
-    """Format a duration in hours, minutes or seconds: "1 h 5 min", "12 s"."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _to_json(content: Any) -> Markup:

@@ -10,14 +10,8 @@ from src.core.formatting import format_setting_value, format_settings, get_short
 from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps, get_sweep_names
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
-from src.sweeps.store.leaderboard import (
-    Leaderboard,
-    LeaderboardEntry,
-    build_rows,
-    find_scalar_metrics,
-    find_varying_settings,
-    format_table_title,
-)
+from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, format_table_title
+from src.sweeps.store.results import build_rows, find_scalar_metrics
 from src.sweeps.store.runs import Run
 
 MAX_LATEX_ROWS = 20

@@ -8,7 +8,7 @@ from src.sweeps.report.page import make_tables, render_page
 from src.sweeps.report.reading import Sweeps, read_sweeps
 from src.sweeps.report.undrawn import draw_missing_figures, find_runs_without_figures
 from src.sweeps.store.jobs import refuse_strays_outside_jobs
-from src.sweeps.store.leaderboard import lock_results, write_results
+from src.sweeps.store.results import lock_results, write_results
 
 PAGE_FILE, LATEX_FILE = "report.html", "leaderboard.tex"
 

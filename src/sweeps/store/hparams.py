@@ -21,7 +21,7 @@ from src.core.formatting import format_setting_value
 from src.storage.files import open_atomic, remove_file
 from src.storage.status import DAMAGED, STATUS_FILE
 from src.sweeps.store.jobs import JOB_FILE
-from src.sweeps.store.leaderboard import find_scalar_metrics, lock_results
+from src.sweeps.store.results import find_scalar_metrics, lock_results
 from src.sweeps.store.runs import Run, read_runs
 
 EVENT_FILE = "events.out.tfevents.0.hparams"  # sorts before the run's event file, whose name has a time
