@@ -12,8 +12,7 @@ from pathlib import Path
 if not __package__:  # started as python src/compare.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
-from src.core.commands import format_command
-from src.core.parser import OneLineParser
+from src.core.commands import OneLineParser, format_command
 from src.storage.trust import TRUST_HELP, extract_trust
 
 
@@ -41,24 +40,29 @@ def _summarize_sweep(folder: Path, packages: tuple[str, ...]) -> list[str]:
     """
     from src.core.disk import StorageError
     from src.core.errors import InputError
+    from src.storage.status import DAMAGED
     from src.sweeps.figures.callback import draw_figures, read_configured_figures
     from src.sweeps.store.hparams import write_hparams
-    from src.sweeps.store.jobs import find_damage, refuse_strays_outside_jobs
-    from src.sweeps.store.leaderboard import print_leaderboards, write_results
+    from src.sweeps.store.jobs import refuse_strays_outside_jobs
+    from src.sweeps.store.leaderboard import print_leaderboards
+    from src.sweeps.store.results import lock_results, write_results
+    from src.sweeps.store.runs import read_runs
 
     refuse_strays_outside_jobs(folder)
     figures = read_configured_figures(folder, packages)
-    table = write_results(folder)
-    write_hparams(folder)
-    print_leaderboards(folder, packages=packages)
+    with lock_results(folder):
+        runs = read_runs(folder)
+        table = write_results(folder, runs)
+        write_hparams(folder, runs)
+    print_leaderboards(folder, packages=packages, runs=runs)
     try:
-        files, errors = draw_figures(folder, figures, packages) if figures else ([], [])
+        files, errors = draw_figures(folder, figures, packages, runs) if figures else ([], [])
     except StorageError:
         raise
     except InputError as error:  # no runs to draw
         files, errors = [], [str(error)]
     print("", table, *files, sep="\n")
-    return [*find_damage(folder), *errors]
+    return [*(str(run.message) for run in runs if run.status == DAMAGED), *errors]
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from pathlib import Path
 if not __package__:  # started as python src/report.py: put the project folder on sys.path
     sys.path[0] = str(Path(__file__).parent.parent)
 
-from src.core.commands import format_command
+from src.core.commands import OneLineParser, format_command
 from src.core.errors import InputError
-from src.core.parser import OneLineParser
 from src.storage.trust import TRUST_HELP, extract_trust
 
 FORMATS = ("pdf", "svg")
@@ -34,16 +33,17 @@ def main() -> None:
         packages, rest = extract_trust(sys.argv[1:])
         form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
-        from src.sweeps.report.write import write_report
+        from src.sweeps.report.write import load_sweeps, write_report
         from src.sweeps.store.hparams import write_hparams
 
         notes: list[str] = []
-        print(write_report(folders, draw=True, packages=packages, warn=notes.append))
+        sweeps = load_sweeps(folders)
+        print(write_report(sweeps, draw=True, packages=packages, warn=notes.append))
         write_hparams(folders[0])
         if form:
             from src.sweeps.report.paper import write_figures  # imports matplotlib
 
-            print(*write_figures(folders, form, packages, notes.append), sep="\n")
+            print(*write_figures(sweeps, form, packages, notes.append), sep="\n")
     if notes:
         sys.exit("\n".join(f"error: {note}" for note in notes))
 

@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from src.core.commands import format_command
+from src.core.commands import OneLineParser, format_command
 from src.core.errors import InputError
-from src.core.parser import OneLineParser
+from src.core.formatting import format_metric
 from src.storage import schema
 from src.storage.files import read_text
-from src.storage.records import DAMAGED, read_metrics, read_status
+from src.storage.records import read_metrics
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED, read_status
 from src.storage.strays import refuse_strays
 
 SORT_KEYS = ("when", "result", "status", "name")
@@ -60,7 +61,7 @@ class Row(NamedTuple):
         name, _ = self.metric
         if math.isnan(self.value):
             return ""
-        return f"{name} {self.value:.2%}" if "/acc" in name else f"{name} {self.value:.4g}"
+        return f"{name} {format_metric(name, self.value)}"
 
     @property
     def cells(self) -> list[str]:

@@ -20,7 +20,8 @@ from src.core.errors import InputError
 from src.core.extras import check_loggers
 from src.core.places import check_locations, make_paths_absolute
 from src.core.processes import ProcessInfo, resolve_process
-from src.storage.records import find_foreign_file, read_status, reserve_folder
+from src.storage.records import find_foreign_file, reserve_folder
+from src.storage.status import read_status
 from src.storage.strays import refuse_strays
 
 SWEEP_SETTINGS = ("hydra.sweep.", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")

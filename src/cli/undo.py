@@ -6,13 +6,9 @@ from pathlib import Path
 from src.cli.messages import find_input_error, is_fixable
 from src.core.disk import StorageError
 from src.storage.files import remove_file, remove_tree
+from src.storage.status import STATUS_FILE
 
-STARTUP_FILES = (
-    ".hydra",
-    ".lock",
-    "provenance.json",
-    "status.json",
-)  # files, in addition to logs, of a run before it starts
+STARTUP_FILES = (".hydra", ".lock", "provenance.json", STATUS_FILE)  # besides logs, the files of a run before it starts
 
 _created: list[Path] = []  # the folder that this start has created or taken over; at most one
 _missing: list[Path] = []  # this folder and its parents, if they did not exist before; the outermost first

@@ -1,5 +1,6 @@
-"""Format commands that the user can copy and run, with the Python executable that started this program."""
+"""Read the arguments of commands, and format commands that the user can copy and run."""
 
+import argparse
 import shlex
 import shutil
 import sys
@@ -7,6 +8,14 @@ from collections.abc import Iterable
 from os import sep
 from os.path import abspath, basename, dirname, join
 from pathlib import Path
+from typing import NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that reports an error in one line and exits with status 1."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"error: {message}; {self.prog} --help shows how it is used")
 
 
 def format_command(module: str, arguments: Iterable[str] = ()) -> str:

@@ -12,10 +12,10 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from src.core.errors import InputError
+from src.core.formatting import to_relative_path
 
 # Remedies by errno. The first are always storage errors, the second only if they name a file.
 _REMEDIES = {
@@ -80,13 +80,6 @@ def to_storage_error(path: object, error: OSError, verb: str = "written") -> Sto
     remedy = {**_REMEDIES, **_REMEDIES_FOR_FILES}.get(error.errno or 0, "put that right")
     message = f"{to_relative_path(path)} cannot be {verb} ({error.strerror or error})"
     return StorageError(message, remedy, error.errno in _WHOLE_DISK_ERRORS)
-
-
-def to_relative_path(path: object) -> str:
-    """Return a path relative to the working directory if it is inside, else the path as it is."""
-    with suppress(ValueError, OSError):
-        return str(Path(str(path)).relative_to(Path.cwd()))
-    return str(path)
 
 
 def find_storage_error(error: BaseException | None) -> StorageError | None:

@@ -21,8 +21,9 @@ from typing import IO, Any, NamedTuple
 import yaml
 from omegaconf._utils import get_omega_conf_dumper
 
-from src.core.disk import StorageError, is_storage_error, to_relative_path, to_storage_error
+from src.core.disk import StorageError, is_storage_error, to_storage_error
 from src.core.errors import InputError
+from src.core.formatting import to_relative_path
 
 PARTIAL_SUFFIX = ".partial"  # suffix of temporary files
 MAX_TEXT_BYTES = 64 * 2**20  # bytes of a text file: JSON, CSV, YAML

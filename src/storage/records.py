@@ -1,4 +1,4 @@
-"""Read and write a run's records: its status, metrics, provenance and settings."""
+"""Read and write a run's records: its metrics, provenance and settings."""
 
 import logging
 import os
@@ -16,46 +16,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from src.storage import schema
 from src.storage.files import PARTIAL_SUFFIX, format_yaml, open_atomic, remove_file, write_json, write_text
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED, METRICS_FILE, read_or_note, read_status
 
 log = logging.getLogger(__name__)
-DAMAGED = "damaged"  # the status of a run whose status.json or metrics.json is damaged or missing
 RECORDED_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """Return the ``status``, ``reason`` and ``message`` of the run in a folder.
-
-    If ``status.json`` or ``metrics.json`` is damaged, the status is "damaged", the reason is the names of the files,
-    and the message describes each fault.
-    """
-    faults: dict[str, str] = {}
-    status = _read_file(folder / "status.json", schema.STATUS, faults)
-    metrics = _read_file(folder / "metrics.json", schema.check_metrics, faults)
-    if not faults and status is None and metrics is not None:
-        faults["status.json"] = f"{folder / 'status.json'} is missing, and metrics.json is there"
-    if not faults and metrics is None and status is not None and status["status"] == "finished":
-        faults["metrics.json"] = f"{folder / 'metrics.json'} is missing, and the run has finished"
-    if faults:
-        return {"status": DAMAGED, "reason": ", ".join(faults), "message": "; ".join(faults.values())}
-    status = status or {"status": "waiting"}
-    return {"status": status["status"], "reason": status.get("reason"), "message": status.get("message")}
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Return the content of a run's ``metrics.json``; an empty dict before the first epoch ends or if it is damaged."""
-    return _read_file(folder / "metrics.json", schema.check_metrics, {}) or {}
-
-
-def _read_file(path: Path, check: schema.Check, faults: dict[str, str]) -> dict[str, Any] | None:
-    """Return a file's content; ``None`` if it is missing or damaged.
-
-    A message about the damage is added to ``faults`` under the file's name.
-    """
-    try:
-        return schema.read_checked(path, check)
-    except DamagedError as error:
-        faults[path.name] = str(error)
-        return None
+    return read_or_note(folder / METRICS_FILE, schema.check_metrics, {}) or {}
 
 
 def find_damage(folder: Path) -> str | None:
@@ -74,10 +43,10 @@ def find_damage(folder: Path) -> str | None:
 def drop_damaged_metrics(folder: Path) -> None:
     """Remove ``metrics.json`` if it is damaged; the resumed run writes it again."""
     faults: dict[str, str] = {}
-    _read_file(folder / "metrics.json", schema.check_metrics, faults)
+    read_or_note(folder / METRICS_FILE, schema.check_metrics, faults)
     if faults:
         with suppress(OSError):  # for example a folder of that name; writing the file will raise the error
-            remove_file(folder / "metrics.json")
+            remove_file(folder / METRICS_FILE)
 
 
 def is_finished(folder: Path) -> bool:
@@ -116,7 +85,7 @@ def write_provenance(folder: Path, device: str) -> None:
     """Write ``provenance.json``; for a resumed run append this start to the earlier ones, unless it is damaged."""
     path = folder / "provenance.json"
     now, faults = collect_provenance(device), dict[str, str]()
-    if before := _read_file(path, schema.PROVENANCE, faults):
+    if before := read_or_note(path, schema.PROVENANCE, faults):
         before.setdefault("resumed", []).append(now)
         now = before
     for fault in faults.values():
@@ -177,10 +146,3 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     config = folder / ".hydra" / "config.yaml"
     settings = OmegaConf.merge(cfg, {"resume": None, "trust": None})
     write_text(config, OmegaConf.to_yaml(settings))
-
-
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Return metrics in one line: accuracies in per cent, the others with four significant digits."""
-    return ", ".join(
-        f"{name} {value:.2%}" if "/acc" in name else f"{name} {value:.4g}" for name, value in metrics.items()
-    )

@@ -25,6 +25,7 @@ from torch import distributed
 
 from src.core.errors import InputError
 from src.core.processes import SRUN, TORCHRUN, resolve_process
+from src.storage.status import STATUS_FILE
 
 log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
@@ -111,7 +112,7 @@ class DistributedGuard(Callback):
             trainer._signal_connector._sigterm_notifier_fn = partial(_on_sigterm, trainer)  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (self.folder / "status.json").is_file():  # rank 0 has written it before the rendezvous
+        if not (self.folder / STATUS_FILE).is_file():  # rank 0 has written it before the rendezvous
             raise InputError(f"{self.folder} is not the one of node 0: paths.outputs must be storage that all share")
 
 

@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from src.callbacks.monitor import explain_no_validation, format_metric_name, has_validation
 from src.cli.evaluation import refuse_limits
 from src.core.errors import InputError
+from src.core.formatting import format_metrics
 from src.core.places import expand_home, resolve_data_dir
 from src.storage.configs import open_config
 from src.storage.files import write_json
-from src.storage.records import format_metrics
 from src.storage.trust import read_packages
 from src.storage.weights import load_weights
 from src.training.build import build_data, build_model, build_plain_trainer, prepare_machine

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from src.cli.messages import find_input_error, format_error
 from src.core.disk import StorageError
-from src.storage.files import write_json
-from src.storage.records import read_status
+from src.storage.status import make_failed_status, read_status, write_status
 
 
 def record_failure(folder: Path, error: Exception, reason: str = "error") -> None:
@@ -23,4 +22,4 @@ def record_failure(folder: Path, error: Exception, reason: str = "error") -> Non
         return
     cause = find_input_error(error)
     reason = cause.reason if isinstance(cause, StorageError) else reason
-    write_json(folder / "status.json", {"status": "failed", "reason": reason, "message": format_error(error)})
+    write_status(folder, make_failed_status(reason, format_error(error)))

@@ -21,10 +21,11 @@ from src.core.commands import format_command, format_restart_command, format_ten
 from src.core.devices import is_main_process
 from src.core.disk import StorageError
 from src.core.errors import INTERRUPTED, TERMINATED, DivergedError, InputError
+from src.core.formatting import format_metrics, to_relative_path
 from src.loggers.events import find_event_files, write_pending_events
 from src.models.base import SupervisedModule
 from src.storage.files import write_csv, write_json
-from src.storage.records import DAMAGED, format_metrics, read_status
+from src.storage.status import DAMAGED, make_status, read_status, write_status
 from src.training.checkpointing.checkpoint import RunCheckpoint
 from src.training.validation.limits import refuse_interval
 
@@ -104,7 +105,7 @@ class RunRecorder(RunCheckpoint):
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
-            write_json(self.run_folder / "status.json", {"status": status, "reason": reason, "message": message})
+            write_status(self.run_folder, make_status(status, reason, message))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -222,13 +223,8 @@ class RunRecorder(RunCheckpoint):
         return format_restart_command(sys.orig_argv[1:]) if resumed else self.format_resume_command()
 
     def format_resume_command(self) -> str:
-        arguments = [f"resume={self.get_relative_folder()}", *self.resume_arguments]
+        arguments = [f"resume={to_relative_path(self.run_folder)}", *self.resume_arguments]
         return f"{format_command('src.train', arguments)}{self.trust}"
-
-    def get_relative_folder(self) -> Path:
-        """Return the folder relative to the working directory if it lies in it, otherwise absolute."""
-        folder, here = self.run_folder.absolute(), Path.cwd()
-        return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
     def format_outcome(self) -> str:
         """Return the results in one line."""
@@ -249,7 +245,7 @@ class RunRecorder(RunCheckpoint):
             extension: the settings that train the run longer; ``None`` if there are none.
             closed_reason: the reason if no command can open the run.
         """
-        folder = self.get_relative_folder()
+        folder = Path(to_relative_path(self.run_folder))
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
         tensorboard = f"  look at it:   {format_tensorboard_command(str(logdir))}"
         lines = [

@@ -21,7 +21,7 @@ from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import STATES, Study
 from src.sweeps.store.folders import is_sweep_folder
 from src.sweeps.store.jobs import Job, JobRegistry
-from src.sweeps.store.leaderboard import write_results
+from src.sweeps.store.results import write_results
 from src.training.checkpointing.resume import plan_resume, read_resume_checkpoint
 from tests.chaos.crash import Crash, State
 from tests.chaos.stage import Planner

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from src.storage.files import format_yaml, write_csv, write_json
-from src.sweeps.report.write import write_report
+from src.sweeps.report.write import load_sweeps, write_report
 from tests.command_line import BARE, ROOT, read_json, run
 from tests.hostile import MARK, RUN, SECRET, attempt, spoil
 from tests.sweeps import made_job
@@ -212,7 +212,9 @@ def fill(sweep: Path, tag: str) -> None:
 def test_a_text_is_a_text_wherever_it_stands(tmp_path: Path) -> None:
     fill(tmp_path / TAG.replace("/", ""), TAG)
     fill(tmp_path / "plain", "plain")
-    page, plain = (Page(write_report([folder])) for folder in (tmp_path / TAG.replace("/", ""), tmp_path / "plain"))
+    page, plain = (
+        Page(write_report(load_sweeps([folder]))) for folder in (tmp_path / TAG.replace("/", ""), tmp_path / "plain")
+    )
     assert page.source.count("alert(1)") > 30
     assert page.scripts == plain.scripts
     assert {each.tag for each in page.elements} == {each.tag for each in plain.elements}
@@ -227,7 +229,7 @@ def test_a_text_is_a_text_wherever_it_stands(tmp_path: Path) -> None:
 def test_latex_and_csv_take_texts_as_they_are(tmp_path: Path) -> None:
     evil = "\\input{/etc/passwd} \\write18{touch ran} % & $ # _ ^^5c"
     fill(tmp_path / "sweep", evil)
-    write_report([tmp_path / "sweep"])
+    write_report(load_sweeps([tmp_path / "sweep"]))
     table = (tmp_path / "sweep" / "leaderboard.tex").read_text()
     body = "\n".join(line for line in table.splitlines() if not line.startswith("%"))
     assert "textbackslash" in body

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.sweeps.report.write import write_report
+from src.sweeps.report.write import load_sweeps, write_report
 from tests.sweeps import made_job
 
 VOID = {"meta", "img", "input", "br"}
@@ -101,7 +101,7 @@ class Page(HTMLParser):
 
 def read(*folders: Path) -> Page:
     """The report of sweeps, written and read."""
-    return Page(write_report(list(folders)))
+    return Page(write_report(load_sweeps(list(folders))))
 
 
 NASTY = "<b>a</b> & </script><script>alert('x')</script> %{x}"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from src.sweeps.progress.live import Display, format_duration
+from src.core.formatting import format_duration
+from src.sweeps.progress.live import Display
 
 NAMES = {number: f"hidden size {size}, seed {number % 2}" for number, size in enumerate(["3", "3", "[4,4]", "[4,4]"])}
 

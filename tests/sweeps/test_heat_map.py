@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from src.core.colours import choose_contrast_colour
 from src.core.errors import InputError
-from src.sweeps.figures.heat_map import HeatMap, find_levels, format_mean, is_lower_better
+from src.sweeps.figures.heat_map import HeatMap, find_levels, format_mean
+from src.sweeps.store.aggregate import is_lower_better
 from src.sweeps.store.runs import Run
 from tests.sweeps import drawn, made_run
 
@@ -174,7 +175,7 @@ def test_every_number_can_be_read_on_its_cell() -> None:
     [(0.97431, True, "97.43%"), (0.012345, False, "0.0123"), (float("nan"), True, "–"), (float("nan"), False, "–")],
 )
 def test_a_cells_number_is_in_per_cent_or_to_three_digits(mean: float, share: bool, text: str) -> None:
-    assert format_mean(mean, share) == text
+    assert format_mean("val/acc" if share else "val/loss", mean) == text
 
 
 def test_a_map_of_a_metric_that_no_run_has_is_told() -> None:

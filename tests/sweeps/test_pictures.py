@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.core.errors import InputError
-from src.sweeps.figures.base import Curves, ImageGrid, Scores, SuccessRate, compute_wilson_interval, format_mean_std
+from src.sweeps.figures.base import Curves, ImageGrid, Scores, SuccessRate, compute_wilson_interval, format_summary
 from src.sweeps.store.runs import Run, read_runs
 from tests.sweeps import drawn, made_job, made_run, made_runs
 
@@ -181,7 +181,7 @@ def test_curves_without_a_metric_are_of_the_one_the_runs_are_judged_by(tmp_path:
     ],
 )
 def test_values_are_told_as_mean_and_standard_deviation(values: list[float], share: bool, text: str) -> None:
-    assert format_mean_std(np.array(values), share) == text
+    assert format_summary("val/acc" if share else "val/loss", np.array(values)) == text
 
 
 # Share

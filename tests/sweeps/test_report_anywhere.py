@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from src.core.errors import InputError
-from src.sweeps.report.write import write_report
+from src.sweeps.report.write import load_sweeps, write_report
 from tests.sweeps import made_job
 from tests.sweeps.reports import Page, epochs, made, read
 
@@ -23,7 +23,7 @@ from tests.sweeps.reports import Page, epochs, made, read
 
 def test_links_are_relative_and_lead_to_the_runs_wherever_the_sweep_lies(grid: Path, tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(picture(grid / "4_x", "curves"))
-    write_report([grid])
+    write_report(load_sweeps([grid]))
     moved = Path(shutil.move(grid, tmp_path / "else where" / "mo#ved?"))
     page = Page(moved / "report.html")
     assert {"0_x/", "7_x/", "4_x/figures/curves.png"} <= set(page.links)
@@ -105,7 +105,7 @@ def test_damaged_runs_are_told_with_what_is_wrong_and_the_others_shown(grid: Pat
     (grid / "1_x" / "provenance.json").write_text('{"git": "0f"}')
     (grid / "4_x" / "status.json").unlink()
     told: list[str] = []
-    page = Page(write_report([grid], warn=told.append))
+    page = Page(write_report(load_sweeps([grid]), warn=told.append))
     assert told == [
         f'{grid}/0_x/metrics.json is damaged: val/acc is "<b>" and must be a finite number',
         f"{grid}/4_x/status.json is missing, and metrics.json is there",
@@ -257,7 +257,7 @@ def test_the_page_of_a_thousand_jobs_stays_small(tmp_path: Path, monkeypatch: py
         typed = (f"optimizer.lr={rate:.5g}", f"model.hidden_size={width}", "data=xor")
         history = [{"epoch": e, "train/loss": 1 / e, "val/loss": 1 / e, "val/acc": 0.5} for e in range(1, 101)]
         made(tmp_path, f"{number}", *typed, val=(number % 97) / 97, history=history)
-    path = write_report([tmp_path])
+    path = write_report(load_sweeps([tmp_path]))
     assert path.stat().st_size < 9e6  # 5 of them are plotly
     page = Page(path)
     assert len(page.curves["runs"]) == 1000
@@ -284,5 +284,5 @@ def test_the_command_writes_the_page_and_tells_where_or_why_not_without_loading_
 def test_a_folder_without_jobs_is_told_and_left_alone(grid: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: there are no jobs in it$"):
-        write_report([grid, tmp_path / "empty"])
+        write_report(load_sweeps([grid, tmp_path / "empty"]))
     assert not (grid / "report.html").exists()

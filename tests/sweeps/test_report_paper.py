@@ -10,6 +10,7 @@ import pytest
 from src.core.errors import InputError
 from src.report import main
 from src.sweeps.report.paper import write_figures
+from src.sweeps.report.reading import read_sweeps
 from tests.sweeps.reports import NASTY, epochs, made
 
 FILES = ["curves_loss", "effect_hidden_size", "effect_lr"]
@@ -18,7 +19,7 @@ COLUMN = 3.35 * 72  # points
 
 def test_figures_are_one_column_wide_and_have_their_fonts(grid: Path) -> None:
     told: list[str] = []
-    first = write_figures([grid], "pdf", (), told.append)
+    first = write_figures(read_sweeps([grid]), "pdf", (), told.append)
     assert (sorted(path.name for path in first), told) == ([f"{name}.pdf" for name in FILES], [])
     for path in first:
         content = path.read_bytes()
@@ -26,18 +27,18 @@ def test_figures_are_one_column_wide_and_have_their_fonts(grid: Path) -> None:
         assert f"/MediaBox [ 0 0 {COLUMN:g} ".encode() in content
         assert b"CreationDate" not in content
     before = [path.read_bytes() for path in first]
-    assert [path.read_bytes() for path in write_figures([grid], "pdf", (), told.append)] == before
+    assert [path.read_bytes() for path in write_figures(read_sweeps([grid]), "pdf", (), told.append)] == before
 
 
 def test_svg_needs_no_fonts(grid: Path) -> None:
-    for path in write_figures([grid], "svg", (), print):
+    for path in write_figures(read_sweeps([grid]), "svg", (), print):
         root = ElementTree.parse(path).getroot()
         assert root.attrib["width"] == f"{COLUMN:g}pt"
         assert not list(root.iter("{http://www.w3.org/2000/svg}text"))
 
 
 def test_axes_are_named_in_words(grid: Path) -> None:
-    comments = "\n".join(path.read_text() for path in write_figures([grid], "svg", (), print))
+    comments = "\n".join(path.read_text() for path in write_figures(read_sweeps([grid]), "svg", (), print))
     named = {words for words in re.findall("<!-- (.*?) -->", comments) if words[0].isalpha()}
     assert named == {"hidden size", "learning rate", "validation accuracy", "loss", "epoch"}
 
@@ -48,7 +49,7 @@ def test_data_sets_have_figures_of_their_own_and_names_are_text(tmp_path: Path) 
         typed = (f"data={data}", f"+model.act={number % 2}")
         made(tmp_path, f"{number}", *typed, settings={"model.act": value}, val=0.5, history=epochs(1, 0.5))
     told: list[str] = []
-    files = write_figures([tmp_path], "pdf", (), told.append)
+    files = write_figures(read_sweeps([tmp_path]), "pdf", (), told.append)
     names = ["curves_loss_xor", "curves_loss_gate", "effect_act_xor", "effect_act_gate"]
     assert (sorted(path.stem for path in files), told) == (sorted(names), [])
 
@@ -56,7 +57,7 @@ def test_data_sets_have_figures_of_their_own_and_names_are_text(tmp_path: Path) 
 def test_a_place_that_cannot_be_written_is_told(grid: Path) -> None:
     (grid / "figures" / "effect_lr.pdf").mkdir(parents=True)
     with pytest.raises(InputError, match=r"effect_lr\.pdf"):
-        write_figures([grid], "pdf", (), print)
+        write_figures(read_sweeps([grid]), "pdf", (), print)
 
 
 def test_the_command_draws_what_format_asks_for(

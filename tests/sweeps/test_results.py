@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from src.core.errors import InputError
-from src.sweeps.store.leaderboard import format_mean_std, print_leaderboards, write_results
+from src.sweeps.store.aggregate import format_mean_std
+from src.sweeps.store.leaderboard import print_leaderboards
+from src.sweeps.store.results import write_results
 from tests.sweeps import made_job
 
 ESCAPE = "\x1b["

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from src.core.errors import InputError
-from src.sweeps.store.runs import Run, format_setting_value, group_by_caption, read_runs, read_runs_with_metrics
+from src.core.formatting import format_setting_value
+from src.sweeps.store.runs import (
+    Run,
+    SweepReader,
+    group_by_caption,
+    read_runs,
+    select_runs_with_metrics,
+)
 from tests.sweeps import made_job, made_run
 
 DONE = {"test/acc": 0.5}
@@ -61,7 +68,7 @@ def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
     assert (first.status, first.reason, first.metrics) == ("damaged", reason, {} if "metrics.json" in damage else DONE)
     assert (first.message or "").startswith(f"{folder}/{message}") and "\n" not in (first.message or "")
     assert (second.status, second.message) == ("finished", None)
-    assert read_runs_with_metrics(tmp_path) == [second]
+    assert select_runs_with_metrics(tmp_path, [first, second]) == [second]
 
 
 def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path) -> None:
@@ -77,7 +84,7 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
     for number, status in enumerate(["finished", "running", "interrupted", "failed"]):
         made_job(tmp_path, str(number), f"optimizer.lr={number}", metrics=DONE, status=status)
     made_job(tmp_path, "4", "optimizer.lr=4", status="running")
-    assert [(run.number, run.label) for run in read_runs_with_metrics(tmp_path)] == [
+    assert [(run.number, run.label) for run in select_runs_with_metrics(tmp_path, read_runs(tmp_path))] == [
         (0, "lr 0"),
         (1, "lr 1"),
         (2, "lr 2"),
@@ -85,11 +92,29 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
 
 
 def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: there are no jobs in it$"):
+    with pytest.raises(InputError, match=r"nowhere: no sweep there$"):
         read_runs(tmp_path / "nowhere")
     made_job(tmp_path, "0")
     with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
-        read_runs_with_metrics(tmp_path)
+        select_runs_with_metrics(tmp_path, read_runs(tmp_path))
+
+
+def test_a_running_sweep_is_followed_and_finished_jobs_are_read_once(tmp_path: Path) -> None:
+    made_job(tmp_path, "0", "optimizer.lr=1", metrics=DONE)
+    running = made_job(tmp_path, "1", "optimizer.lr=2", metrics={}, status="running")
+    reader = SweepReader(tmp_path)
+    before = reader.read()
+    assert before == read_runs(tmp_path)
+    (tmp_path / "0" / "metrics.json").write_text('{"test/acc": 0.0}')
+    assert reader.read() == before
+    shutil.copy(tmp_path / "0" / "status.json", running)
+    (running / "metrics.json").write_text('{"test/acc": 1.0}')
+    made_job(tmp_path, "2", "optimizer.lr=2", "seed=3", metrics=DONE, status="running")
+    first, second, third = reader.read()
+    assert (first.metrics, second.metrics, third.status) == (DONE, {"test/acc": 1.0}, "running")
+    assert [run.swept for run in (first, second, third)] == [run.swept for run in read_runs(tmp_path)]
+    (tmp_path / "0" / "status.json").write_text('{"status": "waiting"}')
+    assert reader.read() == read_runs(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b'{"number": 0, "ident', b"\xff\xfe\x00", b"[0]", b'{"number": 0}'])

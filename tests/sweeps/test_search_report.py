@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src.storage.files import write_json
-from src.sweeps.report.write import write_report
+from src.sweeps.report.write import load_sweeps, write_report
 from tests.command_line import ROOT
 from tests.sweeps.reports import Page, made
 
@@ -48,7 +48,7 @@ def far_off(figure: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_best_so_far_goes_up_in_steps_over_all_trials(tmp_path: Path) -> None:
-    page = Page(write_report([searched(tmp_path / "one", VALUES)]))
+    page = Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES)])))
     traces = named(figures(page)[0])
     assert (traces["trials"]["x"], traces["trials"]["y"]) == ([0, 1, 3, 4, 5], [0.5, 0.7, 0.6, 0.8, 0.8])
     assert (traces["best so far"]["x"], traces["best so far"]["y"]) == ([0, 1, 3, 4, 5], [0.5, 0.7, 0.7, 0.8, 0.8])
@@ -59,13 +59,13 @@ def test_the_best_so_far_goes_up_in_steps_over_all_trials(tmp_path: Path) -> Non
 
 
 def test_where_lower_is_better_the_best_so_far_goes_down_to_the_last_trial(tmp_path: Path) -> None:
-    page = Page(write_report([searched(tmp_path / "one", [0.5, 0.7, 0.4, 0.6, None], mode="min")]))
+    page = Page(write_report(load_sweeps([searched(tmp_path / "one", [0.5, 0.7, 0.4, 0.6, None], mode="min")])))
     line = named(figures(page)[0])["best so far"]
     assert (line["x"], line["y"]) == ([0, 1, 2, 3, 4], [0.5, 0.5, 0.4, 0.4, 0.4])
 
 
 def test_a_trial_far_off_does_not_squeeze_the_others_but_is_marked(tmp_path: Path) -> None:
-    page = Page(write_report([searched(tmp_path / "one", [0.80, 0.81, 0.82, 0.1, 0.83])]))
+    page = Page(write_report(load_sweeps([searched(tmp_path / "one", [0.80, 0.81, 0.82, 0.1, 0.83])])))
     figure = figures(page)[0]
     low, high = figure["layout"]["yaxis"]["range"]
     assert 0.75 < low < 0.80 and 0.83 < high < 0.85
@@ -75,18 +75,18 @@ def test_a_trial_far_off_does_not_squeeze_the_others_but_is_marked(tmp_path: Pat
 
 
 def test_trials_close_together_are_all_on_the_axis(tmp_path: Path) -> None:
-    figure = figures(Page(write_report([searched(tmp_path / "one", VALUES)])))[0]
+    figure = figures(Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES)]))))[0]
     assert "range" not in figure["layout"]["yaxis"] and not far_off(figure)
 
 
 def test_the_most_important_setting_has_the_uppermost_bar(tmp_path: Path) -> None:
-    (bars,) = figures(Page(write_report([searched(tmp_path / "one", VALUES)])))[1]["data"]
+    (bars,) = figures(Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES)]))))[1]["data"]
     assert (bars["y"], bars["x"]) == (["model.dropout", "optimizer.lr"], [0.25, 0.75])  # from the bottom up
 
 
 def test_two_searches_in_one_report_are_compared_in_one_plot(tmp_path: Path) -> None:
     other = searched(tmp_path / "other", [0.9, 0.6], sampler="random", importance={})
-    page = Page(write_report([searched(tmp_path / "one", VALUES), other]))
+    page = Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES), other])))
     progress, bars = figures(page)
     lines = {trace["name"]: trace["y"] for trace in progress["data"] if trace["mode"] == "lines"}
     assert lines == {"one": [0.5, 0.7, 0.7, 0.8, 0.8], "other": [0.9, 0.9]}
@@ -97,7 +97,7 @@ def test_two_searches_in_one_report_are_compared_in_one_plot(tmp_path: Path) -> 
 
 def test_searches_by_other_metrics_have_plots_of_their_own(tmp_path: Path) -> None:
     other = searched(tmp_path / "other", [0.9, 0.6], mode="min", metric="val/loss")
-    page = Page(write_report([searched(tmp_path / "one", VALUES), other]))
+    page = Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES), other])))
     assert [figure["layout"]["yaxis"]["title"]["text"] for figure in page.data if is_progress(figure)] == [
         "val/acc",
         "val/loss",
@@ -105,22 +105,24 @@ def test_searches_by_other_metrics_have_plots_of_their_own(tmp_path: Path) -> No
 
 
 def test_a_sweep_that_is_no_search_has_no_such_part(grid: Path) -> None:
-    assert "search" not in Page(write_report([grid])).sections
+    assert "search" not in Page(write_report(load_sweeps([grid]))).sections
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"trials": [{"number": 1}], "importance": {}}'])
 def test_a_damaged_file_is_told_and_the_rest_is_shown(content: str, tmp_path: Path) -> None:
     folder = searched(tmp_path / "one", VALUES)
     (folder / "search.json").write_text(content)
-    page = Page(write_report([folder]))
+    page = Page(write_report(load_sweeps([folder])))
     assert "search.json is damaged: " in page.text
     assert "search" not in page.sections and "leaderboard" in page.sections
 
 
 def test_a_report_needs_no_optuna(tmp_path: Path) -> None:
     folder = searched(tmp_path / "one", VALUES)
-    code = "import sys; sys.modules['optuna'] = None; from pathlib import Path; "
-    code += f"from src.sweeps.report.write import write_report; write_report([Path({str(folder)!r})])"
+    code = (
+        "import sys; sys.modules['optuna'] = None; from pathlib import Path; from src.sweeps.report import write; "
+        f"write.write_report(write.load_sweeps([Path({str(folder)!r})]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert done.returncode == 0
     assert "search" in Page(folder / "report.html").sections

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 from filelock import FileLock
 
+from src.storage.status import Status
 from src.sweeps.launchers.cluster import RemoteJob, run_on_cluster
 from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store import endings
-from src.sweeps.store.endings import Status
 from src.sweeps.store.jobs import Job, create_job, read_jobs
 from src.sweeps.workers.worker import JobSpec
 from tests.command_line import BARE, PATIENCE, Outcome, quick, run, same, spawn, timeless, wait_for, weights

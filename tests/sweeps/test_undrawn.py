@@ -14,7 +14,7 @@ from PIL import Image
 from src.callbacks.figures.base import FigureCallback
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import NON_DRAWING_CALLBACKS, find_runs_without_figures
-from src.sweeps.report.write import write_report
+from src.sweeps.report.write import load_sweeps, write_report
 from tests.command_line import CONF, Outcome, process, run
 from tests.sweeps.reports import Page, made, read
 
@@ -186,5 +186,5 @@ def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(
 ) -> None:
     monkeypatch.chdir(cwd)
     shutil.copytree(HERE, "a b")
-    page = Page(write_report([Path(HERE), Path("a b")]))
+    page = Page(write_report(load_sweeps([Path(HERE), Path("a b")])))
     assert f"The pictures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]

@@ -15,13 +15,13 @@ from src.callbacks.figures.base import (
     set_decade_ticks,
     set_integer_ticks,
     set_percent_ticks,
-    should_use_log_scale,
 )
 from src.core.axes import AxisRange, find_axis_range, limit_error_bar
 from src.core.colours import COLOURS, OTHER
 from src.core.errors import InputError
+from src.core.formatting import is_fraction
 from src.sweeps.figures.images import read_png
-from src.sweeps.store.leaderboard import compute_mean, compute_std
+from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std, is_logarithmic, is_lower_better
 from src.sweeps.store.runs import Run, group_by_caption
 
 Z_95 = 1.96  # 95% of a normal distribution lie within this many standard deviations of the mean
@@ -90,7 +90,9 @@ class Scores(MetricFigure):
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         axis, groups, metric = figure.subplots(), self.collect_values(runs), self.choose_metric(runs)
         every = np.concatenate(list(groups.values()))
-        window = find_axis_range(every.tolist(), not is_lower_better(runs, metric), is_logarithmic(metric, every))
+        window = find_axis_range(
+            every.tolist(), not is_lower_better(runs, metric), is_logarithmic(metric, every.tolist())
+        )
         for row, values in enumerate(groups.values()):
             average = compute_mean(values.tolist())
             axis.scatter(values, np.full(len(values), row), color=RUN_COLOUR, alpha=0.65, s=30, linewidths=0)
@@ -101,17 +103,17 @@ class Scores(MetricFigure):
                 ]  # (2, 1)
                 axis.errorbar(average, row, xerr=spread, color=MEAN_COLOUR, marker="D", markersize=5, capsize=4)
                 _mark_beyond(axis, np.array([average]), row, window, MEAN_COLOUR)
-            _annotate_right(axis, row, format_mean_std(values, is_fraction(metric)))
+            _annotate_right(axis, row, format_summary(metric, values))
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(
-            xlabel=format_metric(metric) + (f"\n({window.describe()})" if window else ""),
+            xlabel=describe_metric(metric) + (f"\n({window.describe()})" if window else ""),
             ylim=(len(groups) - 0.5, -0.5),
         )
         if is_fraction(metric):
             set_percent_ticks(axis.xaxis, 5)
-        elif is_logarithmic(metric, shown := filter_visible(window, every)):
+        elif is_logarithmic(metric, shown := filter_visible(window, every).tolist()):
             axis.set_xscale("log")
-            set_decade_ticks(axis.xaxis, shown.tolist())
+            set_decade_ticks(axis.xaxis, shown)
         if window:
             axis.set_xlim(window.low, window.high)
         axis.grid(alpha=0.25)
@@ -142,8 +144,7 @@ class SuccessRate(MetricFigure):
             _annotate_right(axis, row, f"{solved} of {count}")
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
-        enough = f"{100 * self.at_least:.4g}%" if is_fraction(metric) else f"{self.at_least:.4g}"
-        axis.set_xlabel(f"share of runs with {format_metric(metric)} ≥ {enough}\n(line: 95% interval)")
+        axis.set_xlabel(f"{describe_success(metric, self.at_least)}\n(line: 95% interval)")
         set_percent_ticks(axis.xaxis)
         figure.suptitle(self.title)
 
@@ -161,9 +162,10 @@ class Curves(MetricFigure):
 
     def draw(self, figure: Figure, runs: list[Run]) -> None:
         axis, groups, metric = figure.subplots(), group_by_caption(runs), self.choose_metric(runs)
+        points = {run.folder: _collect_points(run, metric) for run in runs}
         for number, (label, group) in enumerate(groups.items()):
             style: Any = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number // len(COLOURS) % 4]}
-            curves = [curve for run in group if len(curve := _collect_points(run, metric))]
+            curves = [curve for run in group if len(curve := points[run.folder])]
             for curve in curves if len(curves) > 1 else []:
                 axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
             if curves:
@@ -172,9 +174,10 @@ class Curves(MetricFigure):
                 axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
         if not axis.lines:
             raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
-        axis.set(xlabel="epoch", ylabel=format_metric(metric))
-        every = [_collect_points(run, metric)[:, 1] for run in runs]
-        if beyond := limit_axis(axis, every, higher=not is_lower_better(runs, metric)):
+        axis.set(xlabel="epoch", ylabel=describe_metric(metric))
+        if beyond := limit_axis(
+            axis, [curve[:, 1] for curve in points.values()], higher=not is_lower_better(runs, metric)
+        ):
             axis.set_xlabel(f"epoch\n({beyond})")
         set_integer_ticks(axis.xaxis)
         if is_fraction(metric):
@@ -238,34 +241,15 @@ def collect_metric(runs: list[Run], metric: str) -> np.ndarray:
     return np.array([run.metrics[metric] for run in runs if run.metrics.get(metric) is not None], dtype=float)
 
 
-def is_lower_better(runs: list[Run], metric: str) -> bool:
-    """Return True if lower values of a metric are better.
-
-    The runs that monitor the metric record this as ``mode``. If none does, lower is better for all but fractions.
-    """
-    modes = Counter(run.metrics.get("mode") for run in runs if run.metrics.get("monitor") == metric)
-    return modes.most_common(1)[0][0] == "min" if modes else not is_fraction(metric)
-
-
-def format_metric(metric: str) -> str:
+def describe_metric(metric: str) -> str:
     """Return a metric's name in words, as an axis label: "test accuracy"."""
     words = {"val": "validation", "train": "training", "acc": "accuracy"}
     return " ".join(words.get(part, part) for part in metric.split("/"))
 
 
-def is_fraction(metric: str) -> bool:
-    """Return True if a metric is a fraction, which is shown in per cent."""
-    return "acc" in metric
-
-
 def _annotate_right(axis: Axes, row: int, text: str) -> None:
     """Write a text to the right of a row."""
     axis.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-
-
-def is_logarithmic(metric: str, values: np.ndarray) -> bool:
-    """Return True if a metric's values, at least one, need a logarithmic axis: all are positive and span decades."""
-    return bool(not is_fraction(metric) and values.min() > 0 and should_use_log_scale(values.tolist()))
 
 
 def filter_visible(window: AxisRange | None, values: np.ndarray) -> np.ndarray:
@@ -285,12 +269,15 @@ def _mark_beyond(axis: Axes, values: np.ndarray, row: float, window: AxisRange |
             axis.plot(position, row, marker=marker, color=colour, transform=axis.get_yaxis_transform())
 
 
-def format_mean_std(values: np.ndarray, as_percent: bool) -> str:
+def format_summary(metric: str, values: np.ndarray) -> str:
     """Format mean ± standard deviation and number of values: "97.43 ± 0.21% (n=5)"."""
-    factor, form, unit = (100, ".2f", "%") if as_percent else (1, ".3g", "")
-    sd = compute_std(values.tolist())
-    spread = f" ± {factor * sd:{form}}" if sd is not None else ""
-    return f"{factor * compute_mean(values.tolist()):{form}}{spread}{unit} (n={len(values)})"
+    return f"{format_mean_std(metric, values.tolist(), '.3g', '.3g')} (n={len(values)})"
+
+
+def describe_success(metric: str, at_least: float) -> str:
+    """Return the label of a success rate: "share of runs with test accuracy ≥ 95%"."""
+    enough = f"{100 * at_least:.4g}%" if is_fraction(metric) else f"{at_least:.4g}"
+    return f"share of runs with {describe_metric(metric)} ≥ {enough}"
 
 
 def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:

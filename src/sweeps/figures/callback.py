@@ -16,7 +16,7 @@ from src.core.errors import InputError
 from src.storage.moved import update_names
 from src.storage.plain import read_yaml
 from src.storage.trust import Rules, check_trust, format_trust, read_packages
-from src.sweeps.store.runs import read_runs_with_metrics
+from src.sweeps.store.runs import Run, read_runs, select_runs_with_metrics
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,16 @@ class DrawFigures(Callback):
             log.error("error: %s (try again: %s)", message, command)
 
 
-def draw_figures(folder: Path, figures: dict[str, Any], packages: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+def draw_figures(
+    folder: Path, figures: dict[str, Any], packages: tuple[str, ...], runs: list[Run] | None = None
+) -> tuple[list[Path], list[str]]:
     """Draw the figures over a sweep's runs, into ``figures/`` and for TensorBoard.
 
     Args:
         folder: the sweep's folder.
         figures: the figures' settings by name.
         packages: packages outside this project whose classes the runs' configs may name.
+        runs: the sweep's runs; ``None``: they are read now.
 
     Returns:
         The paths of the files, and an error message for each figure that cannot be drawn.
@@ -67,7 +70,8 @@ def draw_figures(folder: Path, figures: dict[str, Any], packages: tuple[str, ...
     from src.callbacks.figures.base import TAG, draw_figure, save_png
     from src.training.build import instantiate_checked
 
-    runs, files, errors = read_runs_with_metrics(folder), [], []
+    runs = select_runs_with_metrics(folder, read_runs(folder) if runs is None else runs)
+    files, errors = [], []
     with SummaryWriter(str(folder)) as writer:
         for name, settings in figures.items():
             path = folder / "figures" / f"{name}.png"

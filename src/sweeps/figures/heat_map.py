@@ -11,20 +11,17 @@ from matplotlib.patches import Rectangle
 from src.callbacks.figures.base import set_decade_ticks, set_percent_ticks
 from src.core.axes import find_axis_range
 from src.core.colours import choose_contrast_colour
+from src.core.formatting import NO_VALUE, describe_setting_name, format_metric, format_setting_value, is_fraction
 from src.sweeps.figures.base import (
     TOLERANCE,
     MetricFigure,
     collect_metric,
+    describe_metric,
     filter_visible,
-    format_metric,
-    is_fraction,
-    is_logarithmic,
-    is_lower_better,
 )
-from src.sweeps.store.leaderboard import compute_mean
-from src.sweeps.store.runs import Run, describe_setting_name, format_setting_value
+from src.sweeps.store.aggregate import compute_mean, is_logarithmic, is_lower_better
+from src.sweeps.store.runs import Run
 
-NO_VALUE = "–"
 COLORBAR_EXTEND = {
     (True, False): "min",
     (False, True): "max",
@@ -69,25 +66,23 @@ class HeatMap(MetricFigure):
         axis, metric, cells = figure.subplots(), self.choose_metric(runs), self.collect_cells(runs)
         means = np.array([[compute_mean(cell) for cell in row] for row in cells])  # (y, x)
         lower, found = is_lower_better(runs, metric), means[np.isfinite(means)]
-        window = find_axis_range(found.tolist(), not lower, is_logarithmic(metric, found))
+        window = find_axis_range(found.tolist(), not lower, is_logarithmic(metric, found.tolist()))
         shown = filter_visible(window, found)
-        norm = (LogNorm if is_logarithmic(metric, shown) else Normalize)(shown.min(), shown.max())
+        norm = (LogNorm if is_logarithmic(metric, shown.tolist()) else Normalize)(shown.min(), shown.max())
         image = axis.imshow(means, cmap="viridis_r" if lower else "viridis", norm=norm, origin="lower", aspect="auto")
         for (row, column), value in np.ndenumerate(means):
             colour = choose_contrast_colour(*image.cmap(image.norm(value))[:3]) if np.isfinite(value) else "black"
-            axis.text(
-                column, row, format_mean(value, is_fraction(metric)), color=colour, ha="center", va="center", fontsize=9
-            )
+            axis.text(column, row, format_mean(metric, value), color=colour, ha="center", va="center", fontsize=9)
         best = np.nanmin(means) if lower else np.nanmax(means)
         _highlight_cells(axis, np.argwhere(np.isclose(means, best, rtol=TOLERANCE, atol=0)))
         _set_axis_labels(axis, runs, self.x, self.y)
-        words = f"{format_metric(metric)}{_format_run_count([len(cell) for row in cells for cell in row])}"
+        words = f"{describe_metric(metric)}{_format_run_count([len(cell) for row in cells for cell in row])}"
         extend = "neither" if window is None else COLORBAR_EXTEND[window.below > 0, window.above > 0]
         bar = figure.colorbar(image, ax=axis, label=words, extend=extend)
         bar.outline.set_visible(False)
         if is_fraction(metric):
             set_percent_ticks(bar.ax.yaxis)
-        elif is_logarithmic(metric, shown):
+        elif is_logarithmic(metric, shown.tolist()):
             set_decade_ticks(bar.ax.yaxis, shown.tolist())
         figure.legend(handles=axis.patches[:1], loc="outside lower center", fontsize=9)
         figure.suptitle(self.title)
@@ -109,11 +104,9 @@ def find_levels(runs: list[Run], key: str) -> list[str | None]:
     return sorted(values, key=get_sort_key)
 
 
-def format_mean(value: float, as_percent: bool) -> str:
+def format_mean(metric: str, value: float) -> str:
     """Format a cell's mean: "97.43%", "0.0123", or a dash if there is none."""
-    if not np.isfinite(value):
-        return NO_VALUE
-    return f"{100 * value:.2f}%" if as_percent else f"{value:.3g}"
+    return format_metric(metric, value, number_format=".3g") if np.isfinite(value) else NO_VALUE
 
 
 def _format_run_count(counts: list[int]) -> str:

@@ -9,17 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.callbacks.figures.base import set_percent_ticks
+from src.core.formatting import describe_setting_name, format_setting_value
 from src.sweeps.figures.base import (
     LINE_STYLES,
     TOLERANCE,
     MetricFigure,
     collect_metric,
     compute_wilson_interval,
-    format_metric,
-    is_fraction,
+    describe_success,
 )
 from src.sweeps.figures.heat_map import find_levels, format_level
-from src.sweeps.store.runs import Run, describe_setting_name, format_setting_value
+from src.sweeps.store.runs import Run
 
 
 class SuccessRateLines(MetricFigure):
@@ -55,11 +55,10 @@ class SuccessRateLines(MetricFigure):
             _draw_line(
                 axis, rates, str(format_setting_value(line)), colours[number], LINE_STYLES[number % len(LINE_STYLES)]
             )
-        enough = f"{100 * self.at_least:.4g}%" if is_fraction(metric) else f"{self.at_least:.4g}"
         axis.set_xticks(range(len(columns)), [str(format_setting_value(value)) for value in columns])
         axis.set(
             xlabel=describe_setting_name(self.x),
-            ylabel=f"share of runs with {format_metric(metric)} ≥ {enough}",
+            ylabel=describe_success(metric, self.at_least),
             ylim=(-0.02, 1.02),
         )
         set_percent_ticks(axis.yaxis)

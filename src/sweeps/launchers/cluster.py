@@ -18,9 +18,10 @@ from filelock import FileLock
 
 from src.core.errors import InputError
 from src.core.processes import CORES_VARIABLE
+from src.storage.status import Status, make_status
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
-from src.sweeps.store.endings import Status, mark_waiting, prepare_jobs, record_end
+from src.sweeps.store.endings import mark_waiting, prepare_jobs, record_end
 from src.sweeps.store.jobs import Job, read_job
 from src.sweeps.workers.pool import STOP_GRACE_SECONDS, Pool, get_mp_context
 from src.sweeps.workers.worker import JobSpec
@@ -39,7 +40,7 @@ HIDDEN_VARIABLES = (
     "RAY_",
     "OMP_NUM_THREADS",
 )  # variables of a cluster's worker, hidden from jobs; Ray sets the last
-STOPPED_STATUS = {"status": "interrupted", "reason": "killed", "message": "the sweep was stopped"}
+STOPPED_STATUS = make_status("interrupted", "killed", "the sweep was stopped")
 
 
 class RemoteJob(NamedTuple):

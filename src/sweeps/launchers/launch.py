@@ -5,8 +5,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
@@ -27,10 +25,13 @@ from src.sweeps.progress.summary import (
     summarize_pending_jobs,
     summarize_unfinished,
 )
+from src.sweeps.report.reading import add_histories
 from src.sweeps.report.write import write_report
 from src.sweeps.store.endings import resolve_job_folder, to_failed_status
-from src.sweeps.store.jobs import Job
-from src.sweeps.store.leaderboard import print_leaderboards, write_results
+from src.sweeps.store.jobs import Job, refuse_strays_outside_jobs
+from src.sweeps.store.leaderboard import print_leaderboards
+from src.sweeps.store.results import lock_results, write_results
+from src.sweeps.store.runs import Run, read_runs
 from src.sweeps.workers.pool import get_mp_context
 
 
@@ -185,24 +186,35 @@ def report_results(sweep: Sweep, jobs: list[Job]) -> list[str]:
     from src.sweeps.store.hparams import write_hparams  # imports TensorBoard, which is not needed before
 
     errors: list[str] = []
-    packages = read_packages(sweep.config.trust)
-    others = (
-        partial(print_leaderboards, packages=packages),
-        write_hparams,
-        partial(_announce_report, packages=packages),
-    )
-    for write in (write_results, *others):
-        try:
-            write(sweep.folder)
-        except (InputError, OSError) as error:
-            errors.append(to_failed_status(error)["message"])
+    runs: list[Run] = []
+    folder, packages = sweep.folder, read_packages(sweep.config.trust)
+    with _collect_error(errors), lock_results(folder):
+        runs = read_runs(folder)
+        for write in (write_results, write_hparams):
+            with _collect_error(errors):
+                write(folder, runs)
+    if runs:
+        with _collect_error(errors):
+            print_leaderboards(folder, packages=packages, runs=runs)
+        with _collect_error(errors):
+            refuse_strays_outside_jobs(folder)
+            print(f"all of it: {write_report(add_histories([folder], runs), packages=packages)}")
     for line in describe_failures(jobs):
         print(line)
     return list(dict.fromkeys(errors))
 
 
-def _announce_report(folder: Path, packages: tuple[str, ...]) -> None:
-    print(f"all of it: {write_report([folder], packages=packages)}")
+@contextmanager
+def _collect_error(errors: list[str]) -> Iterator[None]:
+    """Add the message of an error to a list, so that what follows is still done.
+
+    Raises:
+        StorageError: if the whole disk is at fault.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        errors.append(to_failed_status(error)["message"])
 
 
 def _to_job_return(job: Job) -> JobReturn:

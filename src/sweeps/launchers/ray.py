@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from src.core.checks import SECONDS, Check, allow_integer, allow_null_or, check_settings, is_number
 from src.core.errors import TERMINATED, InputError
+from src.storage.status import Status, make_failed_status
 from src.sweeps.launchers.cluster import STOPPED_STATUS, RemoteJob, make_remote_job, run_on_cluster, run_remote_job
 from src.sweeps.launchers.ray_connection import CONNECT_TIMEOUT, check_reachable, init_ray
 from src.sweeps.launchers.sweep import Sweep
@@ -141,19 +142,19 @@ class RayCluster:
             self.last_fit = now  # do not raise again while the caller stops the remaining tasks
             raise InputError(self.describe_missing_machine())
 
-    def get_status(self, task: Any) -> dict[str, Any]:
+    def get_status(self, task: Any) -> Status:
         errors = self.ray.exceptions
         try:
-            status: dict[str, Any] = self.ray.get(task)
+            status: Status = self.ray.get(task)
         except errors.TaskCancelledError:
             return STOPPED_STATUS
         except errors.RayTaskError as error:
-            return _make_status("failed", "error", _format_error(error.cause))
+            return make_failed_status("error", _format_error(error.cause))
         except errors.OutOfMemoryError:
-            return _make_status("failed", "out of memory", "ended by Ray, as its machine's memory ran out")
+            return make_failed_status("out of memory", "ended by Ray, as its machine's memory ran out")
         except errors.RayError:
             times = "once" if not self.settings.retries else f"{self.settings.retries + 1} times"
-            return _make_status("failed", "lost", f"its machine, or Ray's worker there, was lost {times}")
+            return make_failed_status("lost", f"its machine, or Ray's worker there, was lost {times}")
         return status
 
     def cancel(self, tasks: list[Any]) -> None:
@@ -185,17 +186,13 @@ class RayCluster:
         )
 
 
-def _run_ray_task(remote_job: RemoteJob) -> dict[str, Any]:
+def _run_ray_task(remote_job: RemoteJob) -> Status:
     """Run a job as a Ray task, with only the GPUs visible that Ray has assigned to it."""
     import ray
 
     gpus = ",".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
     environment = {**remote_job.spec.environment, "CUDA_VISIBLE_DEVICES": gpus}
     return run_remote_job(remote_job._replace(spec=remote_job.spec._replace(environment=environment)))
-
-
-def _make_status(status: str, reason: str, message: str) -> dict[str, Any]:
-    return {"status": status, "reason": reason, "message": message}
 
 
 def _format_error(error: BaseException) -> str:

@@ -17,6 +17,7 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 
 from src.core.errors import InputError
+from src.storage.status import Status, make_failed_status
 from src.sweeps.launchers.cluster import RemoteJob
 from src.sweeps.launchers.slurm_requeue import RequeueableJob, run_slurm_command
 from src.sweeps.workers.pool import TICK_SECONDS, ignore_sigint
@@ -103,8 +104,8 @@ class SlurmQueue:
         output = run_slurm_command("squeue", f"--name={self.name}", *options)
         return None if output is None else dict(line.strip().split("|") for line in output.splitlines())
 
-    def get_status(self, task: Any) -> dict[str, Any]:
-        return _read_result(task) or _make_failed_status(
+    def get_status(self, task: Any) -> Status:
+        return _read_result(task) or _make_logged_status(
             *END_REASONS.get(self.states.get(task.job_id, ""), UNKNOWN_JOB), log=task.paths.stderr
         )
 
@@ -159,8 +160,8 @@ class LocalCluster:
     def has_ended(self, task: int) -> bool:
         return task not in self.started or self.started[task].done()
 
-    def get_status(self, task: int) -> dict[str, Any]:
-        return _read_result(self.started[task]) or _make_failed_status(*NO_STATUS, log=self.started[task].paths.stderr)
+    def get_status(self, task: int) -> Status:
+        return _read_result(self.started[task]) or _make_logged_status(*NO_STATUS, log=self.started[task].paths.stderr)
 
     def cancel(self, tasks: list[int]) -> None:
         self.waiting.clear()
@@ -191,15 +192,15 @@ def _drop_slurm_variables() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _read_result(task: Any) -> dict[str, Any] | None:
+def _read_result(task: Any) -> Status | None:
     """Return the status that a task has written as its result; ``None`` if it has written none."""
     try:
         outcome, value = pickle.loads(task.paths.result_pickle.read_bytes())
     except FileNotFoundError:
         return None
-    return value if outcome == "success" else _make_failed_status("error", value.strip().splitlines()[-1])
+    return value if outcome == "success" else make_failed_status("error", value.strip().splitlines()[-1])
 
 
-def _make_failed_status(reason: str, message: str, log: Path | None = None) -> dict[str, Any]:
+def _make_logged_status(reason: str, message: str, log: Path | None = None) -> Status:
     """Return the failed status of a job that could not write its status itself."""
-    return {"status": "failed", "reason": reason, "message": f"{message} ({log})" if log else message}
+    return make_failed_status(reason, f"{message} ({log})" if log else message)

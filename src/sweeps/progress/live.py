@@ -14,7 +14,7 @@ from rich.segment import ControlType, Segment, SegmentLines
 from rich.table import Column, Table
 from rich.text import Text
 
-from src.storage.records import format_metrics
+from src.core.formatting import format_duration, format_metrics, to_relative_path
 from src.sweeps.progress.tracker import BestJob, SweepProgress
 
 MAX_BAR_WIDTH, MAX_SHOWN_JOBS = 40, 8  # cells of the bar, lines for running jobs
@@ -86,7 +86,7 @@ class Display:
         elif status == "interrupted":
             line = f"{label}: interrupted{_format_reason(message)}"
         else:
-            log = f" · log: {_get_relative_path(job.folder / 'train.log')}" if job else ""
+            log = f" · log: {to_relative_path(job.folder / 'train.log')}" if job else ""
             line = f"{label}: {', '.join(filter(None, ['FAILED', reason]))}{_format_reason(message)}{log}"
         if not self.live:
             self.print_message(f"{self.format_progress()} {line}")
@@ -203,17 +203,6 @@ def _format_score(best: BestJob) -> str:
     return format_metrics({best.monitor: best.value})
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds as ``minutes:seconds``, with hours if there are any: 3661 → 1:01:01."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 def _replace_control_characters(text: str) -> str:
     """Replace each control character and line break of a text with a space."""
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _get_relative_path(path: Path) -> str:
-    """Return a path relative to the current directory if it lies in it, else unchanged."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

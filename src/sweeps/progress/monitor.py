@@ -9,8 +9,8 @@ from src.core.errors import InputError
 from src.sweeps.progress.live import Display
 from src.sweeps.store.endings import to_failed_status
 from src.sweeps.store.jobs import Job
-from src.sweeps.store.leaderboard import write_results
-from src.sweeps.store.runs import read_runs
+from src.sweeps.store.results import lock_results, write_results
+from src.sweeps.store.runs import SweepReader
 
 SECONDS_BETWEEN_WRITES = 1.0  # minimum seconds between two versions of results.csv
 
@@ -25,7 +25,8 @@ class SweepMonitor:
     """
 
     def __init__(self, folder: Path, check: Callable[[], None], expected: int = 0) -> None:
-        self.folder, self.check, self.has_changes, self.last_written = folder, check, False, -SECONDS_BETWEEN_WRITES
+        self.folder, self.reader, self.check = folder, SweepReader(folder), check
+        self.has_changes, self.last_written = False, -SECONDS_BETWEEN_WRITES
         self.display = Display({}, finished_before=0, parallel_jobs=1)
         self.display.progress.min_jobs = expected
 
@@ -39,7 +40,7 @@ class SweepMonitor:
     def add_jobs(self, jobs: list[Job]) -> None:
         """Add jobs that will run or have finished already."""
         new = {job.number for job in jobs} - set(self.display.progress.titles)
-        runs = [run for run in read_runs(self.folder) if run.number in new]
+        runs = [run for run in self.reader.read() if run.number in new]
         finished = [run for run in runs if run.status == "finished"]
         self.display.progress.add_jobs({run.number: run.title for run in runs}, len(finished))
         for run in finished:
@@ -67,7 +68,8 @@ class SweepMonitor:
         now = time.monotonic()
         if self.has_changes and now >= self.last_written + SECONDS_BETWEEN_WRITES:
             try:
-                write_results(self.folder)
+                with lock_results(self.folder):
+                    write_results(self.folder, self.reader.read())
             except (InputError, OSError) as error:  # tried again later; the end of the sweep reports a lasting error
                 to_failed_status(error)
             self.has_changes, self.last_written = False, now

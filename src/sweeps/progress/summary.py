@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from src.storage import schema
-from src.storage.records import DAMAGED, run_git
+from src.storage.records import run_git
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED
 from src.sweeps.store.jobs import Job, read_jobs
 
 

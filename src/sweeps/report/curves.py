@@ -4,17 +4,17 @@ import math
 from typing import Any
 
 from src.core.axes import find_curves_range
+from src.core.formatting import get_short_names, is_fraction
 from src.sweeps.report.levels import ABSENT, Levels, split_into_levels
 from src.sweeps.report.plots import (
     PlotlyFigure,
     collect_effects,
     format_run,
-    is_logarithmic,
     make_metric_axis,
     to_plotly_text,
 )
 from src.sweeps.report.reading import History, Sweeps
-from src.sweeps.store.leaderboard import build_leaderboards, get_short_names
+from src.sweeps.store.aggregate import is_logarithmic
 from src.sweeps.store.runs import Run
 
 STAGES = ("train", "val")
@@ -82,7 +82,7 @@ def _measure_epoch(run: Run) -> float | None:
 def _find_metrics(sweeps: Sweeps) -> list[str]:
     """Return the metrics that the histories have, named without the stage; monitored metrics come first."""
     available = {name.split("/")[-1] for history in sweeps.histories for name in _find_metric_columns(history)}
-    monitored = [board.monitor.split("/")[-1] for board in build_leaderboards(sweeps.runs) if board.monitor]
+    monitored = [board.monitor.split("/")[-1] for board in sweeps.leaderboards if board.monitor]
     return [name for name in dict.fromkeys([*monitored, *METRICS]) if name in available]
 
 
@@ -113,7 +113,7 @@ def _make_axis(metric: str, lines: list[dict[str, Line]]) -> PlotlyFigure:
     parts = [[value for stage in STAGES for value in each.get(f"{stage}/{metric}", ([], []))[1]] for each in lines]
     values = [value for part in parts for value in part]
     name = f"/{metric}"  # stands for both stages
-    window = find_curves_range(parts, "/acc" in name, is_logarithmic(name, values))
+    window = find_curves_range(parts, is_fraction(name), is_logarithmic(name, values))
     axis = {**make_metric_axis(name, values, window), "title": {"text": to_plotly_text(metric)}}
     return {"axis": axis, "beyond": f"Beyond this axis: {window.describe()}." if window else ""}
 
@@ -152,7 +152,7 @@ def _group_runs(sweeps: Sweeps) -> dict[str, Levels]:
     They are each setting, the one with the strongest effect first, then all settings together and the run's status.
     """
     runs = sweeps.runs
-    strength = {each.key: each.spread for board in build_leaderboards(runs)[:1] for each in collect_effects(board)}
+    strength = {each.key: each.spread for board in sweeps.leaderboards[:1] for each in collect_effects(board)}
     known = list(dict.fromkeys(key for run in runs for key in run.swept))
     keys = sorted(known, key=lambda key: -strength.get(key, -1.0))
     found = {

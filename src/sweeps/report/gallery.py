@@ -10,7 +10,6 @@ from PIL import Image
 from src.core.errors import InputError
 from src.sweeps.figures.images import read_png
 from src.sweeps.report.reading import Sweeps
-from src.sweeps.store.leaderboard import build_leaderboards
 from src.sweeps.store.runs import Run
 
 MAX_RUNS = 12  # runs whose figures are embedded
@@ -139,8 +138,8 @@ def collect_run_figures(sweeps: Sweeps, embedder: ImageEmbedder) -> list[RunFigu
     Figures that show the test set are included for the chosen runs only. Names whose figures are the same in all runs
     come after the others.
     """
-    runs = sort_best_first(sweeps.runs)
-    chosen = find_chosen_folders(sweeps.runs)
+    runs = sort_best_first(sweeps)
+    chosen = find_chosen_folders(sweeps)
     files = {run.folder: _find_figures(run, run.folder in chosen) for run in runs}
     names = sorted({path.stem for paths in files.values() for path in paths}, key=_get_sort_key)
     several = max(2, min(MAX_RUNS, MAX_IMAGES // max(1, len(names))))
@@ -161,9 +160,9 @@ def _find_figures(run: Run, is_chosen: bool) -> list[Path]:
     return [path for path in sorted(run.folder.glob("figures/*.png")) if is_chosen or path.stem not in TEST_FIGURES]
 
 
-def find_chosen_folders(runs: list[Run]) -> set[Path]:
+def find_chosen_folders(sweeps: Sweeps) -> set[Path]:
     """Return the folders of the runs that were chosen by the validation set."""
-    return {run.folder for board in build_leaderboards(runs) if board.chosen for run in board.chosen.finished}
+    return {run.folder for board in sweeps.leaderboards if board.chosen for run in board.chosen.finished}
 
 
 def _get_sort_key(name: str) -> tuple[bool, bool, str]:
@@ -171,8 +170,8 @@ def _get_sort_key(name: str) -> tuple[bool, bool, str]:
     return (name in TEST_FIGURES, name == CURVES_FIGURE, name)
 
 
-def sort_best_first(runs: list[Run]) -> list[Run]:
+def sort_best_first(sweeps: Sweeps) -> list[Run]:
     """Return the first run of each entry, the best entry first, then the second run of each, and so on."""
-    entries = [entry for board in build_leaderboards(runs) for entry in board.entries]
+    entries = [entry for board in sweeps.leaderboards for entry in board.entries]
     keyed = [(repeat, rank, run) for rank, entry in enumerate(entries) for repeat, run in enumerate(entry.runs)]
     return [run for _, _, run in sorted(keyed, key=lambda each: each[:2])]

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from src.sweeps.store.leaderboard import NO_VALUE, compute_mean
-from src.sweeps.store.runs import format_setting_value
+from src.core.formatting import NO_VALUE, format_setting_value
+from src.sweeps.store.aggregate import compute_mean
 
 MAX_LEVELS = 12  # distinct values, at most, that get a level each
 RANGE_COUNT = 6  # bins for more numbers than that

@@ -13,8 +13,9 @@ from plotly.offline import get_plotlyjs
 
 from src.core.colours import LINES_ON_DARK, LINES_ON_LIGHT
 from src.core.commands import format_command
+from src.core.formatting import format_count, format_long_duration, quote_relative_path
 from src.storage.files import open_regular_file, replace_non_finite
-from src.storage.records import DAMAGED
+from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.report.curves import collect_curves
 from src.sweeps.report.gallery import ImageEmbedder, collect_run_figures, collect_sweep_figures
@@ -37,10 +38,7 @@ from src.sweeps.store.leaderboard import (
     STATUSES,
     Leaderboard,
     LeaderboardEntry,
-    build_leaderboards,
-    format_count,
     format_table_title,
-    quote_relative_path,
 )
 from src.sweeps.store.runs import Run
 
@@ -74,7 +72,7 @@ def render_page(sweeps: Sweeps, files: dict[str, str], missing_figures: list[Run
         missing_figures: the runs whose figures are missing; the page shows the command that draws them.
         packages: packages outside this project that this command has to trust.
     """
-    found, album = build_leaderboards(sweeps.runs), ImageEmbedder(sweeps)
+    found, album = sweeps.leaderboards, ImageEmbedder(sweeps)
     return (
         _make_environment(sweeps)
         .get_template("page.html")
@@ -177,7 +175,7 @@ def _make_environment(sweeps: Sweeps) -> Environment:
     )
     templates.filters |= {
         "when": _format_time,
-        "lasted": _format_duration,
+        "lasted": format_long_duration,
         "link": sweeps.get_url,
         "json": _to_json,
         "download": _make_data_uri,
@@ -198,14 +196,6 @@ def _make_environment(sweeps: Sweeps) -> Environment:
 def _format_time(time: str) -> str:
     """Format a time given in ISO 8601: "2025-01-31 09:30 UTC"."""
     return f"{time[:10]} {time[11:16]} UTC"
-
-
-def _format_duration(seconds: float) -> str:
-    """Format a duration in hours, minutes or seconds: "1 h 5 min", "12 s"."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _to_json(content: Any) -> Markup:

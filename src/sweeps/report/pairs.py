@@ -4,16 +4,17 @@ import math
 from itertools import combinations
 
 from src.core.axes import find_axis_range
+from src.core.formatting import format_metric, is_fraction
 from src.sweeps.report.plots import (
     Effect,
     PlotlyFigure,
     choose_metric,
     format_tick,
     is_higher_better,
-    is_logarithmic,
     to_plotly_text,
 )
-from src.sweeps.store.leaderboard import Leaderboard, compute_mean, format_mean_std
+from src.sweeps.store.aggregate import compute_mean, format_mean_std, is_logarithmic
+from src.sweeps.store.leaderboard import Leaderboard
 
 MAX_PAIRS = 12
 MAX_LABELLED_COLUMNS = 7  # with more columns the cells are too narrow for numbers
@@ -80,9 +81,7 @@ def _compute_colour_position(value: float | None, low: float, high: float, logar
 
 def _format_mean(metric: str, value: float | None) -> str:
     """Format a mean for its cell: "97.4%", "0.0123", or nothing."""
-    if value is None:
-        return ""
-    return f"{value:.1%}" if "/acc" in metric else f"{value:.3g}"
+    return "" if value is None else format_metric(metric, value, digits=1, number_format=".3g")
 
 
 def _format_hover_texts(x_effect: Effect, y_effect: Effect, metric_cells: Cells, metric: str) -> list[list[str]]:
@@ -100,7 +99,7 @@ def _format_hover_texts(x_effect: Effect, y_effect: Effect, metric_cells: Cells,
 def _make_colour_ticks(metric: str, values: list[float], logarithmic: bool) -> PlotlyFigure:
     """Return the tick settings of the colour bar; the labels of a logarithmic one are the original numbers."""
     if not logarithmic:
-        return {"tickformat": ".2~%"} if "/acc" in metric else {}
+        return {"tickformat": ".2~%"} if is_fraction(metric) else {}
     low, high = math.log10(min(values)), math.log10(max(values))
     ticks = [low + part * (high - low) / 4 for part in range(5)]
     return {"tickvals": ticks, "ticktext": [f"{10**position:.2g}" for position in ticks]}

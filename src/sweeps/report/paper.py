@@ -22,15 +22,16 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from src.core.colours import LINES_ON_LIGHT
 from src.core.disk import StorageError
 from src.core.errors import InputError
+from src.core.formatting import describe_setting_name, get_short_names
 from src.storage.files import open_atomic
-from src.sweeps.figures.base import format_metric
+from src.sweeps.figures.base import describe_metric
 from src.sweeps.figures.callback import format_error, read_configured_figures
 from src.sweeps.report import plots
 from src.sweeps.report.curves import STAGES, collect_curves
 from src.sweeps.report.plots import collect_effects, make_effect_figure
-from src.sweeps.report.reading import Sweeps, get_sweep_names, read_sweeps
-from src.sweeps.store.leaderboard import build_leaderboards, compute_mean, get_short_names
-from src.sweeps.store.runs import Run, read_runs_with_metrics
+from src.sweeps.report.reading import Sweeps, get_sweep_names
+from src.sweeps.store.aggregate import compute_mean
+from src.sweeps.store.runs import Run, select_runs_with_metrics
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.35, 7.0  # inches: the width of a column and of a page's text
 STYLE: Any = {
@@ -52,12 +53,12 @@ Draw = Callable[[Figure], None]
 
 
 def write_figures(
-    folders: list[Path], file_format: str, packages: tuple[str, ...], warn: Callable[[str], object]
+    sweeps: Sweeps, file_format: str, packages: tuple[str, ...], warn: Callable[[str], object]
 ) -> list[Path]:
     """Write the effects of the settings, the learning curves and the sweeps' own figures into ``figures/``.
 
     Args:
-        folders: the sweeps' folders; all files are written into ``figures/`` of the first.
+        sweeps: the sweeps; all files are written into ``figures/`` of the first.
         file_format: the file format, "pdf" or "svg".
         packages: packages outside this project whose classes the configs of the sweeps' figures and runs may name.
         warn: is called with one line for each figure that cannot be drawn.
@@ -66,10 +67,8 @@ def write_figures(
         The paths of the files written.
 
     Raises:
-        InputError: if a folder has no jobs in it.
         StorageError: if the first folder cannot be written.
     """
-    sweeps = read_sweeps(folders)
     home = sweeps.folders[0] / "figures"
     figures = {
         name: (COLUMN_WIDTH, height, draw)
@@ -109,7 +108,7 @@ def _make_file_name(*parts: str) -> str:
 
 def _prepare_effects(sweeps: Sweeps) -> list[tuple[str, float, Draw]]:
     """Return the name, the height and the drawing function of each setting's effect, for all boards."""
-    found, taken = build_leaderboards(sweeps.runs), set[str]()
+    found, taken = sweeps.leaderboards, set[str]()
     figures: list[tuple[str, float, Draw]] = []
     for board in found:
         known = collect_effects(board)
@@ -177,8 +176,7 @@ def _set_axis(axis: Axes, which: str, axis_layout: plots.PlotlyFigure) -> None:
 def _format_title(text: str) -> str:
     """Return an axis label in words, such as "hidden size" or "validation accuracy"; further lines are kept."""
     name, *more = _to_matplotlib_text(text).split("\n")
-    words = format_metric(name) if "/" in name else get_short_names([name])[0]
-    return "\n".join([{"lr": "learning rate"}.get(words, words), *more])
+    return "\n".join([describe_metric(name) if "/" in name else describe_setting_name(name), *more])
 
 
 def _to_matplotlib_text(text: str) -> str:
@@ -262,7 +260,7 @@ def _prepare_sweep_figures(
             continue
         try:
             pictures = read_configured_figures(folder, packages)
-            runs = read_runs_with_metrics(folder) if pictures else []
+            runs = select_runs_with_metrics(folder, sweeps.get_own_runs(folder)) if pictures else []
         except InputError as error:
             warn(str(error))
             continue

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from src.core.axes import AxisRange, find_axis_range, limit_error_bar
 from src.core.colours import COLOURS
+from src.core.formatting import is_fraction
 from src.sweeps.report.levels import ABSENT, Levels, Scale, make_scale, split_into_levels
-from src.sweeps.store.leaderboard import Leaderboard, compute_mean, compute_std, format_mean_std
+from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std, is_logarithmic, is_lower_better
+from src.sweeps.store.leaderboard import Leaderboard
 from src.sweeps.store.runs import Run, is_seed
 
 MAX_TICK_LENGTH = 22
@@ -155,7 +157,7 @@ def _make_mean_trace(setting_effect: Effect, axis_scale: Scale, metric: str, win
         (compute_std(setting_effect.get_metric_values(level)) or 0) if window is None or window.is_inside(value) else 0
         for level, value in zip(filled, found, strict=True)
     ]
-    reaches = [limit_error_bar(*pair, "/acc" in metric) for pair in zip(found, spread, strict=True)]
+    reaches = [limit_error_bar(*pair, is_fraction(metric)) for pair in zip(found, spread, strict=True)]
     below, above = [part[0] for part in reaches], [part[1] for part in reaches]
     return {
         "type": "scatter",
@@ -199,24 +201,19 @@ def _make_setting_axis(setting_effect: Effect, axis_scale: Scale, runs: list[Run
 
 
 def is_higher_better(board: Leaderboard, metric: str) -> bool:
-    return board.mode == "max" if board.ranking_metric and board.mode else "/acc" in metric
-
-
-def is_logarithmic(metric: str, values: list[float]) -> bool:
-    """Return True if a metric needs a logarithmic axis: positive losses that span more than a decade."""
-    return "/acc" not in metric and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    return not is_lower_better(_collect_runs(board), metric)
 
 
 def make_metric_axis(metric: str, values: list[float], window: AxisRange | None = None) -> PlotlyFigure:
     """Return the axis of a metric, limited to the window if there is one; accuracies are in per cent."""
     shown = [value for value in values if window is None or window.is_inside(value)]
     axis: PlotlyFigure = {"title": {"text": to_plotly_text(metric)}}
-    if "/acc" in metric:
+    if is_fraction(metric):
         axis |= {"tickformat": ".2~%", "autorangeoptions": {"clipmin": 0, "clipmax": 1}}
     elif is_logarithmic(metric, shown):
         axis |= {"type": "log", "exponentformat": "power"}
     if window is not None:
-        low, high = (max(window.low, 0.0), min(window.high, 1.0)) if "/acc" in metric else (window.low, window.high)
+        low, high = (max(window.low, 0.0), min(window.high, 1.0)) if is_fraction(metric) else (window.low, window.high)
         axis["range"] = [math.log10(end) if "type" in axis else end for end in (low, high)]
     return axis
 

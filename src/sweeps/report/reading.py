@@ -3,6 +3,8 @@
 import os
 import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -10,15 +12,16 @@ from urllib.parse import quote
 from src.core.errors import InputError
 from src.storage import schema
 from src.storage.plain import read_yaml
-from src.storage.records import DAMAGED
 from src.storage.schema import DamagedError
-from src.sweeps.store.jobs import Job, read_jobs
-from src.sweeps.store.runs import Run, find_swept_settings, read_run
+from src.storage.status import DAMAGED
+from src.sweeps.store.leaderboard import Leaderboard, build_leaderboards
+from src.sweeps.store.runs import Run, find_swept_settings, read_run, read_runs, require_jobs
 
 History = list[dict[str, float]]
 
 
-class Sweeps(NamedTuple):
+@dataclass(frozen=True)
+class Sweeps:
     """One or several sweeps, read from their folders at one moment.
 
     Attributes:
@@ -33,6 +36,14 @@ class Sweeps(NamedTuple):
     histories: list[History]
     warnings: list[str]
 
+    @cached_property
+    def leaderboards(self) -> list[Leaderboard]:
+        return build_leaderboards(self.runs)
+
+    def get_own_runs(self, folder: Path) -> list[Run]:
+        """Return the runs of one of the sweeps, as `read_runs` does: with the settings that vary in that sweep."""
+        return self.runs if len(self.folders) == 1 else read_runs(folder)
+
     def get_url(self, path: Path) -> str:
         """Return the relative URL of a file from the page, which stays valid when the folders are moved together."""
         relative = Path(os.path.relpath(path.resolve(), self.folders[0].resolve()))
@@ -46,11 +57,18 @@ def read_sweeps(folders: list[Path]) -> Sweeps:
         InputError: if one of the folders has no jobs in it.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    found = [(name, job) for folder, name in get_sweep_names(folders).items() for job in _read_sweep_jobs(folder)]
+    return add_histories(folders, read_runs(folders[0]) if len(folders) == 1 else _read_runs_together(folders))
+
+
+def _read_runs_together(folders: list[Path]) -> list[Run]:
+    """Return the runs of several sweeps, which vary in the key "sweep", too."""
+    found = [(name, job) for folder, name in get_sweep_names(folders).items() for job in require_jobs(folder)]
     swept = find_swept_settings([job for _, job in found])
-    if len(folders) > 1:
-        swept = [{"sweep": name} | values for (name, _), values in zip(found, swept, strict=True)]
-    runs = [read_run(job, values) for (_, job), values in zip(found, swept, strict=True)]
+    return [read_run(job, {"sweep": name} | values) for (name, job), values in zip(found, swept, strict=True)]
+
+
+def add_histories(folders: list[Path], runs: list[Run]) -> Sweeps:
+    """Return sweeps whose runs have been read; read their histories."""
     notes = [str(run.message) for run in runs if run.status == DAMAGED]
     return Sweeps(folders, runs, [_read_history(run, notes) for run in runs], notes)
 
@@ -63,17 +81,6 @@ def get_sweep_names(folders: list[Path]) -> dict[Path, str]:
         folder: path.name if last.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
         for folder, path in paths.items()
     }
-
-
-def _read_sweep_jobs(folder: Path) -> list[Job]:
-    """Return a sweep's jobs in the order of their numbers.
-
-    Raises:
-        InputError: if there are none.
-    """
-    if jobs := read_jobs(folder):
-        return jobs
-    raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
 
 
 def _read_history(run: Run, warnings: list[str]) -> History:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from src.core.axes import find_axis_range
 from src.core.colours import LINES_ON_LIGHT
+from src.core.formatting import format_count, format_metrics
 from src.storage import schema
-from src.storage.records import format_metrics
 from src.storage.schema import DamagedError
 from src.sweeps.report.plots import (
     BLUE,
@@ -18,13 +18,12 @@ from src.sweeps.report.plots import (
     VERMILION,
     PlotlyFigure,
     format_run,
-    is_logarithmic,
     make_edge_marks,
     make_metric_axis,
     to_plotly_text,
 )
 from src.sweeps.report.reading import Sweeps, get_sweep_names
-from src.sweeps.store.leaderboard import format_count
+from src.sweeps.store.aggregate import is_logarithmic
 
 SEARCH_FILE = "search.json"  # file with the state of a search, in its sweep's folder
 

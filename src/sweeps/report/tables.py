@@ -6,22 +6,13 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from src.storage.records import DAMAGED
+from src.core.formatting import format_setting_value, format_settings, get_short_names
+from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps, get_sweep_names
-from src.sweeps.store.leaderboard import (
-    Leaderboard,
-    LeaderboardEntry,
-    build_leaderboards,
-    build_rows,
-    compute_mean,
-    compute_std,
-    find_scalar_metrics,
-    find_varying_settings,
-    format_mean_std,
-    format_table_title,
-    get_short_names,
-)
-from src.sweeps.store.runs import Run, format_setting_value, format_settings
+from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
+from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, format_table_title
+from src.sweeps.store.results import build_rows, find_scalar_metrics
+from src.sweeps.store.runs import Run
 
 MAX_LATEX_ROWS = 20
 LATEX_ESCAPES = {
@@ -204,7 +195,7 @@ def format_runs_csv(sweeps: Sweeps) -> str:
 
 def format_leaderboard_csv(sweeps: Sweeps) -> str:
     """Return a CSV table with a row per entry, with unformatted numbers."""
-    return _format_csv([row for board in build_leaderboards(sweeps.runs) for row in _make_leaderboard_rows(board)])
+    return _format_csv([row for board in sweeps.leaderboards for row in _make_leaderboard_rows(board)])
 
 
 def _make_leaderboard_rows(board: Leaderboard) -> list[dict[str, Any]]:
@@ -236,7 +227,7 @@ def format_latex(sweeps: Sweeps) -> str:
 
     The only test metric is the counterpart of the metric that chose, given for the chosen row only.
     """
-    found = build_leaderboards(sweeps.runs)
+    found = sweeps.leaderboards
     name = " and ".join(get_sweep_names(sweeps.folders).values())
     labels = [_format_latex_label(name, board.data if len(found) > 1 else None) for board in found]
     tables = [

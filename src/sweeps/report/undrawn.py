@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
+from src.core.formatting import format_count
 from src.core.processes import CORES_VARIABLE, count_cores
 from src.storage.schema import DamagedError
 from src.sweeps.figures.callback import format_error
 from src.sweeps.report.gallery import MAX_RUNS, find_chosen_folders, sort_best_first
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.jobs import read_job
-from src.sweeps.store.leaderboard import format_count
 from src.sweeps.store.runs import Run
 from src.sweeps.workers.pool import silence_fd
 from src.sweeps.workers.worker import die_with_parent
@@ -26,8 +26,8 @@ NON_DRAWING_CALLBACKS = ("lightning.", "src.callbacks.early_stopping.", "src.cal
 
 def find_runs_without_figures(sweeps: Sweeps) -> list[Run]:
     """Return the runs without figures whose figures the page would show, the best first."""
-    chosen = find_chosen_folders(sweeps.runs)
-    runs = sort_best_first(sweeps.runs)
+    chosen = find_chosen_folders(sweeps)
+    runs = sort_best_first(sweeps)
     shown = [*_select_runs_with_figures(runs), *_select_runs_with_figures(run for run in runs if run.folder in chosen)]
     return list({run.folder: run for run in shown if not _has_figures(run)}.values())
 

@@ -5,24 +5,37 @@ from pathlib import Path
 
 from src.storage.files import write_text
 from src.sweeps.report.page import make_tables, render_page
-from src.sweeps.report.reading import read_sweeps
+from src.sweeps.report.reading import Sweeps, read_sweeps
 from src.sweeps.report.undrawn import draw_missing_figures, find_runs_without_figures
 from src.sweeps.store.jobs import refuse_strays_outside_jobs
-from src.sweeps.store.leaderboard import write_results
+from src.sweeps.store.results import lock_results, write_results
 
 PAGE_FILE, LATEX_FILE = "report.html", "leaderboard.tex"
 
 
-def write_report(
-    folders: list[Path], draw: bool = False, packages: tuple[str, ...] = (), warn: Callable[[str], object] = len
-) -> Path:
-    """Write the report of one or several sweeps into the first one's folder.
+def load_sweeps(folders: list[Path]) -> Sweeps:
+    """Read sweeps for a report, and write ``results.csv`` of the first.
 
-    The sweeps need not have ended. Also writes ``results.csv`` of the first sweep and ``leaderboard.tex`` of all
-    sweeps. The page names damaged files.
+    Raises:
+        InputError: if a folder has no jobs in it, or a link next to its jobs leads out of it.
+    """
+    for folder in folders:
+        refuse_strays_outside_jobs(folder)
+    with lock_results(folders[0]):
+        sweeps = read_sweeps(folders)
+        write_results(folders[0], sweeps.get_own_runs(folders[0]))
+    return sweeps
+
+
+def write_report(
+    sweeps: Sweeps, draw: bool = False, packages: tuple[str, ...] = (), warn: Callable[[str], object] = len
+) -> Path:
+    """Write the report of one or several sweeps, which need not have ended, into the first one's folder.
+
+    Also writes ``leaderboard.tex``. The page names damaged files.
 
     Args:
-        folders: the sweeps' folders.
+        sweeps: the sweeps.
         draw: first draw the missing figures that the page would show, which takes a second or two per run; otherwise
             the page shows the command that draws them.
         packages: packages outside this project whose classes the runs' configs may name when figures are drawn. The
@@ -33,16 +46,11 @@ def write_report(
         The path of the page.
 
     Raises:
-        InputError: if a folder has no jobs in it, or a link next to its jobs leads out of it.
         StorageError: if the first folder cannot be written.
     """
-    for folder in folders:
-        refuse_strays_outside_jobs(folder)
-    sweeps = read_sweeps(folders)
     if draw:
         draw_missing_figures(sweeps, packages)
     home = sweeps.folders[0]
-    write_results(home)
     files = make_tables(sweeps)
     write_text(home / LATEX_FILE, files[LATEX_FILE])
     write_text(

@@ -16,6 +16,7 @@ from src.cli.overrides import refuse_repeated_settings
 from src.cli.undo import keep_created
 from src.core.disk import StorageError
 from src.core.errors import InputError
+from src.core.formatting import format_count, format_setting_value
 from src.storage.configs import select_identifying
 from src.storage.files import read_json, write_json
 from src.sweeps.launchers.launch import Engine, find_refusal, open_sweep, report_results
@@ -25,10 +26,9 @@ from src.sweeps.report.search import SEARCH_FILE
 from src.sweeps.search.plan import SearchPlan, check_search_settings
 from src.sweeps.search.space import SearchSpace, read_space
 from src.sweeps.search.study import STATES, Study, StudyInfo
+from src.sweeps.store.aggregate import format_mean_std
 from src.sweeps.store.endings import has_ended_by_itself, resolve_job_folder, to_failed_status
 from src.sweeps.store.jobs import JOB_FILE, Job, describe_job
-from src.sweeps.store.leaderboard import format_count, format_mean_std
-from src.sweeps.store.runs import format_setting_value
 
 JOURNAL_FILE = "study.journal"
 MAX_ATTEMPTS = 3  # attempts per start of the search for a trial whose process is killed each time

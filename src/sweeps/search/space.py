@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from src.cli.messages import describe_unknown_choice
 from src.core.checks import format_value
 from src.core.errors import InputError
-from src.sweeps.store.runs import format_setting_value
+from src.core.formatting import format_setting_value
 
 SUGGESTION_DIGITS = 4  # significant digits of a suggested number, so that folders, tables and reports stay readable
 GRID_DIGITS = 12  # significant digits of a multiple of a step: 0.3 and not 0.30000000000000004

@@ -1,7 +1,6 @@
 """Starts and ends of jobs whose folders may have been changed by users: an error fails that job only."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -9,9 +8,9 @@ from src.core.disk import find_storage_error
 from src.core.errors import InputError
 from src.storage.files import read_json
 from src.storage.schema import DamagedError
+from src.storage.status import Status, make_failed_status, make_status
 from src.sweeps.store.jobs import JOB_FILE, LOCK_FILE, Job, read_job, write_job_file
 
-Status = dict[str, Any]  # a job's status, reason and message
 FOLDER_LOST = "folder lost"  # the reason if a job's folder was removed or renamed
 EXTERNAL_REASONS = ("killed", "lost", FOLDER_LOST)  # reasons for a failure with an external cause
 LOCK_TIMEOUT = 5.0  # seconds to wait for a worker of an earlier start, whose parent was killed, to end
@@ -29,7 +28,7 @@ def prepare_job(job: Job) -> Status | None:
         with FileLock(job.folder / LOCK_FILE, timeout=LOCK_TIMEOUT):
             job.prepare()
     except Timeout:  # the other process writes the status in the folder: leave it
-        return _make_failed_status("held", "another process is at it")
+        return make_failed_status("held", "another process is at it")
     except (OSError, InputError) as error:
         return to_failed_status(error)
     return None
@@ -41,7 +40,7 @@ def mark_waiting(job: Job) -> Status | None:
     Returns:
         ``None``, or a failed status if the job cannot run.
     """
-    waiting = {"status": "waiting", "reason": None, "message": None}
+    waiting = make_status("waiting")
     status = record_end(job, lambda _: waiting)
     return None if status == waiting else status
 
@@ -113,7 +112,7 @@ def _record_lost_folder(job: Job) -> Status:
         write_job_file(job)
     elif (status := renamed.status)["status"] == "finished":
         return status
-    status = _make_failed_status(FOLDER_LOST, f"its folder was {'renamed' if renamed else 'removed'} meanwhile")
+    status = make_failed_status(FOLDER_LOST, f"its folder was {'renamed' if renamed else 'removed'} meanwhile")
     (renamed or job).write_status(**status)
     return status
 
@@ -135,8 +134,4 @@ def to_failed_status(error: Exception) -> Status:
     fault = find_storage_error(error)
     if fault and fault.whole_disk:
         raise fault
-    return _make_failed_status("error", str(fault or error))
-
-
-def _make_failed_status(reason: str, message: str) -> Status:
-    return {"status": "failed", "reason": reason, "message": message}
+    return make_failed_status("error", str(fault or error))

@@ -11,17 +11,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from src.core.formatting import format_setting_value
 from src.storage.files import open_atomic, remove_file
-from src.storage.records import DAMAGED
-from src.sweeps.store.leaderboard import find_scalar_metrics
-from src.sweeps.store.runs import Run, format_setting_value, read_runs
+from src.storage.status import DAMAGED, STATUS_FILE
+from src.sweeps.store.jobs import JOB_FILE
+from src.sweeps.store.results import find_scalar_metrics, lock_results
+from src.sweeps.store.runs import Run, read_runs
 
 EVENT_FILE = "events.out.tfevents.0.hparams"  # sorts before the run's event file, whose name has a time
 MAX_VALUE = 3.4e38  # TensorBoard stores 32-bit floats
@@ -36,23 +37,30 @@ STATUSES = {
 }
 
 
-def write_hparams(folder: Path) -> None:
+def write_hparams(folder: Path, runs: list[Run] | None = None) -> None:
     """Write the event files that show the sweep in a folder in the HParams tab.
 
     It may be called at any time and by any process. A setting with only numbers becomes a column of numbers, one with
     only booleans a column of booleans, empty where the value is ``null`` or the job lacks the setting. Any other
     setting becomes a column of strings. Files that are up to date are not written again.
 
+    Args:
+        folder: the sweep's folder.
+        runs: its runs, read while the caller holds `lock_results`; ``None``: they are read now.
+
     Raises:
         InputError: if there are no jobs.
     """
-    with FileLock(folder / ".results.lock"):  # the process that read the jobs last also writes last
-        runs = [run for run in read_runs(folder) if run.is_known]
-        columns = [_build_column(name, runs) for name in dict.fromkeys(name for run in runs for name in run.swept)]
-        for run in runs:
-            extra = [_build_experiment(columns, runs)] if run is runs[0] else []
-            _write_if_changed(run.folder / EVENT_FILE, _encode_session(run, columns, extra))
-        remove_file(folder / EVENT_FILE)  # an earlier version wrote it
+    if runs is None:
+        with lock_results(folder):
+            write_hparams(folder, read_runs(folder))
+        return
+    known = [run for run in runs if run.is_known]
+    columns = [_build_column(name, known) for name in dict.fromkeys(name for run in known for name in run.swept)]
+    for run in known:
+        extra = [_build_experiment(columns, known)] if run is known[0] else []
+        _write_if_changed(run.folder / EVENT_FILE, _encode_session(run, columns, extra))
+    remove_file(folder / EVENT_FILE)  # an earlier version wrote it
 
 
 def _build_column(name: str, runs: list[Run]) -> api_pb2.HParamInfo:
@@ -113,7 +121,7 @@ def _get_final_metrics(run: Run) -> dict[str, float]:
 
 def _read_change_time(folder: Path) -> float:
     """Return the time of the last change of a job's status, in seconds since 1970."""
-    path = next((path for name in ("status.json", "job.json") if (path := folder / name).exists()), folder)
+    path = next((path for name in (STATUS_FILE, JOB_FILE) if (path := folder / name).exists()), folder)
     return path.stat().st_mtime
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,11 @@ from src.storage import schema, strays
 from src.storage.configs import flatten_config, select_identifying
 from src.storage.files import PARTIAL_SUFFIX, remove_file, remove_tree, write_json
 from src.storage.moved import update_settings
-from src.storage.records import DAMAGED, drop_damaged_metrics, read_metrics, read_status
+from src.storage.records import drop_damaged_metrics
 from src.storage.schema import DamagedError
+from src.storage.status import DAMAGED, STATUS_FILE, Status, make_status, read_results, write_status
 
 JOB_FILE = "job.json"
-STATUS_FILE = "status.json"
 LOCK_FILE = ".lock"  # held by the process that trains in the folder
 STACK_FILE = "stack.json"  # in the folder of a job that is trained in a stack: the path of the stack's state
 JOB_FIELDS = ("number", "identity", "overrides", "choices", "settings")
@@ -53,18 +54,23 @@ class Job(NamedTuple):
     closed: bool = False
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """The job's ``status``, ``reason`` and ``message``."""
-        if self.damage is not None:
-            return {"status": DAMAGED, "reason": "its folder" if self.closed else JOB_FILE, "message": self.damage}
-        return read_status(self.folder)
+        return self.read_results()[0]
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return {} if self.closed else read_metrics(self.folder)
+        return self.read_results()[1]
+
+    def read_results(self) -> tuple[Status, dict[str, Any]]:
+        """Read the job's status and its metrics."""
+        status, metrics = ({}, {}) if self.closed else read_results(self.folder)
+        if self.damage is not None:
+            status = make_status(DAMAGED, "its folder" if self.closed else JOB_FILE, self.damage)
+        return status, metrics
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
-        write_json(self.folder / STATUS_FILE, {"status": status, "reason": reason, "message": message})
+        write_status(self.folder, make_status(status, reason, message))
 
     @property
     def stack(self) -> Path | None:
@@ -95,12 +101,15 @@ class Job(NamedTuple):
                 remove_file(path)
 
 
-def read_jobs(folder: Path) -> list[Job]:
-    """Return the jobs of the sweep in a folder, ordered by number; `Job.damage` is set for damaged ones."""
+def read_jobs(folder: Path, read: Callable[[Path], Job] | None = None) -> list[Job]:
+    """Return the jobs of the sweep in a folder, ordered by number; `Job.damage` is set for damaged ones.
+
+    ``read`` reads the job in a folder, by default as `read_job` does.
+    """
     jobs, damage, closed = [], dict[Path, str](), set[Path]()
     for path in sorted(filter(_is_job, folder.glob("*"))):
         try:
-            jobs.append(read_job(path))
+            jobs.append((read or read_job)(path))
         except InputError as error:
             damage[path] = str(error)
             closed |= {path} if isinstance(error, strays.StrayError) else set()
@@ -259,8 +268,3 @@ def record_running_job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not (folder / JOB_FILE).exists():
         write_job_file(Job(folder, config.hydra.job.num, **describe_job(config)))
-
-
-def find_damage(folder: Path) -> list[str]:
-    """Return the error message of each damaged job of the sweep in a folder."""
-    return [status["message"] for job in read_jobs(folder) if (status := job.status)["status"] == DAMAGED]

@@ -1,86 +1,34 @@
-"""The results of a sweep: ``results.csv`` with a row per job, and the leaderboards printed at its end."""
+"""The leaderboards of a sweep, and the tables that are printed at its end."""
 
 import math
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Any, NamedTuple
 
-from filelock import FileLock
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from src.core.commands import format_command
-from src.core.errors import InputError
+from src.core.formatting import (
+    format_count,
+    format_setting_value,
+    format_settings,
+    get_short_names,
+    quote_relative_path,
+)
 from src.storage import schema
-from src.storage.files import write_csv
-from src.storage.records import DAMAGED
+from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
-from src.sweeps.store.runs import Run, format_setting_value, format_settings, is_seed, read_runs
+from src.sweeps.store.aggregate import compute_mean, format_mean_std
+from src.sweeps.store.results import find_scalar_metrics
+from src.sweeps.store.runs import Run, is_seed, read_runs
 
 STATUSES = (*schema.STATUSES[:2], DAMAGED, *schema.STATUSES[2:])  # finished first, then the worst first
-STAGES = ("val/", "test/", "train/")
 MAX_ROWS = 20
 MAX_RUN_NUMBERS = 8
 UNLIMITED_WIDTH = 10_000  # columns if the output is not a terminal: nothing is cut off
-NO_VALUE = "–"
-
-
-# The file
-
-
-def write_results(folder: Path) -> Path:
-    """Write ``results.csv`` of the sweep in a folder from the current state of its jobs.
-
-    It may be called at any time and by any process.
-
-    Raises:
-        InputError: if there are no jobs.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no sweep there")
-    path = folder / "results.csv"
-    with FileLock(folder / ".results.lock"):  # the process that read the jobs last also writes last
-        write_csv(path, build_rows(read_runs(folder)))
-    return path
-
-
-def build_rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """Return a row per job, all with the same columns; a value that a job lacks is ``None``."""
-    settings = dict.fromkeys(key for run in runs for key in run.swept if key != "seed")
-    names = dict.fromkeys(name for run in runs for name in find_scalar_metrics(run.metrics))
-    metrics = sorted(names, key=lambda name: [not name.startswith(stage) for stage in STAGES])
-    return [
-        {
-            "number": run.number,
-            "status": run.status,
-            "reason": run.reason,
-            **{key: _format_cell(run.swept[key]) if key in run.swept else None for key in settings},
-            "seed": run.seed,
-            **{name: run.metrics.get(name) for name in [*metrics, "best_epoch", "epochs", "seconds"]},
-            "folder": run.folder.name,
-        }
-        for run in runs
-    ]
-
-
-def find_scalar_metrics(metrics: dict[str, Any]) -> list[str]:
-    """Return the names of the metrics that are single numbers."""
-    return [
-        name for name, value in metrics.items() if name not in schema.METRICS_FIELDS and not isinstance(value, dict)
-    ]
-
-
-def _format_cell(value: Any) -> Any:
-    """Return a setting's value for a table: a number unchanged, anything else as text."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else format_setting_value(value)
-
-
-# The table
 
 
 class LeaderboardEntry(NamedTuple):
@@ -160,18 +108,21 @@ class Leaderboard(NamedTuple):
         return not any(entry.left or entry.damaged for entry in self.entries)
 
 
-def print_leaderboards(folder: Path, console: Console | None = None, packages: tuple[str, ...] = ()) -> None:
+def print_leaderboards(
+    folder: Path, console: Console | None = None, packages: tuple[str, ...] = (), runs: list[Run] | None = None
+) -> None:
     """Print a sweep's results: a table for each data set, best first, and the test metrics of the best entry only.
 
     Args:
         folder: the sweep's folder.
         console: the console to print to; standard output by default.
         packages: further packages that the user trusts; the printed commands that open a run name them, too.
+        runs: the sweep's runs; ``None``: they are read now.
 
     Raises:
         InputError: if there are no jobs.
     """
-    runs = read_runs(folder)
+    runs = read_runs(folder) if runs is None else runs
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = UNLIMITED_WIDTH
@@ -284,15 +235,6 @@ def find_varying_settings(entries: list[LeaderboardEntry]) -> list[str]:
     return [key for key in keys if len({format_setting_value(entry.settings.get(key, "")) for entry in entries}) > 1]
 
 
-def get_short_names(keys: list[str]) -> list[str]:
-    """Shorten settings' names for a heading to their last parts; a name that would become ambiguous stays whole."""
-    last = [key.split(".")[-1] for key in keys]
-    return [
-        (name if last.count(name) == 1 else key).replace("_", " ").replace(".", " ")
-        for key, name in zip(keys, last, strict=True)
-    ]
-
-
 def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
     """Return the lines on the chosen entry: its test metrics, and the command that evaluates it.
 
@@ -321,42 +263,3 @@ def _describe_other_runs(runs: list[Run]) -> str:
         return f"  (one of its {len(runs)} runs)"
     numbers = ", ".join(str(run.number) for run in runs[1:])
     return f"  (its other runs: {numbers})" if numbers else ""
-
-
-def compute_mean(values: Iterable[float]) -> float:
-    """Return the mean; NaN without values, infinite if the sum overflows."""
-    numbers = list(values)
-    try:
-        return statistics.fmean(numbers) if numbers else math.nan
-    except OverflowError:
-        return sum(numbers) / len(numbers)
-
-
-def compute_std(values: Sequence[float]) -> float | None:
-    """Return the standard deviation (over n − 1); ``None`` for fewer than two values or one that is not finite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    try:
-        return statistics.stdev(values)
-    except OverflowError:
-        return math.inf
-
-
-def format_mean_std(metric: str, values: list[float]) -> str:
-    """Return the mean ± standard deviation (over n − 1) as text, accuracies in per cent: "97.42 ± 0.14%"."""
-    if not values:
-        return NO_VALUE
-    factor, form, unit = (100, ".2f", "%") if "/acc" in metric else (1, ".4g", "")
-    std = compute_std(values)
-    spread = f" ± {factor * std:{form if unit else '.2g'}}" if std is not None else ""
-    return f"{factor * compute_mean(values):{form}}{spread}{unit}"
-
-
-def format_count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def quote_relative_path(path: Path) -> str:
-    """Return a path for a shell command: quoted, and relative to the current directory if it lies in it."""
-    path, current = path.absolute(), Path.cwd()
-    return quote(str(path.relative_to(current) if path.is_relative_to(current) else path))

@@ -1,16 +1,15 @@
 """The runs of a sweep, read from their folders at any time, and texts that name them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.core.errors import InputError
+from src.core.formatting import describe_settings, format_setting_value, format_settings
 from src.storage.configs import NON_IDENTIFYING
-from src.storage.records import DAMAGED
 from src.storage.schema import read_history
-from src.sweeps.store.jobs import Job, read_jobs
-
-CHOICE_SETTINGS = ("experiment", "model", "data")  # settings whose values are clear without the setting's name
-SETTING_WORDS = {"lr": "learning rate"}  # words for settings whose names are abbreviations
+from src.storage.status import DAMAGED, STATUS_FILE
+from src.sweeps.store.jobs import Job, read_job, read_jobs
 
 
 class Run(NamedTuple):
@@ -53,12 +52,12 @@ class Run(NamedTuple):
     @property
     def caption(self) -> str:
         """The label in words, for a figure."""
-        return _describe_settings({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
+        return describe_settings({key: value for key, value in self.swept.items() if not is_seed(key)}) or "all runs"
 
     @property
     def full_caption(self) -> str:
         """The title in words, for a figure."""
-        return _describe_settings(self.swept) or self.folder.name.replace("_", " ")
+        return describe_settings(self.swept) or self.folder.name.replace("_", " ")
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -76,49 +75,6 @@ def is_seed(key: str) -> bool:
     return key.endswith("seed")
 
 
-def format_settings(settings: dict[str, Any]) -> str:
-    """Return settings as short text: {"model.hidden_size": 3} → "hidden size 3"."""
-    return ", ".join(
-        format_setting_value(value)
-        if key in CHOICE_SETTINGS and value is not None
-        else f"{key.split('.')[-1].replace('_', ' ')} {format_setting_value(value)}"
-        for key, value in settings.items()
-    )
-
-
-def _describe_settings(settings: dict[str, Any]) -> str:
-    """Return settings in words: {"optimizer.lr": 1, "model.batch_norm": False} → "learning rate 1, no batch norm"."""
-    return ", ".join(_describe_setting(key, value) for key, value in settings.items())
-
-
-def _describe_setting(key: str, value: Any) -> str:
-    name = describe_setting_name(key)
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    text = "none" if value is None or value == [] else format_setting_value(value)
-    text = text.replace("_", " ") if text.isidentifier() else text
-    return text if key in CHOICE_SETTINGS and value is not None else f"{name} {text}"
-
-
-def describe_setting_name(key: str) -> str:
-    """Return a setting's name as words for a figure: "optimizer.lr" → "learning rate"."""
-    name = key.split(".")[-1]
-    return SETTING_WORDS.get(name, name.replace("_", " "))
-
-
-def format_setting_value(value: Any) -> str:
-    """Return a setting's value as on the command line: 0.001, [4,4], true, null; equal values give equal texts."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(format_setting_value, value))}]"
-    return str(value)
-
-
 def group_by_caption(runs: list[Run]) -> dict[str, list[Run]]:
     """Group runs by their captions in figures, so that runs that differ only in their seeds come together."""
     groups: dict[str, list[Run]] = {}
@@ -127,33 +83,91 @@ def group_by_caption(runs: list[Run]) -> dict[str, list[Run]]:
     return groups
 
 
+def require_jobs(folder: Path, read: Callable[[Path], Job] | None = None) -> list[Job]:
+    """Return the jobs of a sweep as `read_jobs` does.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if jobs := read_jobs(folder, read):
+        return jobs
+    raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
+
+
 def read_runs(folder: Path) -> list[Run]:
     """Return the runs of all jobs of a sweep, in the order of their numbers.
 
     Raises:
         InputError: if there are no jobs.
     """
-    jobs = read_jobs(folder)
-    if not jobs:
-        raise InputError(f"{folder}: there are no jobs in it")
+    jobs = require_jobs(folder)
     return [read_run(job, swept) for job, swept in zip(jobs, find_swept_settings(jobs), strict=True)]
 
 
-def read_runs_with_metrics(folder: Path) -> list[Run]:
-    """Return the runs of a sweep that can be drawn: those with metrics that are neither failed nor damaged.
+class SweepReader:
+    """A reader of a sweep that runs: it reads the files of a finished job once, as they no longer change.
+
+    Args:
+        folder: the sweep's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished: dict[Path, tuple[int, Job, Run]] = {}  # by folder: when the status was written, job and run
+        self.jobs: list[Job] = []
+        self.swept: list[dict[str, Any]] = []
+
+    def read(self) -> list[Run]:
+        """Return the sweep's runs as `read_runs` does.
+
+        Raises:
+            InputError: if there are no jobs.
+        """
+        written_at: dict[Path, int | None] = {}  # when each status was written, before the job was read
+
+        def read(folder: Path) -> Job:
+            written_at[folder] = _read_status_time(folder)
+            known = self.finished.get(folder)
+            return known[1] if known and known[0] == written_at[folder] else read_job(folder)
+
+        jobs = require_jobs(self.folder, read)
+        if jobs != self.jobs:
+            self.jobs, self.swept = jobs, find_swept_settings(jobs)
+        runs = [self._read_run(job, swept) for job, swept in zip(jobs, self.swept, strict=True)]
+        self.finished = {
+            job.folder: (moment, job, run)
+            for job, run in zip(jobs, runs, strict=True)
+            if run.status == "finished" and (moment := written_at[job.folder]) is not None
+        }
+        return runs
+
+    def _read_run(self, job: Job, swept: dict[str, Any]) -> Run:
+        known = self.finished.get(job.folder)
+        return known[2]._replace(swept=swept) if known and known[1] is job else read_run(job, swept)
+
+
+def _read_status_time(folder: Path) -> int | None:
+    """Return when a job's status was written, in nanoseconds; ``None`` if it has none."""
+    try:
+        return (folder / STATUS_FILE).lstat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def select_runs_with_metrics(folder: Path, runs: list[Run]) -> list[Run]:
+    """Return those of a sweep's runs that can be drawn: with metrics, and neither failed nor damaged.
 
     Raises:
         InputError: if there are none.
     """
-    runs = [run for run in read_runs(folder) if run.metrics and run.status not in ("failed", DAMAGED)]
-    if not runs:
-        raise InputError(f"{folder}: there are no runs with metrics in it")
-    return runs
+    if found := [run for run in runs if run.metrics and run.status not in ("failed", DAMAGED)]:
+        return found
+    raise InputError(f"{folder}: there are no runs with metrics in it")
 
 
 def read_run(job: Job, swept: dict[str, Any]) -> Run:
     """Return a job's run, from the files it has written so far."""
-    status, metrics = job.status, job.metrics
+    status, metrics = job.read_results()
     seed, data = metrics.get("seed"), job.choices.get("data")
     return Run(
         folder=job.folder,

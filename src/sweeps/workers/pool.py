@@ -17,7 +17,8 @@ from typing import Any
 from src.core.disk import FILE
 from src.core.errors import InputError
 from src.storage.files import sync_job_files
-from src.sweeps.store.endings import Status, prepare_job, prepare_jobs, record_end
+from src.storage.status import Status, make_status
+from src.sweeps.store.endings import prepare_job, prepare_jobs, record_end
 from src.sweeps.store.jobs import Job
 from src.sweeps.workers.worker import EXIT_NO_STORAGE, Spec, run_worker
 
@@ -162,7 +163,7 @@ def infer_status(status: Status, exit_code: int, stop_request: tuple[str, str] |
         return status
     reason, message = stop_request or _describe_exit(exit_code)
     stopped = stop_request and reason != "time limit"
-    return {"status": "interrupted" if stopped else "failed", "reason": reason, "message": message}
+    return make_status("interrupted" if stopped else "failed", reason, message)
 
 
 def _describe_exit(exit_code: int) -> tuple[str, str]:
