@@ -210,7 +210,7 @@ def test_pictures_of_a_sweep_without_metrics_are_told_below_its_table(sweep: Pat
     outcome = compare(sweep)
     *damaged, last = outcome.err.splitlines()
     assert damaged == [
-        f"error: {path.parent}/metrics.json is missing, and the run has finished"
+        f"error: {path.parent}/metrics.json is missing, although the run has finished"
         for path in sorted(sweep.glob("*/job.json"))
     ]
     assert last == f"error: {sweep}: there are no runs with metrics in it"

@@ -56,7 +56,7 @@ def test_without_a_compiler_the_run_ends_in_one_line(tmp_path: Path) -> None:
     nothing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled before")}
     error = process("src.train", *BARE, *SETTINGS, COMPILED, cwd=tmp_path, **nothing).error
     assert error.startswith("error: compile=default: torch.compile cannot compile MLPNet here (InvalidCxxCompiler: ")
-    assert "'no-such-compiler'" in error and error.endswith("; put that right, or use compile=null")
+    assert "'no-such-compiler'" in error and error.endswith("; fix that, or use compile=null")
 
 
 def test_a_model_without_a_network_says_so_and_does_as_ever(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def meet(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     [
         (("name=x",), None, "trainer.num_nodes=2: set NODE_RANK, MASTER_ADDR, MASTER_PORT on each node"),
         (("name=x",), {"MASTER_ADDR": ""}, "trainer.num_nodes=2: set MASTER_ADDR on each node"),
-        (("name=x",), {"NODE_RANK": "2"}, "NODE_RANK=2: trainer.num_nodes=2, so it is a number from 0 to 1"),
+        (("name=x",), {"NODE_RANK": "2"}, "NODE_RANK=2: trainer.num_nodes=2, so it must be a number from 0 to 1"),
         (("name=x",), {"NODE_RANK": "one"}, "NODE_RANK=one: "),
         (("name=x",), {"MASTER_PORT": "http"}, "MASTER_PORT=http: a port is a number from 1 to 65535"),
         ((), {}, "on several nodes a run needs name=…"),

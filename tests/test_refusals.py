@@ -156,7 +156,7 @@ class OwnFinder(callbacks.LearningRateFinder):
             own("LambdaCallback, on_train_end: builtins.print"),
             "callbacks.own.on_train_end=builtins.print must be a function",
         ),
-        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (of which a setting cannot"),
+        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (a setting cannot name one"),
         (own("ThroughputMonitor, batch_size_fn: len"), "callbacks.own.batch_size_fn=len must be a function"),
         (
             own("WeightAveraging, decay: 0.9"),

@@ -139,7 +139,7 @@ def _check_agreement(config: Mapping[str, Any], process: ProcessInfo) -> None:
     """
     if not process.is_externally_launched or config.get("resume") is not None:
         return
-    for setting, otherwise in (("name", "have a time stamp of its own"), ("seed", "draw its own")):
+    for setting, otherwise in (("name", "use its own time stamp"), ("seed", "draw its own")):
         if config.get(setting, 0) is None:
             raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
     folder = config["hydra"]["run"]["dir"]

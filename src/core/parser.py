@@ -9,4 +9,4 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser that reports an error in one line and exits with status 1."""
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(f"error: {message}; {self.prog} --help shows how it is used")
+        sys.exit(f"error: {message}; see {self.prog} --help")

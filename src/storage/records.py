@@ -32,9 +32,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     status = _read_file(folder / "status.json", schema.STATUS, faults)
     metrics = _read_file(folder / "metrics.json", schema.check_metrics, faults)
     if not faults and status is None and metrics is not None:
-        faults["status.json"] = f"{folder / 'status.json'} is missing, and metrics.json is there"
+        faults["status.json"] = f"{folder / 'status.json'} is missing, although metrics.json exists"
     if not faults and metrics is None and status is not None and status["status"] == "finished":
-        faults["metrics.json"] = f"{folder / 'metrics.json'} is missing, and the run has finished"
+        faults["metrics.json"] = f"{folder / 'metrics.json'} is missing, although the run has finished"
     if faults:
         return {"status": DAMAGED, "reason": ", ".join(faults), "message": "; ".join(faults.values())}
     status = status or {"status": "waiting"}
@@ -120,7 +120,7 @@ def write_provenance(folder: Path, device: str) -> None:
         before.setdefault("resumed", []).append(now)
         now = before
     for fault in faults.values():
-        log.warning("%s: it is written anew, with this start alone", fault)
+        log.warning("%s: it is written again, with this start only", fault)
     write_json(path, now)
 
 

@@ -53,7 +53,7 @@ def compile_network(model: LightningModule, mode: str | None, history: History) 
         cause = getattr(error, "inner_exception", error)
         reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
         raise InputError(
-            f"compile={mode}: torch.compile cannot compile {type(net).__name__} here ({reason}); put that right, or "
+            f"compile={mode}: torch.compile cannot compile {type(net).__name__} here ({reason}); fix that, or "
             "use compile=null"
         ) from error
     finally:

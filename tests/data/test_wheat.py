@@ -200,10 +200,10 @@ def test_loading_names_what_is_missing(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "wheat/seeds_dataset.txt"
     path.mkdir(parents=True)
-    assert complaint(tmp_path) == f"{path} is no plain file"
+    assert complaint(tmp_path) == f"{path} is not a regular file"
     path.rmdir()
     os.mkfifo(path)
-    assert complaint(tmp_path) == f"{path} is no plain file"
+    assert complaint(tmp_path) == f"{path} is not a regular file"
 
 
 def test_nothing_but_the_published_numbers_is_accepted(tmp_path: Path) -> None:

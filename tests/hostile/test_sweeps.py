@@ -92,7 +92,7 @@ def test_a_sweep_that_goes_on_writes_nothing_through_links(sweep: Path, cwd: Pat
 
 def test_a_pipe_in_a_job_hangs_nobody(sweep: Path, cwd: Path) -> None:
     os.mkfifo(sweep / "1_seed-1" / "history.csv")
-    assert "1_seed-1/history.csv is no plain file" in page_of(cwd).text
+    assert "1_seed-1/history.csv is not a regular file" in page_of(cwd).text
 
 
 def test_a_stacks_state_lies_in_the_sweep(sweep: Path, cwd: Path) -> None:

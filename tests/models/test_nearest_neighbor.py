@@ -357,7 +357,8 @@ def test_settings_that_it_has_no_use_for_are_told_and_an_average_of_its_weights_
     settings = ("model=nearest_neighbor", "trainer.max_epochs=1")
     out = quick(*settings, "optimizer.lr=0.5", "scheduler=cosine", cwd=tmp_path).out
     told = (
-        "note: NearestNeighbor has no weights to learn, and these settings no effect: optimizer.lr=0.5 scheduler=cosine"
+        "note: NearestNeighbor has no weights to learn, so these settings have no effect: "
+        "optimizer.lr=0.5 scheduler=cosine"
     )
     assert told in out
     assert "no effect" not in quick(*settings, "seed=1", cwd=tmp_path).out

@@ -108,8 +108,8 @@ def test_damaged_runs_are_told_with_what_is_wrong_and_the_others_shown(grid: Pat
     page = Page(write_report([grid], warn=told.append))
     assert told == [
         f'{grid}/0_x/metrics.json is damaged: val/acc is "<b>" and must be a finite number',
-        f"{grid}/4_x/status.json is missing, and metrics.json is there",
-        f'{grid}/1_x/provenance.json is damaged: git is "0f" and must be values by name',
+        f"{grid}/4_x/status.json is missing, although metrics.json exists",
+        f'{grid}/1_x/provenance.json is damaged: git is "0f" and must be a mapping',
     ]
     assert all(line in page.text for line in told)
     assert "8 jobs 4 finished 2 failed 2 damaged" in page.text
@@ -122,7 +122,7 @@ def test_a_sweep_of_damaged_jobs_alone_has_a_page_that_says_so(grid: Path) -> No
         path.write_text("[]")
     page = read(grid)
     assert "8 jobs 8 damaged" in page.text
-    assert page.text.count("job.json is damaged: it is a list and must be values by name") == 16
+    assert page.text.count("job.json is damaged: it is a list and must be a mapping") == 16
     assert not page.figures("scatter") and not page.figures("heatmap")
 
 
@@ -139,7 +139,7 @@ def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
     page = read(grid)
     notes = page.text.partition("Could not be read or drawn:")[2]
     assert '0_x/history.csv is damaged: val/loss in line 2 is "<b>" and must be a number' in notes
-    assert "1_x/job.json is damaged: it is no JSON" in notes
+    assert "1_x/job.json is damaged: it is not JSON" in notes
     assert "4_x/figures/curves.png cannot be shown" in notes
     assert "8 jobs 5 finished 2 failed 1 damaged" in page.text
     assert "job.json 1: 1_x" in page.sections["failures"]

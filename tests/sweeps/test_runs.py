@@ -41,11 +41,11 @@ def test_a_run_tells_how_far_it_came_and_of_what_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason", "message"),
     [
-        ({"metrics.json": "{"}, "metrics.json", "metrics.json is damaged: it is no JSON"),
+        ({"metrics.json": "{"}, "metrics.json", "metrics.json is damaged: it is not JSON"),
         ({"status.json": '{"status": []}'}, "status.json", "status.json is damaged: status is a list and must be"),
         ({"status.json": "", "metrics.json": ""}, "status.json, metrics.json", "status.json is damaged: it is empty; "),
-        ({"metrics.json": None}, "metrics.json", "metrics.json is missing, and the run has finished"),
-        ({"status.json": None}, "status.json", "status.json is missing, and metrics.json is there"),
+        ({"metrics.json": None}, "metrics.json", "metrics.json is missing, although the run has finished"),
+        ({"status.json": None}, "status.json", "status.json is missing, although metrics.json exists"),
     ],
 )
 def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
