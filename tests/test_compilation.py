@@ -11,7 +11,7 @@ from tests.command_line import BARE, evaluate, history, process, quick, read_jso
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler to compile with")
 SETTINGS = ("model.hidden_size=5", "data.batch_size=7", "optimizer=sgd")  # 14 batches of 7 points and one of 2
 COMPILED = "compile=default"
-TOLD = re.compile(r"compiled in (\d+\.\d) s \(torch\.compile, mode default\), counted in the run's seconds")
+TOLD = re.compile(r"compiled in (\d+\.\d) s \(torch\.compile, mode default\), included in the run's seconds")
 
 
 def told(folder: Path) -> list[float]:

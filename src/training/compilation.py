@@ -100,6 +100,6 @@ class CompileTimer:
 
     def log_seconds(self) -> None:
         if self.unlogged_seconds and is_main_process():
-            words = "compiled in %.1f s (torch.compile, mode %s), counted in the run's seconds"
+            words = "compiled in %.1f s (torch.compile, mode %s), included in the run's seconds"
             log.info(words, self.unlogged_seconds, self.mode)
         self.unlogged_seconds = 0.0

@@ -170,7 +170,7 @@ def test_a_folder_of_that_name_that_is_no_sweep_is_refused_and_left_alone(tmp_pa
     folder = tmp_path / "outputs/sweeps/swept"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("mine")
-    assert "outputs/sweeps/swept is there already: choose another name=" in sweep(RATES, cwd=tmp_path).error
+    assert "outputs/sweeps/swept already exists: choose another name=" in sweep(RATES, cwd=tmp_path).error
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
@@ -200,7 +200,7 @@ def test_a_start_that_was_killed_at_once_is_gone_on_with(tmp_path: Path) -> None
         (folder / name).touch()
     (folder / "1_lr-0.01").mkdir()
     (folder / "1_lr-0.01/mine").touch()
-    assert "is there already" in sweep(RATES, cwd=tmp_path).error  # not all of it is what such a start leaves
+    assert "already exists" in sweep(RATES, cwd=tmp_path).error  # not all of it is what such a start leaves
     (folder / "multirun.yaml").touch()
     outcome = sweep(RATES, cwd=tmp_path)
     assert outcome.code == 0, outcome.text
