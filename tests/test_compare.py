@@ -166,7 +166,7 @@ def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) ->
     assert [path.name for path in figures.iterdir()] == ["good.png"]
     assert outcome.err.splitlines() == [
         f"error: {figures}/none_has_it.png cannot be drawn: none of the 1 runs has the metric test/f1",
-        f"error: {figures}/strange.png cannot be drawn: picture strange.colour: {scores} takes no such setting",
+        f"error: {figures}/strange.png cannot be drawn: picture strange.colour: {scores} has no such setting",
     ]
 
 

@@ -43,9 +43,9 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
         ("+optimizer.nonsense=1", "nonsense"),
         (
             "scheduler=cosine +scheduler.nonsense=1",
-            "scheduler.nonsense: torch.optim.lr_scheduler.CosineAnnealingLR takes no such setting",
+            "scheduler.nonsense: torch.optim.lr_scheduler.CosineAnnealingLR has no such setting",
         ),
-        ("+scheduler.nonsense=1", "scheduler.nonsense: there is no scheduler to take it"),
+        ("+scheduler.nonsense=1", "scheduler.nonsense: no scheduler is chosen"),
     ],
 )
 def test_what_an_optimizer_or_a_scheduler_refuses_is_one_line(settings: str, words: str, tmp_path: Path) -> None:

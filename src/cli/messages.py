@@ -156,7 +156,7 @@ def _explain_unknown_setting(key: str) -> str:
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     if any(arg.partition("=")[0] == f"~{key}" for arg in sys.argv):
-        return f"{key} is missing: it was deleted (~{key}), and nothing runs without it"
+        return f"{key} is missing: it was deleted (~{key}), and a run needs it"
     if key.startswith("recipe."):
         return f"the presets in use set no {key}: write +{key}=… to add it"
     if key.startswith("hydra.job.env_set"):

@@ -68,7 +68,7 @@ class CNNNet(nn.Module):
             origin = f" that model.whiten={whiten} leaves" if whiten else ""
             raise InputError(
                 f"model.channels has {len(channels)} blocks, each halving the image: "
-                f"{height}×{width} pixels{origin} bear at most {min(height, width).bit_length() - 1}"
+                f"{height}×{width} pixels{origin} allow at most {min(height, width).bit_length() - 1}"
             )
         sizes = [in_channels, *channels]
         blocks = [_make_block(a, b, activation, batch_norm, convolutions, pool) for a, b in itertools.pairwise(sizes)]
@@ -167,7 +167,7 @@ class CNN(ImageModule):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TensorDataModule) or data.train_set is None:
-            raise InputError("model.whiten takes its filters from a TensorDataModule's training images: give it one")
+            raise InputError("model.whiten needs the training images of a TensorDataModule")
         whitening.fit(data.transform(data.train_set.inputs[:FIT_IMAGES]))
 
     def get_parameter_groups(self, lr: float) -> list[Settings]:

@@ -45,7 +45,7 @@ MODULE_HOOKS = (
 )
 GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
 LOGS_PER_CHUNK = 4  # times that losses are logged per chunk
-SIZE_REASON = "their size, of which Lightning's work is a small part"
+SIZE_REASON = "their size, compared with which Lightning's overhead is small"
 SUPERVISED_HOOKS = ("training_step", "configure_optimizers", "build_scheduler")  # of `SupervisedModule`
 CHUNK_SAFE_CALLBACKS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
 
@@ -136,7 +136,7 @@ def _refuse_late_settings(trainer: Any) -> None:
     """
     for name, value in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
         if (chosen := getattr(trainer, name)) != value:
-            remedy = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
+            remedy = f"give trainer.{name}={chosen}, or give the callback an on_train_batch_start hook"
             raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {remedy}")
 
 

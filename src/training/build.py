@@ -80,7 +80,7 @@ def instantiate_checked(group: str, settings: Any, **kwargs: Any) -> Any:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             taken = [name for name in get_parameters(get_class(settings["_target_"])) if name not in kwargs]
             hint = f", did you mean {near}?" if (near := suggest_name(match[1], taken)) else ""
-            raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting{hint}") from error
+            raise InputError(f"{group}.{match[1]}: {settings['_target_']} has no such setting{hint}") from error
         if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):

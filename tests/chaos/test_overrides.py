@@ -86,11 +86,11 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("model.dropout=${nothing}", None),
         (
             "~callbacks",
-            "callbacks is missing: it was deleted (~callbacks, callbacks=null), and nothing runs without it",
+            "callbacks is missing: it was deleted (~callbacks, callbacks=null), and a run needs it",
         ),
         ("~optimizer._target_", "optimizer must have a class: optimizer._target_=…"),
         ("+nonsense=1", "nonsense: there is no such setting, and no other refers to it"),
-        ("+trainer.logger=false", "trainer.logger is no setting here: choose logger=…"),
+        ("+trainer.logger=false", "trainer.logger cannot be set here: choose logger=…"),
         ("+trainer.detect_anomaly=5", "trainer.detect_anomaly=5 must be true or false"),
         ("+trainer.val_check_interval=100", "trainer.val_check_interval=100: an epoch has 10 batches"),
         (

@@ -132,7 +132,7 @@ def test_data_are_read_where_a_folder_says_and_nothing_is_written_there(cwd: Pat
     for settings in ({"paths.data": "secret", "paths.outputs": "/etc"}, {"data.root": "secret"}):
         spoil(cwd, {"data.verify": True, **settings}, config)
         error = attempt(cwd, *command)
-        assert "MNIST is not in secret" in error and "nothing is downloaded there: give paths.data=FOLDER" in error
+        assert "MNIST is not in secret" in error and "saved config: give paths.data=FOLDER" in error
     spoil(cwd, {"data.verify": False, "paths.data": "${oc.env:HOME}"}, config)
     assert run(*command, f"paths.data={data_dir}", cwd=cwd).code == 0
     spoil(cwd, {"data.root": "nowhere"}, config)  # in place of a folder that is not there this project's is used

@@ -66,7 +66,7 @@ def test_a_pixel_moves_the_outputs_wherever_it_is() -> None:
 @pytest.mark.parametrize(("size", "most"), [(28, 4), (32, 5), (4, 2)])
 def test_more_blocks_than_the_image_bears_are_refused(size: int, most: int) -> None:
     assert cnn([2] * most, (1, size, size))(torch.zeros(2, 1, size, size)).shape == (2, 10)
-    message = rf"model\.channels has {most + 1} blocks.* {size}×{size} pixels bear at most {most}$"
+    message = rf"model\.channels has {most + 1} blocks.* {size}×{size} pixels allow at most {most}$"
     with pytest.raises(InputError, match=message):
         cnn([2] * (most + 1), (1, size, size))
 
@@ -172,7 +172,7 @@ def test_patches_that_do_not_fit_the_image_are_refused() -> None:
     assert cnn([2], (1, 6, 9), whiten=5)(torch.zeros(2, 1, 6, 9)).shape == (2, 10)
     with pytest.raises(InputError, match=r"^model\.whiten=7: patches of that side do not fit images of 6×9 pixels$"):
         cnn([2], (1, 6, 9), whiten=7)
-    with pytest.raises(InputError, match=r"1×4 pixels that model\.whiten=6 leaves bear at most 0$"):
+    with pytest.raises(InputError, match=r"1×4 pixels that model\.whiten=6 leaves allow at most 0$"):
         cnn([2], (1, 6, 9), whiten=6)
 
 

@@ -133,5 +133,5 @@ def test_a_resumed_run_has_its_checkpoints_filters(tmp_path: Path) -> None:
 
 def test_data_that_are_not_kept_in_tensors_are_refused(tmp_path: Path) -> None:
     batches: Any = DataLoader([(image, 0) for image in images(4)], batch_size=2)
-    with pytest.raises(InputError, match=r"^model\.whiten takes its filters from a TensorDataModule's training images"):
+    with pytest.raises(InputError, match=r"^model\.whiten needs the training images of a TensorDataModule"):
         quiet_trainer(tmp_path).fit(cnn(), batches)
