@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     with cli.report_job_error():
         refuse_training_settings(HydraConfig.get().overrides.task)
         with disable_gc_for_imports():
-            from src.training.run import evaluate
+            from src.training.evaluate import evaluate
 
         evaluate(cfg)
 

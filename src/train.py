@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
         with disable_gc_for_imports():
             from src.training.run import train
 
-        return train(cfg, cli.get_run_folder())
+        return train(cfg, cli.get_run_folder(), cli.is_in_sweep())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from src.core.errors import InputError
 from src.models.base import SupervisedModule
 from src.storage.files import StorageError
 from src.storage.weights import load_weights, read_checkpoint
-from src.training.checkpoints import AtomicCheckpointIO, RunCheckpoint
+from src.training.checkpointing.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from tests.command_line import history, quick, read_json, train
 from tests.test_resume import assert_the_same_run
 from tests.training import Given, points, quiet_trainer
@@ -38,7 +38,7 @@ def fit(
     **settings: Any,
 ) -> RunCheckpoint:
     checkpoint = RunCheckpoint(folder, monitor, mode, History())
-    trainer = quiet_trainer(folder, callbacks=[checkpoint.history, checkpoint], max_epochs=len(scores), **settings)
+    trainer = quiet_trainer(folder, callbacks=[checkpoint], max_epochs=len(scores), **settings)
     trainer.fit(Scripted(scores), datamodule=Given(points(4), points(4), task="regression"), ckpt_path=ckpt_path)
     return checkpoint
 

@@ -201,8 +201,8 @@ def test_a_run_killed_as_it_begins_to_train_longer_still_does(
     """Its settings are kept, then its status, then the checkpoints are put back one by one."""
     short = train_short("trainer.max_steps=15", cwd=tmp_path).folder
     for place in (
-        "src.training.results.Results.start",
-        "src.training.resume.write_checkpoint",
+        "src.training.recorder.RunRecorder.start",
+        "src.training.checkpointing.resume.write_checkpoint",
         "lightning.Trainer.fit",
     ):
         folder = Path(shutil.copytree(short, short.parent / place))

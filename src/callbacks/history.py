@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from torch import Tensor
 
 from src.callbacks.counting import format_epoch
@@ -18,11 +18,10 @@ Row = dict[str, float]
 SECONDS_BETWEEN_LINES = 1.0  # on the terminal; the log file has a line for each epoch
 
 
-class History(Callback):
-    """Callback that keeps one row of metrics per epoch, in checkpoints and in the log.
+class History:
+    """One row of metrics per epoch, and the time of training; a run's recorder keeps it up to date.
 
-    `RunCheckpoint` calls ``record`` before it saves: Lightning calls checkpoint callbacks last, when all metrics of the
-    epoch are available.
+    The recorder is the callback that Lightning calls last: all metrics of an epoch are available then.
     """
 
     def __init__(self) -> None:
@@ -60,10 +59,12 @@ class History(Callback):
             return self.saved_rows[-1] if self.saved_rows else {}
         return (min if mode == "min" else max)(reversed(candidates), key=lambda row: row[monitor])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self) -> None:
+        """Start the time of training."""
         self.start_time = time.monotonic()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def add_validation(self, trainer: Trainer) -> None:
+        """Keep the metrics of the validation that ends, until the epoch's row is recorded."""
         self.validated_step = trainer.global_step
         metrics = trainer.callback_metrics.items()
         training_names = _find_training_metrics(trainer)
@@ -97,7 +98,8 @@ class History(Callback):
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
         log.log(level, "%s  %s", format_epoch(trainer), numbers)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def stop(self) -> None:
+        """Stop the time of training."""
         self.end_time = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,6 +110,12 @@ class History(Callback):
         self.rows, self.seconds_before = state_dict["rows"], state_dict["seconds"]
         self.compile_seconds = state_dict.get("compile_seconds", 0.0)
         self.saved_count = len(self.rows)
+
+
+def find_history(trainer: Trainer) -> History | None:
+    """Return the history that a trainer's recorder keeps, if there is one."""
+    found = (getattr(callback, "history", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((history for history in found if isinstance(history, History)), None)
 
 
 def _find_training_metrics(trainer: Trainer) -> list[str]:

@@ -74,3 +74,9 @@ def describe_type(hint: Any) -> str:
     if origin is Callable:
         return "a function (a setting cannot name one: wrap it in your own class)"
     return TYPE_NAMES.get(hint) or f"an object of {getattr(hint, '__name__', hint)}"
+
+
+def has_custom_hooks(instance: object, base: type, hooks: Iterable[str]) -> bool:
+    """Return True if an object or its class overrides any of these hooks of a base class."""
+    assigned = vars(instance).keys() & set(hooks)
+    return bool(assigned) or any(getattr(type(instance), hook, None) is not getattr(base, hook, None) for hook in hooks)

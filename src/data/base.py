@@ -240,7 +240,7 @@ class TensorDataModule(LightningDataModule):
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
-        self.chunk_length = 1  # training batches per `training_step`, see src/models/steps.py
+        self.chunk_length = 1  # training batches per `training_step`, see src/models/chunked_steps.py
         self.placement = Placement()
         self.eval_fractions: dict[
             str, float

@@ -14,9 +14,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from src.core.errors import DivergedError, InputError
+from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
-from src.models.steps import run_optimizer_steps
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.tensors import open_verified
 

@@ -23,14 +23,13 @@ from src.callbacks.monitor import (
     resolve_monitor,
     resolve_scheduler_monitor,
 )
-from src.cli.main import is_in_sweep
 from src.core import devices
 from src.core.errors import InputError
 from src.core.hints import get_parameters
 from src.core.names import suggest_name
 from src.data.base import TensorDataModule
 from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
-from src.training.checkpoints import AtomicCheckpointIO
+from src.training.checkpointing.checkpoint import AtomicCheckpointIO
 from src.training.distributed import make_cluster_environment, refuse_forked_processes
 from src.training.validation.abilities import find_arguments, is_sample_figure
 from src.training.validation.config import check_config
@@ -40,7 +39,7 @@ from src.training.validation.refusals import refuse_unsupported
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def prepare_machine(cfg: DictConfig) -> str:
+def prepare_machine(cfg: DictConfig, is_job: bool = False) -> str:
     """Check the settings and the machine, set up the device, and return its kind."""
     refuse_unsupported(cfg)
     check_config(cfg)
@@ -48,7 +47,7 @@ def prepare_machine(cfg: DictConfig) -> str:
     kind = devices.resolve_device_kind(trainer.accelerator)
     processes = devices.resolve_device_count(kind, trainer.devices)
     nodes = trainer.get("num_nodes", 1)
-    if is_in_sweep() and (trainer.strategy != "auto" or processes * nodes > 1):
+    if is_job and (trainer.strategy != "auto" or processes * nodes > 1):
         what = f"strategy={trainer.strategy}" if trainer.strategy != "auto" else f"devices={trainer.devices}"
         raise InputError(
             f"trainer.{what} in a sweep (-m): each of its processes would start the whole sweep "
@@ -251,7 +250,7 @@ def build_plain_trainer(cfg: DictConfig, device_kind: str, folder: Path, **kwarg
         plugins=[AtomicCheckpointIO(), make_cluster_environment(cfg.trainer)],
         default_root_dir=str(folder),
         num_sanity_val_steps=0,
-        enable_model_summary=False,  # `introduce` logs the summary when a run starts
+        enable_model_summary=False,  # `src.training.run` logs the summary when a run starts
         **quiet,
         **kwargs,
     )

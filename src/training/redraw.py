@@ -12,7 +12,7 @@ from src.callbacks.figures.base import FigureCallback
 from src.callbacks.history import History
 from src.callbacks.monitor import resolve_monitor
 from src.loggers.opening import make_run_start
-from src.models.steps import sync_step_counters
+from src.models.chunked_steps import sync_step_counters
 from src.storage.configs import open_config
 from src.storage.schema import read_history
 from src.storage.weights import load_weights, read_checkpoint
@@ -25,9 +25,9 @@ from src.training.build import (
     load_data,
     prepare_machine,
 )
-from src.training.checkpoints import RunCheckpoint, find_checkpoint
-from src.training.restoring import explain_restore_errors
-from src.training.resume import check_parts
+from src.training.checkpointing.checkpoint import RunCheckpoint, find_checkpoint
+from src.training.checkpointing.restore import explain_restore_errors
+from src.training.checkpointing.resume import check_parts
 from src.training.validation.abilities import should_test
 
 
@@ -102,7 +102,7 @@ def _build_finished_trainer(
     figures = [item for item in build_callbacks(cfg, data) if isinstance(item, FigureCallback)]
     checkpoint = RunCheckpoint(folder / "checkpoints", *resolve_monitor(cfg, data), history)
     loggers = build_loggers(cfg, make_run_start(output_dir, None))
-    trainer = build_trainer(cfg, device_kind, output_dir, [*figures, history, checkpoint], loggers)
+    trainer = build_trainer(cfg, device_kind, output_dir, [*figures, checkpoint], loggers)
     last = folder / "checkpoints" / "last.ckpt"
     path = last if last.is_file() else find_checkpoint(folder, None)
     saved = read_checkpoint(path)

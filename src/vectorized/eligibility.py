@@ -22,14 +22,14 @@ from src.callbacks.progress import Progress
 from src.cli.messages import format_error
 from src.cli.names import register_resolvers
 from src.core import devices
+from src.core.hints import has_custom_hooks
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.images import ImageModule
 from src.models.mlp import MLP
-from src.models.steps import CALLBACK_HOOKS, has_custom_hooks
 from src.training.build import build_data, build_model
-from src.training.run import LOADING_HOOKS
+from src.training.chunking import CALLBACK_HOOKS, LOADING_HOOKS
 from src.vectorized.entry import DTYPES
 from src.vectorized.layers import StackedDropout, find_unsupported_layer, stack_networks
 from src.vectorized.schedules import STACKED_OPTIMIZERS

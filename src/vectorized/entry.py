@@ -24,13 +24,12 @@ from src.storage.files import open_atomic, remove_file, require_folders, sync_jo
 from src.storage.records import collect_provenance, is_finished, reserve_folder
 from src.training.build import build_tensor_data, check_batches, prepare_machine
 from src.training.failures import record_failure
-from src.training.results import is_out_of_memory
+from src.training.recorder import is_out_of_memory
 from src.training.validation.config import find_missing_files, find_wrong_settings
 from src.vectorized.batches import StackedBatches
-from src.vectorized.checkpoints import add_optimizer_state, extract_weights, make_checkpoint
-from src.vectorized.events import write_events
 from src.vectorized.job import StackedJob
 from src.vectorized.model import StackedModel
+from src.vectorized.outputs import add_optimizer_state, extract_weights, make_checkpoint, write_events
 from src.vectorized.schedules import Schedule, Schedules
 from src.vectorized.spec import StackJobSpec, StackSpec
 from src.vectorized.trainer import Training
@@ -182,8 +181,8 @@ def _write_job_folders(training: Training, spec: StackSpec, device_kind: str) ->
             write_json(member.folder / "provenance.json", source)
             if any(member.cfg["logger"].values()):
                 write_events(member, type(stack.schedules.distinct[0].optimizer).__name__, len(stack.feed))
-            member.results.write_metrics()
-            outcome = member.failure or member.results.format_outcome()
+            member.recorder.write_metrics()
+            outcome = member.failure or member.recorder.format_outcome()
             _write_job_log(spec, member.folder, f"note: {data.note}\n{outcome}" if data.note else outcome)
 
 
@@ -191,8 +190,8 @@ def _write_best_checkpoints(training: Training) -> None:
     """Write ``best.ckpt`` of each job that has a best epoch; the stack must hold the chosen weights."""
     stack, batches = training.full_stack, len(training.full_stack.feed)
     for index, member in enumerate(training.jobs):
-        if member.checkpoint.best_model_score is not None:
-            epochs = int(member.results.chosen["epoch"])
+        if member.recorder.best_model_score is not None:
+            epochs = int(member.recorder.chosen["epoch"])
             callbacks = member.get_callback_states(epochs)
             found = make_checkpoint(member.model, extract_weights(stack, index), callbacks, epochs, batches)
             _save_checkpoint(found, member, "best")

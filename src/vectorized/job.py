@@ -14,15 +14,14 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from src.callbacks.epoch_seed import EpochSeed
-from src.callbacks.history import History
 from src.callbacks.monitor import infer_mode, resolve_monitor
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
 from src.storage.weights import load_weights
 from src.training.build import select_model_arguments
-from src.training.checkpoints import RunCheckpoint, find_stops
-from src.training.results import Results
+from src.training.checkpointing.checkpoint import HISTORY, find_stops
+from src.training.recorder import RunRecorder
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +46,14 @@ class StackedJob:
         self.model: SupervisedModule = model_class(**settings, **select_model_arguments(cfg, data))
         if cfg["ckpt_path"]:
             load_weights(self.model, cfg["ckpt_path"])
-        self.history = History()
-        self.results = Results(folder, self.history)
+        self.recorder = RunRecorder(folder, is_job=True)
+        self.history = self.recorder.history
         monitor, mode = resolve_monitor(cfg, data)
-        self.checkpoint = RunCheckpoint(folder / "checkpoints", monitor, mode, self.history)
+        self.recorder.select_by(monitor, mode, required=False)
         self.early_stopping_callbacks = [
             _build_early_stopping(each, monitor, mode) for each in cfg["callbacks"].values() if _is_early_stopping(each)
         ]
-        self.results.start(self.model, self.seed, self.checkpoint.monitor, mode)
+        self.recorder.start(self.model, self.seed)
         self.logged_losses: list[tuple[int, float]] = []  # logged losses: step, and mean loss since the previous entry
         self.logged_rates: list[
             tuple[int, list[float]]
@@ -81,10 +80,10 @@ class StackedJob:
         self.logged_rates += rates
         self.epoch_times.append(time.time())
         self.history.saved_count = len(self.history.rows)
-        score = row.get(self.checkpoint.monitor) if self.checkpoint.monitor else None
-        if score is None or not self.checkpoint.is_new_best(score):
+        score = row.get(self.recorder.monitor) if self.recorder.monitor else None
+        if score is None or not self.recorder.is_new_best(score):
             return False
-        self.checkpoint.best_model_score = score
+        self.recorder.best_model_score = score
         return True
 
     @property
@@ -96,7 +95,7 @@ class StackedJob:
                 stop, reason = early._evaluate_stopping_criteria(torch.tensor(row[early.monitor]))
                 if stop:
                     early.stopped_epoch, early.stopping_reason_message = len(self.history.rows) - 1, reason
-                    self.checkpoint.stops = find_stops(self.early_stopping_callbacks)
+                    self.recorder.stops = find_stops(self.early_stopping_callbacks)
         return stop
 
     def get_callback_states(self, rows: int | None = None) -> dict[str, Any]:
@@ -104,11 +103,11 @@ class StackedJob:
         history = {"rows": [dict(row) for row in self.history.rows[:rows]], "seconds": self.history.seconds}
         parts = {
             each.state_key: each.state_dict()
-            for each in (EpochSeed(self.seed), self.checkpoint, *self.early_stopping_callbacks)
+            for each in (EpochSeed(self.seed), self.recorder, *self.early_stopping_callbacks)
         }
         if rows is not None and rows < len(self.history.rows):
-            parts[self.checkpoint.state_key]["stops"] = {}  # training continued after that epoch
-        return {**parts, self.history.state_key: history}
+            parts[self.recorder.state_key]["stops"] = {}  # training continued after that epoch
+        return {**parts, HISTORY: history}
 
     # Saving and resuming
 
@@ -116,8 +115,8 @@ class StackedJob:
         """Return all state that it needs to resume, as plain values and tensors."""
         return {
             "rows": self.history.rows,
-            "best": self.checkpoint.best_model_score,
-            "stops": self.checkpoint.stops,
+            "best": self.recorder.best_model_score,
+            "stops": self.recorder.stops,
             "early": [each.state_dict() for each in self.early_stopping_callbacks],
             "looks": self.logged_losses,
             "rates": self.logged_rates,
@@ -129,8 +128,8 @@ class StackedJob:
     def load_progress(self, progress: dict[str, Any], seconds: float) -> None:
         self.history.rows, self.history.saved_count = progress["rows"], len(progress["rows"])
         self.history.seconds_before = seconds
-        self.checkpoint.best_model_score, self.failure = progress["best"], progress["trouble"]
-        self.schedule, self.checkpoint.stops = progress["schedule"], progress["stops"]
+        self.recorder.best_model_score, self.failure = progress["best"], progress["trouble"]
+        self.schedule, self.recorder.stops = progress["schedule"], progress["stops"]
         for early, state in zip(self.early_stopping_callbacks, progress["early"], strict=True):
             early.load_state_dict(state)
         self.logged_losses, self.logged_rates, self.epoch_times = (
@@ -144,11 +143,11 @@ class StackedJob:
     def add_test_metrics(
         self, loss: float, acc: float | None, confusion: Tensor | None, names: tuple[str, ...]
     ) -> None:
-        """Add the test's metrics, the same as `Results.add_test`."""
-        self.results.test_metrics = {"test/loss": loss}
+        """Add the test's metrics, the same as `RunRecorder.add_test_metrics`."""
+        self.recorder.test_metrics = {"test/loss": loss}
         if acc is not None and confusion is not None:
             values = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
-            self.results.test_metrics |= {"test/acc": acc, "test/acc_per_class": dict(zip(names, values, strict=True))}
+            self.recorder.test_metrics |= {"test/acc": acc, "test/acc_per_class": dict(zip(names, values, strict=True))}
 
     @contextmanager
     def capture_write_errors(self) -> Iterator[None]:
@@ -162,17 +161,17 @@ class StackedJob:
         """Write its metrics so far, after ``seconds`` of training."""
         self.history.seconds_before = seconds
         with self.capture_write_errors():
-            self.results.write_metrics()
+            self.recorder.write_metrics()
 
     def write_final_status(self) -> None:
         """Write its final status, the last of its files."""
         with self.capture_write_errors():
             if self.write_error is not None:
-                self.results.write_status("failed", "error", self.write_error)
+                self.recorder.write_status("failed", "error", self.write_error)
             elif self.failure is not None:
-                self.results.write_status("failed", "diverged", self.failure)
+                self.recorder.write_status("failed", "diverged", self.failure)
             else:
-                self.results.write_status("finished")
+                self.recorder.write_status("finished")
 
 
 def _is_early_stopping(settings: dict[str, Any] | None) -> bool:

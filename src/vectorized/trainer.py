@@ -125,7 +125,7 @@ class Training:
     def select_chosen_weights(self) -> State:
         """Return each job's chosen weights: the best, or the last if no metric selects."""
         state = {name: self.last[name].clone() for name in self.best}
-        selected = [index for index, member in enumerate(self.jobs) if member.checkpoint.best_model_score is not None]
+        selected = [index for index, member in enumerate(self.jobs) if member.recorder.best_model_score is not None]
         copy_rows(state, selected, self.best, selected)
         return state
 

@@ -17,7 +17,7 @@ from src.callbacks.history import History
 from src.core.colours import TRAIN
 from src.data.base import Samples
 from src.models.base import SupervisedModule
-from src.training.checkpoints import RunCheckpoint
+from src.training.checkpointing.checkpoint import RunCheckpoint
 from tests.training import FIXED, Given, quiet_trainer
 
 CURVE = Samples(torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([1.0, 0.5, 2.0]))
@@ -181,7 +181,7 @@ def test_the_cost_is_the_loss_of_all_samples_together() -> None:
 
 def fitted(task: str, samples: Samples, folder: Path, net: nn.Module) -> History:
     history = History()
-    callbacks = [CostAndAccuracy(), history, RunCheckpoint(folder / "checkpoints", None, "max", history)]
+    callbacks = [CostAndAccuracy(), RunCheckpoint(folder / "checkpoints", None, "max", history)]
     trainer = quiet_trainer(folder, max_epochs=3, callbacks=callbacks)
     trainer.fit(Made(task, net), datamodule=data_of(samples, task))
     return history

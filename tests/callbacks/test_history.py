@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History, Row
 from src.models.mlp import MLP
-from src.training.checkpoints import RunCheckpoint
+from src.training.checkpointing.checkpoint import RunCheckpoint
 from tests.training import SGD, Given, points, quiet_trainer
 
 ROWS = [{"epoch": epoch, "val/acc": acc} for epoch, acc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.2))]
@@ -80,7 +80,7 @@ class OtherValue(Callback):
 def rows_of(epochs: int, folder: Path, **settings: Any) -> list[Row]:
     """The history of a run."""
     history = History()
-    callbacks = [OtherValue(), history, RunCheckpoint(folder / "checkpoints", None, "max", history)]
+    callbacks = [OtherValue(), RunCheckpoint(folder / "checkpoints", None, "max", history)]
     model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=2, task="multiclass", optimizer=SGD)
     data = Given(points(8, classes=2), points(4, classes=2), class_names=("a", "b"))
     quiet_trainer(folder, callbacks=callbacks, max_epochs=epochs, **settings).fit(model, datamodule=data)
@@ -101,12 +101,12 @@ def test_an_epoch_without_validation_has_no_validation_metrics(tmp_path: Path) -
 def test_seconds_are_those_of_training_in_all_of_the_runs_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 107.0, 130.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    history, trainer, module = History(), Trainer(logger=False, accelerator="cpu"), LightningModule()
+    history = History()
     history.load_state_dict({"rows": [], "seconds": 30.0})
     assert history.seconds == 30.0
-    history.on_train_start(trainer, module)  # at 100
+    history.start()  # at 100
     assert history.seconds == 37.0  # asked at 107
-    history.on_train_end(trainer, module)  # at 130
+    history.stop()  # at 130
     assert history.seconds == 60.0
 
 

@@ -18,7 +18,7 @@ from src.callbacks.figures.training_images import ImageSamples as SamplesShown
 from src.callbacks.history import History
 from src.data.base import Samples
 from src.models.mlp import MLP
-from src.training.checkpoints import RunCheckpoint
+from src.training.checkpointing.checkpoint import RunCheckpoint
 from tests.training import FIXED, Given, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")
@@ -115,7 +115,7 @@ def test_curves_are_the_historys_and_mark_the_epoch_kept(
     monitor: str | None, kept: int | None, drawn: list[Figure], tmp_path: Path
 ) -> None:
     history = History()
-    callbacks = [Curves(), history, RunCheckpoint(tmp_path / "checkpoints", monitor, "max", history)]
+    callbacks = [Curves(), RunCheckpoint(tmp_path / "checkpoints", monitor, "max", history)]
     model = Scored([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
     trainer = quiet_trainer(tmp_path, max_epochs=4, callbacks=callbacks)
@@ -152,7 +152,7 @@ class OtherMetrics(LightningModule):
 
 def test_where_neither_loss_nor_accuracy_is_logged_there_are_no_curves(drawn: list[Figure], tmp_path: Path) -> None:
     history = History()
-    callbacks = [Curves(), history, RunCheckpoint(tmp_path / "checkpoints", None, "max", history)]
+    callbacks = [Curves(), RunCheckpoint(tmp_path / "checkpoints", None, "max", history)]
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
     trainer = quiet_trainer(tmp_path, callbacks=callbacks)
     trainer.fit(OtherMetrics(), datamodule=Given(samples, samples, class_names=NAMES))

@@ -22,7 +22,7 @@ from src.sweeps.search.study import STATES, Study
 from src.sweeps.store.folders import is_sweep_folder
 from src.sweeps.store.jobs import Job, JobRegistry
 from src.sweeps.store.leaderboard import write_results
-from src.training.resume import plan_resume, read_resume_checkpoint
+from src.training.checkpointing.resume import plan_resume, read_resume_checkpoint
 from tests.chaos.crash import Crash, State
 from tests.chaos.stage import Planner
 
@@ -118,7 +118,9 @@ def _check_run(folder: Path, crash: Crash) -> str | None:
     """Return what is wrong with how a run would go on from its folder."""
     cfg = _open_config(folder, resume=str(folder))
     try:
-        with mock.patch("src.training.resume.read_config", _open_config):  # for each start by itself it is quick enough
+        with mock.patch(
+            "src.training.checkpointing.resume.read_config", _open_config
+        ):  # for each start by itself it is quick enough
             past = read_resume_checkpoint(cfg, folder)
     except InputError as error:
         return f"refused: {error}"

@@ -119,7 +119,7 @@ def test_each_slot_takes_only_classes_of_its_kind(slot: str, cwd: Path) -> None:
 
 WRITES = {
     "callbacks.more": "lightning.pytorch.callbacks.ModelCheckpoint",
-    "callbacks.again": "src.training.checkpoints.RunCheckpoint",
+    "callbacks.again": "src.training.checkpointing.checkpoint.RunCheckpoint",
     "callbacks.serve": "lightning.pytorch.serve.ServableModuleValidator",
     "logger.more": "lightning.pytorch.loggers.WandbLogger",
 }

@@ -113,7 +113,8 @@ def test_a_damaged_file_is_told_and_the_rest_is_shown(content: str, tmp_path: Pa
 
 def test_a_report_needs_no_optuna(tmp_path: Path) -> None:
     folder = searched(tmp_path / "one", VALUES)
-    code = "import sys; sys.modules['optuna'] = None; from pathlib import Path; from src.sweeps.report.write import write_report as report; "
-    done = subprocess.run([sys.executable, "-c", f"{code}report([Path({str(folder)!r})])"], cwd=ROOT, check=False)
+    code = "import sys; sys.modules['optuna'] = None; from pathlib import Path; "
+    code += f"from src.sweeps.report.write import write_report; write_report([Path({str(folder)!r})])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert done.returncode == 0
     assert "search" in Page(folder / "report.html").sections

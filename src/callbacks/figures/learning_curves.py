@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.callbacks.figures.base import FigureCallback, get_data_module, limit_axis, set_integer_ticks, set_percent_ticks
-from src.callbacks.history import History, Row
+from src.callbacks.history import Row, find_history
 from src.core.colours import TRAIN, VALIDATION
 
 STAGES = {"train": ("training", TRAIN), "val": ("validation", VALIDATION)}
@@ -25,7 +25,7 @@ class Curves(FigureCallback):
     needs_samples = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]
+        history = find_history(trainer)
         if history is not None and _find_measured_metrics(history.rows):
             best = getattr(trainer.checkpoint_callback, "monitor", None)
             mode = getattr(trainer.checkpoint_callback, "mode", "min")
@@ -71,7 +71,7 @@ class CostAndAccuracy(FigureCallback):
     needs_samples = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        history = next((callback for callback in trainer.callbacks if isinstance(callback, History)), None)  # type: ignore[attr-defined]
+        history = find_history(trainer)
         train_set = getattr(get_data_module(trainer), "train_set", None)
         if history is None or train_set is None:
             return

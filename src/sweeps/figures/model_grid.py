@@ -26,7 +26,7 @@ from src.storage.weights import load_weights
 from src.sweeps.figures.base import SweepFigure
 from src.sweeps.store.runs import Run
 from src.training.build import build_model, build_tensor_data
-from src.training.checkpoints import find_checkpoint
+from src.training.checkpointing.checkpoint import find_checkpoint
 
 MAX_TITLE_WIDTH = 36  # characters per line of a plot's title
 

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from src.core.devices import is_main_process
 from src.core.errors import InputError
+from src.core.hints import has_custom_hooks
 from src.data.base import Samples, TensorDataModule, count_fraction
-from src.models.steps import has_custom_hooks
 
 
 def limit_samples(trainer: Trainer, data: Any) -> None:

@@ -19,13 +19,20 @@ from src.callbacks.monitor import describe_unmeasured, format_metric_name
 from src.core.devices import is_main_process
 from src.core.errors import InputError
 from src.storage.weights import read_checkpoint, write_checkpoint
-from src.training.measured import Weights, copy_weights, find_weight_changers, has_equal_weights, refuse_changed_weights
+from src.training.checkpointing.weight_changes import (
+    Weights,
+    copy_weights,
+    find_weight_changers,
+    has_equal_weights,
+    refuse_changed_weights,
+)
 
 log = logging.getLogger(__name__)
 # Key in the checkpoint of an unfinished epoch: the content of the checkpoint that it replaced.
 WHOLE_EPOCH = "whole_epoch"
 # Key in a checkpoint: the metrics at the end of the epoch that learning rate schedules depend on.
 SCHEDULE_METRICS = "watched"
+HISTORY = "History"  # the key of the history among the callbacks' states
 UNKNOWN_CALLBACK = "a callback"  # stands for an unknown callback that stopped training
 Stops = dict[str, float | None]
 
@@ -69,7 +76,7 @@ class RunCheckpoint(Checkpoint):
         folder: the folder for the checkpoints.
         monitor, mode: the metric that selects the best epoch and its direction ("min" or "max"); ``None`` as a
             monitor keeps the last.
-        history: the history that records an epoch's metrics before they are saved.
+        history: the metrics of each epoch, recorded before they are saved.
         required: True if the user named the metric: then it is an error if it is not measured.
 
     Attributes:
@@ -88,6 +95,10 @@ class RunCheckpoint(Checkpoint):
         self._saved_weights: Weights = {}  # the weights of the last checkpoint
 
     @property
+    def state_key(self) -> str:
+        return "RunCheckpoint"
+
+    @property
     def best_model_path(self) -> str:
         """The path of the chosen weights: the best, or the last if no metric selects."""
         return str(self.folder / ("last.ckpt" if self.best_model_score is None else "best.ckpt"))
@@ -98,6 +109,12 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_weights = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.history.start()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.history.add_validation(trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if args[1] == 0:  # callbacks that change weights for the validation have run by now
@@ -152,6 +169,7 @@ class RunCheckpoint(Checkpoint):
         self._replaced_content = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.history.stop()
         if self.best_model_score is None and any(self.monitor in row for row in self.history.rows):
             log.warning(
                 "%s was NaN in each epoch, so it has chosen none: the last one's weights are kept", self.monitor
@@ -179,11 +197,13 @@ class RunCheckpoint(Checkpoint):
             for config in trainer.lr_scheduler_configs
             if config.monitor in trainer.callback_metrics
         }
+        checkpoint["callbacks"][HISTORY] = self.history.state_dict()
         if self.cut_short:
             checkpoint[WHOLE_EPOCH] = self._replaced_content
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.cut_short = WHOLE_EPOCH in checkpoint
+        self.history.load_state_dict(checkpoint["callbacks"][HISTORY])
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_model_score": self.best_model_score, "stops": self.stops}

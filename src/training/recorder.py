@@ -1,4 +1,4 @@
-"""Write a run's results and status to its folder, however it ends, and format its final message."""
+"""Record a run: its results, status and checkpoints, however it ends, and its final message."""
 
 import logging
 import re
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn.parameter import is_lazy
 
 from src.callbacks.history import History
 from src.callbacks.monitor import format_metric_name
-from src.cli.main import is_in_sweep
 from src.cli.messages import find_input_error
 from src.cli.undo import keep_created
 from src.core.commands import format_command, format_restart_command, format_tensorboard_command
@@ -26,6 +25,7 @@ from src.loggers.events import find_event_files, write_pending_events
 from src.models.base import SupervisedModule
 from src.storage.files import write_csv, write_json
 from src.storage.records import DAMAGED, format_metrics, read_status
+from src.training.checkpointing.checkpoint import RunCheckpoint
 from src.training.validation.limits import refuse_interval
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,11 @@ NONDETERMINISTIC_MESSAGE = r"^(\S+) does not have a deterministic implementation
 OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
-class Results(Callback):
-    """Callback that keeps a run's ``status.json``, ``metrics.json`` and ``history.csv`` up to date.
+class RunRecorder(RunCheckpoint):
+    """The callback that records a run: its checkpoints, ``metrics.json``, ``history.csv`` and ``status.json``.
 
-    The files are updated after each validation. ``metrics.json`` has the metrics of the chosen epoch (the best by the
+    It is the only one that writes them, in one order: an epoch's metrics are read, its checkpoints saved, and only then
+    the other files, after each validation. ``metrics.json`` has the metrics of the chosen epoch (the best by the
     monitored metric; the last without a validation set), ``monitor`` and its ``mode``, ``best``, ``best_epoch``,
     ``epochs`` trained, ``seconds`` of training (with ``compile`` also its part, ``compile_seconds``), the number of
     ``parameters``, the ``seed``, and after the test its metrics and ``test/acc_per_class``.
@@ -45,24 +46,27 @@ class Results(Callback):
 
     Args:
         folder: the run's folder.
-        history: the recorded metrics of each epoch.
+        is_job: True for a job of a sweep, whose launcher tells the user how to resume it.
     """
 
-    def __init__(self, folder: Path, history: History) -> None:
-        self.folder, self.history = folder, history
+    def __init__(self, folder: Path, is_job: bool = False) -> None:
+        super().__init__(folder / "checkpoints", None, "min", History())
+        self.run_folder, self.is_job = folder, is_job
         self.trust = ""  # option that a command needs to open the run again
         self.resume_arguments: list[str] = []  # settings that a command must give to resume the run
-        self.closed_reason = ""  # the reason if no command can open the run
         self.is_started = False
-        self.monitor: str | None = None
-        self.mode = "min"
         self.parameters = self.seed = 0
         self.test_metrics: dict[str, Any] = {}
 
-    def start(self, model: LightningModule, seed: int, monitor: str | None, mode: str) -> None:
-        """Start the run: the best epoch by ``monitor`` and ``mode`` is chosen; without a monitor, the last one."""
+    def select_by(self, monitor: str | None, mode: str, required: bool) -> None:
+        """Choose the best epoch by a metric; see `RunCheckpoint`."""
+        self.monitor = None if monitor is None else format_metric_name(monitor)
+        self.mode, self.is_required = mode, required
+
+    def start(self, model: LightningModule, seed: int) -> None:
+        """Start the run: from here on its files may change."""
         self.is_started = True
-        self.seed, self.monitor, self.mode = seed, monitor, mode
+        self.seed = seed
         self.parameters = _count_parameters(model)
         self.write_status("running")
 
@@ -95,14 +99,15 @@ class Results(Callback):
 
     def write_metrics(self) -> None:
         if is_main_process() and self.history.saved_rows:  # before the first epoch, keep the files of an earlier start
-            write_json(self.folder / "metrics.json", self.collect_metrics())
-            write_csv(self.folder / "history.csv", self.history.saved_rows)
+            write_json(self.run_folder / "metrics.json", self.collect_metrics())
+            write_csv(self.run_folder / "history.csv", self.history.saved_rows)
 
     def write_status(self, status: str, reason: str | None = None, message: str | None = None) -> None:
         if is_main_process():
-            write_json(self.folder / "status.json", {"status": status, "reason": reason, "message": message})
+            write_json(self.run_folder / "status.json", {"status": status, "reason": reason, "message": message})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         refuse_interval(trainer)
         self.parameters = _count_parameters(pl_module)  # again: some models create them late
         keep_created()  # Lightning and PyTorch have checked everything that they may refuse
@@ -111,12 +116,28 @@ class Results(Callback):
         self.parameters = _count_parameters(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
-            self.write_metrics()  # the metrics of the previous epoch: its checkpoint is written by now
-            write_pending_events(trainer)
+            write_pending_events(trainer)  # Lightning logs the previous epoch's metrics after all callbacks
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        saved = self.history.saved_count
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.history.saved_count > saved:
+            self.write_metrics()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         write_pending_events(trainer)
+
+    def finish_training(self, data: LightningDataModule) -> None:
+        """Write the metrics of training; refuse data without any batch, which Lightning skips silently.
+
+        Raises:
+            InputError: if no epoch was trained; the message names the data module.
+        """
+        if not self.history.rows:
+            raise InputError(f"{type(data).__name__} gives no batch: there is nothing to train on")
+        self.write_metrics()
 
     def add_test_metrics(
         self, model: LightningModule, data: LightningDataModule, test_results: Sequence[Mapping[str, float]]
@@ -152,7 +173,7 @@ class Results(Callback):
             known = find_input_error(error)
             if isinstance(known, StorageError):
                 known = known.with_advice(
-                    self.stored_epochs_message, "" if is_in_sweep() else f"go on with: {self.format_rerun_command()}"
+                    self.stored_epochs_message, "" if self.is_job else f"go on with: {self.format_rerun_command()}"
                 )
                 self.record_stop("failed", known.reason, str(known))
                 raise known from error
@@ -168,8 +189,8 @@ class Results(Callback):
 
         A resumed run that failed before it started again keeps its earlier files.
         """
-        before = read_status(self.folder)["status"]
-        if self.folder.is_dir() and (self.is_started or before in ("waiting", DAMAGED)):
+        before = read_status(self.run_folder)["status"]
+        if self.run_folder.is_dir() and (self.is_started or before in ("waiting", DAMAGED)):
             # A storage error here must not hide the error that stopped the run, often one of the same disk.
             with suppress(StorageError):
                 self.write_metrics()
@@ -189,7 +210,7 @@ class Results(Callback):
         """A message: the epochs that are safely stored although the disk can no longer be written."""
         if epochs := len(self.history.saved_rows):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
-        kept = (self.folder / "checkpoints" / "last.ckpt").is_file()
+        kept = (self.folder / "last.ckpt").is_file()
         return "the epochs before are kept" if kept else "no epoch is kept yet"
 
     def format_rerun_command(self) -> str:
@@ -206,7 +227,7 @@ class Results(Callback):
 
     def get_relative_folder(self) -> Path:
         """Return the folder relative to the working directory if it lies in it, otherwise absolute."""
-        folder, here = self.folder.absolute(), Path.cwd()
+        folder, here = self.run_folder.absolute(), Path.cwd()
         return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
     def format_outcome(self) -> str:
@@ -221,11 +242,12 @@ class Results(Callback):
         which = "best" if self.best is not None else "last"
         return f"{which} epoch {self.chosen.get('epoch', 0):g}{text} ({self.history.seconds:.1f} s)"
 
-    def format_final_message(self, extension: str | None) -> str:
+    def format_final_message(self, extension: str | None, closed_reason: str = "") -> str:
         """Return the final message: results, folder, and the commands for the next steps.
 
         Args:
             extension: the settings that train the run longer; ``None`` if there are none.
+            closed_reason: the reason if no command can open the run.
         """
         folder = self.get_relative_folder()
         logdir = folder.parent.parent if folder.parent.name == "runs" else folder.parent
@@ -234,10 +256,10 @@ class Results(Callback):
             "",
             self.format_outcome(),
             f"  all of it:    {folder}  (metrics.json, figures/, checkpoints/)",
-            *([tensorboard] if find_event_files(self.folder) else []),
+            *([tensorboard] if find_event_files(self.run_folder) else []),
         ]
-        if self.closed_reason:
-            return "\n".join([*lines, f"  no command evaluates it or trains it longer: {self.closed_reason}"])
+        if closed_reason:
+            return "\n".join([*lines, f"  no command evaluates it or trains it longer: {closed_reason}"])
         lines.append(f"  evaluate it:  {format_command('src.eval', [f'run={folder}'])}{self.trust}")
         return "\n".join(
             [*lines, f"  train longer: {self.format_resume_command()} {extension}"] if extension else lines

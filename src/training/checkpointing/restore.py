@@ -9,9 +9,9 @@ from lightning import Trainer
 from lightning.pytorch.loops.loop import _Loop
 
 from src.core.errors import InputError
-from src.models.steps import sync_step_counters
-from src.training.checkpoints import SCHEDULE_METRICS, AtomicCheckpointIO
-from src.training.resume import ResumeCheckpoint
+from src.models.chunked_steps import sync_step_counters
+from src.training.checkpointing.checkpoint import SCHEDULE_METRICS, AtomicCheckpointIO
+from src.training.checkpointing.resume import ResumeCheckpoint
 
 
 def resume_trainer(trainer: Trainer, checkpoint: ResumeCheckpoint) -> None:

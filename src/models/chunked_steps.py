@@ -5,102 +5,20 @@ them. `make bench` compares their time with a bare loop's.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ProgressBar
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from src.core.devices import get_small_step
 from src.core.errors import InputError
 from src.data.base import Chunk, Samples
 from src.models.graphs import GraphStep, can_record
-from src.optimizers.settings import has_total_steps
 
-# Hooks that Lightning would call for each single step, and that a chunk does not call.
-CALLBACK_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
-MODULE_HOOKS = (
-    *CALLBACK_HOOKS,
-    "backward",
-    "configure_callbacks",
-    "configure_gradient_clipping",
-    "lr_scheduler_step",
-    "on_before_batch_transfer",
-    "optimizer_step",
-    "optimizer_zero_grad",
-    "toggle_optimizer",
-)
 GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
-LOGS_PER_CHUNK = 4  # times that losses are logged per chunk
-SIZE_REASON = "their size, compared with which Lightning's overhead is small"
-SUPERVISED_HOOKS = ("training_step", "configure_optimizers", "build_scheduler")  # of `SupervisedModule`
-CHUNK_SAFE_CALLBACKS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
-
-
-def find_chunking_blocker(trainer: Any, model: Any, base_class: type, operations: int) -> str | None:
-    """Return the reason why steps cannot be taken in chunks, as text; ``None`` if they can.
-
-    Args:
-        trainer: the trainer, with its callbacks and limits.
-        model: an instance of ``base_class`` or of a subclass.
-        base_class: the class whose hooks work with chunks.
-        operations: floating-point operations of one forward pass of a batch; 0: unknown.
-    """
-    schedule = model.scheduler_settings or {}
-    reasons = {
-        SIZE_REASON: not 0 < operations < get_small_step(trainer.strategy.root_device.type),
-        "several processes": trainer.world_size > 1,
-        f"precision {trainer.precision}": trainer.precision != "32-true",
-        "gradient accumulation": trainer.accumulate_grad_batches != 1,
-        "gradient clipping": trainer.gradient_clip_val is not None,
-        "a number of steps or batches": _has_batch_limits(trainer),
-        "a profiler": not isinstance(trainer.profiler, PassThroughProfiler),
-        "the loss of each step": trainer.log_every_n_steps < 2,
-        "a schedule of the learning rate step by step": schedule.get("interval") == "step",
-        "a schedule made for a number of steps": has_total_steps(schedule),
-        "a schedule that watches a metric": bool(schedule.get("monitor")),
-        type(model).__name__: has_custom_hooks(model, LightningModule, MODULE_HOOKS)
-        or has_custom_hooks(model, base_class, SUPERVISED_HOOKS),
-    }
-    for callback in trainer.callbacks:
-        reasons[type(callback).__name__] = _has_step_hooks(callback)
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _has_batch_limits(trainer: Any) -> bool:
-    """Return True if a limit or an interval is a number of steps or batches, or a fraction of them."""
-    limits = (trainer.limit_train_batches, trainer.val_check_interval)
-    unlimited = all(isinstance(limit, float) and limit == 1.0 for limit in limits)  # the int 1 is one batch
-    return not unlimited or trainer.max_steps != -1 or bool(trainer.min_steps) or bool(trainer.overfit_batches)
-
-
-def _has_step_hooks(callback: Callback) -> bool:
-    """Return True if a callback acts at each step, or is one of Lightning's that may change the steps."""
-    if getattr(callback, "takes_chunks", False):
-        return False
-    base = next(parent for parent in type(callback).__mro__ if parent.__module__.startswith("lightning."))
-    unknown = base not in (Callback, Checkpoint) and not issubclass(base, CHUNK_SAFE_CALLBACKS)
-    every_step = getattr(callback, "logging_interval", None) == "step"
-    return unknown or every_step or has_custom_hooks(callback, base, CALLBACK_HOOKS)
-
-
-def has_custom_hooks(instance: object, base: type, hooks: Iterable[str]) -> bool:
-    """Return True if an object or its class overrides any of these hooks of a base class."""
-    assigned = vars(instance).keys() & set(hooks)
-    return bool(assigned) or any(getattr(type(instance), hook, None) is not getattr(base, hook, None) for hook in hooks)
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from src.storage.files import remove_file, remove_partial_files, require_folders
 from src.storage.records import is_finished
 from src.storage.tensors import open_verified
 from src.storage.weights import check_fit, read_checkpoint, write_checkpoint
-from src.training.checkpoints import WHOLE_EPOCH
-from src.training.ends import (
+from src.training.checkpointing.checkpoint import WHOLE_EPOCH
+from src.training.checkpointing.limits import (
     MAX_EPOCHS,
     MAX_STEPS,
     RunProgress,
@@ -138,7 +138,7 @@ def read_resume_checkpoint(cfg: DictConfig, folder: Path) -> ResumeCheckpoint | 
 def _check_run_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint that no run of this project wrote, or that lacks what resuming needs.
 
-    The remaining content is checked when it is restored, see `src.training.restoring`.
+    The remaining content is checked when it is restored, see `src.training.checkpointing.restore`.
 
     Raises:
         InputError: naming the missing or wrong part.

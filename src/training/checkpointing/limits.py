@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig, OmegaConf
 
 from src.optimizers.settings import has_total_steps as is_schedule_planned
-from src.training.checkpoints import Stops, select_active_stops
+from src.training.checkpointing.checkpoint import Stops, select_active_stops
 
 MAX_EPOCHS, MAX_STEPS, MAX_TIME = "trainer.max_epochs", "trainer.max_steps", "trainer.max_time"
 

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: written while it trains, and resumed from."""

@@ -1,0 +1,79 @@
+"""Evaluate a run from its folder."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from omegaconf import DictConfig, OmegaConf
+
+from src.callbacks.monitor import explain_no_validation, format_metric_name, has_validation
+from src.cli.evaluation import refuse_limits
+from src.core.errors import InputError
+from src.core.places import expand_home, resolve_data_dir
+from src.storage.configs import open_config
+from src.storage.files import write_json
+from src.storage.records import format_metrics
+from src.storage.trust import read_packages
+from src.storage.weights import load_weights
+from src.training.build import build_data, build_model, build_plain_trainer, prepare_machine
+from src.training.checkpointing.checkpoint import find_checkpoint
+from src.training.recorder import explain_memory_errors
+from src.training.validation.abilities import can_test
+from src.training.validation.config import find_wrong_settings
+from src.training.validation.limits import limit_samples
+
+log = logging.getLogger(__name__)
+# An evaluation takes these trainer settings from the run unless it is given its own.
+RUN_TRAINER_SETTINGS = ("precision", "limit_val_batches", "limit_test_batches")
+
+
+@explain_memory_errors()
+def evaluate(cfg: DictConfig) -> dict[str, float]:
+    """Evaluate a run on one split; log the metrics and write them to the run's folder."""
+    resolve_data_dir()
+    expand_home(cfg)
+    kind = prepare_machine(cfg)
+    folder = Path(cfg.run)
+    given = ["paths.data"] if cfg.paths.data else []
+    run = open_config(folder, read_packages(cfg.trust), given)
+    run.paths.data = cfg.paths.data or run.paths.data
+    settings: Any = OmegaConf.to_container(run, resolve=True)
+    if wrong := find_wrong_settings(settings):
+        raise InputError(f"{folder}: {'; '.join(wrong)}")
+    data = build_data(run)
+    _check_split(run, data, folder, cfg.split)
+    own = {"precision": "32-true", **run.trainer}
+    refuse_limits(cfg)
+    if overfit := own.get("overfit_batches"):  # it also limits the validation
+        own["limit_val_batches"] = overfit
+    for name in RUN_TRAINER_SETTINGS:
+        if cfg.trainer[name] is None:
+            cfg.trainer[name] = own.get(name) or 1.0  # 0 (the run skipped its test): use all batches
+    model = build_model(run, data, kind)
+    path = find_checkpoint(folder, cfg.checkpoint)
+    epoch = load_weights(model, path).get("epoch")
+    trainer = build_plain_trainer(cfg, kind, folder)
+    limit_samples(trainer, data)
+    loop = trainer.validate if cfg.split == "val" else trainer.test
+    measured = loop(model, datamodule=data, verbose=False)
+    metrics = {format_metric_name(name, cfg.split): value for part in measured for name, value in part.items()}
+    epoch = epoch + 1 if isinstance(epoch, int) else 0  # a file that holds only weights does not contain the epoch
+    if trainer.is_global_zero:
+        log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, format_metrics(metrics))
+        write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
+    return metrics
+
+
+def _check_split(run: DictConfig, data: LightningDataModule, folder: Path, split: str) -> None:
+    """Refuse to evaluate a run on a split that it does not have.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    if split == "val" and not has_validation(run, data):
+        raise InputError(
+            f"{folder} was trained without validation ({explain_no_validation(run, data)}): use split=test"
+        )
+    if split == "test" and not can_test(run, data):
+        raise InputError(f"{folder} has no test: its model has no test_step, or its data no test_dataloader")
