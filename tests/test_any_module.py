@@ -234,7 +234,7 @@ def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(proje
 
 def test_a_metric_that_is_never_a_number_is_told_to_choose_nothing(project: Path) -> None:
     outcome = quick(*mine(project, "lost", "points"), TWO, cwd=project)
-    assert "val/loss was NaN in each epoch, so it has chosen none: the last one's weights are kept" in outcome.out
+    assert "val/loss was NaN in every epoch, so the last epoch's weights are kept, not the best ones" in outcome.out
     assert outcome.metrics["best_epoch"] == 2
 
 

@@ -268,7 +268,7 @@ def test_a_name_that_is_taken_is_refused_and_the_earlier_run_stays_as_it_is(trai
 def test_outputs_that_cannot_be_written_are_told(mode: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run("src.train", *mode, "paths.outputs=file/outputs", cwd=tmp_path).error
-    told(error, "file/outputs", "cannot be made", "paths.outputs=")
+    told(error, "file/outputs", "cannot be created", "paths.outputs=")
 
 
 # Training that goes wrong

@@ -94,7 +94,7 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
         (tmp_path / "0" / "metrics.json").unlink()
         DrawFigures(pictures).on_multirun_end(config)
     first, second, third = caplog.messages
-    told = "picture a: src.sweeps.nothing.Here cannot be made (ImportError: Error loading"
+    told = "picture a: src.sweeps.nothing.Here cannot be created (ImportError: Error loading"
     assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: {told}")
     assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: none of the 1 runs has the metric")
     assert (

@@ -49,7 +49,7 @@ def test_a_compiled_run_goes_on_exactly_and_adds_up_the_time(tmp_path: Path) -> 
     assert same(weights(straight), weights(parted)) and history(straight) == history(parted)
     assert read_json(parted / "metrics.json")["compile_seconds"] > before
     changed = run("src.train", f"resume={parted}", "trainer.max_epochs=4", "compile=null", cwd=tmp_path)
-    assert changed.error.startswith("error: resume: compile was default when the run began and cannot become null")
+    assert changed.error.startswith("error: resume: compile was default when the run started and cannot change to null")
 
 
 def test_without_a_compiler_the_run_ends_in_one_line(tmp_path: Path) -> None:

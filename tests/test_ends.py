@@ -234,7 +234,7 @@ def test_a_run_resumed_with_a_number_of_steps_counts_each_epoch_once(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["trainer.max_steps=15", "scheduler=cosine"], "the learning rate's schedule was made for its number of steps"),
+        (["trainer.max_steps=15", "scheduler=cosine"], "the learning rate schedule was made for its number of steps"),
         ([StopIn.SETTING], "by a callback"),
         ([EARLY[:-1] + ",stopping_threshold:0.0}"], "by EarlyStopping"),
     ],

@@ -170,7 +170,10 @@ class OwnFinder(callbacks.LearningRateFinder):
         (own("EMAWeightAveraging, decay: 2"), "does not take these settings: Invalid decay value 2"),
         (own("DeviceStatsMonitor, cpu_stats: false"), "DeviceStatsMonitor has nowhere to log; choose logger="),
         (own(f"WeightAveraging}}, two: {{_target_: {LIGHTNING}.EMAWeightAveraging"), "leave one out: ~callbacks.own"),
-        (f"+callbacks.own._target_={__name__}.Faulty", "Faulty cannot be made (ZeroDivisionError: division by zero); "),
+        (
+            f"+callbacks.own._target_={__name__}.Faulty",
+            "Faulty cannot be created (ZeroDivisionError: division by zero); ",
+        ),
         (f"+callbacks.own._target_={__name__}.Late", "a callback set trainer.accumulate_grad_batches to 2 while steps"),
     ],
 )

@@ -88,7 +88,7 @@ def make_run_folder(folder: Path, write: Callable[[], Any], setting: str) -> Non
         raise InputError(f"{folder} already exists: {how}") from None
     except (OSError, StorageError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        fault = to_storage_error(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
+        fault = to_storage_error(folder, cause, "created") if isinstance(cause, OSError) else StorageError(str(error))
         how = f"choose another {setting}=…{' or paths.outputs=…' if setting == 'name' else ''}"
         raise InputError(f"{fault}: {fault.remedy}, or {how}") from error
 

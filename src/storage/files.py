@@ -202,7 +202,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise to_storage_error(path, error, "made") from error
+        raise to_storage_error(path, error, "created") from error
     _report(Operation("mkdir", path))
     if _pending is None:
         _sync_folder(path.parent)

@@ -123,7 +123,7 @@ def test_the_next_start_says_what_is_there_and_ends_with_a_list_of_what_failed(s
     assert "(diverged): " in told[4]
     assert "(error): its process ended with status 7 and without a word" in told[16]
     assert "(killed): by signal SIGKILL" in told[20]
-    assert second.err.strip().startswith("error: 4 failed of 24 jobs; go on with: python -m src.train -m ")
+    assert second.err.strip().startswith("error: 4 failed of 24 jobs; resume with: python -m src.train -m ")
     assert "Traceback" not in second.text
 
 
@@ -204,7 +204,7 @@ def test_an_interrupted_sweep_stops_its_jobs_and_goes_on_to_the_same_results(
         outcome = assert_nothing_is_left(parent, jobs_of(tmp_path, name))
     assert outcome.code == code, outcome.text
     assert "Traceback" not in outcome.text
-    assert f"4 unfinished of 4 jobs; go on with: python -m src.train -m {' '.join(BARE)}" in outcome.out
+    assert f"4 unfinished of 4 jobs; resume with: python -m src.train -m {' '.join(BARE)}" in outcome.out
     assert statuses(tmp_path, name) == ["interrupted", "interrupted", "waiting", "waiting"]
     assert [row["status"] for row in rows(tmp_path, name)] == statuses(tmp_path, name)
 

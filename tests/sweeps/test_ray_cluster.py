@@ -208,7 +208,7 @@ def test_a_job_on_ray_that_raises_exits_or_is_killed_has_failed_alone(lost: Lost
         ("failed", "killed"),
     ]
     assert lost.first.code == 1
-    assert lost.first.err.startswith("error: 3 failed of 6 jobs; go on with: python -m src.train -m ")
+    assert lost.first.err.startswith("error: 3 failed of 6 jobs; resume with: python -m src.train -m ")
     assert "Traceback" not in lost.first.text and "raylet" not in lost.first.text
 
 
@@ -276,7 +276,7 @@ def test_ctrl_c_stops_jobs_and_the_sweeps_own_cluster_and_the_sweep_goes_on(
     outcome, started = held_job(tmp_path, (), "SIGINT", TMPDIR=str(short))
     wait_for(lambda: not started & set(processes()), f"{started} to end")
     assert outcome.code == 130 and "Traceback" not in outcome.text, outcome.text
-    assert "1 unfinished of 1 jobs; go on with: " in outcome.out
+    assert "1 unfinished of 1 jobs; resume with: " in outcome.out
     assert ends(tmp_path, "one") == [("interrupted", "killed")]
     assert surroundings(jobs_of(tmp_path, "one")[0])["CUDA_VISIBLE_DEVICES"] == ""
     assert list(short.glob("ray-*")) == []

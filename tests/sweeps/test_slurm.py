@@ -106,7 +106,7 @@ def test_ctrl_c_stops_the_jobs_and_the_command_to_go_on_is_told(story: Story) ->
     assert story.first.code == 130
     assert "Traceback" not in story.first.text
     assert [each["status"] for each in story.between] == ["failed", "interrupted", "waiting"]
-    assert "1 failed and 2 unfinished of 3 jobs; go on with: python -m src.train -m" in story.first.out
+    assert "1 failed and 2 unfinished of 3 jobs; resume with: python -m src.train -m" in story.first.out
 
 
 def test_when_the_sweep_is_killed_its_jobs_go_on_but_the_next_start_stops_them_before_it_runs_any(

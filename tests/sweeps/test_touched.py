@@ -70,7 +70,9 @@ def touched(tmp_path_factory: pytest.TempPathFactory) -> Touched:
 
 
 def test_job_whose_folder_is_lost_fails_alone_and_is_told(touched: Touched) -> None:
-    assert touched.first.error.startswith("error: 4 failed and 2 unfinished of 9 jobs; go on with: python -m src.train")
+    assert touched.first.error.startswith(
+        "error: 4 failed and 2 unfinished of 9 jobs; resume with: python -m src.train"
+    )
     for number, how in {0: "removed", 1: "renamed", 2: "removed", 3: "renamed"}.items():
         assert touched.ends[number] == {
             "status": "failed",
@@ -78,7 +80,9 @@ def test_job_whose_folder_is_lost_fails_alone_and_is_told(touched: Touched) -> N
             "message": f"its folder was {how} meanwhile",
         }
         assert f"{number} seed {number}: FAILED, folder lost: its folder was {how} meanwhile" in touched.first.out
-    assert "5 seed 5: FAILED, error: outputs/sweeps/touched/5_seed-5 cannot be made (File exists)" in touched.first.out
+    assert (
+        "5 seed 5: FAILED, error: outputs/sweeps/touched/5_seed-5 cannot be created (File exists)" in touched.first.out
+    )
     assert "6 seed 6: FAILED, error: outputs/sweeps/touched/6_seed-6/status.json cannot be " in touched.first.out
     assert {touched.ends[number]["status"] for number in (4, 7, 8)} == {"finished"}
 
@@ -162,7 +166,7 @@ def test_job_of_a_stack_that_loses_its_folder_costs_none_of_those_beside_it(tmp_
         wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
         (folder / "1_seed-1").rename(tmp_path / "taken")
         outcome = ended(parent)
-    assert outcome.error.startswith("error: 1 failed of 3 jobs; go on with: ")
+    assert outcome.error.startswith("error: 1 failed of 3 jobs; resume with: ")
     assert "failed: outputs/sweeps/stack/1_seed-1 (folder lost): its folder was removed meanwhile" in outcome.out
     assert [row["status"] for row in rows(tmp_path, "stack")] == ["finished", "failed", "finished"]
     assert run("src.train", *STACK, *SEEDS, cwd=tmp_path).code == 0

@@ -161,7 +161,7 @@ def test_a_stopped_sweep_goes_on_and_comes_to_the_same(stop: signal.Signals, und
     assert outcome.code == 0
     assert "4 jobs: 4 to go on with" in outcome.text
     (log,) = folder.glob("stacks/*.log")
-    assert "going on after epoch" in log.read_text()
+    assert "resuming after epoch" in log.read_text()
     assert not list(folder.glob("stacks/*.ckpt"))
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
@@ -175,7 +175,7 @@ def test_what_is_run_again_from_the_beginning_does_not_go_on(tmp_path: Path, und
         parent.communicate(timeout=60)
     assert run("src.train", *command, "rerun=all", cwd=tmp_path).code == 0
     (log,) = folder.glob("stacks/*.log")
-    assert "going on" not in log.read_text()
+    assert "resuming" not in log.read_text()
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
 

@@ -292,7 +292,7 @@ class Search:
             print(self.describe_best(complete))
         if sys.exc_info()[0] is not None:
             done = f"{complete + failed} of {format_count(self.plan.trials, 'trial')} done"
-            print("; ".join([*errors, done, f"go on with: {self.sweep.get_resume_command()}"]), flush=True)
+            print("; ".join([*errors, done, f"resume with: {self.sweep.get_resume_command()}"]), flush=True)
             return
         if failed:
             message = f"{failed} of {format_count(len(trials), 'trial')} failed"

@@ -63,7 +63,7 @@ def _make_sweep_folder(folder: Path, setting: str) -> None:
     except FileExistsError:
         raise InputError(f"{folder} already exists: choose another {setting}=…") from None
     except OSError as error:
-        fault = to_storage_error(folder, error, "made")
+        fault = to_storage_error(folder, error, "created")
         how = f"choose another {'paths.outputs' if setting == 'name' else setting}=…"
         raise InputError(f"{fault}: {fault.remedy}, or {how}") from error
 
