@@ -97,10 +97,7 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
     told = "picture a: src.sweeps.nothing.Here cannot be created (ImportError: Error loading"
     assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: {told}")
     assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: none of the 1 runs has the metric")
-    assert (
-        third
-        == f"error: {tmp_path}: there are no runs with metrics in it (try again: python -m src.compare {tmp_path})"
-    )
+    assert third == f"error: {tmp_path}: it contains no runs with metrics (try again: python -m src.compare {tmp_path})"
     assert not any("\n" in told for told in caplog.messages)
 
 
@@ -189,12 +186,12 @@ def test_a_lost_checkpoint_is_told(sweep: Path) -> None:
 
 def test_a_folder_that_is_not_there_or_not_of_a_sweep_is_told(sweep: Path) -> None:
     for folder in (sweep / "nowhere", sweep / "0_hidden_size-1"):
-        assert compare(folder).error == f"error: {folder}: no sweep there ({folder}/multirun.yaml is missing)"
+        assert compare(folder).error == f"error: {folder} is not a sweep's folder ({folder}/multirun.yaml is missing)"
 
 
 def test_a_sweep_without_jobs_or_with_a_damaged_one_is_told(sweep: Path, tmp_path: Path) -> None:
     empty = with_pictures(tmp_path / "empty", {})
-    assert compare(empty).error == f"error: {empty}: there are no jobs in it"
+    assert compare(empty).error == f"error: {empty}: it contains no jobs"
     (sweep / "0_hidden_size-1" / "job.json").write_text("{")
     assert compare(sweep).error.startswith(f"error: {sweep}/0_hidden_size-1/job.json is damaged: ")
 
@@ -213,6 +210,6 @@ def test_pictures_of_a_sweep_without_metrics_are_told_below_its_table(sweep: Pat
         f"error: {path.parent}/metrics.json is missing, although the run has finished"
         for path in sorted(sweep.glob("*/job.json"))
     ]
-    assert last == f"error: {sweep}: there are no runs with metrics in it"
+    assert last == f"error: {sweep}: it contains no runs with metrics"
     assert outcome.out.startswith("\nmoved here: 2 jobs, 2 damaged\n")
     assert (sweep / "results.csv").is_file()

@@ -141,7 +141,9 @@ def test_all_are_run_again_if_asked_for(cwd: Path) -> None:
 
 def test_another_word_for_what_to_run_again_is_refused(cwd: Path) -> None:
     before = files(cwd)
-    assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == ("error: rerun=nonsense: it is failed or all (or left out)")
+    assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == (
+        "error: rerun=nonsense: it must be failed or all, or left out"
+    )
     assert files(cwd).items() <= before.items()
 
 
@@ -177,7 +179,7 @@ def test_a_folder_of_that_name_that_is_no_sweep_is_refused_and_left_alone(tmp_pa
 def test_a_sweep_that_another_process_is_at_is_left_alone(cwd: Path) -> None:
     before = files(cwd)
     with FileLock(cwd / "outputs/sweeps/swept/.lock"):
-        assert "another process is at this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
+        assert "another process is running this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
     assert names(cwd) == NAMES
     assert files(cwd).items() <= before.items()
 
@@ -187,7 +189,7 @@ def test_a_job_whose_status_is_damaged_goes_on(damage: str, cwd: Path) -> None:
     (cwd / "outputs/sweeps/swept" / NAMES[0] / "status.json").write_text(damage)
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
-    assert "1 finished before" in outcome.out and "1 to go on with" in outcome.out
+    assert "1 finished before" in outcome.out and "1 to resume" in outcome.out
     assert ended(cwd) == [0, 0, 1]
     assert statuses(cwd) == ["finished"] * 2
 

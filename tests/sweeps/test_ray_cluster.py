@@ -231,11 +231,11 @@ def test_what_the_cluster_lacks_and_a_wrong_token_are_told_in_one_line(nodes: No
     outcome = process("src.train", *where, "hydra.launcher.gpus_per_job=2", cwd=tmp_path, **nodes.environment)
     assert outcome.error == (
         "error: hydra.launcher.cpus_per_job=1 gpus_per_job=2: no machine of the Ray cluster at "
-        f"{nodes.address} has as much; there is one with 1 CPUs and 1 GPUs"
+        f"{nodes.address} has that much; available: 1 CPUs and 1 GPUs"
     )
     wrong = {**nodes.environment, "RAY_AUTH_TOKEN": "1f" * 32}
     outcome = process("src.train", *where, cwd=tmp_path, **wrong)
-    assert outcome.error.startswith(f"error: the Ray cluster at {nodes.address}: it wants the token")
+    assert outcome.error.startswith(f"error: the Ray cluster at {nodes.address}: it requires the token")
     outcome = process("src.train", *where, "trainer=gpu", cwd=tmp_path, **nodes.environment)
     assert outcome.error == "error: trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one"
     assert jobs_of(tmp_path, "one") == [] or ends(tmp_path, "one") == [("waiting", None)]

@@ -66,7 +66,7 @@ def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path
     for number in range(3):
         made(tmp_path, f"{number}", f"model.a={number}")
     page = read(tmp_path)
-    assert "nothing has finished" in page.text
+    assert "no run has finished" in page.text
     assert not page.data
     assert set(page.sections) == {"leaderboard", "runs"}
 
@@ -83,7 +83,7 @@ def test_without_a_validation_set_nothing_is_chosen_and_the_test_is_not_plotted(
         metrics = {"train/acc": 0.5 + number / 4, "test/acc": 0.1, "monitor": None, "mode": None}
         made_job(tmp_path, f"{number}", f"model.a={number}", metrics=metrics)
     page = read(tmp_path)
-    assert "no validation set to choose by" in page.text
+    assert "no validation set to rank by" in page.text
     assert "Without a validation set, train/acc is shown" in page.text
     assert "test/" not in page.text + json.dumps(page.data)
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.5, 0.75]
@@ -94,8 +94,8 @@ def test_where_no_run_has_measured_what_it_is_judged_by_training_is_shown(tmp_pa
         metrics = {"train/acc": number / 4, "test/acc": 0.1, "monitor": "val/acc", "mode": "max", "best": None}
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"seed={number % 2}", metrics=metrics)
     page = read(tmp_path)
-    assert "no run has measured val/acc: nothing to choose by" in page.text
-    assert "No run has measured val/acc, train/acc is shown: nothing to choose by." in page.text
+    assert "no run has measured val/acc: there is nothing to rank by" in page.text
+    assert "No run has measured val/acc, train/acc is shown: there is nothing to rank by." in page.text
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.125, 0.625]
     assert "test/" not in page.text + json.dumps(page.data)
 
@@ -278,11 +278,11 @@ def test_the_command_writes_the_page_and_tells_where_or_why_not_without_loading_
     done = run("grid")
     assert done.stdout.splitlines() == ["grid/report.html", "False"]
     wrong = run("nothing")
-    assert (wrong.returncode, wrong.stderr) == (1, "error: nothing: no sweep there\n")
+    assert (wrong.returncode, wrong.stderr) == (1, "error: nothing is not a sweep's folder\n")
 
 
 def test_a_folder_without_jobs_is_told_and_left_alone(grid: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: there are no jobs in it$"):
+    with pytest.raises(InputError, match=r"empty: it contains no jobs$"):
         write_report([grid, tmp_path / "empty"])
     assert not (grid / "report.html").exists()

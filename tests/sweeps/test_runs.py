@@ -85,10 +85,10 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
 
 
 def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: there are no jobs in it$"):
+    with pytest.raises(InputError, match=r"nowhere: it contains no jobs$"):
         read_runs(tmp_path / "nowhere")
     made_job(tmp_path, "0")
-    with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
+    with pytest.raises(InputError, match=r"it contains no runs with metrics$"):
         read_runs_with_metrics(tmp_path)
 
 

@@ -185,7 +185,7 @@ def test_equal_settings_are_one_job_whose_result_counts_for_each(tmp_path: Path)
 
 def test_where_all_trials_fail_the_search_has_failed(tmp_path: Path) -> None:
     outcome = run("src.train", *SMALL, "model.hidden_size=0,-1", "hydra.sweeper.trials=2", cwd=tmp_path)
-    assert outcome.error == "error: 2 of 2 trials failed: why stands above"
+    assert outcome.error == "error: 2 of 2 trials failed: see the reasons above"
     assert {each[1] for each in told(tmp_path, "small")} == {"FAIL"}
     assert "model.hidden_size=-1 must be" in outcome.out or "model.hidden_size=0 must be" in outcome.out
 
@@ -208,7 +208,10 @@ def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> N
         ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm"),
         (["model.width=interval(1,2)"], "there is no setting model.width"),
         (["model=mlp,cmm"], "model=cmm: there is no such choice"),
-        (["optimizer.lr=interval(1,0.1)"], "optimizer.lr=interval(1,0.1) cannot be searched: its lower end comes"),
+        (
+            ["optimizer.lr=interval(1,0.1)"],
+            "optimizer.lr=interval(1,0.1) cannot be searched: its lower bound must come",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(

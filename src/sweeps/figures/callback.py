@@ -102,7 +102,7 @@ def read_configured_figures(folder: Path, packages: tuple[str, ...]) -> dict[str
     """
     path = folder / "multirun.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: no sweep there ({path} is missing)")
+        raise InputError(f"{folder} is not a sweep's folder ({path} is missing)")
     pictures = update_names(_extract_figures(read_yaml(path)))
     for name, settings in pictures.items():
         if not re.fullmatch(r"\w[\w-]*", str(name)):  # the name becomes a file name

@@ -135,7 +135,7 @@ def open_sweep(sweep: Sweep) -> Iterator[None]:
     except Exception as error:
         if fault := find_storage_error(error):
             raise fault.with_advice(
-                "what the jobs have kept is whole", f"resume with: {sweep.get_resume_command()}"
+                "the jobs' checkpoints remain valid", f"resume with: {sweep.get_resume_command()}"
             ) from error
         raise
 

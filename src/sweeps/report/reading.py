@@ -73,7 +73,7 @@ def _read_sweep_jobs(folder: Path) -> list[Job]:
     """
     if jobs := read_jobs(folder):
         return jobs
-    raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
+    raise InputError(f"{folder}: it contains no jobs" if folder.is_dir() else f"{folder} is not a sweep's folder")
 
 
 def _read_history(run: Run, warnings: list[str]) -> History:

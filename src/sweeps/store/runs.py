@@ -135,7 +135,7 @@ def read_runs(folder: Path) -> list[Run]:
     """
     jobs = read_jobs(folder)
     if not jobs:
-        raise InputError(f"{folder}: there are no jobs in it")
+        raise InputError(f"{folder}: it contains no jobs")
     return [read_run(job, swept) for job, swept in zip(jobs, find_swept_settings(jobs), strict=True)]
 
 
@@ -147,7 +147,7 @@ def read_runs_with_metrics(folder: Path) -> list[Run]:
     """
     runs = [run for run in read_runs(folder) if run.metrics and run.status not in ("failed", DAMAGED)]
     if not runs:
-        raise InputError(f"{folder}: there are no runs with metrics in it")
+        raise InputError(f"{folder}: it contains no runs with metrics")
     return runs
 
 
