@@ -79,7 +79,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_
     (told,) = [line for line in outcome.text.splitlines() if "error: " in line]
     relative = folder.relative_to(tmp_path)
     assert told.endswith(
-        f"error: {relative}/figures/panels.png cannot be drawn: none of the 2 runs has a picture figures/nothing.png "
+        f"error: {relative}/figures/panels.png cannot be drawn: none of the 2 runs has the figure figures/nothing.png "
         f"(try again: python -m src.compare {relative})"
     )
     assert not [warning for warning in recwarn if "Callback" in str(warning.message)]
@@ -94,7 +94,7 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
         (tmp_path / "0" / "metrics.json").unlink()
         DrawFigures(pictures).on_multirun_end(config)
     first, second, third = caplog.messages
-    told = "picture a: src.sweeps.nothing.Here cannot be created (ImportError: Error loading"
+    told = "figure a: src.sweeps.nothing.Here cannot be created (ImportError: Error loading"
     assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: {told}")
     assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: none of the 1 runs has the metric")
     assert third == f"error: {tmp_path}: it contains no runs with metrics (try again: python -m src.compare {tmp_path})"
@@ -163,7 +163,7 @@ def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) ->
     assert [path.name for path in figures.iterdir()] == ["good.png"]
     assert outcome.err.splitlines() == [
         f"error: {figures}/none_has_it.png cannot be drawn: none of the 1 runs has the metric test/f1",
-        f"error: {figures}/strange.png cannot be drawn: picture strange.colour: {scores} has no such setting",
+        f"error: {figures}/strange.png cannot be drawn: figure strange.colour: {scores} has no such setting",
     ]
 
 

@@ -30,7 +30,7 @@ def test_the_test_metric_is_told_once_of_the_chosen_one_alone(grid: Path) -> Non
     page = read(grid)
     assert "Chosen hidden size 8, lr 0.01 val/acc 90.00 ± 14.14% test/acc 52.50 ± 14.14% n = 2" in page.text
     assert page.text.count("test/") == 1
-    assert "only then looked up: its test metrics (those of all runs lie in results.csv)" in page.text
+    assert "its test metrics were read only afterwards (those of all runs are in results.csv)" in page.text
     assert (grid / "results.csv").read_text().splitlines()[0].count("test/acc") == 1
     assert "test/" not in json.dumps(page.data)
     assert "test/" not in taken(page, "runs.csv") + taken(page, "leaderboard.csv")
@@ -253,7 +253,7 @@ def test_the_latex_table_is_ready_for_a_paper(grid: Path) -> None:
         r"\begin{table}",
         r"\centering",
         r"\caption{grid on xor: best first by val/acc, higher is better; mean $\pm$ standard deviation of n runs. "
-        r"Bold: chosen by the validation set. test/acc of the chosen one alone.}",
+        r"Bold: chosen by the validation set. test/acc of the chosen row only.}",
         r"\label{tab:grid}",
     ]
 

@@ -56,7 +56,7 @@ def test_a_sweep_that_runs_or_was_killed_has_a_report_so_far(tmp_path: Path) -> 
     made(tmp_path, "3", "seed=1", "model.a=2", status="interrupted", reason="killed")
     page = read(tmp_path)
     assert "4 jobs 1 finished 1 interrupted 1 running 1 waiting" in page.text
-    assert "before the sweep had ended" in page.text
+    assert "before the sweep ended" in page.text
     assert "Best so far a 1 val/acc 50.00% test/acc 50.00% n = 1" in page.text
     assert "killed 3: seed 1, a 2" in page.sections["failures"]
     assert [len(run["lines"]) for run in page.curves["runs"]] == [2, 2]
@@ -74,7 +74,7 @@ def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path
 def test_a_single_job_has_a_report_with_its_test(tmp_path: Path) -> None:
     made(tmp_path, "0", "data=xor", val=0.5, test=0.25, history=epochs(1))
     page = read(tmp_path)
-    assert "Only one all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
+    assert "Only candidate all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
     assert page.curves["groups"][0]["labels"] == ["finished"]
 
 
@@ -95,7 +95,7 @@ def test_where_no_run_has_measured_what_it_is_judged_by_training_is_shown(tmp_pa
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"seed={number % 2}", metrics=metrics)
     page = read(tmp_path)
     assert "no run has measured val/acc: there is nothing to rank by" in page.text
-    assert "No run has measured val/acc, train/acc is shown: there is nothing to rank by." in page.text
+    assert "No run has measured val/acc, train/acc is shown; do not choose a setting by it." in page.text
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.125, 0.625]
     assert "test/" not in page.text + json.dumps(page.data)
 
@@ -202,7 +202,7 @@ def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: 
     for source in sources:
         with Image.open(io.BytesIO(b64decode(source.partition("base64,")[2]))) as image:
             assert image.size == (640, 320)
-    assert "3 more, by their links" in page.text
+    assert "3 more, as links" in page.text
     assert {f"{number}/figures/curves.png" for number in range(15)} <= set(page.links)
 
 

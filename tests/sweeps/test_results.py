@@ -296,7 +296,7 @@ def test_jobs_on_other_data_or_with_another_monitor_have_a_table_of_their_own(tm
     ]
 
 
-# The table: the test of the chosen one alone
+# The table: the test of the chosen row only
 
 
 def test_test_metrics_are_told_of_the_chosen_one_alone(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class SuccessRate(MetricFigure):
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
         enough = f"{100 * self.at_least:.4g}%" if is_fraction(metric) else f"{self.at_least:.4g}"
-        axis.set_xlabel(f"share of runs with {format_metric(metric)} ≥ {enough}\n(line: 95% interval)")
+        axis.set_xlabel(f"fraction of runs with {format_metric(metric)} ≥ {enough}\n(line: 95% interval)")
         set_percent_ticks(axis.xaxis)
         figure.suptitle(self.title)
 
@@ -206,7 +206,7 @@ class ImageGrid(SweepFigure):
         files = [(run.full_caption, run.folder / "figures" / f"{self.picture}.png") for run in runs]
         existing = [(title, path) for title, path in files if path.is_file()]
         if not existing:
-            raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
+            raise InputError(f"none of the {len(runs)} runs has the figure figures/{self.picture}.png")
         return existing
 
     def get_size(self, runs: list[Run]) -> tuple[float, float]:

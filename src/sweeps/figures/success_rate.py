@@ -59,7 +59,7 @@ class SuccessRateLines(MetricFigure):
         axis.set_xticks(range(len(columns)), [str(format_setting_value(value)) for value in columns])
         axis.set(
             xlabel=describe_setting_name(self.x),
-            ylabel=f"share of runs with {format_metric(metric)} ≥ {enough}",
+            ylabel=f"fraction of runs with {format_metric(metric)} ≥ {enough}",
             ylim=(-0.02, 1.02),
         )
         set_percent_ticks(axis.yaxis)
