@@ -9,8 +9,9 @@ from tests.command_line import BARE, ROOT, evaluate, quick, read_json
 SCRIPT = """
 from hydra import compose, initialize_config_dir
 from src.core.errors import InputError
-from src.training.run import evaluate, train
-from src.cli.catalog import CONF
+from src.training.evaluate import evaluate
+from src.training.run import train
+from src.core.places import CONF
 
 with initialize_config_dir(str(CONF), version_base="1.3"):
     bare = ["callbacks=none", "logger=none", "name=a b"]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,16 +39,13 @@ def compile_network(model: LightningModule, mode: str | None, history: History) 
             log.info("note: compile=%s: %s has no network (net) to compile", mode, type(model).__name__)
         yield
         return
-    from torch._dynamo import callback_handler  # slow import (1 s), which other runs do not need
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import TorchDynamoException  # slow import (1 s), which other runs do not need
 
-    clock = CompileTimer(mode, history)
-    callback_handler.register_start_callback(clock.start)
-    callback_handler.register_end_callback(clock.stop)
+    _time_compilation(mode, history)
+    # Not `net.compile(…)`: it would compile evaluation too, whose results must be those of the saved weights.
+    net.forward = _compile_forward(net, mode)
     try:
-        _compile_steps(net, mode, clock)
         yield
-        clock.log_seconds()
     except TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)
         reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
@@ -57,49 +54,38 @@ def compile_network(model: LightningModule, mode: str | None, history: History) 
             "use compile=null"
         ) from error
     finally:
-        vars(net).pop("forward", None)
-        callback_handler.remove_start_callback(clock.start)
-        callback_handler.remove_end_callback(clock.stop)
-        torch.compiler.reset()  # the next run in this process must compile again
+        del net.forward  # that of its class is used again
+        torch.compiler.reset()  # stops the timer; the next run in this process must compile again
 
 
-def _compile_steps(net: nn.Module, mode: str, timer: "CompileTimer") -> None:
-    """Replace a network's ``forward`` by one compiled in training mode; its modules and their names stay the same."""
+def _compile_forward(net: nn.Module, mode: str) -> Callable[..., Any]:
+    """Return a network's ``forward``, compiled in training mode; its modules and their names stay the same."""
     plain, fast = net.forward, torch.compile(net.forward, mode=mode, dynamic=False)
 
     def forward(*inputs: Any) -> Any:
         if not net.training:
             return plain(*inputs)
-        timer.log_seconds()
         outputs = fast(*inputs)
         # The other modes may use CUDA graphs, whose next step overwrites the memory of this step's outputs.
         return outputs.clone() if mode != "default" and outputs.is_cuda else outputs
 
-    net.forward = forward
+    return forward
 
 
-class CompileTimer:
-    """Timer of torch.compile that logs the seconds at the step after the compilation.
+def _time_compilation(mode: str, history: History) -> None:
+    """Log the seconds of each compilation and add them to the history's, until torch.compiler is reset."""
+    from torch._dynamo.callback import on_compile_end, on_compile_start
 
-    Args:
-        mode: torch.compile's.
-        history: the seconds are added to its ``compile_seconds``.
-    """
+    started = 0.0
 
-    def __init__(self, mode: str, history: History) -> None:
-        self.mode, self.history = mode, history
-        self.started = self.unlogged_seconds = 0.0
+    @on_compile_start
+    def start(_: Any) -> None:
+        nonlocal started
+        started = time.monotonic()
 
-    def start(self, _: Any) -> None:
-        self.started = time.monotonic()
-
-    def stop(self, _: Any) -> None:
-        seconds = time.monotonic() - self.started
-        self.unlogged_seconds += seconds
-        self.history.compile_seconds += seconds
-
-    def log_seconds(self) -> None:
-        if self.unlogged_seconds and is_main_process():
-            words = "compiled in %.1f s (torch.compile, mode %s), included in the run's seconds"
-            log.info(words, self.unlogged_seconds, self.mode)
-        self.unlogged_seconds = 0.0
+    @on_compile_end
+    def stop(_: Any) -> None:
+        seconds = time.monotonic() - started
+        history.compile_seconds += seconds
+        if is_main_process() and seconds >= 0.05:  # recording a CUDA graph takes less
+            log.info("compiled in %.1f s (torch.compile, mode %s), included in the run's seconds", seconds, mode)

@@ -166,7 +166,7 @@ def test_data_without_augmentation_have_no_picture_of_it(drawn: list[Figure], tm
 class Flipped(Given):
     """Small images that are mirrored at random."""
 
-    augments = True
+    has_augmentation = True
 
     def transform(self, inputs: torch.Tensor, augment: bool = False) -> torch.Tensor:
         return (flip_images(inputs) if augment else inputs).float() / 255

@@ -50,7 +50,7 @@ def reason(*settings: str, cwd: Path) -> str | None:
             ["+scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "+scheduler.lr_lambda=math.sqrt"],
             "scheduler.lr_lambda",
         ),
-        (["model.products=true"], "MLP with Products in it"),
+        (["model.products=true"], "MLP with PairwiseProducts in it"),
         (["callbacks=default", "+callbacks.learning_rate.logging_interval=step"], "callbacks.learning_rate"),
         (["callbacks=gradients"], "callbacks.gradient_norms"),
         (["experiment=descent", "callbacks=descent"], "callbacks.descent"),

@@ -17,30 +17,30 @@ from src.sweeps.progress.live import Display
 
 now = [0.0]
 titles = ["hidden size 3, seed 0", "hidden size [4,4], seed 0", "[red]lr[/red] 0.1 :smile:", "lr 1e+30"]
-display = Display(dict(enumerate(titles * 3)), finished_before=1, at_once=3, clock=lambda: now[0])
+display = Display(dict(enumerate(titles * 3)), finished_before=1, parallel_jobs=3, clock=lambda: now[0])
 
 def finish(number, best):
     result = {"val/loss": best, "monitor": "val/loss", "mode": "min", "best": best, "seconds": 2.0}
-    display.ended(number, "finished", None, None, result)
+    display.record_end(number, "finished", None, None, result)
 
 def fail(number):
-    display.ended(number, "failed", "diverged", "the loss became NaN [in epoch 1]", {})
+    display.record_end(number, "failed", "diverged", "the loss became NaN [in epoch 1]", {})
 """
 SOME = """
 with display:
     for number in (1, 2, 3):
-        display.started(number, Path(f"jobs/{number}"))
+        display.record_start(number, Path(f"jobs/{number}"))
     now[0] = 60.0
     finish(1, 0.25)
-    display.started(4, Path("jobs/4"))
+    display.record_start(4, Path("jobs/4"))
     now[0] = 75.0
     fail(3)
-    display.started(5, Path("jobs/5"))
-    display.refresh()
+    display.record_start(5, Path("jobs/5"))
+    display.redraw()
 """
 LOST = "    os._exit(0)\n"  # as a process that is killed, without tidying up
 FAILURE = "3 lr 1e+30: FAILED, diverged: the loss became NaN [in epoch 1] · log: jobs/3/train.log"
-COUNTS = "█ 2 done   ▒ 3 running   × 1 failed   · 6 left"
+COUNTS = "2 done   3 running   1 failed   6 left"
 BEST = "best val/loss 0.25: 1 hidden size [4,4], seed 0"
 
 
@@ -64,12 +64,12 @@ def test_a_terminal_shows_failures_above_and_the_state_of_the_sweep_below(tmp_pa
     # A job took (60 + 75) / 2 s: two running ones need 67.5 - 15 and 67.5 s more, six wait, three at once.
     assert terminal.shown == [
         FAILURE,
-        "███████▒▒▒▒▒▒▒▒▒▒×××····················  1:15 elapsed, about 2:55 left",
+        "━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  1:15 elapsed, about 2:55 left",
         COUNTS,
         BEST,
-        "  2 [red]lr[/red] 0.1 :smile:     1:15  epoch 7",
-        "  4 hidden size 3, seed 0         0:15  epoch 12/50",
-        "  5 hidden size [4,4], seed 0     0:00",
+        "  2 [red]lr[/red] 0.1 :smile:  1:15  epoch 7",
+        "  4 hidden size 3, seed 0      0:15  epoch 12/50",
+        "  5 hidden size [4,4], seed 0  0:00",
     ]
     assert terminal.cursor_shown and {"31", "32", "36"} <= terminal.colours
 
@@ -77,7 +77,7 @@ def test_a_terminal_shows_failures_above_and_the_state_of_the_sweep_below(tmp_pa
 def test_at_the_end_the_area_stays_without_jobs_and_what_follows_stands_below(tmp_path: Path) -> None:
     terminal = on_display(SOME + "print('a table')", tmp_path, columns=100)
     assert terminal.shown[0] == FAILURE
-    assert terminal.shown[2:] == ["█ 2 done   ▒ 0 running   × 1 failed   · 9 left", BEST, "a table"]
+    assert terminal.shown[2:] == ["2 done   0 running   1 failed   9 left", BEST, "a table"]
 
 
 def test_ctrl_c_leaves_a_clean_terminal(tmp_path: Path) -> None:
@@ -88,50 +88,50 @@ def test_ctrl_c_leaves_a_clean_terminal(tmp_path: Path) -> None:
 
 
 def test_before_a_job_has_ended_there_is_no_telling_how_long_it_takes(tmp_path: Path) -> None:
-    terminal = on_display("with display:\n    display.started(1, Path('1'))\n" + LOST, tmp_path)
+    terminal = on_display("with display:\n    display.record_start(1, Path('1'))\n" + LOST, tmp_path)
     assert terminal.shown[0].endswith("  0:00 elapsed")
-    assert terminal.shown[1] == "█ 1 done   ▒ 1 running   × 0 failed   · 10 left"
+    assert terminal.shown[1] == "1 done   1 running   0 failed   10 left"
 
 
 def test_interrupted_jobs_are_counted_and_not_told_as_failures(tmp_path: Path) -> None:
-    script = "with display:\n    display.ended(1, 'interrupted', 'killed', 'Ctrl-C', {})\n"
+    script = "with display:\n    display.record_end(1, 'interrupted', 'killed', 'Ctrl-C', {})\n"
     terminal = on_display(script, tmp_path)
-    assert terminal.shown[1:] == ["█ 1 done   ▒ 0 running   × 0 failed   / 1 interrupted   · 10 left"]
+    assert terminal.shown[1:] == ["1 done   0 running   0 failed   1 interrupted   10 left"]
 
 
 def test_lines_printed_meanwhile_stand_above_the_area(tmp_path: Path) -> None:
-    script = "with display:\n    print('[red]printed')\n    display.say('[red]said')\n"
+    script = "with display:\n    print('[red]printed')\n    display.print_message('[red]said')\n"
     terminal = on_display(script, tmp_path)
-    assert terminal.shown[:2] == ["[red]printed", "[red]said"] and terminal.shown[3].startswith("█ 1 done")
+    assert terminal.shown[:2] == ["[red]printed", "[red]said"] and terminal.shown[3].startswith("1 done")
 
 
 def test_many_jobs_and_a_low_terminal_leave_jobs_out(tmp_path: Path) -> None:
-    start = "with display:\n    for number in range(1, 11): display.started(number, Path(str(number)))\n"
+    start = "with display:\n    for number in range(1, 11): display.record_start(number, Path(str(number)))\n"
     tall, low = (on_display(start + LOST, tmp_path, rows=rows).shown for rows in (24, 8))
     assert len(tall) == 2 + 8 and tall[-2].startswith("  7 ") and tall[-1] == "  and 3 more"
     assert len(low) == 2 + 4 and low[-2].startswith("  3 ") and low[-1] == "  and 7 more"
 
 
 def test_a_narrow_terminal_cuts_titles_and_breaks_no_line_of_the_area(tmp_path: Path) -> None:
-    script = "display.tally.names[2] = 'hidden size 3, ' * 9\n" + SOME + LOST
+    script = "display.progress.titles[2] = 'hidden size 3, ' * 9\n" + SOME + LOST
     rows = on_display(script, tmp_path, columns=60).shown
     assert rows[:2] == broken(FAILURE, 60)
-    assert rows[2] == "████▒▒▒▒▒×···········  1:15 elapsed, about 2:55 left"
+    assert rows[2] == "━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━  1:15 elapsed, about 2:55 left"
     assert rows[3:5] == [COUNTS, BEST]
-    assert rows[5].startswith("  2 hidden size 3, hidden size 3, hidden size") and rows[5].endswith("…     1:15")
-    assert len(rows) == 8 and max(map(len, rows[2:])) == 59
+    assert rows[5].startswith("  2 hidden size 3, hidden size 3, hidden size") and rows[5].endswith("…  1:15")
+    assert len(rows) == 8 and max(map(len, rows[2:])) <= 60
 
 
 def test_a_terminal_that_becomes_narrower_keeps_no_scraps_of_the_old_area(tmp_path: Path) -> None:
     resize = "    termios.tcsetwinsize(1, (24, 30))\n    os.write(1, b'\\x1b]columns 30\\x07')\n"
-    after = {"refresh": "    display.refresh()\n", "failure": "    display.say('x')\n    display.refresh()\n"}
+    after = {"refresh": "    display.redraw()\n", "failure": "    display.print_message('x')\n    display.redraw()\n"}
     for what, then in after.items():
         rows = on_display(SOME + resize + then + LOST, tmp_path, columns=100).shown
         above = broken(FAILURE, 30) + ["x"] * (what == "failure")
         assert rows[: len(above)] == above
         assert [row[:9] for row in rows[len(above) :]] == [
-            "██▒▒×····",
-            "█ 2 done ",
+            " 1:15 ela",
+            "2 done   ",
             "best val/",
             "  2 [red]",
             "  4 hidde",
@@ -139,16 +139,16 @@ def test_a_terminal_that_becomes_narrower_keeps_no_scraps_of_the_old_area(tmp_pa
         ]
 
 
-def test_without_colours_the_marks_still_tell(tmp_path: Path) -> None:
+def test_without_colours_bar_and_counts_still_tell(tmp_path: Path) -> None:
     terminal = on_display(SOME + LOST, tmp_path, columns=100, NO_COLOR="1")
-    assert terminal.shown[2] == COUNTS
+    assert terminal.shown[1].startswith("━━━━━━━━━━   ") and terminal.shown[2] == COUNTS
     assert not {"31", "32", "36"} & terminal.colours
 
 
 def test_a_terminal_without_unicode_gets_ascii(tmp_path: Path) -> None:
     rows = on_display(SOME + LOST, tmp_path, columns=100, PYTHONIOENCODING="ascii").shown
-    assert rows[1].startswith("#######==========xxx....................  1:15 elapsed")
-    assert rows[2] == "# 2 done   = 3 running   x 1 failed   . 6 left"
+    assert rows[1].startswith("---------- -----------------------------  1:15 elapsed")
+    assert rows[2] == COUNTS
 
 
 def test_a_dumb_terminal_gets_lines(tmp_path: Path) -> None:

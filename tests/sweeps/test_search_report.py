@@ -39,7 +39,12 @@ def is_progress(figure: dict[str, Any]) -> bool:
 
 
 def named(figure: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {trace["name"]: trace for trace in figure["data"]}
+    return {trace["name"]: trace for trace in figure["data"] if "name" in trace}
+
+
+def far_off(figure: dict[str, Any]) -> list[dict[str, Any]]:
+    """The traces of triangles at the edge of the plot."""
+    return [trace for trace in figure["data"] if "triangle" in trace.get("marker", {}).get("symbol", "")]
 
 
 def test_the_best_so_far_goes_up_in_steps_over_all_trials(tmp_path: Path) -> None:
@@ -64,13 +69,14 @@ def test_a_trial_far_off_does_not_squeeze_the_others_but_is_marked(tmp_path: Pat
     figure = figures(page)[0]
     low, high = figure["layout"]["yaxis"]["range"]
     assert 0.75 < low < 0.80 and 0.83 < high < 0.85
-    assert (named(figure)["far below"]["x"], named(figure)["far below"]["y"]) == ([3], [0.03])
-    assert named(figure)["far below"]["customdata"] == ["val/acc 0.1"]
+    (below,) = far_off(figure)
+    assert (below["marker"]["symbol"], below["x"], below["y"]) == ("triangle-down", [3], [0.03])
+    assert (below["customdata"], below["text"]) == (["val/acc 0.1"], ["3: lr 4"])
 
 
 def test_trials_close_together_are_all_on_the_axis(tmp_path: Path) -> None:
     figure = figures(Page(write_report([searched(tmp_path / "one", VALUES)])))[0]
-    assert "range" not in figure["layout"]["yaxis"] and "far below" not in named(figure)
+    assert "range" not in figure["layout"]["yaxis"] and not far_off(figure)
 
 
 def test_the_most_important_setting_has_the_uppermost_bar(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ class Machines:
     def submit(self, errands: list[RemoteJob]) -> list[Any]:
         return [errand.spec.folder for errand in errands]
 
-    def over(self, tasks: list[Any]) -> list[Any]:
+    def poll(self, tasks: list[Any]) -> list[Any]:
         task = tasks[0]
         self.before.get(int(task.name), lambda _: None)(task)
         if task.is_dir():
@@ -197,7 +197,7 @@ class Machines:
             Job(task, 0, "", [], {}, {}).write_status("finished")
         return [task]
 
-    def outcome(self, task: Any) -> Status:
+    def get_status(self, task: Any) -> Status:
         return {"status": "failed", "reason": "error", "message": "its machine has no such folder"}
 
     def cancel(self, tasks: list[Any]) -> None:

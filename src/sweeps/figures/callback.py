@@ -74,7 +74,7 @@ def draw_figures(folder: Path, figures: dict[str, Any], packages: tuple[str, ...
             try:
                 picture = instantiate_checked(f"figure {name}", settings, name=name)
                 picture.packages = packages
-                pixels = draw_figure(picture.size(runs), picture.draw, runs)
+                pixels = draw_figure(picture.get_size(runs), picture.draw, runs)
                 save_png(pixels, path)
                 writer.add_image(f"{TAG}/{name}", pixels, dataformats="HWC")
                 files.append(path)

@@ -6,30 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.control import Control
 from rich.live import Live
-from rich.segment import ControlType
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType, Segment, SegmentLines
+from rich.table import Column, Table
 from rich.text import Text
 
 from src.storage.records import format_metrics
 from src.sweeps.progress.tracker import BestJob, SweepProgress
 
-MAX_LINE_WIDTH, MAX_BAR_WIDTH, MAX_SHOWN_JOBS = (
-    120,
-    40,
-    8,
-)  # maximum cells of a line, cells of the bar and lines for running jobs
-TIMES_WIDTH = 38  # cells for the times, right of the bar
+MAX_BAR_WIDTH, MAX_SHOWN_JOBS = 40, 8  # cells of the bar, lines for running jobs
 MAX_MESSAGE_LENGTH = 300  # characters of a message; the log has the whole text
-# For each kind of job: its mark, the mark for terminals without UTF-8, and its colour.
-MARKS = {
-    "done": ("█", "#", "green"),
-    "running": ("▒", "=", "cyan"),
-    "failed": ("×", "x", "red"),
-    "interrupted": ("/", "/", "magenta"),
-    "left": ("·", ".", "dim"),
-}
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "magenta", "left": "dim"}
 
 
 class Display:
@@ -138,61 +128,43 @@ class Display:
 
     # The area
 
-    def render_area(self) -> Text:
-        """Return the whole area; every line is narrower than the terminal."""
-        width = min(self.console.width - 1, MAX_LINE_WIDTH)
-        lines = [self.render_bar(width), self.render_counts(), *self.render_bests()]
-        lines += self.render_jobs(width, max_lines=min(MAX_SHOWN_JOBS, max(1, self.console.height - len(lines) - 2)))
-        for line in lines:
-            line.truncate(width, overflow="ellipsis")
-        self.drawn_widths = [line.cell_len for line in lines]
-        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+    def render_area(self) -> SegmentLines:
+        """Return the whole area; no line of it is wider than the terminal."""
+        top: list[RenderableType] = [self._render_bar(), self._render_counts(), *self._render_bests()]
+        max_jobs = min(MAX_SHOWN_JOBS, max(1, self.console.height - len(top) - 2))
+        lines = self.console.render_lines(Group(*top, self._render_jobs(max_jobs)), pad=False)
+        self.drawn_widths = [Segment.get_line_length(line) for line in lines]
+        return SegmentLines(lines, new_lines=True)
 
-    def render_bar(self, width: int) -> Text:
-        """Return the bar, divided between the kinds of jobs, followed by the times."""
-        cells, bar, counted, at = max(min(MAX_BAR_WIDTH, width - TIMES_WIDTH), 10), Text(), 0, 0
-        # Round the running total, not each count: the parts of the bar then add up to its whole width.
-        for kind, count in self.progress.counts_by_kind.items():
-            counted += count
-            end = round(cells * counted / max(self.progress.total, 1))
-            bar.append(self.get_mark(kind) * (end - at), style=MARKS[kind][2])
-            at = end
-        return bar.append(
-            "  " + ", ".join([f"{format_duration(self.progress.elapsed_seconds)} elapsed", *self.format_time_left()])
-        )
+    def _render_bar(self) -> Table:
+        times = [f"{format_duration(self.progress.elapsed_seconds)} elapsed", *self.format_time_left()]
+        row = Table.grid(Column(max_width=MAX_BAR_WIDTH), Column(no_wrap=True), padding=(0, 2))
+        total, ended = max(self.progress.total, 1), self.progress.ended_count
+        row.add_row(ProgressBar(total, ended, complete_style="green", finished_style="green"), ", ".join(times))
+        return row
 
-    def render_counts(self) -> Text:
+    def _render_counts(self) -> Text:
         """Return the number of jobs of each kind in a line; "interrupted" is left out if it is 0."""
-        parts = {kind: count for kind, count in self.progress.counts_by_kind.items() if count or kind != "interrupted"}
-        counts = [Text(f"{self.get_mark(kind)} {count} {kind}", style=MARKS[kind][2]) for kind, count in parts.items()]
-        return Text("   ").join(counts)
+        counts = {kind: count for kind, count in self.progress.counts_by_kind.items() if count or kind != "interrupted"}
+        return _make_line("   ").join(Text(f"{count} {kind}", style=STYLES[kind]) for kind, count in counts.items())
 
-    def get_mark(self, kind: str) -> str:
-        return MARKS[kind][0 if self.console.encoding.startswith("utf") else 1]
+    def _render_bests(self) -> list[Text]:
+        found = [(_format_score(best), best.number) for best in self.progress.best_jobs.values()]
+        return [_make_line(f"best {score}: {self.progress.get_label(number)}", "bold") for score, number in found]
 
-    def render_bests(self) -> list[Text]:
-        bests = [
-            f"best {_format_score(best)}: {self.progress.get_label(best.number)}"
-            for best in self.progress.best_jobs.values()
-        ]
-        return [Text(_replace_control_characters(best), style="bold") for best in bests]
-
-    def render_jobs(self, width: int, max_lines: int) -> list[Text]:
-        """Return at most ``max_lines`` lines for running jobs, the oldest job first."""
+    def _render_jobs(self, max_lines: int) -> Table:
+        """Return at most ``max_lines`` lines for running jobs, the oldest job first; long titles are cut."""
         running, now = list(self.progress.running.items()), self.progress.clock()
         shown = running if len(running) <= max_lines else running[: max_lines - 1]
-        for _, job in shown:
+        time_columns = Column(justify="right", no_wrap=True, style="dim"), Column(no_wrap=True, style="dim")
+        table = Table.grid(Column(), *time_columns, padding=(0, 2))
+        for number, job in shown:
             job.read_epochs(now)
-        # All titles get the same width, so that the times after them line up.
-        lines = [Text(_replace_control_characters(f"  {self.progress.get_label(number)}")) for number, _ in shown]
-        times = [f"  {format_duration(now - job.started_at):>7}  {job.epochs}".rstrip() for _, job in shown]
-        free = width - max(map(len, times), default=0)
-        title_width = min(max((line.cell_len for line in lines), default=0), max(free, 1))
-        for line, text in zip(lines, times, strict=True):
-            line.truncate(title_width, overflow="ellipsis", pad=True)
-            line.append(text, style="dim")
-        more = len(running) - len(shown)
-        return [*lines, *([Text(f"  and {more} more", style="dim")] if more else [])]
+            title = _make_line(f"  {self.progress.get_label(number)}")
+            table.add_row(title, format_duration(now - job.started_at), job.epochs)
+        if more := len(running) - len(shown):
+            table.add_row(_make_line(f"  and {more} more", "dim"))
+        return table
 
     def remove_wrapped_lines(self) -> None:
         """Erase the extra lines that appear when the terminal becomes narrower and wraps the lines of the area.
@@ -205,6 +177,11 @@ class Display:
 
 
 # Texts
+
+
+def _make_line(text: str, style: str = "") -> Text:
+    """Return a text as one line of the area, which is cut where it is too wide."""
+    return Text(_replace_control_characters(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _format_outcome(metrics: dict[str, Any]) -> str:

@@ -78,12 +78,8 @@ class SweepProgress:
     def __init__(
         self, titles: dict[int, str], finished_before: int, parallel_jobs: int, clock: Callable[[], float]
     ) -> None:
-        self.titles, self.finished_before, self.parallel_jobs, self.clock = (
-            titles,
-            finished_before,
-            parallel_jobs,
-            clock,
-        )
+        self.titles, self.finished_before = titles, finished_before
+        self.parallel_jobs, self.clock = parallel_jobs, clock
         self.min_jobs = 0  # minimum number of jobs, where not all are known at the start
         self.counts = Counter(done=finished_before)
         self.running: dict[int, RunningJob] = {}
@@ -148,9 +144,8 @@ class SweepProgress:
         value, monitor, mode = metrics.get("best"), metrics.get("monitor"), metrics.get("mode")
         if value is not None and monitor is not None and mode is not None:
             found = BestJob(number, monitor, mode, value)
-            self.best_jobs[monitor, mode] = min(
-                found, self.best_jobs.get((monitor, mode), found), key=lambda best: best.sort_key
-            )
+            best = self.best_jobs.get((monitor, mode), found)
+            self.best_jobs[monitor, mode] = min(best, found, key=lambda job: job.sort_key)
 
     def estimate_time_left(self) -> float | None:
         """Estimate the seconds to the end of the sweep; ``None`` if that is not possible.

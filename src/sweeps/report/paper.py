@@ -283,6 +283,6 @@ def _prepare_sweep_figure(
 
     picture = instantiate_checked(f"figure {name}", settings, name=name)
     picture.packages = packages
-    width, height = picture.size(runs)
+    width, height = picture.get_size(runs)
     factor = min(1.0, PAGE_WIDTH / width)
     return width * factor, height * factor, lambda figure: picture.draw(figure, runs)

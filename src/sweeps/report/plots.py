@@ -124,12 +124,12 @@ def make_effect_figure(setting_effect: Effect, board: Leaderboard) -> PlotlyFigu
     xaxis["title"]["text"] += f"<br>{window.describe()}"
     layout["yaxis2"] = EDGE_AXIS
     return {
-        "data": [dots, *_make_edge_marks(dots, window), *_make_edge_marks(average, window), average],
+        "data": [dots, *make_edge_marks(dots, window), *make_edge_marks(average, window), average],
         "layout": layout,
     }
 
 
-def _make_edge_marks(marks: PlotlyFigure, window: AxisRange) -> list[PlotlyFigure]:
+def make_edge_marks(marks: PlotlyFigure, window: AxisRange) -> list[PlotlyFigure]:
     """Return the marks of a trace that lie beyond the axis, as traces of triangles at its edge."""
     found = []
     for height, symbol, is_beyond in (
@@ -140,7 +140,7 @@ def _make_edge_marks(marks: PlotlyFigure, window: AxisRange) -> list[PlotlyFigur
         copied = {key: [marks[key][index] for index in beyond] for key in ("x", "text", "customdata")}
         marker = {"color": marks["marker"]["color"], "symbol": symbol, "size": 9}
         trace = {key: marks[key] for key in ("type", "hovertemplate")} | {"mode": "markers", "yaxis": "y2"}
-        found.append({**trace, **copied, "y": [height] * len(beyond), "marker": marker})
+        found.append({**trace, **copied, "y": [height] * len(beyond), "marker": marker, "showlegend": False})
     return [trace for trace in found if trace["x"]]
 
 

@@ -1,15 +1,15 @@
 """Figures for plotly.js of a search: the best value so far over its trials, and the importance of each setting."""
 
-import math
 from collections.abc import Callable
-from functools import reduce
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from src.core.axes import AxisRange, find_axis_range
+from src.core.axes import find_axis_range
 from src.core.colours import LINES_ON_LIGHT
 from src.storage import schema
+from src.storage.records import format_metrics
 from src.storage.schema import DamagedError
 from src.sweeps.report.plots import (
     BLUE,
@@ -19,6 +19,7 @@ from src.sweeps.report.plots import (
     PlotlyFigure,
     format_run,
     is_logarithmic,
+    make_edge_marks,
     make_metric_axis,
     to_plotly_text,
 )
@@ -72,8 +73,8 @@ class SearchState(NamedTuple):
         return [(trial, trial.value) for trial in self.trials if trial.value is not None]
 
     @property
-    def better(self) -> Callable[[float, float], float]:
-        """The function that returns the better of two values."""
+    def best_of(self) -> Callable[..., Any]:
+        """The function that returns the best of several values: ``max`` or ``min``."""
         return max if self.mode == "max" else min
 
 
@@ -88,13 +89,9 @@ class SearchFigures(NamedTuple):
 
 def draw_searches(sweeps: Sweeps) -> list[SearchFigures]:
     """Draw the searches among the sweeps, those by the same metric together."""
-    found = [
-        search
-        for folder, name in get_sweep_names(sweeps.folders).items()
-        if (search := _read_search(sweeps, folder, name))
-    ]
+    read = [_read_search(sweeps, folder, name) for folder, name in get_sweep_names(sweeps.folders).items()]
     parts: dict[tuple[str, str], list[SearchState]] = {}
-    for search in found:
+    for search in filter(None, read):
         parts.setdefault((search.metric, search.mode), []).append(search)
     return [_draw_search_figures(metric, _set_colours(part)) for (metric, _), part in parts.items()]
 
@@ -138,10 +135,8 @@ def _summarize_search(search: SearchState) -> str:
     text = f"{search.name}: {format_count(len(states), 'trial')} by {search.sampler}, {', '.join(counts)}"
     if not search.complete_trials:
         return text
-    value = reduce(search.better, (value for _, value in search.complete_trials))
-    trial = next(trial for trial, found in search.complete_trials if found == value)
-    best = f"{value:.2%}" if "/acc" in search.metric else f"{value:.4g}"
-    return f"{text}; best {search.metric} {best} in trial {trial.number}"
+    trial, value = search.best_of(search.complete_trials, key=itemgetter(1))
+    return f"{text}; best {format_metrics({search.metric: value})} in trial {trial.number}"
 
 
 # The best so far
@@ -162,29 +157,24 @@ def _draw_progress(metric: str, part: list[SearchState]) -> PlotlyFigure:
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         "showlegend": True,
     }
-    return {
-        "data": [trace for search in part for trace in _build_traces(search, window, len(part) > 1)],
-        "layout": layout,
-    }
+    traces = [trace for search in part for trace in _build_traces(search, several=len(part) > 1)]
+    if window:
+        trials = [trace for trace in traces if trace["mode"] == "markers" and trace["yaxis"] == "y"]
+        traces += [mark for trace in trials for mark in make_edge_marks(trace, window)]
+    return {"data": traces, "layout": layout}
 
 
-def _build_traces(search: SearchState, window: AxisRange | None, several: bool) -> list[PlotlyFigure]:
-    """Return the traces of one search, without empty ones."""
-    low, high = (window.low, window.high) if window else (-math.inf, math.inf)
-    below = [trial for trial, value in search.complete_trials if value < low]
-    above = [trial for trial, value in search.complete_trials if value > high]
-    failed = [trial for trial in search.trials if trial.state == "failed"]
+def _build_traces(search: SearchState, several: bool) -> list[PlotlyFigure]:
+    """Return the traces of one search, without empty ones; of several, the legend names each search's line."""
     name = to_plotly_text(search.name)
-    marks = [
+    failed = [trial for trial in search.trials if trial.state == "failed"]
+    traces = [
         _make_marker_trace(search, [trial for trial, _ in search.complete_trials], "circle", "trials"),
         _make_best_trace(search, name if several else "best so far"),
-        _make_marker_trace(search, below, "triangle-down", "far below", EDGE_MARGIN),
-        _make_marker_trace(search, above, "triangle-up", "far above", 1 - EDGE_MARGIN),
         _make_marker_trace(search, failed, "x", "failed", EDGE_MARGIN),
     ]
-    if several:  # one entry in the legend for each search: its line
-        marks = [{**trace, "legendgroup": name, "showlegend": trace["mode"] == "lines"} for trace in marks]
-    return [trace for trace in marks if trace["x"]]
+    legends = [{"legendgroup": name, "showlegend": trace["mode"] == "lines"} if several else {} for trace in traces]
+    return [trace | legend for trace, legend in zip(traces, legends, strict=True) if trace["x"]]
 
 
 def _make_marker_trace(
@@ -211,7 +201,7 @@ def _make_marker_trace(
 def _make_best_trace(search: SearchState, name: str) -> PlotlyFigure:
     """Return a step line of the best value so far, up to the last trial."""
     complete = search.complete_trials
-    best = list(accumulate((value for _, value in complete), search.better))
+    best = list(accumulate((value for _, value in complete), search.best_of))
     numbers = [trial.number for trial, _ in complete]
     if numbers and search.trials[-1].number > numbers[-1]:
         numbers, best = [*numbers, search.trials[-1].number], [*best, best[-1]]
@@ -231,11 +221,9 @@ def _make_best_trace(search: SearchState, name: str) -> PlotlyFigure:
 
 def _draw_importance(part: list[SearchState]) -> PlotlyFigure:
     """Draw a bar for the importance of each setting, the longest on top; those of several searches side by side."""
-    total: dict[str, float] = {}
-    for search in part:
-        for name, fraction in search.importance.items():
-            total[name] = total.get(name, 0.0) + fraction
-    settings = sorted(total, key=lambda name: total[name])  # plotly draws the first at the bottom
+    names = dict.fromkeys(name for search in part for name in search.importance)
+    # plotly draws the first at the bottom
+    settings = sorted(names, key=lambda name: sum(search.importance.get(name, 0.0) for search in part))
     bars = [
         {
             "type": "bar",

@@ -56,7 +56,7 @@ def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) ->
     overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
     space = read_space(overrides, sweep.context.config_loader)
     with open_sweep(sweep):
-        Search(sweep, launcher.engine(), SearchPlan(**plan), space).run()
+        Search(sweep, launcher.make_engine(), SearchPlan(**plan), space).run()
 
 
 def _find_search_metric(config: DictConfig) -> tuple[str, str]:
