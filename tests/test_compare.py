@@ -62,8 +62,8 @@ def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(end
     assert [path.name for path in (folder / "figures").iterdir()] == ["panels.png"]
     with Image.open(folder / "figures" / "panels.png") as picture:
         assert shown(folder) == {"visuals/panels": picture.size}
-    (told,) = [line for line in outcome.text.splitlines() if "picture: " in line]
-    assert Path(told.split("picture: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
+    (told,) = [line for line in outcome.text.splitlines() if "figure: " in line]
+    assert Path(told.split("figure: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
 
 
 def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_pictures(

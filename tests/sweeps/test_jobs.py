@@ -257,7 +257,7 @@ def test_a_finished_job_whose_metrics_are_damaged_is_tested_again_and_comes_to_t
         path.write_text(damage)
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
-    assert f"outputs/sweeps/swept/{NAMES[0]}/metrics.json is " in outcome.out and "the job goes on" in outcome.out
+    assert f"outputs/sweeps/swept/{NAMES[0]}/metrics.json is " in outcome.out and "the job resumes" in outcome.out
     assert [note.event for note in read_notes(cwd) if note.number == 0] == ["1", "2", "test", "test"]
     assert timeless(read_json(path)) == timeless(before)
 

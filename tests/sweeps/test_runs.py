@@ -112,7 +112,7 @@ def test_notes_that_are_missing_or_another_jobs_are_told(tmp_path: Path) -> None
     (tmp_path / "3").mkdir()  # of a start that was stopped as it made it
     (tmp_path / "3" / "status.json").write_text('{"status": "waiting"}')
     assert [(run.number, run.message) for run in read_runs(tmp_path)] == [
-        (0, f"{tmp_path}/0_a/job.json is damaged: its number 1 is that of {tmp_path}/1_b"),
+        (0, f"{tmp_path}/0_a/job.json is damaged: its number 1 is already used by {tmp_path}/1_b"),
         (1, None),
         (2, f"{tmp_path}/2_c/job.json is missing"),
     ]

@@ -138,7 +138,7 @@ def test_the_sweep_itself_draws_none_and_tells_the_command(cwd: Path) -> None:
     assert outcome.code == 0, outcome.text
     assert not figures(cwd)
     page = Page(cwd / HERE / "report.html")
-    assert f"The pictures of 4 {TOLD} {HERE} Copy" in page.sections["pictures"]
+    assert f"The figures of 4 {TOLD} {HERE} Copy" in page.sections["pictures"]
     assert TOLD not in read(cwd / HERE).sections["leaderboard"]
 
 
@@ -187,4 +187,4 @@ def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(
     monkeypatch.chdir(cwd)
     shutil.copytree(HERE, "a b")
     page = Page(write_report([Path(HERE), Path("a b")]))
-    assert f"The pictures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]
+    assert f"The figures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]
