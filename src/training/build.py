@@ -270,7 +270,7 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
     if cfg.trainer.limit_train_batches == 0:
         raise InputError(f"trainer.limit_train_batches=0: there is no batch to train on")
     if data.drop_last and samples < size:
-        why = "data.drop_last=true drops a smaller one"
+        why = "data.drop_last=true drops a smaller batch"
         raise InputError(
             f"data.batch_size={size}: there is no batch to train on: there are {samples} samples, and {why}"
         )

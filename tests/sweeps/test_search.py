@@ -193,7 +193,7 @@ def test_where_all_trials_fail_the_search_has_failed(tmp_path: Path) -> None:
 def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> None:
     assert run("src.train", "-m", *BARE, "trainer.max_epochs=1", "seed=0", "name=small", cwd=tmp_path).code == 0
     outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
-    assert outcome.error.startswith("error: outputs/sweeps/small has the jobs of a sweep that is no search")
+    assert outcome.error.startswith("error: outputs/sweeps/small has the jobs of a sweep that is not a search")
 
 
 @pytest.mark.parametrize(
