@@ -268,7 +268,7 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
         return
     samples, size = data.train_set.size, data.batch_size
     if cfg.trainer.limit_train_batches == 0:
-        raise InputError(f"trainer.limit_train_batches=0: there is no batch to train on")
+        raise InputError("trainer.limit_train_batches=0: there is no batch to train on")
     if data.drop_last and samples < size:
         why = "data.drop_last=true drops a smaller batch"
         raise InputError(
