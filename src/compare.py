@@ -17,7 +17,7 @@ from src.storage.trust import TRUST_HELP, extract_trust
 
 
 def main() -> None:
-    parser = OneLineParser(prog=format_command("src.compare"), description="Add up a sweep again.", epilog=TRUST_HELP)
+    parser = OneLineParser(prog=format_command("src.compare"), description="Summarize a sweep.", epilog=TRUST_HELP)
     parser.add_argument("folder", type=Path, help="the sweep's folder: outputs/sweeps/NAME")
     from src.cli.main import exit_on_error
 

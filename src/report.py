@@ -20,7 +20,7 @@ from src.core.errors import InputError
 from src.storage.trust import TRUST_HELP, extract_trust
 
 FORMATS = ("pdf", "svg")
-FORMAT_HELP = "format=pdf or format=svg: figures for a paper, too"  # for --help
+FORMAT_HELP = "format=pdf or format=svg: also write figures for a paper"  # for --help
 
 
 def main() -> None:

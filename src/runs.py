@@ -78,7 +78,10 @@ def main() -> None:
     parser = OneLineParser(prog=format_command("src.runs"), description="List all runs and sweeps.")
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder that holds them")
     parser.add_argument(
-        "--sort", choices=SORT_KEYS, default="when", help="newest, best or first in the alphabet on top"
+        "--sort",
+        choices=SORT_KEYS,
+        default="when",
+        help="sort by a column: newest, best or alphabetically first on top",
     )
     parser.add_argument("--filter", action="append", default=[], metavar="WORD", help="show rows that contain it")
     given = parser.parse_args()
@@ -101,7 +104,7 @@ def _read_rows(outputs: Path) -> list[Row]:
     if not (runs.is_dir() or sweeps.is_dir()):
         flag, _, value = str(outputs).partition("=")
         hint = f"; did you mean --{flag} {value}?" if flag in ("filter", "sort") else ""
-        there = "there are no runs/ and no sweeps/ in it" if outputs.is_dir() else "there is no such folder"
+        there = "it contains neither runs/ nor sweeps/" if outputs.is_dir() else "there is no such folder"
         raise InputError(f"{outputs}: {there}{hint}")
     found = dict.fromkeys(_find_folders(runs, ".hydra/config.yaml"), _read_run)
     found |= dict.fromkeys(_find_folders(sweeps, "multirun.yaml"), _read_sweep)

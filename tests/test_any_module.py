@@ -167,7 +167,7 @@ def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_
     assert (metrics["monitor"], metrics["mode"]) == ("val/loss", "min")
     assert metrics["best"] == min(row["val/loss"] for row in rows) == metrics["test/loss"]  # the same points
     (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
-    assert "no pictures of samples (samples, decision_regions, misclassified)" in note
+    assert "no figures of samples (samples, decision_regions, misclassified)" in note
     assert "optimizer and scheduler are Classifier's own: the settings are not used" in note
     assert [path.stem for path in (outcome.folder / "figures").iterdir()] == ["curves"]
     evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
@@ -234,7 +234,7 @@ def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(proje
 
 def test_a_metric_that_is_never_a_number_is_told_to_choose_nothing(project: Path) -> None:
     outcome = quick(*mine(project, "lost", "points"), TWO, cwd=project)
-    assert "val/loss was NaN in each epoch, so it has chosen none: the last one's weights are kept" in outcome.out
+    assert "val/loss was NaN in every epoch, so the last epoch's weights are kept, not the best ones" in outcome.out
     assert outcome.metrics["best_epoch"] == 2
 
 

@@ -37,14 +37,17 @@ def told(error: str, *words: str) -> None:
         ("epochs=3", ["no setting epochs", "did you mean trainer.max_epochs?"]),
         ("optimizer.momentum=0.5", ["no setting optimizer.momentum: optimizer=muon or rmsprop or sgd has it"]),
         ("patience=3", ["callbacks=early_stopping has callbacks.early_stopping.patience"]),
-        ("model.depth=3", ["no setting model.depth; what else the class of model takes is added by +model.depth=…"]),
+        (
+            "model.depth=3",
+            ["no setting model.depth; other arguments of the model's class are added with +model.depth=…"],
+        ),
         ("trainer.min_epochs=3", ["trainer.min_epochs", "+trainer.min_epochs=…"]),
         ("scheduler._target_=a.b", ["no setting scheduler._target_: write +scheduler._target_=…"]),
         ("sweep=seeds,xor", ["sweep=seeds,xor: a sweep is one preset"]),
         ("seed=range(3)", ["seed=range(3): these are several values; add -m"]),
         ("hydra.job.nmae=x", ["no setting hydra.job.nmae", "--cfg hydra"]),
         ("data=mnist,xor", ["data=mnist,xor: these are several values; add -m to sweep over them"]),
-        ("data=[mnist,xor]", ["data=[mnist,xor]: a run has one data; -m data=mnist,xor makes a run of each"]),
+        ("data=[mnist,xor]", ["data=[mnist,xor]: a run has one data; -m data=mnist,xor trains one run with each"]),
         ("logger=csv,tensorboard", ["add -m to sweep over them, or give a list: 'logger=[csv,tensorboard]'"]),
         ("=3", ["=3: a setting is typed NAME=VALUE"]),
         # out of range
@@ -58,7 +61,7 @@ def told(error: str, *words: str) -> None:
         ("model.hidden_size=0", ["model.hidden_size=0", "whole number from 1", "[512,512]"]),
         ("model.hidden_size=[4,-4]", ["model.hidden_size=[4, -4]", "[512,512]"]),
         ("data.batch_size=0", ["data.batch_size=0", "from 1"]),
-        ("data.val_size=-5", ["data.val_size=-5", "share"]),
+        ("data.val_size=-5", ["data.val_size=-5", "fraction"]),
         ("data.train_size=0", ["data.train_size=0", "above 0"]),
         ("data.noise=-1", ["data.noise=-1", "from 0"]),
         ("trainer.max_epochs=0", ["trainer.max_epochs=0", "from 1"]),
@@ -264,7 +267,7 @@ def test_a_name_that_is_taken_is_refused_and_the_earlier_run_stays_as_it_is(trai
     cwd = trained.folder.parents[2]
     before = {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
     error = run("src.train", "name=trained", *BARE, "seed=1", cwd=cwd).error
-    told(error, "outputs/runs/trained is there already", "name=", "resume=outputs/runs/trained")
+    told(error, "outputs/runs/trained already exists", "name=", "resume=outputs/runs/trained")
     assert {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()} == before
 
 
@@ -272,7 +275,7 @@ def test_a_name_that_is_taken_is_refused_and_the_earlier_run_stays_as_it_is(trai
 def test_outputs_that_cannot_be_written_are_told(mode: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run("src.train", *mode, "paths.outputs=file/outputs", cwd=tmp_path).error
-    told(error, "file/outputs", "cannot be made", "paths.outputs=")
+    told(error, "file/outputs", "cannot be created", "paths.outputs=")
 
 
 # Training that goes wrong

@@ -38,12 +38,12 @@ def test_a_folder_with_something_else_in_it_is_left_alone(name: str, tmp_path: P
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     error = run("src.train", *SETTINGS, cwd=tmp_path).error
-    assert "outputs/runs/mine is there already, with" in error
+    assert "outputs/runs/mine already exists and contains" in error
     assert [each for each in (tmp_path / "outputs").rglob("*") if each.is_file()] == [path]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [(".", "mine is there already"), (".hydra", "mine/.hydra is a link that leads out of")]
+    ("name", "told"), [(".", "mine already exists"), (".hydra", "mine/.hydra is a link that leads out of")]
 )
 def test_a_link_to_another_folder_is_not_followed(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -66,7 +66,7 @@ def test_of_two_starts_at_the_same_moment_one_wins(
 
     monkeypatch.setattr("src.cli.folders.find_foreign_file", look)
     error = run("src.train", *SETTINGS, "seed=1", cwd=tmp_path).error
-    assert "is there already: choose another name=…, or go on with it: resume=outputs/runs/mine" in error
+    assert "already exists: choose another name=…, or resume it: resume=outputs/runs/mine" in error
     assert_the_same_run(inner[0].folder, straight)
     assert "seed: 0" in (inner[0].folder / ".hydra" / "config.yaml").read_text()
 

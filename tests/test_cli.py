@@ -235,7 +235,7 @@ def test_several_processes_are_refused_in_a_sweep(settings: tuple[str, ...], tol
 def test_a_sweeps_name_is_taken_once_by_a_launcher_that_cannot_go_on(tmp_path: Path) -> None:
     sweep("seed=1", "name=once", cwd=tmp_path)
     error = sweep("seed=2", "name=once", "hydra/launcher=basic", cwd=tmp_path).error
-    assert "outputs/sweeps/once is there already" in error
+    assert "outputs/sweeps/once already exists" in error
     assert "name=" in error
     assert "resume=" not in error  # a sweep cannot be gone on with as one
 

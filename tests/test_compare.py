@@ -62,8 +62,8 @@ def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(end
     assert [path.name for path in (folder / "figures").iterdir()] == ["panels.png"]
     with Image.open(folder / "figures" / "panels.png") as picture:
         assert shown(folder) == {"visuals/panels": picture.size}
-    (told,) = [line for line in outcome.text.splitlines() if "picture: " in line]
-    assert Path(told.split("picture: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
+    (told,) = [line for line in outcome.text.splitlines() if "figure: " in line]
+    assert Path(told.split("figure: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
 
 
 def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_pictures(
@@ -79,7 +79,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_
     (told,) = [line for line in outcome.text.splitlines() if "error: " in line]
     relative = folder.relative_to(tmp_path)
     assert told.endswith(
-        f"error: {relative}/figures/panels.png cannot be drawn: none of the 2 runs has a picture figures/nothing.png "
+        f"error: {relative}/figures/panels.png cannot be drawn: none of the 2 runs has the figure figures/nothing.png "
         f"(try again: python -m src.compare {relative})"
     )
     assert not [warning for warning in recwarn if "Callback" in str(warning.message)]
@@ -94,13 +94,10 @@ def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog:
         (tmp_path / "0" / "metrics.json").unlink()
         DrawFigures(pictures).on_multirun_end(config)
     first, second, third = caplog.messages
-    told = "picture a: src.sweeps.nothing.Here cannot be made (ImportError: Error loading"
+    told = "figure a: src.sweeps.nothing.Here cannot be created (ImportError: Error loading"
     assert first.startswith(f"error: {tmp_path}/figures/a.png cannot be drawn: {told}")
     assert second.startswith(f"error: {tmp_path}/figures/b.png cannot be drawn: none of the 1 runs has the metric")
-    assert (
-        third
-        == f"error: {tmp_path}: there are no runs with metrics in it (try again: python -m src.compare {tmp_path})"
-    )
+    assert third == f"error: {tmp_path}: it contains no runs with metrics (try again: python -m src.compare {tmp_path})"
     assert not any("\n" in told for told in caplog.messages)
 
 
@@ -166,7 +163,7 @@ def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) ->
     assert [path.name for path in figures.iterdir()] == ["good.png"]
     assert outcome.err.splitlines() == [
         f"error: {figures}/none_has_it.png cannot be drawn: none of the 1 runs has the metric test/f1",
-        f"error: {figures}/strange.png cannot be drawn: picture strange.colour: {scores} takes no such setting",
+        f"error: {figures}/strange.png cannot be drawn: figure strange.colour: {scores} has no such setting",
     ]
 
 
@@ -189,12 +186,12 @@ def test_a_lost_checkpoint_is_told(sweep: Path) -> None:
 
 def test_a_folder_that_is_not_there_or_not_of_a_sweep_is_told(sweep: Path) -> None:
     for folder in (sweep / "nowhere", sweep / "0_hidden_size-1"):
-        assert compare(folder).error == f"error: {folder}: no sweep there ({folder}/multirun.yaml is missing)"
+        assert compare(folder).error == f"error: {folder} is not a sweep's folder ({folder}/multirun.yaml is missing)"
 
 
 def test_a_sweep_without_jobs_or_with_a_damaged_one_is_told(sweep: Path, tmp_path: Path) -> None:
     empty = with_pictures(tmp_path / "empty", {})
-    assert compare(empty).error == f"error: {empty}: there are no jobs in it"
+    assert compare(empty).error == f"error: {empty}: it contains no jobs"
     (sweep / "0_hidden_size-1" / "job.json").write_text("{")
     assert compare(sweep).error.startswith(f"error: {sweep}/0_hidden_size-1/job.json is damaged: ")
 
@@ -210,9 +207,9 @@ def test_pictures_of_a_sweep_without_metrics_are_told_below_its_table(sweep: Pat
     outcome = compare(sweep)
     *damaged, last = outcome.err.splitlines()
     assert damaged == [
-        f"error: {path.parent}/metrics.json is missing, and the run has finished"
+        f"error: {path.parent}/metrics.json is missing, although the run has finished"
         for path in sorted(sweep.glob("*/job.json"))
     ]
-    assert last == f"error: {sweep}: there are no runs with metrics in it"
+    assert last == f"error: {sweep}: it contains no runs with metrics"
     assert outcome.out.startswith("\nmoved here: 2 jobs, 2 damaged\n")
     assert (sweep / "results.csv").is_file()

@@ -11,7 +11,7 @@ from tests.command_line import BARE, evaluate, history, process, quick, read_jso
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler to compile with")
 SETTINGS = ("model.hidden_size=5", "data.batch_size=7", "optimizer=sgd")  # 14 batches of 7 points and one of 2
 COMPILED = "compile=default"
-TOLD = re.compile(r"compiled in (\d+\.\d) s \(torch\.compile, mode default\), counted in the run's seconds")
+TOLD = re.compile(r"compiled in (\d+\.\d) s \(torch\.compile, mode default\), included in the run's seconds")
 
 
 def told(folder: Path) -> list[float]:
@@ -49,14 +49,14 @@ def test_a_compiled_run_goes_on_exactly_and_adds_up_the_time(tmp_path: Path) -> 
     assert same(weights(straight), weights(parted)) and history(straight) == history(parted)
     assert read_json(parted / "metrics.json")["compile_seconds"] > before
     changed = run("src.train", f"resume={parted}", "trainer.max_epochs=4", "compile=null", cwd=tmp_path)
-    assert changed.error.startswith("error: resume: compile was default when the run began and cannot become null")
+    assert changed.error.startswith("error: resume: compile was default when the run started and cannot change to null")
 
 
 def test_without_a_compiler_the_run_ends_in_one_line(tmp_path: Path) -> None:
     nothing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled before")}
     error = process("src.train", *BARE, *SETTINGS, COMPILED, cwd=tmp_path, **nothing).error
     assert error.startswith("error: compile=default: torch.compile cannot compile MLPNet here (InvalidCxxCompiler: ")
-    assert "'no-such-compiler'" in error and error.endswith("; put that right, or use compile=null")
+    assert "'no-such-compiler'" in error and error.endswith("; fix that, or use compile=null")
 
 
 def test_a_model_without_a_network_says_so_and_does_as_ever(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_steps_and_metrics_are_those_of_one_process_however_uneven_the_shares(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (("data.batch_size=32",), "batch norm needs 4 samples for 2 processes: of 99 with data.batch_size=32 the last"),
+        (("data.batch_size=32",), "batch norm needs 4 samples for 2 processes: with 99 samples and data.batch_size=32"),
         (("data.batch_size=2",), "choose another data.batch_size (4 or more)"),
         (("+trainer.sync_batchnorm=true",), "trainer.sync_batchnorm=true works on GPUs alone"),
     ],

@@ -234,9 +234,9 @@ def test_a_run_resumed_with_a_number_of_steps_counts_each_epoch_once(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["trainer.max_steps=15", "scheduler=cosine"], "the learning rate's schedule was made for its number of steps"),
-        ([StopIn.SETTING], "by a callback"),
-        ([EARLY[:-1] + ",stopping_threshold:0.0}"], "by EarlyStopping"),
+        (["trainer.max_steps=15", "scheduler=cosine"], "the learning rate schedule was made for its number of steps"),
+        ([StopIn.SETTING], "it was stopped by a callback"),
+        ([EARLY[:-1] + ",stopping_threshold:0.0}"], "it was stopped by EarlyStopping"),
     ],
 )
 def test_where_no_command_trains_longer_it_is_said_why(settings: list[str], reason: str, tmp_path: Path) -> None:

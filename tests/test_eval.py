@@ -143,7 +143,7 @@ def test_a_run_that_has_not_finished_an_epoch_has_nothing_to_evaluate(folder: Pa
 def test_settings_of_training_are_refused_and_not_shown(folder: Path, tmp_path: Path) -> None:
     for setting in ("trainer.max_epochs=3", "+trainer.max_time=00:00:01:00", "trainer.overfit_batches=1"):
         error = run("src.eval", f"run={folder}", setting, cwd=tmp_path).error
-        assert f"{setting.split('=')[0].lstrip('+')} means nothing in an evaluation" in error
+        assert f"{setting.split('=')[0].lstrip('+')} has no effect in an evaluation" in error
     shown = run("src.eval", "--help", cwd=tmp_path).out
     assert "limit_test_batches: null" in shown
     assert "max_epochs" not in shown

@@ -47,7 +47,7 @@ def test_a_share_that_comes_to_nothing_is_refused_with_the_smallest_that_does_no
         ({"val_check_interval": 0.4, "limit_val_batches": 0}, None),
         ({"val_check_interval": 6, "limit_train_batches": 12}, None),
         ({"overfit_batches": 2, "limit_train_batches": 3}, "trainer.limit_train_batches=3 has no effect"),
-        ({"overfit_batches": 2, "limit_val_batches": 0.5}, "trainer.overfit_batches=2 takes its place"),
+        ({"overfit_batches": 2, "limit_val_batches": 0.5}, "trainer.overfit_batches=2 replaces it"),
         ({"overfit_batches": 0.5, "limit_val_batches": 1}, "trainer.limit_val_batches=1 has no effect"),
         ({"overfit_batches": 2, "limit_val_batches": 1.0, "limit_test_batches": 1}, None),
         ({"min_epochs": 5, "max_epochs": 3}, "trainer.min_epochs=5 has no effect: training ends with"),

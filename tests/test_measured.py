@@ -108,7 +108,7 @@ def test_weights_may_be_changed_before_they_are_validated(moment: str, tmp_path:
 @pytest.mark.parametrize("moment", ["on_validation_epoch_end", "on_validation_end", "on_train_epoch_end"])
 def test_weights_changed_between_validation_and_checkpoint_are_refused(moment: str, tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, *SETTINGS, Change.at(moment), cwd=tmp_path)
-    assert "the weights to be kept are not those that were validated; Change or MLP must change them" in outcome.error
+    assert "the weights to be saved are not those that were validated; Change or MLP may change them" in outcome.error
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -121,11 +121,11 @@ def test_without_a_validation_set_weights_may_be_changed_at_an_epochs_end(tmp_pa
 
 def test_weights_that_are_changed_after_the_last_checkpoint_are_told_to_be_lost(tmp_path: Path) -> None:
     outcome = quick(*SETTINGS, Change.at("on_train_end"), cwd=tmp_path)
-    assert "Change or MLP changed the weights after the last checkpoint: that has no effect" in outcome.out
+    assert "Change or MLP changed the weights after the last checkpoint: this has no effect" in outcome.out
     is_measured(outcome, tmp_path)
 
 
 def test_weights_that_are_changed_for_the_test_are_refused(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, *SETTINGS, Change.at("on_test_start"), cwd=tmp_path)
-    assert "the weights to be tested are not those that are kept; Change or MLP must change them" in outcome.error
+    assert "the weights to be tested are not the saved ones; Change or MLP may change them" in outcome.error
     assert "test/loss" not in outcome.metrics

@@ -61,6 +61,6 @@ def test_an_operation_that_is_not_deterministic_on_the_device_is_named(tmp_path:
     )
     outcome = run("src.train", *BARE, Fail.SETTING, "deterministic=true", cwd=tmp_path)
     assert outcome.error == (
-        "error: deterministic=true: adaptive_max_pool2d_backward_cuda does not come to the same each time on this "
-        "device; choose a model without it, or deterministic=false"
+        "error: deterministic=true: adaptive_max_pool2d_backward_cuda is not deterministic on this device; "
+        "choose a model without it, or deterministic=false"
     )

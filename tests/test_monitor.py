@@ -78,7 +78,7 @@ def test_a_metric_of_training_chooses_each_epoch(tmp_path: Path) -> None:
             ["monitor=val/loss", "trainer.check_val_every_n_epoch=5", "trainer.max_epochs=2"],
             "never measured: trainer.check_val_every_n_epoch=5 is more than trainer.max_epochs=2",
         ),
-        (["mode=max", "data.val_size=0"], "mode=max: there is no metric that chooses; give monitor=NAME, too"),
+        (["mode=max", "data.val_size=0"], "mode=max: no metric is monitored; give monitor=NAME, too"),
         (["monitor=test/acc"], "monitor=test/acc must be null or the name of a metric of training or validation"),
         (
             ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],

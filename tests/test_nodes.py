@@ -145,7 +145,7 @@ def test_a_name_that_is_taken_is_refused_on_each_node(
     for node in "01":
         meet(monkeypatch, NODE_RANK=node)
         assert (
-            "outputs/runs/two is there already: choose another name="
+            "outputs/runs/two already exists: choose another name="
             in run(*("src.train", *TWO, "name=two"), cwd=cwd).error
         )
     assert (resumed[0].folder / "metrics.json").read_text() == before
@@ -161,7 +161,7 @@ def meet(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     [
         (("name=x",), None, "trainer.num_nodes=2: set NODE_RANK, MASTER_ADDR, MASTER_PORT on each node"),
         (("name=x",), {"MASTER_ADDR": ""}, "trainer.num_nodes=2: set MASTER_ADDR on each node"),
-        (("name=x",), {"NODE_RANK": "2"}, "NODE_RANK=2: trainer.num_nodes=2, so it is a number from 0 to 1"),
+        (("name=x",), {"NODE_RANK": "2"}, "NODE_RANK=2: trainer.num_nodes=2, so it must be a number from 0 to 1"),
         (("name=x",), {"NODE_RANK": "one"}, "NODE_RANK=one: "),
         (("name=x",), {"MASTER_PORT": "http"}, "MASTER_PORT=http: a port is a number from 1 to 65535"),
         ((), {}, "on several nodes a run needs name=…"),
@@ -185,7 +185,7 @@ def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
     from src.training.distributed import DistributedGuard
 
     settings: Any = {"trainer": None, "pl_module": None}
-    with pytest.raises(InputError, match="must be storage that all share"):
+    with pytest.raises(InputError, match="must be on storage that all nodes share"):
         DistributedGuard(tmp_path).on_fit_start(**settings)
 
 
@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         meeting = make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 1})
-        with pytest.raises(InputError, match=r"cannot meet there \(Address already in use\)"):
+        with pytest.raises(InputError, match=r"cannot connect there \(Address already in use\)"):
             _ = meeting.main_address
 
 

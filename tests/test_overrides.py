@@ -213,7 +213,7 @@ def test_a_folder_that_was_there_stays_and_can_be_taken_after_a_refused_start(tm
     assert list(tmp_path.iterdir()) == []
     assert run("src.train", *QUICK, "hydra.run.dir=.", cwd=tmp_path).code == 0
     error = run("src.train", *QUICK, "hydra.run.dir=.", cwd=tmp_path).error
-    assert ". is there already: choose another hydra.run.dir=…, or go on with it: resume=." in error
+    assert ". already exists: choose another hydra.run.dir=…, or resume it: resume=." in error
     assert read_json(tmp_path / "metrics.json")["epochs"] == 1
 
 
@@ -230,7 +230,7 @@ def test_a_sweep_of_which_some_jobs_are_refused_runs_the_others(tmp_path: Path) 
     [
         (("hydra.output_subdir=null",), "hydra.output_subdir=null: a run keeps its settings in .hydra"),
         (("~hydra.callbacks.claim_folder",), "it keeps a run from writing into another's folder"),
-        (("hydra.runtime.output_dir=x",), "hydra.runtime.output_dir=x: Hydra itself fills it in"),
+        (("hydra.runtime.output_dir=x",), "hydra.runtime.output_dir=x: Hydra sets it itself"),
         (("hydra.launcher.jobs=2",), "hydra.launcher.jobs=2 is for sweeps (-m, sweep=), and this is one run"),
         (("-m", "hydra.run.dir=x", "seed=1,2"), "is for a run: a sweep's folder is name=…, or hydra.sweep.dir=…"),
         (

@@ -159,7 +159,7 @@ def test_a_setting_that_an_own_class_does_not_take_is_told_in_one_line(project: 
     settings = [searchpath(project), "model=centres", "+model.width=3"]
     error = run("src.train", *settings, cwd=project).error
     assert "model.width" in error
-    assert "mine.model.MyModel takes no such setting" in error
+    assert "mine.model.MyModel has no such setting" in error
 
 
 def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
@@ -177,7 +177,7 @@ def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
         ("+model.label_smoothing=2", "model.label_smoothing=2 must be a number from 0 to below 1"),
         ("data.pionts=5", "there is no setting data.pionts, did you mean data.points?"),
         ("points=5", "there is no setting points, did you mean data.points?"),
-        ("+data.pionts=5", "data.pionts: mine.data.Rings takes no such setting, did you mean points?"),
+        ("+data.pionts=5", "data.pionts: mine.data.Rings has no such setting, did you mean points?"),
     ],
 )
 def test_settings_of_own_classes_are_checked_where_they_are_shared(setting: str, told: str, project: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_composed_config_trains_as_the_command_line_does(tmp_path: Path) -> No
     """Also what is refused is, and leaves no folder; the run is one that the commands open."""
     told = start("-c", SCRIPT, cwd=tmp_path, path=str(ROOT))
     refused = [line for line in told.splitlines() if line.startswith("refused: ")]
-    assert "outputs/runs/a-b is there already" in refused[0]
+    assert "outputs/runs/a-b already exists" in refused[0]
     assert "optimizer.lr=-1 must be a number above 0" in refused[1]
     assert "experiment=xor is for data=xor, optimizer=sgd and experiment=wheat for" in refused[2]
     assert "a sweep is several runs: start it on the command line" in refused[3]

@@ -97,7 +97,7 @@ def test_an_argument_reaches_the_trainer(name: str, tmp_path: Path, monkeypatch:
 def test_an_argument_that_a_run_decides_is_refused_with_what_to_use(name: str) -> None:
     with pytest.raises(InputError) as caught:
         refuse_unsupported(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: None}}))
-    assert str(caught.value) == f"trainer.{name} is no setting here: {REFUSED_ARGUMENTS[name]}"
+    assert str(caught.value) == f"trainer.{name} cannot be set here: {REFUSED_ARGUMENTS[name]}"
 
 
 @pytest.mark.parametrize("name", REFUSED_CALLBACKS)
@@ -147,20 +147,20 @@ class OwnFinder(callbacks.LearningRateFinder):
         (f"+trainer.strategy={{_target_: {DDP}, start_method: fork}}", "use trainer.strategy=ddp, which starts the"),
         (
             "trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, record_shape: true}",
-            "trainer.profiler.record_shape: lightning.pytorch.profilers.PyTorchProfiler takes no such setting",
+            "trainer.profiler.record_shape: lightning.pytorch.profilers.PyTorchProfiler has no such setting",
         ),
         ("+trainer.max_time={second: 2}", "must be null or a time as DD:HH:MM:SS or {weeks: …, days: …"),
-        ("+trainer.max_time={seconds: 0}", "more than no time at all"),
+        ("+trainer.max_time={seconds: 0}", "and not all 0"),
         ("+trainer.gradient_clip_algorithm=nrm", "must be null, norm or value"),
         (
             own("LambdaCallback, on_train_end: builtins.print"),
             "callbacks.own.on_train_end=builtins.print must be a function",
         ),
-        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (of which a setting cannot"),
+        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (a setting cannot name one"),
         (own("ThroughputMonitor, batch_size_fn: len"), "callbacks.own.batch_size_fn=len must be a function"),
         (
             own("WeightAveraging, decay: 0.9"),
-            "callbacks.own.decay: lightning.pytorch.callbacks.WeightAveraging takes no s",
+            "callbacks.own.decay: lightning.pytorch.callbacks.WeightAveraging has no s",
         ),
         (own("BackboneFinetuning"), "BackboneFinetuning freezes the model's backbone, and MLP has no such part"),
         (
@@ -170,7 +170,10 @@ class OwnFinder(callbacks.LearningRateFinder):
         (own("EMAWeightAveraging, decay: 2"), "does not take these settings: Invalid decay value 2"),
         (own("DeviceStatsMonitor, cpu_stats: false"), "DeviceStatsMonitor has nowhere to log; choose logger="),
         (own(f"WeightAveraging}}, two: {{_target_: {LIGHTNING}.EMAWeightAveraging"), "leave one out: ~callbacks.own"),
-        (f"+callbacks.own._target_={__name__}.Faulty", "Faulty cannot be made (ZeroDivisionError: division by zero); "),
+        (
+            f"+callbacks.own._target_={__name__}.Faulty",
+            "Faulty cannot be created (ZeroDivisionError: division by zero); ",
+        ),
         (f"+callbacks.own._target_={__name__}.Late", "a callback set trainer.accumulate_grad_batches to 2 while steps"),
     ],
 )

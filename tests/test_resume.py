@@ -104,7 +104,7 @@ def test_a_run_that_is_asked_to_stop_ends_in_good_order(name: str, status: int, 
     assert run.status == status
     assert run.err == ""
     assert "Traceback" not in run.out
-    assert f"stopped after 2 epochs; go on with: python -m src.train resume=outputs/runs/{name}" in run.out
+    assert f"stopped after 2 epochs; resume with: python -m src.train resume=outputs/runs/{name}" in run.out
     written = read_json(run.folder / "status.json")
     assert (written["status"], written["reason"]) == ("interrupted", "killed")
 

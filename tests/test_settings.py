@@ -548,8 +548,8 @@ class Own(LightningModule):
         ("model", None, "model._target_=null must be the name of a class"),
         ("model", ["a"], "model._target_=[a] must be the name of a class"),
         ("model", "no.such.Class", "model._target_=no.such.Class: there is no such class (ModuleNotFoundError"),
-        ("model", "src.models.mlp", "model._target_=src.models.mlp: that is no class"),
-        ("model", "os.system", "model._target_=os.system: that is no class"),
+        ("model", "src.models.mlp", "model._target_=src.models.mlp: it is not a class"),
+        ("model", "os.system", "model._target_=os.system: it is not a class"),
         ("model", "src.data.toy.XOR", "must be a class of lightning.LightningModule"),
         ("data", "src.models.mlp.MLP", "data._target_=src.models.mlp.MLP must be a class of lightning.LightningData"),
         ("optimizer", "torch.Tensor", "optimizer._target_=torch.Tensor must be a class of torch.optim.Optimizer"),
@@ -586,7 +586,7 @@ def of(part: str, target: object) -> DictConfig:
         ("callbacks.early_stopping", {"strict": 1}, "callbacks.early_stopping.strict=1 must be true or false"),
         ("callbacks.early_stopping", {"stopping_threshold": float("nan")}, "must be a number or null"),
         ("logger", 5, "logger.a must have a class: logger.a._target_=…"),
-        ("model", {"_partial_": True}, "model._partial_: a model takes no such setting"),
+        ("model", {"_partial_": True}, "model._partial_: a model has no such setting"),
     ],
 )
 def test_what_only_a_class_knows_has_to_be_of_its_type(part: str, settings: Any, words: str) -> None:
@@ -616,5 +616,5 @@ def test_a_checkpoint_that_is_not_there_is_named() -> None:
 
 def test_two_sources_of_first_weights_are_refused() -> None:
     weights = {"_target_": "src.models.resnet18.ResNet18", "weights": "IMAGENET1K_V1"}
-    with pytest.raises(InputError, match="use one of them"):
+    with pytest.raises(InputError, match="use only one of them"):
         check_config(OmegaConf.create({"ckpt_path": __file__, "model": weights}))

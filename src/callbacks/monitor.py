@@ -94,7 +94,7 @@ def resolve_monitor(cfg: Mapping[str, Any], data: LightningDataModule) -> Monito
     name, usual = default if isinstance(default, tuple) else ("val/loss", "min")
     name = name if has_validation(cfg, data) else None
     if name is None and mode:
-        raise InputError(f"mode={mode}: there is no metric that chooses; give monitor=NAME, too")
+        raise InputError(f"mode={mode}: no metric is monitored; give monitor=NAME, too")
     return name, mode or usual
 
 
@@ -205,7 +205,7 @@ def resolve_scheduler_monitor(settings: Any, cfg: Mapping[str, Any], data: Light
     judge, mode = resolve_monitor(cfg, data)
     name = settings.get("monitor") or judge
     if name is None:
-        why = f"there is no validation set to be judged by ({explain_no_validation(cfg, data)})"
+        why = f"there is no validation set to monitor ({explain_no_validation(cfg, data)})"
         raise InputError(f"scheduler.monitor: {why}; give it, such as train/loss")
     if name != judge:
         check_measured("scheduler.monitor", name, cfg, data)

@@ -19,7 +19,7 @@ UNTYPABLE_CATEGORIES = (
     "Zl",
     "Zp",
 )  # Unicode categories: control characters, surrogates, line and paragraph ends
-FLAGS_HINT = "--hydra-help shows the flags that there are"
+FLAGS_HINT = "--hydra-help lists all flags"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if odd := [char for char in argument if char != "\t" and unicodedata.category(char) in UNTYPABLE_CATEGORIES]:
             raise InputError(
-                f"{format_value(argument)}: an argument is a line of text, and {odd[0]!a} is no part of one"
+                f"{format_value(argument)}: an argument is one line of text and must not contain {odd[0]!a}"
             )
     parser = get_args_parser()
     for number, argument in enumerate(arguments):

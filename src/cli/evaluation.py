@@ -49,4 +49,4 @@ def refuse_training_settings(overrides: Iterable[str]) -> None:
     for argument in overrides:
         if is_training_setting(name := argument.partition("=")[0].lstrip("+~")):
             known = f"{', '.join(TRAINER_SETTINGS[:-1])} and {TRAINER_SETTINGS[-1]}"
-            raise InputError(f"{name} means nothing in an evaluation, which takes of trainer {known}")
+            raise InputError(f"{name} has no effect in an evaluation, where trainer's only settings are {known}")

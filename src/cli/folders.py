@@ -81,15 +81,15 @@ def make_run_folder(folder: Path, write: Callable[[], Any], setting: str) -> Non
     try:
         # `find_foreign_file` ignores what an interrupted start leaves behind, so that its folder can be used again.
         if not os.path.exists(settings) and (foreign := find_foreign_file(folder)):
-            raise InputError(f"{folder} is there already, with {foreign.name} in it: choose another {setting}=…")
+            raise InputError(f"{folder} already exists and contains {foreign.name}: choose another {setting}=…")
         write()
         record_created(folder, missing)
     except FileExistsError:
-        how = f"choose another {setting}=…, or go on with it: resume={folder}"
-        raise InputError(f"{folder} is there already: {how}") from None
+        how = f"choose another {setting}=…, or resume it: resume={folder}"
+        raise InputError(f"{folder} already exists: {how}") from None
     except (OSError, StorageError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        fault = to_storage_error(folder, cause, "made") if isinstance(cause, OSError) else StorageError(str(error))
+        fault = to_storage_error(folder, cause, "created") if isinstance(cause, OSError) else StorageError(str(error))
         how = f"choose another {setting}=…{' or paths.outputs=…' if setting == 'name' else ''}"
         raise InputError(f"{fault}: {fault.remedy}, or {how}") from error
 
@@ -103,11 +103,11 @@ def find_naming_setting(config: DictConfig, folder_setting: str) -> str:
 def refuse_foreign_settings(config: DictConfig) -> None:
     """Refuse settings that have no effect in a single new run: ``rerun``, and ``trust`` without ``resume``."""
     if config.get("rerun") is not None:
-        raise InputError(
-            f"rerun={format_value(config.rerun)} is for sweeps (-m, sweep=): a run has a folder of its own"
-        )
+        raise InputError(f"rerun={format_value(config.rerun)} is for sweeps (-m, sweep=): a run has its own folder")
     if config.get("trust") is not None and config.get("resume") is None:
-        raise InputError(f"trust={format_value(config.trust)} is for resume=: classes that are typed are trusted")
+        raise InputError(
+            f"trust={format_value(config.trust)} is for resume=: classes named on the command line are trusted"
+        )
 
 
 def refuse_typed_settings(config: DictConfig, prefixes: tuple[str, ...], reason: str) -> None:
@@ -140,10 +140,10 @@ def _check_agreement(config: Mapping[str, Any], process: ProcessInfo) -> None:
     """
     if not process.is_externally_launched or config.get("resume") is not None:
         return
-    for setting, otherwise in (("name", "have a time stamp of its own"), ("seed", "draw its own")):
+    for setting, otherwise in (("name", "use its own time stamp"), ("seed", "draw its own")):
         if config.get(setting, 0) is None:
             raise InputError(f"on several nodes a run needs {setting}=…: each of them would {otherwise}")
     folder = config["hydra"]["run"]["dir"]
     before = read_status(Path(folder))["status"]
     if not process.is_rank_zero and before not in ("waiting", "running"):  # rank 0 detects this, too, and exits
-        raise InputError(f"{folder} is there already: choose another name=…")
+        raise InputError(f"{folder} already exists: choose another name=…")

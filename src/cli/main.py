@@ -74,7 +74,7 @@ def report_job_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.debug("the traceback of what stopped the run:", exc_info=True)
+        log.debug("the traceback of the error that stopped the run:", exc_info=True)
         fixable, here = is_fixable(error), detect_process()
         line = f"error: {'' if here.is_rank_zero else f'in {here}: '}{format_error(error)}"
         if fixable or not here.is_rank_zero:  # only the traceback of rank 0 would be visible

@@ -70,7 +70,7 @@ def format_error(error: BaseException) -> str:
     """Return an error as one line; for a name that does not exist, with the nearest one that does."""
     found = find_input_error(error)
     if isinstance(found, StorageError):
-        found = found.with_advice("what was there before is whole", "start again")
+        found = found.with_advice("earlier files are unchanged", "start again")
     if found:
         text = format_escaped(str(found).replace("\n", " "))
         return text if len(text) <= 2 * MAX_LENGTH else f"{text[:MAX_LENGTH]} … {text[-MAX_LENGTH:]}"
@@ -86,7 +86,7 @@ def format_error(error: BaseException) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]}=… is missing; --help shows what it is"
     if match := re.search(r"Error merging override (.+)", text):
-        return f"{match[1]} does not fit ({_format_hydra_text(str(error.__cause__ or 'it is another type'))})"
+        return f"{match[1]} does not fit ({_format_hydra_text(str(error.__cause__ or 'it has another type'))})"
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
         name, _, values = match[1].partition("=")
         if name == "sweep":
@@ -95,7 +95,7 @@ def format_error(error: BaseException) -> str:
         how = f"add -m to sweep over them{list_too}"
         return f"{format_value(match[1])}: these are several values; {how}"
     if isinstance(error, HydraException) and (argument := _find_unparsable_argument()):
-        how = "put values with brackets, commas or other signs into quotes: 'key=[1,2]'"
+        how = "put values with brackets, commas or other special characters in quotes: 'key=[1,2]'"
         return f"{format_value(argument)} cannot be read ({text.split(' See https')[0]}): {how}"
     return text
 
@@ -111,7 +111,7 @@ def find_unknown_setting(error: BaseException) -> str | None:
 
 def format_hydra_error(error: BaseException) -> str:
     """Return an error of Hydra or Python's logging about settings as one line."""
-    return f"Hydra cannot take these settings ({type(error).__name__}: {_format_hydra_text(str(error))})"
+    return f"Hydra cannot use these settings ({type(error).__name__}: {_format_hydra_text(str(error))})"
 
 
 def _format_hydra_text(text: str) -> str:
@@ -156,7 +156,7 @@ def _explain_unknown_setting(key: str) -> str:
     if any(arg.startswith("resume=") for arg in sys.argv) and (CONF / key).is_dir():
         return f"{key}=…: a resumed run keeps its {key}; to change it start a new run with ckpt_path="
     if any(arg.partition("=")[0] == f"~{key}" for arg in sys.argv):
-        return f"{key} is missing: it was deleted (~{key}), and nothing runs without it"
+        return f"{key} is missing: it was deleted (~{key}), and a run needs it"
     if key.startswith("recipe."):
         return f"the presets in use set no {key}: write +{key}=… to add it"
     if key.startswith("hydra.job.env_set"):
@@ -171,8 +171,8 @@ def describe_unknown_setting(key: str) -> str:
     hint = "" if key in list_settings() else _suggest_setting(key)
     if is_evaluation() and (not hint or (CONF / key.partition(".")[0]).is_dir()):
         return (
-            f"there is no setting {format_value(key)}: a run is evaluated with its own settings; --help "
-            "shows what there is"
+            f"there is no setting {format_value(key)}: a run is evaluated with its own settings; "
+            "--help lists what can be set"
         )
     return f"there is no setting {format_value(key)}{hint}; --cfg job shows them all"
 
@@ -182,7 +182,7 @@ def _suggest_setting(key: str) -> str:
     names, group = [*list_settings(), *list_groups()], key.partition(".")[0]
     if key == f"{group}._target_" or (group == "trainer" and key.removeprefix("trainer.") in EXTRA_TRAINER_ARGUMENTS):
         return f": write +{key}=…"
-    more = f"; what else the class of {group} takes is added by +{key}=…" if key.startswith(CLASS_PREFIXES) else ""
+    more = f"; other arguments of the {group}'s class are added with +{key}=…" if key.startswith(CLASS_PREFIXES) else ""
     if not (meant := suggest_by_words(key, names)) and (
         found := find_choices(lambda those: suggest_by_words(key, those))
     ):

@@ -37,13 +37,13 @@ SWEEP_FUNCTION = re.compile(
 REFUSED_SETTINGS = {  # settings that must not be given, and why
     "hydra.output_subdir": "a run keeps its settings in .hydra, without which it can be neither resumed nor evaluated",
     "hydra.callbacks.claim_folder": "it keeps a run from writing into another's folder",
-    "hydra.runtime": "Hydra itself fills it in; name=… or hydra.run.dir=… says where a run lies",
-    "hydra.overrides": "Hydra itself fills it in",
+    "hydra.runtime": "Hydra sets it itself; name=… or hydra.run.dir=… sets a run's folder",
+    "hydra.overrides": "Hydra sets it itself",
     "hydra.sweeper.params": "type the settings themselves: -m NAME=VALUE,VALUE",
-    "hydra.job.num": "Hydra itself fills it in",
-    "hydra.job.id": "Hydra itself fills it in",
-    "hydra.job.override_dirname": "Hydra itself fills it in",
-    "hydra.job.config_name": "Hydra itself fills it in; --config-name chooses another",
+    "hydra.job.num": "Hydra sets it itself",
+    "hydra.job.id": "Hydra sets it itself",
+    "hydra.job.override_dirname": "Hydra sets it itself",
+    "hydra.job.config_name": "Hydra sets it itself; --config-name chooses another",
 }
 
 
@@ -104,7 +104,7 @@ def _refuse_unnamed_choices(arguments: list[str]) -> None:
                     shown = Override._get_value_element_as_str(choice)  # type: ignore[arg-type]  # accepts all of these
                 raise InputError(describe_unknown_choice(group, shown))
             if isinstance(choice, list) and len(choice) > 1 and group in SINGLE_CHOICE_GROUPS:
-                how = f"-m {group}={','.join(map(str, choice))} makes a run of each"
+                how = f"-m {group}={','.join(map(str, choice))} trains one run with each"
                 raise InputError(f"{override.input_line}: a run has one {group}; {how}")
 
 

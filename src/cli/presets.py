@@ -34,7 +34,7 @@ def check_presets(hydra: DictConfig) -> None:
             if actual != meant and setting not in _get_overridden_keys(hydra):
                 raise InputError(
                     f"{group}={name} sets {setting} for {other}={meant}: with {other}={actual} give {setting}=… too "
-                    f"(or keep the preset's under recipe.{meant})"
+                    f"(or move the preset's value to recipe.{meant})"
                 )
 
 

@@ -35,9 +35,9 @@ def expand_resume(arguments: list[str]) -> list[str]:
     own = [f"--config-name={CONFIG_NAME}", "hydra.output_subdir=null"]  # the run saves its config itself when it starts
     rest = [other for other in arguments if not other.startswith("resume=") and other not in own]
     if {"-m", "--multirun"} & set(rest):
-        raise InputError("resume= goes on with one run: leave out -m")
+        raise InputError("resume= continues one run: leave out -m")
     if any(other.startswith(CONFIG_FLAGS) for other in rest):
-        raise InputError("resume= goes on with the run's own config: leave out --config-path and --config-name")
+        raise InputError("resume= uses the run's own config: leave out --config-path and --config-name")
     folder = Path(str(given)).absolute()
     if not os.path.isfile(folder / CONFIG_FILE):  # also False for an impossible file name
         raise InputError(f"resume={format_value(given)}: no run there ({folder / CONFIG_FILE} is missing)")
@@ -78,5 +78,5 @@ def _refuse_foreign_weights(run: DictConfig, folder: Path, overridden: set[str])
         weights = OmegaConf.select(run, key)
         # A name in capitals is one of torchvision's weights, not a file.
         if weights and key not in overridden and not re.fullmatch("[A-Z][A-Z0-9_]*", str(weights)):
-            how = "a folder does not choose a file elsewhere; give that, too"
+            how = f"a folder must not choose a file elsewhere; give {key}=… on the command line, too"
             raise InputError(f"{folder} has no checkpoint yet and starts over from {key}={weights}: {how}")

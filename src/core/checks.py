@@ -43,7 +43,7 @@ def allow_count_or_fraction(low: int, high: int = BILLION) -> Check:
     count = allow_integer(low, high)
     return Check(
         lambda value: count.allows(value) or (isinstance(value, float) and 0 <= value <= 1 and (value > 0 or not low)),
-        f"{count.description}, or a share {'from 0.0' if not low else 'above 0.0, up'} to 1.0",
+        f"{count.description}, or a fraction {'from 0.0' if not low else 'above 0.0, up'} to 1.0",
     )
 
 

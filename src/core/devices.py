@@ -144,7 +144,7 @@ def resolve_threads(threads: int | None) -> int | None:
     if threads or not environment.isdecimal():
         return threads
     if int(environment) > MAX_THREADS:
-        raise InputError(f"OMP_NUM_THREADS={environment}: at most {MAX_THREADS} threads can be asked for")
+        raise InputError(f"OMP_NUM_THREADS={environment}: at most {MAX_THREADS} threads are allowed")
     return int(environment) or None
 
 

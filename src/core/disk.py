@@ -19,11 +19,11 @@ from src.core.formatting import to_relative_path
 
 # Remedies by errno. The first are always storage errors, the second only if they name a file.
 _REMEDIES = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room in your quota",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
     errno.EROFS: "make its file system writable",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
-    errno.EIO: "see to the disk",
+    errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files",
 }
@@ -31,7 +31,7 @@ _REMEDIES_FOR_FILES = {
     errno.EACCES: "get the permission",
     errno.EPERM: "get the permission",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ESTALE: "mount its file system anew",
+    errno.ESTALE: "mount its file system again",
 }
 _WHOLE_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # all other writes to the same disk fail, too
 
@@ -49,7 +49,7 @@ class StorageError(InputError):
     """
 
     def __init__(
-        self, message: str, remedy: str = "put that right", whole_disk: bool = False, complete: bool = False
+        self, message: str, remedy: str = "fix that", whole_disk: bool = False, complete: bool = False
     ) -> None:
         super().__init__(message, remedy, whole_disk, complete)  # all arguments, so that it can be pickled
         self.remedy, self.whole_disk, self.complete = remedy, whole_disk, complete
@@ -77,7 +77,7 @@ class StorageError(InputError):
 
 def to_storage_error(path: object, error: OSError, verb: str = "written") -> StorageError:
     """Return the `StorageError` for a file and an `OSError`, with a remedy."""
-    remedy = {**_REMEDIES, **_REMEDIES_FOR_FILES}.get(error.errno or 0, "put that right")
+    remedy = {**_REMEDIES, **_REMEDIES_FOR_FILES}.get(error.errno or 0, "fix that")
     message = f"{to_relative_path(path)} cannot be {verb} ({error.strerror or error})"
     return StorageError(message, remedy, error.errno in _WHOLE_DISK_ERRORS)
 

@@ -72,7 +72,7 @@ def describe_type(hint: Any) -> str:
     if origin in DICT_TYPES:
         return "a dictionary"
     if origin is Callable:
-        return "a function (of which a setting cannot be the name: it takes a class of your own)"
+        return "a function (a setting cannot name one: wrap it in your own class)"
     return TYPE_NAMES.get(hint) or f"an object of {getattr(hint, '__name__', hint)}"
 
 

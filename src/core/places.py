@@ -85,7 +85,7 @@ def check_locations(config: DictConfig) -> None:
     for group, choice in config.hydra.runtime.choices.items():
         if ".." in str(choice).split("/") or str(choice).endswith(".yaml"):
             raise InputError(
-                f"{group}={format_value(choice)}: there is no such choice; it is the name of a file without .yaml"
+                f"{group}={format_value(choice)}: there is no such choice; give the name of a file without .yaml"
             )
 
 

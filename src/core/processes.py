@@ -120,7 +120,7 @@ def resolve_process(trainer: Mapping[str, Any]) -> ProcessInfo:
             f"trainer=ddp trainer.num_nodes={process.nodes} trainer.devices={per_node}"
         )
     elif process.starter == SRUN and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise InputError(f"srun: Lightning needs --ntasks-per-node={per_node} to be given")
+        raise InputError(f"srun: Lightning needs --ntasks-per-node={per_node}")
     return process._replace(nodes=nodes)
 
 
@@ -138,6 +138,6 @@ def _check_rendezvous(nodes: int) -> None:
         )
     node, port = os.environ.get("NODE_RANK", "0"), os.environ.get("MASTER_PORT", "0")
     if not node.isdecimal() or int(node) >= nodes:
-        raise InputError(f"NODE_RANK={node}: trainer.num_nodes={nodes}, so it is a number from 0 to {nodes - 1}")
+        raise InputError(f"NODE_RANK={node}: trainer.num_nodes={nodes}, so it must be a number from 0 to {nodes - 1}")
     if not port.isdecimal() or int(port) > 65535:
         raise InputError(f"MASTER_PORT={port}: a port is a number from 1 to 65535")

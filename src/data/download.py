@@ -25,8 +25,8 @@ def download_once(root: Path, name: str, missing: Callable[[], object], download
         return
     if is_external_data(root):
         raise InputError(
-            f"{name} is not in {root}, and since it is the run's folder that says so, nothing is downloaded there: "
-            "give paths.data=FOLDER"
+            f"{name} is not in {root}, and nothing is downloaded there, because the folder comes from the run's saved "
+            "config: give paths.data=FOLDER"
         )
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ class ImageDataModule(TensorDataModule):
         if digest and digest != self.sha256[name]:
             raise InputError(
                 f"{path} is damaged or not {type(self).__name__}'s (its SHA-256 is {digest[:12]}…, not "
-                f"{self.sha256[name][:12]}…); delete it and start again to download it anew, or set data.verify=false "
+                f"{self.sha256[name][:12]}…); delete it and run again to download it, or set data.verify=false "
                 "to use files of your own"
             )
         try:

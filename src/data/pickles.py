@@ -48,11 +48,11 @@ class PickledArray:
         # Python 2's bytes arrive as text.
         content = self.content.encode("latin1") if isinstance(self.content, str) else self.content
         if not isinstance(self.type, PickledType) or self.type.name not in ("u1", "|u1"):
-            raise ValueError("an array that is not of bytes")
+            raise ValueError("an array whose items are not bytes")
         sizes = self.shape if isinstance(self.shape, tuple) else ()
         expected = all(isinstance(size, int) and size >= 0 for size in sizes) and math.prod(sizes)
         if not isinstance(content, (bytes, bytearray)) or expected != len(content):
-            raise ValueError("an array whose content does not fill its shape")
+            raise ValueError("an array whose content does not match its shape")
         values = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
         if self.is_column_major:
             return values.view(sizes[::-1]).permute(*reversed(range(len(sizes))))

@@ -67,9 +67,7 @@ class Placement:
         fits = size <= MAX_MEMORY_FRACTION * _measure_free_memory(device)
         stays = not (fits if self.requested is None else self.requested)
         if is_main_process():
-            reason = (
-                "data_on_device=false" if self.requested is False else "more than half of the memory that is free there"
-            )
+            reason = "data_on_device=false" if self.requested is False else "larger than half of its free memory"
             where = f"copied to it batch by batch ({reason})" if stays else "kept on it"
             log.info("data: %.3g MB for %s, %s", size / 1e6, device, where)
         return stays

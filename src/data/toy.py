@@ -159,7 +159,7 @@ class TableDataModule(TensorDataModule):
     @property
     def note(self) -> str:
         count = self.get_points().size
-        return f"trains, validates and tests on the same {count} points: it tells what was learned by heart"
+        return f"trains, validates and tests on the same {count} points: the metrics only show what was memorised"
 
     def setup(self, stage: str | None = None) -> None:
         self.train_set = self.val_set = self.test_set = self.get_points()
@@ -212,7 +212,7 @@ class TenPoints(TableDataModule):
     def __init__(self, held_out: int, **settings: Any) -> None:
         super().__init__(**settings)
         if held_out > 8:
-            raise InputError(f"data.held_out={held_out}: at most 8 of the ten points can be held out, the ends stay")
+            raise InputError(f"data.held_out={held_out}: at most 8 of the ten points can be held out, not the two ends")
         self.held_out = held_out
 
     @property

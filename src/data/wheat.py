@@ -95,7 +95,7 @@ class Wheat(TensorDataModule):
         try:
             table = self.verify_content(read_file(self.path))
         except ValueError as error:
-            raise InputError(f"{self.path}: {error}; delete it and start again to download it anew") from error
+            raise InputError(f"{self.path}: {error}; delete it and run again to download it") from error
         samples = Samples(table[:, :-1], table[:, -1].long() - 1)
         is_test = self.draw_folds(samples.targets) == self.fold
         return samples.take(~is_test), samples.take(is_test)

@@ -81,7 +81,7 @@ class _TensorBoardAdapter(LoggerAdapter):
         from torch.utils.tensorboard import SummaryWriter  # slow import
 
         if unknown := sorted(set(logger._kwargs) - set(signature(SummaryWriter).parameters)):
-            raise TypeError(f"it takes no setting called {', '.join(unknown)}")
+            raise TypeError(f"it has no setting called {', '.join(unknown)}")
 
     def log_config(self, logger: TensorBoardLogger, cfg: DictConfig) -> None:
         remove_file(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE)  # of an earlier start; Lightning would keep it

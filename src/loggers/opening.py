@@ -77,7 +77,9 @@ def _read_ids(folder: Path) -> dict[str, str | int]:
     ids = read_json(folder / IDS_FILE) or {}
     for key, value in ids.items():
         if isinstance(value, bool) or not (isinstance(value, int) or _is_valid_id(value)):
-            raise InputError(f"{folder / IDS_FILE} is damaged: {key} is no name of a run; remove the file to log anew")
+            raise InputError(
+                f"{folder / IDS_FILE} is damaged: {key} is not the ID of a run; remove the file to log to a new run"
+            )
     return ids
 
 
@@ -110,7 +112,7 @@ def open_loggers(loggers: Mapping[str, Logger], cfg: DictConfig, start: RunStart
             why = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"logger.{key} cannot be opened: {why}") from error
         if has_figures and not kind.can_log_figures(logger):
-            log.info("logger.%s takes no pictures: they are in figures/", key)
+            log.info("logger.%s cannot show figures: they are in figures/", key)
     ids = {key: logger.version for key, logger in loggers.items() if _has_generated_id(cfg.logger[key], logger)}
     if ids:
         write_json(start.folder / IDS_FILE, ids)

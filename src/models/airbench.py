@@ -58,7 +58,7 @@ class AirbenchNet(nn.Module):
         side = min(height, width) - PATCH_SIZE + 1
         if side < 2 ** len(widths):
             raise InputError(
-                f"model.widths has {len(widths)} blocks, each halving the image: {height}×{width} pixels bear at most "
+                f"model.widths has {len(widths)} blocks, each halving the image: {height}×{width} pixels allow at most "
                 f"{max(side, 0).bit_length() - (side > 0)}"
             )
         whitening = Whitening(in_channels, PATCH_SIZE)

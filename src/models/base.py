@@ -179,7 +179,9 @@ class SupervisedModule(LightningModule):
         first = batch_index is None or batch_index >= self.num_batches
         if not first and self.trainer.accumulate_grad_batches > 1:
             name = type(self.optimizers(use_pl_optimizer=False)).__name__
-            reason = f"{name} evaluates a batch several times in a step, and the batches before it no longer"
+            reason = (
+                f"{name} evaluates a batch several times in a step, which cannot be combined with accumulated gradients"
+            )
             raise InputError(f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: {reason}; use 1")
         if self.num_processes > 1:
             return self.compute_shard_objective(loss, outputs, targets, first)
@@ -257,7 +259,7 @@ class SupervisedModule(LightningModule):
     def raise_diverged(self, loss: float, step: int) -> None:
         message = format_divergence(loss, step, self.current_epoch + 1)
         if self.trainer.precision == "16-true":
-            message += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed bear larger numbers)"
+            message += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed represent larger numbers)"
         raise DivergedError(message)
 
     def on_train_epoch_end(self) -> None:

@@ -54,7 +54,7 @@ def _refuse_late_settings(trainer: Any) -> None:
     """
     for name, value in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
         if (chosen := getattr(trainer, name)) != value:
-            remedy = f"give trainer.{name}={chosen}, or have the callback look at each step (on_train_batch_start)"
+            remedy = f"give trainer.{name}={chosen}, or give the callback an on_train_batch_start hook"
             raise InputError(f"a callback set trainer.{name} to {chosen} while steps are taken in chunks: {remedy}")
 
 

@@ -40,7 +40,7 @@ class CNNNet(nn.Module):
         if min(height, width) < shrink:
             raise InputError(
                 f"model.channels has {len(channels)} blocks, each halving the image: "
-                f"{height}×{width} pixels bear at most {min(height, width).bit_length() - 1}"
+                f"{height}×{width} pixels allow at most {min(height, width).bit_length() - 1}"
             )
         sizes = [in_channels, *channels]
         blocks = [_make_block(a, b, activation, batch_norm) for a, b in itertools.pairwise(sizes)]

@@ -82,7 +82,7 @@ class GraphStep:
                 self.replay = _record_graph(lambda: self._run_static_step(prepare))
         except RuntimeError as error:
             self.is_recordable = False
-            message = "steps: launched one by one, for this one cannot be recorded as a CUDA graph (%s)"
+            message = "steps: launched separately, because they cannot be recorded as a CUDA graph (%s)"
             log.warning(message, str(error).splitlines()[0])
         else:
             if is_main_process() and not self.is_logged:

@@ -69,7 +69,7 @@ class NearestNeighbor(SupervisedModule):
         if not len(self.targets):
             return x.new_zeros(len(x), self.out_features)
         if len(self.targets) < self.k:
-            raise InputError(f"model.k={self.k}: only {len(self.targets)} training samples are remembered")
+            raise InputError(f"model.k={self.k}: only {len(self.targets)} training samples are stored")
         x = x.flatten(1).float()  # (B, *in_shape) → (B, D)
         return self.compute_outputs(
             torch.cat([self.find_neighbor_targets(part) for part in x.split(BLOCK_SIZE)])
@@ -101,7 +101,7 @@ class NearestNeighbor(SupervisedModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.trainer.world_size > 1:
-                raise InputError("NearestNeighbor remembers in one process: use trainer=auto, or trainer.devices=1")
+                raise InputError("NearestNeighbor trains in one process only: use trainer=auto, or trainer.devices=1")
             self.automatic_optimization = False  # only here: Lightning refuses trainer.gradient_clip_val with it
 
     def configure_optimizers(self) -> list[Any]:
@@ -134,7 +134,7 @@ class NearestNeighbor(SupervisedModule):
     def set_extra_state(self, state: State) -> None:
         size, expected = state["inputs"].shape[1], math.prod(self.in_shape)
         if size != expected:
-            raise InputError(f"the checkpoint remembers samples of {size} numbers, these have {expected}")
+            raise InputError(f"the checkpoint has samples of {size} values, these data have {expected}")
         self.buffered_batches.clear()
         self.inputs, self.targets = state["inputs"].to(self.device), state["targets"].to(self.device)
 

@@ -87,8 +87,8 @@ class ResNet18(ImageModule):
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1 and self.backbone_frozen and self.frozen_epochs != "backbone":
             raise InputError(
-                f"model.freeze={self.frozen_epochs} cannot unfreeze under trainer=ddp, whose processes agree on the "
-                "weights that they share when they start: use model.freeze=none or backbone"
+                f"model.freeze={self.frozen_epochs} cannot unfreeze under trainer=ddp, which fixes the trained "
+                "weights at the start: use model.freeze=none or backbone"
             )
         if self.weights and not self.trainer.ckpt_path:  # a resumed run restores its own weights
             _load_backbone(self.net.backbone, self.weights)
@@ -132,7 +132,7 @@ def _load_backbone(backbone: nn.Module, weights: str) -> None:
     }
     expected = backbone.state_dict()
     if not any(key in loaded for key in expected):
-        raise InputError(f"model.weights={weights} holds no ResNet18")
+        raise InputError(f"model.weights={weights} does not contain a ResNet18")
     wrong = [key for key in expected if getattr(loaded.get(key), "shape", None) != expected[key].shape]
     if wrong:
         raise InputError(

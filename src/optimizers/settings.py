@@ -58,10 +58,10 @@ def make_optimizer(settings: Settings, get_groups: Callable[[float], list[Settin
             settings["fused"] = device in FUSED_DEVICES
     optimizer = _instantiate_checked("optimizer", target, _make_groups(get_groups, maker, settings), **settings)
     if not isinstance(optimizer, Optimizer):
-        raise InputError(f"optimizer: {target} makes no optimizer, but {type(optimizer).__name__}")
+        raise InputError(f"optimizer: {target} returns no optimizer, but {type(optimizer).__name__}")
     if isinstance(optimizer, SparseAdam):
         raise InputError(
-            f"optimizer: {target} takes sparse gradients alone, and there are none here; use optimizer=adam"
+            f"optimizer: {target} works with sparse gradients only, and there are none here; use optimizer=adam"
         )
     disable_fused_unscaling(optimizer)
     return optimizer
@@ -83,15 +83,13 @@ def check_precision(optimizer: Optimizer, precision: str) -> None:
         InputError: if it does not; names settings that work.
     """
     if isinstance(optimizer, LBFGS) and precision in ("16-mixed", "16-true"):
-        raise InputError(f"trainer.precision={precision}: LBFGS does not calculate in float16; use 32-true")
+        raise InputError(f"trainer.precision={precision}: LBFGS does not work in float16; use 32-true")
     groups = optimizer.param_groups
     half = any(weight.dtype == torch.float16 for group in groups for weight in group["params"])
     eps = [group["eps"] for group in groups if isinstance(group.get("eps"), float)]
     if half and any(torch.tensor(value, dtype=torch.float16) == 0 for value in eps):
-        reason = (
-            f"trainer.precision={precision}: {type(optimizer).__name__} divides by squares that are 0 in float16, as "
-        )
-        raise InputError(f"{reason}optimizer.eps={min(eps)} is; use bf16-true, 16-mixed, or +optimizer.eps=1e-4")
+        reason = f"{type(optimizer).__name__} would divide by 0, since optimizer.eps={min(eps)} is 0 in float16"
+        raise InputError(f"trainer.precision={precision}: {reason}; use bf16-true, 16-mixed, or +optimizer.eps=1e-4")
 
 
 def _make_groups(get_groups: Callable[[float], list[Settings]], factory: Any, settings: Settings) -> list[Settings]:
@@ -126,7 +124,7 @@ def make_schedule(settings: Settings, optimizer: Optimizer, trainer: Any) -> Set
     """
     settings = update_names(dict(settings))
     if "_target_" not in settings:
-        raise InputError(f"scheduler.{next(iter(settings))}: there is no scheduler to take it; choose scheduler=…")
+        raise InputError(f"scheduler.{next(iter(settings))}: no scheduler is chosen; choose scheduler=…")
     # Separate Lightning's keys from the arguments of the schedule itself.
     config: Settings = {name: settings[name] for name in LIGHTNING_KEYS if settings.get(name) is not None}
     config.setdefault("interval", "epoch")
@@ -187,11 +185,11 @@ def _build_schedule(settings: Settings, optimizer: Optimizer, total_steps: int |
         positional = (optimizer,)
     schedule: LRScheduler = _instantiate_checked("scheduler", target, *positional, **arguments)
     if not isinstance(schedule, LRScheduler):
-        raise InputError(f"scheduler: {target} makes no schedule of the learning rate, but {type(schedule).__name__}")
+        raise InputError(f"scheduler: {target} returns no learning rate schedule, but {type(schedule).__name__}")
     try:
         schedule.state_dict()
     except AttributeError as error:
-        reason = "its functions cannot be kept in a checkpoint; give some that are written in Python"
+        reason = "its functions cannot be saved in a checkpoint; use functions written in Python"
         raise InputError(f"scheduler: {target}: {reason} ({error})") from error
     return schedule
 
@@ -201,7 +199,7 @@ def _build_sequence(settings: Settings, optimizer: Optimizer, total_steps: int) 
     ends = [*settings.get("milestones", []), total_steps]
     if any(not isinstance(end, int) for end in ends) or ends != sorted(set(ends)):
         raise InputError(
-            f"scheduler.milestones={ends[:-1]}: give rising numbers of steps, below the run's {total_steps}"
+            f"scheduler.milestones={ends[:-1]}: give increasing numbers of steps, below the run's {total_steps}"
         )
     lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     parts = zip(settings.get("schedulers", []), lengths, strict=False)
@@ -257,7 +255,7 @@ def count_learning_rates(trainer: Any, interval: str, frequency: int) -> int:
     ends = math.inf if batches == math.inf else -(-batches // parts)  # optimiser steps of an epoch
     steps = min(steps, epochs * ends)
     if steps == math.inf:
-        raise InputError(f"scheduler: {TOTAL_STEPS} is not known of a stream of batches; give trainer.max_steps")
+        raise InputError(f"scheduler: {TOTAL_STEPS} is not known for a stream of batches; give trainer.max_steps")
     whole, rest = divmod(int(steps) - 1, int(ends))  # epochs and steps before the last step
     if interval == "epoch":
         return 1 + whole // frequency
@@ -271,9 +269,7 @@ def _refuse_unknown_end(trainer: Any) -> None:
     for callback in trainer.callbacks:
         if isinstance(callback, (Timer, GradientAccumulationScheduler)):
             cause = "trainer.max_time" if isinstance(callback, Timer) else type(callback).__name__
-            raise InputError(
-                f"scheduler: under {cause} {TOTAL_STEPS} is not known beforehand; give numbers in its place"
-            )
+            raise InputError(f"scheduler: under {cause} {TOTAL_STEPS} is not known in advance; give a number instead")
 
 
 # Shared by optimisers and schedules
@@ -322,4 +318,4 @@ def _refuse_unknown_settings(group: str, target: str, names: list[str]) -> None:
     if names:
         unknown = ", ".join(f"{group}.{name}" for name in names)
         overrides = " ".join(f"'~{group}.{name}'" for name in names)
-        raise InputError(f"{unknown}: {target} takes no such setting{'s'[: len(names) != 1]}; leave out: {overrides}")
+        raise InputError(f"{unknown}: {target} has no such setting{'s'[: len(names) != 1]}; leave out: {overrides}")

@@ -88,7 +88,7 @@ def open_config(
     _resolve_paths(content, overridden, foreign)
     for key, text in foreign.items():
         how = f"write its value there, or to resume give {key}=…"
-        raise InputError(f"{source}: {key}: {text} is not looked up, since the folder may be a stranger's; {how}")
+        raise InputError(f"{source}: {key}: {text} is not resolved, since the folder may be a stranger's; {how}")
     check_trust(_resolve_references(content, source), source, _make_rules(writing_sections), packages)
     return OmegaConf.create({**content, "trust": None})
 
@@ -104,7 +104,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: it has no settings")
     for part in ("hydra", "defaults"):
         if part in content:
-            raise InputError(f"{path}: {part} is for Hydra, and a folder has no say in that: take it out")
+            raise InputError(f"{path}: {part} is for Hydra, and a run's config must not have it: remove it")
     try:
         _check_sections(content)
         check_expanded_size(content)
@@ -124,7 +124,7 @@ def _check_sections(content: dict[str, Any]) -> None:
     }
     for name, part in parts.items():
         if not isinstance(part, dict) or part.get("_target_") is None:
-            raise ValueError(f"{name} does not say what it is")
+            raise ValueError(f"{name} has no _target_")
 
 
 def _reset_settings(content: dict[str, Any], overridden: set[str]) -> None:

@@ -203,7 +203,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise to_storage_error(path, error, "made") from error
+        raise to_storage_error(path, error, "created") from error
     _report(Operation("mkdir", path))
     if _pending is None:
         _sync_folder(path.parent)
@@ -377,7 +377,7 @@ def open_regular_file(path: Path) -> IO[bytes]:
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # do not wait for a pipe's writer
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise InputError(f"{path} is no plain file")
+        raise InputError(f"{path} is not a regular file")
     return open(file, "rb")
 
 
@@ -391,7 +391,7 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path, MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: it is no UTF-8 text") from error
+        raise InputError(f"{path} is damaged: it is not UTF-8 text") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ def _check_events(text: str) -> None:
             raise ValueError(f"it has a value of more than {MAX_VALUE_LENGTH:,} characters")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"it is more than {MAX_DEPTH} levels deep")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def _check_values(content: Any) -> None:
@@ -59,7 +59,7 @@ def _check_values(content: Any) -> None:
     if isinstance(content, dict):
         for key, value in content.items():
             if not isinstance(key, (str, int)):
-                raise ValueError(f"{key} is no setting's name")
+                raise ValueError(f"{key} is not a setting's name")
             _check_values(key)
             _check_values(value)
     elif isinstance(content, list):

@@ -89,7 +89,7 @@ def write_provenance(folder: Path, device: str) -> None:
         before.setdefault("resumed", []).append(now)
         now = before
     for fault in faults.values():
-        log.warning("%s: it is written anew, with this start alone", fault)
+        log.warning("%s: it is written again, with this start only", fault)
     write_json(path, now)
 
 

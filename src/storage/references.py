@@ -39,7 +39,7 @@ def check_expanded_size(content: Any) -> None:
     """
     extent = _ExpandedSizes(content).measure(content, (), 0)
     if extent > MAX_CHARACTERS:
-        raise ValueError(f"with its references followed it has more than {MAX_CHARACTERS:,} characters")
+        raise ValueError(f"with its references resolved it has more than {MAX_CHARACTERS:,} characters")
 
 
 def _format_path(path: KeyPath) -> str:
@@ -65,7 +65,7 @@ class _ExpandedSizes:
 
     def measure(self, value: Any, path: KeyPath, depth: int) -> int:
         if depth > 2 * MAX_DEPTH:
-            raise ValueError(f"{_format_path(path)}: its references lead in a circle, or too far")
+            raise ValueError(f"{_format_path(path)}: its references form a cycle, or a chain that is too long")
         if path not in self.cache:
             self.cache[path] = self._count(value, path, depth + 1)
         return self.cache[path]
@@ -92,7 +92,8 @@ class _ExpandedSizes:
                 value = value[index]
             except (LookupError, TypeError):
                 if reference["key"]:
-                    raise ValueError(f"{_format_path(path)}: {reference[0]} leads nowhere") from None
+                    problem = f"{reference[0]} refers to a setting that does not exist"
+                    raise ValueError(f"{_format_path(path)}: {problem}") from None
                 return len(reference["otherwise"] or "")
             target = (*target, index)
         return self.measure(value, target, depth)

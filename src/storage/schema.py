@@ -76,7 +76,7 @@ def _allow_record(required: Mapping[str, Check], optional: Mapping[str, Check], 
     def check_fields(name: str, value: Any) -> Iterator[str]:
         start = f"{name}." if name else ""
         if not isinstance(value, dict):
-            yield f"{name or 'it'} is {_describe_value(value)} and must be values by name"
+            yield f"{name or 'it'} is {_describe_value(value)} and must be a mapping"
             return
         if len(value) > MAX_NAMES:
             yield f"{name or 'it'} has {len(value):,} values and must have at most {MAX_NAMES:,}"
@@ -128,7 +128,7 @@ TEXT = _make_check("text", lambda value: isinstance(value, str))
 NUMBER = _make_check("a finite number", _is_number)
 COUNT = _make_check("a whole number from 0", _is_count)
 SECONDS = _make_check("seconds from 0", lambda value: _is_number(value) and 0 <= value < 1e10)
-FRACTION = _make_check("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value < 1 + 1e-6)
+FRACTION = _make_check("a fraction from 0 to 1", lambda value: _is_number(value) and 0 <= value < 1 + 1e-6)
 BOOLEAN = _make_check("true or false", lambda value: isinstance(value, bool))
 TIMESTAMP = _make_check("a time like 2000-01-31T12:00:00+00:00", _is_timestamp)
 CHECKPOINT_PATH = _make_check(
@@ -202,7 +202,7 @@ def check_metrics(name: str, value: Any) -> Iterator[str]:
     """Check ``metrics.json``; a file with a best value must have the monitored metric, too."""
     yield from _allow_record({}, METRICS_FIELDS, other=_check_metric)(name, value)
     if isinstance(value, dict) and value.get("best") is not None and str(value.get("monitor")) not in value:
-        yield f"{_describe_value(value.get('monitor'))} is missing, of which best tells the best value"
+        yield f"{_describe_value(value.get('monitor'))} is missing, although best is its best value"
 
 
 # Reading
@@ -225,7 +225,7 @@ def read_checked(path: Path, check: Check) -> dict[str, Any] | None:
             ).encode()  # raises for half of a surrogate pair, which cannot be written or shown
         faults = list(islice(check("", content), MAX_SHOWN_FAULTS + 1))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged: it is {f'no JSON ({error})' if text.strip() else 'empty'}") from error
+        raise DamagedError(f"{path} is damaged: it is {f'not JSON ({error})' if text.strip() else 'empty'}") from error
     if faults:
         more = ["and more"] if len(faults) > MAX_SHOWN_FAULTS else []
         raise DamagedError(f"{path} is damaged: {'; '.join([*faults[:MAX_SHOWN_FAULTS], *more])}")
@@ -257,7 +257,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{_describe_value(name)} is there twice")
+            raise ValueError(f"{_describe_value(name)} occurs twice")
         found[name] = value
     return found
 
@@ -295,7 +295,7 @@ def _check_columns(header: list[str]) -> None:
     if "epoch" not in header:
         raise ValueError("its column epoch is missing")
     if len(set(header)) < len(header) or len(header) > MAX_NAMES:
-        raise ValueError(f"its columns must have a name each and be at most {MAX_NAMES:,}")
+        raise ValueError(f"its column names must be unique, and at most {MAX_NAMES:,}")
 
 
 def _read_row(header: list[str], row: list[str], line: int) -> dict[str, float]:

@@ -39,9 +39,9 @@ def read_results(folder: Path) -> tuple[Status, dict[str, Any]]:
     status = read_or_note(folder / STATUS_FILE, schema.STATUS, faults)
     metrics = read_or_note(folder / METRICS_FILE, schema.check_metrics, faults)
     if not faults and status is None and metrics is not None:
-        faults[STATUS_FILE] = f"{folder / STATUS_FILE} is missing, and {METRICS_FILE} is there"
+        faults[STATUS_FILE] = f"{folder / STATUS_FILE} is missing, although {METRICS_FILE} exists"
     if not faults and metrics is None and status is not None and status["status"] == "finished":
-        faults[METRICS_FILE] = f"{folder / METRICS_FILE} is missing, and the run has finished"
+        faults[METRICS_FILE] = f"{folder / METRICS_FILE} is missing, although the run has finished"
     if faults:
         return make_status(DAMAGED, ", ".join(faults), "; ".join(faults.values())), metrics or {}
     status = status or {"status": "waiting"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from src.storage.schema import DamagedError
 
 MAX_FILES = 1_000_000  # maximum files and folders of a run
-REMEDY = "nothing outside is read or written: remove it, or put what it leads to in its place"
+REMEDY = "nothing outside is read or written: remove it, or replace it by a copy of its target"
 
 
 class StrayError(DamagedError):
@@ -54,11 +54,11 @@ def _find_strays(folder: Path, should_skip: Callable[[Path], bool] | None) -> It
         except (FileNotFoundError, NotADirectoryError):  # not a folder, or removed by another process
             continue
         except OSError as error:
-            yield f"{error.filename} cannot be looked into ({error.strerror})"
+            yield f"{error.filename} cannot be read ({error.strerror})"
             continue
         seen += len(entries)
         if seen > MAX_FILES:
-            yield f"{folder} has more than {MAX_FILES:,} files, which is no run's"
+            yield f"{folder} has more than {MAX_FILES:,} files, more than a run can have"
             return
         for entry in entries:
             if should_skip and entry.is_dir() and should_skip(Path(entry.path)):
@@ -69,7 +69,7 @@ def _find_strays(folder: Path, should_skip: Callable[[Path], bool] | None) -> It
             elif entry.is_dir():
                 pending.append(entry.path)
             elif not entry.is_file():
-                yield f"{entry.path} is no plain file; remove it"
+                yield f"{entry.path} is not a regular file; remove it"
         should_skip = None  # it applies to the first level only
 
 

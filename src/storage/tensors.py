@@ -87,7 +87,7 @@ def _extract_digest(path: Path) -> str:
         return found[1]
     convert = f"import torch; path = {str(path)!r}; torch.save(torch.load(path, weights_only=True), path)"
     raise InputError(
-        f"{path} is in torch's old format, which has no checksums: if you trust the file, write it anew with: "
+        f"{path} is in torch's old format, which has no checksums: if you trust the file, convert it with: "
         f"python -c {shlex.quote(convert)}"
     )
 
@@ -98,7 +98,7 @@ def _verify_parts(file: IO[bytes], path: Path) -> None:
         with ZipFile(file) as archive:
             parts = archive.infolist()
             if archive.comment or not parts or not _is_torch_layout(parts, size):
-                raise InputError(f"checkpoint {path} is damaged: it is not as torch writes such a file")
+                raise InputError(f"checkpoint {path} is damaged: its layout is not that of torch.save")
             damaged = archive.testzip() is not None
     except InputError:
         raise

@@ -143,9 +143,10 @@ def _check_settings(content: Any, rules: Rules) -> None:
     for key, value in _walk_settings(content):
         *above, name = key.split(".")
         if TARGET in above or any(HYDRA_KEY.fullmatch(part) and part != TARGET for part in (*above, name)):
-            raise ValueError(f"{key}={format_value(value)}: a folder does not say how classes are made")
+            raise ValueError(f"{key}={format_value(value)}: a folder's config must not set how classes are created")
     for key, value in find_path_settings(content, rules.writing_sections).items():
-        raise ValueError(f"{key}={format_value(value)}: a folder chooses no place elsewhere; to resume give that anew")
+        problem = "a folder's config must not name paths outside it; to resume, give the setting again"
+        raise ValueError(f"{key}={format_value(value)}: {problem}")
 
 
 def find_path_settings(content: Any, sections: tuple[str, ...]) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _is_path_setting(name: str, value: Any) -> bool:
 
 def _check_name(key: str, target: Any, packages: tuple[str, ...]) -> None:
     if not (isinstance(target, str) and NAME_PATTERN.fullmatch(target) and "." in target):
-        raise ValueError(f"{key}={format_value(target)} is no class's name")
+        raise ValueError(f"{key}={format_value(target)} is not a class's name")
     if not _is_within(target, (*TRUSTED_PACKAGES, *packages)):
         raise ValueError(_format_refusal(key, target, f"a folder may name classes of {', '.join(TRUSTED_PACKAGES)}"))
 
@@ -173,13 +174,13 @@ def _check_class(key: str, target: str, rules: Rules, packages: tuple[str, ...])
         if same and _is_within(function.__module__ or "", packages):
             return
     if not _is_target(key):
-        raise ValueError(_format_refusal(key, target, "it is no function of a trusted package"))
+        raise ValueError(_format_refusal(key, target, "it is not a function of a trusted package"))
     setting = key.removesuffix(f".{TARGET}")
     kind = rules.classes.get(setting) or rules.classes.get(f"{setting.rpartition('.')[0]}.*")
     kinds = (kind,) if kind else rules.nested
     found = _load_class(key, target)
     if not (isinstance(found, type) and issubclass(found, kinds)):
-        raise ValueError(f"{key}={target} is no {' or '.join(each.__name__ for each in kinds)}")
+        raise ValueError(f"{key}={target} is not a {' or '.join(each.__name__ for each in kinds)}")
     if not _is_within(found.__module__, (*TRUSTED_PACKAGES, *packages)):
         raise ValueError(
             _format_refusal(key, f"{found.__module__}.{found.__name__}", f"{target} is only another name for it")

@@ -71,7 +71,7 @@ def instantiate_checked(group: str, settings: Any, **kwargs: Any) -> Any:
         InputError: if a setting is unknown to the class, or is reserved for the run itself.
     """
     if taken := [key for key in settings if key in kwargs]:
-        raise InputError(f"{group}.{taken[0]} is no setting: a run gives it to {settings['_target_']} itself")
+        raise InputError(f"{group}.{taken[0]} is not a setting: the run passes it to {settings['_target_']} itself")
     try:
         # Lightning does not accept OmegaConf's dictionaries: convert them to plain ones.
         return instantiate(settings, **{"_convert_": "all", **kwargs})
@@ -79,7 +79,7 @@ def instantiate_checked(group: str, settings: Any, **kwargs: Any) -> Any:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             taken = [name for name in get_parameters(get_class(settings["_target_"])) if name not in kwargs]
             hint = f", did you mean {near}?" if (near := suggest_name(match[1], taken)) else ""
-            raise InputError(f"{group}.{match[1]}: {settings['_target_']} takes no such setting{hint}") from error
+            raise InputError(f"{group}.{match[1]}: {settings['_target_']} has no such setting{hint}") from error
         if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):
@@ -97,7 +97,7 @@ def _explain_failed_instantiation(settings: Mapping[str, Any], cause: BaseExcept
     why = " ".join(str(cause).split())
     if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
         return f"{settings['_target_']} does not take these settings: {why}"
-    failure = f"{settings['_target_']} cannot be made ({type(cause).__name__}: {why})"
+    failure = f"{settings['_target_']} cannot be created ({type(cause).__name__}: {why})"
     return f"{failure}; HYDRA_FULL_ERROR=1 before the command shows where"
 
 
@@ -268,10 +268,12 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
         return
     samples, size = data.train_set.size, data.batch_size
     if cfg.trainer.limit_train_batches == 0:
-        raise InputError(f"trainer.limit_train_batches=0: there is no batch to train on, of {samples} samples")
+        raise InputError("trainer.limit_train_batches=0: there is no batch to train on")
     if data.drop_last and samples < size:
-        why = "data.drop_last=true leaves out a smaller one"
-        raise InputError(f"data.batch_size={size}: there is no batch to train on, of {samples} samples: {why}")
+        why = "data.drop_last=true drops a smaller batch"
+        raise InputError(
+            f"data.batch_size={size}: there is no batch to train on: there are {samples} samples, and {why}"
+        )
     if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         _check_last_batch(cfg.trainer, samples, data)
 
@@ -288,6 +290,7 @@ def _check_last_batch(trainer: DictConfig, samples: int, data: TensorDataModule)
     if last < enough:
         needed = "two samples" if processes == 1 else f"{enough} samples for {processes} processes"
         raise InputError(
-            f"batch norm needs {needed}: of {samples} with data.batch_size={data.batch_size} the last batch has "
-            f"{'one' if last == 1 else last}; choose another data.batch_size ({enough} or more), or data.drop_last=true"
+            f"batch norm needs {needed}: with {samples} samples and data.batch_size={data.batch_size} the last batch "
+            f"has {'one' if last == 1 else last}; choose another data.batch_size ({enough} or more), "
+            "or data.drop_last=true"
         )

@@ -42,7 +42,7 @@ LOADING_HOOKS = (
     "on_after_batch_transfer",
 )
 LOGS_PER_CHUNK = 4  # times that losses are logged per chunk
-SIZE_REASON = "their size, of which Lightning's work is a small part"
+SIZE_REASON = "their size, compared with which Lightning's overhead is small"
 SUPERVISED_HOOKS = ("training_step", "configure_optimizers", "build_scheduler")  # of `SupervisedModule`
 CHUNK_SAFE_CALLBACKS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
 

@@ -50,7 +50,7 @@ def compile_network(model: LightningModule, mode: str | None, history: History) 
         cause = getattr(error, "inner_exception", error)
         reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
         raise InputError(
-            f"compile={mode}: torch.compile cannot compile {type(net).__name__} here ({reason}); put that right, or "
+            f"compile={mode}: torch.compile cannot compile {type(net).__name__} here ({reason}); fix that, or "
             "use compile=null"
         ) from error
     finally:
@@ -88,4 +88,4 @@ def _time_compilation(mode: str, history: History) -> None:
         seconds = time.monotonic() - started
         history.compile_seconds += seconds
         if is_main_process() and seconds >= 0.05:  # recording a CUDA graph takes less
-            log.info("compiled in %.1f s (torch.compile, mode %s), counted in the run's seconds", seconds, mode)
+            log.info("compiled in %.1f s (torch.compile, mode %s), included in the run's seconds", seconds, mode)

@@ -67,7 +67,7 @@ def _open_store(port: int) -> distributed.TCPStore:
         listener = socket.create_server((LOOPBACK, port))
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(f"MASTER_PORT={port}: the processes of this run cannot meet there ({why})") from error
+        raise InputError(f"MASTER_PORT={port}: the processes of this run cannot connect there ({why})") from error
     return distributed.TCPStore(
         LOOPBACK, port, is_master=True, wait_for_workers=False, multi_tenant=True, master_listen_fd=listener.detach()
     )
@@ -92,9 +92,7 @@ def refuse_forked_processes(trainer: Trainer) -> None:
     """
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         how = "use trainer.strategy=ddp, which starts the command again for each process; in a notebook use one device"
-        raise InputError(
-            f"trainer.strategy: copies of this process (spawn, fork) keep the run's results to themselves: {how}"
-        )
+        raise InputError(f"trainer.strategy: processes started by spawn or fork do not return the run's results: {how}")
 
 
 class DistributedGuard(Callback):
@@ -113,7 +111,9 @@ class DistributedGuard(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not (self.folder / STATUS_FILE).is_file():  # rank 0 has written it before the rendezvous
-            raise InputError(f"{self.folder} is not the one of node 0: paths.outputs must be storage that all share")
+            raise InputError(
+                f"{self.folder} is not node 0's folder: paths.outputs must be on storage that all nodes share"
+            )
 
 
 def _on_sigterm(trainer: Trainer, signum: int, frame: FrameType | None) -> None:
@@ -145,7 +145,7 @@ def explain_lost_ranks(trainer: Trainer) -> Iterator[None]:
         # Drop the position in the library's source code that precedes the message.
         text = re.sub(r"\[/\S+\] ", "", " ".join(str(error).split())).split(". ")[0]
         if isinstance(error, (distributed.DistNetworkError, distributed.DistStoreError)):
-            raise InputError(f"the processes of this run do not meet at {where}: {text}") from error
+            raise InputError(f"the processes of this run could not connect at {where}: {text}") from error
         if "connectFullMesh" in text:
             raise InputError(f"set GLOO_SOCKET_IFNAME to each node's interface to the others ({text})") from error
         if "gloo/transport" in str(error) or isinstance(error, distributed.DistBackendError):

@@ -70,7 +70,7 @@ def _refuse_command_settings(hydra: DictConfig) -> None:
     if hydra.mode == RunMode.MULTIRUN or dict(find_presets(hydra)).get("sweep"):
         raise InputError("a sweep is several runs: start it on the command line, python -m src.train sweep=… or -m …")
     if own := [text for text in get_typed_overrides(hydra, "hydra") if "hydra.searchpath" not in text]:
-        raise InputError(f"{own[0]} has no effect in Python; name=… and paths.outputs=… say where a run lies")
+        raise InputError(f"{own[0]} has no effect in Python; name=… and paths.outputs=… set a run's folder")
 
 
 @contextmanager

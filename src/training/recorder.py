@@ -174,7 +174,7 @@ class RunRecorder(RunCheckpoint):
             known = find_input_error(error)
             if isinstance(known, StorageError):
                 known = known.with_advice(
-                    self.stored_epochs_message, "" if self.is_job else f"go on with: {self.format_rerun_command()}"
+                    self.stored_epochs_message, "" if self.is_job else f"resume with: {self.format_rerun_command()}"
                 )
                 self.record_stop("failed", known.reason, str(known))
                 raise known from error
@@ -203,7 +203,9 @@ class RunRecorder(RunCheckpoint):
         """A message: how far a stopped run came, and how to resume or restart it."""
         epochs = len(self.history.saved_rows)
         return (
-            f"stopped after {epochs} epochs; go on" if epochs else f"stopped, {self.stored_epochs_message}; start again"
+            f"stopped after {epochs} epochs; resume"
+            if epochs
+            else f"stopped, {self.stored_epochs_message}; start again"
         )
 
     @property
@@ -212,7 +214,7 @@ class RunRecorder(RunCheckpoint):
         if epochs := len(self.history.saved_rows):
             return "epoch 1 is kept" if epochs == 1 else f"epochs 1 to {epochs} are kept"
         kept = (self.folder / "last.ckpt").is_file()
-        return "the epochs before are kept" if kept else "no epoch is kept yet"
+        return "the earlier epochs are kept" if kept else "no epoch is kept yet"
 
     def format_rerun_command(self) -> str:
         """Return the command that resumes the run.
@@ -282,7 +284,7 @@ def _explain_device_error(error: Exception) -> tuple[str, InputError] | None:
     if is_out_of_memory(error):
         return "out of memory", _make_memory_error(error)
     if found := re.search(NONDETERMINISTIC_MESSAGE, str(error)):
-        how = "does not come to the same each time on this device; choose a model without it, or deterministic=false"
+        how = "is not deterministic on this device; choose a model without it, or deterministic=false"
         return "error", InputError(f"deterministic=true: {found[1]} {how}")
     return None
 

@@ -235,7 +235,7 @@ def _log_run_header(
     if cfg.resume:
         save_config(cfg, folder)
         if damage := find_damage(folder):
-            log.warning("%s: written anew", damage)
+            log.warning("%s: written again", damage)
     write_provenance(folder, devices.describe_device(device_kind))
     log.info("%s, %s", title, devices.describe_device(device_kind))
     for note in notes:

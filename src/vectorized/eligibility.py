@@ -116,10 +116,10 @@ def check_eligibility(config: DictConfig, processes: int) -> Eligibility:
         data = build_data(cfg)
         model = build_model(cfg, data, kind)
         if not isinstance(data, TensorDataModule) or has_custom_hooks(data, TensorDataModule, DATA_HOOKS):
-            return Eligibility(f"{type(data).__name__}, which loads its batches in a way of its own")
+            return Eligibility(f"{type(data).__name__}, which loads its batches in a custom way")
         reason = _find_unsupported_monitor(cfg, data) or _explain_unsupported_model(model)
     except Exception as error:  # Hydra wraps errors of the objects that it instantiates
-        return Eligibility(f"an error that each tells by itself ({format_error(error)})")
+        return Eligibility(f"an error that each job reports itself ({format_error(error)})")
     return _estimate_capacity(model, data, kind, processes) if reason is None else Eligibility(reason)
 
 
@@ -147,7 +147,7 @@ def _find_unsupported_setting(cfg: DictConfig) -> str | None:
     if cfg.get("deterministic"):
         return "deterministic=true"
     if any(dict(each) != SUPPORTED_LOGGER for each in cfg.logger.values() if each):
-        return "a logger of its own"
+        return "a custom logger"
     return next(
         (f"callbacks.{name}" for name, each in cfg.callbacks.items() if each and _is_needed_in_training(each)), None
     )
@@ -164,7 +164,7 @@ def _find_unsupported_schedule(settings: Any) -> str | None:
     if not isinstance(kind, type):
         return f"scheduler {settings['_target_']}, a function"
     if issubclass(kind, ReduceLROnPlateau):
-        return "a scheduler that asks for metrics"
+        return "a scheduler that needs a metric"
     for name, value in settings.items():
         entries = value if isinstance(value, list) else [value]
         numbers = all(isinstance(entry, (int, float)) or entry in ("total_steps", "lr") for entry in entries)
@@ -206,11 +206,11 @@ def _explain_unsupported_model(model: Any) -> str | None:
     if getattr(model, "flip_test", False):
         return "model.flip_test=true"
     if _has_custom_training(model):
-        return f"{type(model).__name__}, which is trained in a way of its own"
+        return f"{type(model).__name__}, which customises its training"
     if layer := find_unsupported_layer(model.net):
         return f"{type(model).__name__} with {layer} in it"
     if not _is_stackable(model):
-        return f"{type(model).__name__}, whose network does more than its layers do"
+        return f"{type(model).__name__}, whose network computes something outside its layers"
     return None
 
 

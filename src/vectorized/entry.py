@@ -77,7 +77,7 @@ def train_jobs(spec: StackSpec) -> None:
     training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, spec.path)
     if spec.path.is_file():
         training.resume()
-    log.info("%d jobs as one: %s on %s", len(members), type(stack.first_model).__name__, type(data).__name__)
+    log.info("%d jobs trained as one: %s on %s", len(members), type(stack.first_model).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
     with sync_job_files():
@@ -91,7 +91,7 @@ def _filter_valid_jobs(spec: StackSpec) -> Iterator[tuple[StackJobSpec, dict[str
     """Generate the jobs with valid settings, with their configs; record the errors of the others in their folders."""
     for part in spec.jobs:
         try:
-            _write_job_log(spec, part.folder, "under way")
+            _write_job_log(spec, part.folder, "running")
             yield part, _prepare_config(part)
         except InputError as error:
             _fail_job(spec, part, error)

@@ -169,7 +169,7 @@ class Training:
         try:
             kept = self.read_state()
         except InputError as error:
-            log.warning("all begin anew: %s", error)
+            log.warning("all jobs start again: %s", error)
             return
         rows = [kept["jobs"].index(member.folder.name) for member in self.jobs]
         self.last, self.best = select_rows(kept["last"], rows), select_rows(kept["best"], rows)
@@ -178,7 +178,7 @@ class Training:
         for member, row in zip(self.jobs, rows, strict=True):
             member.load_progress(kept["progress"][row], self.seconds_per_job)
         self.stack.resume_from(self.last, kept["epoch"])
-        log.info("going on after epoch %d", kept["epoch"])
+        log.info("resuming after epoch %d", kept["epoch"])
 
     def read_state(self) -> dict[str, Any]:
         """Read the state that an earlier start saved.
@@ -190,7 +190,7 @@ class Training:
         if kept.keys() != STATE_KEYS:
             raise InputError(f"{self.path} is damaged or of another version")
         if lost := {member.folder.name for member in self.jobs}.difference(kept["jobs"]):
-            raise InputError(f"some of them went on without {', '.join(sorted(lost))}")
+            raise InputError(f"some of the jobs were trained further without {', '.join(sorted(lost))}")
         return kept
 
 

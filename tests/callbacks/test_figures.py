@@ -59,7 +59,7 @@ def test_curves_show_each_epochs_metrics_and_which_is_kept() -> None:
     assert drawn[0]["validation"] == ([1, 2], [1.5, 1.2])
     assert drawn[1]["training"] == ([1, 2], [0.1, 0.6])
     assert drawn[1]["validation"] == ([1, 2], [0.3, 0.5])
-    assert drawn[0]["epoch kept"][0] == [2, 2]
+    assert drawn[0]["selected epoch"][0] == [2, 2]
 
 
 def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
@@ -189,7 +189,7 @@ def test_the_confusion_matrix_has_the_true_classes_in_rows() -> None:
     np.testing.assert_allclose(errors.filled(-1), [[-1, 0.25], [0.0, -1]])  # the diagonal apart
     np.testing.assert_allclose(right.filled(-1), [[0.75, -1], [-1, 1.0]])
     assert axis.images[0].get_clim() == (0, 0.25)  # the scale ends at the largest mistake
-    assert figure.axes[1].get_ylabel() == "mistakes (share of class)"
+    assert figure.axes[1].get_ylabel() == "mistakes (fraction of class)"
 
 
 def test_a_few_mistakes_in_a_thousand_stand_out_and_none_need_no_scale() -> None:

@@ -112,7 +112,7 @@ def test_a_regressions_fit_is_drawn_with_its_points_its_truth_and_its_parts(
     assert [label for label in right if label != "fit"] == ["$w_1h_1$, $w_1 = 2$", "$w_2h_2$, $w_2 = -4$"]
     np.testing.assert_allclose(right["$w_1h_1$, $w_1 = 2$"].get_ydata(), first, atol=1e-6)
     np.testing.assert_allclose(right["$w_2h_2$, $w_2 = -4$"].get_ydata(), second, atol=1e-6)
-    assert figure.axes[0].get_title() == "Fit, the weights kept"
+    assert figure.axes[0].get_title() == "Fit, selected weights"
 
 
 def test_of_two_classes_the_probability_and_the_units_own_values_are_drawn(drawn: list[Figure], tmp_path: Path) -> None:

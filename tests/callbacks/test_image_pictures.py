@@ -143,7 +143,7 @@ def test_below_each_training_image_stands_what_the_network_gets(
     trainer.fit(on_mnist(), datamodule=data)
     (figure,) = drawn  # once
     rows = np.array(figure.axes).reshape(4, 8)
-    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["as kept", "augmented"] * 2
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["original", "augmented"] * 2
     pairs = [*zip(rows[0], rows[1], strict=True), *zip(rows[2], rows[3], strict=True)]
     assert [len(axis.images) for pair in pairs for axis in pair] == [1] * 20 + [0] * 12
     mirrored = []

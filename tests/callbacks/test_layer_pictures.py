@@ -111,7 +111,7 @@ def test_grey_weights_share_a_scale_that_is_symmetric_around_0() -> None:
 def test_numbers_are_left_out_where_there_is_no_room() -> None:
     assert [count_columns(count) for count in (1, 32, 128)] == [6, 8, 15]
     figure = Figure()
-    FirstLayer(128, 0).draw(figure, torch.randn(128, 3, 3, 3), list(range(128)), "as kept")
+    FirstLayer(128, 0).draw(figure, torch.randn(128, 3, 3, 3), list(range(128)), "selected weights")
     assert sum(len(axis.images) for axis in figure.axes) == 128
     assert {axis.get_title() for axis in figure.axes} == {""}
 
@@ -126,7 +126,7 @@ def test_the_first_layer_is_drawn_every_so_many_epochs_and_at_the_end(
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, verbose=False)
     endings = [figure.get_suptitle().split(", ")[-1] for figure in drawn]
-    assert endings == [*(f"epoch {number}" for number in epochs), "as kept"]
+    assert endings == [*(f"epoch {number}" for number in epochs), "selected weights"]
     kernels = model.net.features[0][0].weight.detach()
     units = find_strongest(kernels, 4)
     shown = [axis for axis in drawn[-1].axes if axis.images]

@@ -62,7 +62,7 @@ def test_the_mistakes_shown_are_the_surest_with_the_class_predicted_and_the_true
     trainer.test(by_brightness(), datamodule=data, verbose=False)
     # exp(0), exp(±1), exp(±2) are the shares: the largest is 1 / (1 + e⁻¹ + e⁻²), 66.5%.
     (figure,) = drawn
-    assert shown(figure) == [(110, "dog, taken for emu\n(66.5%)"), (90, "emu, taken for cat\n(66.5%)")]
+    assert shown(figure) == [(110, "dog, predicted emu\n(66.5%)"), (90, "emu, predicted cat\n(66.5%)")]
 
 
 def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[
         by_brightness("binary"), datamodule=data, verbose=False
     )
     (figure,) = drawn
-    assert shown(figure) == [(120, "cat, taken for dog\n(88.1%)"), (80, "dog, taken for cat\n(88.1%)")]  # 1 / (1 + e⁻²)
+    assert shown(figure) == [(120, "cat, predicted dog\n(88.1%)"), (80, "dog, predicted cat\n(88.1%)")]  # 1 / (1 + e⁻²)
 
 
 def test_without_mistakes_none_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_curves_are_the_historys_and_mark_the_epoch_kept(
         for stage, label in (("train", "training"), ("val", "validation")):
             assert list(lines[label].get_xdata()) == [1, 2, 3, 4]
             assert list(lines[label].get_ydata()) == [row[f"{stage}/{measure}"] for row in history.rows]
-        assert ("epoch kept" in lines) == (kept is not None)
+        assert ("selected epoch" in lines) == (kept is not None)
         if kept:
-            assert list(lines["epoch kept"].get_xdata()) == [kept, kept]
+            assert list(lines["selected epoch"].get_xdata()) == [kept, kept]
 
 
 class OtherMetrics(LightningModule):
@@ -172,7 +172,7 @@ def test_decision_regions_are_drawn_every_so_many_epochs(
     assert [figure.axes[0].get_title() for figure in drawn] == [f"Decision regions, epoch {n}" for n in titles]
     drawn.clear()
     trainer.test(model, datamodule=data, verbose=False)
-    assert [figure.axes[0].get_title() for figure in drawn] == ["Decision regions, the weights kept"]
+    assert [figure.axes[0].get_title() for figure in drawn] == ["Decision regions, selected weights"]
 
 
 def test_decision_regions_show_the_training_points_by_class_on_what_the_model_says(

@@ -277,4 +277,4 @@ def test_hidden_space_is_drawn_every_so_many_epochs_and_of_the_weights_kept(
     quiet_trainer(tmp_path, max_epochs=3, callbacks=[callback]).fit(model, datamodule=data)
     after_test(callback, model, data, tmp_path)
     titles = [f"Hidden space, epoch {epoch}" for epoch in epochs]
-    assert [figure.axes[0].get_title() for figure in drawn] == [*titles, "Hidden space, the weights kept"]
+    assert [figure.axes[0].get_title() for figure in drawn] == [*titles, "Hidden space, selected weights"]

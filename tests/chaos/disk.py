@@ -120,7 +120,7 @@ class Stage:
         if disk.failed is None:
             return Attempt(None)
         wrong = find_wrong(outcome)
-        advised = re.search(r"(?:go on with|try again): python -m (.*)$", outcome.text.rstrip().splitlines()[-1])
+        advised = re.search(r"(?:resume with|try again): python -m (.*)$", outcome.text.rstrip().splitlines()[-1])
         again = shlex.split(advised[1]) if advised else self.command.arguments
         if outcome.code:
             outcome = start(tuple(again), self.place)

@@ -92,7 +92,7 @@ def test_removed_setting_at_another_value_is_refused(folders: Path) -> None:
 
 def test_finished_old_run_with_a_schedule_is_known(folders: Path) -> None:
     outcome = run("src.train", "resume=outputs/runs/perceptron", "trainer.max_epochs=45", cwd=folders)
-    assert "schedule was made for the run's own number of steps" in outcome.error
+    assert "schedule was made for the run's number of steps" in outcome.error
 
 
 @pytest.mark.parametrize("name", SWEEPS)

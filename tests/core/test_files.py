@@ -125,7 +125,7 @@ def test_pipe_folder_and_huge_file_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"12345")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(InputError, match="is no plain file"):
+        with pytest.raises(InputError, match="is not a regular file"):
             read_bytes(path)
     with pytest.raises(InputError, match="it has 5 bytes, and such a file has at most 4"):
         read_bytes(tmp_path / "large", max_bytes=4)

@@ -59,7 +59,7 @@ BILLION = "\n".join(
         ("a: 1\na: 2", "duplicate key a"),
         ("a: 1\n---\nb: 2", "is damaged"),
         ("{[a]: 1}", "is damaged"),
-        ("1.5: a", "1.5 is no setting's name"),
+        ("1.5: a", "1.5 is not a setting's name"),
         ("a: [1, 2", "is damaged"),
         (b"a: \xff\xfe", "is damaged"),
         (b"a: \x00", "is damaged"),
@@ -79,7 +79,7 @@ def test_anything_else_is_refused_in_one_line_before_it_is_built(
 
 def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe is no plain file"):
+    with pytest.raises(InputError, match="pipe is not a regular file"):
         read_yaml(tmp_path / "pipe")
     with pytest.raises(InputError, match=r"nothing cannot be read \(No such file"):
         read_yaml(tmp_path / "nothing")
@@ -127,11 +127,11 @@ def doubled(count: int, what: Any) -> dict[str, Any]:
     [
         (doubled(40, "x"), "more than 4,194,304 characters"),
         ({"a0": ["x"]} | {f"a{n}": [f"${{a{n - 1}}}"] * 9 for n in range(1, 20)}, "more than 4,194,304 characters"),
-        ({"a": "${b}", "b": "${a}"}, "in a circle"),
-        ({"a": {"b": "${a}"}}, "in a circle"),
-        ({f"a{n}": f"${{a{n + 1}}}" for n in range(1000)} | {"a1000": 1}, "or too far"),
-        ({"a": "${b.c}", "b": 1}, "a: ${b.c} leads nowhere"),
-        ({"a": ["${..nowhere}"]}, "a.0: ${..nowhere} leads nowhere"),
+        ({"a": "${b}", "b": "${a}"}, "form a cycle"),
+        ({"a": {"b": "${a}"}}, "form a cycle"),
+        ({f"a{n}": f"${{a{n + 1}}}" for n in range(1000)} | {"a1000": 1}, "or a chain that is too long"),
+        ({"a": "${b.c}", "b": 1}, "a: ${b.c} refers to a setting that does not exist"),
+        ({"a": ["${..nowhere}"]}, "a.0: ${..nowhere} refers to a setting that does not exist"),
     ],
     ids=range(7),
 )

@@ -33,7 +33,7 @@ def told(path: Path, check: Check) -> str:
         (schema.STATUS, {"status": "finished"}, "status", "Finished", 'status is "Finished" and must be finished or'),
         (schema.STATUS, {"status": "finished"}, "reason", 1, "reason is 1 and must be text"),
         (schema.STATUS, {"status": "finished"}, "status", ..., "status is missing"),
-        (schema.JOB, JOB, "settings", [], "settings is a list and must be values by name"),
+        (schema.JOB, JOB, "settings", [], "settings is a list and must be a mapping"),
         (schema.JOB, JOB, "settings", {"a": float("inf")}, "settings.a is Infinity and must be a finite number"),
         (schema.JOB, JOB, "settings", {"a": [1, {"b": float("nan")}]}, "settings.a[1].b is NaN and must be"),
         (schema.JOB, JOB, "overrides", "a=1", 'overrides is "a=1" and must be a list'),
@@ -45,13 +45,13 @@ def told(path: Path, check: Check) -> str:
         (schema.check_metrics, METRICS, "val/acc", float("inf"), "val/acc is Infinity and must be a finite number"),
         (schema.check_metrics, METRICS, "val/acc", 10**400, "val/acc is 1000"),
         (schema.check_metrics, METRICS, "val/acc", True, "val/acc is true and must be a finite number"),
-        (schema.check_metrics, METRICS, "val/acc", ..., '"val/acc" is missing, of which best tells the best value'),
+        (schema.check_metrics, METRICS, "val/acc", ..., '"val/acc" is missing, although best is its best value'),
         (schema.check_metrics, METRICS, "test/each", {"0": "x"}, 'test/each.0 is "x" and must be a finite number'),
         (schema.check_metrics, METRICS, "mode", "highest", 'mode is "highest" and must be min or max'),
         (schema.check_metrics, METRICS, "best_epoch", 1.5, "best_epoch is 1.5 and must be a whole number from 0"),
         (schema.check_metrics, METRICS, "epochs", 2**63, "epochs is 9223372036854775808 and must be"),
         (schema.check_metrics, METRICS, "seconds", -1, "seconds is -1 and must be seconds from 0"),
-        (schema.PROVENANCE, {"command": "x"}, "git", "0f", 'git is "0f" and must be values by name'),
+        (schema.PROVENANCE, {"command": "x"}, "git", "0f", 'git is "0f" and must be a mapping'),
         (schema.PROVENANCE, {"command": "x"}, "started", "yesterday", 'started is "yesterday" and must be a time'),
         (schema.PROVENANCE, {"command": "x"}, "resumed", [{"device": 0}], "resumed[0].device is 0 and must be text"),
         (
@@ -70,7 +70,7 @@ def told(path: Path, check: Check) -> str:
         ),
         (schema.SEARCH, SEARCH, "trials", [{**TRIAL, "state": "done"}], 'trials[0].state is "done" and must be'),
         (schema.SEARCH, SEARCH, "trials", [{**TRIAL, "job": "0"}], 'trials[0].job is "0" and must be a whole number'),
-        (schema.SEARCH, SEARCH, "importance", {"lr": 2}, "importance.lr is 2 and must be a share from 0 to 1"),
+        (schema.SEARCH, SEARCH, "importance", {"lr": 2}, "importance.lr is 2 and must be a fraction from 0 to 1"),
     ],
 )
 def test_a_field_of_a_wrong_type_or_range_is_named(
@@ -89,15 +89,15 @@ def test_a_field_of_a_wrong_type_or_range_is_named(
     [
         (b"", "it is empty"),
         (b" \n", "it is empty"),
-        (b"{", "it is no JSON (Expecting property name"),
-        (b"[1]", "it is a list and must be values by name"),
-        (b"null", "it is null and must be values by name"),
-        (b"\xff\xfe{}", "it is no UTF-8 text"),
-        (b'{"status": "failed", "status": "finished"}', 'it is no JSON ("status" is there twice)'),
-        (b'{"status": "failed", "message": "\\ud800"}', "it is no JSON ("),
+        (b"{", "it is not JSON (Expecting property name"),
+        (b"[1]", "it is a list and must be a mapping"),
+        (b"null", "it is null and must be a mapping"),
+        (b"\xff\xfe{}", "it is not UTF-8 text"),
+        (b'{"status": "failed", "status": "finished"}', 'it is not JSON ("status" occurs twice)'),
+        (b'{"status": "failed", "message": "\\ud800"}', "it is not JSON ("),
         (b'{"status": "failed", "message": 1e400}', "message is Infinity and must be text"),
-        (b'{"status": ' + b"9" * 5000 + b"}", "it is no JSON ("),
-        (b"[" * 100_000, "it is no JSON ("),
+        (b'{"status": ' + b"9" * 5000 + b"}", "it is not JSON ("),
+        (b"[" * 100_000, "it is not JSON ("),
     ],
     ids=lambda each: repr(each)[:20],
 )
@@ -115,7 +115,7 @@ def test_a_pipe_and_a_folder_in_a_file_s_place_are_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "folder.json").mkdir()
     for name in ("pipe.json", "folder.json"):
-        assert told(tmp_path / name, schema.STATUS) == "is no plain file"
+        assert told(tmp_path / name, schema.STATUS) == "is not a regular file"
 
 
 def test_of_many_faults_the_first_are_told(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_history_is_read_as_it_was_written_what_was_not_measured_left_out(tmp_
         (b"epoch,a\n1,1_0", 'a in line 2 is "1_0" and must be a number'),
         (b"epoch,a\n1,2,3", "line 2 has 3 values and must have 2"),
         (b"epoch,a\n1,2\n2", "line 3 has 1 values and must have 2"),
-        (b"epoch,a\n1,\xff", "it is no UTF-8 text"),
-        (b"epoch,a,a\n1,2,3", "its columns must have a name each"),
+        (b"epoch,a\n1,\xff", "it is not UTF-8 text"),
+        (b"epoch,a,a\n1,2,3", "its column names must be unique"),
         (b"a,b\n1,2", "its column epoch is missing"),
         (b"epoch,a\n2,1\n2,1", "epoch in line 3 is 2 and must be a whole number above 2"),
         (b"epoch,a\n1.5,1", "epoch in line 2 is 1.5 and must be a whole number above 0"),
@@ -162,7 +162,7 @@ def test_a_history_is_read_as_it_was_written_what_was_not_measured_left_out(tmp_
         (b"epoch,a\n1,2\n", "it has 1 epochs and must have 2"),
         (
             b"epoch," + b",".join(b"%d" % number for number in range(20_000)) + b"\n",
-            "its columns must have a name each",
+            "its column names must be unique",
         ),
     ],
     ids=lambda each: repr(each)[:20],

@@ -55,12 +55,12 @@ def test_a_link_by_way_of_another_is_told(sweep: Path) -> None:
 
 def test_pipes_and_sockets_are_told(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(sweep / "0_a" / "train.log")
-    with pytest.raises(InputError, match=r"0_a/train\.log is no plain file"):
+    with pytest.raises(InputError, match=r"0_a/train\.log is not a regular file"):
         refuse_strays(sweep)
     monkeypatch.chdir(sweep / "figures")  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("x.png")
-        with pytest.raises(InputError, match=r"figures/x\.png is no plain file"):
+        with pytest.raises(InputError, match=r"figures/x\.png is not a regular file"):
             refuse_strays_outside_jobs(sweep)
 
 

@@ -83,7 +83,7 @@ def test_compressed_parts_are_refused(path: Path) -> None:
 
     rewritten(path, compress)
     assert path.stat().st_size < 10**5
-    assert "is not as torch writes such a file" in read(path)
+    assert "its layout is not that of torch.save" in read(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -93,7 +93,7 @@ def test_a_part_that_is_there_twice_is_refused(path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)
 
     rewritten(path, repeat)
-    assert "is not as torch writes such a file" in read(path)
+    assert "its layout is not that of torch.save" in read(path)
 
 
 def test_parts_that_share_their_bytes_are_refused(path: Path) -> None:
@@ -107,7 +107,7 @@ def test_parts_that_share_their_bytes_are_refused(path: Path) -> None:
             archive.filelist.append(again)
 
     rewritten(path, overlap)
-    assert "is not as torch writes such a file" in read(path)
+    assert "its layout is not that of torch.save" in read(path)
 
 
 def test_something_before_or_after_the_archive_is_refused_or_changes_nothing(path: Path) -> None:
@@ -121,8 +121,8 @@ def test_something_before_or_after_the_archive_is_refused_or_changes_nothing(pat
 def test_a_pipe_and_a_folder_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ckpt")
     (tmp_path / "folder.ckpt").mkdir()
-    assert read(tmp_path / "pipe.ckpt").endswith("is no plain file")
-    assert read(tmp_path / "folder.ckpt").endswith("is no plain file")
+    assert read(tmp_path / "pipe.ckpt").endswith("is not a regular file")
+    assert read(tmp_path / "folder.ckpt").endswith("is not a regular file")
     assert read(tmp_path / "none.ckpt").endswith("does not exist")
 
 

@@ -26,7 +26,7 @@ def test_what_is_no_file_is_named(kind: type[ImageDataModule], name: str, verify
     for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
         make()
         message = complaint(kind, published, verify=verify)
-        assert message == f"{path} is no plain file"
+        assert message == f"{path} is not a regular file"
         os.rmdir(path) if path.is_dir() else path.unlink()
 
 

@@ -70,7 +70,7 @@ def test_one_bit_is_enough_to_refuse_a_file(kind: type[ImageDataModule], name: s
     message, digest = complaint(kind, published), hashlib.sha256(content).hexdigest()
     assert message == (
         f"{path} is damaged or not {kind.__name__}'s (its SHA-256 is {digest[:12]}…, not {kind.sha256[name][:12]}…); "
-        "delete it and start again to download it anew, or set data.verify=false to use files of your own"
+        "delete it and run again to download it, or set data.verify=false to use files of your own"
     )
 
 
@@ -185,7 +185,7 @@ NO_LABELS = "its labels are not a list of integers"
         ({"data": PIXELS[:, 1:], "labels": CLASSES}, NO_IMAGES),
         ({"data": PIXELS[0], "labels": CLASSES}, NO_IMAGES),
         ({"data": PIXELS.tolist(), "labels": CLASSES}, NO_IMAGES),
-        ({"data": PIXELS / 255, "labels": CLASSES}, "an array that is not of bytes"),
+        ({"data": PIXELS / 255, "labels": CLASSES}, "an array whose items are not bytes"),
         ({"data": PIXELS[:0], "labels": []}, "0 labels for 0 images"),
         ({"labels": CLASSES}, NO_IMAGES),
         (PIXELS, NO_IMAGES),

@@ -204,7 +204,7 @@ def test_a_table_is_trained_validated_and_tested_on_alike_and_says_so(data: Tens
     train, val, test = sets(ready(data))
     assert torch.equal(train.inputs, val.inputs) and torch.equal(train.inputs, test.inputs)
     assert torch.equal(train.targets, val.targets) and torch.equal(train.targets, test.targets)
-    words = f"trains, validates and tests on the same {train.size} points: it tells what was learned by heart"
+    words = f"trains, validates and tests on the same {train.size} points: the metrics only show what was memorised"
     assert data.note == words
 
 
@@ -231,5 +231,5 @@ def test_as_many_points_are_held_out_as_asked_for_and_never_the_ends(held_out: i
 def test_the_ends_cannot_be_held_out(held_out: int) -> None:
     with pytest.raises(InputError) as caught:
         TenPoints(held_out=held_out, batch_size=10)
-    words = "at most 8 of the ten points can be held out, the ends stay"
+    words = "at most 8 of the ten points can be held out, not the two ends"
     assert str(caught.value) == f"data.held_out={held_out}: {words}"

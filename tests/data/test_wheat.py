@@ -189,7 +189,7 @@ def test_the_loss_of_the_validation_samples_chooses(root: Path) -> None:
 def test_a_changed_file_is_named_with_what_is_wrong(old: str, new: str, reason: str, root: Path) -> None:
     path = root / "wheat/seeds_dataset.txt"
     path.write_text(path.read_text().replace(old, new, 1), encoding="utf-8")
-    assert complaint(root) == f"{path}: {reason}; delete it and start again to download it anew"
+    assert complaint(root) == f"{path}: {reason}; delete it and run again to download it"
 
 
 def test_loading_names_what_is_missing(tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_loading_names_what_is_missing(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "wheat/seeds_dataset.txt"
     path.mkdir(parents=True)
-    assert complaint(tmp_path) == f"{path} is no plain file"
+    assert complaint(tmp_path) == f"{path} is not a regular file"
     path.rmdir()
     os.mkfifo(path)
-    assert complaint(tmp_path) == f"{path} is no plain file"
+    assert complaint(tmp_path) == f"{path} is not a regular file"
 
 
 def test_nothing_but_the_published_numbers_is_accepted(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_what_names_no_package_is_refused(trust: str, cwd: Path) -> None:
 
 def test_functions_of_a_package_that_is_trusted_are_not_called(cwd: Path) -> None:
     spoil(cwd, {"model._target_": "os.system", "model.command": f"touch {MARK}"})
-    assert "model._target_=os.system is no LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
+    assert "model._target_=os.system is not a LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
 
 
 CALLS = {

@@ -92,7 +92,7 @@ def test_a_sweep_that_goes_on_writes_nothing_through_links(sweep: Path, cwd: Pat
 
 def test_a_pipe_in_a_job_hangs_nobody(sweep: Path, cwd: Path) -> None:
     os.mkfifo(sweep / "1_seed-1" / "history.csv")
-    assert "1_seed-1/history.csv is no plain file" in page_of(cwd).text
+    assert "1_seed-1/history.csv is not a regular file" in page_of(cwd).text
 
 
 def test_a_stacks_state_lies_in_the_sweep(sweep: Path, cwd: Path) -> None:
@@ -138,15 +138,15 @@ def test_pictures_are_png_of_a_size_that_one_can_show(sweep: Path, cwd: Path) ->
     page = page_of(cwd)
     assert len(page.all("img")) == 1
     notes = page.text.partition("Could not be read or drawn:")[2]
-    assert notes.count("cannot be shown: ") == 3 and "pixels are too many" in notes
+    assert notes.count("cannot be shown: ") == 3 and "pixels are more than allowed" in notes
 
 
 PICTURES: dict[str, Any] = {
     "torch.load": {"x": {"_target_": "torch.load", "f": "bomb.pt", "weights_only": False}},
     "canary.Picture": {"x": {"_target_": "canary.Picture"}},
     "src.callbacks.figures.learning_curves.Curves": {"x": {"_target_": "src.callbacks.figures.learning_curves.Curves"}},
-    "../../../x is no picture's name": {"../../../x": {"_target_": "src.sweeps.figures.base.Scores"}},
-    "/etc/x is no picture's name": {"/etc/x": {"_target_": "src.sweeps.figures.base.Scores"}},
+    "../../../x is not a valid name for a figure": {"../../../x": {"_target_": "src.sweeps.figures.base.Scores"}},
+    "/etc/x is not a valid name for a figure": {"/etc/x": {"_target_": "src.sweeps.figures.base.Scores"}},
     "pictures.x.picture=../../../secret": {
         "x": {"_target_": "src.sweeps.figures.base.ImageGrid", "columns": 1, "picture": "../../../secret"}
     },

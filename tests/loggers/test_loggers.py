@@ -133,8 +133,8 @@ def test_each_logger_gets_the_pictures_that_it_takes_and_the_run_tells_of_others
     assert pictures["visuals/curves"]["step"] == 20
     ((height, width, channels),) = pictures["visuals/curves"]["shape"]
     assert channels == 3 and min(height, width) > 100
-    assert first.text.count("takes no pictures") == 1
-    assert "logger.csv takes no pictures: they are in figures/" in first.text
+    assert first.text.count("cannot show figures") == 1
+    assert "logger.csv cannot show figures: they are in figures/" in first.text
 
 
 def test_a_run_that_goes_on_is_the_same_run_to_each_logger(first: Outcome, resumed: Path) -> None:
@@ -163,7 +163,7 @@ def test_tensorboard_has_charts_of_the_run_alone_the_learning_rate_beside_the_lo
 
 def test_a_setting_that_tensorboards_writer_does_not_take_is_refused_before_training(tmp_path: Path) -> None:
     outcome = run("src.train", "callbacks=none", "+logger.tensorboard.colour=red", cwd=tmp_path)
-    assert outcome.error == "error: logger.tensorboard cannot be opened: it takes no setting called colour"
+    assert outcome.error == "error: logger.tensorboard cannot be opened: it has no setting called colour"
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -172,7 +172,7 @@ def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> Non
     (folder / IDS_FILE).write_text('{"notes": "../../elsewhere"}')
     outcome = run("src.train", "resume=outputs/runs/first", "trainer.max_epochs=3", cwd=tmp_path)
     assert outcome.code == 1
-    assert f"{IDS_FILE} is damaged: notes is no name of a run; remove the file to log anew" in outcome.error
+    assert f"{IDS_FILE} is damaged: notes is not the ID of a run; remove the file to log to a new run" in outcome.error
     assert not list(tmp_path.rglob("*elsewhere*"))
 
 

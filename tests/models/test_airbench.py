@@ -88,7 +88,7 @@ def test_statistics_of_evaluation_follow_the_batches() -> None:
 def test_more_blocks_than_the_image_bears_are_refused(side: int, most: int) -> None:
     if most:
         assert airbench([2] * most, (1, side, side))(torch.zeros(2, 1, side, side)).shape == (2, 10)
-    message = rf"^model\.widths has {most + 1} blocks.* {side}×{side} pixels bear at most {most}$"
+    message = rf"^model\.widths has {most + 1} blocks.* {side}×{side} pixels allow at most {most}$"
     with pytest.raises(InputError, match=message):
         airbench([2] * (most + 1), (1, side, side))
 

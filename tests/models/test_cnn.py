@@ -65,7 +65,7 @@ def test_a_pixel_moves_the_outputs_wherever_it_is() -> None:
 @pytest.mark.parametrize(("size", "most"), [(28, 4), (32, 5), (4, 2)])
 def test_more_blocks_than_the_image_bears_are_refused(size: int, most: int) -> None:
     assert cnn([2] * most, (1, size, size))(torch.zeros(2, 1, size, size)).shape == (2, 10)
-    message = rf"model\.channels has {most + 1} blocks.* {size}×{size} pixels bear at most {most}$"
+    message = rf"model\.channels has {most + 1} blocks.* {size}×{size} pixels allow at most {most}$"
     with pytest.raises(InputError, match=message):
         cnn([2] * (most + 1), (1, size, size))
 

@@ -167,7 +167,7 @@ def test_a_batch_may_be_empty(task: str) -> None:
 
 
 def test_more_neighbours_than_samples_are_told() -> None:
-    with pytest.raises(InputError, match=r"^model\.k=10: only 9 training samples are remembered$"):
+    with pytest.raises(InputError, match=r"^model\.k=10: only 9 training samples are stored$"):
         remembering(points(9, 4, 5), k=10)(torch.zeros(1, 5))
 
 
@@ -239,7 +239,7 @@ def test_a_validation_within_the_epoch_uses_what_is_remembered_so_far(tmp_path: 
 def test_several_processes_cannot_remember_together() -> None:
     model, stub = knn(), SimpleNamespace(world_size=2)
     model.trainer = stub  # type: ignore[assignment]
-    with pytest.raises(InputError, match="remembers in one process: use trainer=auto"):
+    with pytest.raises(InputError, match="trains in one process only: use trainer=auto"):
         model.setup("fit")
     model.setup("test")  # each process may well predict its share
 
@@ -270,7 +270,7 @@ def test_weights_are_loaded_into_a_model_that_remembers_something_else(tmp_path:
 
 def test_a_memory_of_samples_of_another_size_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": remembering(points(30, 4, 6)).state_dict()}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"remembers samples of 6 numbers, these have 5$"):
+    with pytest.raises(InputError, match=r"has samples of 6 values, these data have 5$"):
         load_weights(knn(), tmp_path / "a.ckpt")
 
 
@@ -348,7 +348,7 @@ def test_a_finished_run_can_be_resumed_and_remembers_no_more_than_before(tmp_pat
 
 def test_too_many_neighbours_end_a_run_in_one_line(tmp_path: Path) -> None:
     outcome = run("src.train", NEAREST, "data=xor", "callbacks=none", "logger=none", "model.k=101", cwd=tmp_path)
-    assert outcome.error == "error: model.k=101: only 100 training samples are remembered"
+    assert outcome.error == "error: model.k=101: only 100 training samples are stored"
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
@@ -363,9 +363,11 @@ def test_settings_that_it_has_no_use_for_are_told_and_an_average_of_its_weights_
     settings = ("model=nearest_neighbor", "trainer.max_epochs=1")
     out = quick(*settings, "optimizer.lr=0.5", "scheduler=cosine", cwd=tmp_path).out
     told = (
-        "note: NearestNeighbor has no weights to learn, and these settings no effect: optimizer.lr=0.5 scheduler=cosine"
+        "note: NearestNeighbor has no weights to learn, so these settings have no effect: "
+        "optimizer.lr=0.5 scheduler=cosine"
     )
     assert told in out
     assert "no effect" not in quick(*settings, "seed=1", cwd=tmp_path).out
     average = "+callbacks.average._target_=lightning.pytorch.callbacks.WeightAveraging"
-    assert "averages weights, and NearestNeighbor has none" in run("src.train", *settings, average, cwd=tmp_path).error
+    error = run("src.train", *settings, average, cwd=tmp_path).error
+    assert "averages weights, and NearestNeighbor has no trainable weights" in error

@@ -120,7 +120,9 @@ def test_a_sequence_is_made_of_its_parts_each_for_its_own_turn() -> None:
     ]
     settings = {"_target_": "torch.optim.lr_scheduler.SequentialLR", "schedulers": parts, "milestones": [5]}
     assert scheduled({**settings, "interval": "step"}, 20) == pytest.approx(in_sequence(20, 5))
-    with pytest.raises(InputError, match=r"scheduler\.milestones=\[25\]: give rising numbers of steps, below .* 20"):
+    with pytest.raises(
+        InputError, match=r"scheduler\.milestones=\[25\]: give increasing numbers of steps, below .* 20"
+    ):
         scheduled({**settings, "milestones": [25], "interval": "step"}, 20)
 
 
@@ -148,10 +150,10 @@ def test_functions_are_given_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({**EXPONENTIAL, "gama": 1}, "scheduler.gama: torch.optim.lr_scheduler.ExponentialLR takes no such setting"),
+        ({**EXPONENTIAL, "gama": 1}, "scheduler.gama: torch.optim.lr_scheduler.ExponentialLR has no such setting"),
         ({**EXPONENTIAL, "monitor": "val/loss"}, "scheduler.monitor: torch.optim.lr_scheduler.ExponentialLR watches"),
         ({"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau"}, "scheduler.monitor is missing"),
-        ({"_target_": f"{__name__}.nothing"}, "nothing makes no schedule of the learning rate, but NoneType"),
+        ({"_target_": f"{__name__}.nothing"}, "nothing returns no learning rate schedule, but NoneType"),
     ],
 )
 def test_settings_that_a_schedule_does_not_take_are_told(settings: Settings, words: str) -> None:
@@ -171,7 +173,7 @@ def test_settings_that_an_optimizer_does_not_take_are_told_together() -> None:
     settings = {"_target_": "torch.optim.LBFGS", "lr": 1.0, "betas": [0.9, 0.9], "weight_decay": 0.0, "fused": None}
     with pytest.raises(InputError) as caught:
         make_optimizer(settings, groups, "cpu")
-    told = "optimizer.betas, optimizer.weight_decay: torch.optim.LBFGS takes no such settings; leave out: "
+    told = "optimizer.betas, optimizer.weight_decay: torch.optim.LBFGS has no such settings; leave out: "
     assert str(caught.value) == told + "'~optimizer.betas' '~optimizer.weight_decay'"
 
 

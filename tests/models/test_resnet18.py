@@ -215,7 +215,7 @@ def test_weights_of_the_other_stem_are_refused(theirs: State, tmp_path: Path) ->
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth holds no ResNet18"):
+    with pytest.raises(InputError, match=r"other\.pth does not contain a ResNet18"):
         first_weights(str(tmp_path / "other.pth"), tmp_path)
 
 

@@ -40,7 +40,7 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["+optimizer.amsgrad=true"], "optimizer.amsgrad"),
         (["optimizer=rmsprop"], "optimizer.alpha"),
         (["optimizer=muon"], "optimizer src.optimizers.muon.Muon"),
-        (["scheduler=plateau"], "a scheduler that asks for metrics"),
+        (["scheduler=plateau"], "a scheduler that needs a metric"),
         (["scheduler=cosine", "+scheduler.frequency=2"], "scheduler.frequency"),
         (
             ["scheduler=exponential", "scheduler._target_=tests.test_optimizers.make_steps"],
@@ -54,14 +54,14 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["callbacks=default", "+callbacks.learning_rate.logging_interval=step"], "callbacks.learning_rate"),
         (["callbacks=gradients"], "callbacks.gradient_norms"),
         (["experiment=descent", "callbacks=descent"], "callbacks.descent"),
-        (["logger=tensorboard", "logger.tensorboard.version=a"], "a logger of its own"),
+        (["logger=tensorboard", "logger.tensorboard.version=a"], "a custom logger"),
         ([STOPPING, "data.val_size=0"], "callbacks.early_stopping without a validation set"),
         ([STOPPING, "callbacks.early_stopping.monitor=train/loss"], "callbacks.early_stopping.monitor=train/loss"),
         (
             [STOPPING, "data=cubic", "callbacks.early_stopping.monitor=val/acc"],
             "callbacks.early_stopping.monitor=val/acc",
         ),
-        (["model.loss=squared_error"], "an error that each tells by itself"),
+        (["model.loss=squared_error"], "an error that each job reports itself"),
     ],
 )
 def test_what_needs_a_run_of_its_own_is_told(settings: list[str], told: str, tmp_path: Path) -> None:
@@ -140,12 +140,12 @@ class Starting(MLP):
 )
 def test_a_network_of_ones_own_is_stacked_if_that_gives_what_it_gives(make: str, suited: bool, tmp_path: Path) -> None:
     found = reason(f"model._target_={__name__}.Own", f"+model.make={make}", cwd=tmp_path)
-    assert found == (None if suited else "Own, whose network does more than its layers do")
+    assert found == (None if suited else "Own, whose network computes something outside its layers")
 
 
 def test_a_model_that_does_more_than_make_a_network_is_not(tmp_path: Path) -> None:
     found = reason(f"model._target_={__name__}.Starting", cwd=tmp_path)
-    assert found == "Starting, which is trained in a way of its own"
+    assert found == "Starting, which customises its training"
 
 
 class Noisy(XOR):
@@ -173,4 +173,4 @@ def test_data_of_ones_own_are_augmented_for_each_job() -> None:
 
 def test_data_with_batches_of_their_own_are_not_stacked(tmp_path: Path) -> None:
     found = reason(f"data._target_={__name__}.Sorted", cwd=tmp_path)
-    assert found == "Sorted, which loads its batches in a way of its own"
+    assert found == "Sorted, which loads its batches in a custom way"

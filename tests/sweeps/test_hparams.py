@@ -212,5 +212,5 @@ def test_the_commands_that_add_a_sweep_up_write_it(
 
 
 def test_a_folder_without_jobs_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there are no jobs in it"):
+    with pytest.raises(InputError, match="it contains no jobs"):
         write_hparams(tmp_path)

@@ -141,7 +141,9 @@ def test_all_are_run_again_if_asked_for(cwd: Path) -> None:
 
 def test_another_word_for_what_to_run_again_is_refused(cwd: Path) -> None:
     before = files(cwd)
-    assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == ("error: rerun=nonsense: it is failed or all (or left out)")
+    assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == (
+        "error: rerun=nonsense: it must be failed or all, or left out"
+    )
     assert files(cwd).items() <= before.items()
 
 
@@ -170,14 +172,14 @@ def test_a_folder_of_that_name_that_is_no_sweep_is_refused_and_left_alone(tmp_pa
     folder = tmp_path / "outputs/sweeps/swept"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("mine")
-    assert "outputs/sweeps/swept is there already: choose another name=" in sweep(RATES, cwd=tmp_path).error
+    assert "outputs/sweeps/swept already exists: choose another name=" in sweep(RATES, cwd=tmp_path).error
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_a_sweep_that_another_process_is_at_is_left_alone(cwd: Path) -> None:
     before = files(cwd)
     with FileLock(cwd / "outputs/sweeps/swept/.lock"):
-        assert "another process is at this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
+        assert "another process is running this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
     assert names(cwd) == NAMES
     assert files(cwd).items() <= before.items()
 
@@ -187,7 +189,7 @@ def test_a_job_whose_status_is_damaged_goes_on(damage: str, cwd: Path) -> None:
     (cwd / "outputs/sweeps/swept" / NAMES[0] / "status.json").write_text(damage)
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
-    assert "1 finished before" in outcome.out and "1 to go on with" in outcome.out
+    assert "1 finished before" in outcome.out and "1 to resume" in outcome.out
     assert ended(cwd) == [0, 0, 1]
     assert statuses(cwd) == ["finished"] * 2
 
@@ -200,7 +202,7 @@ def test_a_start_that_was_killed_at_once_is_gone_on_with(tmp_path: Path) -> None
         (folder / name).touch()
     (folder / "1_lr-0.01").mkdir()
     (folder / "1_lr-0.01/mine").touch()
-    assert "is there already" in sweep(RATES, cwd=tmp_path).error  # not all of it is what such a start leaves
+    assert "already exists" in sweep(RATES, cwd=tmp_path).error  # not all of it is what such a start leaves
     (folder / "multirun.yaml").touch()
     outcome = sweep(RATES, cwd=tmp_path)
     assert outcome.code == 0, outcome.text
@@ -255,7 +257,7 @@ def test_a_finished_job_whose_metrics_are_damaged_is_tested_again_and_comes_to_t
         path.write_text(damage)
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
-    assert f"outputs/sweeps/swept/{NAMES[0]}/metrics.json is " in outcome.out and "the job goes on" in outcome.out
+    assert f"outputs/sweeps/swept/{NAMES[0]}/metrics.json is " in outcome.out and "the job resumes" in outcome.out
     assert [note.event for note in read_notes(cwd) if note.number == 0] == ["1", "2", "test", "test"]
     assert timeless(read_json(path)) == timeless(before)
 

@@ -115,15 +115,15 @@ def test_the_next_start_says_what_is_there_and_ends_with_a_list_of_what_failed(s
     second = survived.second
     assert second.code == 1
     assert "24 jobs: 7 finished before" in second.out
-    assert "2 failed, to try again" in second.out and "2 to go on with" in second.out and "13 to do" in second.out
+    assert "2 failed, to try again" in second.out and "2 to resume" in second.out and "13 to do" in second.out
     lines = [line for line in second.out.splitlines() if line.startswith("failed: ")]
     told = {int(line.split("grid/")[1].split("_")[0]): line for line in lines}
     assert set(told) == {1, 4, 16, 20}
     assert "(error): RuntimeError: this job is in trouble" in told[1]
     assert "(diverged): " in told[4]
-    assert "(error): its process ended with status 7 and without a word" in told[16]
+    assert "(error): its process ended with exit code 7 and no message" in told[16]
     assert "(killed): by signal SIGKILL" in told[20]
-    assert second.err.strip().startswith("error: 4 failed of 24 jobs; go on with: python -m src.train -m ")
+    assert second.err.strip().startswith("error: 4 failed of 24 jobs; resume with: python -m src.train -m ")
     assert "Traceback" not in second.text
 
 
@@ -163,7 +163,7 @@ def test_the_results_have_a_row_per_job_with_what_it_came_to(survived: Survived,
 
 
 def test_a_second_parent_is_refused_in_one_line_and_disturbs_nothing(survived: Survived) -> None:
-    assert survived.rival.error.startswith("error: outputs/sweeps/grid: another process is at this sweep")
+    assert survived.rival.error.startswith("error: outputs/sweeps/grid: another process is running this sweep")
     assert survived.rival.out == ""
     assert survived.rival.folders == []
 
@@ -204,7 +204,7 @@ def test_an_interrupted_sweep_stops_its_jobs_and_goes_on_to_the_same_results(
         outcome = assert_nothing_is_left(parent, jobs_of(tmp_path, name))
     assert outcome.code == code, outcome.text
     assert "Traceback" not in outcome.text
-    assert f"4 unfinished of 4 jobs; go on with: python -m src.train -m {' '.join(BARE)}" in outcome.out
+    assert f"4 unfinished of 4 jobs; resume with: python -m src.train -m {' '.join(BARE)}" in outcome.out
     assert statuses(tmp_path, name) == ["interrupted", "interrupted", "waiting", "waiting"]
     assert [row["status"] for row in rows(tmp_path, name)] == statuses(tmp_path, name)
 

@@ -66,7 +66,7 @@ def test_panels_of_two_inputs_show_each_models_regions_and_its_units_lines(tmp_p
 def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str, ...]) -> None:
     data = Given(Samples(inputs, torch.zeros(4)), class_names=names)
     model = MLP([], "relu", 0.0, False, in_shape=data.in_shape, num_classes=3, task="multiclass", optimizer=FIXED)
-    with pytest.raises(InputError, match="panels are for one input with a value or two classes, or for two"):
+    with pytest.raises(InputError, match="panels need data with one input and a value or two classes"):
         draw_model(Figure().subplots(), data, model)
 
 

@@ -154,7 +154,7 @@ def test_the_scores_of_a_regression_are_its_losses_and_of_a_classification_its_a
 def test_a_share_without_a_metric_counts_by_what_the_runs_are_judged_by() -> None:
     (axis,) = drawn(SuccessRate(2.0, name="share", title="Share"), judged("val/loss", "val/loss", "val/loss"))
     assert texts(axis) == ["0 of 1", "1 of 1", "1 of 1"]
-    assert axis.get_xlabel() == "share of runs with validation loss ≥ 2\n(line: 95% interval)"
+    assert axis.get_xlabel() == "fraction of runs with validation loss ≥ 2\n(line: 95% interval)"
 
 
 def test_runs_that_lack_the_metric_which_most_are_judged_by_are_left_out() -> None:
@@ -215,7 +215,7 @@ def test_bars_are_the_share_of_runs_that_are_good_enough_with_its_interval(tmp_p
     np.testing.assert_allclose(intervals[1], [[0.4902, 0.9433], [1, 1]], atol=1e-4)
     assert texts(axis) == ["0 of 20", "8 of 10"]
     assert ticks(axis) == ["hidden size 1", "hidden size 2"]
-    assert axis.get_xlabel() == "share of runs with test accuracy ≥ 100%\n(line: 95% interval)"
+    assert axis.get_xlabel() == "fraction of runs with test accuracy ≥ 100%\n(line: 95% interval)"
 
 
 def test_an_accuracy_in_single_precision_is_good_enough_where_it_is_just_that(tmp_path: Path) -> None:
@@ -328,5 +328,5 @@ def test_a_gallery_shows_each_runs_picture_under_its_title_in_order(tmp_path: Pa
 
 def test_a_gallery_without_pictures_is_told(tmp_path: Path) -> None:
     runs = galleried(tmp_path, {"1": None, "2": None})
-    with pytest.raises(InputError, match=r"^none of the 2 runs has a picture figures/descent\.png$"):
+    with pytest.raises(InputError, match=r"^none of the 2 runs has the figure figures/descent\.png$"):
         ImageGrid("descent", columns=2, name="gallery").get_size(runs)

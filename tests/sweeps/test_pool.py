@@ -43,8 +43,8 @@ LIMIT = ("time limit", "stopped after 5 seconds")
     ("status", "code", "asked", "after"),
     [
         ("finished", 0, None, ("finished", None, None)),
-        ("running", 3, None, ("failed", "error", "its process ended with status 3 and without a word")),
-        ("running", 0, None, ("failed", "error", "its process ended with status 0 and without a word")),
+        ("running", 3, None, ("failed", "error", "its process ended with exit code 3 and no message")),
+        ("running", 0, None, ("failed", "error", "its process ended with exit code 0 and no message")),
         ("waiting", -signal.SIGSEGV, None, ("failed", "crashed", "by signal SIGSEGV")),
         (
             "running",
@@ -52,7 +52,7 @@ LIMIT = ("time limit", "stopped after 5 seconds")
             None,
             ("failed", "killed", "by signal SIGKILL (by hand, or by the system when memory ran out)"),
         ),
-        ("running", 255, None, ("failed", "killed", "its process was lost with the one that started it")),
+        ("running", 255, None, ("failed", "killed", "its process was lost because the fork server died")),
         ("failed", 1, None, ("failed", None, None)),
         ("interrupted", -signal.SIGTERM, LIMIT, ("failed", *LIMIT)),
         ("running", -signal.SIGKILL, LIMIT, ("failed", *LIMIT)),

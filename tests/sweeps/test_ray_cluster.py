@@ -208,7 +208,7 @@ def test_a_job_on_ray_that_raises_exits_or_is_killed_has_failed_alone(lost: Lost
         ("failed", "killed"),
     ]
     assert lost.first.code == 1
-    assert lost.first.err.startswith("error: 3 failed of 6 jobs; go on with: python -m src.train -m ")
+    assert lost.first.err.startswith("error: 3 failed of 6 jobs; resume with: python -m src.train -m ")
     assert "Traceback" not in lost.first.text and "raylet" not in lost.first.text
 
 
@@ -231,11 +231,11 @@ def test_what_the_cluster_lacks_and_a_wrong_token_are_told_in_one_line(nodes: No
     outcome = process("src.train", *where, "hydra.launcher.gpus_per_job=2", cwd=tmp_path, **nodes.environment)
     assert outcome.error == (
         "error: hydra.launcher.cpus_per_job=1 gpus_per_job=2: no machine of the Ray cluster at "
-        f"{nodes.address} has as much; there is one with 1 CPUs and 1 GPUs"
+        f"{nodes.address} has that much; available: 1 CPUs and 1 GPUs"
     )
     wrong = {**nodes.environment, "RAY_AUTH_TOKEN": "1f" * 32}
     outcome = process("src.train", *where, cwd=tmp_path, **wrong)
-    assert outcome.error.startswith(f"error: the Ray cluster at {nodes.address}: it wants the token")
+    assert outcome.error.startswith(f"error: the Ray cluster at {nodes.address}: it requires the token")
     outcome = process("src.train", *where, "trainer=gpu", cwd=tmp_path, **nodes.environment)
     assert outcome.error == "error: trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one"
     assert jobs_of(tmp_path, "one") == [] or ends(tmp_path, "one") == [("waiting", None)]
@@ -276,7 +276,7 @@ def test_ctrl_c_stops_jobs_and_the_sweeps_own_cluster_and_the_sweep_goes_on(
     outcome, started = held_job(tmp_path, (), "SIGINT", TMPDIR=str(short))
     wait_for(lambda: not started & set(processes()), f"{started} to end")
     assert outcome.code == 130 and "Traceback" not in outcome.text, outcome.text
-    assert "1 unfinished of 1 jobs; go on with: " in outcome.out
+    assert "1 unfinished of 1 jobs; resume with: " in outcome.out
     assert ends(tmp_path, "one") == [("interrupted", "killed")]
     assert surroundings(jobs_of(tmp_path, "one")[0])["CUDA_VISIBLE_DEVICES"] == ""
     assert list(short.glob("ray-*")) == []

@@ -30,7 +30,7 @@ def test_the_test_metric_is_told_once_of_the_chosen_one_alone(grid: Path) -> Non
     page = read(grid)
     assert "Chosen hidden size 8, lr 0.01 val/acc 90.00 ± 14.14% test/acc 52.50 ± 14.14% n = 2" in page.text
     assert page.text.count("test/") == 1
-    assert "only then looked up: its test metrics (those of all runs lie in results.csv)" in page.text
+    assert "its test metrics were read only afterwards (those of all runs are in results.csv)" in page.text
     assert (grid / "results.csv").read_text().splitlines()[0].count("test/acc") == 1
     assert "test/" not in json.dumps(page.data)
     assert "test/" not in taken(page, "runs.csv") + taken(page, "leaderboard.csv")
@@ -132,7 +132,7 @@ def test_of_many_pairs_the_strongest_are_shown_and_that_is_said(tmp_path: Path) 
         typed = [f"model.{key}={number >> place & 1}" for place, key in enumerate(keys)]
         made(tmp_path, f"{number}", *typed, val=number / 64)  # each setting twice as strong as the one before
     page = read(tmp_path)
-    assert "Shown are 12 of 15 pairs" in page.sections["pairs"]
+    assert "12 of 15 pairs are shown" in page.sections["pairs"]
     shown = list(page.figures("heatmap"))
     assert len(shown) == 12
     assert shown[0] == "model.e / model.f"
@@ -175,7 +175,7 @@ def test_long_curves_are_thinned_out_alike_with_their_last_epoch(tmp_path: Path)
     made(tmp_path, "1", "seed=1", val=0.5, history=epochs(*[1.0] * 50))
     page = read(tmp_path)
     assert page.curves["epochs"] == [[*range(1, 1001, 3)], [*range(1, 50, 3), 50]]
-    assert "thinned out to 400 points" in page.text
+    assert "subsampled to 400 points" in page.text
 
 
 def test_failures_are_told_with_their_reason_message_and_the_end_of_their_log(grid: Path) -> None:
@@ -253,7 +253,7 @@ def test_the_latex_table_is_ready_for_a_paper(grid: Path) -> None:
         r"\begin{table}",
         r"\centering",
         r"\caption{grid on xor: best first by val/acc, higher is better; mean $\pm$ standard deviation of n runs. "
-        r"Bold: chosen by the validation set. test/acc of the chosen one alone.}",
+        r"Bold: chosen by the validation set. test/acc of the chosen row only.}",
         r"\label{tab:grid}",
     ]
 

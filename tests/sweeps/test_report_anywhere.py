@@ -56,7 +56,7 @@ def test_a_sweep_that_runs_or_was_killed_has_a_report_so_far(tmp_path: Path) -> 
     made(tmp_path, "3", "seed=1", "model.a=2", status="interrupted", reason="killed")
     page = read(tmp_path)
     assert "4 jobs 1 finished 1 interrupted 1 running 1 waiting" in page.text
-    assert "before the sweep had ended" in page.text
+    assert "before the sweep ended" in page.text
     assert "Best so far a 1 val/acc 50.00% test/acc 50.00% n = 1" in page.text
     assert "killed 3: seed 1, a 2" in page.sections["failures"]
     assert [len(run["lines"]) for run in page.curves["runs"]] == [2, 2]
@@ -66,7 +66,7 @@ def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path
     for number in range(3):
         made(tmp_path, f"{number}", f"model.a={number}")
     page = read(tmp_path)
-    assert "nothing has finished" in page.text
+    assert "no run has finished" in page.text
     assert not page.data
     assert set(page.sections) == {"leaderboard", "runs"}
 
@@ -74,7 +74,7 @@ def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path
 def test_a_single_job_has_a_report_with_its_test(tmp_path: Path) -> None:
     made(tmp_path, "0", "data=xor", val=0.5, test=0.25, history=epochs(1))
     page = read(tmp_path)
-    assert "Only one all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
+    assert "Only candidate all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
     assert page.curves["groups"][0]["labels"] == ["finished"]
 
 
@@ -83,7 +83,7 @@ def test_without_a_validation_set_nothing_is_chosen_and_the_test_is_not_plotted(
         metrics = {"train/acc": 0.5 + number / 4, "test/acc": 0.1, "monitor": None, "mode": None}
         made_job(tmp_path, f"{number}", f"model.a={number}", metrics=metrics)
     page = read(tmp_path)
-    assert "no validation set to choose by" in page.text
+    assert "no validation set to rank by" in page.text
     assert "Without a validation set, train/acc is shown" in page.text
     assert "test/" not in page.text + json.dumps(page.data)
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.5, 0.75]
@@ -94,8 +94,8 @@ def test_where_no_run_has_measured_what_it_is_judged_by_training_is_shown(tmp_pa
         metrics = {"train/acc": number / 4, "test/acc": 0.1, "monitor": "val/acc", "mode": "max", "best": None}
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"seed={number % 2}", metrics=metrics)
     page = read(tmp_path)
-    assert "no run has measured val/acc: nothing to choose by" in page.text
-    assert "No run has measured val/acc, train/acc is shown: nothing to choose by." in page.text
+    assert "no run has measured val/acc: there is nothing to rank by" in page.text
+    assert "No run has measured val/acc, train/acc is shown; do not choose a setting by it." in page.text
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.125, 0.625]
     assert "test/" not in page.text + json.dumps(page.data)
 
@@ -108,8 +108,8 @@ def test_damaged_runs_are_told_with_what_is_wrong_and_the_others_shown(grid: Pat
     page = Page(write_report(load_sweeps([grid]), warn=told.append))
     assert told == [
         f'{grid}/0_x/metrics.json is damaged: val/acc is "<b>" and must be a finite number',
-        f"{grid}/4_x/status.json is missing, and metrics.json is there",
-        f'{grid}/1_x/provenance.json is damaged: git is "0f" and must be values by name',
+        f"{grid}/4_x/status.json is missing, although metrics.json exists",
+        f'{grid}/1_x/provenance.json is damaged: git is "0f" and must be a mapping',
     ]
     assert all(line in page.text for line in told)
     assert "8 jobs 4 finished 2 failed 2 damaged" in page.text
@@ -122,7 +122,7 @@ def test_a_sweep_of_damaged_jobs_alone_has_a_page_that_says_so(grid: Path) -> No
         path.write_text("[]")
     page = read(grid)
     assert "8 jobs 8 damaged" in page.text
-    assert page.text.count("job.json is damaged: it is a list and must be values by name") == 16
+    assert page.text.count("job.json is damaged: it is a list and must be a mapping") == 16
     assert not page.figures("scatter") and not page.figures("heatmap")
 
 
@@ -139,7 +139,7 @@ def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
     page = read(grid)
     notes = page.text.partition("Could not be read or drawn:")[2]
     assert '0_x/history.csv is damaged: val/loss in line 2 is "<b>" and must be a number' in notes
-    assert "1_x/job.json is damaged: it is no JSON" in notes
+    assert "1_x/job.json is damaged: it is not JSON" in notes
     assert "4_x/figures/curves.png cannot be shown" in notes
     assert "8 jobs 5 finished 2 failed 1 damaged" in page.text
     assert "job.json 1: 1_x" in page.sections["failures"]
@@ -202,7 +202,7 @@ def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: 
     for source in sources:
         with Image.open(io.BytesIO(b64decode(source.partition("base64,")[2]))) as image:
             assert image.size == (640, 320)
-    assert "3 more, by their links" in page.text
+    assert "3 more, as links" in page.text
     assert {f"{number}/figures/curves.png" for number in range(15)} <= set(page.links)
 
 
@@ -278,11 +278,11 @@ def test_the_command_writes_the_page_and_tells_where_or_why_not_without_loading_
     done = run("grid")
     assert done.stdout.splitlines() == ["grid/report.html", "False"]
     wrong = run("nothing")
-    assert (wrong.returncode, wrong.stderr) == (1, "error: nothing: no sweep there\n")
+    assert (wrong.returncode, wrong.stderr) == (1, "error: nothing is not a sweep's folder\n")
 
 
 def test_a_folder_without_jobs_is_told_and_left_alone(grid: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: there are no jobs in it$"):
+    with pytest.raises(InputError, match=r"empty: it contains no jobs$"):
         write_report(load_sweeps([grid, tmp_path / "empty"]))
     assert not (grid / "report.html").exists()

@@ -136,12 +136,12 @@ def test_processes_that_write_it_at_once_leave_it_whole(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_jobs_is_told_and_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: no sweep there$"):
+    with pytest.raises(InputError, match=r"nowhere is not a sweep's folder$"):
         write_results(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(InputError, match=r"there are no jobs in it$"):
+    with pytest.raises(InputError, match=r"it contains no jobs$"):
         write_results(tmp_path)
-    with pytest.raises(InputError, match=r"there are no jobs in it$"):
+    with pytest.raises(InputError, match=r"it contains no jobs$"):
         told(tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_damaged_jobs_are_a_status_of_their_own_and_the_others_are_told(tmp_path
 def test_where_the_monitored_metric_was_measured_by_no_run_that_is_said_and_nothing_chosen(tmp_path: Path) -> None:
     early = {"train/loss": 0.5, "test/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": None}
     lines = told(made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", early) for n in range(4)]))
-    assert lines[3] == "no run has measured val/acc: nothing to choose by"
+    assert lines[3] == "no run has measured val/acc: there is nothing to rank by"
     assert table(lines) == [["lr", "val/acc", "n"], ["0", "–", "2"], ["1", "–", "2"]]
     assert not any("test/" in line or "src.eval" in line for line in lines)
 
@@ -298,7 +298,7 @@ def test_jobs_on_other_data_or_with_another_monitor_have_a_table_of_their_own(tm
     ]
 
 
-# The table: the test of the chosen one alone
+# The table: the test of the chosen row only
 
 
 def test_test_metrics_are_told_of_the_chosen_one_alone(tmp_path: Path) -> None:
@@ -332,14 +332,14 @@ def test_a_single_setting_needs_no_choosing(tmp_path: Path) -> None:
 def test_without_a_validation_set_nothing_is_chosen_among_several(tmp_path: Path) -> None:
     metrics = {"test/acc": 0.5, "monitor": None, "mode": None}
     lines = told(made_jobs(tmp_path, [("optimizer.lr=1", metrics), ("optimizer.lr=2", metrics)]))
-    assert lines[3] == "no validation set to choose by"
+    assert lines[3] == "no validation set to rank by"
     assert table(lines) == [["lr", "n"], ["1", "1"], ["2", "1"]]
     assert not any("test/" in line or "src.eval" in line for line in lines)
 
 
 def test_a_sweep_in_which_nothing_has_finished_tells_that(tmp_path: Path) -> None:
     lines = told(made_jobs(tmp_path, [("optimizer.lr=1", "failed"), ("optimizer.lr=2", "running")]))
-    assert lines[3] == "nothing has finished"
+    assert lines[3] == "no run has finished"
     assert table(lines) == [["lr", "n", "failed", "left"], ["1", "0", "1"], ["2", "0", "1"]]
     assert not any("src.eval" in line for line in lines)
 

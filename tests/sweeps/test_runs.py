@@ -48,11 +48,11 @@ def test_a_run_tells_how_far_it_came_and_of_what_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason", "message"),
     [
-        ({"metrics.json": "{"}, "metrics.json", "metrics.json is damaged: it is no JSON"),
+        ({"metrics.json": "{"}, "metrics.json", "metrics.json is damaged: it is not JSON"),
         ({"status.json": '{"status": []}'}, "status.json", "status.json is damaged: status is a list and must be"),
         ({"status.json": "", "metrics.json": ""}, "status.json, metrics.json", "status.json is damaged: it is empty; "),
-        ({"metrics.json": None}, "metrics.json", "metrics.json is missing, and the run has finished"),
-        ({"status.json": None}, "status.json", "status.json is missing, and metrics.json is there"),
+        ({"metrics.json": None}, "metrics.json", "metrics.json is missing, although the run has finished"),
+        ({"status.json": None}, "status.json", "status.json is missing, although metrics.json exists"),
     ],
 )
 def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
@@ -92,10 +92,10 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
 
 
 def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: no sweep there$"):
+    with pytest.raises(InputError, match=r"nowhere is not a sweep's folder$"):
         read_runs(tmp_path / "nowhere")
     made_job(tmp_path, "0")
-    with pytest.raises(InputError, match=r"there are no runs with metrics in it$"):
+    with pytest.raises(InputError, match=r"it contains no runs with metrics$"):
         select_runs_with_metrics(tmp_path, read_runs(tmp_path))
 
 
@@ -137,7 +137,7 @@ def test_notes_that_are_missing_or_another_jobs_are_told(tmp_path: Path) -> None
     (tmp_path / "3").mkdir()  # of a start that was stopped as it made it
     (tmp_path / "3" / "status.json").write_text('{"status": "waiting"}')
     assert [(run.number, run.message) for run in read_runs(tmp_path)] == [
-        (0, f"{tmp_path}/0_a/job.json is damaged: its number 1 is that of {tmp_path}/1_b"),
+        (0, f"{tmp_path}/0_a/job.json is damaged: its number 1 is already used by {tmp_path}/1_b"),
         (1, None),
         (2, f"{tmp_path}/2_c/job.json is missing"),
     ]

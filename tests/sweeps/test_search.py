@@ -145,7 +145,7 @@ def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        (["model.hidden_size=interval(1,50)"], "model.hidden_size is 1 to 50 (whole) and the search in "),
+        (["model.hidden_size=interval(1,50)"], "model.hidden_size is 1 to 50 (integers) and the search in "),
         ([WIDTH, "model.dropout=0,0.5"], "model.dropout is 0, 0.5 and the search in outputs/sweeps/small has 0.0: "),
         ([WIDTH, "hydra.sweeper.sampler=random"], "hydra.sweeper.sampler is random and the search in "),
         ([WIDTH, "hydra.sweeper.seed=1"], "hydra.sweeper.seed is 1 and the search in outputs/sweeps/small has 0: "),
@@ -185,7 +185,7 @@ def test_equal_settings_are_one_job_whose_result_counts_for_each(tmp_path: Path)
 
 def test_where_all_trials_fail_the_search_has_failed(tmp_path: Path) -> None:
     outcome = run("src.train", *SMALL, "model.hidden_size=0,-1", "hydra.sweeper.trials=2", cwd=tmp_path)
-    assert outcome.error == "error: 2 of 2 trials failed: why stands above"
+    assert outcome.error == "error: 2 of 2 trials failed: see the reasons above"
     assert {each[1] for each in told(tmp_path, "small")} == {"FAIL"}
     assert "model.hidden_size=-1 must be" in outcome.out or "model.hidden_size=0 must be" in outcome.out
 
@@ -193,7 +193,7 @@ def test_where_all_trials_fail_the_search_has_failed(tmp_path: Path) -> None:
 def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> None:
     assert run("src.train", "-m", *BARE, "trainer.max_epochs=1", "seed=0", "name=small", cwd=tmp_path).code == 0
     outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
-    assert outcome.error.startswith("error: outputs/sweeps/small has the jobs of a sweep that is no search")
+    assert outcome.error.startswith("error: outputs/sweeps/small has the jobs of a sweep that is not a search")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,10 @@ def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> N
         ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm"),
         (["model.width=interval(1,2)"], "there is no setting model.width"),
         (["model=mlp,cmm"], "model=cmm: there is no such choice"),
-        (["optimizer.lr=interval(1,0.1)"], "optimizer.lr=interval(1,0.1) cannot be searched: its lower end comes"),
+        (
+            ["optimizer.lr=interval(1,0.1)"],
+            "optimizer.lr=interval(1,0.1) cannot be searched: its lower bound must come",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(

@@ -77,7 +77,7 @@ def test_other_programs_read_it_and_what_they_write_is_taken(journal: Path, spac
     study.set_user_attr("note", "mine")
     assert read(journal, space) == whole
     study.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(InputError, match="trial 5 is not of this search: another program has added it"):
+    with pytest.raises(InputError, match="trial 5 does not belong to this search: another program has added it"):
         Study(journal, space, "tpe", 0).check_trials()
 
 

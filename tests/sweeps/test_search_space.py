@@ -33,15 +33,15 @@ def test_each_kind_of_sweep_has_its_distribution(typed: str, distribution: BaseD
 @pytest.mark.parametrize(
     ("typed", "why"),
     [
-        ("interval(5, 1)", "its lower end comes first"),
-        ("interval(0, inf)", "its ends must be numbers"),
-        ("interval(nan, 1)", "its ends must be numbers"),
+        ("interval(5, 1)", "its lower bound must come first"),
+        ("interval(0, inf)", "its bounds must be finite numbers"),
+        ("interval(nan, 1)", "its bounds must be finite numbers"),
         ("tag(log, interval(0, 1))", "log needs numbers above 0"),
-        ("tag(log, range(1, 10, 2))", "log knows no steps: give an interval"),
-        ("tag(log, choice(1, 2))", "the one tag is log, of an interval or a range of numbers"),
-        ("tag(wide, interval(1, 2))", "the one tag is log, of an interval or a range of numbers"),
-        ("range(3, 3)", "there is no number in it"),
-        ("range(0, 3, 0)", "there is no number in it"),
+        ("tag(log, range(1, 10, 2))", "log does not support steps: use an interval"),
+        ("tag(log, choice(1, 2))", "the only tag is log, for an interval or a range of numbers"),
+        ("tag(wide, interval(1, 2))", "the only tag is log, for an interval or a range of numbers"),
+        ("range(3, 3)", "it contains no number"),
+        ("range(0, 3, 0)", "it contains no number"),
     ],
 )
 def test_what_has_none_is_refused_with_the_reason(typed: str, why: str) -> None:
@@ -92,7 +92,7 @@ def test_a_number_is_rounded_to_four_digits_but_not_out_of_its_bounds(
 def test_a_setting_tells_what_it_is_chosen_from() -> None:
     typed = ["a=tag(log,interval(16,512))", "b=interval(0,0.5)", "c=true,false", "d=range(0,1,0.25)"]
     told = {setting.name: str(setting) for setting in read_space(typed, None).dimensions}
-    assert told == {"a": "16 to 512 (whole, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
+    assert told == {"a": "16 to 512 (integers, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
 
 
 @pytest.mark.parametrize(
@@ -108,5 +108,5 @@ def test_a_setting_tells_what_it_is_chosen_from() -> None:
 )
 def test_a_journal_cannot_have_chosen_what_is_not_searched(typed: str, value: object) -> None:
     space = read_space([f"x={typed}"], None)
-    with pytest.raises(InputError, match="is none of its values"):
+    with pytest.raises(InputError, match="is not one of its values"):
         space.make_overrides({"x": value})

@@ -106,14 +106,14 @@ def test_ctrl_c_stops_the_jobs_and_the_command_to_go_on_is_told(story: Story) ->
     assert story.first.code == 130
     assert "Traceback" not in story.first.text
     assert [each["status"] for each in story.between] == ["failed", "interrupted", "waiting"]
-    assert "1 failed and 2 unfinished of 3 jobs; go on with: python -m src.train -m" in story.first.out
+    assert "1 failed and 2 unfinished of 3 jobs; resume with: python -m src.train -m" in story.first.out
 
 
 def test_when_the_sweep_is_killed_its_jobs_go_on_but_the_next_start_stops_them_before_it_runs_any(
     story: Story,
 ) -> None:
     assert story.orphan
-    assert "jobs of an earlier start are still in the queue: they are stopped first" in story.third.out
+    assert "jobs of an earlier start are still in the queue: stopping them, then resuming" in story.third.out
     held, after = second_epochs(story.cwd, 0)[1:]
     assert held.process != after.process and not alive(held.process)
 
@@ -143,7 +143,7 @@ def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Stor
         ("time_limit=null", "seconds above 0"),
         ("requeues=1.5", "a whole number from 0 to 1,000,000"),
         ("jobs=no", "null or a whole number from 1 to 1,000,000"),
-        ("options=long", "options of sbatch by their names"),
+        ("options=long", "a mapping of sbatch options"),
         ("options={signal: USR1}", "but for array, error, job-name"),
         ("cluster=moon", "slurm or local"),
     ],

@@ -70,15 +70,22 @@ def touched(tmp_path_factory: pytest.TempPathFactory) -> Touched:
 
 
 def test_job_whose_folder_is_lost_fails_alone_and_is_told(touched: Touched) -> None:
-    assert touched.first.error.startswith("error: 4 failed and 2 unfinished of 9 jobs; go on with: python -m src.train")
+    assert touched.first.error.startswith(
+        "error: 4 failed and 2 unfinished of 9 jobs; resume with: python -m src.train"
+    )
     for number, how in {0: "removed", 1: "renamed", 2: "removed", 3: "renamed"}.items():
         assert touched.ends[number] == {
             "status": "failed",
             "reason": "folder lost",
-            "message": f"its folder was {how} meanwhile",
+            "message": f"its folder was {how} while the sweep ran",
         }
-        assert f"{number} seed {number}: FAILED, folder lost: its folder was {how} meanwhile" in touched.first.out
-    assert "5 seed 5: FAILED, error: outputs/sweeps/touched/5_seed-5 cannot be made (File exists)" in touched.first.out
+        assert (
+            f"{number} seed {number}: FAILED, folder lost: its folder was {how} while the sweep ran"
+            in touched.first.out
+        )
+    assert (
+        "5 seed 5: FAILED, error: outputs/sweeps/touched/5_seed-5 cannot be created (File exists)" in touched.first.out
+    )
     assert "6 seed 6: FAILED, error: outputs/sweeps/touched/6_seed-6/status.json cannot be " in touched.first.out
     assert {touched.ends[number]["status"] for number in (4, 7, 8)} == {"finished"}
 
@@ -118,7 +125,7 @@ def test_sweep_whose_own_folder_is_renamed_ends_at_once_and_goes_on_under_its_ne
     assert not (tmp_path / "outputs/sweeps/before").exists()
     make_trouble(tmp_path, {})
     again = run("src.train", *grid, "name=after", cwd=tmp_path)
-    assert again.code == 0 and "3 jobs: 2 to go on with, 1 to do" in again.out
+    assert again.code == 0 and "3 jobs: 2 to resume, 1 to do" in again.out
     assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "test"]
 
 
@@ -144,7 +151,7 @@ def test_job_that_another_process_is_at_fails_and_keeps_what_it_has(
     job.write_status("running")
     with FileLock(job.folder / ".lock"):
         outcome = run("src.train", *grid, cwd=tmp_path)
-    assert "FAILED, held: another process is at it" in outcome.out
+    assert "FAILED, held: another process is running it" in outcome.out
     assert "1 unfinished of 1 jobs" in outcome.error and job.status["status"] == "running"
     assert run("src.train", *grid, cwd=tmp_path).code == 0
 
@@ -162,8 +169,10 @@ def test_job_of_a_stack_that_loses_its_folder_costs_none_of_those_beside_it(tmp_
         wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
         (folder / "1_seed-1").rename(tmp_path / "taken")
         outcome = ended(parent)
-    assert outcome.error.startswith("error: 1 failed of 3 jobs; go on with: ")
-    assert "failed: outputs/sweeps/stack/1_seed-1 (folder lost): its folder was removed meanwhile" in outcome.out
+    assert outcome.error.startswith("error: 1 failed of 3 jobs; resume with: ")
+    assert (
+        "failed: outputs/sweeps/stack/1_seed-1 (folder lost): its folder was removed while the sweep ran" in outcome.out
+    )
     assert [row["status"] for row in rows(tmp_path, "stack")] == ["finished", "failed", "finished"]
     assert run("src.train", *STACK, *SEEDS, cwd=tmp_path).code == 0
 

@@ -20,7 +20,7 @@ from tests.sweeps.reports import Page, made, read
 
 SWEEP = ("-m", "data=xor", "model.hidden_size=2,3", "seed=0,1", "trainer.max_epochs=1", "name=x", "logger=none")
 HERE = "outputs/sweeps/x"
-TOLD = "of the best runs are not drawn yet. This draws them: python -m src.report"
+TOLD = "of the best runs have not been drawn yet. Draw them with: python -m src.report"
 
 
 # Whose pictures there are to draw
@@ -120,7 +120,7 @@ def command(cwd: Path, *arguments: str, code: int = 0) -> tuple[Outcome, Page]:
 
 def test_the_command_draws_them_once_and_shows_them(swept: Path, cwd: Path) -> None:
     outcome, page = command(cwd)
-    assert outcome.err.splitlines() == [f"drawing the pictures of 4 runs: {done}/4" for done in (0, 4)]
+    assert outcome.err.splitlines() == [f"drawing the figures of 4 runs: {done}/4" for done in (0, 4)]
     assert TOLD not in page.text and "Could not be" not in page.text
     for before, after in zip(figures(swept), figures(cwd), strict=True):
         assert sorted(path.name for path in before.glob("*.png")) == sorted(os.listdir(after)) != []
@@ -138,7 +138,7 @@ def test_the_sweep_itself_draws_none_and_tells_the_command(cwd: Path) -> None:
     assert outcome.code == 0, outcome.text
     assert not figures(cwd)
     page = Page(cwd / HERE / "report.html")
-    assert f"The pictures of 4 {TOLD} {HERE} Copy" in page.sections["pictures"]
+    assert f"The figures of 4 {TOLD} {HERE} Copy" in page.sections["pictures"]
     assert TOLD not in read(cwd / HERE).sections["leaderboard"]
 
 
@@ -151,12 +151,12 @@ def test_a_run_that_cannot_be_drawn_is_a_line_in_the_page_and_the_others_are_dra
     (second / ".hydra" / "config.yaml").unlink()
     outcome, page = command(cwd, code=1)
     notes = page.text.partition("Could not be read or drawn:")[2]
-    assert f"{HERE}/{first.name}: its pictures cannot be drawn: checkpoint " in notes
+    assert f"{HERE}/{first.name}: its figures cannot be drawn: checkpoint " in notes
     assert "best.ckpt is truncated or not a checkpoint (" in notes
-    assert f"{HERE}/{second.name}: its pictures cannot be drawn: run=" in notes
-    assert f"{HERE}/{third.name}: its pictures cannot be drawn: " in notes
+    assert f"{HERE}/{second.name}: its figures cannot be drawn: run=" in notes
+    assert f"{HERE}/{third.name}: its figures cannot be drawn: " in notes
     assert "callbacks.curves._target_=os._exit is not trusted" in notes
-    assert {line.partition(": its pictures")[0] for line in outcome.err.splitlines()[-3:]} == {
+    assert {line.partition(": its figures")[0] for line in outcome.err.splitlines()[-3:]} == {
         f"error: {HERE}/{folder.name}" for folder in (first, second, third)
     }
     assert len(figures(cwd)) == 1
@@ -178,7 +178,7 @@ def test_a_process_that_dies_while_it_draws_is_told_too(cwd: Path) -> None:
     config.callbacks.curves = {"_target_": "tests.sweeps.test_undrawn.Exit"}
     OmegaConf.save(config, first / ".hydra" / "config.yaml")
     _, page = command(cwd, "trust=tests", code=1)
-    assert f"{first.name}: its pictures cannot be drawn: A process in the process pool was terminated" in page.text
+    assert f"{first.name}: its figures cannot be drawn: A process in the process pool was terminated" in page.text
 
 
 def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(

@@ -41,10 +41,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
 
 def test_what_cannot_be_stacked_runs_by_itself_and_it_is_said_which_and_why(mixed: tuple[Path, Outcome]) -> None:
     cwd, outcome = mixed
-    assert "4 jobs in 1 stack (1× 4); pictures when looked at" in outcome.text
+    assert "4 jobs in 1 stack (1× 4); figures are drawn on demand" in outcome.text
     clipped = [job.number for job in jobs_of(cwd, "together") if job.settings["trainer.gradient_clip_val"]]
     numbers = ", ".join(map(str, clipped))
-    assert f"4 one by one, because of trainer.gradient_clip_val=1000000000.0: {numbers}" in outcome.text
+    assert f"4 run separately, because of trainer.gradient_clip_val=1000000000.0: {numbers}" in outcome.text
     stacked = [job.number for job in jobs_of(cwd, "together") if (job.folder / "stack.json").exists()]
     assert sorted([*stacked, *clipped]) == list(range(8))
 
@@ -121,7 +121,7 @@ def test_a_setting_that_will_not_do_stops_its_own_jobs_alone(
 def test_a_job_without_a_seed_draws_one_by_itself(tmp_path: Path) -> None:
     outcome = sweep("seed=0,1,null", "hydra.launcher.jobs=1", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
-    assert "1 one by one, because of no other job that is like them: 2" in outcome.text
+    assert "1 run separately, because of no similar job: 2" in outcome.text
 
 
 def test_jobs_on_other_parts_of_the_data_make_a_stack_of_their_own(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_a_stopped_sweep_goes_on_and_comes_to_the_same(stop: signal.Signals, und
     assert statuses == {"running" if stop == signal.SIGKILL else "interrupted"}
     outcome = run("src.train", *command, cwd=tmp_path)
     assert outcome.code == 0
-    assert "4 jobs: 4 to go on with" in outcome.text
+    assert "4 jobs: 4 to resume" in outcome.text
     (log,) = folder.glob("stacks/*.log")
-    assert "going on after epoch" in log.read_text()
+    assert "resuming after epoch" in log.read_text()
     assert not list(folder.glob("stacks/*.ckpt"))
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
@@ -175,7 +175,7 @@ def test_what_is_run_again_from_the_beginning_does_not_go_on(tmp_path: Path, und
         parent.communicate(timeout=60)
     assert run("src.train", *command, "rerun=all", cwd=tmp_path).code == 0
     (log,) = folder.glob("stacks/*.log")
-    assert "going on" not in log.read_text()
+    assert "resuming" not in log.read_text()
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
 
@@ -237,7 +237,7 @@ def test_a_state_with_a_flipped_bit_is_told_and_its_jobs_begin_anew(undisturbed:
     state.write_bytes(content)
     outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
-    told = "is damaged: a part of it does not match its checksum; the jobs that would go on from it begin anew"
+    told = "is damaged: a part of it does not match its checksum; the jobs that would resume from it start again"
     assert f"checkpoint {state.relative_to(tmp_path)} {told}" in outcome.out
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 

@@ -90,7 +90,7 @@ class FeatureMaps(FigureCallback):
             draw_signed(axes[1 + row, 0], kernel, limit)
             _annotate_axis(axes[1 + row, 0], title, kernel)
             _draw_maps(list(axes[1 + row, 1:]), stages, row)
-        figure.suptitle("Maps: red above 0, white 0, blue below 0; each on a scale of its own", fontsize=9)
+        figure.suptitle("Maps: red above 0, white 0, blue below 0; each on its own scale", fontsize=9)
 
 
 def _draw_maps(axes: list[Axes], stages: list[Stage], unit: int) -> None:

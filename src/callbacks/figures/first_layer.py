@@ -36,7 +36,7 @@ class FirstLayer(FigureCallback):
             self.show_weights(trainer, pl_module, f"epoch {trainer.current_epoch + 1}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.show_weights(trainer, pl_module, "as kept")
+        self.show_weights(trainer, pl_module, "selected weights")
 
     def show_weights(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         net = getattr(model, "net", None)

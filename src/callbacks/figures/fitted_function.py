@@ -156,4 +156,6 @@ def _draw_units(axis: Axes, curve: Curve, classes: bool) -> None:
         label = f"${name}$, $w_{number} = {weight:.2g}$" if few else group_label
         axis.plot(curve.x, unit, color=colour, linewidth=1.5 if few else 0.6, alpha=1 if few else 0.6, label=label)
     summed = "probability = σ(Σ $w_jh_j + b$)" if classes else "fit = Σ $w_jh_j + b$"
-    axis.set(title=f"{summed}, $b = {curve.bias:.2g}$", ylabel="hidden units $h_j$" if classes else "parts $w_jh_j$")
+    axis.set(
+        title=f"{summed}, $b = {curve.bias:.2g}$", ylabel="hidden units $h_j$" if classes else "contributions $w_jh_j$"
+    )

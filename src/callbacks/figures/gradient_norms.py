@@ -98,7 +98,7 @@ class GradientNorms(FigureCallback):
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         else:
             scale = matplotlib.cm.ScalarMappable(Normalize(1, layers), ListedColormap(colours))
-            figure.colorbar(scale, ax=axis, label="layer, from the inputs on")
+            figure.colorbar(scale, ax=axis, label="layer (1 is nearest to the inputs)")
 
 
 def get_trained_weights(model: nn.Module) -> list[Tensor]:

@@ -39,7 +39,7 @@ class Curves(FigureCallback):
         for axis, measure in zip(axes, measures, strict=True):
             curves = _draw_stages(axis, rows, measure)
             if best_epoch is not None:
-                axis.axvline(best_epoch, color="0.6", linestyle=":", label="epoch kept")
+                axis.axvline(best_epoch, color="0.6", linestyle=":", label="selected epoch")
             beyond = limit_axis(axis, curves, higher=False) if measure == "loss" else ""
             axis.set(xlabel=f"epoch\n({beyond})" if beyond else "epoch", title=TITLES[measure])
             set_integer_ticks(axis.xaxis)

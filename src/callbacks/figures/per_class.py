@@ -52,7 +52,7 @@ class ConfusionMatrix(FigureCallback):
         axis.set(xlabel="predicted class", ylabel="true class", title=title)
         axis.spines[:].set_visible(False)
         if errors.max():
-            bar = figure.colorbar(image, ax=axis, label="mistakes (share of class)", shrink=0.8)
+            bar = figure.colorbar(image, ax=axis, label="mistakes (fraction of class)", shrink=0.8)
             set_percent_ticks(bar.ax.yaxis, 5)
             bar.outline.set_visible(False)
 
@@ -78,7 +78,7 @@ class ClassAccuracy(FigureCallback):
         axis.axvline(mean, color="black", linestyle="--", label=f"mean of the classes {format_percent(mean, 1)}")
         axis.set_yticks(rows, names)
         axis.set(xlim=(0, 1.12), ylim=(len(names) - 0.5, -0.5))
-        axis.set(xlabel="share of the class predicted right", title="Test accuracy by class")
+        axis.set(xlabel="fraction of the class predicted correctly", title="Test accuracy by class")
         set_percent_ticks(axis.xaxis)
         axis.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center")

@@ -74,7 +74,7 @@ class ClassProbabilities(FigureCallback):
             left.axis("off")
             _draw_bars(right, row, true, names)
         handles = [Patch(color=colour, label=label) for colour, label in LEGEND.items()]
-        figure.suptitle("Test images, and how likely the model takes each class to be")
+        figure.suptitle("Test images and predicted class probabilities")
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
 
 
@@ -157,7 +157,7 @@ class Misclassified(FigureCallback):
         wrong = find_confident_errors(probabilities, test_set.targets[: len(probabilities)], self.count)
         confidence, predicted = probabilities[wrong].max(dim=1)
         titles = [
-            fill(f"{names[true]}, taken for {names[guess]} ({format_percent(probability, 1)})", TITLE_WIDTH)
+            fill(f"{names[true]}, predicted {names[guess]} ({format_percent(probability, 1)})", TITLE_WIDTH)
             for guess, probability, true in zip(predicted, confidence.tolist(), test_set.targets[wrong], strict=True)
         ]
         if titles:
@@ -165,7 +165,7 @@ class Misclassified(FigureCallback):
             self.show(trainer, (ERROR_COLUMNS * 1.6, rows * 1.75 + 0.3), test_set.inputs[wrong], titles)
 
     def draw(self, figure: Figure, images: Tensor, titles: list[str]) -> None:
-        figure.suptitle("Mistakes on the test set, the surest first")
+        figure.suptitle("Misclassified test images, most confident first")
         draw_image_grid(figure, images, titles, ERROR_COLUMNS)
 
 

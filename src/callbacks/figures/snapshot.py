@@ -26,7 +26,7 @@ class Snapshot(FigureCallback):
             self.draw_snapshot(trainer, pl_module, f"epoch {trainer.current_epoch + 1}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.draw_snapshot(trainer, pl_module, "the weights kept")
+        self.draw_snapshot(trainer, pl_module, "selected weights")
 
     def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         """Draw the model in its current state; do nothing if the figure does not apply to it."""

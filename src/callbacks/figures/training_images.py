@@ -92,8 +92,8 @@ class AugmentedBatch(FigureCallback):
             for below, image in enumerate(pair):
                 draw_image(axes[2 * row + below, column], image)
         for row in range(2 * rows):
-            axes[row, 0].set_ylabel("augmented" if row % 2 else "as kept", fontsize=9)
-        figure.suptitle("Training images, and what the network gets of them")
+            axes[row, 0].set_ylabel("augmented" if row % 2 else "original", fontsize=9)
+        figure.suptitle("Training images before and after augmentation")
 
 
 def to_display_images(outputs: Tensor, mean: Tensor | None, std: Tensor | None, scale: tuple[Tensor, Tensor]) -> Tensor:

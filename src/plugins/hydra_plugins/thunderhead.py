@@ -74,8 +74,10 @@ class VectorizedLauncher(SweepLauncher):
 
         check(self.settings)
         if (job := self.sweep.config.hydra.job).chdir or job.env_set:
-            how = "its jobs share a process; leave them out, or take another launcher"
-            raise InputError(f"hydra.job.chdir and hydra.job.env_set do not go with hydra/launcher=vectorized: {how}")
+            how = "its jobs share a process; leave them out, or use another launcher"
+            raise InputError(
+                f"hydra.job.chdir and hydra.job.env_set cannot be used with hydra/launcher=vectorized: {how}"
+            )
         own = dict(self.settings)
         return VectorizedEngine(most=own.pop("most"), local=LocalEngine(**own))
 
@@ -156,7 +158,9 @@ def _list_values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():
-        raise HydraException(f"{override.input_line} has no end: hydra/sweeper=optuna takes it, else give values")
+        raise HydraException(
+            f"{override.input_line} is not a finite list of values: use hydra/sweeper=optuna, or give values"
+        )
     if not (values := list(override.sweep_string_iterator())):
         raise InputError(describe_unknown_choice(override.key_or_group, str(override.input_line).partition("=")[2]))
     return [f"{key}={value}" for value in values]

@@ -209,7 +209,7 @@ class ImageGrid(SweepFigure):
         files = [(run.full_caption, run.folder / "figures" / f"{self.picture}.png") for run in runs]
         existing = [(title, path) for title, path in files if path.is_file()]
         if not existing:
-            raise InputError(f"none of the {len(runs)} runs has a picture figures/{self.picture}.png")
+            raise InputError(f"none of the {len(runs)} runs has the figure figures/{self.picture}.png")
         return existing
 
     def get_size(self, runs: list[Run]) -> tuple[float, float]:
@@ -275,9 +275,9 @@ def format_summary(metric: str, values: np.ndarray) -> str:
 
 
 def describe_success(metric: str, at_least: float) -> str:
-    """Return the label of a success rate: "share of runs with test accuracy ≥ 95%"."""
+    """Return the label of a success rate: "fraction of runs with test accuracy ≥ 95%"."""
     enough = f"{100 * at_least:.4g}%" if is_fraction(metric) else f"{at_least:.4g}"
-    return f"share of runs with {describe_metric(metric)} ≥ {enough}"
+    return f"fraction of runs with {describe_metric(metric)} ≥ {enough}"
 
 
 def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -39,10 +39,10 @@ class DrawFigures(Callback):
         except Exception as error:
             if fault := find_storage_error(error):
                 again = f"try again: {format_command('src.compare', [str(folder)])}"
-                sys.exit(f"error: {fault.with_advice('the runs are whole', again)}")
+                sys.exit(f"error: {fault.with_advice('the runs are complete', again)}")
             files, errors = [], [format_error(error)]
         for path in files:
-            log.info("picture: %s", path)
+            log.info("figure: %s", path)
         for message in errors:
             command = f"{format_command('src.compare', [str(folder)])}{format_trust(packages)}"
             log.error("error: %s (try again: %s)", message, command)
@@ -76,7 +76,7 @@ def draw_figures(
         for name, settings in figures.items():
             path = folder / "figures" / f"{name}.png"
             try:
-                picture = instantiate_checked(f"picture {name}", settings, name=name)
+                picture = instantiate_checked(f"figure {name}", settings, name=name)
                 picture.packages = packages
                 pixels = draw_figure(picture.get_size(runs), picture.draw, runs)
                 save_png(pixels, path)
@@ -106,15 +106,15 @@ def read_configured_figures(folder: Path, packages: tuple[str, ...]) -> dict[str
     """
     path = folder / "multirun.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: no sweep there ({path} is missing)")
+        raise InputError(f"{folder} is not a sweep's folder ({path} is missing)")
     pictures = update_names(_extract_figures(read_yaml(path)))
     for name, settings in pictures.items():
         if not re.fullmatch(r"\w[\w-]*", str(name)):  # the name becomes a file name
-            raise InputError(f"{path}: {name} is no picture's name")
+            raise InputError(f"{path}: {name} is not a valid name for a figure")
         if not isinstance(settings, dict) or "_target_" not in settings:
-            raise InputError(f"{path} is damaged: it does not say what the picture {name} is")
+            raise InputError(f"{path} is damaged: the figure {name} has no _target_")
         if "${" in str(settings):
-            raise InputError(f"{path}: the picture {name} refers to other settings; write their values there")
+            raise InputError(f"{path}: the figure {name} refers to other settings; write their values instead")
     if pictures:
         from src.sweeps.figures.base import SweepFigure  # imports matplotlib
 

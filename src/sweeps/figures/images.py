@@ -21,9 +21,9 @@ def read_png(path: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(read_bytes(path, MAX_BYTES)), formats=["PNG"]) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} × {image.height} pixels are too many")
+                raise ValueError(f"{image.width} × {image.height} pixels are more than allowed")
             return image.convert("RGB")
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} cannot be shown: it is no PNG") from error
+        raise InputError(f"{path} cannot be shown: it is not a PNG file") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be shown: {' '.join(str(error).split())}") from error

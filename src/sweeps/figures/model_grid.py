@@ -91,7 +91,7 @@ def draw_model(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
         if len(units) <= MAX_LINES:
             draw_lines(axis, units)
         for line in axis.lines:
-            line.set(color=MODEL, linewidth=1.5, label="a unit's line, $w \\cdot x + b = 0$")
+            line.set(color=MODEL, linewidth=1.5, label="decision line of a unit, $w \\cdot x + b = 0$")
         axis.set(xlabel="$x_1$", ylabel="$x_2$")
     elif tuple(data.in_shape) == (1,) and data.num_classes in (0, 2):
         x, truth = make_input_grid(data.train_set.inputs), getattr(data, "truth", None)
@@ -101,7 +101,7 @@ def draw_model(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
         draw_fit(axis, curve, data.train_set, data.class_names)
         axis.set(xlabel="$x$", ylabel="probability" if data.class_names else "$y$")
     else:
-        raise InputError("panels are for one input with a value or two classes, or for two inputs with classes")
+        raise InputError("panels need data with one input and a value or two classes, or with two inputs and classes")
 
 
 def format_score(run: Run) -> str:

@@ -136,7 +136,7 @@ def open_sweep(sweep: Sweep) -> Iterator[None]:
     except Exception as error:
         if fault := find_storage_error(error):
             raise fault.with_advice(
-                "what the jobs have kept is whole", f"go on with: {sweep.get_resume_command()}"
+                "the jobs' checkpoints remain valid", f"resume with: {sweep.get_resume_command()}"
             ) from error
         raise
 
@@ -167,7 +167,7 @@ def _finish_sweep(sweep: Sweep, jobs: list[Job]) -> None:
     jobs = [resolve_job_folder(job) for job in jobs]
     problems = report_results(sweep, jobs)
     if missing := summarize_unfinished(jobs):
-        problems.append(f"{missing}; go on with: {sweep.get_resume_command()}")
+        problems.append(f"{missing}; resume with: {sweep.get_resume_command()}")
     message = "; ".join(problems)
     if message and sys.exc_info()[0] is not None:  # the sweep was stopped: let that exception end the process
         print(message, flush=True)

@@ -87,7 +87,7 @@ def call_in_subprocess(context: BaseContext, function: Callable[..., Any], *args
     try:
         result = receiver.recv()
     except EOFError:
-        raise InputError("no process could be started for the jobs; what stopped it stands above") from None
+        raise InputError("no process could be started for the jobs; the error is printed above") from None
     finally:
         process.join()
     if isinstance(result, InputError):

@@ -151,7 +151,7 @@ class RayCluster:
         except errors.RayTaskError as error:
             return make_failed_status("error", _format_error(error.cause))
         except errors.OutOfMemoryError:
-            return make_failed_status("out of memory", "ended by Ray, as its machine's memory ran out")
+            return make_failed_status("out of memory", "killed by Ray because its machine ran out of memory")
         except errors.RayError:
             times = "once" if not self.settings.retries else f"{self.settings.retries + 1} times"
             return make_failed_status("lost", f"its machine, or Ray's worker there, was lost {times}")
@@ -181,8 +181,8 @@ class RayCluster:
         has = {f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in self.get_resources()}
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         return (
-            f"hydra.launcher.cpus_per_job={cpus} gpus_per_job={gpus:g}: no machine of {where} has as much; "
-            f"there {'is one' if len(has) == 1 else 'are some'} with {', '.join(sorted(has)) or 'nothing'}"
+            f"hydra.launcher.cpus_per_job={cpus} gpus_per_job={gpus:g}: no machine of {where} has that much; "
+            f"available: {', '.join(sorted(has)) or 'nothing'}"
         )
 
 

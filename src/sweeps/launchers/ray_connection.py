@@ -126,9 +126,9 @@ def _describe_connection_error(error: BaseException) -> str:
     text = f"{error} {error.__cause__ or ''}"
     if "oken" in text:
         return (
-            "it wants the token that it was started with: RAY_AUTH_MODE=token and the token "
+            "it requires the token that it was started with: RAY_AUTH_MODE=token and the token "
             "in ~/.ray/auth_token or RAY_AUTH_TOKEN"
         )
     if "No node info found" in text:
-        return "this machine is none of its machines; start the sweep on one that is (ray start --address=…)"
+        return "this machine is not part of the cluster; start the sweep on one that is (ray start --address=…)"
     return " ".join(text.split())

@@ -54,7 +54,7 @@ OPTIONS = Check(
         and not {str(name).replace("_", "-") for name in value} & set(RESERVED_OPTIONS)
         and all(LABEL.allows(each) for name in value for each in (name, value[name]))
     ),
-    f"options of sbatch by their names, as {{qos: long}}, but for {', '.join(RESERVED_OPTIONS)}",
+    f"a mapping of sbatch options, such as {{qos: long}}, except {', '.join(RESERVED_OPTIONS)}",
 )
 CHECKS = {
     "partition": allow_null_or(TEXT),
@@ -180,7 +180,7 @@ def _stop_earlier_jobs(cluster: SlurmQueue | LocalCluster) -> bool:
     """Stop the jobs of an earlier start that was killed, so that no job runs twice; return True if there were any."""
     left = cluster.find_unfinished()
     if left:
-        print("jobs of an earlier start are still in the queue: they are stopped first, then gone on with", flush=True)
+        print("jobs of an earlier start are still in the queue: stopping them, then resuming", flush=True)
         cluster.terminate(left)
     while left and cluster.find_unfinished():
         time.sleep(1)

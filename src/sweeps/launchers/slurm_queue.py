@@ -25,7 +25,7 @@ from src.sweeps.workers.pool import TICK_SECONDS, ignore_sigint
 POLL_SECONDS = 1.0  # seconds between two polls for results
 QUERY_SECONDS = 10.0  # seconds between two queries to Slurm, whose controller all users share
 RESULT_DELAY_SECONDS = 15.0  # seconds until the result of an ended job is visible in a shared folder, at most
-NO_STATUS = ("error", "it ended without a word")
+NO_STATUS = ("error", "it ended without a status")
 END_REASONS = {
     "BOOT_FAIL": ("killed", "its machine did not start"),
     "CANCELLED": ("killed", "cancelled in Slurm"),
@@ -37,7 +37,7 @@ END_REASONS = {
     "PREEMPTED": ("killed", "preempted, and Slurm did not queue it again"),
     "TIMEOUT": ("time limit", "stopped by Slurm at its time limit"),
 }  # reason and message, by the Slurm state of a job that has ended
-UNKNOWN_JOB = ("killed", "Slurm does not know it any more")
+UNKNOWN_JOB = ("killed", "Slurm no longer knows it")
 
 
 class SlurmQueue:
@@ -63,7 +63,7 @@ class SlurmQueue:
             with ignore_sigint(), _drop_slurm_variables(), contextlib.redirect_stderr(io.StringIO()):
                 return self.executor.submit_array([self.wrap_job(remote_job) for remote_job in remote_jobs])
         except UncompletedJobError as error:
-            raise InputError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from None
+            raise InputError(f"Slurm refused the jobs: {' '.join(str(error).split())}") from None
 
     def poll(self, tasks: list[Any]) -> list[Any]:
         time.sleep(TICK_SECONDS)

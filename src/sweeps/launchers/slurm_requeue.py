@@ -77,9 +77,9 @@ class RequeueableJob:
             )
             return job.status
         if self.preempted or _is_running():
-            job.write_status("waiting", None, "told to leave its machine, and queued again")
+            job.write_status("waiting", None, "preempted or out of time, and requeued")
             requeue(signal.SIGUSR2, None)
-        job.write_status("interrupted", "killed", "told to leave its machine")
+        job.write_status("interrupted", "killed", "stopped by Slurm")
         sys.exit(TERMINATED)
 
     def checkpoint(self) -> DelayedSubmission:

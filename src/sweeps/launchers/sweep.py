@@ -41,7 +41,7 @@ class Sweep:
 
     def __init__(self, config: DictConfig, context: HydraContext, task_name: str) -> None:
         if config.rerun not in RERUNS:
-            raise InputError(f"rerun={config.rerun}: it is failed or all (or left out)")
+            raise InputError(f"rerun={config.rerun}: it must be failed or all, or left out")
         self.config, self.context, self.task_name = config, context, task_name
         self.folder = Path(config.hydra.sweep.dir)
         self.folder_id: tuple[int, int] | None = None
@@ -98,7 +98,7 @@ class Sweep:
             lock.acquire()
         except Timeout:
             how = "wait for it or choose another name="
-            raise InputError(f"{self.folder}: another process is at this sweep; {how}") from None
+            raise InputError(f"{self.folder}: another process is running this sweep; {how}") from None
         except OSError as error:
             raise InputError(f"{self.folder / LOCK_FILE} cannot be locked ({error.strerror})") from error
         self.folder_id = _get_folder_id(self.folder)

@@ -118,7 +118,7 @@ class VectorizedEngine(NamedTuple):
         damaged = {state: message for state, message in zip(states, messages, strict=True) if message}
         for state in damaged:
             remove_file(state)
-        return [f"{message}; the jobs that would go on from it begin anew" for message in damaged.values()]
+        return [f"{message}; the jobs that would resume from it start again" for message in damaged.values()]
 
     def plan_stacks(
         self, sweep: Sweep, jobs: list[Job], resources: list[Resources]
@@ -131,10 +131,10 @@ class VectorizedEngine(NamedTuple):
         groups = _group_jobs(job for job in jobs if not _has_started_alone(job))
         rest: dict[str, list[Job]] = {}
         if started_alone := [job for job in jobs if _has_started_alone(job)]:
-            rest["a run of their own that they go on with"] = started_alone
+            rest["separate runs that they resume"] = started_alone
         candidates = [group for group in groups if len(group) > 1 or group[0].stack]
         if single := [group[0] for group in groups if group not in candidates]:
-            rest["no other job that is like them"] = single
+            rest["no similar job"] = single
         stacks: list[PlannedStack] = []
         for group, verdict in zip(candidates, self.check_groups(sweep, candidates, resources), strict=True):
             if verdict.reason:
@@ -268,11 +268,11 @@ def _describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> li
     if stacks:
         sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(stack.jobs) for stack in stacks).items())
         lines.append(
-            f"{stacked} jobs in {len(stacks)} stack{'s'[: len(stacks) != 1]} ({sizes}); pictures when looked at"
+            f"{stacked} jobs in {len(stacks)} stack{'s'[: len(stacks) != 1]} ({sizes}); figures are drawn on demand"
         )
     for reason, jobs in rest.items():
         numbers = ", ".join(str(job.number) for job in jobs[:8]) + (" …" if len(jobs) > 8 else "")
-        lines.append(f"{len(jobs)} one by one, because of {reason}: {numbers}")
+        lines.append(f"{len(jobs)} run separately, because of {reason}: {numbers}")
     return lines
 
 

@@ -16,9 +16,9 @@ def describe_damaged_jobs(folder: Path) -> list[str]:
     for job in read_jobs(folder):
         status = job.status
         if job.damage is not None:
-            lines.append(f"{job.damage}; its folder stays as it is, and the job begins anew in another")
+            lines.append(f"{job.damage}; its folder is kept, and the job starts again in a new one")
         elif status["status"] == DAMAGED:
-            lines.append(f"{status['message']}; the job {'goes on' if _has_checkpoint(job) else 'begins anew'}")
+            lines.append(f"{status['message']}; the job {'resumes' if _has_checkpoint(job) else 'starts again'}")
     return lines
 
 
@@ -37,7 +37,7 @@ def _describe_stage(job: Job) -> str:
     status = job.status["status"]
     if status == "failed":
         return "failed, to try again"
-    return "to go on with" if _has_checkpoint(job) else "to do"
+    return "to resume" if _has_checkpoint(job) else "to do"
 
 
 def _has_checkpoint(job: Job) -> bool:
@@ -51,7 +51,7 @@ def _describe_commits(jobs: list[Job]) -> str:
     if not hashes:
         return ""
     current = run_git("rev-parse", "HEAD")
-    hint = "" if hashes == {current} else f"; now it is {str(current)[:7]}: rerun=all runs them again"
+    hint = "" if hashes == {current} else f"; the current commit is {str(current)[:7]}: rerun=all runs them again"
     return f" (commit {', '.join(sorted(commit[:7] for commit in hashes))}{hint})"
 
 

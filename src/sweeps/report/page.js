@@ -73,7 +73,7 @@ for (const slider of all("[data-epochs]")) {
   slider.addEventListener("input", () => {
     const last = Number(slider.value) === epochs.length;
     const epoch = last ? Infinity : epochs[slider.value];
-    slider.nextElementSibling.value = last ? "the end" : `epoch ${epoch}`;
+    slider.nextElementSibling.value = last ? "last" : `${epoch}`;
     for (const figure of all("figure", gallery)) {
       const images = all("img", figure);
       const drawn = images.findLast((image) => (image.dataset.epoch ?? Infinity) <= epoch) || images[0];

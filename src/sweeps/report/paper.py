@@ -269,7 +269,7 @@ def _prepare_sweep_figures(
             try:
                 figures[file] = _prepare_sweep_figure(name, settings, packages, runs)
             except Exception as error:  # the other figures can still be drawn
-                warn(f"picture {name} cannot be drawn: {format_error(error)}")
+                warn(f"figure {name} cannot be drawn: {format_error(error)}")
     return figures
 
 
@@ -279,7 +279,7 @@ def _prepare_sweep_figure(
     """Return the size and the drawing function of a figure that a sweep configured, scaled down to a page's width."""
     from src.training.build import instantiate_checked  # imports PyTorch
 
-    picture = instantiate_checked(f"picture {name}", settings, name=name)
+    picture = instantiate_checked(f"figure {name}", settings, name=name)
     picture.packages = packages
     width, height = picture.get_size(runs)
     factor = min(1.0, PAGE_WIDTH / width)

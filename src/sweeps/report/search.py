@@ -237,7 +237,7 @@ def _draw_importance(part: list[SearchState]) -> PlotlyFigure:
     ]
     layout = {
         "xaxis": {
-            "title": {"text": "share of the difference"},
+            "title": {"text": "fraction of the difference"},
             "tickformat": ".0%",
             "rangemode": "tozero",
         },

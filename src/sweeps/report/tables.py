@@ -141,7 +141,7 @@ def summarize_chosen(board: Leaderboard) -> ChosenSummary | None:
         name for run in entry.finished for name in find_scalar_metrics(run.metrics) if name.startswith("test/")
     )
     return ChosenSummary(
-        label="Only one" if len(board.entries) == 1 else "Chosen" if board.is_complete else "Best so far",
+        label="Only candidate" if len(board.entries) == 1 else "Chosen" if board.is_complete else "Best so far",
         settings=format_settings(entry.settings) or "all runs",
         value=f"{metric} {format_mean_std(metric, entry.collect_values(metric))}" if metric else "",
         tests=[(name, format_mean_std(name, entry.collect_values(name))) for name in names],
@@ -296,7 +296,7 @@ def _format_caption(board: Leaderboard, sweep: str, count: int, tests: list[str]
     if board.ranking_metric and board.chosen and len(board.entries) > 1:
         parts.append(f"Bold: {'chosen' if board.is_complete else 'best so far'} by the validation set")
     if tests:
-        parts.append(f"{' and '.join(tests)} of the chosen one alone")
+        parts.append(f"{' and '.join(tests)} of the chosen row only")
     return ". ".join(" ".join(part.split()) for part in parts) + "."
 
 

@@ -68,7 +68,7 @@ def draw_missing_figures(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
     try:
         pool = ProcessPoolExecutor(count, context, _init_worker, (cores_each,))
     except OSError as error:  # its locks are in shared memory, which may be full
-        sweeps.warnings.append(f"pictures cannot be drawn: no process can be started ({error.strerror})")
+        sweeps.warnings.append(f"figures cannot be drawn: no process can be started ({error.strerror})")
         return
     try:
         with silence_fd(1), silence_fd(2):  # the workers that start here inherit the silenced output
@@ -76,7 +76,7 @@ def draw_missing_figures(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
         _print_progress(0, len(runs))
         for done, future in enumerate(as_completed(futures), start=1):
             if reason := _get_failure(future):
-                sweeps.warnings.append(f"{futures[future].folder}: its pictures cannot be drawn: {reason}")
+                sweeps.warnings.append(f"{futures[future].folder}: its figures cannot be drawn: {reason}")
             _print_progress(done, len(runs))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -107,7 +107,7 @@ def _get_failure(future: "Future[str | None]") -> str | None:
 
 def _print_progress(done: int, count: int) -> None:
     """Print the progress: in a terminal, update a line; elsewhere, print one at the start and one at the end."""
-    line = f"drawing the pictures of {format_count(count, 'run')}: {done}/{count}"
+    line = f"drawing the figures of {format_count(count, 'run')}: {done}/{count}"
     if sys.stderr.isatty():
         print(f"\r{line}", end="\n" if done == count else "", file=sys.stderr, flush=True)
     elif done in (0, count):

@@ -51,7 +51,7 @@ class Journal(BaseJournalBackend):
         whole = content[: content.rfind(b"\n") + 1]
         last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
         if last and _parse_line(last[:-1]) is None:
-            print(f"{self.path}: the last line is damaged; what it told is found anew", flush=True)
+            print(f"{self.path}: the last line was damaged and is removed; its content is determined again", flush=True)
             whole = whole[: -len(last)]
         if whole != content:
             with open_atomic(self.path) as file:

@@ -32,7 +32,7 @@ from src.sweeps.store.jobs import JOB_FILE, Job, describe_job
 
 JOURNAL_FILE = "study.journal"
 MAX_ATTEMPTS = 3  # attempts per start of the search for a trial whose process is killed each time
-MISSING = "nothing of the kind"
+MISSING = "no value"
 
 
 def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) ->
     plan, preset = {key: value for key, value in settings.items() if key != "params"}, settings["params"] or {}
     sweep: Sweep = launcher.sweep
     if sweep.config.rerun is not None:
-        hint = "its trials rest on those before; search anew under another name="
+        hint = "its trials depend on earlier ones; start a new search with another name="
         raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {hint}")
     refuse_repeated_settings(arguments, allow_merging=False)
     overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
@@ -110,7 +110,7 @@ class Search:
         if list(folder.glob(f"*/{JOB_FILE}")):  # the journal is lost, or the sweep is no search
             before = (read_json(folder / SEARCH_FILE) or {}).get("made_of")
             if not isinstance(before, dict):
-                raise InputError(f"{folder} has the jobs of a sweep that is no search: choose another name=")
+                raise InputError(f"{folder} has the jobs of a sweep that is not a search: choose another name=")
             self.check_same_search(before, made_of)
         self.refuse_fixed(config)
         about = StudyInfo(*_find_search_metric(config), made_of)
@@ -163,7 +163,7 @@ class Search:
             old, new = before.get(key, MISSING), now.get(key, MISSING)
             if old != new:
                 other = f"the search in {self.sweep.folder} has {old}"
-                raise InputError(f"{key} is {new} and {other}: keep to that, or choose another name=")
+                raise InputError(f"{key} is {new} and {other}: use that value, or choose another name=")
 
     # Running
 
@@ -224,7 +224,7 @@ class Search:
                 self.engine.run(self.sweep, left, monitor)
         if stuck := [job for job in unique if job.status["status"] not in ("finished", "failed")]:
             folders = ", ".join(str(job.folder) for job in stuck)
-            raise InputError(f"the search cannot go on without {folders}; why stands above")
+            raise InputError(f"the search cannot continue without {folders}; see the reason above")
         for trial, job in zip(batch, jobs, strict=True):
             self.study.record_result(trial.number, self.read_value(job))
         with suppress(StorageError):  # the end of the search reports a lasting error
@@ -292,11 +292,11 @@ class Search:
             print(self.describe_best(complete))
         if sys.exc_info()[0] is not None:
             done = f"{complete + failed} of {format_count(self.plan.trials, 'trial')} done"
-            print("; ".join([*errors, done, f"go on with: {self.sweep.get_resume_command()}"]), flush=True)
+            print("; ".join([*errors, done, f"resume with: {self.sweep.get_resume_command()}"]), flush=True)
             return
         if failed:
             message = f"{failed} of {format_count(len(trials), 'trial')} failed"
-            print(message) if complete else errors.append(f"{message}: why stands above")
+            print(message) if complete else errors.append(f"{message}: see the reasons above")
         if errors:
             self.sweep.context.callbacks.on_multirun_end(config=self.sweep.config, config_name=None)
             raise InputError("; ".join(errors))

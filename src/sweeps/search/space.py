@@ -68,7 +68,7 @@ class SearchDimension(NamedTuple):
         step = (
             f"step {format_setting_value(distribution.step)}"
             if distribution.step not in (None, 1)
-            else "whole"
+            else "integers"
             if whole
             else ""
         )
@@ -102,7 +102,7 @@ class SearchSpace(NamedTuple):
         for setting in self.dimensions:
             if not setting.has_value(chosen.get(setting.name)):
                 raise InputError(
-                    f"{setting.name}={format_value(chosen.get(setting.name))} is none of its values: {setting}"
+                    f"{setting.name}={format_value(chosen.get(setting.name))} is not one of its values: {setting}"
                 )
         return [
             part if isinstance(part, str) else f"{part.key}={format_setting_value(chosen[part.name])}"
@@ -148,7 +148,7 @@ def _parse_dimension(override: Override) -> SearchDimension:
     tags = set(getattr(sweep, "tags", ()))
     numbers = isinstance(sweep, (IntervalSweep, RangeSweep))
     if tags - ({"log"} if numbers else set()):
-        raise _make_search_error(override, "the one tag is log, of an interval or a range of numbers")
+        raise _make_search_error(override, "the only tag is log, for an interval or a range of numbers")
     if not numbers:
         choices = dict.fromkeys(
             sorted(_get_choice_texts(override)) if getattr(sweep, "shuffle", False) else _get_choice_texts(override)
@@ -173,11 +173,11 @@ def _find_bounds(override: Override, sweep: Any) -> tuple[float, float, float | 
     step = None if isinstance(sweep, IntervalSweep) else sweep.step
     numbers = [sweep.start, sweep.end] if step is None else sorted(sweep.range()) if step else []
     if not numbers:
-        raise _make_search_error(override, "there is no number in it")
+        raise _make_search_error(override, "it contains no number")
     if not all(map(math.isfinite, numbers)):
-        raise _make_search_error(override, "its ends must be numbers")
+        raise _make_search_error(override, "its bounds must be finite numbers")
     if numbers[0] > numbers[-1]:
-        raise _make_search_error(override, "its lower end comes first")
+        raise _make_search_error(override, "its lower bound must come first")
     return numbers[0], numbers[-1], step and abs(step)
 
 
@@ -193,7 +193,7 @@ def _make_number_distribution(
     if log and low <= 0:
         raise _make_search_error(override, "log needs numbers above 0")
     if log and step not in (None, 1):
-        raise _make_search_error(override, "log knows no steps: give an interval")
+        raise _make_search_error(override, "log does not support steps: use an interval")
     if whole:
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
     low, high = float(low), float(f"{high:.{GRID_DIGITS}g}") if step else float(high)

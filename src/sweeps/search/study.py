@@ -90,7 +90,7 @@ class Study:
         for trial in self.trials:
             if trial.state not in STATES or trial.params.keys() != self.space.distributions.keys():
                 hint = "another program has added it; choose another name="
-                raise InputError(f"{self.path}: trial {trial.number} is not of this search: {hint}")
+                raise InputError(f"{self.path}: trial {trial.number} does not belong to this search: {hint}")
 
     def suggest_trial(self) -> None:
         """Add a trial that the sampler suggests."""
@@ -159,5 +159,5 @@ def _open_study(path: Path) -> optuna.Study | None:
     except Exception as error:  # Optuna does not validate what it reads
         cause = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{path} is damaged ({cause}): remove it, and the same command finds its trials anew from the jobs' folders"
+            f"{path} is damaged ({cause}): remove it, and the same command restores its trials from the jobs' folders"
         ) from error

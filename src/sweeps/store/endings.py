@@ -28,7 +28,7 @@ def prepare_job(job: Job) -> Status | None:
         with FileLock(job.folder / LOCK_FILE, timeout=LOCK_TIMEOUT):
             job.prepare()
     except Timeout:  # the other process writes the status in the folder: leave it
-        return make_failed_status("held", "another process is at it")
+        return make_failed_status("held", "another process is running it")
     except (OSError, InputError) as error:
         return to_failed_status(error)
     return None
@@ -112,7 +112,9 @@ def _record_lost_folder(job: Job) -> Status:
         write_job_file(job)
     elif (status := renamed.status)["status"] == "finished":
         return status
-    status = make_failed_status(FOLDER_LOST, f"its folder was {'renamed' if renamed else 'removed'} meanwhile")
+    status = make_failed_status(
+        FOLDER_LOST, f"its folder was {'renamed' if renamed else 'removed'} while the sweep ran"
+    )
     (renamed or job).write_status(**status)
     return status
 

@@ -61,9 +61,9 @@ def _make_sweep_folder(folder: Path, setting: str) -> None:
         folder.mkdir(parents=True)
         record_created(folder, missing)
     except FileExistsError:
-        raise InputError(f"{folder} is there already: choose another {setting}=…") from None
+        raise InputError(f"{folder} already exists: choose another {setting}=…") from None
     except OSError as error:
-        fault = to_storage_error(folder, error, "made")
+        fault = to_storage_error(folder, error, "created")
         how = f"choose another {'paths.outputs' if setting == 'name' else setting}=…"
         raise InputError(f"{fault}: {fault.remedy}, or {how}") from error
 

@@ -118,7 +118,7 @@ def read_jobs(folder: Path, read: Callable[[Path], Job] | None = None) -> list[J
     for before, job in pairwise(jobs):
         if before.number == job.number:
             damage[job.folder] = (
-                f"{job.folder / JOB_FILE} is damaged: its number {job.number} is that of {before.folder}"
+                f"{job.folder / JOB_FILE} is damaged: its number {job.number} is already used by {before.folder}"
             )
     whole = [job for job in jobs if job.folder not in damage]
     damaged = _make_damaged_jobs(damage, closed, {job.number for job in whole})

@@ -193,9 +193,9 @@ def format_table_title(board: Leaderboard, several: bool) -> str:
         better = "higher" if board.mode == "max" else "lower"
         text = f"{'best first by ' if len(board.entries) > 1 else ''}{board.monitor}, {better} is better"
     elif board.monitor:
-        text = f"no run has measured {board.monitor}: nothing to choose by"
+        text = f"no run has measured {board.monitor}: there is nothing to rank by"
     else:
-        text = "no validation set to choose by" if finished else "nothing has finished"
+        text = "no validation set to rank by" if finished else "no run has finished"
     repeated = any(len(entry.finished) > 1 for entry in board.entries)
     spread = "; mean ± standard deviation of n runs" if repeated and board.ranking_metric else ""
     missing = (

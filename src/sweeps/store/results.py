@@ -24,7 +24,7 @@ def lock_results(folder: Path) -> Iterator[None]:
         InputError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no sweep there")
+        raise InputError(f"{folder} is not a sweep's folder")
     with FileLock(folder / ".results.lock"):
         yield
 

@@ -91,7 +91,7 @@ def require_jobs(folder: Path, read: Callable[[Path], Job] | None = None) -> lis
     """
     if jobs := read_jobs(folder, read):
         return jobs
-    raise InputError(f"{folder}: there are no jobs in it" if folder.is_dir() else f"{folder}: no sweep there")
+    raise InputError(f"{folder}: it contains no jobs" if folder.is_dir() else f"{folder} is not a sweep's folder")
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -162,7 +162,7 @@ def select_runs_with_metrics(folder: Path, runs: list[Run]) -> list[Run]:
     """
     if found := [run for run in runs if run.metrics and run.status not in ("failed", DAMAGED)]:
         return found
-    raise InputError(f"{folder}: there are no runs with metrics in it")
+    raise InputError(f"{folder}: it contains no runs with metrics")
 
 
 def read_run(job: Job, swept: dict[str, Any]) -> Run:

@@ -169,14 +169,14 @@ def infer_status(status: Status, exit_code: int, stop_request: tuple[str, str] |
 def _describe_exit(exit_code: int) -> tuple[str, str]:
     """Return reason and message for a process that ended without writing a status."""
     if exit_code == EXIT_SERVER_DIED:
-        return "killed", "its process was lost with the one that started it"
+        return "killed", "its process was lost because the fork server died"
     if exit_code == EXIT_NO_STORAGE:
         return FILE, "its process could not write its files"
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = " (by hand, or by the system when memory ran out)" if -exit_code == signal.SIGKILL else ""
         return "crashed" if -exit_code in CRASH_SIGNALS else "killed", f"by signal {name}{hint}"
-    return "error", f"its process ended with status {exit_code} and without a word"
+    return "error", f"its process ended with exit code {exit_code} and no message"
 
 
 def get_mp_context(method: str | None) -> BaseContext:

@@ -151,8 +151,8 @@ class RunCheckpoint(Checkpoint):
         if self.is_required:
             raise InputError(describe_unmeasured("monitor", str(self.monitor), names))
         if is_main_process() and len(self.history.rows) == 1:
-            note = f"nothing called {self.monitor} is measured, so no metric chooses: the last epoch's weights are kept"
-            measured = f"; choose by monitor=NAME, one of {', '.join(sorted(names))}" if names else ""
+            note = f"nothing called {self.monitor} is measured, so the last epoch's weights are kept, not the best ones"
+            measured = f"; select by monitor=NAME, one of {', '.join(sorted(names))}" if names else ""
             log.info("note: %s%s", note, measured)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
@@ -161,7 +161,7 @@ class RunCheckpoint(Checkpoint):
         if self.cut_short and is_main_process():
             self._replaced_content = read_checkpoint(path) if path.is_file() else None
         content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        what = "the weights to be kept are not those that were validated"
+        what = "the weights to be saved are not those that were validated"
         refuse_changed_weights(self._validated_weights, content["state_dict"], trainer, what, "before the validation")
         trainer.strategy.save_checkpoint(content, path)
         trainer.strategy.barrier("checkpoint")
@@ -172,11 +172,11 @@ class RunCheckpoint(Checkpoint):
         self.history.stop()
         if self.best_model_score is None and any(self.monitor in row for row in self.history.rows):
             log.warning(
-                "%s was NaN in each epoch, so it has chosen none: the last one's weights are kept", self.monitor
+                "%s was NaN in every epoch, so the last epoch's weights are kept, not the best ones", self.monitor
             )
         if not has_equal_weights(self._saved_weights, dict(pl_module.named_parameters())):
             log.warning(
-                "%s changed the weights after the last checkpoint: that has no effect, since what is kept is tested",
+                "%s changed the weights after the last checkpoint: this has no effect, the saved weights are tested",
                 find_weight_changers(trainer),
             )
 
@@ -186,7 +186,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if args[1] == 0:
-            what = "the weights to be tested are not those that are kept"
+            what = "the weights to be tested are not the saved ones"
             refuse_changed_weights(
                 self._validated_weights, dict(pl_module.named_parameters()), trainer, what, "while it trains"
             )

@@ -98,12 +98,12 @@ def find_extension(reached_limits: Mapping[str, str | None]) -> str | None:
 def explain_limits(reached_limits: Mapping[str, str | None]) -> str:
     """Return a message: how to train a finished run longer, or why that is impossible."""
     if more := find_extension(reached_limits):
-        return f"give more to train on, {more}"
+        return f"to train longer, set {more}"
     # The first limit that no setting lifts is the reason.
     ended = next(name for name, more in reached_limits.items() if more is None)
     by = (
-        "the learning rate's schedule was made for its number of steps"
+        "the learning rate schedule was made for its number of steps"
         if ended in (MAX_EPOCHS, MAX_STEPS)
-        else f"by {ended}"
+        else f"it was stopped by {ended}"
     )
     return f"{by}; start a new run from its weights with ckpt_path="

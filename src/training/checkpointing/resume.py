@@ -113,13 +113,13 @@ def read_resume_checkpoint(cfg: DictConfig, folder: Path) -> ResumeCheckpoint | 
     for key, (old, new) in changed.items():
         if not key.startswith(CHANGEABLE_SETTINGS):
             raise InputError(
-                f"resume: {key} was {format_value(old)} when the run began and cannot become "
+                f"resume: {key} was {format_value(old)} when the run started and cannot change to "
                 f"{format_value(new)}; start a new run "
                 f"from its weights: ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
             )
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     if not last.is_file() and is_finished(folder):
-        raise InputError(f"{last} is missing: start a new run from best.ckpt beside it, ckpt_path=…")
+        raise InputError(f"{last} is missing: start a new run from best.ckpt next to it, ckpt_path=…")
     path = last if last.is_file() else best
     if not path.is_file():
         return None  # stopped before the end of its first epoch
@@ -129,7 +129,7 @@ def read_resume_checkpoint(cfg: DictConfig, folder: Path) -> ResumeCheckpoint | 
         return None  # a job of a stack that was stopped while it wrote its files
     if content["callbacks"]["RunCheckpoint"]["best_model_score"] is not None:
         if not best.is_file():
-            raise InputError(f"{best} is missing: start a new run from last.ckpt beside it, ckpt_path=…")
+            raise InputError(f"{best} is missing: start a new run from last.ckpt next to it, ckpt_path=…")
         with open_verified(best):  # find damage now, not after the training
             pass
     return ResumeCheckpoint(path, content, changed)
@@ -167,7 +167,7 @@ def check_parts(content: Mapping[str, Any], path: Path) -> None:
 
 def _make_part_error(name: str, path: Path) -> InputError:
     return InputError(
-        f"checkpoint {path} is none that a run goes on from: {name} is missing or wrong; start a new run from its "
+        f"checkpoint {path} cannot be resumed: {name} is missing or wrong; start a new run from its "
         f"weights: ckpt_path={path}"
     )
 
@@ -257,7 +257,7 @@ def plan_resume(
     weights = f"start a new run from its weights: ckpt_path={checkpoint.path}"
     if has_step_schedule(cfg) and {MAX_EPOCHS, MAX_STEPS} & set(checkpoint.changed_settings):
         raise InputError(
-            f"resume: the learning rate's schedule was made for the run's own number of steps; for more {weights}"
+            f"resume: the learning rate schedule was made for the run's number of steps; to train longer, {weights}"
         )
     # Training cannot resume within an epoch: go back to the checkpoint that the unfinished epoch's one replaced.
     if checkpoint.cut_short:

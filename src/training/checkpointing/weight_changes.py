@@ -48,7 +48,7 @@ def refuse_changed_weights(
         InputError: naming the callbacks or the model that may have changed them.
     """
     if not has_equal_weights(weights, state):
-        raise InputError(f"{problem}; {find_weight_changers(trainer)} must change them {when}, or not at all")
+        raise InputError(f"{problem}; {find_weight_changers(trainer)} may change them only {when}")
 
 
 def find_weight_changers(trainer: Trainer) -> str:

@@ -45,7 +45,7 @@ def describe_limitations(cfg: DictConfig, data: LightningDataModule, model: Ligh
         lacks.append(f"a step takes a batch for each of {processes} processes")
     left_out = [name for name, callback in cfg.callbacks.items() if callback and is_sample_figure(callback)]
     if left_out and not isinstance(data, TensorDataModule):
-        lacks.append(f"no pictures of samples ({', '.join(map(str, left_out))})")
+        lacks.append(f"no figures of samples ({', '.join(map(str, left_out))})")
     if unused := _find_unused(kind):
         verb = "is" if len(unused) == 1 else "are"
         lacks.append(f"{' and '.join(unused)} {verb} {kind.__name__}'s own: the settings are not used")
@@ -57,7 +57,7 @@ def describe_unused(model: LightningModule) -> str:
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and is_untrainable(model) else []
     beginnings = tuple(f"{group}{sign}" for group in CONFIGURED_GROUPS for sign in "=.")
     unused = [setting for setting in typed if setting.lstrip("+~").startswith(beginnings)]
-    reason = "has no weights to learn, and these settings no effect"
+    reason = "has no weights to learn, so these settings have no effect"
     return f"{type(model).__name__} {reason}: {' '.join(unused)}" if unused else ""
 
 
@@ -87,8 +87,8 @@ def refuse_unused(cfg: DictConfig) -> None:
         for setting in typed:
             if setting.lstrip("+~").startswith((f"{group}=", f"{group}.")):
                 raise InputError(
-                    f"{setting} has no effect: {cfg.model._target_} makes its {group} itself; one that takes "
-                    f"{group} in __init__ is given these settings"
+                    f"{setting} has no effect: {cfg.model._target_} creates its {group} itself; a model that takes "
+                    f"{group} in __init__ receives these settings"
                 )
 
 

@@ -21,7 +21,7 @@ from src.core.names import suggest_name
 from src.storage.configs import BASE_CLASSES
 from src.training.validation.settings import CHECKS, EVALUATION
 
-NO_CLASS = "that is no class"
+NO_CLASS = "it is not a class"
 MULTI_GROUPS = ("callbacks", "logger")  # groups with several named parts
 OPTIONAL_GROUPS = ("scheduler", *MULTI_GROUPS)
 KNOWN_PACKAGES = ("src.", "torch.", "lightning.")
@@ -110,7 +110,7 @@ def _find_missing_groups(settings: Mapping[str, Any]) -> list[str]:
     """Return an error for each group that a full run config lacks; an evaluation config may lack any."""
     groups = [name for name in BASE_CLASSES if "." not in name and {"name", "seed"} <= settings.keys()]
     wrong = [name for name in groups if not isinstance(settings.get(name), Mapping)]
-    return [f"{name} is missing: it was deleted (~{name}, {name}=null), and nothing runs without it" for name in wrong]
+    return [f"{name} is missing: it was deleted (~{name}, {name}=null), and a run needs it" for name in wrong]
 
 
 def find_components(settings: Mapping[str, Any]) -> Iterator[Component]:
@@ -137,7 +137,7 @@ def _find_class_error(component: Component) -> str | None:
     """Return what is wrong with the class of a part; ``None`` if it is of the right kind."""
     if not isinstance(component.settings, Mapping) or "_target_" not in component.settings:
         if component.name == "scheduler":
-            return f"scheduler.{next(iter(component.settings))}: there is no scheduler to take it; choose scheduler=…"
+            return f"scheduler.{next(iter(component.settings))}: no scheduler is chosen; choose scheduler=…"
         return f"{component.name} must have a class: {component.name}._target_=…"
     target = component.settings["_target_"]
     setting = f"{component.name}._target_={format_value(target)}"
@@ -150,7 +150,7 @@ def _find_class_error(component: Component) -> str | None:
     if not issubclass(found, find_class(component.base_class)):  # type: ignore[arg-type]
         return f"{setting} must be a class of {component.base_class}"
     if extra := [key for key in HYDRA_KEYS if key in component.settings]:
-        return f"{component.name}.{extra[0]}: a {component.name.split('.')[0]} takes no such setting"
+        return f"{component.name}.{extra[0]}: a {component.name.split('.')[0]} has no such setting"
     return None
 
 
@@ -230,7 +230,7 @@ def find_missing_files(settings: Mapping[str, Any]) -> list[str]:
     path, weights = settings.get("ckpt_path"), _lookup_setting(settings, "model.weights")[1]
     wrong = []
     if path and weights:
-        wrong.append("ckpt_path and model.weights both give the first weights: use one of them")
+        wrong.append("ckpt_path and model.weights both set the initial weights: use only one of them")
     if isinstance(path, str) and not isfile(path):
         wrong.append(f"ckpt_path={format_value(path)}: there is no such file")
     if isinstance(weights, str) and _lookup_setting(settings, "model._target_")[1] == "src.models.resnet18.ResNet18":

@@ -54,7 +54,7 @@ def _refuse_overridden(trainer: DictConfig) -> None:
         for stage in ("train", "val"):
             limit = trainer.get(f"limit_{stage}_batches", 1.0)
             if limit != 1.0 or isinstance(limit, int):  # the int 1 is one batch
-                why = f"trainer.overfit_batches={overfit} takes its place, for training and validation; leave one out"
+                why = f"trainer.overfit_batches={overfit} replaces it, for training and validation; remove one of them"
                 raise InputError(f"trainer.limit_{stage}_batches={limit} has no effect: {why}")
     least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
     if least and most and least > most:

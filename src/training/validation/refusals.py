@@ -32,14 +32,14 @@ REFUSED_ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead
     "callbacks": "choose callbacks=…, or add one with +callbacks.NAME._target_=…",
     "default_root_dir": "choose paths.outputs=…",
     "deterministic": "use deterministic=true",
-    "enable_checkpointing": "a run always keeps the checkpoints that it is tested with and goes on from",
-    "enable_model_summary": "a run shows its model when it begins",
-    "enable_progress_bar": "leave the bar out with ~callbacks.progress",
+    "enable_checkpointing": "a run always keeps the checkpoints that testing and resuming need",
+    "enable_model_summary": "a run always prints its model summary at the start",
+    "enable_progress_bar": "remove the bar with ~callbacks.progress",
     "fast_dev_run": "use debug=one_batch",
     "limit_predict_batches": "a run trains, validates and tests, and predicts nothing",
     "logger": "choose logger=…",
     "model_registry": "checkpoints are files: choose ckpt_path=…",
-    "num_sanity_val_steps": "use debug=one_batch, which takes one batch through everything",
+    "num_sanity_val_steps": "use debug=one_batch, which runs one batch through training, validation and test",
     "plugins": "choose trainer.precision=… and trainer.strategy=…",
     "use_distributed_sampler": "the data module decides which process gets which samples",
 }
@@ -51,16 +51,16 @@ _FORWARDED_TO: dict[type, tuple[Any, ...]] = {  # classes that accept any settin
     PyTorchProfiler: (torch.profiler.profile, torch.autograd.profiler.profile, torch.autograd.profiler.emit_nvtx),
 }
 REFUSED_CALLBACKS = {
-    "StochasticWeightAveraging": f"its average is made after the last checkpoint, and is not tested; {_AVERAGING}",
+    "StochasticWeightAveraging": f"its average is computed after the last checkpoint and never tested; {_AVERAGING}",
     "ModelPruning": (
-        "it prunes after validation, so that the metrics are those of other weights; prune a finished run's weights "
+        "it prunes after validation, so the metrics would belong to other weights; prune a finished run's weights "
         "with torch.nn.utils.prune, save the state_dict() and train on from it with ckpt_path=…"
     ),
     "LearningRateFinder": "it would change optimizer.lr unrecorded; use -m sweep=learning_rate",
     "BatchSizeFinder": "it would change data.batch_size unrecorded; use -m data.batch_size=32,64,128",
     "OnExceptionCheckpoint": (
-        "with it a new run would start from what another one has left in that folder; a run that was stopped goes on "
-        "with resume=FOLDER"
+        "a new run would start from the checkpoint that another run left in that folder; resume a stopped run with "
+        "resume=FOLDER"
     ),
     "BasePredictionWriter": "a run predicts nothing",
 }
@@ -86,7 +86,7 @@ def _find_refused(settings: Mapping[str, Any]) -> Iterator[str]:
     trainer = settings.get("trainer")
     for name in trainer if isinstance(trainer, Mapping) else ():
         if name in REFUSED_ARGUMENTS:
-            yield f"trainer.{name} is no setting here: {REFUSED_ARGUMENTS[name]}"
+            yield f"trainer.{name} cannot be set here: {REFUSED_ARGUMENTS[name]}"
     for part in find_components(settings):
         yield from _find_unknown(part)
         if part.name.startswith("callbacks."):
@@ -101,7 +101,7 @@ def _find_unknown(component: Component) -> Iterator[str]:
         if isinstance(kind, type) and issubclass(kind, forwarder):
             known = {name for receiver in receivers for name in signature(receiver).parameters}
             unknown = [key for key in component.settings if key not in {*known, *get_parameters(kind), "_target_"}]
-            yield from (f"{component.name}.{key}: {target} takes no such setting" for key in unknown)
+            yield from (f"{component.name}.{key}: {target} has no such setting" for key in unknown)
 
 
 def _find_refused_callback(component: Component) -> Iterator[str]:
@@ -142,13 +142,13 @@ def refuse_unsuitable_callbacks(cfg: DictConfig, callbacks: Sequence[Callback], 
         if len(several := [type(item).__name__ for item in callbacks if isinstance(item, kind)]) > 1:
             names = [str(key) for key, item in cfg.callbacks.items() if item and _has_target_class(item, kind)]
             hint = f"; leave one out: ~callbacks.{names[0]}" if names else ""
-            raise InputError(f"{' and '.join(several)} do the same, and a run takes one{hint}")
+            raise InputError(f"{' and '.join(several)} have the same purpose, and a run can use only one{hint}")
     for callback in callbacks:
         name = type(callback).__name__
         if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(model, "backbone", None), Module):
             raise InputError(f"{name} freezes the model's backbone, and {type(model).__name__} has no such part")
         if isinstance(callback, WeightAveraging) and is_untrainable(model):
-            raise InputError(f"{name} averages weights, and {type(model).__name__} has none to learn")
+            raise InputError(f"{name} averages weights, and {type(model).__name__} has no trainable weights")
         if isinstance(callback, (DeviceStatsMonitor, ThroughputMonitor)) and not any(cfg.logger.values()):
             raise InputError(f"{name} has nowhere to log; choose logger=tensorboard or another")
 
@@ -169,12 +169,12 @@ def refuse_gradient_settings(cfg: DictConfig, callbacks: Sequence[Callback]) -> 
     """
     trainer, reduction = cfg.trainer, OmegaConf.select(cfg, "model.reduction")
     if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
-        raise InputError("trainer.gradient_clip_algorithm: nothing is clipped; give trainer.gradient_clip_val, too")
+        raise InputError("trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val; set it too")
     accumulated = trainer.get("accumulate_grad_batches", 1)
     refuse_accumulated_sum(reduction, accumulated)
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             refuse_accumulated_sum(reduction, max(callback.scheduling.values()))
             if accumulated != 1:
-                reason = f"{type(callback).__name__} sets it as well; use one of the two"
+                reason = f"{type(callback).__name__} sets it too; use only one of them"
                 raise InputError(f"trainer.accumulate_grad_batches={accumulated}: {reason}")

@@ -39,7 +39,7 @@ FILE_NAME = Check(
 )
 METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
-    "the name of a metric of training or validation (the test has no say in a choice)",
+    "the name of a metric of training or validation (test metrics must not decide a choice)",
 )
 LEARNING_RATE = allow_any_of(POSITIVE, allow_one_of("lr"), allow_list(POSITIVE, "a list of numbers above 0", low=1))
 STEP_COUNT = allow_any_of(allow_integer(1, 10**12), allow_one_of("total_steps"))
@@ -58,7 +58,7 @@ TIME = Check(
         and all(is_number(count) and 0 <= count <= 10**6 for count in value.values())
         and any(value.values())
     ),
-    f"{{{': …, '.join(TIME_UNITS)}: …}}, as many of them as needed, each up to 1,000,000, and more than no time at all",
+    f"{{{': …, '.join(TIME_UNITS)}: …}}, any of these units, each up to 1,000,000, and not all 0",
 )
 CLOCK_TIME = Check(
     lambda value: (
