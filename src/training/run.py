@@ -126,10 +126,7 @@ def train(cfg: DictConfig, folder: Path | None = None, is_job: bool = False) -> 
                 load_weights(model, recorder.best_model_path)
                 recorder.add_test_metrics(model, data, trainer.test(model, datamodule=data, verbose=False))
     if is_main_process():
-        extension = _suggest_extension(cfg, recorder, callbacks, trainer.global_step)
-        log.info(
-            recorder.format_outcome() if is_job else recorder.format_final_message(extension, explain_unopenable(cfg))
-        )
+        log.info(recorder.format_outcome() if is_job else _format_final_message(cfg, recorder, callbacks, trainer))
     return recorder.best
 
 
@@ -220,10 +217,12 @@ def _open_trainer(
     return trainer
 
 
-def _suggest_extension(cfg: DictConfig, recorder: RunRecorder, callbacks: list[Callback], step: int) -> str | None:
-    """Return the settings that let a finished run train longer; ``None`` if there are none."""
+def _format_final_message(cfg: DictConfig, recorder: RunRecorder, callbacks: list[Callback], trainer: Trainer) -> str:
+    """Return a finished run's results, and the commands for the next steps."""
     epochs = len(recorder.history.rows) - recorder.cut_short
-    return find_extension(find_reached_limits(cfg, callbacks, RunProgress(epochs, step, recorder.stops)))
+    progress = RunProgress(epochs, trainer.global_step, recorder.stops)
+    extension = find_extension(find_reached_limits(cfg, callbacks, progress))
+    return recorder.format_final_message(extension, explain_unopenable(cfg))
 
 
 def _log_run_header(
