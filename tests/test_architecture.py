@@ -73,7 +73,8 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 def test_folders_are_small_and_only_commands_lie_loose() -> None:
     counts = Counter(map(room, FILES))
-    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+    too_full = {folder: count for folder, count in counts.items() if count > MOST_FILES}
+    assert too_full == {}, f"divide a folder that has more than {MOST_FILES} files"
     assert {name for name in FILES if not room(name)} == COMMANDS
 
 

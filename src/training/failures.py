@@ -1,4 +1,4 @@
-"""The status of a job that failed, also where it failed before it could record so itself."""
+"""Write the status of a job that was stopped by an exception, for workers and stacks."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ class Snapshot(FigureCallback):
 
     def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         """Draw the model in its current state; do nothing if the figure does not apply to it."""
-        raise AttributeError(f"{type(self).__name__} must define take()")
+        raise AttributeError(f"{type(self).__name__} must define draw_snapshot()")
 
 
 @contextmanager
