@@ -250,7 +250,7 @@ def test_a_module_may_make_its_weights_late(model: str, project: Path) -> None:
 
 def test_settings_that_a_module_does_not_take_are_refused(project: Path) -> None:
     error = run("src.train", *BARE, *mine(project, "classifier", "points"), "optimizer.lr=0.5", cwd=project).error
-    assert "optimizer.lr=0.5 has no effect: plain.Classifier makes its optimizer itself" in error
+    assert "optimizer.lr=0.5 has no effect: plain.Classifier creates its optimizer itself" in error
     error = run("src.train", *BARE, *mine(project, "mlp", "points"), cwd=project).error
     assert "src.models.mlp.MLP needs 'in_shape', 'num_classes', and 'task': give +model.NAME=" in error
 

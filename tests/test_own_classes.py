@@ -164,7 +164,7 @@ def test_a_setting_that_an_own_class_does_not_take_is_told_in_one_line(project: 
 
 def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
     error = run("src.train", searchpath(project), "model=centers", cwd=project).error
-    assert "model=centers: there is no such choice, did you mean centres?; model is one of centres, cnn, mlp" in error
+    assert "model=centers: there is no such choice, did you mean centres?; model is one of airbench, " in error
     swept = run("src.train", "-m", searchpath(project), "data=ring,xor", cwd=project).error
     assert "data=ring: there is no such choice, did you mean rings?" in swept
 

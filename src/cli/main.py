@@ -19,16 +19,10 @@ from src.cli.startup import exit_quickly, patch_hydra_composition, patch_hydra_s
 from src.cli.undo import keep_created, remove_created
 from src.core.disk import suppress_storage_tracebacks
 from src.core.errors import BROKEN_PIPE, INTERRUPTED, InputError
-from src.core.places import (
-    resolve_data_dir,
-)
+from src.core.places import resolve_data_dir
 from src.core.processes import detect_process
 
 log = logging.getLogger(__name__)
-PLUGINS = Path(__file__).parent.parent / "plugins"
-
-if str(PLUGINS) not in sys.path:
-    sys.path.append(str(PLUGINS))  # Hydra searches sys.path for hydra_plugins packages
 
 
 def start(main: Callable[[], Any]) -> None:

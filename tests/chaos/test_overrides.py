@@ -64,7 +64,10 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ("trainer._target_=5", f"trainer._target_=5 {A_CLASS}"),
         ("callbacks.progress._target_=5", f"callbacks.progress._target_=5 {A_CLASS}"),
         ("+logger.mine._target_=5", f"logger.mine._target_=5 {A_CLASS}"),
-        ("model=-1", "model=-1: there is no such choice; model is one of cnn, mlp, nearest_neighbor, resnet18"),
+        (
+            "model=-1",
+            "model=-1: there is no such choice; model is one of airbench, cnn, mlp, nearest_neighbor, resnet18",
+        ),
         ("data=[5]", None),
         ("ckpt_path=5", "ckpt_path=5: there is no such file"),
         ("resume=5", None),

@@ -87,7 +87,7 @@ def test_removed_setting_at_another_value_is_refused(folders: Path) -> None:
     config.write_text(config.read_text().replace("convolutions: 1", "convolutions: 2"))
     outcome = run("src.eval", "run=outputs/runs/cnn", cwd=folders)
     assert outcome.code == 1
-    assert "model.convolutions: src.models.cnn.CNN takes no such setting" in outcome.error
+    assert "model.convolutions: src.models.cnn.CNN has no such setting" in outcome.error
 
 
 def test_finished_old_run_with_a_schedule_is_known(folders: Path) -> None:

@@ -114,7 +114,7 @@ def test_each_slot_takes_only_classes_of_its_kind(slot: str, cwd: Path) -> None:
         },
     )
     assert f"{slot}._target_=src." in (error := attempt(cwd, *RESUME))
-    assert " is no " in error
+    assert " is not a " in error
 
 
 WRITES = {

@@ -145,7 +145,7 @@ def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        (["model.hidden_size=interval(1,50)"], "model.hidden_size is 1 to 50 (integers) and the search in "),
+        (["model.hidden_size=interval(1,50)"], "model.hidden_size is 1 to 50 (whole) and the search in "),
         ([WIDTH, "model.dropout=0,0.5"], "model.dropout is 0, 0.5 and the search in outputs/sweeps/small has 0.0: "),
         ([WIDTH, "hydra.sweeper.sampler=random"], "hydra.sweeper.sampler is random and the search in "),
         ([WIDTH, "hydra.sweeper.seed=1"], "hydra.sweeper.seed is 1 and the search in outputs/sweeps/small has 0: "),

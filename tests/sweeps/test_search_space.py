@@ -92,7 +92,7 @@ def test_a_number_is_rounded_to_four_digits_but_not_out_of_its_bounds(
 def test_a_setting_tells_what_it_is_chosen_from() -> None:
     typed = ["a=tag(log,interval(16,512))", "b=interval(0,0.5)", "c=true,false", "d=range(0,1,0.25)"]
     told = {setting.name: str(setting) for setting in read_space(typed, None).dimensions}
-    assert told == {"a": "16 to 512 (integers, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
+    assert told == {"a": "16 to 512 (whole, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Stor
         ("requeues=1.5", "a whole number from 0 to 1,000,000"),
         ("jobs=no", "null or a whole number from 1 to 1,000,000"),
         ("options=long", "a mapping of sbatch options"),
-        ("options={signal: USR1}", "but for array, error, job-name"),
+        ("options={signal: USR1}", "except array, error, job-name"),
         ("cluster=moon", "slurm or local"),
     ],
 )

@@ -187,4 +187,4 @@ def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(
     monkeypatch.chdir(cwd)
     shutil.copytree(HERE, "a b")
     page = Page(write_report(load_sweeps([Path(HERE), Path("a b")])))
-    assert f"The pictures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]
+    assert f"The figures of 8 {TOLD} {HERE} 'a b' Copy" in page.sections["pictures"]

@@ -68,7 +68,7 @@ class SearchDimension(NamedTuple):
         step = (
             f"step {format_setting_value(distribution.step)}"
             if distribution.step not in (None, 1)
-            else "integers"
+            else "whole"
             if whole
             else ""
         )
