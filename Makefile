@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 LOCK = $(shell $(PYTHON) -c 'import sys, sysconfig; print(f"lock-{sysconfig.get_platform()}-{sys.implementation.cache_tag}.txt")')
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked lock audit train test bench gpu chaos lint format tensorboard screenshots clean
+.PHONY: help install install-locked lock audit train test test-fast bench gpu chaos lint format tensorboard screenshots clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ train: $(INSTALLED) ## train the default model on a built-in data set: make trai
 	$(BIN)/python -m src.train $(ARGS)
 
 test: lint ## lint, check types, run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-fast: $(INSTALLED) ## run the tests that take little: a first look after each change
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not slow and not gpu"
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -15,6 +15,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ig
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
 
 
+# Tests that train much, or start processes: `make test-fast` leaves them out.
+SLOW = (
+    *("chaos/", "compatibility/", "course/", "gpu/", "hostile/", "vectorized/", "test_configs", "test_readme"),
+    *(f"cli/test_{name}" for name in ("bad_input", "cli", "overrides", "presets", "startup")),
+    *(f"models/test_{name}" for name in ("nearest_neighbor", "steps")),
+    *("optimizers/", "storage/test_foreign_checkpoints"),
+    *(f"sweeps/test_{name}" for name in ("general_presets", "group_sweeps", "jobs", "local_launcher", "pool")),
+    *(f"sweeps/test_{name}" for name in ("ray_cluster", "report_anywhere", "search.", "slurm", "touched", "undrawn")),
+    "sweeps/test_vectorized_launcher",
+    *(f"training/test_{name}" for name in ("any_module", "compilation", "ddp", "edges", "ends", "figures", "measured")),
+    *(f"training/test_{name}" for name in ("mps", "nodes", "own_classes", "python_run", "refusals", "resume", "train")),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder) and item.path.relative_to(folder).as_posix().startswith(SLOW):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with MNIST, FashionMNIST and CIFAR-10, each 200 training and 100 test images."""

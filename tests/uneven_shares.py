@@ -17,7 +17,7 @@ from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.mlp import MLP
-from tests.training import SGD, Given, points, quiet_trainer
+from tests.doubles import SGD, Given, points, quiet_trainer
 
 CLASSES = {"multiclass": ("a", "b", "c"), "binary": ("a", "b"), "regression": ()}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}

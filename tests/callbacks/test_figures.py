@@ -22,7 +22,7 @@ from src.callbacks.figures.training_images import select_class_balanced
 from src.core.colours import CLASSES, CORRECT, INCORRECT, MODEL, OTHER, TRAIN, TRUTH, VALIDATION
 from src.data.base import Samples
 from src.models.mlp import MLP
-from tests.training import FIXED, Given, points, quiet_trainer
+from tests.doubles import FIXED, Given, points, quiet_trainer
 
 
 def linear(weight: list[float], bias: float) -> MLP:

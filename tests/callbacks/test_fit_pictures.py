@@ -18,7 +18,7 @@ from src.core.colours import TRAIN
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from src.training.checkpointing.checkpoint import RunCheckpoint
-from tests.training import FIXED, Given, quiet_trainer
+from tests.doubles import FIXED, Given, quiet_trainer
 
 CURVE = Samples(torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([1.0, 0.5, 2.0]))
 BAND = Samples(torch.tensor([[-2.0], [0.0], [2.0]]), torch.tensor([0, 1, 0]))

@@ -25,7 +25,7 @@ from src.core.errors import DivergedError
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from src.models.resnet18 import ResNet18
-from tests.training import SGD, Given, points, quiet_trainer
+from tests.doubles import SGD, Given, points, quiet_trainer
 
 
 class Made(SupervisedModule):

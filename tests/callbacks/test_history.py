@@ -10,7 +10,7 @@ from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.history import History, Row
 from src.models.mlp import MLP
 from src.training.checkpointing.checkpoint import RunCheckpoint
-from tests.training import SGD, Given, points, quiet_trainer
+from tests.doubles import SGD, Given, points, quiet_trainer
 
 ROWS = [{"epoch": epoch, "val/acc": acc} for epoch, acc in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.2))]
 

@@ -25,7 +25,7 @@ from src.data.base import Samples
 from src.data.mnist import MNIST
 from src.models.mlp import MLP
 from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, by_brightness, pixels
-from tests.training import FIXED, SGD, Given, quiet_trainer
+from tests.doubles import FIXED, SGD, Given, quiet_trainer
 
 
 def bars(axis: Any) -> list[tuple[str, float, str]]:

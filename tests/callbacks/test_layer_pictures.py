@@ -23,7 +23,7 @@ from src.models.airbench import Airbench
 from src.models.cnn import CNN
 from src.models.mlp import MLP
 from src.models.resnet18 import ResNet18Net
-from tests.training import FIXED, Given, quiet_trainer
+from tests.doubles import FIXED, Given, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")
 

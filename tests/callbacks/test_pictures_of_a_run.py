@@ -19,7 +19,7 @@ from src.callbacks.history import History
 from src.data.base import Samples
 from src.models.mlp import MLP
 from src.training.checkpointing.checkpoint import RunCheckpoint
-from tests.training import FIXED, Given, quiet_trainer
+from tests.doubles import FIXED, Given, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")
 

@@ -23,7 +23,7 @@ from src.callbacks.figures.hidden_space import (
 from src.callbacks.figures.snapshot import eval_mode
 from src.data.base import Samples
 from src.models.base import SupervisedModule
-from tests.training import FIXED, Given, quiet_trainer
+from tests.doubles import FIXED, Given, quiet_trainer
 
 SQUARE = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 CORNERS = Samples(SQUARE, torch.tensor([0, 1, 1, 0]))

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from src.callbacks.progress import Progress
 from tests.command_line import train
-from tests.training import Given, Recorder, points, quiet_trainer
+from tests.doubles import Given, Recorder, points, quiet_trainer
 
 
 @pytest.fixture(params=[True, False], ids=["terminal", "elsewhere"])

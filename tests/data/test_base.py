@@ -7,7 +7,7 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE, Batches, Samples, TensorDataModule, resolve_count, split_stratified
-from tests.training import Given, Recorder, quiet_trainer
+from tests.doubles import Given, Recorder, quiet_trainer
 
 
 def numbered(count: int) -> Samples:

@@ -12,7 +12,7 @@ from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
 from src.data.images import ImageDataModule, compute_channel_statistics
 from src.data.mnist import MNIST
-from tests.training import Recorder, quiet_trainer
+from tests.doubles import Recorder, quiet_trainer
 
 SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
 

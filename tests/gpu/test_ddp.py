@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.command_line import BARE, Outcome, history, process, quick, weights
-from tests.test_nodes import on_two_nodes
+from tests.training.test_nodes import on_two_nodes
 
 pytestmark = pytest.mark.gpu
 SETTINGS = ("optimizer=sgd", "data.noise=0.3", "data.val_size=51", "data.test_size=1001", "trainer.max_epochs=3")

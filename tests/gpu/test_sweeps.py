@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tests.command_line import BARE, images, process, read_json
-from tests.stacking.both_ways import assert_both_ways_the_same, jobs_with
+from tests.vectorized.both_ways import assert_both_ways_the_same, jobs_with
 
 pytestmark = pytest.mark.gpu
 BALLAST = 2**32  # bytes on a GPU

@@ -10,7 +10,7 @@ from torch import nn
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.airbench import Airbench
-from tests.training import SGD, Given, is_plain, quiet_trainer, reloaded
+from tests.doubles import SGD, Given, is_plain, quiet_trainer, reloaded
 
 
 def airbench(widths: list[int], in_shape: tuple[int, ...] = (3, 9, 9), **settings: Any) -> Airbench:

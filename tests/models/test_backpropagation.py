@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from src.data.base import Samples
 from src.models.mlp import MLP
+from tests.doubles import Given, quiet_trainer
 from tests.models.numpy_network import COSTS, Adam, Array, Arrays, Momentum, Network, one_vs_rest, sigmoid
-from tests.training import Given, quiet_trainer
 
 INPUTS, HIDDEN, CLASSES, COUNT = 5, 7, 3, 12
 CLOSE = 1e-10

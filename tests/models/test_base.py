@@ -14,7 +14,7 @@ from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import Settings
 from src.models.cnn import CNN
 from src.models.mlp import MLP
-from tests.training import FIXED, SGD, Given, LearningRates, points, quiet_trainer
+from tests.doubles import FIXED, SGD, Given, LearningRates, points, quiet_trainer
 
 CLASSES = ("a", "b", "c")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from src.core.errors import InputError
 from src.models.cnn import CNN
-from tests.training import SGD, is_plain, reloaded
+from tests.doubles import SGD, is_plain, reloaded
 
 
 def cnn(channels: list[int], in_shape: tuple[int, ...] = (1, 28, 28), **settings: Any) -> CNN:

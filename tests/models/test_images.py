@@ -10,7 +10,7 @@ from src.data.base import Samples, Task
 from src.models.cnn import CNN
 from src.models.images import ImageModule
 from tests.command_line import Seen, evaluate, images, quick, read_json
-from tests.training import FIXED, Given, quiet_trainer
+from tests.doubles import FIXED, Given, quiet_trainer
 
 
 def test_both_views_of_each_test_image_vote(data_dir: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from src.data.base import Samples
 from src.models.losses import LOSSES, LOSSES_BY_TASK, compute_penalty, encode_targets
 from src.models.mlp import MLP
 from tests.command_line import BARE, run
-from tests.training import Given, points, quiet_trainer
+from tests.doubles import Given, points, quiet_trainer
 
 LN3 = log(3)  # its sigmoid is 3/4
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from src.models.layers import ACTIVATIONS, PairwiseProducts
 from src.models.mlp import MLP
-from tests.training import SGD, is_plain, reloaded
+from tests.doubles import SGD, is_plain, reloaded
 
 
 def mlp(hidden_size: int | list[int], in_shape: tuple[int, ...] = (1, 4, 5), **settings: Any) -> MLP:

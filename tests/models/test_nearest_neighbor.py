@@ -17,7 +17,7 @@ from src.models.mlp import MLP
 from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, compute_l1, compute_l2, to_float32, to_uint8
 from src.storage.weights import load_weights
 from tests.command_line import evaluate, history, images, own_images, quick, run, train, weights
-from tests.training import Given, is_plain, points, quiet_trainer, reloaded
+from tests.doubles import Given, is_plain, points, quiet_trainer, reloaded
 
 CLASSES = {"multiclass": 4, "binary": 2, "regression": 0}
 ORDERS = {"l1": 1, "l2": 2}

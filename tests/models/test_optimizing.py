@@ -16,8 +16,8 @@ from src.models.base import Settings
 from src.optimizers.muon import Muon
 from src.optimizers.settings import count_learning_rates, make_optimizer, make_schedule
 from src.optimizers.warmup_cosine import WarmupCosine
+from tests.doubles import LearningRates, quiet_trainer
 from tests.models.test_base import data, linear
-from tests.training import LearningRates, quiet_trainer
 
 COSINE = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "total_steps"}
 EXPONENTIAL = {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "gamma": 0.9}

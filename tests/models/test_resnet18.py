@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.resnet18 import ResNet18
-from tests.training import SGD, Given, is_plain, quiet_trainer, reloaded
+from tests.doubles import SGD, Given, is_plain, quiet_trainer, reloaded
 
 State = dict[str, Tensor]
 

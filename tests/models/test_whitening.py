@@ -14,7 +14,7 @@ from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.airbench import Airbench
 from src.models.whitening import CHUNK_SIZE, VARIANCE_FLOOR, Whitening, compute_covariance
-from tests.training import SGD, Given, quiet_trainer, reloaded
+from tests.doubles import SGD, Given, quiet_trainer, reloaded
 
 
 def images(count: int = 40, channels: int = 3, side: int = 8) -> Tensor:

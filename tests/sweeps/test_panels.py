@@ -14,8 +14,8 @@ from src.models.mlp import MLP
 from src.sweeps.figures.model_grid import ModelGrid, draw_model, format_score
 from src.sweeps.store.runs import Run, read_runs
 from tests.command_line import quick
+from tests.doubles import FIXED, Given
 from tests.sweeps import drawn, made_run
-from tests.training import FIXED, Given
 
 
 def swept(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:

@@ -14,8 +14,8 @@ from src.storage.files import StorageError
 from src.storage.weights import load_weights, read_checkpoint
 from src.training.checkpointing.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from tests.command_line import history, quick, read_json, train
-from tests.test_resume import assert_the_same_run
-from tests.training import Given, points, quiet_trainer
+from tests.doubles import Given, points, quiet_trainer
+from tests.training.test_resume import assert_the_same_run
 
 
 class Scripted(SupervisedModule):
@@ -89,7 +89,7 @@ def test_where_no_epoch_was_validated_the_last_is_kept(tmp_path: Path) -> None:
 class Kept(Callback):
     """Notes in each epoch what is on the disk: the epochs of last.ckpt, of metrics.json and of history.csv."""
 
-    SETTING = "+callbacks.kept._target_=tests.test_checkpoints.Kept"
+    SETTING = "+callbacks.kept._target_=tests.training.test_checkpoints.Kept"
     seen: ClassVar[list[list[int]]] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -113,7 +113,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 class StopOnce(Callback):
     """Fails as the eighth epoch begins, once in the life of a run."""
 
-    SETTING = "+callbacks.stop._target_=tests.test_checkpoints.StopOnce"
+    SETTING = "+callbacks.stop._target_=tests.training.test_checkpoints.StopOnce"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mark = Path(trainer.default_root_dir) / "was_stopped"

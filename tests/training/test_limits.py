@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from src.core.errors import InputError
 from src.training.validation.limits import check_limits
 from tests.command_line import BARE, Seen, evaluate, quick, read_json, run
-from tests.training import Given, points
+from tests.doubles import Given, points
 
 # 30 training batches, 40 validation samples, 300 test samples: the smallest share that will do, and what is refused.
 SMALLEST = {

@@ -11,8 +11,8 @@ from src.vectorized.batches import StackedBatches
 from src.vectorized.model import StackedModel
 from src.vectorized.schedules import Schedules
 from tests.command_line import images
-from tests.stacking.both_ways import assert_both_ways_the_same, jobs_with
-from tests.training import Given
+from tests.doubles import Given
+from tests.vectorized.both_ways import assert_both_ways_the_same, jobs_with
 
 XOR = ["data=xor", "model.hidden_size=5", "trainer.max_epochs=6"]  # 60 steps
 SGD, ADAM, ADAMW = (["optimizer=sgd", "optimizer.momentum=0"], ["optimizer=adam"], ["optimizer=adamw"])
@@ -101,9 +101,9 @@ CNN = ["model=cnn", "model.channels=[3,4]", "model.hidden_size=6", "trainer.max_
     [
         ("mnist", ["model.dropout=0.3"]),
         ("mnist", ["model.batch_norm=false", "model.dropout=0.0", "data.order_seed=1"]),
-        ("mnist", ["model._target_=tests.stacking.networks.TwoGroups", "optimizer=sgd"]),
+        ("mnist", ["model._target_=tests.vectorized.networks.TwoGroups", "optimizer=sgd"]),
         ("cifar10", ["model.dropout=0.3", "data.flip=true", "data.crop=2", "data.cutout=4"]),
-        ("cifar10", ["model._target_=tests.stacking.networks.Pooled"]),
+        ("cifar10", ["model._target_=tests.vectorized.networks.Pooled"]),
     ],
 )
 def test_so_do_convolutional_networks(data: str, shared: list[str], data_dir: Path, tmp_path: Path) -> None:

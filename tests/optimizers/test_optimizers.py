@@ -13,7 +13,7 @@ from src.core.errors import InputError
 from src.models.mlp import MLP
 from tests.command_line import Seen, history, quick, run, train
 from tests.models.test_steps import IN_CHUNKS, assert_the_same, said
-from tests.test_resume import assert_the_same_run
+from tests.training.test_resume import assert_the_same_run
 
 FUNCTION = ("scheduler=exponential", "scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "~scheduler.gamma")
 PLAIN = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1", "trainer.limit_train_batches=3")
@@ -23,7 +23,7 @@ ONCE = "trainer.max_epochs=1"
 class Lengths(Callback):
     """Keeps how far each step goes: the norm of the change and its largest part."""
 
-    SETTING = "+callbacks.lengths._target_=tests.test_optimizers.Lengths"
+    SETTING = "+callbacks.lengths._target_=tests.optimizers.test_optimizers.Lengths"
     steps: ClassVar[list[tuple[float, float]]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +58,11 @@ def test_each_optimizer_takes_clipped_gradients_in_bfloat16(optimizer: str, tmp_
 
 
 def test_a_fused_optimizer_of_a_models_own_is_clipped_as_well(tmp_path: Path) -> None:
-    settings = ("model._target_=tests.test_optimizers.Fused", "trainer.precision=bf16-mixed", Lengths.SETTING)
+    settings = (
+        "model._target_=tests.optimizers.test_optimizers.Fused",
+        "trainer.precision=bf16-mixed",
+        Lengths.SETTING,
+    )
     quick(*settings, "trainer.gradient_clip_val=0.01", "trainer.max_epochs=1", cwd=tmp_path)
     assert [length for length, _ in Lengths.steps] == pytest.approx([0.01] * 10, rel=1e-3)
 
@@ -142,7 +146,7 @@ def test_an_optimizer_may_evaluate_a_batch_twice_in_a_chunk_of_steps_too(tmp_pat
 class FailOnce(Callback):
     """Ends a run at the beginning of its fourth epoch, once."""
 
-    SETTING = "+callbacks.fail._target_=tests.test_optimizers.FailOnce"
+    SETTING = "+callbacks.fail._target_=tests.optimizers.test_optimizers.FailOnce"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mark = Path(trainer.default_root_dir) / "has_failed"
@@ -167,7 +171,11 @@ SEQUENCE = (
     "+scheduler.schedulers=[{_target_:torch.optim.lr_scheduler.LinearLR,total_iters:total_steps},"
     "{_target_:torch.optim.lr_scheduler.CosineAnnealingLR,T_max:total_steps}]",
 )
-FACTORY = ("scheduler=exponential", "scheduler._target_=tests.test_optimizers.make_steps", "~scheduler.gamma")
+FACTORY = (
+    "scheduler=exponential",
+    "scheduler._target_=tests.optimizers.test_optimizers.make_steps",
+    "~scheduler.gamma",
+)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,7 @@ FACTORY = ("scheduler=exponential", "scheduler._target_=tests.test_optimizers.ma
         (("optimizer=sgd", *PLATEAU, "scheduler.monitor=train/loss", "scheduler.mode=max"), None),
         (("optimizer=rmsprop", "scheduler=warmup_cosine"), None),
         (
-            ("optimizer=lbfgs", *FUNCTION, "+scheduler.lr_lambda=tests.test_optimizers.shrink"),
+            ("optimizer=lbfgs", *FUNCTION, "+scheduler.lr_lambda=tests.optimizers.test_optimizers.shrink"),
             [0.8**n for n in range(6)],
         ),
         (("optimizer=nadam", *FACTORY, "+scheduler.every=2"), [1, 1, 0.5, 0.5, 0.25, 0.25]),

@@ -14,7 +14,7 @@ import pytest
 from lightning import Callback, LightningModule, Trainer
 
 from tests.command_line import Outcome, history, load, quick, read_json, run, train
-from tests.test_resume import assert_the_same_run
+from tests.training.test_resume import assert_the_same_run
 
 TRUST = "trust=tests"  # for callbacks of the tests in a config that is read back
 SETTINGS = ("model.hidden_size=[8,8]", "model.dropout=0.2", "optimizer=sgd", "data.noise=0.3")
@@ -35,7 +35,7 @@ def kill(*args: Any, **settings: Any) -> None:
 class CopyAtTest(Callback):
     """Copies a run's folder as its test begins: what a kill at that moment leaves. Notes the epochs that begin."""
 
-    SETTING = "+callbacks.copy._target_=tests.test_ends.CopyAtTest"
+    SETTING = "+callbacks.copy._target_=tests.training.test_ends.CopyAtTest"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with (Path(trainer.default_root_dir) / "epochs").open("a") as file:
@@ -57,7 +57,7 @@ class StopIn(Callback):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
-    SETTING = "+callbacks.stop={_target_:tests.test_ends.StopIn,epoch:2}"
+    SETTING = "+callbacks.stop={_target_:tests.training.test_ends.StopIn,epoch:2}"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,7 +69,7 @@ class StopIn(Callback):
 class KillInFirst(Callback):
     """Kills a run once the first of its checkpoints is written."""
 
-    SETTING = "+callbacks.kill._target_=tests.test_ends.KillInFirst"
+    SETTING = "+callbacks.kill._target_=tests.training.test_ends.KillInFirst"
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if (Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt").exists() and trainer.current_epoch == 0:

@@ -43,8 +43,8 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["scheduler=plateau"], "a scheduler that needs a metric"),
         (["scheduler=cosine", "+scheduler.frequency=2"], "scheduler.frequency"),
         (
-            ["scheduler=exponential", "scheduler._target_=tests.test_optimizers.make_steps"],
-            "scheduler tests.test_optimizers.make_steps, a function",
+            ["scheduler=exponential", "scheduler._target_=tests.optimizers.test_optimizers.make_steps"],
+            "scheduler tests.optimizers.test_optimizers.make_steps, a function",
         ),
         (
             ["+scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "+scheduler.lr_lambda=math.sqrt"],

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.models.mlp import MLP
 from src.training.redraw import draw_figures
 from tests.command_line import evaluate, history, images, quick, read_json, train, weights
-from tests.stacking.both_ways import EXACT, alone, checkpoint, jobs_with, together
+from tests.vectorized.both_ways import EXACT, alone, checkpoint, jobs_with, together
 
 SHARED = ["data=xor", "model.hidden_size=5", "model.dropout=0.2", "trainer.max_epochs=4", "scheduler=cosine"]
 OWN = ("seed=0", "seed=1 optimizer.lr=0.1")
@@ -71,7 +71,7 @@ def test_it_goes_on_as_if_it_had_been_alone(optimizer: str, tmp_path: Path) -> N
     assert history(mine)[-1]["train/loss"] == pytest.approx(history(other)[-1]["train/loss"], abs=1e-6)
 
 
-TWO_GROUPS = ["model=cnn", "model._target_=tests.stacking.networks.TwoGroups", "model.channels=[2]"]
+TWO_GROUPS = ["model=cnn", "model._target_=tests.vectorized.networks.TwoGroups", "model.channels=[2]"]
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "cosine"])

@@ -8,8 +8,8 @@ import src.cli.main
 import src.storage.files
 from src.storage.files import Operation
 from tests.command_line import Outcome, quick, read_json, run, train
-from tests.test_ends import Killed
-from tests.test_resume import assert_the_same_run
+from tests.training.test_ends import Killed
+from tests.training.test_resume import assert_the_same_run
 
 SETTINGS = ("trainer.max_epochs=2", "name=mine")
 

@@ -21,7 +21,7 @@ TOLD = "there is not enough memory{}: take a smaller model or data.batch_size"
 class Fail(Callback):
     """Raises what stands here, as an epoch begins."""
 
-    SETTING = "+callbacks.fail._target_=tests.test_memory.Fail"
+    SETTING = "+callbacks.fail._target_=tests.training.test_memory.Fail"
     error: Exception
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,7 +23,7 @@ from src.vectorized import model as stack
 from src.vectorized.batches import StackedBatches
 from src.vectorized.schedules import Schedules
 from tests.command_line import images, quick
-from tests.training import Given
+from tests.doubles import Given
 
 ON_IMAGES = ("data.flip=true", "data.crop=2", "data.cutout=4", "model.dropout=0.1")
 
