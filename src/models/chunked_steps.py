@@ -18,6 +18,7 @@ from src.core.errors import InputError
 from src.data.base import Chunk, Samples
 from src.models.graphs import GraphStep, can_record
 
+# Hooks on all optimisers, which torch's wrapper of `step` calls; torch has no public way to ask for them.
 GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
 
 
@@ -26,7 +27,8 @@ def run_optimizer_steps(model: Any, chunk: Chunk) -> None:
     """Take an optimiser step on each batch of a chunk, in order."""
     trainer, optimizer = model.trainer, model.optimizers(use_pl_optimizer=False)
     _refuse_late_settings(trainer)
-    step, results, count = _choose_step_function(model, optimizer), trainer._results, 0
+    step, count = _choose_step_function(model, optimizer), 0
+    results = trainer._results  # where Lightning keeps what `self.log` gets in a training step
     for batch in chunk.split_batches():
         if trainer.received_sigterm:
             raise SIGTERMException
@@ -114,7 +116,7 @@ def _add_step_counts(trainer: Any, count: int) -> None:
         for counter in (progress.total, progress.current):
             counter.ready += count
             counter.completed += count
-    loop._batches_that_stepped += count - 1
+    loop._batches_that_stepped += count - 1  # the step that Lightning's loggers are given
 
 
 def sync_step_counters(trainer: Any) -> None:
