@@ -57,28 +57,30 @@ def room(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_imports_only_from_rooms_below(name: str) -> None:
+def test_imports_point_downwards(name: str) -> None:
+    """A file imports only from the layers below its own."""
     below = ROOMS[: ROOMS.index(room(name)) + 1]
     assert {other for other in imports(name) if room(other) not in below} == set()
     if room(name) in ("data", "cli"):  # they do not know each other
         assert {room(other) for other in imports(name)} <= {"core", "storage", room(name)}
 
 
-def test_no_files_import_each_other_in_a_circle() -> None:
+def test_imports_have_no_cycles() -> None:
     left = {name: set(imports(name)) for name in FILES}
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
     assert left == {}
 
 
-def test_folders_are_small_and_only_commands_lie_loose() -> None:
+def test_folders_are_small() -> None:
+    """No folder has too many files, and only the commands lie directly in src/."""
     counts = Counter(map(room, FILES))
     too_full = {folder: count for folder, count in counts.items() if count > MOST_FILES}
     assert too_full == {}, f"divide a folder that has more than {MOST_FILES} files"
     assert {name for name in FILES if not room(name)} == COMMANDS
 
 
-def test_the_page_on_the_architecture_names_the_rooms() -> None:
+def test_architecture_page_names_folders() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     for name in {each.split(".")[0] for each in ROOMS if each}:
         assert f"`src/{name}/`" in page

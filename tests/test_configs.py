@@ -48,13 +48,14 @@ def composed(*choices: str) -> tuple[DictConfig, dict[str, Any]]:
     return config, {str(key): value for key, value in resolved.items()}
 
 
-def test_there_is_a_choice_in_each_group() -> None:
+def test_each_group_has_choices() -> None:
     groups = {group for group, _ in CHOICES}
     assert {"model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"} <= groups
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_each_choice_composes_and_its_settings_are_accepted(group: str, choice: str) -> None:
+def test_each_choice_is_valid(group: str, choice: str) -> None:
+    """Each choice composes, its settings are accepted, and the classes that it names exist."""
     config, plain = composed(f"{group}={choice}")
     if OmegaConf.select(config, "model.weights"):
         config.model.weights = None  # another preset writes that file
@@ -75,7 +76,8 @@ def test_choices_compose_with_each_other(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in OURS if path.parent.name in ("model", "data")], ids=lambda p: p.stem)
-def test_models_and_data_sets_lie_where_their_configs_do(path: Path) -> None:
+def test_config_names_match_modules(path: Path) -> None:
+    """The config of a model or a data set has the name of its module."""
     group, name = path.parent.name, path.stem
     target = composed(f"{group}={name}")[1][group]["_target_"]
     module, _, class_name = target.rpartition(".")
@@ -85,7 +87,7 @@ def test_models_and_data_sets_lie_where_their_configs_do(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in OURS if path.parent.name in ("model", "data")], ids=lambda p: p.stem)
-def test_each_setting_of_a_class_is_in_its_config(path: Path) -> None:
+def test_configs_list_all_class_settings(path: Path) -> None:
     """So that --help shows all there is to set, and none that is not there."""
     group, name = path.parent.name, path.stem
     settings = dict(composed(f"{group}={name}")[1][group])
@@ -102,7 +104,7 @@ def test_each_setting_of_a_class_is_in_its_config(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*OURS, *BASES, *MAIN], ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_each_file_begins_with_what_it_is(path: Path) -> None:
+def test_each_config_starts_with_description(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert re.match(r"# [A-Z]", lines[0])
 
@@ -120,7 +122,7 @@ def test_trainers_differ_in_devices_only(trainer: str) -> None:
     assert different <= {"accelerator", "devices", "strategy", "num_nodes"}
 
 
-def test_a_data_set_brings_its_recipe_along() -> None:
+def test_data_set_applies_recipe() -> None:
     assert composed()[1]["trainer"]["max_epochs"] == 50
     assert composed("data=mnist")[1]["trainer"]["max_epochs"] == 10
     assert composed("data=mnist")[1]["optimizer"]["lr"] == 0.001
@@ -129,9 +131,7 @@ def test_a_data_set_brings_its_recipe_along() -> None:
 
 
 @pytest.mark.parametrize(("variable", "folder"), [(None, "data"), ("/somewhere/else", "/somewhere/else")])
-def test_the_data_folder_is_the_environments(
-    variable: str | None, folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_folder_follows_environment(variable: str | None, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATA_DIR", raising=False)
     if variable:
         monkeypatch.setenv("DATA_DIR", variable)

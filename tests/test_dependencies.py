@@ -42,19 +42,20 @@ def pinned() -> dict[str, str]:
         ("pytest", ["9.0.2"], "9.0.3"),
     ],
 )
-def test_versions_with_known_holes_are_not_allowed(name: str, bad: list[str], good: str) -> None:
+def test_vulnerable_versions_are_excluded(name: str, bad: list[str], good: str) -> None:
     allowed = requirements()[name].specifier
     assert not [version for version in bad if version in allowed]
     assert good in allowed
 
 
-def test_what_is_pinned_is_what_the_project_asks_for() -> None:
+def test_pinned_versions_meet_requirements() -> None:
     versions = pinned()
     for name, requirement in requirements().items():
         assert versions[canonicalize_name(name)] in requirement.specifier, name
 
 
-def test_each_lock_has_a_hash_for_each_pinned_version() -> None:
+def test_lock_has_hash_per_version() -> None:
+    """The lock has a hash for each pinned version."""
     locks = list(ROOT.glob("lock-*.txt"))
     assert [path.name for path in locks] == ["lock-linux-x86_64-cpython-311.txt"]
     head, *lines = locks[0].read_text().splitlines()
@@ -65,7 +66,8 @@ def test_each_lock_has_a_hash_for_each_pinned_version() -> None:
     assert "://" not in locks[0].read_text()  # nothing of where the files were
 
 
-def test_the_lock_has_the_hash_that_pip_reports() -> None:
+def test_lock_line_uses_pip_hash() -> None:
+    """A line of the lock has the hash that pip reports."""
     report = {
         "metadata": {"name": "Jinja2", "version": "3.1.6"},
         "download_info": {"url": "file:///a.whl", "archive_info": {"hashes": {"sha256": "ab" * 32}}},
@@ -73,7 +75,7 @@ def test_the_lock_has_the_hash_that_pip_reports() -> None:
     assert line_of(report) == f"Jinja2==3.1.6 --hash=sha256:{'ab' * 32}\n"
 
 
-def test_a_locked_install_takes_nothing_without_its_hash() -> None:
+def test_locked_install_requires_hashes() -> None:
     command = ["make", "--dry-run", f"PYTHON={sys.executable}", "install-locked"]
     recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tools, all_of_it, project = [line for line in recipe.splitlines() if "pip install" in line]
@@ -97,21 +99,22 @@ def fake(out: str, err: str, status: int) -> list[str]:
     ]
 
 
-def test_holes_that_are_known_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_reports_known_vulnerabilities(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         audit(fake(TABLE, "Found 1 known vulnerability in 1 package", 1))
     assert ended.value.code == 1
     assert capsys.readouterr().out == f"{TABLE}\n"
 
 
-def test_no_known_holes_are_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_passes_without_vulnerabilities(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         audit(fake("", "No known vulnerabilities found", 0))
     assert ended.value.code == 0
     assert capsys.readouterr().out == "No known vulnerabilities found\n"
 
 
-def test_what_could_not_be_asked_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_audit_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    """An audit that could not be carried out is reported as such and fails."""
     with pytest.raises(SystemExit) as ended:
         audit(fake("", "Traceback (most recent call last):\n  File\nConnectionError: no network", 1))
     assert ended.value.code == "not audited: ConnectionError: no network"  # which Python prints, and ends with 1

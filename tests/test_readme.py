@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_the_example_model_learns_the_example_data(project: Path) -> None:
+def test_example_model_learns_example_data(project: Path) -> None:
     outcome = process("src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, PYTHONPATH=str(project))
     assert outcome.code == 0, outcome.text
     metrics = read_json(outcome.folder / "metrics.json")
@@ -57,7 +57,8 @@ def test_the_readme_names_every_choice() -> None:
         assert named == choices | ({"default"} if group == "callbacks" else set()), group
 
 
-def test_the_readme_names_every_experiment_and_every_sweep() -> None:
+def test_readme_names_every_preset() -> None:
+    """The README names every choice of the groups `experiment` and `sweep`."""
     text = (ROOT / "README.md").read_text()
     table = text[text.index("| about | `experiment=` | `sweep=` |") : text.index("A `sweep=` needs no `-m`")]
     rows = [line.split("|") for line in table.splitlines()[2:] if line.startswith("|")]
@@ -70,7 +71,8 @@ def test_the_readme_names_every_experiment_and_every_sweep() -> None:
 @pytest.mark.parametrize(
     "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
 )
-def test_links_lead_to_files_and_headings(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
+    """Links in the pages lead to existing files and headings."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not link.startswith(("http://", "https://")):
             name, _, anchor = link.partition("#")

@@ -56,7 +56,8 @@ def test_runs_are_listed_newest_first(outputs: Path) -> None:
     assert rows[2][2:] == ["data=mnist optimizer.lr=9", "", "failed"]
 
 
-def test_filter_keeps_the_rows_that_have_all_words(outputs: Path) -> None:
+def test_filter_matches_all_words(outputs: Path) -> None:
+    """Only rows that contain all words of the filter are kept."""
     rows = read_table(list_runs("--filter", "MNIST", "--filter", "failed", cwd=outputs))
     assert [row[1] for row in rows] == ["outputs/sweeps/s", "outputs/runs/c"]
 
@@ -70,14 +71,16 @@ def test_rows_are_sorted(order: str, folders: list[str], outputs: Path) -> None:
     assert [Path(row[1]).name for row in rows] == folders
 
 
-def test_run_is_running_only_while_a_process_holds_its_folder(outputs: Path) -> None:
+def test_running_status_needs_held_folder(outputs: Path) -> None:
+    """A run is listed as running only while a process holds its folder."""
     folder = make_run(outputs / "outputs" / "runs" / "d", 5, "data=xor", "running")
     assert read_table(list_runs(cwd=outputs))[0][-1] == "stopped"
     with FileLock(folder / ".lock"):
         assert read_table(list_runs(cwd=outputs))[0][-1] == "running"
 
 
-def test_damaged_files_are_named_and_leave_cells_empty(outputs: Path) -> None:
+def test_damaged_files_are_named(outputs: Path) -> None:
+    """Damaged files are named in the status, and their cells are empty."""
     folder = outputs / "outputs" / "runs" / "a"
     for name in ("metrics.json", "provenance.json", "status.json"):
         (folder / name).write_bytes(b"\xff")
@@ -87,7 +90,8 @@ def test_damaged_files_are_named_and_leave_cells_empty(outputs: Path) -> None:
     assert rows["outputs/sweeps/s"][-1] == "3 jobs: 1 finished, 1 damaged, 1 stopped"
 
 
-def test_folder_without_runs_is_told_in_one_line(tmp_path: Path) -> None:
+def test_missing_folder_is_reported(tmp_path: Path) -> None:
+    """A folder that does not exist ends in an error of one line."""
     outcome = list_runs("nowhere", cwd=tmp_path)
     assert outcome.error == "error: nowhere: there is no such folder"
     error = run("src.runs", "filter=mnist", cwd=tmp_path).error

@@ -44,7 +44,7 @@ def linear(weight: list[float], bias: float) -> MLP:
     return model
 
 
-def test_curves_show_each_epochs_metrics_and_which_is_kept() -> None:
+def test_curves_plot_metrics_and_selected_epoch() -> None:
     rows = [
         {"epoch": 1, "train/loss": 2.0, "val/loss": 1.5, "train/acc": 0.1, "val/acc": 0.3},
         {"epoch": 2, "train/loss": 1.0, "val/loss": 1.2, "train/acc": 0.6, "val/acc": 0.5},
@@ -62,7 +62,8 @@ def test_curves_show_each_epochs_metrics_and_which_is_kept() -> None:
     assert drawn[0]["selected epoch"][0] == [2, 2]
 
 
-def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
+def test_diverged_epoch_does_not_compress_axis() -> None:
+    """The curve that leaves the axis is counted below it."""
     rows = [{"epoch": epoch, "train/loss": loss} for epoch, loss in enumerate([2.0, 1.5, 1e30, 1.0], start=1)]
     figure = Figure()
     Curves().draw(figure, rows, None)
@@ -71,7 +72,8 @@ def test_an_epoch_that_diverged_does_not_squeeze_the_others() -> None:
     assert axis.get_xlabel() == "epoch\n(1 curve far above)"
 
 
-def test_a_loss_that_falls_by_decades_is_whole_on_a_logarithmic_axis() -> None:
+def test_wide_loss_range_uses_log_axis() -> None:
+    """A loss that falls by several orders of magnitude is shown completely."""
     losses = [0.7, 0.5, 0.1, *[0.002] * 40]
     figure = Figure()
     rows = [
@@ -87,7 +89,7 @@ def test_a_loss_that_falls_by_decades_is_whole_on_a_logarithmic_axis() -> None:
     assert "50%" in {text.get_text() for text in accuracy.get_yticklabels()}
 
 
-def test_one_epoch_alone_has_a_whole_number() -> None:
+def test_single_epoch_has_integer_tick() -> None:
     figure = Figure()
     Curves().draw(figure, [{"epoch": 1, "train/loss": 2.0}], None)
     figure.draw_without_rendering()
@@ -109,9 +111,8 @@ def test_one_epoch_alone_has_a_whole_number() -> None:
         (0.5, 0, "50%"),
     ],
 )
-def test_a_share_is_rounded_to_everything_or_nothing_only_where_it_is_that(
-    share: float, digits: int, text: str
-) -> None:
+def test_percentages_reach_bounds_only_exactly(share: float, digits: int, text: str) -> None:
+    """Only exactly 0 and 1 are shown as 0% and 100%; values close to them as <1% and >99%."""
     assert format_percent(share, digits) == text
 
 
@@ -125,9 +126,8 @@ def test_a_share_is_rounded_to_everything_or_nothing_only_where_it_is_that(
         (0.99982, 1.00001, ["99.985%", "99.99%", "99.995%", "100%"]),
     ],
 )
-def test_the_ticks_of_shares_say_where_they_are_and_end_at_100_percent(
-    low: float, high: float, texts: list[str]
-) -> None:
+def test_percent_ticks_match_positions(low: float, high: float, texts: list[str]) -> None:
+    """Each label states the exact position of its tick, and no tick lies above 100%."""
     axis = Figure().subplots()
     axis.set_ylim(low, high)
     set_percent_ticks(axis.yaxis)
@@ -144,13 +144,14 @@ def test_a_colour_means_one_thing() -> None:
     assert len({to_hex(colour) for colour in meanings}) == len(meanings) == 17
 
 
-def test_curves_of_a_regression_show_the_loss_alone() -> None:
+def test_regression_curves_show_only_loss() -> None:
     figure = Figure()
     Curves().draw(figure, [{"epoch": 1, "train/loss": 2.0}], None)
     assert [axis.get_title() for axis in figure.axes] == ["loss"]
 
 
-def test_regions_are_what_the_model_says_with_x_to_the_right_and_y_upwards() -> None:
+def test_prediction_grid_matches_model() -> None:
+    """Columns follow x to the right and rows follow y upwards."""
     inputs = torch.tensor([[0.0, 0.0], [4.0, 2.0]])
     xs, ys, classes = predict_grid(linear([1.0, 0.0], -1.0), inputs)  # class 1 where x > 1
     expected = (xs > 1).long().expand(len(ys), -1)
@@ -161,13 +162,13 @@ def test_regions_are_what_the_model_says_with_x_to_the_right_and_y_upwards() -> 
     assert torch.equal(classes, (ys < 0.5).long()[:, None].expand(-1, len(xs)))
 
 
-def test_regions_leave_the_model_in_training_as_it_was() -> None:
+def test_prediction_grid_preserves_training_mode() -> None:
     model = linear([1.0, 0.0], 0.0).train()
     predict_grid(model, torch.randn(5, 2))
     assert model.training
 
 
-def test_the_drawn_plane_has_its_origin_below_left() -> None:
+def test_decision_regions_origin_is_lower_left() -> None:
     plane = Plane(torch.linspace(0, 4, 5), torch.linspace(-1, 1, 3), torch.zeros(3, 5, dtype=torch.long))
     figure = Figure()
     DecisionRegions(0).draw(figure, plane, Samples(torch.zeros(2, 2), torch.tensor([0, 1])), ("a", "b"), "t")
@@ -177,7 +178,7 @@ def test_the_drawn_plane_has_its_origin_below_left() -> None:
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["class a", "class b"]
 
 
-def test_the_confusion_matrix_has_the_true_classes_in_rows() -> None:
+def test_confusion_matrix_rows_are_true_classes() -> None:
     figure = Figure()
     ConfusionMatrix().draw(figure, torch.tensor([[3, 1], [0, 4]]), ("cat", "dog"))
     axis = figure.axes[0]
@@ -192,7 +193,8 @@ def test_the_confusion_matrix_has_the_true_classes_in_rows() -> None:
     assert figure.axes[1].get_ylabel() == "mistakes (fraction of class)"
 
 
-def test_a_few_mistakes_in_a_thousand_stand_out_and_none_need_no_scale() -> None:
+def test_confusion_matrix_highlights_rare_errors() -> None:
+    """A few errors in a thousand are clearly visible; without errors there is no colour bar."""
     counts = torch.diag(torch.full((10,), 1000))
     figure = Figure()
     ConfusionMatrix().draw(figure, counts, tuple("0123456789"))
@@ -208,14 +210,14 @@ def test_a_few_mistakes_in_a_thousand_stand_out_and_none_need_no_scale() -> None
     assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0%", "0.1%", "0.2%", "0.3%", "0.4%"]
 
 
-def test_the_surest_mistakes_come_first() -> None:
+def test_most_confident_errors_come_first() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.05, 0.95]])
     targets = torch.tensor([0, 1, 0, 0])  # the first is right
     assert find_confident_errors(probabilities, targets, 2).tolist() == [3, 2]
     assert find_confident_errors(probabilities, targets, 9).tolist() == [3, 2, 1]
 
 
-def test_samples_take_the_classes_in_turn() -> None:
+def test_samples_alternate_between_classes() -> None:
     targets = torch.tensor([2, 2, 0, 1, 0, 2])
     assert select_class_balanced(targets, 6).tolist() == [2, 3, 0, 4, 1, 5]
     assert select_class_balanced(targets, 2).tolist() == [2, 3]
@@ -244,11 +246,13 @@ def gridded(images: torch.Tensor) -> list[list[list[int]]]:
         (torch.tensor([3.0, 3.0, 3.0]), [0, 0, 0]),
     ],
 )
-def test_grey_images_of_any_numbers_are_drawn_from_black_to_white(pixels: torch.Tensor, expected: list[int]) -> None:
+def test_grey_images_are_scaled_to_bytes(pixels: torch.Tensor, expected: list[int]) -> None:
+    """Grey images of any type and range are drawn between black and white."""
     assert gridded(pixels.view(1, 1, 1, 3)) == [[expected]]
 
 
-def test_standardised_colours_are_stretched_channel_by_channel_over_all_images() -> None:
+def test_standardised_colours_are_scaled_per_channel() -> None:
+    """Each channel is scaled by its range over all images."""
     first = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [-2.0, 2.0]])
     images = torch.stack([first, 3 * first]).view(2, 3, 1, 2)
     low, high = gridded(images)
@@ -256,7 +260,7 @@ def test_standardised_colours_are_stretched_channel_by_channel_over_all_images()
     assert high == [[0, 255], [0, 255], [0, 255]]
 
 
-def test_an_image_grid_shows_each_image_under_its_title() -> None:
+def test_image_grid_shows_titled_images() -> None:
     images = torch.arange(3 * 3 * 4 * 4, dtype=torch.uint8).view(3, 3, 4, 4)
     figure = Figure()
     draw_image_grid(figure, images, ["a", "b", "c"], columns=2)
@@ -277,14 +281,16 @@ def shown(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_picture_drawn_while_training_stays_small_for_each_epoch(shown: Path) -> None:
+def test_epoch_figures_are_saved_as_thumbnails(shown: Path) -> None:
+    """A figure that is drawn during training is kept for each epoch, at a small size."""
     files = {path.name: path for path in (shown / "figures" / "decision_regions").iterdir()}
     assert sorted(files) == ["1.png", "2.png", "3.png"]
     with Image.open(files["1.png"]) as picture:
         assert max(picture.size) == 480
 
 
-def test_pictures_go_to_tensorboard_with_their_steps_and_to_a_file(shown: Path) -> None:
+def test_figures_go_to_tensorboard_and_file(shown: Path) -> None:
+    """TensorBoard gets each figure with its step; the file holds the last one."""
     events = EventAccumulator(str(shown)).Reload()
     images = events.Images("visuals/decision_regions")
     assert [image.step for image in images] == [2, 4, 6]

@@ -62,7 +62,7 @@ def curves(figure: Figure, axis: int) -> dict[Any, Any]:
     return {line.get_label(): line for line in figure.axes[axis].lines}
 
 
-def test_contributions_are_each_units_weight_times_its_value() -> None:
+def test_contributions_are_weighted_unit_values() -> None:
     outputs, parts, bias = compute_contributions(Made("regression", hat()), torch.tensor([[-2.0], [-0.5], [0.5]]))
     assert parts.tolist() == [[0, 1, 3], [0, 0, -2]]
     assert bias == 0.25
@@ -70,7 +70,7 @@ def test_contributions_are_each_units_weight_times_its_value() -> None:
 
 
 @pytest.mark.parametrize("hidden", [[5], [7, 3], []])
-def test_contributions_and_bias_sum_to_the_output(hidden: list[int]) -> None:
+def test_contributions_and_bias_sum_to_output(hidden: list[int]) -> None:
     sizes = [1, *hidden]
     layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
     model = Made("regression", nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(sizes[-1], 1)))
@@ -79,14 +79,15 @@ def test_contributions_and_bias_sum_to_the_output(hidden: list[int]) -> None:
     assert (parts.sum(dim=0) + bias - outputs).abs().max() < 1e-6
 
 
-def test_without_an_output_bias_the_parts_alone_sum_to_the_output() -> None:
+def test_contributions_without_bias_sum_to_output() -> None:
     model = Made("regression", nn.Sequential(nn.Linear(1, 3), nn.Sigmoid(), nn.Linear(3, 1, bias=False)))
     outputs, parts, bias = compute_contributions(model, torch.linspace(-3, 3, 50)[:, None])
     assert bias == 0
     assert (parts.sum(dim=0) - outputs).abs().max() < 1e-6
 
 
-def test_the_picture_reaches_a_tenth_beyond_the_inputs() -> None:
+def test_input_grid_extends_beyond_inputs() -> None:
+    """The grid extends a tenth of the range beyond the inputs on both sides."""
     x = make_input_grid(torch.tensor([[3.0], [1.0], [2.0]]))
     assert x[0].item() == pytest.approx(0.8) and x[-1].item() == pytest.approx(3.2)
     assert x.shape[1] == 1 and (x.diff(dim=0) > 0).all()
@@ -97,9 +98,8 @@ class WithTruth(Given):
         return inputs.squeeze(1).square()
 
 
-def test_a_regressions_fit_is_drawn_with_its_points_its_truth_and_its_parts(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_regression_fit_shows_truth_and_contributions(drawn: list[Figure], tmp_path: Path) -> None:
+    """The fit is drawn with the test points, the true function and each unit's contribution."""
     shown(Made("regression", hat()), WithTruth(CURVE, test=CURVE, task="regression"), tmp_path)
     (figure,) = drawn
     left, right = curves(figure, 0), curves(figure, 1)
@@ -115,7 +115,8 @@ def test_a_regressions_fit_is_drawn_with_its_points_its_truth_and_its_parts(
     assert figure.axes[0].get_title() == "Fit, selected weights"
 
 
-def test_of_two_classes_the_probability_and_the_units_own_values_are_drawn(drawn: list[Figure], tmp_path: Path) -> None:
+def test_binary_fit_shows_probability_and_units(drawn: list[Figure], tmp_path: Path) -> None:
+    """For two classes, the probability of the second class and the units' own values are drawn."""
     shown(Made("binary", hat()), data_of(BAND, "binary"), tmp_path)
     (figure,) = drawn
     left, right = curves(figure, 0), curves(figure, 1)
@@ -133,21 +134,23 @@ class Doubled(Given):
         return 2 * inputs
 
 
-def test_the_fit_is_over_inputs_as_they_are_kept(drawn: list[Figure], tmp_path: Path) -> None:
+def test_fit_is_drawn_over_untransformed_inputs(drawn: list[Figure], tmp_path: Path) -> None:
     shown(Made("regression", hat()), Doubled(CURVE, test=CURVE, task="regression"), tmp_path)
     fit = curves(drawn[0], 0)["fit"]
     x = 2 * np.asarray(fit.get_xdata())
     np.testing.assert_allclose(fit.get_ydata(), 2 * np.maximum(x + 1, 0) - 4 * np.maximum(x, 0) + 0.25, atol=1e-6)
 
 
-def test_of_many_units_one_label_tells_how_many(drawn: list[Figure], tmp_path: Path) -> None:
+def test_many_units_share_one_legend_entry(drawn: list[Figure], tmp_path: Path) -> None:
+    """With many units, one legend entry states their number."""
     net = network([1.0] * 9, [0.0] * 9, [1.0] * 9, 0.0)
     shown(Made("regression", net), data_of(CURVE, "regression"), tmp_path)
     assert len(drawn[0].axes[1].lines) == 9 + 1
     assert [text.get_text() for text in drawn[0].axes[1].get_legend().texts] == ["fit", "9 units"]
 
 
-def test_a_fit_that_is_no_sum_of_units_is_drawn_alone(drawn: list[Figure], tmp_path: Path) -> None:
+def test_fit_without_units_is_drawn_alone(drawn: list[Figure], tmp_path: Path) -> None:
+    """A function that is not a sum of units is drawn without contributions."""
     shown(Made("regression", nn.Tanh()), data_of(CURVE, "regression"), tmp_path)
     (axis,) = drawn[0].axes
     np.testing.assert_allclose(axis.lines[0].get_ydata(), np.tanh(axis.lines[0].get_xdata()), atol=1e-6)
@@ -160,7 +163,8 @@ def test_a_fit_that_is_no_sum_of_units_is_drawn_alone(drawn: list[Figure], tmp_p
         ("regression", Samples(CURVE.inputs.repeat(1, 2), CURVE.targets)),  # two inputs
     ],
 )
-def test_no_fit_is_drawn_of_other_data(task: str, samples: Samples, drawn: list[Figure], tmp_path: Path) -> None:
+def test_unsuitable_data_have_no_fit(task: str, samples: Samples, drawn: list[Figure], tmp_path: Path) -> None:
+    """With several classes or several inputs, no fit is drawn."""
     outputs = 3 if task == "multiclass" else 1
     model = Made(task, nn.Linear(samples.inputs.shape[1], outputs))
     shown(model, data_of(samples, task), tmp_path)
@@ -170,7 +174,8 @@ def test_no_fit_is_drawn_of_other_data(task: str, samples: Samples, drawn: list[
 # Cost and accuracy
 
 
-def test_the_cost_is_the_loss_of_all_samples_together() -> None:
+def test_cost_is_summed_loss() -> None:
+    """The cost is the loss of all training samples together."""
     rows = [
         {"epoch": 1, "train/loss": 0.5, "train/acc": 0.25},
         {"epoch": 2, "train/loss": 0.25, "train/acc": 0.75, "val/loss": 9.0},
@@ -187,7 +192,8 @@ def fitted(task: str, samples: Samples, folder: Path, net: nn.Module) -> History
     return history
 
 
-def test_cost_and_accuracy_share_the_epochs_with_the_colour_of_training(drawn: list[Figure], tmp_path: Path) -> None:
+def test_cost_and_accuracy_share_epoch_axis(drawn: list[Figure], tmp_path: Path) -> None:
+    """Both are drawn in the colour of training, each with its own vertical axis."""
     history = fitted("binary", BAND, tmp_path, hat())
     # The logits are 0.25, 2.25 and −1.75: the first is wrong.
     left, right = drawn[0].axes
@@ -203,6 +209,6 @@ def test_cost_and_accuracy_share_the_epochs_with_the_colour_of_training(drawn: l
     assert (left.get_ylabel(), right.get_ylabel()) == ("total training loss", "training accuracy")
 
 
-def test_regression_has_no_accuracy_to_draw(drawn: list[Figure], tmp_path: Path) -> None:
+def test_regression_has_no_accuracy_figure(drawn: list[Figure], tmp_path: Path) -> None:
     fitted("regression", CURVE, tmp_path, hat())
     assert drawn == []

@@ -54,14 +54,16 @@ def fitted(callback: Callback, model: SupervisedModule, samples: Samples, folder
 # Gradients
 
 
-def test_gradient_norms_are_the_layers_weights_in_order() -> None:
+def test_gradient_norms_follow_layer_order() -> None:
+    """There is one norm per layer, of its weights without the biases."""
     # y = 2·(3x) at x = (1, 0): dy/dW1 = 2·x, dy/dW2 = 3; biases are left out.
     model = nn.Sequential(linear([[3, 4]], [0.0]), nn.Identity(), linear([[2]], [1.0]))
     model(torch.tensor([[1.0, 0.0]])).sum().backward()
     assert compute_gradient_norms(get_trained_weights(model)).tolist() == [2, 3]
 
 
-def test_convolutions_count_and_layers_without_a_gradient_are_not_a_number() -> None:
+def test_layer_without_gradient_is_nan() -> None:
+    """Convolutions have a norm too; a layer that is frozen for a while has NaN."""
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 1))
     layers = get_trained_weights(model)
     model[0].requires_grad_(False)  # for a while
@@ -71,14 +73,14 @@ def test_convolutions_count_and_layers_without_a_gradient_are_not_a_number() -> 
     assert compute_gradient_norms(get_trained_weights(nn.Tanh())).shape == (0,)
 
 
-def test_layers_that_stay_as_they_are_do_not_count(tmp_path: Path) -> None:
+def test_permanently_frozen_layers_are_omitted(tmp_path: Path) -> None:
     callback, fixed = GradientNorms(1), linear([[1, 0], [0, 1]])
     fixed.weight.requires_grad_(False)
     fitted(callback, Made(fixed, linear([[1, 0]]), lr=0.0), ONE, tmp_path)
     assert callback.norms == [pytest.approx([2 * 3 * 5])]
 
 
-def test_layers_that_are_frozen_for_some_epochs_keep_their_places(tmp_path: Path) -> None:
+def test_temporarily_frozen_layers_keep_their_columns(tmp_path: Path) -> None:
     settings: Any = {"in_shape": [1, 8, 8], "num_classes": 2, "task": "multiclass", "optimizer": SGD}
     model = ResNet18(None, 1, 1.0, "small", 0.0, None, **settings)
     callback, samples = GradientNorms(1), Samples(torch.randn(4, 1, 8, 8), torch.arange(4) % 2)
@@ -91,7 +93,8 @@ def test_layers_that_are_frozen_for_some_epochs_keep_their_places(tmp_path: Path
 ONE = Samples(torch.tensor([[3.0, 4.0]]), torch.tensor([0.0]))  # one sample: the gradient is 2·(w·x − t)·x
 
 
-def test_norms_are_measured_every_so_many_steps_and_before_clipping(tmp_path: Path) -> None:
+def test_norms_are_measured_before_clipping(tmp_path: Path) -> None:
+    """The norms are measured every n steps, before the gradient is clipped."""
     callback = GradientNorms(every_n_steps=2)
     model = Made(linear([[1, 0]]), lr=0.01)
     fitted(callback, model, ONE, tmp_path, max_epochs=4, gradient_clip_val=0.5)
@@ -100,13 +103,14 @@ def test_norms_are_measured_every_so_many_steps_and_before_clipping(tmp_path: Pa
     assert [norm for (norm,) in callback.norms] == pytest.approx([30, 2 * (3 - 2 * 0.025) * 5], rel=1e-5)
 
 
-def test_gradients_that_are_added_up_are_measured_once_a_step(tmp_path: Path) -> None:
+def test_accumulated_gradients_are_measured_per_step(tmp_path: Path) -> None:
+    """Accumulated gradients are measured once per optimiser step."""
     callback = GradientNorms(every_n_steps=1)
     fitted(callback, Made(linear([[1, 0]])), points(12), tmp_path, batch_size=2, accumulate_grad_batches=3)
     assert callback.steps == [0, 1]
 
 
-def test_looking_at_gradients_does_not_change_training(tmp_path: Path) -> None:
+def test_measuring_gradients_does_not_change_training(tmp_path: Path) -> None:
     samples = points(20)
 
     def trained(*callbacks: Any) -> Tensor:
@@ -119,7 +123,8 @@ def test_looking_at_gradients_does_not_change_training(tmp_path: Path) -> None:
     assert torch.equal(trained(GradientNorms(1)), trained())
 
 
-def test_norms_are_scalars_of_one_group_and_one_chart_without_runs_of_their_own(tmp_path: Path) -> None:
+def test_norms_are_logged_as_one_chart(tmp_path: Path) -> None:
+    """The norms are scalars of one group, shown in one chart, without extra TensorBoard runs."""
     callback = GradientNorms(every_n_steps=1)
     logger = TensorBoardLogger(tmp_path, name="", version="")
     fitted(callback, Made(nn.Linear(2, 3), nn.Linear(3, 1)), points(4), tmp_path, max_epochs=2, logger=logger)
@@ -132,7 +137,8 @@ def test_norms_are_scalars_of_one_group_and_one_chart_without_runs_of_their_own(
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} <= {"figures", "checkpoints"}
 
 
-def test_the_picture_has_a_line_per_layer_on_a_logarithmic_scale(drawn: list[Figure], tmp_path: Path) -> None:
+def test_figure_has_one_line_per_layer(drawn: list[Figure], tmp_path: Path) -> None:
+    """The figure has one line per layer, on a logarithmic scale."""
     callback = GradientNorms(every_n_steps=1)
     fitted(callback, Made(nn.Linear(2, 3), nn.Linear(3, 1)), points(4), tmp_path, max_epochs=3)
     (axis,) = drawn[0].axes
@@ -142,7 +148,7 @@ def test_the_picture_has_a_line_per_layer_on_a_logarithmic_scale(drawn: list[Fig
         np.testing.assert_allclose(line.get_xydata(), list(zip([0, 1, 2], norms, strict=True)), rtol=1e-6)
 
 
-def test_what_was_measured_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
+def test_resumed_run_keeps_measured_norms(tmp_path: Path) -> None:
     callback = GradientNorms(1)
     fitted(callback, Made(linear([[1, 0]])), ONE, tmp_path, max_epochs=2)
     resumed = GradientNorms(1)
@@ -150,9 +156,8 @@ def test_what_was_measured_goes_on_where_a_run_is_resumed(tmp_path: Path) -> Non
     assert (resumed.steps, resumed.norms) == (callback.steps, callback.norms)
 
 
-def test_a_loss_that_is_not_finite_leaves_a_picture_of_the_gradients_before_it(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_diverged_run_still_draws_gradients(drawn: list[Figure], tmp_path: Path) -> None:
+    """When the loss is no longer finite, the norms measured before are drawn."""
     callback = GradientNorms(1)
     with pytest.raises(DivergedError):
         fitted(callback, Made(linear([[1, 0]]), lr=10.0), ONE, tmp_path, max_epochs=100)
@@ -176,7 +181,7 @@ def steps_by_hand(lr: float, count: int) -> list[tuple[float, float]]:
     return path
 
 
-def test_the_path_is_that_of_gradient_descent(drawn: list[Figure], tmp_path: Path) -> None:
+def test_path_follows_gradient_descent(drawn: list[Figure], tmp_path: Path) -> None:
     callback = Descent()
     fitted(callback, Made(linear([[0, 0]])), TWO, tmp_path, max_epochs=5)
     path = torch.stack(callback.path).numpy()
@@ -190,13 +195,15 @@ def test_the_path_is_that_of_gradient_descent(drawn: list[Figure], tmp_path: Pat
     assert [text.get_text() for text in axis.get_legend().texts] == ["start", "end"]
 
 
-def test_the_path_has_a_point_for_each_optimiser_step(tmp_path: Path) -> None:
+def test_path_has_one_point_per_step(tmp_path: Path) -> None:
+    """With accumulated gradients, the path has one point per optimiser step, not per batch."""
     callback = Descent()
     fitted(callback, Made(linear([[0, 0]])), points(12), tmp_path, batch_size=2, accumulate_grad_batches=3)
     assert len(callback.path) == 1 + 2
 
 
-def test_the_surface_is_the_loss_of_all_samples_and_the_weights_stay() -> None:
+def test_surface_is_loss_of_all_samples() -> None:
+    """The model's weights are unchanged afterwards."""
     model = Made(linear([[0.5, 0.25]]))
     surface = compute_surface(model, *TWO, torch.tensor([[0.0, 0.0], [2.0, 0.5]]))
     w1, w2 = surface.xs, surface.ys[:, None]
@@ -206,7 +213,8 @@ def test_the_surface_is_the_loss_of_all_samples_and_the_weights_stay() -> None:
     assert model.net.state_dict()["0.weight"].tolist() == [[0.5, 0.25]]
 
 
-def test_a_weight_and_a_bias_are_two_numbers_too() -> None:
+def test_surface_supports_weight_and_bias() -> None:
+    """The two parameters may be a weight and a bias."""
     model = Made(linear([[0]], [0]), inputs=1)
     inputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 2.0])
     found = compute_losses(model, inputs, targets, torch.tensor([[0.0, 2.0], [1.0, 0.0], [1.0, 1.0]]))
@@ -219,7 +227,7 @@ class Halved(Given):
         return inputs / 2
 
 
-def test_the_surface_is_that_of_the_inputs_as_the_model_sees_them(drawn: list[Figure], tmp_path: Path) -> None:
+def test_surface_uses_transformed_inputs(drawn: list[Figure], tmp_path: Path) -> None:
     doubled = Samples(2 * TWO.inputs, TWO.targets)
     trainer = quiet_trainer(tmp_path, callbacks=[Descent()], max_epochs=5)
     trainer.fit(Made(linear([[0, 0]])), datamodule=Halved(doubled, task="regression"))
@@ -227,14 +235,15 @@ def test_the_surface_is_that_of_the_inputs_as_the_model_sees_them(drawn: list[Fi
 
 
 @pytest.mark.parametrize("layer", [linear([[0, 0]], [0]), linear([[0]])])
-def test_models_of_more_or_fewer_numbers_have_no_path(layer: nn.Linear, drawn: list[Figure], tmp_path: Path) -> None:
+def test_path_requires_exactly_two_parameters(layer: nn.Linear, drawn: list[Figure], tmp_path: Path) -> None:
     callback = Descent()
     inputs = layer.in_features
     fitted(callback, Made(layer, inputs=inputs), points(4, features=inputs), tmp_path)
     assert callback.path == [] and drawn == []
 
 
-def test_a_path_that_explodes_is_shown_up_to_where_it_leaves(drawn: list[Figure], tmp_path: Path) -> None:
+def test_exploding_path_is_cut_off(drawn: list[Figure], tmp_path: Path) -> None:
+    """The path is shown up to the first step that leaves the plotted range."""
     callback = Descent()
     with pytest.raises(DivergedError):
         fitted(callback, Made(linear([[0, 0]]), lr=1.0), TWO, tmp_path, max_epochs=200)  # w2 − 1 is tripled, in turn
@@ -248,7 +257,7 @@ def test_a_path_that_explodes_is_shown_up_to_where_it_leaves(drawn: list[Figure]
     assert axis.get_title().endswith("loss 2.5 → inf")
 
 
-def test_the_path_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
+def test_resumed_run_continues_path(tmp_path: Path) -> None:
     first, second = Descent(), Descent()
     model = Made(linear([[0, 0]]))
     trainer = quiet_trainer(tmp_path, callbacks=[first], max_epochs=2)
@@ -260,7 +269,7 @@ def test_the_path_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
     np.testing.assert_allclose(torch.stack(second.path).numpy(), steps_by_hand(0.1, 5), rtol=1e-5)
 
 
-def test_arrows_are_spaced_along_the_paths_length() -> None:
+def test_arrows_are_spaced_by_path_length() -> None:
     still = torch.zeros(3, 2)
     assert select_arrow_steps(still) == []
     one_long_step = torch.tensor([[0.0, 0], [0.01, 0], [10, 0], [10.01, 0]])
@@ -269,7 +278,7 @@ def test_arrows_are_spaced_along_the_paths_length() -> None:
     assert select_arrow_steps(even) == [1, 3, 5, 7, 9, 11, 13, 15]
 
 
-def test_a_long_path_is_looked_at_here_and_there() -> None:
+def test_long_path_is_sampled_evenly() -> None:
     assert select_evenly_spaced(4).tolist() == [0, 1, 2, 3]
     looked_at = select_evenly_spaced(100_001)
     assert len(looked_at) == 500

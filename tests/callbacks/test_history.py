@@ -21,21 +21,22 @@ def with_rows(rows: list[dict[str, float]]) -> History:
     return history
 
 
-def test_the_chosen_epoch_is_the_best_and_of_equals_the_last() -> None:
+def test_best_row_prefers_later_on_ties() -> None:
     assert with_rows(ROWS).select_best_row("val/acc", "max")["epoch"] == 3
     assert with_rows(ROWS).select_best_row("val/acc", "min")["epoch"] == 4
 
 
-def test_without_a_monitor_the_last_epoch_is_chosen() -> None:
+def test_without_monitor_last_row_is_selected() -> None:
     assert with_rows(ROWS).select_best_row(None, "max")["epoch"] == 4
 
 
-def test_nothing_is_chosen_before_the_first_epoch_has_ended() -> None:
+def test_empty_history_has_no_best_row() -> None:
     assert with_rows([]).select_best_row("val/acc", "max") == {}
     assert with_rows([]).select_best_row(None, "max") == {}
 
 
-def test_rows_and_seconds_go_on_from_a_checkpoint() -> None:
+def test_history_is_restored_from_checkpoint() -> None:
+    """The rows and the training time continue from a checkpoint."""
     first, second = with_rows(ROWS), History()
     first.seconds_before = 12.5
     second.load_state_dict(first.state_dict())
@@ -63,7 +64,8 @@ def draws(tmp_path: Path, seed: int) -> list[float]:
     return callback.numbers
 
 
-def test_random_numbers_depend_on_the_seed_and_the_epoch_alone(tmp_path: Path) -> None:
+def test_random_numbers_depend_on_seed_and_epoch(tmp_path: Path) -> None:
+    """They do not depend on what was drawn before."""
     first = draws(tmp_path, seed=1)
     torch.rand(100)  # whatever was drawn in between
     assert draws(tmp_path, seed=1) == first
@@ -87,18 +89,20 @@ def rows_of(epochs: int, folder: Path, **settings: Any) -> list[Row]:
     return history.rows
 
 
-def test_a_row_has_an_epochs_training_and_validation_metrics_and_no_others(tmp_path: Path) -> None:
+def test_row_has_training_and_validation_metrics(tmp_path: Path) -> None:
+    """Values without a stage, such as a logged learning rate, are left out."""
     rows = rows_of(2, tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {*rows[1]} == {"epoch", "train/loss", "train/acc", "val/loss", "val/acc"}
 
 
-def test_an_epoch_without_validation_has_no_validation_metrics(tmp_path: Path) -> None:
+def test_epoch_without_validation_has_training_metrics(tmp_path: Path) -> None:
+    """An epoch without validation has no validation metrics in its row."""
     rows = rows_of(3, tmp_path, check_val_every_n_epoch=2)
     assert ["val/loss" in row for row in rows] == [False, True, False]
 
 
-def test_seconds_are_those_of_training_in_all_of_the_runs_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_accumulate_over_resumed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 107.0, 130.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     history = History()
@@ -110,9 +114,10 @@ def test_seconds_are_those_of_training_in_all_of_the_runs_starts(monkeypatch: py
     assert history.seconds == 60.0
 
 
-def test_the_terminal_gets_a_line_a_second_and_the_last_and_the_log_file_all(
+def test_epoch_lines_are_throttled_on_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The terminal gets at most one line per second and the last one; the log file gets them all."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)

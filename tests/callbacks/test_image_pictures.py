@@ -39,27 +39,28 @@ def bars(axis: Any) -> list[tuple[str, float, str]]:
 # Class probabilities
 
 
-def test_probabilities_are_the_softmax_and_one_output_stands_against_0() -> None:
+def test_probabilities_are_softmax_of_outputs() -> None:
+    """A single output is the logit of the second class against 0."""
     expected = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
     torch.testing.assert_close(compute_class_probabilities(torch.tensor([[0.0, math.log(3)]])), expected)
     torch.testing.assert_close(compute_class_probabilities(torch.tensor([[math.log(3)]])), expected)
 
 
-def test_no_probability_is_quite_1_or_0() -> None:
+def test_probabilities_are_never_exactly_certain() -> None:
+    """Even extreme outputs give less than 1 and more than 0."""
     sure = compute_class_probabilities(torch.tensor([[0.0, 300.0]]))[0].tolist()
     assert [format_percent(share, 0) for share in sure] == ["<1%", ">99%"]
 
 
-def test_the_true_class_is_always_among_those_shown() -> None:
+def test_true_class_is_always_shown() -> None:
     shares = torch.tensor([0.1, 0.4, 0.3, 0.2])
     assert find_top_classes(shares, true_class=2, count=3) == [1, 2, 3]
     assert find_top_classes(shares, true_class=0, count=3) == [1, 2, 0]
     assert find_top_classes(shares, true_class=0, count=9) == [1, 2, 3, 0]
 
 
-def test_each_test_image_stands_beside_its_bars_with_the_true_and_the_mistaken_class_marked(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_probability_bars_mark_true_and_predicted(drawn: list[Figure], tmp_path: Path) -> None:
+    """Each test image is next to its bars; the true class and a wrong prediction are coloured."""
     test = pixels([150, 110, 100, 60], [2, 0, 2, 1])
     trainer = quiet_trainer(tmp_path, callbacks=[ClassProbabilities(count=3)])
     trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
@@ -77,7 +78,7 @@ def test_each_test_image_stands_beside_its_bars_with_the_true_and_the_mistaken_c
     assert [(name, colour) for name, _, colour in bars(third)] == [("emu", true), ("dog", other), ("cat", other)]
 
 
-def test_the_probabilities_are_those_of_the_test_without_dropout(drawn: list[Figure], tmp_path: Path) -> None:
+def test_probabilities_are_computed_without_dropout(drawn: list[Figure], tmp_path: Path) -> None:
     model = MLP([50], "relu", 0.9, False, in_shape=[1, 1, 1], num_classes=3, task="multiclass", optimizer=FIXED)
     test = pixels([150], [1])
     data = Pixels(test, test=test, class_names=NAMES)
@@ -90,12 +91,14 @@ def test_the_probabilities_are_those_of_the_test_without_dropout(drawn: list[Fig
 # Accuracy by class
 
 
-def test_accuracies_come_best_first_and_classes_without_samples_are_left_out() -> None:
+def test_class_accuracies_are_sorted() -> None:
+    """The best class comes first; classes without samples are left out."""
     counts = torch.tensor([[1, 1, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0], [0, 0, 0, 5]])
     assert compute_class_accuracies(counts, ("a", "b", "c", "d")) == [("d", 1.0), ("b", 0.75), ("a", 0.5)]
 
 
-def test_the_bars_are_the_test_sets_accuracies_with_their_mean_as_a_line(drawn: list[Figure], tmp_path: Path) -> None:
+def test_class_accuracy_bars_show_mean(drawn: list[Figure], tmp_path: Path) -> None:
+    """The bars are the accuracies on the test set; a line marks the mean of the classes."""
     test = pixels([150, 150, 50, 150, 50], [2, 1, 0, 2, 2])  # cat 1/1, dog 0/1, emu 2/3
     trainer = quiet_trainer(tmp_path, callbacks=[ClassAccuracy()])
     trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
@@ -115,7 +118,8 @@ def test_the_bars_are_the_test_sets_accuracies_with_their_mean_as_a_line(drawn: 
 BYTES = (torch.zeros(2, 1, 1), torch.full((2, 1, 1), 255.0))  # black and white
 
 
-def test_standardising_is_undone_and_without_mean_and_deviation_each_channel_is_stretched() -> None:
+def test_display_images_undo_standardisation() -> None:
+    """Without a mean and a standard deviation, each channel is stretched to its range."""
     outputs = torch.tensor([[[[-1.0, 0.0]], [[0.0, 2.0]]], [[[3.0, 3.0]], [[1.0, 1.0]]]])  # (2, 2, 1, 2)
     mean, std = torch.tensor([100.0, 0.0]).view(2, 1, 1), torch.tensor([10.0, 200.0]).view(2, 1, 1)
     expected = [[[[90, 100]], [[0, 255]]], [[[130, 130]], [[200, 200]]]]  # 2·200 is cut off at 255
@@ -135,9 +139,8 @@ def on_mnist() -> MLP:
     return MLP([], "relu", 0.0, False, in_shape=[1, 28, 28], num_classes=10, task="multiclass", optimizer=FIXED)
 
 
-def test_below_each_training_image_stands_what_the_network_gets(
-    drawn: list[Figure], tmp_path: Path, data_dir: Path
-) -> None:
+def test_augmented_batch_pairs_original_and_augmented(drawn: list[Figure], tmp_path: Path, data_dir: Path) -> None:
+    """Below each training image is what the network gets; the figure is drawn once."""
     trainer = quiet_trainer(tmp_path, callbacks=[AugmentedBatch(count=10)], max_epochs=2)
     data = mnist(data_dir, flip=True)
     trainer.fit(on_mnist(), datamodule=data)
@@ -156,7 +159,7 @@ def test_below_each_training_image_stands_what_the_network_gets(
     assert 0 < sum(mirrored) < 10
 
 
-def test_data_without_augmentation_have_no_picture_of_it(drawn: list[Figure], tmp_path: Path, data_dir: Path) -> None:
+def test_augmented_batch_requires_augmentation(drawn: list[Figure], tmp_path: Path, data_dir: Path) -> None:
     quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(on_mnist(), datamodule=mnist(data_dir))
     samples = pixels([1, 2], [0, 1])
     quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(by_brightness(), datamodule=Pixels(samples))
@@ -183,14 +186,14 @@ def learned(folder: Path, callbacks: list[Any]) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-def test_the_picture_of_augmentation_changes_no_result(drawn: list[Figure], tmp_path: Path) -> None:
+def test_augmented_batch_does_not_change_results(drawn: list[Figure], tmp_path: Path) -> None:
     without = learned(tmp_path, [])
     assert torch.equal(learned(tmp_path, [AugmentedBatch(6)]), without)
     assert len(drawn) == 1
 
 
 @pytest.mark.parametrize("callback", [ClassProbabilities(4), ClassAccuracy(), AugmentedBatch(4)])
-def test_a_regression_has_none_of_these_pictures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
+def test_regression_has_no_classification_figures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(6, 1, 4, 4), torch.randn(6))
     data = Flipped(samples, test=samples, task="regression")
     model = MLP([], "relu", 0.0, False, in_shape=[1, 4, 4], num_classes=0, task="regression", optimizer=FIXED)

@@ -55,7 +55,8 @@ def array(axis: Any) -> Tensor:
 # The first layer's weights
 
 
-def test_weights_are_the_first_layers_kernels_or_its_units_weights_in_the_images_shape() -> None:
+def test_image_weights_have_image_shape() -> None:
+    """A convolution gives its kernels; a linear layer gives each unit's weights as an image."""
     model: Any = cnn([3, 8, 8])
     assert torch.equal(get_image_weights(model.net, (3, 8, 8)), model.net.features[0][0].weight)  # (6, 3, 3, 3)
     model = mlp([1, 4, 5], [7])
@@ -74,30 +75,31 @@ def test_weights_are_the_first_layers_kernels_or_its_units_weights_in_the_images
         (nn.ReLU(), (1, 5, 5)),  # nothing to show
     ],
 )
-def test_weights_that_are_no_images_are_not_shown(net: nn.Module, in_shape: tuple[int, ...]) -> None:
+def test_non_image_weights_are_omitted(net: nn.Module, in_shape: tuple[int, ...]) -> None:
     assert get_image_weights(net, in_shape) is None
 
 
-def test_the_strongest_come_first() -> None:
+def test_strongest_units_come_first() -> None:
     weights = torch.tensor([[1.0, 1.0], [0.0, -3.0], [2.0, 0.0]])  # norms √2, 3, 2
     assert find_strongest(weights, 2).tolist() == [1, 2]
     assert find_strongest(weights, 9).tolist() == [1, 2, 0]
 
 
-def test_colours_are_grey_at_0_and_full_at_the_limit() -> None:
+def test_signed_colours_are_centred_on_grey() -> None:
+    """Zero is grey; the limit is the full colour."""
     weights = torch.tensor([[[0.0, -2.0]], [[0.0, 2.0]], [[0.0, 1.0]]])  # (3, 1, 2)
     torch.testing.assert_close(
         compute_signed_colours(weights, 2.0), torch.tensor([[[0.5, 0.5, 0.5], [0.0, 1.0, 0.75]]])
     )
 
 
-def test_zeros_alone_are_drawn_white() -> None:
+def test_zero_maps_are_drawn_white() -> None:
     axis = Figure().subplots()
     drawn = draw_signed(axis, torch.zeros(1, 2, 2), 0.0)
     assert min(drawn.to_rgba(np.zeros(1))[0]) > 0.95
 
 
-def test_grey_weights_share_a_scale_that_is_symmetric_around_0() -> None:
+def test_grey_weights_share_symmetric_scale() -> None:
     figure, weights = Figure(), torch.tensor([[[[3.0, -4.0]]], [[[1.0, 2.0]]]])  # (2, 1, 1, 2)
     FirstLayer(2, 0).draw(figure, weights, [5, 0], "epoch 1")
     first, second = [axis for axis in figure.axes if axis.get_title()]
@@ -108,7 +110,7 @@ def test_grey_weights_share_a_scale_that_is_symmetric_around_0() -> None:
     assert figure.get_suptitle() == "First layer: the strongest units' weights (1×2), epoch 1"
 
 
-def test_numbers_are_left_out_where_there_is_no_room() -> None:
+def test_unit_numbers_are_omitted_when_crowded() -> None:
     assert [count_columns(count) for count in (1, 32, 128)] == [6, 8, 15]
     figure = Figure()
     FirstLayer(128, 0).draw(figure, torch.randn(128, 3, 3, 3), list(range(128)), "selected weights")
@@ -117,9 +119,8 @@ def test_numbers_are_left_out_where_there_is_no_room() -> None:
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(0, []), (1, [1, 2, 3]), (2, [1, 3])])
-def test_the_first_layer_is_drawn_every_so_many_epochs_and_at_the_end(
-    every: int, epochs: list[int], drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_first_layer_is_drawn_periodically(every: int, epochs: list[int], drawn: list[Figure], tmp_path: Path) -> None:
+    """The figure is drawn every n epochs, and at the end with the selected weights."""
     model: Any = cnn([3, 8, 8]).train()
     data = Given(images(3), test=images(3), class_names=NAMES)
     trainer = quiet_trainer(tmp_path, max_epochs=3, callbacks=[FirstLayer(4, every)])
@@ -139,7 +140,8 @@ def test_the_first_layer_is_drawn_every_so_many_epochs_and_at_the_end(
 # Feature maps
 
 
-def test_kirschs_kernel_answers_to_what_is_brighter_above() -> None:
+def test_kirsch_kernel_responds_to_upper_edges() -> None:
+    """The response is positive where the image is brighter above."""
     step = torch.tensor([1.0, 1.0, 0.0, 0.0])
     above, left = step[:, None].expand(4, 4), step[None, :].expand(4, 4)
     response, rectified, pooled = [stage.maps[0].tolist() for stage in compute_kirsch_stages(above)]
@@ -153,14 +155,14 @@ def test_kirschs_kernel_answers_to_what_is_brighter_above() -> None:
     assert rectified == [[1, 0], [1, 0]] and pooled == [[1]]
 
 
-def test_pooling_takes_the_largest_of_each_2_by_2() -> None:
+def test_kirsch_pooling_takes_2x2_maximum() -> None:
     image = torch.randn(8, 6)
     _, rectified, pooled = compute_kirsch_stages(image)
     assert pooled.maps.shape == (1, 3, 2)
     assert pooled.maps[0, 2, 1] == rectified.maps[0, 4:6, 2:4].max()
 
 
-def test_nothing_to_see_in_an_even_image() -> None:
+def test_uniform_image_has_no_response() -> None:
     assert [float(stage.maps.abs().max()) for stage in compute_kirsch_stages(torch.full((5, 5), 0.7))] == pytest.approx(
         [0, 0, 0], abs=1e-5
     )
@@ -174,9 +176,8 @@ def test_nothing_to_see_in_an_even_image() -> None:
         ("after", "relu", ["its response", "ReLU", "batch norm, 2×2 max pooling"]),
     ],
 )
-def test_the_learned_maps_are_what_the_network_computes(
-    batch_norm: bool | str, activation: str, titles: list[str]
-) -> None:
+def test_feature_maps_match_network(batch_norm: bool | str, activation: str, titles: list[str]) -> None:
+    """The hooks that record the maps are removed afterwards."""
     net: Any = cnn([3, 8, 8], batch_norm, activation).net
     image = torch.randn(1, 3, 8, 8)
     block = compute_first_block(net, image)
@@ -188,7 +189,7 @@ def test_the_learned_maps_are_what_the_network_computes(
     assert not any(module._forward_hooks for module in net.modules())  # as it was
 
 
-def test_layers_that_work_in_place_do_not_change_the_maps_before_them() -> None:
+def test_in_place_layers_preserve_earlier_maps() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 3))
     image = torch.randn(1, 1, 8, 8)
     response, rectified = compute_first_block(net, image).stages
@@ -197,7 +198,7 @@ def test_layers_that_work_in_place_do_not_change_the_maps_before_them() -> None:
     torch.testing.assert_close(rectified.maps, response.maps.relu())
 
 
-def test_the_maps_end_where_the_second_convolution_begins() -> None:
+def test_feature_maps_end_before_second_convolution() -> None:
     net = ResNet18Net(3, small_stem=True, dropout=0.0, resize=None).eval()
     assert [stage.title for stage in compute_first_block(net, torch.randn(1, 1, 8, 8)).stages] == [
         "its response",
@@ -209,9 +210,8 @@ def test_the_maps_end_where_the_second_convolution_begins() -> None:
     assert block.stages[2].title == "3×3 max pooling"
 
 
-def test_the_picture_has_a_row_for_the_edge_kernel_and_one_for_each_kernel_that_answers_most(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_feature_maps_figure_has_kernel_rows(drawn: list[Figure], tmp_path: Path) -> None:
+    """The first row is the edge kernel's; the others are those of the strongest learned kernels."""
     model: Any = cnn([1, 8, 8])
     test = images(1)
     data = Given(test, test=test, class_names=NAMES)
@@ -234,7 +234,7 @@ def test_the_picture_has_a_row_for_the_edge_kernel_and_one_for_each_kernel_that_
             assert low == -high == pytest.approx(-float(stage.maps[unit].abs().max()))
 
 
-def test_filters_that_are_not_trained_are_called_fixed(drawn: list[Figure], tmp_path: Path) -> None:
+def test_untrained_kernels_are_labelled_fixed(drawn: list[Figure], tmp_path: Path) -> None:
     settings: Any = {"in_shape": [1, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": FIXED}
     model, data = Airbench([4], 1.0, 0.1, 1.0, **settings), Given(images(1), test=images(1), class_names=NAMES)
     quiet_trainer(tmp_path, callbacks=[FeatureMaps(2)]).test(model, datamodule=data, verbose=False)
@@ -243,7 +243,7 @@ def test_filters_that_are_not_trained_are_called_fixed(drawn: list[Figure], tmp_
 
 
 @pytest.mark.parametrize("callback", [FirstLayer(4, 1), FeatureMaps(4)])
-def test_a_network_on_points_has_none_of_these_pictures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
+def test_point_data_have_no_layer_figures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
     data = Given(samples, test=samples, class_names=NAMES)
     model, trainer = mlp([2], [4]), quiet_trainer(tmp_path, callbacks=[callback])
@@ -252,7 +252,7 @@ def test_a_network_on_points_has_none_of_these_pictures(callback: Any, drawn: li
     assert drawn == []
 
 
-def test_a_network_without_convolution_has_no_feature_maps(drawn: list[Figure], tmp_path: Path) -> None:
+def test_feature_maps_require_convolution(drawn: list[Figure], tmp_path: Path) -> None:
     data = Given(images(1), test=images(1), class_names=NAMES)
     trainer = quiet_trainer(tmp_path, callbacks=[FeatureMaps(4)])
     trainer.test(mlp([1, 8, 8], [4]), datamodule=data, verbose=False)

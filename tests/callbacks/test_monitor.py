@@ -25,7 +25,7 @@ SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")
         ("val/score", None),
     ],
 )
-def test_a_metrics_name_tells_its_mode(name: str, mode: str | None) -> None:
+def test_mode_is_inferred_from_metric_name(name: str, mode: str | None) -> None:
     assert infer_mode(name) == mode
 
 
@@ -39,11 +39,12 @@ def test_a_metrics_name_tells_its_mode(name: str, mode: str | None) -> None:
         ("test_acc", "test", "test/acc"),
     ],
 )
-def test_a_metric_is_spelled_with_its_stage_first(name: str, stage: str, spelled: str) -> None:
+def test_metric_name_starts_with_stage(name: str, stage: str, spelled: str) -> None:
     assert format_metric_name(name, stage) == spelled
 
 
-def test_what_is_asked_for_chooses_the_weights_and_is_what_the_run_returns(tmp_path: Path) -> None:
+def test_monitor_selects_weights_and_return_value(tmp_path: Path) -> None:
+    """The monitored metric selects the weights, and its best value is what the run returns."""
     Returned.values.clear()
     asked = ("monitor=val/loss", "callbacks=early_stopping", "logger=none")
     outcome = train(*asked, Returned.SETTING, *SHORT, cwd=tmp_path)
@@ -52,7 +53,8 @@ def test_what_is_asked_for_chooses_the_weights_and_is_what_the_run_returns(tmp_p
     assert Returned.values == [metrics["best"]] == [min(row["val/loss"] for row in history(outcome.folder))]
 
 
-def test_a_metric_of_training_chooses_each_epoch(tmp_path: Path) -> None:
+def test_training_metric_can_be_monitored(tmp_path: Path) -> None:
+    """It is measured in each epoch, also in those without validation."""
     asked = ("monitor=train/loss", "mode=max", "data.val_size=0", "trainer.check_val_every_n_epoch=5")
     metrics = quick(*asked, *SHORT, cwd=tmp_path).metrics
     assert (metrics["best_epoch"], metrics["best"]) == (1, metrics["train/loss"])  # the worst, as asked
@@ -86,18 +88,20 @@ def test_a_metric_of_training_chooses_each_epoch(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_never_measured_is_refused_before_training(asked: list[str], told: str, tmp_path: Path) -> None:
+def test_unmeasured_monitor_is_refused_before_training(asked: list[str], told: str, tmp_path: Path) -> None:
     assert told in run("src.train", "logger=none", *asked, cwd=tmp_path).error
 
 
-def test_an_early_stopping_of_its_own_finds_its_mode(tmp_path: Path) -> None:
+def test_early_stopping_infers_own_mode(tmp_path: Path) -> None:
+    """With a monitor of its own, early stopping infers the mode from that name."""
     own = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/loss", "logger=none")
     stop = ("callbacks.early_stopping.patience=0", "callbacks.early_stopping.min_delta=100.0")
     outcome = train(*own, *stop, *SHORT, cwd=tmp_path)
     assert (outcome.metrics["monitor"], outcome.metrics["epochs"]) == ("val/acc", 2)  # the loss never falls by 100
 
 
-def test_without_the_test_nothing_is_tested_and_a_sweep_copes(tmp_path: Path) -> None:
+def test_disabled_test_is_skipped(tmp_path: Path) -> None:
+    """With test=false nothing is tested; a sweep still ranks its jobs, and its report says so."""
     sweep = ("-m", "test=false", "monitor=val/loss", "seed=0,1", "name=untested", *SHORT)
     outcome = run("src.train", *BARE, *sweep, "hydra/launcher=vectorized", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
@@ -110,11 +114,12 @@ def test_without_the_test_nothing_is_tested_and_a_sweep_copes(tmp_path: Path) ->
     assert alone["best"] == pytest.approx(found[1]["best"], rel=1e-3)
 
 
-def test_a_job_that_was_before_there_were_these_settings_is_the_same_job() -> None:
+def test_default_monitor_keeps_job_identity() -> None:
+    """A job from before these settings existed has the same identity."""
     before = {"seed": 0, "model.hidden_size": 5}
     assert compute_identity(before) == compute_identity({**before, "monitor": None, "mode": None, "test": True})
     assert compute_identity(before) != compute_identity({**before, "monitor": "val/loss"})
 
 
-def test_long_name_is_told_short(tmp_path: Path) -> None:
+def test_long_name_is_abbreviated_in_error(tmp_path: Path) -> None:
     assert len(run("src.train", f"monitor={5000 * 'a'}", cwd=tmp_path).error) < 400

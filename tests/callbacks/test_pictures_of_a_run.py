@@ -52,9 +52,8 @@ def shown(figure: Figure) -> list[tuple[int, str]]:
     return [(int(np.asarray(image)[0, 0]), title) for image, title in images]
 
 
-def test_the_mistakes_shown_are_the_surest_with_the_class_predicted_and_the_true_one(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_misclassified_shows_most_confident_errors(drawn: list[Figure], tmp_path: Path) -> None:
+    """Each one is shown with the predicted and the true class."""
     # Above 100 the model says emu, the surer the brighter; below it cat, the surer the darker.
     test = pixels([150, 101, 60, 110, 90], [2, 0, 0, 1, 2])
     trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
@@ -65,7 +64,8 @@ def test_the_mistakes_shown_are_the_surest_with_the_class_predicted_and_the_true
     assert shown(figure) == [(110, "dog, predicted emu\n(66.5%)"), (90, "emu, predicted cat\n(66.5%)")]
 
 
-def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
+def test_misclassified_supports_binary_output(drawn: list[Figure], tmp_path: Path) -> None:
+    """With two classes and a single output, too, only errors are shown."""
     test = pixels([150, 60, 120, 80], [1, 0, 0, 1])
     data = Pixels(test, test=test, task="binary", class_names=NAMES[:2])
     quiet_trainer(tmp_path, callbacks=[Misclassified(count=9)]).test(
@@ -75,14 +75,15 @@ def test_of_two_classes_with_one_output_too_only_mistakes_are_shown(drawn: list[
     assert shown(figure) == [(120, "cat, predicted dog\n(88.1%)"), (80, "dog, predicted cat\n(88.1%)")]  # 1 / (1 + e⁻²)
 
 
-def test_without_mistakes_none_are_shown(drawn: list[Figure], tmp_path: Path) -> None:
+def test_misclassified_without_errors_draws_nothing(drawn: list[Figure], tmp_path: Path) -> None:
     test = pixels([150, 60], [2, 0])
     trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
     trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
     assert drawn == []
 
 
-def test_samples_are_training_images_as_they_are_kept_class_by_class(drawn: list[Figure], tmp_path: Path) -> None:
+def test_samples_are_untransformed_training_images(drawn: list[Figure], tmp_path: Path) -> None:
+    """The classes take turns."""
     train = pixels([10, 20, 30, 40, 50], [2, 2, 0, 1, 0])
     trainer = quiet_trainer(tmp_path, callbacks=[SamplesShown(count=4)])
     trainer.fit(by_brightness(), datamodule=Pixels(train, class_names=NAMES))
@@ -90,7 +91,7 @@ def test_samples_are_training_images_as_they_are_kept_class_by_class(drawn: list
     assert shown(figure) == [(30, "cat"), (40, "dog"), (10, "emu"), (50, "cat")]
 
 
-def test_the_confusion_matrix_is_the_test_sets(drawn: list[Figure], tmp_path: Path) -> None:
+def test_confusion_matrix_counts_test_samples(drawn: list[Figure], tmp_path: Path) -> None:
     test = pixels([150, 150, 50, 50, 50], [2, 1, 0, 0, 1])
     trainer = quiet_trainer(tmp_path, callbacks=[ConfusionMatrix()])
     trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
@@ -111,9 +112,8 @@ class Scored(MLP):
 
 
 @pytest.mark.parametrize(("monitor", "kept"), [("val/acc", 3), (None, None)])
-def test_curves_are_the_historys_and_mark_the_epoch_kept(
-    monitor: str | None, kept: int | None, drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_curves_match_history(monitor: str | None, kept: int | None, drawn: list[Figure], tmp_path: Path) -> None:
+    """The selected epoch is marked, if there is a monitor."""
     history = History()
     callbacks = [Curves(), RunCheckpoint(tmp_path / "checkpoints", monitor, "max", history)]
     model = Scored([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
@@ -150,7 +150,7 @@ class OtherMetrics(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_where_neither_loss_nor_accuracy_is_logged_there_are_no_curves(drawn: list[Figure], tmp_path: Path) -> None:
+def test_curves_require_loss_or_accuracy(drawn: list[Figure], tmp_path: Path) -> None:
     history = History()
     callbacks = [Curves(), RunCheckpoint(tmp_path / "checkpoints", None, "max", history)]
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
@@ -161,9 +161,10 @@ def test_where_neither_loss_nor_accuracy_is_logged_there_are_no_curves(drawn: li
 
 
 @pytest.mark.parametrize(("every", "titles"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [1, 3, 5]), (10, [1])])
-def test_decision_regions_are_drawn_every_so_many_epochs(
+def test_decision_regions_are_drawn_periodically(
     every: int, titles: list[int], drawn: list[Figure], tmp_path: Path
 ) -> None:
+    """The figure is drawn every n epochs, and at the end with the selected weights."""
     model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
     data = Given(samples, test=samples, class_names=NAMES)
@@ -175,9 +176,8 @@ def test_decision_regions_are_drawn_every_so_many_epochs(
     assert [figure.axes[0].get_title() for figure in drawn] == ["Decision regions, selected weights"]
 
 
-def test_decision_regions_show_the_training_points_by_class_on_what_the_model_says(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_decision_regions_show_training_points(drawn: list[Figure], tmp_path: Path) -> None:
+    """The training points are drawn by class over the model's predictions."""
     model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
     layer: Any = list(model.net.modules())[-1]
     with torch.no_grad():  # cat left of the others; of those dog above emu
@@ -199,7 +199,7 @@ def test_decision_regions_show_the_training_points_by_class_on_what_the_model_sa
 
 
 @pytest.mark.parametrize("callback", [SamplesShown(count=4), DecisionRegions(1), Misclassified(4)])
-def test_pictures_that_do_not_suit_the_data_are_left_out(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
+def test_unsuitable_figures_are_omitted(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(8, 3), torch.arange(8) % 3)  # neither images nor points of the plane
     model = MLP([], "relu", 0.0, False, in_shape=[3], num_classes=3, task="multiclass", optimizer=FIXED)
     data = Given(samples, test=samples, class_names=NAMES)
@@ -209,9 +209,7 @@ def test_pictures_that_do_not_suit_the_data_are_left_out(callback: Any, drawn: l
     assert drawn == []
 
 
-def test_only_the_first_of_several_processes_draws(
-    drawn: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_main_process_draws(drawn: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "is_main_process", lambda: False)
     trainer: Trainer = quiet_trainer(tmp_path)
     Curves().show(trainer, (2, 2), [{"epoch": 1, "train/loss": 1.0}], None)

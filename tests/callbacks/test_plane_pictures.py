@@ -69,12 +69,12 @@ def drawn_lines(figure: Figure) -> list[Any]:
 # The first layer's lines
 
 
-def test_lines_are_the_first_layers_weights_and_biases() -> None:
+def test_unit_boundaries_match_first_layer() -> None:
     model = Made(nn.Flatten(), linear([[1, 2], [3, -4]], [0.5, -1]), nn.Sigmoid(), linear([[1, 1]], [0]))
     assert find_unit_boundaries(model).tolist() == [[1, 2, 0.5], [3, -4, -1]]
 
 
-def test_a_layer_without_a_bias_has_lines_through_the_origin() -> None:
+def test_boundaries_without_bias_cross_origin() -> None:
     assert find_unit_boundaries(Made(linear([[1, 2]], None))).tolist() == [[1, 2, 0]]
 
 
@@ -97,11 +97,13 @@ class Product(nn.Module):
         [Squares()],
     ],
 )
-def test_there_are_no_lines_where_the_first_layer_does_not_part_the_plane(layers: list[nn.Module]) -> None:
+def test_unit_boundaries_require_linear_first_layer(layers: list[nn.Module]) -> None:
+    """There are no lines unless the first layer divides the input plane itself."""
     assert find_unit_boundaries(Made(*layers)).shape == (0, 3)
 
 
-def test_lines_satisfy_their_equation_and_stay_in_the_picture(drawn: list[Figure], tmp_path: Path) -> None:
+def test_unit_lines_satisfy_their_equations(drawn: list[Figure], tmp_path: Path) -> None:
+    """The axes keep their limits; a unit with zero weights has no line."""
     model = Made(linear([[1, 1], [2, 0], [0, 0]], [-0.5, -1, 3]), nn.Tanh(), linear([[1, 1, 1]], [0]))
     after_test(DecisionRegions(0), model, Given2(), tmp_path)
     found = drawn_lines(drawn[0])
@@ -114,7 +116,8 @@ def test_lines_satisfy_their_equation_and_stay_in_the_picture(drawn: list[Figure
     assert (*axis.get_xlim(), *axis.get_ylim()) == pytest.approx([-0.15, 1.15, -0.15, 1.15])
 
 
-def test_each_line_has_a_colour_of_its_own_that_no_class_has(drawn: list[Figure], tmp_path: Path) -> None:
+def test_unit_lines_have_distinct_colours(drawn: list[Figure], tmp_path: Path) -> None:
+    """None of them is the colour of a class."""
     model = Made(linear([[1.0, n] for n in range(8)], [0.0] * 8), nn.Tanh(), linear([[1.0] * 8], [0]))
     after_test(DecisionRegions(0), model, Given2(), tmp_path)
     colours = {to_hex(line.get_color()).upper() for line in drawn_lines(drawn[0])}
@@ -122,13 +125,13 @@ def test_each_line_has_a_colour_of_its_own_that_no_class_has(drawn: list[Figure]
     assert not colours & set(COLOURS)
 
 
-def test_more_than_eight_units_are_too_many_to_draw(drawn: list[Figure], tmp_path: Path) -> None:
+def test_more_than_eight_units_are_omitted(drawn: list[Figure], tmp_path: Path) -> None:
     model = Made(linear([[1.0, n] for n in range(9)], [0.0] * 9), nn.Tanh(), linear([[1.0] * 9], [0]))
     after_test(DecisionRegions(0), model, Given2(), tmp_path)
     assert drawn_lines(drawn[0]) == []
 
 
-def test_without_a_hidden_layer_the_line_parts_the_regions() -> None:
+def test_single_layer_line_separates_regions() -> None:
     model = Made(linear([[1, -2]], [0.25]))
     ((w1, w2, b),) = find_unit_boundaries(model).tolist()
     xs, ys, classes = predict_grid(model, SQUARE)
@@ -143,7 +146,8 @@ class Bounded(Given2):
         return x1.square()
 
 
-def test_the_true_boundary_is_dashed_where_the_data_have_one(drawn: list[Figure], tmp_path: Path) -> None:
+def test_true_boundary_is_dashed(drawn: list[Figure], tmp_path: Path) -> None:
+    """It is drawn only if the data set defines one."""
     for data in (Bounded(), Given2()):
         after_test(DecisionRegions(0), Made(linear([[1, 1]], [0])), data, tmp_path)
     with_truth, without = [{line.get_label(): line for line in figure.axes[0].lines} for figure in drawn]
@@ -161,7 +165,7 @@ class Nearest(SupervisedModule):
         return CORNERS.targets[nearest].to(x.dtype)[:, None] - 0.5
 
 
-def test_a_model_without_parameters_is_drawn_too(drawn: list[Figure], tmp_path: Path) -> None:
+def test_model_without_parameters_is_drawn(drawn: list[Figure], tmp_path: Path) -> None:
     after_test(DecisionRegions(0), Nearest((2,), 2, "binary"), Given2(), tmp_path)
     plane = np.asarray(drawn[0].axes[0].images[0].get_array())
     assert [plane[0, 0], plane[-1, 0], plane[0, -1], plane[-1, -1]] == [0, 1, 1, 0]
@@ -172,16 +176,15 @@ class Scaled(Given2):
         return (inputs - 0.5) * 10
 
 
-def test_the_plane_shows_inputs_as_they_are_kept_and_the_model_sees_them_transformed(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_plane_shows_untransformed_inputs(drawn: list[Figure], tmp_path: Path) -> None:
+    """The model still gets the transformed inputs."""
     after_test(DecisionRegions(0), Made(linear([[1, 0]], [0])), Scaled(), tmp_path)  # class 1 where x1 > 0.5
     plane = np.asarray(drawn[0].axes[0].images[0].get_array())
     assert plane[:, :100].max() == 0 and plane[:, 100:].min() == 1
     assert drawn_lines(drawn[0]) == []  # the layer's line is not one of these coordinates
 
 
-def test_a_look_leaves_each_part_in_the_mode_it_was_in() -> None:
+def test_eval_mode_restores_each_module() -> None:
     model = Made(linear([[1, 1]], [0]), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)))
     model.net[1].eval()
     modes = [module.training for module in model.modules()]
@@ -199,15 +202,15 @@ def two_hidden(*output: nn.Module, classes: int = 2) -> Made:
     return Made(linear([[1, 1], [1, 1]], [0, -1]), nn.ReLU(), *output, classes=classes)
 
 
-def test_hidden_values_are_those_after_the_activation() -> None:
+def test_hidden_values_follow_activation() -> None:
+    """The hidden values are the outputs of the activation function."""
     found = compute_hidden_values(two_hidden(), SQUARE)
     assert found is not None
     assert found[1].tolist() == [[0, 0], [1, 0], [1, 0], [2, 1]]
 
 
-def test_hidden_space_shows_each_class_on_its_side_of_the_output_units_line(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_hidden_space_line_separates_classes(drawn: list[Figure], tmp_path: Path) -> None:
+    """The line is that of the output unit."""
     after_test(HiddenSpace(0), two_hidden(), Given2(), tmp_path)
     (axis,) = drawn[0].axes
     assert [np.asarray(group.get_offsets()).tolist() for group in axis.collections] == [[[0, 0], [2, 1]], [[1, 0]] * 2]
@@ -216,7 +219,7 @@ def test_hidden_space_shows_each_class_on_its_side_of_the_output_units_line(
         assert z1 - 2 * z2 - 0.5 == pytest.approx(0)
 
 
-def test_the_half_planes_are_those_of_the_line() -> None:
+def test_hidden_regions_match_decision_line() -> None:
     model = two_hidden()
     layer = model.net[-1]
     assert isinstance(layer, nn.Linear)
@@ -226,7 +229,8 @@ def test_the_half_planes_are_those_of_the_line() -> None:
     assert torch.equal(classes, (w1 * xs + w2 * ys[:, None] + b > 0).long())
 
 
-def test_of_several_classes_the_plane_is_coloured_and_has_no_line(drawn: list[Figure], tmp_path: Path) -> None:
+def test_multiclass_hidden_space_has_no_line(drawn: list[Figure], tmp_path: Path) -> None:
+    """The plane is coloured by class instead."""
     model = two_hidden(linear([[-1, 0], [1, -2], [0, 2]], [0.5, 0, -1.5]), classes=3)
     data = Given2(Samples(SQUARE, torch.tensor([0, 1, 1, 2])), ("a", "b", "c"))
     after_test(HiddenSpace(0), model, data, tmp_path)
@@ -245,14 +249,12 @@ def test_of_several_classes_the_plane_is_coloured_and_has_no_line(drawn: list[Fi
         [Squares(), nn.Flatten(), nn.AvgPool1d(2)],  # nothing linear
     ],
 )
-def test_hidden_space_is_left_out_where_there_are_not_two_hidden_units(
-    layers: list[nn.Module], drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_hidden_space_requires_two_units(layers: list[nn.Module], drawn: list[Figure], tmp_path: Path) -> None:
     after_test(HiddenSpace(0), Made(*layers), Given2(), tmp_path)
     assert drawn == []
 
 
-def test_inputs_of_any_shape_have_a_hidden_space(drawn: list[Figure], tmp_path: Path) -> None:
+def test_hidden_space_accepts_any_input_shape(drawn: list[Figure], tmp_path: Path) -> None:
     images = Samples(SQUARE.view(4, 1, 2, 1), CORNERS.targets)
     hidden = linear([[1, 1], [1, 1]], [0, -1])
     model = Made(nn.Flatten(), hidden, nn.ReLU(), linear([[1, -2]], [-0.5]), shape=(1, 2, 1))
@@ -260,7 +262,8 @@ def test_inputs_of_any_shape_have_a_hidden_space(drawn: list[Figure], tmp_path: 
     assert np.asarray(drawn[0].axes[0].collections[1].get_offsets()).tolist() == [[1, 0]] * 2
 
 
-def test_of_many_samples_some_are_shown_always_the_same_and_of_all_classes() -> None:
+def test_subsample_is_fixed_and_balanced() -> None:
+    """Of many samples the same ones are always shown, from all classes; few are shown completely."""
     many = Samples(torch.arange(8000.0), torch.arange(8000) % 4)
     chosen = subsample(many)
     assert chosen.size == 2000 and torch.equal(chosen.inputs, subsample(many).inputs)
@@ -270,9 +273,8 @@ def test_of_many_samples_some_are_shown_always_the_same_and_of_all_classes() -> 
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(0, []), (2, [1, 3])])
-def test_hidden_space_is_drawn_every_so_many_epochs_and_of_the_weights_kept(
-    every: int, epochs: list[int], drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_hidden_space_is_drawn_periodically(every: int, epochs: list[int], drawn: list[Figure], tmp_path: Path) -> None:
+    """The figure is drawn every n epochs, and at the end with the selected weights."""
     model, data, callback = two_hidden(), Given2(), HiddenSpace(every)
     quiet_trainer(tmp_path, max_epochs=3, callbacks=[callback]).fit(model, datamodule=data)
     after_test(callback, model, data, tmp_path)

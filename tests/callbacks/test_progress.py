@@ -20,7 +20,7 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return bool(request.param)
 
 
-def test_the_bar_is_for_terminals_alone(terminal: bool) -> None:
+def test_bar_is_shown_only_on_terminals(terminal: bool) -> None:
     progress = Progress(refresh_rate=1)
     assert progress.shown == terminal
     progress.disable()
@@ -29,7 +29,7 @@ def test_the_bar_is_for_terminals_alone(terminal: bool) -> None:
     assert progress.shown == terminal
 
 
-def test_the_bar_shows_metrics_without_lightnings_version_number(tmp_path: Path) -> None:
+def test_bar_metrics_omit_version_number(tmp_path: Path) -> None:
     progress, recorder = Progress(refresh_rate=1), Recorder()
     trainer = quiet_trainer(
         tmp_path, callbacks=[progress], enable_progress_bar=True, logger=CSVLogger(tmp_path), log_every_n_steps=1
@@ -39,7 +39,7 @@ def test_the_bar_shows_metrics_without_lightnings_version_number(tmp_path: Path)
     assert progress.get_metrics(trainer, recorder) == {"val/acc": 0.5}
 
 
-def test_the_bar_shows_the_loss_of_the_last_look(tmp_path: Path) -> None:
+def test_bar_shows_last_logged_loss(tmp_path: Path) -> None:
     progress = Progress(refresh_rate=1)
     trainer = quiet_trainer(tmp_path, callbacks=[progress], enable_progress_bar=True)
     model = Recorder()
@@ -80,7 +80,8 @@ def test_bar_counts_batches_over_all_epochs(tmp_path: Path, screen: pytest.Captu
     ]
 
 
-def test_bar_ends_at_max_steps_and_is_gone_in_the_end(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+def test_bar_ends_at_max_steps(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    """The bar is cleared at the end."""
     trainer = quiet_trainer(
         tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, max_epochs=-1, max_steps=4
     )
@@ -93,16 +94,18 @@ def test_bar_ends_at_max_steps_and_is_gone_in_the_end(tmp_path: Path, screen: py
 @pytest.mark.parametrize(
     ("parts", "steps", "last"), [(2, 3, ("2/2", "5/5")), (2, 4, ("2/2", "6/6")), (1, 7, ("3/3", "7/7")), (1, 99, None)]
 )
-def test_bar_counts_the_batches_and_epochs_that_the_steps_take(
+def test_bar_total_follows_max_steps(
     parts: int, steps: int, last: tuple[str, str] | None, tmp_path: Path, screen: pytest.CaptureFixture[str]
 ) -> None:
+    """The totals are the batches and epochs that max_steps takes, with accumulated gradients too."""
     settings = {"max_epochs": 4, "max_steps": steps, "accumulate_grad_batches": parts}
     trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, **settings)
     trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))  # three batches
     assert read_bars(screen.readouterr().err)[-1] == (last or ("4/4", "12/12"))
 
 
-def test_time_left_is_that_until_training_has_to_end(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+def test_time_left_respects_timer(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    """The time left is that until the time limit, if it comes first."""
     callbacks = [Slow(refresh_rate=1), Timer(duration={"hours": 1}), Ends()]
     trainer = quiet_trainer(tmp_path, callbacks=callbacks, enable_progress_bar=True, max_epochs=10**9)
     trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
@@ -116,9 +119,11 @@ class Ends(Callback):
 
 
 @pytest.mark.parametrize(("columns", "names"), [(60, []), (80, ["loss"]), (120, ["loss", "val/acc", "val/loss"])])
-def test_bar_shows_the_metrics_that_fit_as_a_whole(
+def test_bar_shows_only_metrics_that_fit(
     columns: int, names: list[str], tmp_path: Path, screen: pytest.CaptureFixture[str]
 ) -> None:
+    """A metric that does not fit completely is left out."""
+
     class Measured(Slow):
         def on_train_start(self, *args: Any) -> None:
             super().on_train_start(*args)
@@ -142,7 +147,7 @@ def test_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Progress(refresh_rate=1).shown
 
 
-def test_bar_counts_the_batches_of_a_chunk(
+def test_bar_counts_batches_in_chunks(
     tmp_path: Path, screen: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = ("model=mlp", "data=xor", "callbacks=default", "logger=none", "trainer.max_epochs=2")
@@ -152,7 +157,9 @@ def test_bar_counts_the_batches_of_a_chunk(
     assert {count.split("/")[1] for _, count in read_bars(outcome.err)} == {"20"}
 
 
-def test_log_lines_and_errors_stand_on_lines_of_their_own(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_do_not_overlap_bar(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
+    """Log lines and errors are on lines of their own."""
+
     class Speaks(Callback):
         def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
             logging.getLogger("speaker").warning("a word")

@@ -10,7 +10,8 @@ from tests.chaos.disk import COMMANDS, Stage
 
 
 @pytest.mark.parametrize("command", COMMANDS[:4:2], ids=lambda command: command.name)
-def test_fault_of_the_disk_is_told_in_one_line_and_nothing_is_lost(command: object, tmp_path: Path) -> None:
+def test_disk_fault_loses_nothing(command: object, tmp_path: Path) -> None:
+    """A disk fault is reported in one line, and no saved result is lost."""
     stage = Stage(command, tmp_path)
     assert stage.operations > 20
     chance = random.Random(0)

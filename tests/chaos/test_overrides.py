@@ -22,7 +22,8 @@ A_PATH = "must be a path of at most 1,000 characters"
 A_SEED = "must be a whole number from 0 to 2³²−1"
 
 
-def test_generated_command_lines_give_the_right_result_or_one_line() -> None:
+def test_generated_command_lines_run_or_are_refused() -> None:
+    """Each generated command line gives the right result or a one-line error."""
     table = run_trials(seed=0, count=120, workers=1)
     assert table.found == []
     assert sum(row.tries for row in table.rows) == 120
@@ -30,7 +31,7 @@ def test_generated_command_lines_give_the_right_result_or_one_line() -> None:
     assert sum(row.right for row in table.rows) > 5
 
 
-def test_the_same_seed_draws_the_same_command_lines() -> None:
+def test_same_seed_draws_same_command_lines() -> None:
     assert list(trials(3, 200)) == list(trials(3, 200)) != list(trials(4, 200))
     assert len({trial.kind for trial in trials(0, 100)}) == 14
 
@@ -110,7 +111,8 @@ def test_the_same_seed_draws_the_same_command_lines() -> None:
         ),
     ],
 )
-def test_a_command_line_is_refused_in_one_line(override: str, line: str | None, tmp_path: Path) -> None:
+def test_invalid_override_is_refused_in_one_line(override: str, line: str | None, tmp_path: Path) -> None:
+    """An invalid command line ends with a one-line error and trains nothing."""
     error = run("src.train", *let_last_count(*BARE, override), cwd=tmp_path).error
     assert line is None or error == f"error: {line}"
     assert error.isprintable() and len(error) < 700
@@ -148,44 +150,47 @@ def test_a_command_line_is_refused_in_one_line(override: str, line: str | None, 
         (("paths.outputs=",), f"paths.outputs= {A_PATH}"),
     ],
 )
-def test_a_sweep_is_refused_in_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
+def test_invalid_sweep_is_refused_in_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
+    """An invalid sweep ends with a one-line error before any job is created."""
     error = run("src.train", "-m", "seed=0,1", *BARE, *arguments, cwd=tmp_path).error
     assert error.startswith(f"error: {line}") and len(error) < 200
     assert not list(tmp_path.rglob("job.json"))
 
 
 @pytest.mark.parametrize("override", ["checkpoint=5", "split=5", "threads=0", "paths.data=", "trainer.precision=5"])
-def test_an_evaluation_is_refused_in_one_line(override: str, tmp_path: Path) -> None:
+def test_invalid_evaluation_is_refused_in_one_line(override: str, tmp_path: Path) -> None:
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     assert override.partition("=")[2] in run("src.eval", f"run={folder}", override, cwd=tmp_path).error
 
 
-def test_a_refusal_is_seen_where_no_log_is(tmp_path: Path) -> None:
+def test_error_is_shown_without_logging(tmp_path: Path) -> None:
+    """An error is printed even if the job's logging is disabled."""
     outcome = run("src.train", *BARE, "hydra/job_logging=disabled", "optimizer.lr=-1", cwd=tmp_path)
     assert outcome.error == "error: optimizer.lr=-1 must be a number above 0, up to 1e38 (whole: 10¹⁸)"
 
 
 @pytest.mark.parametrize(("name", "folder"), [("1e3", "1e3"), ("a'b\\", "a-b-"), ("7", "7"), ("a=b,c", "a-b-c")])
-def test_a_name_is_text_whatever_it_looks_like(name: str, folder: str, tmp_path: Path) -> None:
+def test_name_is_always_text(name: str, folder: str, tmp_path: Path) -> None:
+    """A run's name stays text even if it looks like a number or has special characters."""
     outcome = quick("trainer.max_epochs=1", f"name={name}", cwd=tmp_path)
     assert outcome.folder.name == folder
     assert OmegaConf.load(outcome.folder / ".hydra" / "config.yaml").name == name
 
 
-def test_a_path_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
+def test_path_is_always_text(tmp_path: Path) -> None:
+    """A path stays text even if it looks like a number."""
     assert quick("trainer.max_epochs=1", "name=b", "paths.outputs=5", cwd=tmp_path).code == 0
     assert read_json(tmp_path / "5" / "runs" / "b" / "status.json")["status"] == "finished"
 
 
-def test_a_home_folder_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_expands_to_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert quick("trainer.max_epochs=1", "name=a", "paths.outputs=~/results", cwd=tmp_path).code == 0
     assert (tmp_path / "home" / "results" / "runs" / "a").is_dir()
 
 
-def test_weights_that_memory_cannot_hold_are_refused_before_they_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oversized_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that do not fit into memory are refused before they are created."""
     monkeypatch.setattr(devices, "get_memory_bytes", lambda: 2**30)
     error = run("src.train", *BARE, "model.hidden_size=[20000,20000]", cwd=tmp_path).error
     assert error == (
@@ -195,13 +200,17 @@ def test_weights_that_memory_cannot_hold_are_refused_before_they_are_made(
 
 
 @pytest.mark.parametrize(("threads", "asked"), [("4", 4), ("0", None), ("²", None), ("", None), ("all", None)])
-def test_threads_of_the_environment(threads: str, asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_default_to_environment_variable(
+    threads: str, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of threads comes from OMP_NUM_THREADS unless the setting gives it."""
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     assert devices.resolve_threads(None) == asked
     assert devices.resolve_threads(3) == 3
 
 
-def test_more_threads_of_the_environment_than_a_machine_bears_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excessive_omp_num_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads in OMP_NUM_THREADS than a machine supports are refused."""
     monkeypatch.setenv("OMP_NUM_THREADS", "99999")
     with pytest.raises(InputError, match=r"OMP_NUM_THREADS=99999: at most 1024 threads"):
         devices.resolve_threads(None)
@@ -218,7 +227,8 @@ def misbehave(what: str, folder: Path) -> str:
     return f"{what} {folder.is_dir()}"
 
 
-def test_calls_that_hang_or_crash_are_told_and_cost_themselves_alone() -> None:
+def test_guard_reports_hangs_and_crashes() -> None:
+    """A call that hangs or crashes is reported and does not affect the other calls."""
     results = dict(call_each(misbehave, ["one", "crash", "two", "hang", "three"], workers=2, patience=5.0))
     assert results == {
         "one": "one True",

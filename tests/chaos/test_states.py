@@ -34,7 +34,7 @@ def play(operations: list[Operation]) -> Disk:
     return disk
 
 
-def test_what_is_synced_survives_a_loss_of_power(tmp_path: Path, operations: list[Operation]) -> None:
+def test_synced_data_survive_power_loss(tmp_path: Path, operations: list[Operation]) -> None:
     write_text(tmp_path / "a", "old")
     write_text(tmp_path / "a", "new")
     append_bytes(tmp_path / "b", b"1\n")
@@ -46,7 +46,8 @@ def test_what_is_synced_survives_a_loss_of_power(tmp_path: Path, operations: lis
     assert {dict(state).get(tmp_path / "a") for state in states} == {b"new", None}
 
 
-def test_what_is_not_synced_may_be_lost_in_part_and_in_any_order(tmp_path: Path, operations: list[Operation]) -> None:
+def test_unsynced_data_may_be_lost(tmp_path: Path, operations: list[Operation]) -> None:
+    """Unsynced data may be lost in part and in any order."""
     write_text(tmp_path / "a", "first")
     write_text(tmp_path / "b", "second")
     unsynced = [each for each in operations if not each.kind.startswith("sync")]
@@ -57,9 +58,8 @@ def test_what_is_not_synced_may_be_lost_in_part_and_in_any_order(tmp_path: Path,
 
 
 @pytest.mark.parametrize("arguments", [("trainer.max_epochs=3",), ("trainer.max_steps=15",)], ids=["epochs", "steps"])
-def test_next_start_of_a_run_plans_right_from_every_crash(
-    arguments: tuple[str, ...], tmp_path: Path, operations: list[Operation]
-) -> None:
+def test_run_resumes_from_every_crash(arguments: tuple[str, ...], tmp_path: Path, operations: list[Operation]) -> None:
+    """After a crash at any point the next start of a run plans the right steps."""
     outcome = train(*BARE, *arguments, cwd=tmp_path)
     recording = [Recorded(0, each) for each in operations]
     found = explore(recording, tmp_path / "outputs", plan_run(outcome.folder), seed=0, count=300)
@@ -69,7 +69,8 @@ def test_next_start_of_a_run_plans_right_from_every_crash(
     assert explore(hasty, tmp_path / "outputs", plan_run(outcome.folder), seed=0, count=100).wrong
 
 
-def test_next_start_of_a_sweep_plans_right_from_every_crash(tmp_path: Path) -> None:
+def test_sweep_resumes_from_every_crash(tmp_path: Path) -> None:
+    """After a crash at any point the next start of a sweep plans the right jobs."""
     recording = record_command(list(SCENARIOS["sweep, local"].arguments), tmp_path)
     planner = plan_sweep(tmp_path / "outputs" / "sweeps" / "x")
     found = explore(recording, tmp_path / "outputs", planner, seed=0, count=200)
@@ -77,7 +78,7 @@ def test_next_start_of_a_sweep_plans_right_from_every_crash(tmp_path: Path) -> N
     assert len(found.states) > 100
 
 
-def test_crash_is_the_same_for_the_same_seed(tmp_path: Path, operations: list[Operation]) -> None:
+def test_same_seed_draws_same_crash(tmp_path: Path, operations: list[Operation]) -> None:
     for number in range(5):
         write_text(tmp_path / str(number), "text")
     recording = [Recorded(number % 2, each) for number, each in enumerate(operations)]

@@ -95,7 +95,7 @@ def told(error: str, *words: str) -> None:
         ("resume=outputs/runs/none", ["resume=outputs/runs/none", "no run there"]),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_line(setting: str, words: list[str], tmp_path: Path) -> None:
+def test_invalid_setting_is_refused_in_one_line(setting: str, words: list[str], tmp_path: Path) -> None:
     outcome = run("src.train", setting, cwd=tmp_path)
     told(outcome.error, *words)
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -131,7 +131,7 @@ def test_a_wrong_setting_is_told_in_one_line(setting: str, words: list[str], tmp
         ("src.runs", "--sort foo", ["--sort", "'foo'", "python -m src.runs --help"]),
     ],
 )
-def test_arguments_that_are_no_settings_are_told_in_one_line(
+def test_invalid_arguments_are_refused_in_one_line(
     module: str, arguments: str, words: list[str], tmp_path: Path
 ) -> None:
     outcome = run(module, *arguments.split(), cwd=tmp_path)
@@ -139,23 +139,24 @@ def test_arguments_that_are_no_settings_are_told_in_one_line(
     assert outcome.text == f"{outcome.error}\n"
 
 
-def test_a_sum_over_more_than_a_batch_is_refused(tmp_path: Path) -> None:
+def test_sum_loss_refuses_accumulated_batches(tmp_path: Path) -> None:
     error = run("src.train", "model.reduction=sum", "trainer.accumulate_grad_batches=2", cwd=tmp_path).error
     told(error, "model.reduction=sum", "model.reduction=mean")
 
 
 @pytest.mark.parametrize("setting", ["seed=abc", "recipe.max_epochs=0", "recipe.adam.lr=-1"])
-def test_wrong_value_that_other_settings_take_over_is_told_once(setting: str, tmp_path: Path) -> None:
+def test_interpolated_invalid_value_is_reported_once(setting: str, tmp_path: Path) -> None:
+    """A value that other settings refer to is named only where it was set."""
     error = run("src.train", *BARE, setting, cwd=tmp_path).error
     assert error.startswith(f"error: {setting} must be ") and ";" not in error
 
 
-def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+def test_several_invalid_settings_are_reported_together(tmp_path: Path) -> None:
     error = run("src.train", "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0", cwd=tmp_path).error
     told(error, "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0")
 
 
-def test_a_class_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+def test_missing_class_is_refused_in_one_line(tmp_path: Path) -> None:
     outcome = run("src.train", "model._target_=no_such_package.Model", cwd=tmp_path)
     told(outcome.error, "no_such_package.Model")
     assert not (tmp_path / "outputs").exists()
@@ -165,7 +166,7 @@ def test_a_class_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10"])
-def test_a_data_folder_that_cannot_be_written_is_told(data: str, tmp_path: Path) -> None:
+def test_unwritable_data_folder_is_refused(data: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run("src.train", f"data={data}", "paths.data=file/data", cwd=tmp_path).error
     told(error, "file/data", "cannot be written", "paths.data=", "DATA_DIR")
@@ -200,7 +201,7 @@ def test_without_network_the_missing_files_are_named(
         ("cifar10", "cifar-10-batches-py/test_batch"),
     ],
 )
-def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_path: Path) -> None:
+def test_truncated_data_file_is_named(data: str, file: str, data_dir: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(data_dir, tmp_path / "data"))
     content = (root / file).read_bytes()
     (root / file).write_bytes(content[: len(content) // 2])
@@ -217,7 +218,7 @@ def test_a_truncated_file_is_named(data: str, file: str, data_dir: Path, tmp_pat
         ("data.val_size=40 data.train_size=199", ["data.train_size=199", "160"]),
     ],
 )
-def test_more_samples_than_there_are_is_told(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
+def test_too_many_samples_are_refused(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
     settings = ["data=mnist", *own_images(data_dir), *setting.split()]
     told(run("src.train", *settings, cwd=tmp_path).error, *words)
 
@@ -235,7 +236,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return quick("trainer.max_epochs=2", "name=trained", cwd=tmp_path_factory.mktemp("trained"))
 
 
-def test_a_truncated_checkpoint_is_told(trained: Outcome, tmp_path: Path) -> None:
+def test_truncated_checkpoint_is_refused(trained: Outcome, tmp_path: Path) -> None:
     content = (trained.folder / "checkpoints" / "best.ckpt").read_bytes()
     (tmp_path / "half.ckpt").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.ckpt").touch()
@@ -243,7 +244,7 @@ def test_a_truncated_checkpoint_is_told(trained: Outcome, tmp_path: Path) -> Non
         told(run("src.train", f"ckpt_path={name}", cwd=tmp_path).error, name, "truncated")
 
 
-def test_a_truncated_checkpoint_of_a_resumed_run_is_told(trained: Outcome, tmp_path: Path) -> None:
+def test_resume_refuses_truncated_checkpoint(trained: Outcome, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(trained.folder, tmp_path / "outputs" / "runs" / "half"))
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
@@ -252,7 +253,7 @@ def test_a_truncated_checkpoint_of_a_resumed_run_is_told(trained: Outcome, tmp_p
     assert last.stat().st_size == 1000
 
 
-def test_a_checkpoint_of_another_shape_is_told(trained: Outcome, tmp_path: Path) -> None:
+def test_checkpoint_of_other_shape_is_refused(trained: Outcome, tmp_path: Path) -> None:
     path = trained.folder / "checkpoints" / "best.ckpt"
     error = run("src.train", f"ckpt_path={path}", "model.hidden_size=50", cwd=tmp_path).error
     told(error, str(path), "does not fit", "net.layers.0.0.weight", "(100, 2)", "(50, 2)")
@@ -263,7 +264,8 @@ def test_a_checkpoint_of_another_shape_is_told(trained: Outcome, tmp_path: Path)
 # Folders
 
 
-def test_a_name_that_is_taken_is_refused_and_the_earlier_run_stays_as_it_is(trained: Outcome, tmp_path: Path) -> None:
+def test_existing_run_name_is_refused(trained: Outcome, tmp_path: Path) -> None:
+    """The earlier run is unchanged."""
     cwd = trained.folder.parents[2]
     before = {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
     error = run("src.train", "name=trained", *BARE, "seed=1", cwd=cwd).error
@@ -272,7 +274,7 @@ def test_a_name_that_is_taken_is_refused_and_the_earlier_run_stays_as_it_is(trai
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)])
-def test_outputs_that_cannot_be_written_are_told(mode: tuple[str, ...], tmp_path: Path) -> None:
+def test_unwritable_outputs_folder_is_refused(mode: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run("src.train", *mode, "paths.outputs=file/outputs", cwd=tmp_path).error
     told(error, "file/outputs", "cannot be created", "paths.outputs=")
@@ -290,7 +292,8 @@ class Flawed(MLP):
 """
 
 
-def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_path: Path) -> None:
+def test_nan_loss_ends_run(tmp_path: Path) -> None:
+    """The epochs before are kept, and the run has failed with the reason diverged."""
     (tmp_path / "flawed.py").write_text(FLAWED)
     settings = [*BARE, "model._target_=flawed.Flawed", "trainer.max_epochs=5"]
     outcome = run("src.train", *settings, cwd=tmp_path)
@@ -307,14 +310,15 @@ def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_epochs_before(tmp_pa
     assert all(value.isfinite().all() for value in weights(outcome.folder, "best").values())
 
 
-def test_a_rate_that_is_far_too_high_is_told(tmp_path: Path) -> None:
+def test_excessive_learning_rate_is_reported(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
     told(outcome.error, "the loss became", "epoch 1", "optimizer.lr", "; no epoch is kept yet")
     assert not list(outcome.folder.rglob("*.ckpt"))
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 
 
-def test_a_fault_of_ones_own_class_is_not_hidden(tmp_path: Path) -> None:
+def test_user_class_error_keeps_traceback(tmp_path: Path) -> None:
+    """An error in the user's own class is raised as it is, and the log has its traceback."""
     (tmp_path / "faulty.py").write_text(FLAWED.replace('float("nan") if bad', "1 / 0 if bad"))
     with pytest.raises(ZeroDivisionError):
         run("src.train", *BARE, "model._target_=faulty.Flawed", "name=faulty", "trainer.max_epochs=5", cwd=tmp_path)

@@ -19,7 +19,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quick(*SETTINGS, cwd=tmp_path_factory.mktemp("straight")).folder
 
 
-def test_what_a_killed_start_left_is_taken_over(straight: Path, tmp_path: Path) -> None:
+def test_folder_of_killed_start_is_reused(straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "runs" / "mine"
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "hydra.yaml").write_text("hydra: {}\n")
@@ -33,7 +33,8 @@ def test_what_a_killed_start_left_is_taken_over(straight: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoints/best.ckpt"])
-def test_a_folder_with_something_else_in_it_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused(name: str, tmp_path: Path) -> None:
+    """The folder is unchanged."""
     path = tmp_path / "outputs" / "runs" / "mine" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
@@ -45,7 +46,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "told"), [(".", "mine already exists"), (".hydra", "mine/.hydra is a link that leads out of")]
 )
-def test_a_link_to_another_folder_is_not_followed(name: str, told: str, tmp_path: Path) -> None:
+def test_link_to_other_folder_is_refused(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "outputs" / "runs" / "mine" / name
     link.parent.mkdir(parents=True)
@@ -54,9 +55,7 @@ def test_a_link_to_another_folder_is_not_followed(name: str, told: str, tmp_path
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
-def test_of_two_starts_at_the_same_moment_one_wins(
-    straight: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_only_one_concurrent_start_succeeds(straight: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The second one begins when the first one has looked at the folder and is about to make it."""
     inner: list[Outcome] = []
 
@@ -93,9 +92,10 @@ def start_and_kill(after: KillAfter, monkeypatch: pytest.MonkeyPatch, cwd: Path)
 
 
 @pytest.mark.parametrize("name", ["mine", ".hydra"])
-def test_a_start_killed_before_it_has_the_folder_is_made_again(
+def test_start_killed_before_claim_is_repeated(
     name: str, straight: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """If a start is killed before it has claimed its folder, the next one takes the folder."""
     folder = start_and_kill(KillAfter(name), monkeypatch, tmp_path)
     quick(*SETTINGS, cwd=tmp_path)
     assert_the_same_run(folder, straight)
@@ -105,9 +105,10 @@ def test_a_start_killed_before_it_has_the_folder_is_made_again(
     ("name", "times"),
     [("config.yaml", 1), ("status.json", 1), ("best.ckpt", 1), ("last.ckpt", 2), ("metrics.json", 2)],
 )
-def test_a_start_killed_once_it_has_the_folder_is_gone_on_with(
+def test_start_killed_after_claim_is_resumed(
     name: str, times: int, straight: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """If a start is killed once it has claimed its folder, the run can only be resumed."""
     folder = start_and_kill(KillAfter(name, times), monkeypatch, tmp_path)
     assert "resume=outputs/runs/mine" in run("src.train", *SETTINGS, cwd=tmp_path).error
     train("resume=outputs/runs/mine", cwd=tmp_path)

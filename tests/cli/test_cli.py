@@ -22,7 +22,8 @@ finally:
 """
 
 
-def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
+def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
+    """There are seven examples."""
     text = run("src.train", "--help", cwd=tmp_path).out
     groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
     assert {"model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug"} <= groups
@@ -34,7 +35,8 @@ def test_help_shows_groups_settings_and_seven_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_help_may_be_read_in_part(tmp_path: Path) -> None:
+def test_help_survives_closed_pipe(tmp_path: Path) -> None:
+    """A reader may close the pipe early: no message, and the exit status of SIGPIPE."""
     command = [sys.executable, "-m", "src.train", "--help"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None and started.stderr is not None
@@ -42,7 +44,7 @@ def test_help_may_be_read_in_part(tmp_path: Path) -> None:
         assert (started.stderr.read(), started.wait()) == ("", 141)
 
 
-def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
+def test_help_shows_values_and_comments(tmp_path: Path) -> None:
     text = run("src.train", "--help", "model=cnn", "data=mnist", "optimizer.lr=0.5", cwd=tmp_path).out
     lines = [" ".join(line.split()) for line in text.split("Settings, as")[1].splitlines()]
     assert "${" not in text and "$$" not in text
@@ -64,7 +66,7 @@ def test_help_shows_values_and_what_settings_are_for(tmp_path: Path) -> None:
     assert "run: ??? # the run's folder" in [" ".join(line.split()) for line in evaluation.splitlines()]
 
 
-def test_every_setting_has_a_comment_that_says_what_it_is_for() -> None:
+def test_every_setting_has_a_comment() -> None:
     line = re.compile(r" *(?!_target_|defaults)\w+: [^#\n]*[^#\s{}]( # .*)?")
     apart = {"experiment", "sweep", "debug"}  # they give values to settings that are described elsewhere
     files = [path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in apart]
@@ -93,13 +95,13 @@ def test_every_setting_has_a_comment_that_says_what_it_is_for() -> None:
         ("some/script.py model=c", []),
     ],
 )
-def test_bash_completes_what_follows_the_module(line: str, offered: list[str]) -> None:
+def test_bash_completion_follows_module(line: str, offered: list[str]) -> None:
     script = f'source src/completion.bash; COMP_LINE="{sys.executable} {line}"; _thunderhead; echo "${{COMPREPLY[@]}}"'
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == offered and not done.stderr
 
 
-def test_the_examples_of_the_help_compose(tmp_path: Path) -> None:
+def test_help_examples_compose(tmp_path: Path) -> None:
     text = run("src.train", "--help", cwd=tmp_path).out.split("Examples")[1].split("Settings, as")[0]
     examples = [
         line.split("src.train", 1)[1].replace("'", "").split() for line in text.splitlines() if "src.train" in line
@@ -111,7 +113,8 @@ def test_the_examples_of_the_help_compose(tmp_path: Path) -> None:
             assert (outcome.code, outcome.err) == (0, "")
 
 
-def test_cfg_job_shows_the_settings_without_a_run(tmp_path: Path) -> None:
+def test_cfg_job_prints_settings_only(tmp_path: Path) -> None:
+    """The settings are printed and no run is started."""
     outcome = run("src.train", "model=mlp", "optimizer=sgd", "--cfg", "job", cwd=tmp_path)
     assert outcome.code == 0
     assert "_target_: src.models.mlp.MLP" in outcome.out
@@ -122,7 +125,8 @@ def test_cfg_job_shows_the_settings_without_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status"), [(("--help",), 0), (("--cfg", "job"), 0), (("model=nope",), 1), (("resume=nope",), 1)]
 )
-def test_nothing_heavy_is_imported_without_a_run(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:
+def test_heavy_packages_are_imported_lazily(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    """Without a run, torch and the other heavy packages are not imported."""
     script = tmp_path / "imported.py"
     script.write_text(IMPORTED)
     outcome = process("imported", *arguments, cwd=tmp_path)
@@ -130,14 +134,14 @@ def test_nothing_heavy_is_imported_without_a_run(arguments: tuple[str, ...], sta
     assert outcome.code == status
 
 
-def test_a_full_traceback_is_to_be_had(tmp_path: Path) -> None:
+def test_full_traceback_is_available(tmp_path: Path) -> None:
     outcome = process("src.train", "optimizer.lrr=1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert outcome.code == 1
     assert "Traceback" in outcome.err
     assert "lrr" in outcome.err
 
 
-def test_the_log_of_a_failed_run_has_the_traceback(tmp_path: Path) -> None:
+def test_log_of_failed_run_has_traceback(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "optimizer.lr=1e30", "name=failed", cwd=tmp_path)
     assert "lower optimizer.lr" in outcome.error
     assert "Traceback" in (outcome.folder / "train.log").read_text()
@@ -150,7 +154,7 @@ def sweep(*arguments: str, cwd: Path) -> Outcome:
     return run("src.train", "-m", *BARE, "trainer.max_epochs=1", *arguments, cwd=cwd)
 
 
-def test_hydras_flags_may_stand_anywhere(tmp_path: Path) -> None:
+def test_hydra_flags_may_appear_anywhere(tmp_path: Path) -> None:
     (tmp_path / "mine" / "data").mkdir(parents=True)
     (tmp_path / "mine" / "data" / "noisy.yaml").write_text("defaults: [xor]\nnoise: 0.375\n")
     for flags in (["--config-dir=mine"], ["--config-dir", "mine"], ["-cd", "mine"]):
@@ -159,7 +163,7 @@ def test_hydras_flags_may_stand_anywhere(tmp_path: Path) -> None:
         assert all(line in outcome.out for line in ("noise: 0.375", "dropout: 0.125", "seed: 3"))
 
 
-def test_a_sweep_names_its_folders_by_what_varies(tmp_path: Path) -> None:
+def test_job_folders_are_named_by_axes(tmp_path: Path) -> None:
     outcome = sweep("optimizer.lr=1e-2,1e-3", "model.hidden_size=[4,4],3", "model.dropout=0.1", cwd=tmp_path)
     assert outcome.code == 0
     names = [folder.name for folder in outcome.folders]
@@ -175,7 +179,7 @@ def test_a_sweep_names_its_folders_by_what_varies(tmp_path: Path) -> None:
     assert [read_json(folder / "status.json")["status"] for folder in outcome.folders] == ["finished"] * 4
 
 
-def test_a_sweep_over_choices_is_named_by_them(tmp_path: Path) -> None:
+def test_job_folders_are_named_by_choices(tmp_path: Path) -> None:
     outcome = sweep("optimizer=adam,sgd", "seed=range(2)", "name=both", cwd=tmp_path)
     assert [folder.name for folder in outcome.folders] == [
         "0_optimizer-adam_seed-0",
@@ -188,7 +192,8 @@ def test_a_sweep_over_choices_is_named_by_them(tmp_path: Path) -> None:
     assert len(set(losses)) == 4
 
 
-def test_a_sweep_preset_runs_all_its_jobs_without_m_in_folders_named_by_what_it_sweeps(tmp_path: Path) -> None:
+def test_sweep_preset_runs_without_m_flag(tmp_path: Path) -> None:
+    """All its jobs run, in folders named by its axes."""
     run("src.train", *BARE, "sweep=pulse", "seed=3", "trainer.max_epochs=1", "data.train_size=20", cwd=tmp_path)
     jobs = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/metrics.json"))
     assert [job.name for job in jobs] == ["0_hidden_size-1", "1_hidden_size-2"]  # seed has but one value
@@ -197,7 +202,7 @@ def test_a_sweep_preset_runs_all_its_jobs_without_m_in_folders_named_by_what_it_
     assert [read_json(job / "metrics.json")["parameters"] for job in jobs] == [1 + 1 + 1 + 1, 2 + 2 + 2 + 1]
 
 
-def test_a_job_of_a_sweep_is_the_same_as_the_run_alone(tmp_path: Path) -> None:
+def test_job_matches_separate_run(tmp_path: Path) -> None:
     jobs = sweep("seed=5,6", "model.dropout=0.2", "name=jobs", cwd=tmp_path).folders
     alone = quick("seed=6", "model.dropout=0.2", "trainer.max_epochs=1", cwd=tmp_path)
     names = ("train/loss", "val/loss", "test/loss")
@@ -205,7 +210,7 @@ def test_a_job_of_a_sweep_is_the_same_as_the_run_alone(tmp_path: Path) -> None:
     assert [job[name] for name in names] == [alone.metrics[name] for name in names]
 
 
-def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_invalid_job_does_not_stop_others(tmp_path: Path) -> None:
     outcome = sweep("optimizer.lr=1e-2,-1,1e-3", "name=bad", cwd=tmp_path)
     assert outcome.code == 1
     assert "Traceback" not in outcome.text
@@ -223,7 +228,8 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
         (("trainer.devices=[0,1]",), "trainer.devices=[0, 1]: device numbers are for GPUs"),
     ],
 )
-def test_several_processes_are_refused_in_a_sweep(settings: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_sweep_refuses_several_devices(settings: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """The jobs of a sweep are not trained by several processes or on several devices."""
     outcome = sweep(*settings, "trainer.accelerator=cpu", "seed=1,2", cwd=tmp_path)
     assert outcome.code == 1
     assert "Traceback" not in outcome.text
@@ -232,7 +238,8 @@ def test_several_processes_are_refused_in_a_sweep(settings: tuple[str, ...], tol
     assert all(f"(error): {told}" in line for line in failed)
 
 
-def test_a_sweeps_name_is_taken_once_by_a_launcher_that_cannot_go_on(tmp_path: Path) -> None:
+def test_basic_launcher_refuses_existing_sweep_name(tmp_path: Path) -> None:
+    """Hydra's basic launcher cannot resume a sweep, so its name cannot be used again."""
     sweep("seed=1", "name=once", cwd=tmp_path)
     error = sweep("seed=2", "name=once", "hydra/launcher=basic", cwd=tmp_path).error
     assert "outputs/sweeps/once already exists" in error
@@ -240,12 +247,12 @@ def test_a_sweeps_name_is_taken_once_by_a_launcher_that_cannot_go_on(tmp_path: P
     assert "resume=" not in error  # a sweep cannot be gone on with as one
 
 
-def test_sweep_presets_are_taken_one_at_a_time(tmp_path: Path) -> None:
+def test_several_sweep_presets_are_refused(tmp_path: Path) -> None:
     assert "sweep=… is one preset: give it one value" in sweep("sweep=pulse,cubic", cwd=tmp_path).error
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_resumed_run_is_no_sweep(tmp_path: Path) -> None:
+def test_resume_is_refused_in_sweep(tmp_path: Path) -> None:
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     outcome = run("src.train", "-m", f"resume={folder}", "seed=1,2", cwd=tmp_path)

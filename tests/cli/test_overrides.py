@@ -45,12 +45,14 @@ def read_log(folder: Path) -> str:
         ("optimizer.lr=1,2", "optimizer.lr=1,2"),
     ],
 )
-def test_a_path_or_a_name_is_text_in_a_sweep_too(typed: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_paths_are_quoted_as_text(typed: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sweep, too, a name or path with special characters is text."""
     monkeypatch.setenv("HOME", "/home/me")
     assert prepare_arguments([typed, "-m"]) == ["-m", read]
 
 
-def test_the_path_of_something_that_is_there_is_one_in_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_path_is_not_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sweep, a path with a comma is one value if it exists."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
     assert prepare_arguments(["-m", "paths.data=a,b"]) == ["-m", "paths.data='a,b'"]
@@ -69,18 +71,20 @@ def test_the_path_of_something_that_is_there_is_one_in_a_sweep(tmp_path: Path, m
         ("a/b:c", "a-b-c"),
     ],
 )
-def test_a_folders_name_keeps_letters_of_all_scripts_and_signs_of_numbers(text: str, part: str) -> None:
+def test_slug_keeps_letters_of_all_scripts(text: str, part: str) -> None:
+    """The signs of numbers are kept, too."""
     assert to_slug(text) == part
 
 
-def test_a_long_name_is_measured_in_bytes_and_a_jobs_name_cut_between_letters(tmp_path: Path) -> None:
+def test_long_names_are_limited_in_bytes(tmp_path: Path) -> None:
+    """A long name is refused; the name of a job's folder is cut between two letters."""
     told = "it names a folder, so give it at most 200 bytes (a letter takes up to four)"
     assert told in run("src.train", *QUICK, f"name={'験' * 70}", cwd=tmp_path).error
     assert not (tmp_path / "outputs").exists()
     assert cut_to_bytes("験" * 3, 8) == "験験"
 
 
-def test_the_users_folder_is_expanded_wherever_a_path_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_folder_is_expanded_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     (home / "conf" / "experiment").mkdir(parents=True)
     (home / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\npaths: {outputs: ~/of preset}\n")
@@ -98,7 +102,7 @@ def test_the_users_folder_is_expanded_wherever_a_path_stands(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("value", "folder"), [("", None), ("~/sets", "/home/me/sets")])
-def test_the_data_folder_of_the_environment(value: str, folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_dir_variable_is_resolved(value: str, folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DATA_DIR", value)
     resolve_data_dir()
@@ -119,7 +123,7 @@ def test_the_data_folder_of_the_environment(value: str, folder: str | None, monk
         (["model={dropout:0},{dropout:0.1}", "model={dropout:0.2},{dropout:0.3}"], "model.dropout"),
     ],
 )
-def test_a_setting_given_twice_is_refused(arguments: list[str], name: str) -> None:
+def test_setting_given_twice_is_refused(arguments: list[str], name: str) -> None:
     with pytest.raises(InputError, match=f"^{name} is given twice, .*: give it once$"):
         prepare_arguments(arguments)
 
@@ -138,39 +142,43 @@ def test_a_setting_given_twice_is_refused(arguments: list[str], name: str) -> No
         ("hydra/launcher=[5]", "hydra/launcher=[5]"),
     ],
 )
-def test_a_choice_that_is_no_name_is_refused(argument: str, shown: str) -> None:
+def test_choice_must_be_a_name(argument: str, shown: str) -> None:
     with pytest.raises(InputError) as refused:
         prepare_arguments(["-m", argument])
     assert str(refused.value).startswith(f"{shown}: there is no such choice; {shown.partition('=')[0]} is one of ")
 
 
-def test_of_a_dictionarys_settings_the_one_that_there_is_not_is_told(tmp_path: Path) -> None:
+def test_unknown_setting_in_dictionary_is_named(tmp_path: Path) -> None:
     assert "there is no setting data.batch_sizes, did you mean data.batch_size?" in run(
         "src.train", "data={batch_sizes:1}", cwd=tmp_path
     ).error.replace("error: ", "")
 
 
-def test_choices_are_names_lists_of_them_quoted_or_matching_a_pattern() -> None:
+def test_valid_choices_are_accepted() -> None:
+    """Choices may be names, quoted names, lists of names and patterns."""
     arguments = ["-m", "data=xor,'gate'", "logger=[tensorboard,csv],none", "model=glob(m*)", "~experiment"]
     assert prepare_arguments(arguments) == arguments
 
 
-def test_arguments_are_told_short() -> None:
+def test_long_arguments_are_abbreviated_in_errors() -> None:
     with pytest.raises(InputError) as refused:
         prepare_arguments([f"paths.data={6000 * 'a'}", "paths.data=b"])
     assert len(str(refused.value)) < 300
 
 
-def test_choice_of_hydras_that_is_no_files_name_is_told_short(tmp_path: Path) -> None:
+def test_long_hydra_choice_is_abbreviated_in_error(tmp_path: Path) -> None:
+    """The choice is too long for the name of a file."""
     assert len(run("src.train", f"hydra/job_logging={5000 * 'a'}", cwd=tmp_path).error) < 1300
 
 
-def test_what_takes_nothing_from_another_may_be_given_beside_it() -> None:
+def test_compatible_overrides_may_be_combined() -> None:
+    """The same override may occur twice, and dictionaries may give different settings of a group."""
     for arguments in (["seed=1", "seed=1"], ["model=mlp", "model={dropout:0.1}", "model={hidden_size:3}"]):
         assert prepare_arguments(arguments) == arguments
 
 
-def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(tmp_path: Path) -> None:
+def test_dictionary_axes_of_group_are_combined(tmp_path: Path) -> None:
+    """Two axes of two dictionaries for one group are four jobs."""
     axes = ("model={dropout:0},{dropout:0.5}", "model={hidden_size:3},{hidden_size:4}", "optimizer=sgd")
     assert sweep(*axes, "optimizer={lr:0.25}", "name=four", cwd=tmp_path).code == 0
     settings = [read_json(path)["settings"] for path in sorted(tmp_path.glob("outputs/sweeps/four/*/job.json"))]
@@ -203,12 +211,13 @@ def test_two_axes_of_dictionaries_for_one_group_are_four_jobs_beside_its_choice(
         ("+callbacks.x._target_=lightning.pytorch.callbacks.RichProgressBar",),
     ],
 )
-def test_a_refused_command_leaves_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_refused_command_creates_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert run("src.train", *QUICK, *arguments, cwd=tmp_path).error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_was_there_stays_and_can_be_taken_after_a_refused_start(tmp_path: Path) -> None:
+def test_existing_folder_survives_refused_start(tmp_path: Path) -> None:
+    """A later start can claim the folder."""
     assert run("src.train", *QUICK, "hydra.run.dir=.", "optimizer.lr=-1", cwd=tmp_path).error
     assert list(tmp_path.iterdir()) == []
     assert run("src.train", *QUICK, "hydra.run.dir=.", cwd=tmp_path).code == 0
@@ -217,7 +226,7 @@ def test_a_folder_that_was_there_stays_and_can_be_taken_after_a_refused_start(tm
     assert read_json(tmp_path / "metrics.json")["epochs"] == 1
 
 
-def test_a_sweep_of_which_some_jobs_are_refused_runs_the_others(tmp_path: Path) -> None:
+def test_refused_job_does_not_stop_others(tmp_path: Path) -> None:
     assert sweep("optimizer.lr=-1,1", "name=some", cwd=tmp_path).code == 1
     assert jobs(tmp_path) == ["1_lr-1"]
 
@@ -247,12 +256,13 @@ def test_a_sweep_of_which_some_jobs_are_refused_runs_the_others(tmp_path: Path) 
         (("sweep=[xor,pulse]",), "sweep=… is one preset: give it one value"),
     ],
 )
-def test_what_hydra_would_ignore_is_refused(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_ignored_hydra_settings_are_refused(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """Settings that Hydra would ignore or that would break a run or a sweep are refused."""
     assert told in run("src.train", *arguments, cwd=tmp_path).error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_jobs_folders_are_named_as_hydra_is_told(tmp_path: Path) -> None:
+def test_job_folders_follow_hydra_settings(tmp_path: Path) -> None:
     own = ("hydra.sweep.subdir='${hydra.job.num}_lr=${optimizer.lr}'", "hydra.sweep.dir=a/b", "optimizer.lr=0.1,-1")
     outcome = sweep(*own, cwd=tmp_path)
     assert outcome.error.endswith("hydra.sweep.dir=a/b") and "name=" not in outcome.error
@@ -260,13 +270,14 @@ def test_jobs_folders_are_named_as_hydra_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logging", ["disabled", "none", "stdout", "default"])
-def test_hydras_own_ways_to_log_work_in_a_sweep(logging: str, tmp_path: Path) -> None:
+def test_hydra_job_logging_works_in_sweep(logging: str, tmp_path: Path) -> None:
     assert sweep(f"hydra/job_logging={logging}", "seed=1", "name=logged", cwd=tmp_path).code == 0
     told = "best epoch 1" in read_log(tmp_path / "outputs/sweeps/logged/0")
     assert told == (logging in ("stdout", "default"))
 
 
-def test_relative_paths_mean_the_same_in_a_run_that_works_in_its_folder(tmp_path: Path) -> None:
+def test_relative_paths_ignore_chdir(tmp_path: Path) -> None:
+    """With hydra.job.chdir=true, relative paths still start from the folder of the command."""
     there = ("hydra.job.chdir=true", "name=there")
     folder = quick(*there, "trainer.max_epochs=1", cwd=tmp_path).folder
     best = "ckpt_path=outputs/runs/there/checkpoints/best.ckpt"

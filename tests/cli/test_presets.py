@@ -38,28 +38,32 @@ def optimizer_of(folder: Path) -> dict[str, object]:
     return dict(settings["optimizer"])
 
 
-def test_a_preset_has_its_way_with_its_own_optimizer(mine: str, tmp_path: Path) -> None:
+def test_preset_sets_its_own_optimizer(mine: str, tmp_path: Path) -> None:
     made = optimizer_of(quick(mine, "experiment=fast", cwd=tmp_path).folder)
     assert (made["lr"], made["momentum"]) == (0.5, 0.5)
 
 
-def test_another_optimizer_does_not_keep_the_presets_learning_rate(mine: str, tmp_path: Path) -> None:
+def test_other_optimizer_refuses_preset_learning_rate(mine: str, tmp_path: Path) -> None:
+    """A learning rate that was tuned for one optimizer is not silently used with another."""
     error = run("src.train", mine, "experiment=fast", "optimizer=adam", *BARE, cwd=tmp_path).error
     assert "experiment=fast sets optimizer.lr for optimizer=sgd" in error
     assert "with optimizer=adam give optimizer.lr=… too" in error
 
 
-def test_another_optimizer_with_its_own_learning_rate_is_taken(mine: str, tmp_path: Path) -> None:
+def test_other_optimizer_with_learning_rate_is_accepted(mine: str, tmp_path: Path) -> None:
+    """The user gives the other optimizer its own learning rate."""
     made = optimizer_of(quick(mine, "experiment=fast", "optimizer=adam", "optimizer.lr=0.02", cwd=tmp_path).folder)
     assert (made["_target_"], made["lr"]) == ("torch.optim.Adam", 0.02)
 
 
-def test_a_preset_that_chooses_nothing_ties_nothing() -> None:
+def test_preset_without_choices_has_no_ties() -> None:
+    """Only settings of a group that the preset chooses are tuned for that choice."""
     assert find_tuned_settings({"optimizer": {"lr": 0.5}}) == []
     assert find_tuned_settings(yaml.safe_load(PRESET)) == [("optimizer", "sgd", "optimizer.lr")]
 
 
-def test_a_choice_that_depends_on_another_one_ties_nothing() -> None:
+def test_interpolated_choice_has_no_ties() -> None:
+    """A choice that depends on another one ties no settings to itself."""
     assert find_tuned_settings({"defaults": [{"override /optimizer": "${model}_sgd"}], "optimizer": {"lr": 0.5}}) == []
 
 
@@ -93,7 +97,8 @@ def test_a_choice_that_depends_on_another_one_ties_nothing() -> None:
         ),
     ],
 )
-def test_presets_that_choose_differently_are_refused_with_what_to_give(given: list[str], told: str) -> None:
+def test_conflicting_presets_are_refused(given: list[str], told: str) -> None:
+    """The message names the choices that the user has to give."""
     with pytest.raises(InputError) as error:
         check_choices(composed(*given).hydra)
     assert str(error.value) == told
@@ -114,12 +119,13 @@ def test_presets_that_choose_differently_are_refused_with_what_to_give(given: li
         ["data=mnist"],
     ],
 )
-def test_presets_that_agree_and_choices_on_the_command_line_are_taken(given: list[str]) -> None:
+def test_compatible_presets_are_accepted(given: list[str]) -> None:
+    """Presets are accepted if they agree or if a choice on the command line resolves their conflict."""
     check_choices(composed(*given).hydra)
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("[!_]*.yaml")), ids=lambda path: path.stem)
-def test_a_sweep_may_choose_its_experiment(path: Path) -> None:
+def test_sweep_presets_match_their_experiments(path: Path) -> None:
     check_choices(composed(f"sweep={path.stem}").hydra)
     for experiment in str(yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"].get("experiment", "")).split(
         ","
@@ -140,11 +146,13 @@ hydra:
 
 
 @pytest.mark.parametrize("experiment", ["xor", "gates"])
-def test_a_sweep_means_what_it_changes_of_the_experiments_it_runs(experiment: str, tmp_path: Path) -> None:
+def test_sweep_may_override_its_own_experiments(experiment: str, tmp_path: Path) -> None:
+    """A sweep preset may change choices of the experiments that it runs."""
     check_choices(own_sweep(tmp_path, f"experiment={experiment}"))
 
 
-def test_a_sweep_does_not_mean_what_it_changes_of_another_experiment(tmp_path: Path) -> None:
+def test_sweep_conflicts_with_other_experiment(tmp_path: Path) -> None:
+    """With another experiment, what the sweep preset changes is a conflict."""
     told = r"^sweep=own is for optimizer=adam and experiment=pulse for optimizer=sgd: give optimizer=… too$"
     with pytest.raises(InputError, match=told):
         check_choices(own_sweep(tmp_path, "experiment=pulse"))
@@ -157,20 +165,21 @@ def own_sweep(tmp_path: Path, *given: str) -> Any:
     return composed(f"hydra.searchpath=[{tmp_path}]", "sweep=own", *given).hydra
 
 
-def test_a_sweep_of_presets_that_do_not_fit_ends_before_anything_is_made(tmp_path: Path) -> None:
+def test_conflicting_sweep_creates_nothing(tmp_path: Path) -> None:
     error = run("src.train", "sweep=hidden_size", "experiment=wheat", cwd=tmp_path).error
     assert error == "error: sweep=hidden_size is for data=mnist and experiment=wheat for data=wheat: give data=… too"
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_sweep_over_experiments_refuses_the_one_that_does_not_fit(tmp_path: Path) -> None:
+def test_sweep_over_experiments_refuses_conflicting_job(tmp_path: Path) -> None:
     given = ["hydra/launcher=basic", "sweep=hidden_size", "model.hidden_size=4", "seed=0", *BARE]
     outcome = run("src.train", *given, "experiment=wheat,mnist_mlp", cwd=tmp_path)
     assert outcome.code == 1
     assert "sweep=hidden_size is for data=mnist and experiment=wheat for data=wheat: give data=… too" in outcome.text
 
 
-def test_both_presets_are_used_where_the_command_line_decides(tmp_path: Path) -> None:
+def test_command_line_resolves_preset_conflict(tmp_path: Path) -> None:
+    """Both presets are used."""
     given = ["hydra/launcher=basic", "sweep=hidden_size", "model.hidden_size=4,5", "seed=0", "trainer.max_epochs=1"]
     folders = train(*given, "experiment=parabola", "data=parabola", *BARE, cwd=tmp_path).folders
     made = [OmegaConf.load(folder / ".hydra" / "config.yaml") for folder in folders if folder.name[0] in "01"]

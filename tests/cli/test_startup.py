@@ -37,7 +37,8 @@ ONE_EPOCH = (*BARE, "trainer.max_epochs=1")
 HYDRAS_OWN = ConfigLoaderImpl.get_group_options
 
 
-def test_a_run_ends_with_status_0_when_all_is_written_and_all_at_exit_is_done(tmp_path: Path) -> None:
+def test_run_completes_exit_handlers(tmp_path: Path) -> None:
+    """The exit status is 0, everything is written and the functions registered at exit have run."""
     (tmp_path / "mine.py").write_text(AT_EXIT)
     outcome = process("src.train", *ONE_EPOCH, "+callbacks.mine._target_=mine.AtExit", cwd=tmp_path)
     assert outcome.code == 0 and outcome.err == ""
@@ -45,12 +46,14 @@ def test_a_run_ends_with_status_0_when_all_is_written_and_all_at_exit_is_done(tm
     assert outcome.out.rstrip().endswith("trainer.max_epochs=2")  # the last of its last words
 
 
-def test_a_run_that_fails_says_its_one_line_and_nothing_of_leaks(tmp_path: Path) -> None:
+def test_failed_run_prints_only_one_line(tmp_path: Path) -> None:
+    """No warnings of leaks are printed."""
     outcome = process("src.train", *ONE_EPOCH, "optimizer.lr=1e30", "model.activation=relu", cwd=tmp_path)
     assert "the loss became" in outcome.error
 
 
-def test_a_program_that_runs_the_command_line_goes_on_after_it(tmp_path: Path) -> None:
+def test_host_program_continues_after_run(tmp_path: Path) -> None:
+    """A program that runs the command line as a part of itself continues afterwards."""
     done = subprocess.run(
         [sys.executable, "-c", HOST, *ONE_EPOCH],
         cwd=tmp_path,
@@ -61,7 +64,8 @@ def test_a_program_that_runs_the_command_line_goes_on_after_it(tmp_path: Path) -
     assert (done.returncode, done.stderr) == (3, "")
 
 
-def test_imports_are_frozen_once_and_garbage_is_collected_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_freezes_imports_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage is collected again after the imports."""
     frozen: list[int] = []
     freeze_imported.cache_clear()
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
@@ -72,7 +76,7 @@ def test_imports_are_frozen_once_and_garbage_is_collected_after_them(monkeypatch
     assert len(frozen) == 1
 
 
-def test_an_import_that_fails_leaves_the_collector_on() -> None:
+def test_failed_import_reenables_gc() -> None:
     with pytest.raises(ImportError), disable_gc_for_imports():
         import nothing_of_this_name  # noqa: F401
     assert gc.isenabled()
@@ -80,13 +84,14 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
 
 @pytest.mark.parametrize("group", ["", "model", "hydra", "hydra/launcher", "nothing"])
 @pytest.mark.parametrize("kind", [ObjectType.CONFIG, ObjectType.GROUP, None])
-def test_the_choices_in_a_group_are_those_that_hydra_lists(group: str, kind: ObjectType | None) -> None:
+def test_group_options_match_hydra(group: str, kind: ObjectType | None) -> None:
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     shown = [name for name in HYDRAS_OWN(loader, group, kind) if not name.startswith("_")]  # `_` marks bases
     assert find_group_options(loader, group, kind) == shown
 
 
-def test_choices_from_a_search_path_on_the_command_line_are_listed(tmp_path: Path) -> None:
+def test_group_options_include_search_path(tmp_path: Path) -> None:
+    """The search path is given on the command line."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("width: 3\n")
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))

@@ -46,7 +46,8 @@ def folders(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_old_run_is_evaluated_as_it_was_tested(name: str, folders: Path) -> None:
+def test_old_run_keeps_test_metrics(name: str, folders: Path) -> None:
+    """An evaluation of an old run gives the metrics of its own test."""
     before = read_json(folders / f"outputs/runs/{name}/metrics.json")
     outcome = run("src.eval", f"run=outputs/runs/{name}", "split=test", cwd=folders)
     assert outcome.code == 0, outcome.text
@@ -55,7 +56,8 @@ def test_old_run_is_evaluated_as_it_was_tested(name: str, folders: Path) -> None
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run_has_the_metrics_that_it_had(name: str, folders: Path) -> None:
+def test_old_command_gives_same_metrics(name: str, folders: Path) -> None:
+    """The command of an old run, given again, gives the same metrics."""
     before = read_json(folders / f"outputs/runs/{name}/metrics.json")
     train(*RUNS[name].replace(f"name={name}", "name=again").split(), cwd=folders)
     assert read_json(folders / "outputs/runs/again/metrics.json") | {"seconds": before["seconds"]} == before
@@ -67,7 +69,8 @@ def test_old_run_is_resumed(folders: Path) -> None:
     assert (folders / "outputs/runs/longer/figures/decision_regions").is_dir()
 
 
-def test_stopped_old_network_goes_on_bit_for_bit(folders: Path) -> None:
+def test_stopped_old_network_resumes_bit_for_bit(folders: Path) -> None:
+    """A stopped old run, once resumed, equals the uninterrupted old run to the last bit."""
     train("resume=outputs/runs/stopped", cwd=folders)
     straight, resumed = (folders / "outputs/runs" / name for name in ("airbench", "stopped"))
     one, two = (load(folder / "checkpoints" / "last.ckpt") for folder in (straight, resumed))
@@ -90,13 +93,14 @@ def test_removed_setting_at_another_value_is_refused(folders: Path) -> None:
     assert "model.convolutions: src.models.cnn.CNN has no such setting" in outcome.error
 
 
-def test_finished_old_run_with_a_schedule_is_known(folders: Path) -> None:
+def test_longer_old_schedule_is_refused(folders: Path) -> None:
+    """A finished old run with a learning-rate schedule cannot be given more epochs."""
     outcome = run("src.train", "resume=outputs/runs/perceptron", "trainer.max_epochs=45", cwd=folders)
     assert "schedule was made for the run's number of steps" in outcome.error
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_nothing_of_an_old_sweep_runs_again(name: str, folders: Path) -> None:
+def test_old_sweep_reruns_no_job(name: str, folders: Path) -> None:
     sweep = folders / "outputs/sweeps" / name
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/checkpoints/last.ckpt")}
     train("-m", *SWEEPS[name].split(), cwd=folders)
@@ -104,7 +108,8 @@ def test_nothing_of_an_old_sweep_runs_again(name: str, folders: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/checkpoints/last.ckpt")} == before
 
 
-def test_old_sweep_takes_new_jobs_and_tells_old_and_new_by_what_is_swept(folders: Path) -> None:
+def test_old_sweep_accepts_new_jobs(folders: Path) -> None:
+    """Jobs added to an old sweep join its table; those with an existing identity do not run again."""
     train("-m", *SWEEPS["stacked"].replace("seed=1,2,3", "seed=3,4").split(), cwd=folders)
     with (folders / "outputs/sweeps/stacked/results.csv").open() as file:
         rows = list(csv.DictReader(file))

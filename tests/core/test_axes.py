@@ -38,7 +38,10 @@ def shown(window: AxisRange | None, values: list[float]) -> list[float]:
         ([1e308, -1e308, 0.0, 1.0], False, False, None),
     ],
 )
-def test_what_is_on_the_axis(values: list[float], higher: bool, logarithmic: bool, kept: list[float] | None) -> None:
+def test_axis_range_excludes_outliers(
+    values: list[float], higher: bool, logarithmic: bool, kept: list[float] | None
+) -> None:
+    """Good values always stay visible."""
     window = find_axis_range(values, higher, logarithmic)
     assert shown(window, values) == (values if kept is None else kept)
     assert (window is None) == (kept is None)
@@ -47,17 +50,18 @@ def test_what_is_on_the_axis(values: list[float], higher: bool, logarithmic: boo
         assert math.isfinite(window.low) and math.isfinite(window.high)
 
 
-def test_those_far_off_are_counted_in_words() -> None:
+def test_outliers_are_counted_in_words() -> None:
     assert AxisRange(0, 1, below=0, above=2).describe() == "2 runs far above"
     assert AxisRange(0, 1, below=1, above=1).describe("curve") == "1 curve far above, 1 curve far below"
 
 
-def test_an_axis_ends_a_little_beyond_its_values() -> None:
+def test_axis_extends_slightly_beyond_values() -> None:
     window = find_axis_range([1.0, 2.0, 1.5, 1.2, -1e9], higher_is_better=True, logarithmic=False)
     assert window is not None and (window.low, window.high) == pytest.approx((0.94, 2.06))
 
 
-def test_a_curve_that_goes_far_beyond_does_not_count_with_its_beginning() -> None:
+def test_diverging_curve_does_not_affect_range() -> None:
+    """A curve that leaves the axis does not count, not even with its first points."""
     curves = [[3.0, 1.0, 0.5], [2.5, 0.9, 0.4], [20.0, 1e10, 1e30]]
     window = find_curves_range(curves, higher_is_better=False, logarithmic=True, rule=CURVES)
     assert window is not None and (window.below, window.above) == (0, 1)
@@ -65,7 +69,7 @@ def test_a_curve_that_goes_far_beyond_does_not_count_with_its_beginning() -> Non
     assert find_curves_range(curves[:2], higher_is_better=False, logarithmic=True, rule=CURVES) is None
 
 
-def test_a_curve_without_a_point_does_not_count() -> None:
+def test_empty_curve_is_ignored() -> None:
     curves = [[0.5, 1e30], [0.4, 0.6, 1e20], []]  # none of those with points stays on the axis
     window = find_curves_range(curves, higher_is_better=False, logarithmic=True, rule=CURVES)
     assert window is not None and (window.below, window.above) == (0, 2) and window.high < 1.0

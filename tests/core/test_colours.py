@@ -37,7 +37,8 @@ def contrast(colour: str, paper: str) -> float:
 
 
 @pytest.mark.parametrize(("colours", "paper"), [(LINES_ON_LIGHT, LIGHT), (LINES_ON_DARK, DARK)], ids=["light", "dark"])
-def test_twelve_colours_can_be_told_apart_by_all_eyes_and_read_on_the_page(colours: list[str], paper: str) -> None:
+def test_line_colours_are_distinguishable(colours: list[str], paper: str) -> None:
+    """Twelve colours are distinct, even without one kind of cone, and contrast with the page."""
     assert len(set(colours)) == 12
     assert min(contrast(colour, paper) for colour in colours) > 2.99
     for eyes, least in {"all": 0.13, "no red": 0.08, "no green": 0.08, "no blue": 0.08}.items():

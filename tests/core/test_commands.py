@@ -22,7 +22,7 @@ from tests.command_line import ROOT
         ("a b/bin/python", "", "'a b/bin/python'", "'a b/bin/tensorboard'"),
     ],
 )
-def test_program_is_spelled_as_it_was_typed(
+def test_commands_use_program_as_typed(
     typed: str, path: str, python: str, tensorboard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = os.path.dirname(sys.executable)
@@ -33,7 +33,8 @@ def test_program_is_spelled_as_it_was_typed(
     assert format_tensorboard_command("outputs") == f"{tensorboard.format(bin=folder)} --logdir outputs"
 
 
-def test_hints_of_a_run_work_word_for_word_where_the_environment_is_off(tmp_path: Path) -> None:
+def test_printed_hints_work_without_activated_environment(tmp_path: Path) -> None:
+    """The commands that a run prints can be typed as they are."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
 

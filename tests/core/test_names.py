@@ -27,13 +27,13 @@ from src.core.names import suggest_name
         ("data_dir", "paths.data"),
     ],
 )
-def test_wrong_name_leads_to_what_it_means(names: str, meant: str) -> None:
+def test_misspelt_name_suggests_setting(names: str, meant: str) -> None:
     known = [*list_settings(), *list_groups()]
     assert {name: suggest_name(name, known) for name in names.split()} == dict.fromkeys(names.split(), meant)
 
 
 @pytest.mark.parametrize("name", ["foo", "xyz", "0.1", "-1", "x", "", "optimizer.learning_speed_of_my_net", "a" * 5000])
-def test_name_that_is_like_none_leads_nowhere(name: str) -> None:
+def test_unrelated_name_suggests_nothing(name: str) -> None:
     assert suggest_name(name, [*list_settings(), *list_groups()]) is None
 
 
@@ -48,5 +48,5 @@ def test_name_that_is_like_none_leads_nowhere(name: str) -> None:
         ("optimizer", "AdamW", "adamw"),
     ],
 )
-def test_wrong_choice_leads_to_what_it_means(group: str, choice: str, meant: str) -> None:
+def test_misspelt_choice_suggests_choice(group: str, choice: str, meant: str) -> None:
     assert suggest_name(choice, list_choices(group)) == meant

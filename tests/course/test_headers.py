@@ -16,7 +16,8 @@ TESTS.append(Path(__file__).parent.parent / "sweeps" / "test_general_presets.py"
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_the_commands_of_a_header_can_be_typed_and_the_first_is_the_preset_s_own(preset: str) -> None:
+def test_header_commands_are_valid(preset: str) -> None:
+    """All commands in a preset's header compose, and the first chooses the preset itself."""
     path = PRESETS[preset]
     given = commands(path)
     assert len(given) == path.read_text().count("python -m src.train")

@@ -57,7 +57,8 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("preset", RECIPES)
-def test_a_preset_is_made_as_the_course_has_it_and_learns(preset: str, small: list[str], tmp_path: Path) -> None:
+def test_preset_follows_course_and_learns(preset: str, small: list[str], tmp_path: Path) -> None:
+    """A preset has the layers, optimiser and data of the course, and its loss falls."""
     recipe = RECIPES[preset]
     assert recipe.epochs in (None, composed(preset).trainer.max_epochs)
     folder = quick(preset, *small, Begun.SETTING, "trainer.max_epochs=2", cwd=tmp_path).folder
@@ -84,7 +85,8 @@ def refitted(data: CIFAR10) -> Whitening:
     return layer
 
 
-def test_the_fast_network_is_made_as_airbench_has_it_and_learns(data_dir: Path, tmp_path: Path) -> None:
+def test_fast_network_matches_airbench_and_learns(data_dir: Path, tmp_path: Path) -> None:
+    """The fast network has Airbench's layers and learning rates, and its loss falls."""
     few = [*own_images(data_dir), "data.batch_size=20", "data.train_size=60", "trainer.max_epochs=2"]
     folder = quick("experiment=cifar10_fast", *few, Begun.SETTING, cwd=tmp_path).folder
     begun = Begun.last
@@ -100,7 +102,8 @@ def test_the_fast_network_is_made_as_airbench_has_it_and_learns(data_dir: Path, 
     assert second < first
 
 
-def test_the_fast_network_goes_on_bit_for_bit(data_dir: Path, tmp_path: Path) -> None:
+def test_fast_network_resumes_bit_for_bit(data_dir: Path, tmp_path: Path) -> None:
+    """The fast network, stopped and resumed, equals an uninterrupted run to the last bit."""
     few = [*own_images(data_dir), "data.batch_size=4", "data.train_size=12", "trainer.max_epochs=2"]
     straight = quick("experiment=cifar10_fast", *few, "name=straight", cwd=tmp_path).folder
     trouble, stopped = tmp_path / FOLDER / "stopped", straight.with_name("stopped")
@@ -121,7 +124,8 @@ def test_the_fast_network_goes_on_bit_for_bit(data_dir: Path, tmp_path: Path) ->
 # The book's network
 
 
-def test_the_book_s_network_begins_with_small_normal_weights_and_no_biases(small: list[str], tmp_path: Path) -> None:
+def test_book_network_initial_weights(small: list[str], tmp_path: Path) -> None:
+    """The book's network starts with small normal weights and zero biases."""
     quick("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path)
     hidden, hidden_bias, output, output_bias = Begun.last.start.values()
     assert hidden.std().item() == pytest.approx(0.1, rel=0.02) and output.std().item() == pytest.approx(0.1, rel=0.1)
@@ -131,7 +135,8 @@ def test_the_book_s_network_begins_with_small_normal_weights_and_no_biases(small
     assert not hidden_bias.any() and not output_bias.any()
 
 
-def test_the_book_s_network_steps_down_the_sum_of_the_losses_and_the_penalty(small: list[str], tmp_path: Path) -> None:
+def test_book_network_takes_documented_step(small: list[str], tmp_path: Path) -> None:
+    """A step of the book's network follows the gradient of the summed losses plus the penalty."""
     folder = quick("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path).folder
     ((inputs, targets),) = Begun.last.trained  # one batch of 100; the other 60 samples are left out
     w1, b1, w2, b2 = Begun.last.start.values()
@@ -146,7 +151,7 @@ def test_the_book_s_network_steps_down_the_sum_of_the_losses_and_the_penalty(sma
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2"])
-def test_each_remembered_image_is_its_own_nearest_neighbour(distance: str, data_dir: Path, tmp_path: Path) -> None:
+def test_training_image_is_own_nearest_neighbour(distance: str, data_dir: Path, tmp_path: Path) -> None:
     files = own_images(data_dir)
     outcome = quick("experiment=nearest_neighbor", *files, f"model.distance={distance}", cwd=tmp_path)
     path = outcome.folder / "checkpoints" / "last.ckpt"
@@ -169,7 +174,8 @@ def backbone(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if name.startswith("net.backbone.")}
 
 
-def test_what_a_transfer_is_compared_with_has_the_same_budget() -> None:
+def test_transfer_presets_share_budget() -> None:
+    """The presets compared in the transfer experiment have the same data, optimiser and epochs."""
     names = ["experiment=resnet18_scratch", "experiment=resnet18_finetune", "experiment=resnet18_frozen"]
     scratch, finetune, frozen = [composed(name) for name in names]
     for part in ("data", "optimizer", "scheduler", "trainer"):
@@ -180,7 +186,7 @@ def test_what_a_transfer_is_compared_with_has_the_same_budget() -> None:
     assert (scratch.model.freeze, finetune.model.freeze, frozen.model.freeze) == ("none", "none", "backbone")
 
 
-def test_pretraining_learns_photographs(small: list[str], tmp_path: Path) -> None:
+def test_pretraining_learns(small: list[str], tmp_path: Path) -> None:
     few = ["data.train_size=64", *THREE]
     folder = quick("experiment=resnet18_pretrain", *small, *few, Begun.SETTING, cwd=tmp_path).folder
     assert Begun.last.data.in_shape == (3, 32, 32)
@@ -189,7 +195,8 @@ def test_pretraining_learns_photographs(small: list[str], tmp_path: Path) -> Non
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_frozen_backbone_keeps_what_was_learned_elsewhere(small: list[str], pretrained: Path, tmp_path: Path) -> None:
+def test_frozen_backbone_keeps_pretrained_weights(small: list[str], pretrained: Path, tmp_path: Path) -> None:
+    """A frozen backbone keeps its pretrained weights while a new head is trained."""
     path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
     settings = [f"model.weights={path}", "data.train_size=64", Begun.SETTING, *THREE]
     folder = quick("experiment=resnet18_frozen", *small, *settings, cwd=tmp_path).folder
@@ -201,9 +208,8 @@ def test_a_frozen_backbone_keeps_what_was_learned_elsewhere(small: list[str], pr
     assert losses[-1] < losses[0]
 
 
-def test_fine_tuning_moves_the_backbone_from_where_it_was_with_smaller_steps(
-    small: list[str], pretrained: Path, tmp_path: Path
-) -> None:
+def test_fine_tuning_moves_backbone_slowly(small: list[str], pretrained: Path, tmp_path: Path) -> None:
+    """Fine-tuning starts from the pretrained backbone and trains it at 0.3 times the head's rate."""
     settings = ["data.train_size=64", "trainer.max_epochs=1", Begun.SETTING]
     folder = quick("experiment=resnet18_finetune", *small, *settings, cwd=pretrained).folder
     path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
@@ -213,7 +219,7 @@ def test_fine_tuning_moves_the_backbone_from_where_it_was_with_smaller_steps(
     assert slower == pytest.approx(0.3 * faster)
 
 
-def test_from_scratch_nothing_is_taken_over(small: list[str], tmp_path: Path) -> None:
+def test_scratch_run_learns_without_pretrained_weights(small: list[str], tmp_path: Path) -> None:
     settings = ["data.train_size=32", "data.batch_size=16", Begun.SETTING, *THREE]
     folder = quick("experiment=resnet18_scratch", *small, *settings, cwd=tmp_path).folder
     assert Begun.last.start["net.backbone.conv1.weight"].shape == (64, 3, 7, 7)
@@ -224,7 +230,7 @@ def test_from_scratch_nothing_is_taken_over(small: list[str], tmp_path: Path) ->
 # The pictures of the bundle
 
 
-def test_the_pictures_of_photographs_are_drawn(small: list[str], tmp_path: Path) -> None:
+def test_photograph_figures_are_drawn(small: list[str], tmp_path: Path) -> None:
     few = ["data.train_size=32", "trainer.max_epochs=1", "logger=none", "optimizer.lr=1e-9"]
     folder = train("experiment=cifar10_cnn", *small, *few, cwd=tmp_path).folder
     every = {"curves", "samples", "confusion_matrix", "misclassified"}

@@ -50,7 +50,8 @@ SWEPT = {
 
 
 @pytest.mark.parametrize("preset", SWEPT)
-def test_a_sweep_goes_over_what_the_course_compares(preset: str) -> None:
+def test_sweep_covers_course_comparison(preset: str) -> None:
+    """A sweep preset has the axes that the course compares."""
     hydra = composed(preset).hydra
     assert hydra.mode.name == "MULTIRUN"
     assert dict(hydra.sweeper.params) == SWEPT[preset]
@@ -59,7 +60,8 @@ def test_a_sweep_goes_over_what_the_course_compares(preset: str) -> None:
 # Toy sets
 
 
-def test_of_four_models_on_xor_the_two_single_units_fail(tmp_path: Path) -> None:
+def test_single_units_fail_on_xor(tmp_path: Path) -> None:
+    """Of four models on XOR the two with a single unit fail; the other two solve it."""
     jobs = sweep("sweep=gates", "data=gate", "data.gate=xor", "trainer.max_epochs=60", cwd=tmp_path)
     accuracies = list(metrics(jobs, "test/acc").values())
     assert len(jobs) == 4
@@ -67,7 +69,8 @@ def test_of_four_models_on_xor_the_two_single_units_fail(tmp_path: Path) -> None
     assert accuracies[2:] == [1.0, 1.0]
 
 
-def test_one_unit_cannot_make_a_pulse_and_two_can_by_an_edge_each(tmp_path: Path) -> None:
+def test_pulse_needs_two_units(tmp_path: Path) -> None:
+    """One hidden unit cannot fit a pulse; two can, with one edge each."""
     jobs = sweep("sweep=pulse", "trainer.max_epochs=15", cwd=tmp_path)
     one, two = metrics(jobs, "test/acc").values()
     assert one <= 0.7 and two >= 0.98
@@ -78,7 +81,7 @@ def test_one_unit_cannot_make_a_pulse_and_two_can_by_an_edge_each(tmp_path: Path
     assert slopes[-1] > 0 > slopes[1]  # up at −1, down at 1
 
 
-def test_one_hidden_unit_never_parts_xor_and_three_do(tmp_path: Path) -> None:
+def test_xor_needs_several_hidden_units(tmp_path: Path) -> None:
     """In a thirtieth of the steps at 20 times the rate: of seeds 0 to 7 none, seven (not seed 2) and all eight."""
     shorter = ["trainer.max_epochs=15", "optimizer.lr=2.0", "trainer.check_val_every_n_epoch=3"]
     jobs = sweep("sweep=xor", "seed=2", *shorter, cwd=tmp_path)
@@ -88,7 +91,7 @@ def test_one_hidden_unit_never_parts_xor_and_three_do(tmp_path: Path) -> None:
     assert accuracies == sorted(accuracies)
 
 
-def test_the_error_on_the_cubic_falls_with_the_units(tmp_path: Path) -> None:
+def test_cubic_error_falls_with_hidden_units(tmp_path: Path) -> None:
     jobs = sweep("sweep=cubic", "model.hidden_size=1,2,100", "trainer.max_epochs=20", cwd=tmp_path)
     errors = list(metrics(jobs, "test/loss").values())
     assert errors[0] > 2 * errors[1] > 100 * errors[2]
@@ -103,7 +106,8 @@ def ten_points(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name.removeprefix("experiment-"): folder for name, folder in jobs.items()}
 
 
-def test_each_remedy_ends_with_a_larger_error_on_the_ten_points(ten_points: dict[str, Path]) -> None:
+def test_remedies_increase_training_error(ten_points: dict[str, Path]) -> None:
+    """Each remedy for overfitting ends with a larger error on the ten training points."""
     errors = metrics(ten_points, "test/loss")
     assert len(errors) == 6
     plain = errors.pop("overfit")
@@ -111,14 +115,16 @@ def test_each_remedy_ends_with_a_larger_error_on_the_ten_points(ten_points: dict
     assert min(errors.values()) > 1.5 * plain
 
 
-def test_penalties_and_dropout_keep_the_weights_small(ten_points: dict[str, Path]) -> None:
+def test_penalties_and_dropout_shrink_weights(ten_points: dict[str, Path]) -> None:
     plain = size_of(ten_points["overfit"])
     assert size_of(ten_points["overfit_dropout"]) < 0.95 * plain
     assert size_of(ten_points["overfit_l1"]) < 0.2 * plain
     assert size_of(ten_points["overfit_l2"]) < 0.2 * plain
 
 
-def test_the_l1_penalty_empties_most_weights_and_the_l2_penalty_does_not(ten_points: dict[str, Path]) -> None:
+def test_only_l1_penalty_zeroes_most_weights(ten_points: dict[str, Path]) -> None:
+    """The L1 penalty brings most weights to nearly zero; the L2 penalty does not."""
+
     def empty(name: str) -> float:
         flat = torch.cat([weight.flatten() for weight in weights(ten_points[name]).values() if weight.ndim > 1])
         return float((flat.abs() < 0.01).float().mean())
@@ -127,7 +133,7 @@ def test_the_l1_penalty_empties_most_weights_and_the_l2_penalty_does_not(ten_poi
     assert empty("overfit") < empty("overfit_l2") < 0.5
 
 
-def test_batch_norm_stands_before_each_sigmoid_and_is_no_remedy(ten_points: dict[str, Path]) -> None:
+def test_batch_norm_precedes_each_sigmoid(ten_points: dict[str, Path]) -> None:
     folder = ten_points["overfit_batch_norm"]
     assert load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]["batch_norm"] == "before"
     assert [len(weight) for name, weight in weights(folder).items() if name.endswith("running_mean")] == [
@@ -138,7 +144,7 @@ def test_batch_norm_stands_before_each_sigmoid_and_is_no_remedy(ten_points: dict
     ]
 
 
-def test_early_stopping_alone_ends_before_the_others(ten_points: dict[str, Path]) -> None:
+def test_early_stopping_ends_first(ten_points: dict[str, Path]) -> None:
     epochs = metrics(ten_points, "epochs")
     assert epochs.pop("overfit_early_stopping") < 240
     assert set(epochs.values()) == {240}
@@ -157,7 +163,8 @@ def least_loss() -> float:
     return float(F.binary_cross_entropy_with_logits(inputs @ weight, targets))
 
 
-def test_small_steps_crawl_fitting_ones_arrive_and_too_large_ones_overshoot(tmp_path: Path) -> None:
+def test_step_size_decides_convergence(tmp_path: Path) -> None:
+    """Small steps converge slowly, suitable steps converge, and steps that are too large oscillate."""
     others = [f"~callbacks.{name}" for name in ("curves", "decision_regions", "confusion_matrix")]
     shorter = ["trainer.max_epochs=30", *others]
     jobs = sweep("sweep=descent", *shorter, cwd=tmp_path, bare=False)
@@ -175,7 +182,8 @@ def test_small_steps_crawl_fitting_ones_arrive_and_too_large_ones_overshoot(tmp_
 # Wheat, images
 
 
-def test_each_kernel_is_tested_on_in_one_of_the_five_folds(wheat: list[str], tmp_path: Path) -> None:
+def test_five_wheat_folds_are_tested(wheat: list[str], tmp_path: Path) -> None:
+    """The wheat sweep trains and tests one job for each of the five folds."""
     jobs = sweep(
         "sweep=wheat",
         *wheat,
@@ -192,7 +200,8 @@ def test_each_kernel_is_tested_on_in_one_of_the_five_folds(wheat: list[str], tmp
 REPLACEMENTS = {"relu": "sigmoid", "cross_entropy": "quadratic", "batch_size-10": "batch_size-55000"}
 
 
-def test_each_modern_replacement_learns_more_in_the_same_epochs(small: list[str], tmp_path: Path) -> None:
+def test_modern_replacements_learn_faster(small: list[str], tmp_path: Path) -> None:
+    """ReLU, cross-entropy and small batches each learn more in the same number of epochs."""
     jobs = sweep("sweep=mnist_quadratic", *small, "trainer.max_epochs=4", "optimizer.lr=0.5", cwd=tmp_path)
     assert len(jobs) == 8
     loss = {job: scores(folder, "val/loss")[-1] for job, folder in jobs.items()}
@@ -207,7 +216,8 @@ def test_each_modern_replacement_learns_more_in_the_same_epochs(small: list[str]
     assert first < 0.5 and last == 1.0  # the notes' network with the full gradient, all three replaced
 
 
-def test_the_gradient_fades_through_eight_sigmoids_and_arrives_through_relus(small: list[str], tmp_path: Path) -> None:
+def test_gradient_vanishes_through_sigmoids_only(small: list[str], tmp_path: Path) -> None:
+    """The gradient vanishes through eight sigmoid layers but not through eight ReLU layers."""
     others = [f"~callbacks.{name}" for name in ("curves", "samples", "confusion_matrix", "misclassified")]
     shorter = ["trainer.max_epochs=1", "callbacks.gradient_norms.every_n_steps=1", *others]
     jobs = sweep("sweep=vanishing_gradient", *small, *shorter, cwd=tmp_path, bare=False)
@@ -222,7 +232,8 @@ def test_the_gradient_fades_through_eight_sigmoids_and_arrives_through_relus(sma
     assert 0.1 < ratios[1] < 10
 
 
-def test_the_runs_of_a_transfer_differ_in_what_they_take_over(small: list[str], pretrained: Path) -> None:
+def test_transfer_runs_differ_in_backbone(small: list[str], pretrained: Path) -> None:
+    """The backbone stays when frozen, moves little when fine-tuned and is new from scratch."""
     few = ["seed=0", "data.train_size=32", "data.batch_size=16", "trainer.max_epochs=1", "name=transfer"]
     jobs = sweep("sweep=transfer", *small, *few, cwd=pretrained)
     path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"

@@ -45,7 +45,8 @@ GIVEN = {"experiment=xor": (0.1, 500), "experiment=linear": (0.1, 10), "experime
 
 
 @pytest.mark.parametrize("preset", RECIPES)
-def test_a_preset_has_the_layers_the_optimiser_and_the_batches_of_the_course(preset: str, tmp_path: Path) -> None:
+def test_preset_follows_course(preset: str, tmp_path: Path) -> None:
+    """A preset has the layers, the optimiser and the batch size of the course."""
     quick(preset, Begun.SETTING, "trainer.max_epochs=1", "trainer.limit_train_batches=1", cwd=tmp_path)
     begun = Begun.last
     batch = len(begun.trained[0].targets)
@@ -59,7 +60,8 @@ def test_a_preset_has_the_layers_the_optimiser_and_the_batches_of_the_course(pre
 
 
 @pytest.mark.parametrize(("gate", "rate"), [("and", 1.0), ("or", 0.5), ("nand", 0.25)])
-def test_the_perceptron_learns_a_gate_exactly_in_whole_steps(gate: str, rate: float, tmp_path: Path) -> None:
+def test_perceptron_learns_gate_in_whole_steps(gate: str, rate: float, tmp_path: Path) -> None:
+    """The perceptron learns a gate exactly; its weights are whole multiples of the learning rate."""
     outcome = quick("experiment=gates", f"data.gate={gate}", f"optimizer.lr={rate}", cwd=tmp_path)
     state = weights(outcome.folder)
     assert outcome.metrics["test/acc"] == 1.0
@@ -68,13 +70,14 @@ def test_the_perceptron_learns_a_gate_exactly_in_whole_steps(gate: str, rate: fl
     assert torch.equal(steps, steps.round()) and steps.any()
 
 
-def test_what_the_perceptron_has_learned_it_no_longer_changes(tmp_path: Path) -> None:
+def test_perceptron_stays_at_zero_errors(tmp_path: Path) -> None:
+    """Once the perceptron makes no error it makes none in later epochs."""
     folder = quick("experiment=gates", "data.gate=or", cwd=tmp_path).folder
     errors = [1 - accuracy for accuracy in scores(folder, "train/acc")]
     assert errors[0] > 0 and errors[-5:] == [0.0] * 5
 
 
-def test_no_line_of_the_perceptron_parts_xor(tmp_path: Path) -> None:
+def test_perceptron_fails_on_xor(tmp_path: Path) -> None:
     outcome = quick("experiment=gates", "data.gate=xor", cwd=tmp_path)
     accuracies = scores(outcome.folder, "val/acc")
     assert len(accuracies) == 20 and max(accuracies) <= 0.75
@@ -82,7 +85,7 @@ def test_no_line_of_the_perceptron_parts_xor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gate", ["and", "or", "nand"])
-def test_the_sigmoid_unit_learns_a_gate_with_a_margin(gate: str, tmp_path: Path) -> None:
+def test_sigmoid_unit_learns_gate_with_margin(gate: str, tmp_path: Path) -> None:
     outcome = quick("experiment=gates_sigmoid", f"data.gate={gate}", "trainer.max_epochs=100", cwd=tmp_path)
     state = weights(outcome.folder)
     assert outcome.metrics["test/acc"] == 1.0
@@ -91,7 +94,8 @@ def test_the_sigmoid_unit_learns_a_gate_with_a_margin(gate: str, tmp_path: Path)
     assert distances.min() > 0.7 * math.sqrt(2) / 4  # the line half-way between the corners is √2 / 4 away
 
 
-def test_no_line_of_the_sigmoid_unit_parts_xor_and_its_loss_stays_that_of_a_coin(tmp_path: Path) -> None:
+def test_sigmoid_unit_fails_on_xor(tmp_path: Path) -> None:
+    """A sigmoid unit cannot separate XOR, and its loss stays at that of guessing, log 2."""
     outcome = quick("experiment=gates_sigmoid", "data.gate=xor", "trainer.max_epochs=100", cwd=tmp_path)
     assert max(scores(outcome.folder, "val/acc")) <= 0.75
     losses = scores(outcome.folder, "val/loss")
@@ -99,7 +103,8 @@ def test_no_line_of_the_sigmoid_unit_parts_xor_and_its_loss_stays_that_of_a_coin
     assert min(losses) > math.log(2) - 1e-6
 
 
-def test_with_the_product_of_the_inputs_one_unit_learns_xor(tmp_path: Path) -> None:
+def test_product_input_lets_unit_learn_xor(tmp_path: Path) -> None:
+    """With the product of the inputs as a third input a single unit learns XOR."""
     outcome = quick("experiment=gates_products", "trainer.max_epochs=80", cwd=tmp_path)
     state = weights(outcome.folder)
     assert outcome.metrics["test/acc"] == 1.0
@@ -109,7 +114,7 @@ def test_with_the_product_of_the_inputs_one_unit_learns_xor(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("gate", ["xor", "nand"])
-def test_with_a_hidden_layer_a_gate_is_learned(gate: str, tmp_path: Path) -> None:
+def test_hidden_layer_learns_gate(gate: str, tmp_path: Path) -> None:
     outcome = quick("experiment=gates_hidden", f"data.gate={gate}", "trainer.max_epochs=120", cwd=tmp_path)
     assert outcome.metrics["test/acc"] == 1.0
     assert outcome.metrics["test/loss"] < 0.05
@@ -118,7 +123,8 @@ def test_with_a_hidden_layer_a_gate_is_learned(gate: str, tmp_path: Path) -> Non
 # One input
 
 
-def test_the_network_of_the_cubic_has_no_output_bias_and_fits_the_curve(tmp_path: Path) -> None:
+def test_cubic_network_fits_without_output_bias(tmp_path: Path) -> None:
+    """The cubic's network has no output bias and fits the curve."""
     outcome = quick("experiment=cubic", "trainer.max_epochs=25", cwd=tmp_path)
     assert {name: list(tensor.shape) for name, tensor in weights(outcome.folder).items()} == {
         "net.layers.0.0.weight": [100, 1],
@@ -128,14 +134,15 @@ def test_the_network_of_the_cubic_has_no_output_bias_and_fits_the_curve(tmp_path
     assert outcome.metrics["test/loss"] < 0.001  # of a curve whose own variance is 0.36
 
 
-def test_the_large_network_learns_the_ten_points_by_heart(tmp_path: Path) -> None:
+def test_large_network_memorises_ten_points(tmp_path: Path) -> None:
     outcome = quick("experiment=overfit", "trainer.max_epochs=700", "optimizer.lr=0.015", cwd=tmp_path)
     assert outcome.metrics["test/loss"] < 0.01  # the targets' variance is 5.7
     assert outcome.metrics["test/loss"] == outcome.metrics["val/loss"]
     assert "note: trains, validates and tests on the same 10 points" in outcome.out
 
 
-def test_early_stopping_trains_on_seven_points_and_ends_before_its_time(tmp_path: Path) -> None:
+def test_early_stopping_ends_on_seven_points(tmp_path: Path) -> None:
+    """Early stopping trains on seven of the ten points and ends before the last epoch."""
     outcome = quick("experiment=overfit_early_stopping", Begun.SETTING, cwd=tmp_path)
     rows, metrics = history(outcome.folder), outcome.metrics
     assert {len(batch.targets) for batch in Begun.last.trained} == {7}
@@ -148,7 +155,8 @@ def test_early_stopping_trains_on_seven_points_and_ends_before_its_time(tmp_path
 # Two inputs
 
 
-def test_the_line_found_is_the_one_that_was_drawn_by(tmp_path: Path) -> None:
+def test_linear_model_recovers_true_line(tmp_path: Path) -> None:
+    """The line found is the one that labelled the points."""
     outcome = quick("experiment=linear", cwd=tmp_path)
     weight, bias = weights(outcome.folder).values()
     assert F.cosine_similarity(weight[0], torch.tensor([0.8, 1.0]), dim=0) > 0.99
@@ -156,14 +164,16 @@ def test_the_line_found_is_the_one_that_was_drawn_by(tmp_path: Path) -> None:
     assert outcome.metrics["test/acc"] >= 0.97
 
 
-def test_two_sigmoid_units_follow_the_parabola_and_a_line_cannot(tmp_path: Path) -> None:
+def test_parabola_needs_two_sigmoid_units(tmp_path: Path) -> None:
+    """Two sigmoid units follow the parabola; a straight line cannot."""
     bent = quick("experiment=parabola", cwd=tmp_path).metrics["test/acc"]
     straight = quick("experiment=parabola", "model.hidden_size=[]", cwd=tmp_path).metrics["test/acc"]
     assert bent >= 0.94
     assert straight <= bent - 0.1
 
 
-def test_descent_moves_two_weights_from_zero_along_the_full_gradient(tmp_path: Path) -> None:
+def test_descent_takes_full_gradient_step(tmp_path: Path) -> None:
+    """Descent moves two weights from zero along the gradient of all samples."""
     outcome = quick("experiment=descent", Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path)
     assert outcome.metrics["parameters"] == 2
     assert not Begun.last.start[WEIGHT].any()
@@ -175,7 +185,7 @@ def test_descent_moves_two_weights_from_zero_along_the_full_gradient(tmp_path: P
 # Wheat
 
 
-def test_ten_hidden_units_tell_three_kinds_of_wheat(wheat: list[str], tmp_path: Path) -> None:
+def test_ten_hidden_units_classify_wheat(wheat: list[str], tmp_path: Path) -> None:
     settings = ["trainer.max_epochs=40", "data.fold=2", Begun.SETTING]
     outcome = quick("experiment=wheat", *wheat, *settings, cwd=tmp_path)
     assert sizes(Begun.last.start) == [[10, 7], [3, 10]]
@@ -199,7 +209,7 @@ EVERY = {"curves", "confusion_matrix"}
         (["experiment=overfit_l2"], {"curves", "fit"}),
     ],
 )
-def test_the_pictures_of_a_preset_are_drawn(arguments: list[str], pictures: set[str], tmp_path: Path) -> None:
+def test_preset_figures_are_drawn(arguments: list[str], pictures: set[str], tmp_path: Path) -> None:
     folder = train(*arguments, "logger=none", "trainer.max_epochs=2", cwd=tmp_path).folder
     assert {path.stem for path in (folder / "figures").glob("*.png")} == pictures
     assert load(folder / "checkpoints" / "last.ckpt")["epoch"] == 1

@@ -28,7 +28,7 @@ def shift_of(image: Tensor, crop: Tensor, padding: int) -> tuple[int, int]:
     return found[0]
 
 
-def test_a_flip_gives_each_image_itself_or_its_mirror_image() -> None:
+def test_flip_returns_image_or_mirror_image() -> None:
     images = noise(200)
     flipped = flip_images(images)
     same = (flipped == images).all(dim=(1, 2, 3))
@@ -36,19 +36,19 @@ def test_a_flip_gives_each_image_itself_or_its_mirror_image() -> None:
     assert (same ^ mirrored).all()
 
 
-def test_a_flip_mirrors_half_of_the_images() -> None:
+def test_flip_mirrors_half_of_images() -> None:
     images = noise(1).expand(10_000, -1, -1, -1)
     mirrored = int((flip_images(images) != images).any(dim=(1, 2, 3)).sum())
     assert abs(mirrored - 5000) < 200  # four standard deviations
 
 
-def test_a_crop_gives_each_image_a_window_of_its_own() -> None:
+def test_crop_windows_differ_between_images() -> None:
     images = noise(50)
     shifts = [shift_of(image, crop, 2) for image, crop in zip(images, crop_images(images, 2), strict=True)]
     assert len(set(shifts)) > 10
 
 
-def test_a_crop_takes_each_window_equally_often() -> None:
+def test_crop_windows_are_uniform() -> None:
     images = alike(1800)
     shifts = [shift_of(images[0], crop, 1) for crop in crop_images(images, 1)]
     counts = [shifts.count((top, left)) for top in range(3) for left in range(3)]
@@ -56,13 +56,13 @@ def test_a_crop_takes_each_window_equally_often() -> None:
     assert all(abs(count - 200) < 4 * 13.4 for count in counts)  # four standard deviations
 
 
-def test_what_a_crop_shifts_in_is_black() -> None:
+def test_crop_pads_with_black() -> None:
     crops = crop_images(torch.full((100, 1, 4, 4), 255, dtype=torch.uint8), 4)
     assert set(crops.unique().tolist()) == {0, 255}
     assert crops.float().mean() < 200
 
 
-def test_what_a_crop_shifts_in_can_be_the_inside_mirrored() -> None:
+def test_crop_can_pad_by_reflection() -> None:
     image = noise(1, side=5)
     mirrored = pad(image.float(), (3,) * 4, mode="reflect").byte()[0]
     windows = [mirrored[:, top : top + 5, left : left + 5] for top in range(7) for left in range(7)]
@@ -71,7 +71,8 @@ def test_what_a_crop_shifts_in_can_be_the_inside_mirrored() -> None:
     assert set(found) == set(range(49))
 
 
-def test_cutout_blacks_out_a_square_around_a_centre_that_is_uniform_over_the_image() -> None:
+def test_cutout_centres_are_uniform() -> None:
+    """The centre of the black square is uniform over the image."""
     for size in (3, 4):
         holes = (cut_out_squares(torch.ones(4000, 1, 6, 6), size) == 0)[:, 0]
         expected = {}
@@ -87,7 +88,8 @@ def test_cutout_blacks_out_a_square_around_a_centre_that_is_uniform_over_the_ima
         assert all(abs(count - 111) < 5 * 10.4 for count in counts)
 
 
-def test_cutout_takes_the_same_square_from_all_channels_and_leaves_the_rest() -> None:
+def test_cutout_covers_all_channels() -> None:
+    """All channels lose the same square; the rest of the image is unchanged."""
     images = noise(100)
     holed = cut_out_squares(images, 6)
     hole = holed == 0
@@ -95,7 +97,8 @@ def test_cutout_takes_the_same_square_from_all_channels_and_leaves_the_rest() ->
     assert torch.equal(holed[~hole], images[~hole])
 
 
-def test_bytes_stay_bytes_and_the_images_given_stay_as_they_are() -> None:
+def test_augmentation_preserves_type_and_input() -> None:
+    """Bytes stay bytes, and the original images are unchanged."""
     images = noise(20)
     before = images.clone()
     for augmented in (flip_images(images), crop_images(images, 2), cut_out_squares(images, 4)):
@@ -105,7 +108,8 @@ def test_bytes_stay_bytes_and_the_images_given_stay_as_they_are() -> None:
     assert torch.equal(images, before)
 
 
-def test_images_of_any_type_and_those_that_are_not_square_are_augmented_alike() -> None:
+def test_augmentation_is_independent_of_type() -> None:
+    """Images of any type, square or not, are augmented in the same way."""
     images = noise(50)[..., :9].contiguous()
     for kind in (torch.float32, torch.bfloat16):
         for augment in (flip_images, partial(crop_images, padding=2), partial(cut_out_squares, size=4)):

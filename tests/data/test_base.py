@@ -30,9 +30,8 @@ def joined(lists: list[list[int]]) -> list[int]:
     ("count", "drop_last", "sizes"),
     [(12, False, [4, 4, 4]), (13, False, [4, 4, 4, 1]), (13, True, [4, 4, 4]), (3, False, [3]), (3, True, [])],
 )
-def test_batches_have_the_size_asked_for_and_the_last_may_be_smaller_or_left_out(
-    count: int, drop_last: bool, sizes: list[int]
-) -> None:
+def test_batches_have_requested_size(count: int, drop_last: bool, sizes: list[int]) -> None:
+    """The last one may be smaller, or left out."""
     batches = Batches(numbered(count), 4, drop_last=drop_last)
     assert [len(batch) for batch in numbers(batches)] == sizes
     assert len(batches) == len(sizes)
@@ -44,7 +43,7 @@ def test_inputs_stay_with_their_targets() -> None:
         assert batch.inputs.flatten().tolist() == batch.targets.tolist()
 
 
-def test_the_order_is_asked_for_anew_each_time() -> None:
+def test_order_is_renewed_on_each_iteration() -> None:
     orders = iter([torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])])
     batches = Batches(numbered(3), 2, order=lambda: next(orders))
     assert [numbers(batches), numbers(batches)] == [[[2, 0], [1]], [[1, 2], [0]]]
@@ -52,7 +51,8 @@ def test_the_order_is_asked_for_anew_each_time() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [12, 13, 17])
-def test_in_evaluation_every_sample_counts_once_over_all_processes(count: int, world: int) -> None:
+def test_evaluation_counts_each_sample_once(count: int, world: int) -> None:
+    """In evaluation, each sample counts once over all processes together."""
     shares = [numbers(Batches(numbered(count), 6, rank=rank, world_size=world)) for rank in range(world)]
     whole = numbers(Batches(numbered(count), 6))
     for step, batch in enumerate(whole):
@@ -62,7 +62,9 @@ def test_in_evaluation_every_sample_counts_once_over_all_processes(count: int, w
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [12, 13, 17])
-def test_in_training_every_sample_counts_once_and_no_process_goes_without(count: int, world: int) -> None:
+def test_training_counts_each_sample_once(count: int, world: int) -> None:
+    """No process is without a batch: one without samples of its own gets a sample that does not count."""
+
     def order() -> Tensor:
         return torch.arange(count).flip(0)
 
@@ -81,11 +83,11 @@ def test_in_training_every_sample_counts_once_and_no_process_goes_without(count:
 
 
 @pytest.mark.parametrize(("size", "count"), [(0, 0), (7, 7), (0.25, 50), (1.0, 200), (1, 1), (0.0, 0), (200, 200)])
-def test_a_size_is_a_count_or_a_share(size: int | float, count: int) -> None:
+def test_size_is_count_or_fraction(size: int | float, count: int) -> None:
     assert resolve_count(size, 200, "data.val_size") == count
 
 
-def test_more_samples_than_there_are_is_refused() -> None:
+def test_too_many_samples_are_refused() -> None:
     with pytest.raises(InputError, match=r"data\.val_size=201: there are only 200 samples"):
         resolve_count(201, 200, "data.val_size")
 
@@ -100,7 +102,8 @@ def uneven() -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 10, 99, 500, 999])
-def test_each_class_keeps_its_share_to_within_one_sample(count: int) -> None:
+def test_split_preserves_class_proportions(count: int) -> None:
+    """Each part has its share of every class to within one sample."""
     targets = uneven()
     for seed in range(20):
         drawn, _ = split_stratified(targets, count, torch.Generator().manual_seed(seed))
@@ -109,13 +112,13 @@ def test_each_class_keeps_its_share_to_within_one_sample(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 250, 1000])
-def test_what_is_drawn_and_what_is_left_are_all_samples_once(count: int) -> None:
+def test_split_partitions_all_samples(count: int) -> None:
     drawn, left = split_stratified(uneven(), count, torch.Generator().manual_seed(0))
     assert len(drawn) == count
     assert sorted(torch.cat([drawn, left]).tolist()) == list(range(1000))
 
 
-def test_samples_drawn_are_not_sorted_by_class() -> None:
+def test_split_is_not_sorted_by_class() -> None:
     targets = uneven()
     for part in split_stratified(targets, 500, torch.Generator().manual_seed(0)):
         assert (targets[part].diff() != 0).sum() > 100
@@ -143,35 +146,38 @@ def split(
     return data.train_set.inputs.flatten().int().tolist(), data.val_set.inputs.flatten().int().tolist()
 
 
-def test_training_and_validation_samples_are_all_samples_without_overlap() -> None:
+def test_training_and_validation_do_not_overlap() -> None:
+    """Together they are all samples."""
     train, val = split(40)
     assert (len(train), len(val)) == (160, 40)
     assert sorted(train + val) == list(range(200))
 
 
 @pytest.mark.parametrize(("val_size", "train_size", "sizes"), [(0.25, None, (150, 50)), (0.25, 0.5, (75, 50))])
-def test_shares_are_of_all_samples_and_of_those_that_remain(
+def test_fractions_refer_to_available_samples(
     val_size: float, train_size: float | None, sizes: tuple[int, int]
 ) -> None:
+    """val_size is a fraction of all samples, train_size one of those that remain."""
     train, val = split(val_size, train_size)
     assert (len(train), len(val)) == sizes
 
 
-def test_a_part_of_the_training_samples_has_all_classes_alike() -> None:
+def test_training_subset_is_stratified() -> None:
     train, val = split(40, 20)
     assert np.bincount(np.array(train) % 4).tolist() == [5, 5, 5, 5]
     assert not set(train) & set(val)
 
 
-def test_validation_samples_depend_neither_on_the_seed_nor_on_the_training_size() -> None:
+def test_validation_samples_depend_on_split_only() -> None:
+    """They depend neither on the seed nor on the size of the training set."""
     assert split(40, seed=0)[1] == split(40, seed=1)[1] == split(40, train_size=8)[1]
 
 
-def test_another_split_seed_gives_other_validation_samples() -> None:
+def test_split_seed_changes_validation_samples() -> None:
     assert set(split(40)[1]) != set(split(40, split_seed=1)[1])
 
 
-def test_without_validation_all_samples_are_trained_on() -> None:
+def test_without_validation_all_samples_train() -> None:
     data = Numbers(batch_size=10, val_size=0)
     data.setup()
     assert data.train_set is not None
@@ -188,14 +194,13 @@ def test_without_validation_all_samples_are_trained_on() -> None:
         (1.0, None, r"data\.val_size=1\.0 leaves none of 200"),
     ],
 )
-def test_a_split_that_leaves_nothing_to_train_on_is_refused(
-    val_size: int | float, train_size: int | None, message: str
-) -> None:
+def test_split_without_training_samples_is_refused(val_size: int | float, train_size: int | None, message: str) -> None:
+    """A split that takes more samples than there are is refused, too."""
     with pytest.raises(InputError, match=message):
         split(val_size, train_size)
 
 
-def test_regression_is_split_without_classes() -> None:
+def test_regression_split_ignores_classes() -> None:
     data = Numbers(batch_size=10, val_size=50)
     data.task = "regression"  # type: ignore[assignment]
     train, val = data.split(Samples(torch.zeros(200, 1), torch.rand(200)))
@@ -212,13 +217,14 @@ def order_of(data: TensorDataModule, folder: Path, epochs: int = 2, **settings: 
     return recorder.order
 
 
-def test_every_epoch_has_an_order_of_its_own_with_each_sample_once(tmp_path: Path) -> None:
+def test_each_epoch_shuffles_all_samples(tmp_path: Path) -> None:
+    """Every epoch has an order of its own, with each sample once."""
     first, second = order_of(Given(numbered(20), shuffle=True, order_seed=0), tmp_path)
     assert sorted(joined(first)) == sorted(joined(second)) == list(range(20))
     assert first != second
 
 
-def test_the_order_follows_from_the_seed_alone(tmp_path: Path) -> None:
+def test_order_depends_only_on_seed(tmp_path: Path) -> None:
     orders: list[list[list[list[int]]]] = []
     for seed in (0, 0, 1):
         torch.rand(seed + len(orders))  # the global random numbers have no say
@@ -227,20 +233,20 @@ def test_the_order_follows_from_the_seed_alone(tmp_path: Path) -> None:
     assert orders[0] != orders[2]
 
 
-def test_without_shuffling_the_order_is_the_samples_own(tmp_path: Path) -> None:
+def test_without_shuffling_order_is_unchanged(tmp_path: Path) -> None:
     assert order_of(Given(numbered(15)), tmp_path) == [[list(range(10)), list(range(10, 15))]] * 2
 
 
-def test_an_incomplete_batch_can_be_left_out(tmp_path: Path) -> None:
+def test_incomplete_batch_can_be_dropped(tmp_path: Path) -> None:
     assert order_of(Given(numbered(15), drop_last=True), tmp_path) == [[list(range(10))]] * 2
 
 
-def test_overfitting_takes_the_same_batches_in_each_epoch(tmp_path: Path) -> None:
+def test_overfitting_repeats_the_same_batches(tmp_path: Path) -> None:
     epochs = order_of(Given(numbered(30), shuffle=True, order_seed=0), tmp_path, overfit_batches=2)
     assert epochs == [[list(range(10)), list(range(10, 20))]] * 2
 
 
-def test_evaluation_takes_larger_batches_than_training() -> None:
+def test_evaluation_uses_larger_batches() -> None:
     data = Given(numbered(1), test=numbered(EVAL_BATCH_SIZE + 1), batch_size=10)
     assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE, 1]
     data.batch_size = EVAL_BATCH_SIZE + 1
@@ -248,13 +254,14 @@ def test_evaluation_takes_larger_batches_than_training() -> None:
 
 
 @pytest.mark.parametrize(("task", "monitor"), [("regression", ("val/loss", "min")), ("binary", ("val/acc", "max"))])
-def test_the_task_says_what_is_monitored(task: str, monitor: tuple[str, str]) -> None:
+def test_task_determines_monitor(task: str, monitor: tuple[str, str]) -> None:
     data = Given(numbered(1))
     data.task = task  # type: ignore[assignment]
     assert data.monitor == monitor
 
 
-def test_without_a_seed_processes_with_the_same_global_seed_agree() -> None:
+def test_order_seed_defaults_to_global_seed() -> None:
+    """Without a seed of its own, processes with the same global seed have the same order."""
     torch.manual_seed(5)
     seeds = [Given(numbered(1)).order_seed for _ in range(2)]
     assert seeds[0] == seeds[1]

@@ -20,7 +20,8 @@ from tests.data.test_image_files import IMAGES, LABELS, SETS, complaint, prepare
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize(("kind", "name"), [(MNIST, LABELS), (CIFAR10, "test_batch")])
-def test_what_is_no_file_is_named(kind: type[ImageDataModule], name: str, verify: bool, published: Path) -> None:
+def test_irregular_file_is_refused(kind: type[ImageDataModule], name: str, verify: bool, published: Path) -> None:
+    """A folder, a pipe or a link to a device in the place of a file is refused by name."""
     path = published / kind.folder / name
     path.unlink()
     for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
@@ -31,7 +32,7 @@ def test_what_is_no_file_is_named(kind: type[ImageDataModule], name: str, verify
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
-def test_a_file_that_cannot_be_read_is_named(error: OSError, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_named(error: OSError, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path, most: int) -> bytes:
         raise error
 
@@ -39,13 +40,13 @@ def test_a_file_that_cannot_be_read_is_named(error: OSError, published: Path, mo
     assert complaint(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read ({error.strerror})"
 
 
-def test_a_file_larger_than_any_is_not_read(published: Path) -> None:
+def test_oversized_file_is_not_read(published: Path) -> None:
     path = published / MNIST.folder / IMAGES
     os.truncate(path, 2**33)  # takes no room on the disk
     assert complaint(MNIST, published).startswith(f"{path} is damaged: it has 8,589,934,592 bytes")
 
 
-def test_a_folder_that_cannot_be_looked_into_is_named(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_folder_is_named(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Path) -> bool:
         raise PermissionError(13, "Permission denied")
 
@@ -53,7 +54,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(published: Path, monkeypat
     assert complaint(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read (Permission denied)"
 
 
-def test_loading_names_what_is_missing(root: Path) -> None:
+def test_loading_names_missing_files(root: Path) -> None:
     (root / MNIST.folder / LABELS).unlink()
     with pytest.raises(InputError, match=f"MNIST/raw lacks {LABELS}$"):
         MNIST(root=str(root), batch_size=1, val_size=0).load()
@@ -62,7 +63,7 @@ def test_loading_names_what_is_missing(root: Path) -> None:
 # Downloading
 
 
-def test_where_all_files_are_there_the_folder_is_left_alone(published: Path) -> None:
+def test_complete_folder_is_unchanged(published: Path) -> None:
     before = sorted(published.rglob("*"))
     prepared(MNIST, published)
     assert sorted(published.rglob("*")) == before
@@ -72,7 +73,7 @@ def refuse(*args: Any, **kwargs: Any) -> None:
     raise AssertionError("a download was begun")
 
 
-def test_nothing_is_downloaded_over_files_of_one_s_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_files_are_not_overwritten(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision would replace those that are there, too."""
     for kind, name in ((MNIST, LABELS), (CIFAR10, "data_batch_2")):
         monkeypatch.setattr(kind, "dataset", refuse)
@@ -82,9 +83,7 @@ def test_nothing_is_downloaded_over_files_of_one_s_own(root: Path, monkeypatch: 
         assert f"is damaged or not {kind.__name__}'s" in complaint(kind, root)
 
 
-def test_of_several_that_start_at_once_one_downloads(
-    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_starts_download_once(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count, empty = 4, tmp_path / "empty"
     all_see_it_missing = threading.Barrier(count)
     first_look = threading.local()
@@ -114,9 +113,7 @@ def test_of_several_that_start_at_once_one_downloads(
     assert sets[0].load()[0].size == 200
 
 
-def test_without_a_network_the_files_and_where_they_belong_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_error_names_files_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: Any, **kwargs: Any) -> None:
         raise URLError("no network")
 
@@ -129,6 +126,6 @@ def test_without_a_network_the_files_and_where_they_belong_are_named(
         assert "DATA_DIR" in message
 
 
-def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_unwritable_data_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert f"data folder {tmp_path / 'file/data'} cannot be written" in complaint(MNIST, tmp_path / "file/data")

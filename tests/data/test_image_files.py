@@ -44,7 +44,7 @@ def complaint(kind: type[ImageDataModule], root: Path, **settings: Any) -> str:
 # Verified files
 
 
-def test_there_is_a_digest_for_each_file_of_images_that_torchvision_reads() -> None:
+def test_every_torchvision_file_has_digest() -> None:
     for kind in (MNIST, FashionMNIST):
         assert list(kind.sha256) == [Path(name).stem for name, _ in kind.dataset.resources]
     cifar10 = torchvision.datasets.CIFAR10
@@ -53,7 +53,7 @@ def test_there_is_a_digest_for_each_file_of_images_that_torchvision_reads() -> N
     assert len(set(digests)) == 14 and all(len(digest) == 64 and int(digest, 16) for digest in digests)
 
 
-def test_the_published_files_are_read_without_a_note(published: Path, tmp_path: Path) -> None:
+def test_published_files_need_no_note(published: Path, tmp_path: Path) -> None:
     verified = ["data=mnist", f"paths.data={published}", "data.val_size=40", "trainer.max_epochs=1"]
     folder = quick(*verified, cwd=tmp_path).folder
     assert OmegaConf.load(folder / ".hydra" / "config.yaml").data.verify is True
@@ -62,7 +62,7 @@ def test_the_published_files_are_read_without_a_note(published: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("kind", "name"), FILES)
-def test_one_bit_is_enough_to_refuse_a_file(kind: type[ImageDataModule], name: str, published: Path) -> None:
+def test_single_bit_flip_is_refused(kind: type[ImageDataModule], name: str, published: Path) -> None:
     path = published / kind.folder / name
     content = bytearray(path.read_bytes())
     content[random.Random(name).randrange(len(content))] ^= 4
@@ -74,7 +74,8 @@ def test_one_bit_is_enough_to_refuse_a_file(kind: type[ImageDataModule], name: s
     )
 
 
-def test_another_set_s_images_other_labels_and_fewer_images_are_refused(published: Path, tmp_path: Path) -> None:
+def test_files_of_other_set_are_refused(published: Path, tmp_path: Path) -> None:
+    """Files with other labels or with fewer images are refused, too."""
     raw = published / MNIST.folder
     labels = (raw / LABELS).read_bytes()
     (raw / LABELS).write_bytes(labels[:8] + labels[:7:-1])
@@ -91,7 +92,8 @@ def test_another_set_s_images_other_labels_and_fewer_images_are_refused(publishe
 # Files of one's own
 
 
-def test_a_run_on_files_of_one_s_own_says_so_and_keeps_it(root: Path, tmp_path: Path) -> None:
+def test_run_on_unverified_files_says_so(root: Path, tmp_path: Path) -> None:
+    """The run's settings keep data.verify=false."""
     folder = quick(*images("mnist", root), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert OmegaConf.load(folder / ".hydra" / "config.yaml").data.verify is False
     note = f"note: the files in {root / 'MNIST/raw'} were not verified to be MNIST (data.verify=false)"
@@ -107,7 +109,7 @@ def own(raw: Path, images: np.ndarray, labels: np.ndarray) -> None:
     write_idx(raw / LABELS, labels)
 
 
-def test_other_numbers_of_images_are_read_as_they_are(root: Path) -> None:
+def test_any_number_of_images_is_read(root: Path) -> None:
     own(root / MNIST.folder, np.arange(60 * 28 * 28).reshape(60, 28, 28) % 251, np.arange(60) % 3)
     train, test = MNIST(root=str(root), verify=False, batch_size=1, val_size=0).load()
     assert train.inputs.flatten().tolist() == [number % 251 for number in range(60 * 28 * 28)]
@@ -125,7 +127,7 @@ def test_other_numbers_of_images_are_read_as_they_are(root: Path) -> None:
         ((0, 28, 28), (0,), LABELS, "0 labels for 0 images"),
     ],
 )
-def test_images_and_labels_that_do_not_fit_are_refused(
+def test_mismatched_images_and_labels_are_refused(
     images: tuple[int, ...], labels: tuple[int, ...], name: str, reason: str, root: Path
 ) -> None:
     raw = root / MNIST.folder
@@ -135,14 +137,14 @@ def test_images_and_labels_that_do_not_fit_are_refused(
     )
 
 
-def test_a_label_that_is_no_class_is_refused(root: Path) -> None:
+def test_label_out_of_range_is_refused(root: Path) -> None:
     own(root / MNIST.folder, np.zeros((60, 28, 28)), np.arange(60) % 11)
     assert "label 10 is none of the 10 classes" in complaint(MNIST, root, verify=False)
 
 
 @pytest.mark.parametrize("name", MNIST.sha256)
 @pytest.mark.parametrize("damage", ["truncated", "header only", "empty", "text", "wrong magic number"])
-def test_a_file_that_is_no_idx_file_is_named(name: str, damage: str, root: Path, tmp_path: Path) -> None:
+def test_invalid_idx_file_is_named(name: str, damage: str, root: Path, tmp_path: Path) -> None:
     path = root / MNIST.folder / name
     whole = path.read_bytes()
     path.write_bytes(
@@ -193,9 +195,8 @@ NO_LABELS = "its labels are not a list of integers"
         (Payload(np.frombuffer, b""), "not a pickle of arrays and plain values (it calls numpy.frombuffer)"),
     ],
 )
-def test_a_batch_of_cifar10_that_is_not_sound_is_refused(
-    batch: Any, reason: str, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_cifar10_batch_is_refused(batch: Any, reason: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is refused with the reason, and its code is not run."""
     path = root / CIFAR10.folder / "data_batch_4"
     path.write_bytes(pickle.dumps(batch))
     monkeypatch.chdir(root)
@@ -205,7 +206,7 @@ def test_a_batch_of_cifar10_that_is_not_sound_is_refused(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_a_file_that_is_no_pickle_is_named(damage: str, root: Path) -> None:
+def test_invalid_pickle_is_named(damage: str, root: Path) -> None:
     path = root / CIFAR10.folder / "test_batch"
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[:-1], "empty": b"", "text": b"<html>not found</html>"}[damage])

@@ -34,7 +34,8 @@ def training_images(data: ImageDataModule) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_images_are_kept_as_bytes_with_their_classes(kind: type[ImageDataModule], data_dir: Path) -> None:
+def test_images_are_stored_as_bytes(kind: type[ImageDataModule], data_dir: Path) -> None:
+    """Each of the three sets holds its images as bytes, with their classes."""
     data = ready(kind, data_dir)
     for samples, count in ((data.train_set, 150), (data.val_set, 50), (data.test_set, 100)):
         assert samples is not None
@@ -44,14 +45,14 @@ def test_images_are_kept_as_bytes_with_their_classes(kind: type[ImageDataModule]
         assert samples.targets.bincount().tolist() == [count // 10] * 10
 
 
-def test_mnist_pixels_and_labels_are_those_of_the_files(data_dir: Path) -> None:
+def test_mnist_matches_files(data_dir: Path) -> None:
     _, test = MNIST(root=str(data_dir), verify=False, batch_size=1, val_size=0).load()
     raw = data_dir / "MNIST/raw"
     assert test.inputs.numpy().tobytes() == (raw / "t10k-images-idx3-ubyte").read_bytes()[16:]
     assert bytes(test.targets.tolist()) == (raw / "t10k-labels-idx1-ubyte").read_bytes()[8:]
 
 
-def test_cifar10_pixels_and_labels_are_those_of_the_files(data_dir: Path) -> None:
+def test_cifar10_matches_files(data_dir: Path) -> None:
     train, _ = CIFAR10(root=str(data_dir), verify=False, batch_size=1, val_size=0).load()
     folder = data_dir / "cifar-10-batches-py"
     batches = [pickle.loads((folder / f"data_batch_{number}").read_bytes()) for number in range(1, 6)]
@@ -59,12 +60,12 @@ def test_cifar10_pixels_and_labels_are_those_of_the_files(data_dir: Path) -> Non
     assert train.targets.tolist() == np.concatenate([batch["labels"] for batch in batches]).tolist()
 
 
-def test_fashion_mnist_is_read_from_its_own_folder(data_dir: Path) -> None:
+def test_fashion_mnist_has_its_own_folder(data_dir: Path) -> None:
     assert not torch.equal(training_images(ready(FashionMNIST, data_dir)), training_images(ready(MNIST, data_dir)))
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_class_names_are_torchvisions_in_its_order(kind: type[ImageDataModule]) -> None:
+def test_class_names_match_torchvision(kind: type[ImageDataModule]) -> None:
     names = {
         MNIST: torchvision.datasets.MNIST.classes,
         FashionMNIST: torchvision.datasets.FashionMNIST.classes,
@@ -77,7 +78,8 @@ def test_class_names_are_torchvisions_in_its_order(kind: type[ImageDataModule]) 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_channel_statistics_are_mean_and_standard_deviation_over_all_pixels(channels: int) -> None:
+def test_channel_statistics_cover_all_pixels(channels: int) -> None:
+    """The mean and the standard deviation of each channel are taken over all pixels."""
     images = (torch.rand(64, channels, 9, 7) ** 2 * 256).byte() // torch.arange(1, channels + 1).view(-1, 1, 1)
     mean, std = compute_channel_statistics(images)
     by_channel = images.double().transpose(0, 1).flatten(1)
@@ -86,7 +88,7 @@ def test_channel_statistics_are_mean_and_standard_deviation_over_all_pixels(chan
     torch.testing.assert_close(std.flatten().double(), by_channel.std(dim=1, correction=0), rtol=0, atol=1e-4)
 
 
-def test_the_statistics_come_from_the_training_samples_alone(data_dir: Path) -> None:
+def test_statistics_use_only_training_samples(data_dir: Path) -> None:
     data = ready(CIFAR10, data_dir, val_size=100)
     assert data.val_set is not None
     everything = torch.cat([training_images(data), data.val_set.inputs])
@@ -95,9 +97,8 @@ def test_the_statistics_come_from_the_training_samples_alone(data_dir: Path) -> 
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_standardised_training_images_have_mean_0_and_standard_deviation_1(
-    kind: type[ImageDataModule], data_dir: Path
-) -> None:
+def test_training_images_are_standardised(kind: type[ImageDataModule], data_dir: Path) -> None:
+    """Each channel has mean 0 and standard deviation 1."""
     data = ready(kind, data_dir)
     images = data.transform(training_images(data))
     assert images.dtype == torch.float32
@@ -105,7 +106,8 @@ def test_standardised_training_images_have_mean_0_and_standard_deviation_1(
     torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.ones(len(data.mean)), rtol=0, atol=1e-3)
 
 
-def test_standardising_leaves_the_images_given_as_they_are_also_floats(data_dir: Path) -> None:
+def test_standardisation_does_not_change_input(data_dir: Path) -> None:
+    """The original images are unchanged, whether they are bytes or floats."""
     data = ready(CIFAR10, data_dir)
     images = training_images(data)
     for given in (images, images.float()):
@@ -114,13 +116,14 @@ def test_standardising_leaves_the_images_given_as_they_are_also_floats(data_dir:
         assert torch.equal(given, before)
 
 
-def test_an_image_of_one_grey_stays_finite() -> None:
+def test_uniform_images_have_positive_deviation() -> None:
+    """Images of one grey value stay finite when they are standardised."""
     mean, std = compute_channel_statistics(torch.full((2, 1, 4, 4), 7, dtype=torch.uint8))
     assert mean.item() == 7
     assert 0 < std.item() < 1e-3
 
 
-def test_training_images_are_augmented_and_validation_images_are_not(data_dir: Path, tmp_path: Path) -> None:
+def test_only_training_images_are_augmented(data_dir: Path, tmp_path: Path) -> None:
     data = ready(CIFAR10, data_dir, flip=True, crop=4, cutout=8, shuffle=False)
     assert data.train_set and data.val_set
     recorder = Recorder()
@@ -134,7 +137,7 @@ def test_training_images_are_augmented_and_validation_images_are_not(data_dir: P
 
 
 @pytest.mark.parametrize("setting", [{"flip": True}, {"crop": 2}, {"cutout": 5}])
-def test_each_augmentation_can_be_had_alone(setting: dict[str, Any], data_dir: Path) -> None:
+def test_augmentations_work_separately(setting: dict[str, Any], data_dir: Path) -> None:
     data = ready(MNIST, data_dir, **setting)
     images = training_images(data)
     black = (0 - data.mean) / data.std
@@ -149,7 +152,8 @@ def test_each_augmentation_can_be_had_alone(setting: dict[str, Any], data_dir: P
         assert torch.equal(augmented.sort(dim=-1).values, data.transform(images).sort(dim=-1).values)
 
 
-def test_a_crop_that_mirrors_shifts_in_no_black_and_no_more_than_there_is(data_dir: Path) -> None:
+def test_reflected_crop_has_no_black(data_dir: Path) -> None:
+    """A crop by more pixels than there are to reflect is refused."""
     for mode in ("zeros", "reflect"):
         data = ready(CIFAR10, data_dir, crop=31, crop_padding=mode)
         white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)

@@ -11,13 +11,13 @@ ROWS = np.arange(24, dtype=np.uint8).reshape(4, 6)
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("array", [ROWS, np.asfortranarray(ROWS), ROWS.T, ROWS[::2, 1:], ROWS[0]])
-def test_arrays_of_bytes_are_read_from_every_protocol(array: np.ndarray, protocol: int) -> None:
+def test_byte_arrays_load_from_every_protocol(array: np.ndarray, protocol: int) -> None:
     content = unpickle(pickle.dumps({"data": array, "labels": [1, 2]}, protocol))
     assert content["labels"] == [1, 2]
     assert np.array_equal(content["data"].to_tensor().numpy(), array)
 
 
-def test_python_2_s_strings_of_bytes_are_read() -> None:
+def test_python_2_byte_strings_are_read() -> None:
     header = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
     kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     state = b"(K\x01K\x02K\x03\x86" + kind + b"\x89U\x06\x00\x01\x7f\x80\xfe\xfftb."
@@ -38,7 +38,7 @@ def test_python_2_s_strings_of_bytes_are_read() -> None:
         (1, (2, 3), np.dtype("u1"), False, "12345☃"),
     ],
 )
-def test_an_array_whose_parts_do_not_fit_is_refused(state: Any) -> None:
+def test_inconsistent_array_is_refused(state: Any) -> None:
     array = PickledArray()
     array.__setstate__(unpickle(pickle.dumps(state)))
     with pytest.raises(ValueError, match=r"an array|codec"):

@@ -58,13 +58,14 @@ def count_transfers(data: XOR) -> list[int]:
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_set_that_fits_is_copied_once_and_each_epoch_costs_its_order(data: XOR, chunk: int) -> None:
+def test_fitting_set_is_copied_once(data: XOR, chunk: int) -> None:
+    """After that, each epoch only copies its order."""
     data.chunk_length = chunk
     assert count_transfers(data) == [2 + 2 + 1, 1]  # inputs and targets to train and to validate on, and the order
 
 
 @pytest.mark.parametrize(("asked", "free"), [(False, 1e9), (None, 2 * 220 * (8 + 8) - 1)])
-def test_set_that_does_not_fit_is_copied_batch_by_batch(
+def test_large_set_is_copied_by_batch(
     data: XOR, asked: bool | None, free: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -74,9 +75,10 @@ def test_set_that_does_not_fit_is_copied_batch_by_batch(
     assert "data: 0.00352 MB for meta, copied to it batch by batch" in caplog.text
 
 
-def test_set_takes_half_of_the_free_memory_at_most_unless_it_is_asked_for(
+def test_set_uses_at_most_half_memory(
     data: XOR, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Unless it is requested, a set takes at most half of the free memory."""
     caplog.set_level(logging.INFO)
     for asked, free in ((None, 2 * 3520), (True, 0)):
         monkeypatch.setattr(placement, "_measure_free_memory", lambda device, free=free: free)
@@ -87,7 +89,7 @@ def test_set_takes_half_of_the_free_memory_at_most_unless_it_is_asked_for(
         caplog.clear()
 
 
-def test_batches_are_those_of_the_set_where_it_lies(data: XOR) -> None:
+def test_batches_do_not_depend_on_placement(data: XOR) -> None:
     data.trainer.strategy.root_device = CPU  # type: ignore[misc]
     loader = data.train_dataloader()
     assert isinstance(loader, Batches)
@@ -97,7 +99,8 @@ def test_batches_are_those_of_the_set_where_it_lies(data: XOR) -> None:
     assert all(torch.equal(one, other) for left, right in pairs for one, other in zip(left, right, strict=True))
 
 
-def test_each_batch_is_copied_while_the_one_before_is_computed_with() -> None:
+def test_next_batch_is_copied_ahead() -> None:
+    """Each batch is copied while the one before is computed with."""
     steps: list[str] = []
 
     class Noting(Samples):
@@ -114,6 +117,6 @@ def test_each_batch_is_copied_while_the_one_before_is_computed_with() -> None:
     assert steps == [copies[0], copies[1], "compute 0", copies[2], "compute 1", "compute 2"]
 
 
-def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
+def test_invalid_data_on_device_is_refused(tmp_path: Path) -> None:
     error = run("src.train", *BARE, "data_on_device=gpu", cwd=tmp_path).error
     assert error == "error: data_on_device=gpu must be null, true or false"

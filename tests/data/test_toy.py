@@ -34,18 +34,18 @@ def sets(data: TensorDataModule) -> list[Samples]:
     return [data.train_set, data.val_set, data.test_set]
 
 
-def test_the_sets_have_the_sizes_asked_for() -> None:
+def test_sets_have_requested_sizes() -> None:
     assert [samples.size for samples in sets(xor())] == [100, 60, 40]
 
 
-def test_each_corner_gets_as_many_points() -> None:
+def test_corners_have_equal_numbers_of_points() -> None:
     for samples in sets(xor()):
         corners, counts = samples.inputs.round().unique(dim=0, return_counts=True)
         assert corners.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
         assert counts.tolist() == [samples.size / 4] * 4
 
 
-def test_the_class_is_the_exclusive_or_of_the_coordinates() -> None:
+def test_xor_class_matches_coordinates() -> None:
     for samples in sets(xor()):
         first, second = samples.inputs.round().long().T
         assert torch.equal(samples.targets, first ^ second)
@@ -53,38 +53,40 @@ def test_the_class_is_the_exclusive_or_of_the_coordinates() -> None:
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.1])
-def test_the_noise_has_the_standard_deviation_asked_for(noise: float) -> None:
+def test_noise_has_requested_standard_deviation(noise: float) -> None:
     samples = sets(xor(noise, train_size=20_000))[0]
     offsets = samples.inputs - torch.stack([torch.arange(20_000) % 4 // 2, torch.arange(20_000) % 2], dim=1)
     assert offsets.std().item() == pytest.approx(noise, rel=0.02)
     assert offsets.mean().item() == pytest.approx(0, abs=0.02 * noise)
 
 
-def test_without_noise_the_points_are_the_corners() -> None:
+def test_without_noise_points_are_corners() -> None:
     assert torch.equal(sets(xor(noise=0))[0].inputs[:4], torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]]))
 
 
-def test_training_validation_and_test_points_are_draws_of_their_own() -> None:
+def test_sets_are_drawn_independently() -> None:
+    """Training, validation and test points are all different."""
     points = torch.cat([samples.inputs for samples in [*sets(xor()), *sets(xor(split_seed=1))]])
     assert len(points.unique(dim=0)) == 400
 
 
-def test_the_same_split_seed_gives_the_same_points() -> None:
+def test_split_seed_reproduces_points() -> None:
     for first, second in zip(sets(xor(split_seed=3)), sets(xor(split_seed=3)), strict=True):
         assert torch.equal(first.inputs, second.inputs)
 
 
-def test_the_validation_points_stay_whatever_is_trained_on() -> None:
+def test_validation_points_ignore_training_size() -> None:
     assert torch.equal(sets(xor(train_size=8))[1].inputs, sets(xor(train_size=80))[1].inputs)
 
 
-def test_no_validation_points_are_an_empty_set() -> None:
+def test_zero_val_size_has_no_loader() -> None:
     assert xor(val_size=0).val_dataloader() == []
 
 
 @pytest.mark.parametrize("size", [0.5, None])
 @pytest.mark.parametrize("setting", ["train_size", "val_size", "test_size"])
-def test_only_counts_are_taken_since_there_is_no_set_to_take_a_share_of(setting: str, size: float | None) -> None:
+def test_sizes_must_be_counts(setting: str, size: float | None) -> None:
+    """The points are drawn, so there is no set of which a size could be a fraction."""
     with pytest.raises(InputError, match=rf"data\.{setting}={size}: .* give a count"):
         xor(**{setting: size})
 
@@ -96,7 +98,8 @@ DRAWN = [Pulse, Linear, Parabola, Cubic]
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_each_set_is_a_draw_of_its_own_size_that_the_split_seed_alone_decides(kind: type[SyntheticDataModule]) -> None:
+def test_synthetic_sets_depend_on_split_seed(kind: type[SyntheticDataModule]) -> None:
+    """Each set is drawn independently and has the requested size."""
     first, again, other = drawn(kind), drawn(kind), drawn(kind, split_seed=1)
     assert [samples.size for samples in first] == [4000, 60, 40]
     points = torch.cat([samples.inputs for samples in [*first, *other]])
@@ -114,9 +117,7 @@ def test_each_set_is_a_draw_of_its_own_size_that_the_split_seed_alone_decides(ki
         (Cubic, [-1.5], [1.5]),
     ],
 )
-def test_the_points_are_spread_evenly_over_the_whole_range(
-    kind: type[SyntheticDataModule], low: list[float], high: list[float]
-) -> None:
+def test_points_are_uniform_over_range(kind: type[SyntheticDataModule], low: list[float], high: list[float]) -> None:
     inputs = drawn(kind)[0].inputs
     ends = torch.tensor([low, high])
     share = (inputs - ends[0]) / (ends[1] - ends[0])
@@ -126,7 +127,8 @@ def test_the_points_are_spread_evenly_over_the_whole_range(
     assert torch.allclose(quarters, torch.tensor(0.25), atol=0.03)
 
 
-def test_the_pulse_is_high_from_minus_1_to_1() -> None:
+def test_pulse_is_high_within_bounds() -> None:
+    """Its target is 1 from −1 to 1, both included, and 0 elsewhere."""
     points = torch.tensor([[-3.0], [-1.001], [-1.0], [0.0], [1.0], [1.001], [3.0]])
     data = Pulse(train_size=1, val_size=1, test_size=1, batch_size=1)
     assert data.truth(points).tolist() == [0, 0, 1, 1, 1, 0, 0]
@@ -135,7 +137,7 @@ def test_the_pulse_is_high_from_minus_1_to_1() -> None:
     assert targets.dtype == torch.int64
 
 
-def test_the_classes_of_the_plane_lie_on_either_side_of_the_line() -> None:
+def test_linear_classes_are_separated_by_line() -> None:
     (x1, x2), targets = drawn(Linear)[0].inputs.double().T, drawn(Linear)[0].targets
     value = 0.8 * x1 + x2 - 3
     assert torch.equal((value >= 0)[value.abs() > 1e-5], (targets == 1)[value.abs() > 1e-5])
@@ -143,7 +145,7 @@ def test_the_classes_of_the_plane_lie_on_either_side_of_the_line() -> None:
     assert targets.float().mean().item() == pytest.approx(8 * 6.4 / 2 / (8 * 7), abs=0.03)
 
 
-def test_the_classes_of_the_parabola_lie_above_and_below_it() -> None:
+def test_parabola_separates_classes() -> None:
     (x1, x2), targets = drawn(Parabola)[0].inputs.double().T, drawn(Parabola)[0].targets
     value = -0.5 * (x1 - 1) ** 2 + 2 * x2 + 5
     assert torch.equal((value >= 0)[value.abs() > 1e-5], (targets == 1)[value.abs() > 1e-5])
@@ -151,7 +153,7 @@ def test_the_classes_of_the_parabola_lie_above_and_below_it() -> None:
     assert data.boundary(torch.tensor([1.0, 3.0, -5.0])).tolist() == [-2.5, -1.5, 6.5]
 
 
-def test_the_cubic_has_the_values_of_its_formula_and_no_noise() -> None:
+def test_cubic_matches_formula_without_noise() -> None:
     data = Cubic(train_size=1, val_size=1, test_size=1, batch_size=1)
     points = torch.tensor([[-1.0], [0.0], [1.0], [1.5]])
     assert data.truth(points).tolist() == pytest.approx([0.2, 0.1, 0.2, 2.2])
@@ -161,14 +163,14 @@ def test_the_cubic_has_the_values_of_its_formula_and_no_noise() -> None:
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_a_share_is_refused_naming_the_set(kind: type[SyntheticDataModule]) -> None:
+def test_fraction_is_refused_naming_set(kind: type[SyntheticDataModule]) -> None:
     with pytest.raises(InputError) as caught:
         kind(train_size=100, val_size=0.5, test_size=100, batch_size=10)
     name = kind.__name__
     assert str(caught.value) == f"data.val_size=0.5: {name}'s points are drawn, not taken from a set; give a count"
 
 
-def test_sets_that_are_drawn_have_nothing_to_note() -> None:
+def test_synthetic_sets_have_no_note() -> None:
     assert [kind(train_size=1, val_size=1, test_size=1, batch_size=1).note for kind in DRAWN] == [""] * 4
     assert xor().note == ""
 
@@ -185,14 +187,14 @@ def test_sets_that_are_drawn_have_nothing_to_note() -> None:
         ("xor", lambda a, b: a != b),
     ],
 )
-def test_a_gate_is_its_truth_table(gate: str, rule: Callable[[float, float], bool]) -> None:
+def test_gate_matches_truth_table(gate: str, rule: Callable[[float, float], bool]) -> None:
     inputs, targets = sets(ready(Gate(gate=gate, batch_size=4)))[0]
     assert inputs.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert targets.tolist() == [int(rule(a, b)) for a, b in inputs.tolist()]
     assert targets.dtype == torch.int64
 
 
-def test_the_ten_points_are_the_course_s() -> None:
+def test_ten_points_match_course() -> None:
     inputs, targets = sets(ready(TenPoints(held_out=0, batch_size=10)))[0]
     assert inputs.squeeze(1).tolist() == [-4.5, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
     printed = [0.9819, 0.7973, 1.9737, 0.1838, 1.3180, -0.8361, -0.6591, -2.4701, -2.8122, -6.2512]
@@ -200,7 +202,8 @@ def test_the_ten_points_are_the_course_s() -> None:
 
 
 @pytest.mark.parametrize("data", [Gate(gate="or", batch_size=4), TenPoints(held_out=0, batch_size=10)], ids=str)
-def test_a_table_is_trained_validated_and_tested_on_alike_and_says_so(data: TensorDataModule) -> None:
+def test_table_reuses_points_and_says_so(data: TensorDataModule) -> None:
+    """The same points are used for training, validation and test, and a note says so."""
     train, val, test = sets(ready(data))
     assert torch.equal(train.inputs, val.inputs) and torch.equal(train.inputs, test.inputs)
     assert torch.equal(train.targets, val.targets) and torch.equal(train.targets, test.targets)
@@ -209,7 +212,8 @@ def test_a_table_is_trained_validated_and_tested_on_alike_and_says_so(data: Tens
 
 
 @pytest.mark.parametrize(("held_out", "where"), [(1, [4]), (2, [3, 6]), (3, [2, 4, 7]), (8, [1, 2, 3, 4, 5, 6, 7, 8])])
-def test_points_held_out_lie_among_the_inner_ones_and_are_not_trained_on(held_out: int, where: list[int]) -> None:
+def test_held_out_points_are_inner_ones(held_out: int, where: list[int]) -> None:
+    """They are spread evenly and are not trained on."""
     data = TenPoints(held_out=held_out, batch_size=10)
     train, val, test = sets(ready(data))
     x = torch.linspace(-4.5, 4.5, 10)
@@ -221,14 +225,15 @@ def test_points_held_out_lie_among_the_inner_ones_and_are_not_trained_on(held_ou
 
 
 @pytest.mark.parametrize("held_out", range(1, 9))
-def test_as_many_points_are_held_out_as_asked_for_and_never_the_ends(held_out: int) -> None:
+def test_held_out_points_exclude_ends(held_out: int) -> None:
+    """As many are held out as requested."""
     train, val, _ = sets(ready(TenPoints(held_out=held_out, batch_size=10)))
     assert (train.size, val.size) == (10 - held_out, held_out)
     assert {-4.5, 4.5} <= set(train.inputs.flatten().tolist())
 
 
 @pytest.mark.parametrize("held_out", [9, 10])
-def test_the_ends_cannot_be_held_out(held_out: int) -> None:
+def test_holding_out_ends_is_refused(held_out: int) -> None:
     with pytest.raises(InputError) as caught:
         TenPoints(held_out=held_out, batch_size=10)
     words = "at most 8 of the ten points can be held out, not the two ends"

@@ -70,7 +70,8 @@ def kernels(samples: Any) -> set[tuple[float, ...]]:
 # What is read
 
 
-def test_the_published_file_s_checksum_is_taken_over_its_numbers_however_they_are_written() -> None:
+def test_checksum_ignores_number_format() -> None:
+    """The checksum is that of the numbers, however they are written."""
     published = b"15.26\t14.84\t\t0.871\t1\r\n14.88\t5\t\t2.700\t3\n\n"
     other = b"15.26 14.840 .871 1\n14.88\t5.000\t2.7\t3"
     assert (
@@ -83,7 +84,7 @@ def test_the_published_file_s_checksum_is_taken_over_its_numbers_however_they_ar
 @pytest.mark.parametrize(
     ("old", "new"), [("\t", "\t\t"), ("\n", "\r\n"), ("\n", "\n\n"), ("\t1\n", "\t1\t\n"), ("\t", "   ")]
 )
-def test_any_white_space_parts_numbers_and_lines(old: str, new: str, root: Path) -> None:
+def test_any_white_space_separates_numbers(old: str, new: str, root: Path) -> None:
     first, _ = wheat(root).load()
     path = root / "wheat/seeds_dataset.txt"
     path.write_bytes(path.read_text().replace(old, new).encode())
@@ -91,7 +92,8 @@ def test_any_white_space_parts_numbers_and_lines(old: str, new: str, root: Path)
     assert torch.equal(first.inputs, again.inputs) and torch.equal(first.targets, again.targets)
 
 
-def test_the_kernels_are_the_file_s_with_classes_from_0(root: Path) -> None:
+def test_kernels_match_file(root: Path) -> None:
+    """Their classes are counted from 0."""
     rest, tested = wheat(root).load()
     numbers = [torch.hstack([part.inputs, part.targets[:, None] + 1.0]).tolist() for part in (rest, tested)]
     read = {tuple(row) for rows in numbers for row in rows}
@@ -103,7 +105,8 @@ def test_the_kernels_are_the_file_s_with_classes_from_0(root: Path) -> None:
 
 
 @pytest.mark.parametrize("folds", [2, 4, 5, 7, COUNT])
-def test_each_sample_is_in_the_test_set_of_just_one_fold(folds: int, root: Path) -> None:
+def test_folds_partition_samples(folds: int, root: Path) -> None:
+    """Each sample is in the test set of exactly one fold."""
     tested = [kernels(wheat(root, fold, folds).load()[1]) for fold in range(folds)]
     assert sum(map(len, tested)) == COUNT
     assert len(set.union(*tested)) == COUNT
@@ -112,14 +115,16 @@ def test_each_sample_is_in_the_test_set_of_just_one_fold(folds: int, root: Path)
 
 @pytest.mark.parametrize("folds", [2, 4, 5, 7])
 @pytest.mark.parametrize("split_seed", [0, 1])
-def test_each_fold_has_its_share_of_every_class_to_within_one_sample(folds: int, split_seed: int, root: Path) -> None:
+def test_folds_are_stratified(folds: int, split_seed: int, root: Path) -> None:
+    """Each part has its share of every class to within one sample."""
     share = PER_CLASS / folds
     for fold in range(folds):
         counts = wheat(root, fold, folds, split_seed=split_seed).load()[1].targets.bincount(minlength=3)
         assert all(abs(count - share) < 1 for count in counts.tolist())
 
 
-def test_train_validation_and_test_samples_are_all_of_them_and_share_none(root: Path) -> None:
+def test_sets_partition_all_samples(root: Path) -> None:
+    """Training, validation and test samples are all samples, without overlap."""
     rest, tested = wheat(root, fold=2).load()
     train, val = wheat(root, fold=2).split(rest)
     assert [part.size for part in (train, val, tested)] == [36, 12, 12]
@@ -127,13 +132,13 @@ def test_train_validation_and_test_samples_are_all_of_them_and_share_none(root: 
     assert val.targets.bincount().tolist() == tested.targets.bincount().tolist() == [4, 4, 4]
 
 
-def test_the_folds_depend_on_split_seed_alone(root: Path) -> None:
+def test_folds_depend_only_on_split_seed(root: Path) -> None:
     folds = kernels(wheat(root).load()[1])
     assert kernels(wheat(root, order_seed=7, batch_size=3, val_size=0, train_size=0.5).load()[1]) == folds
     assert kernels(wheat(root, split_seed=1).load()[1]) != folds
 
 
-def test_a_fold_that_there_is_not_is_refused() -> None:
+def test_fold_out_of_range_is_refused() -> None:
     for fold in (5, -1):
         with pytest.raises(InputError, match=rf"^data.fold={fold}: with data.folds=5 they are 0 to 4$"):
             wheat(Path(), fold=fold)
@@ -147,7 +152,7 @@ def test_more_folds_than_samples_are_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"train_size": 12}, {"val_size": 0}])
-def test_the_features_are_standardised_by_the_training_samples_alone(settings: dict[str, Any], root: Path) -> None:
+def test_features_are_standardised_by_training_samples(settings: dict[str, Any], root: Path) -> None:
     data, raw = ready(root, **settings), wheat(root, **settings)
     rest, tested = raw.load()
     train, val = raw.split(rest)
@@ -160,14 +165,15 @@ def test_the_features_are_standardised_by_the_training_samples_alone(settings: d
     assert (mean - everything.mean(dim=0)).abs().max() > 0.01
 
 
-def test_features_that_are_equal_in_all_training_samples_stay_finite(root: Path) -> None:
+def test_constant_features_stay_finite(root: Path) -> None:
+    """Features that are equal in all training samples stay finite."""
     data = ready(root, train_size=1)
     assert data.train_set.inputs.tolist() == [[0.0] * 7]
     assert data.std.tolist() == [1.0] * 7
     assert data.test_set.inputs.isfinite().all()
 
 
-def test_the_loss_of_the_validation_samples_chooses(root: Path) -> None:
+def test_validation_loss_is_monitored(root: Path) -> None:
     assert wheat(root).monitor == ("val/loss", "min")
 
 
@@ -186,18 +192,19 @@ def test_the_loss_of_the_validation_samples_chooses(root: Path) -> None:
         ("\n".join(lines()), "", "its numbers are not those of the published data set"),
     ],
 )
-def test_a_changed_file_is_named_with_what_is_wrong(old: str, new: str, reason: str, root: Path) -> None:
+def test_changed_file_is_refused_with_reason(old: str, new: str, reason: str, root: Path) -> None:
     path = root / "wheat/seeds_dataset.txt"
     path.write_text(path.read_text().replace(old, new, 1), encoding="utf-8")
     assert complaint(root) == f"{path}: {reason}; delete it and run again to download it"
 
 
-def test_loading_names_what_is_missing(tmp_path: Path) -> None:
+def test_loading_names_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"wheat lacks seeds_dataset.txt$"):
         wheat(tmp_path).load()
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_irregular_file_is_refused(tmp_path: Path) -> None:
+    """A folder or a pipe in the place of the file is refused by name."""
     path = tmp_path / "wheat/seeds_dataset.txt"
     path.mkdir(parents=True)
     assert complaint(tmp_path) == f"{path} is not a regular file"
@@ -206,7 +213,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     assert complaint(tmp_path) == f"{path} is not a regular file"
 
 
-def test_nothing_but_the_published_numbers_is_accepted(tmp_path: Path) -> None:
+def test_only_published_numbers_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "wheat").mkdir()
     (tmp_path / "wheat/seeds_dataset.txt").write_text("\n".join(lines(210)))  # well-formed, but made up
     assert "its numbers are not those of the published data set" in complaint(tmp_path)
@@ -221,7 +228,7 @@ def publish(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Wheat, "url", (folder / "published.txt").as_uri())
 
 
-def test_a_missing_file_is_downloaded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_is_downloaded_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = trusted(monkeypatch, "\n".join(lines()).replace("\t", "\t\t", 9))
     publish(tmp_path, text, monkeypatch)
     assert ready(tmp_path / "data").test_set.size == 12
@@ -229,18 +236,17 @@ def test_a_missing_file_is_downloaded_as_it_is(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in (tmp_path / "data/wheat").iterdir()] == ["seeds_dataset.txt"]
 
 
-def test_a_download_that_is_not_the_set_is_refused_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves no file behind."""
     publish(tmp_path, "<html>log in first</html>", monkeypatch)
     assert "cannot be downloaded (line 1 is not all numbers): put seeds_dataset.txt of file:" in complaint(tmp_path)
     assert not (tmp_path / "wheat").exists()
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), TimeoutError("timed out"), http.client.IncompleteRead(b"")])
-def test_without_a_network_the_file_its_home_and_its_place_are_named(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_error_names_file_and_folder(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the file, its address and where to put it."""
+
     def offline(*args: Any, **kwargs: Any) -> None:
         raise error
 
@@ -251,17 +257,17 @@ def test_without_a_network_the_file_its_home_and_its_place_are_named(
     )
 
 
-def test_where_the_file_is_there_the_folder_is_left_alone(root: Path) -> None:
+def test_complete_folder_is_unchanged(root: Path) -> None:
     ready(root)
     assert [path.name for path in root.iterdir()] == ["wheat"]
 
 
-def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_unwritable_data_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert complaint(tmp_path / "file/data").startswith(f"data folder {tmp_path / 'file/data'} cannot be written (")
 
 
-def test_of_several_that_start_at_once_one_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_starts_download_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, trusted(monkeypatch, "\n".join(lines())), monkeypatch)
     count, download, downloads = 4, Wheat.download, []
     all_see_it_missing = threading.Barrier(count)
@@ -288,7 +294,7 @@ def test_of_several_that_start_at_once_one_downloads(tmp_path: Path, monkeypatch
 # On the command line
 
 
-def test_a_sweep_over_the_folds_learns_kernels_that_lie_far_apart(root: Path, tmp_path: Path) -> None:
+def test_sweep_over_folds_learns_separable_kernels(root: Path, tmp_path: Path) -> None:
     sweep = ("-m", "hydra/launcher=basic")  # in this process, which takes the small file for the published one
     folds = ("data.folds=3", "data.fold=0,1,2", "trainer.max_epochs=10", "optimizer.lr=0.05")
     outcome = quick(*sweep, "data=wheat", f"paths.data={root}", "model.hidden_size=10", *folds, cwd=tmp_path)
@@ -297,6 +303,6 @@ def test_a_sweep_over_the_folds_learns_kernels_that_lie_far_apart(root: Path, tm
     assert len({each["test/loss"] for each in metrics}) == 3
 
 
-def test_a_wrong_fold_is_told_in_one_line(root: Path, tmp_path: Path) -> None:
+def test_invalid_fold_is_refused_in_one_line(root: Path, tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "data=wheat", f"paths.data={root}", "data.fold=5", cwd=tmp_path)
     assert outcome.error.endswith("data.fold=5: with data.folds=5 they are 0 to 4")

@@ -44,15 +44,15 @@ def tensors(outcome: Outcome) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("model", "data"), CASES, ids=["-".join(case) for case in CASES])
-def test_a_run_agrees_with_the_cpus_to_float32s_rounding(
-    model: str, data: str, wheat_dir: Path, trainer: str, tmp_path: Path
-) -> None:
+def test_float32_run_agrees_with_cpu(model: str, data: str, wheat_dir: Path, trainer: str, tmp_path: Path) -> None:
+    """A run on the GPU agrees with one on the CPU up to rounding in float32."""
     settings = settings_of(model, data, wheat_dir)
     assert_close(quick(*settings, trainer, cwd=tmp_path), quick(*settings, "trainer=cpu", cwd=tmp_path), 2e-3)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_in_float64_a_run_agrees_to_nine_digits(model: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
+def test_float64_run_agrees_with_cpu(model: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
+    """In float64 the weights agree with those of a run on the CPU to nine digits."""
     settings = [*settings_of(model, "cifar10", data_dir), "trainer.precision=64-true"]
     # Metrics are logged in float32.
     here, there = quick(*settings, trainer, cwd=tmp_path), quick(*settings, "trainer=cpu", cwd=tmp_path)

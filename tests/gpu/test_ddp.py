@@ -26,16 +26,18 @@ def accelerator(device: str) -> str:
     return f"trainer.accelerator={device}"
 
 
-def test_one_process_of_ddp_comes_to_what_a_run_without_it_does(
+def test_one_ddp_process_matches_plain_run(
     accelerator: str, trainer: str, tmp_path: Path, processes: dict[str, str]
 ) -> None:
+    """One process under trainer=ddp gives the result of a run without it."""
     outcome = process("src.train", *BARE, *DDP, accelerator, *SETTINGS, cwd=tmp_path, **processes)
     assert_the_same_run(outcome, quick(*SETTINGS, trainer, cwd=tmp_path))
 
 
-def test_two_processes_share_the_device_and_come_to_what_one_does(
+def test_two_ddp_processes_match_plain_run(
     accelerator: str, trainer: str, tmp_path: Path, processes: dict[str, str]
 ) -> None:
+    """Two processes that share the device give the result of a run in one process."""
     two = (*BARE, *DDP, "trainer.num_nodes=2", GLOO, accelerator, *SETTINGS, "name=two")
     first, second = on_two_nodes(*two, cwd=tmp_path, **processes)
     assert second.code == 0, second.text

@@ -39,7 +39,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return what
 
 
-def test_a_part_is_kept_with_its_place_and_the_other_parts_stay(tmp_path: Path, measured: dict[str, Any]) -> None:
+def test_part_is_recorded_with_its_environment(tmp_path: Path, measured: dict[str, Any]) -> None:
+    """A part is recorded with its device, code and versions, and the other parts stay."""
     record = Record(tmp_path / "bench.json", PLACE)
     record.keep("many", {"tables": {}}, 1.0, complete=True)
     assert command.run_part("steps", stage(tmp_path), record)
@@ -57,9 +58,8 @@ def test_a_part_is_kept_with_its_place_and_the_other_parts_stay(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("error", "well"), [(TimeUp("it is late"), True), (MissingError("no MNIST"), False), (RuntimeError("ill"), False)]
 )
-def test_what_a_part_has_found_before_it_stops_is_kept(
-    error: Exception, well: bool, tmp_path: Path, measured: dict[str, Any]
-) -> None:
+def test_partial_results_are_kept(error: Exception, well: bool, tmp_path: Path, measured: dict[str, Any]) -> None:
+    """What a part has measured before it stops is kept."""
     measured["error"] = error
     record = Record(tmp_path / "bench.json", PLACE)
     assert command.run_part("steps", stage(tmp_path), record) == well
@@ -67,7 +67,8 @@ def test_what_a_part_has_found_before_it_stops_is_kept(
     assert read_json(record.path)["steps"].get("failed") == (None if well else str(error))
 
 
-def test_nothing_is_begun_when_the_time_is_over_or_a_data_set_is_missing(tmp_path: Path) -> None:
+def test_nothing_starts_without_time_or_data(tmp_path: Path) -> None:
+    """Nothing starts if the time is over or a data set is missing."""
     with pytest.raises(TimeUp):
         stage(tmp_path, 10.0).run("-c", "raise SystemExit(3)")
     with pytest.raises(RuntimeError, match="ended with status 3: it is ill"):
@@ -76,7 +77,8 @@ def test_nothing_is_begun_when_the_time_is_over_or_a_data_set_is_missing(tmp_pat
         stage(tmp_path).images("cifar10")
 
 
-def test_words_choose_parts_and_those_that_are_named_get_more_time() -> None:
+def test_arguments_choose_the_parts() -> None:
+    """Arguments choose the parts, and a part that is named gets more time."""
     assert command.choose([]) == command.SECONDS and sum(command.SECONDS.values()) <= 480
     assert command.choose(["dry"]) == command.SECONDS
     assert list(command.choose(["bench"])) == ["steps", "augment", "evaluate"]
@@ -84,7 +86,9 @@ def test_words_choose_parts_and_those_that_are_named_get_more_time() -> None:
     assert max(command.MOST, *command.SECONDS.values()) <= 180
 
 
-def test_without_a_gpu_or_with_a_wrong_word_the_command_says_so_in_one_line() -> None:
+def test_missing_gpu_or_wrong_argument_is_reported() -> None:
+    """Without a GPU or with a wrong argument the command ends with an error in one line."""
+
     def told(*words: str) -> str:
         environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "", "PYTHONPATH": str(ROOT)}
         given = [sys.executable, "-m", "tests.gpu", *words]

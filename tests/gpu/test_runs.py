@@ -28,9 +28,7 @@ class Exhaust(Callback):
 
 
 @pytest.mark.parametrize("kind", RESUMED)
-def test_deterministic_runs_repeat_and_resume_bit_for_bit(
-    kind: str, data_dir: Path, trainer: str, tmp_path: Path
-) -> None:
+def test_deterministic_runs_repeat_and_resume_exactly(kind: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
     data = [] if kind == "mlp" else images("cifar10", data_dir)
     settings = (*data, *RESUMED[kind], trainer, "deterministic=true", "seed=3")
     straight = quick(*settings, "trainer.max_epochs=3", cwd=tmp_path).folder
@@ -42,9 +40,10 @@ def test_deterministic_runs_repeat_and_resume_bit_for_bit(
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-def test_gradients_are_clipped_after_they_are_scaled_back(
+def test_gradients_are_clipped_after_unscaling(
     precision: str, device: str, data_dir: Path, trainer: str, tmp_path: Path
 ) -> None:
+    """Gradients are clipped after mixed precision has scaled them back."""
     data = (*images("mnist", data_dir), "model=mlp", "model.init=normal", "model.init_std=0.01")  # float16 bears it
     settings = (*data, "optimizer=sgd", f"optimizer.lr={RATE}", "trainer.max_steps=1")
     clipped = (*settings, "optimizer.momentum=0", trainer, f"trainer.gradient_clip_val={CLIP}", Begun.SETTING)
@@ -73,7 +72,8 @@ def test_mixed_precision_learns_what_float32_does(
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_compiled_steps_are_the_plain_ones_but_for_rounding(mode: str, trainer: str, tmp_path: Path) -> None:
+def test_compiled_steps_match_plain_steps(mode: str, trainer: str, tmp_path: Path) -> None:
+    """Compiled steps equal plain ones up to rounding."""
     settings = ("optimizer=sgd", "model.hidden_size=5", "data.batch_size=7", trainer, "trainer.max_epochs=3")
     fast = quick(*settings, f"compile={mode}", cwd=tmp_path)
     plain = quick(*settings, cwd=tmp_path)
@@ -82,13 +82,15 @@ def test_compiled_steps_are_the_plain_ones_but_for_rounding(mode: str, trainer: 
     assert 0 < fast.metrics["compile_seconds"] < fast.metrics["seconds"]
 
 
-def test_a_loss_that_is_no_number_is_told_in_one_line(trainer: str, tmp_path: Path) -> None:
+def test_diverged_loss_is_reported(trainer: str, tmp_path: Path) -> None:
+    """A loss that becomes NaN or infinite ends the run with an error in one line."""
     outcome = run("src.train", *BARE, trainer, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
     assert "the loss became nan at step" in outcome.error or "the loss became inf at step" in outcome.error
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 
 
-def test_memory_that_runs_out_is_told_in_one_line(trainer: str, tmp_path: Path) -> None:
+def test_out_of_memory_is_reported(trainer: str, tmp_path: Path) -> None:
+    """A run that needs more memory than the device has ends in one line, and the next run has it all."""
     outcome = run("src.train", *BARE, trainer, Exhaust.SETTING, cwd=tmp_path)
     assert outcome.error.startswith("error: there is not enough memory (PyTorch asked for")
     assert read_json(outcome.folder / "status.json")["reason"] == "out of memory"

@@ -44,16 +44,18 @@ def count_used(device: str) -> int:
 
 
 @pytest.mark.parametrize("kind", STACKS)
-def test_a_stack_comes_to_what_its_jobs_come_to_alone(kind: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
+def test_stack_matches_its_separate_jobs(kind: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
+    """A stack gives the results that its jobs give when each is trained alone."""
     shared = [*images("mnist", data_dir), *STACKS[kind], "model.dropout=0", "optimizer=adam", "trainer.max_epochs=5"]
     accelerator = "cuda" if trainer == "trainer=gpu" else "cpu"
     jobs = [[*job, f"trainer.accelerator={accelerator}"] for job in jobs_with(shared, *OWN)]
     assert_both_ways_the_same(tmp_path, jobs)
 
 
-def test_a_job_that_is_killed_frees_its_memory_and_goes_on(
+def test_killed_job_frees_memory_and_reruns(
     device: str, trainer: str, tmp_path: Path, processes: dict[str, str]
 ) -> None:
+    """A killed job frees its memory, and the same command runs it again."""
     before = count_used(device)
     launcher = ("hydra.launcher.jobs=null", "hydra.launcher.jobs_per_gpu=2", "hydra/launcher=local")
     command = ["-m", *BARE, trainer, "seed=range(4)", Burdened.SETTING, "trainer.max_epochs=2", *launcher, "name=all"]

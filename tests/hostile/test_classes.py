@@ -11,7 +11,7 @@ from tests.command_line import quick, run
 from tests.hostile import EVAL, MARK, RESUME, RUN, attempt, spoil
 
 
-def test_the_run_is_opened_as_it_is(cwd: Path) -> None:
+def test_unmodified_run_is_opened(cwd: Path) -> None:
     """What is refused below is refused for what is spoiled, and for nothing else."""
     for command in (EVAL, RESUME):
         outcome = run(*command, cwd=cwd)
@@ -72,9 +72,8 @@ TARGETS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("settings", TARGETS.values(), ids=TARGETS)
-def test_what_is_no_class_of_ours_or_of_another_kind_is_named_and_does_not_run(
-    settings: dict[str, Any], cwd: Path
-) -> None:
+def test_foreign_model_target_is_refused(settings: dict[str, Any], cwd: Path) -> None:
+    """A `_target_` that is not a model class of ours is named in the error and does not run."""
     spoil(cwd, {f"model.{name}": value for name, value in settings.items()})
     error = attempt(cwd, *RESUME)
     assert f"{RUN}/.hydra/config.yaml: model." in error or f"{RUN}/.hydra/config.yaml is damaged: model" in error
@@ -95,7 +94,8 @@ SLOTS = {
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_each_slot_takes_only_classes_of_ours_and_says_how_to_allow_others(slot: str, cwd: Path) -> None:
+def test_foreign_class_suggests_trust(slot: str, cwd: Path) -> None:
+    """Each part of a config refuses foreign classes and suggests the `trust=` that allows them."""
     spoil(cwd, {f"{slot}._target_": f"canary.{SLOTS[slot]}"})
     for command in (EVAL, RESUME):
         error = attempt(cwd, *command)
@@ -104,7 +104,7 @@ def test_each_slot_takes_only_classes_of_ours_and_says_how_to_allow_others(slot:
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_each_slot_takes_only_classes_of_its_kind(slot: str, cwd: Path) -> None:
+def test_class_of_wrong_kind_is_refused(slot: str, cwd: Path) -> None:
     spoil(
         cwd,
         {
@@ -126,7 +126,8 @@ WRITES = {
 
 
 @pytest.mark.parametrize("slot", WRITES)
-def test_classes_of_ours_that_write_elsewhere_are_not_taken_unasked(slot: str, cwd: Path) -> None:
+def test_classes_that_write_elsewhere_need_trust(slot: str, cwd: Path) -> None:
+    """Classes that may write elsewhere or use the network need trust, even our own and Lightning's."""
     spoil(cwd, {f"{slot}._target_": WRITES[slot]})
     error = attempt(cwd, *RESUME)
     assert WRITES[slot] in error and "it may write elsewhere or use the network" in error
@@ -135,7 +136,7 @@ def test_classes_of_ours_that_write_elsewhere_are_not_taken_unasked(slot: str, c
 # trust=
 
 
-def test_a_package_that_is_trusted_is_used(cwd: Path) -> None:
+def test_trusted_package_is_used(cwd: Path) -> None:
     spoil(cwd, {"model._target_": "canary.Model", "callbacks.curves._target_": "srcx.Callback"})
     error = attempt(cwd, "src.eval", f"run={RUN}", "trust=canary")
     assert "callbacks.curves._target_=srcx.Callback is not trusted" in error
@@ -147,17 +148,18 @@ def test_a_package_that_is_trusted_is_used(cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("trust", ["can", "canar", "canary.Mode", "canary_", "src", "[os,sys]"])
-def test_only_that_package_is_trusted(trust: str, cwd: Path) -> None:
+def test_trust_covers_only_named_package(trust: str, cwd: Path) -> None:
     spoil(cwd, {"model._target_": "canary.Model"})
     assert "model._target_=canary.Model is not trusted" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
 
 
 @pytest.mark.parametrize("trust", ["''", "canary.", "..", "canary.Model()", "5", "[canary,5]", "{a: 1}", "a b", "[a"])
-def test_what_names_no_package_is_refused(trust: str, cwd: Path) -> None:
+def test_invalid_trust_is_refused(trust: str, cwd: Path) -> None:
     assert " must be null or a package's name or a list of them" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
 
 
-def test_functions_of_a_package_that_is_trusted_are_not_called(cwd: Path) -> None:
+def test_function_of_trusted_package_is_refused(cwd: Path) -> None:
+    """A function in place of a class is not called, even if its package is trusted."""
     spoil(cwd, {"model._target_": "os.system", "model.command": f"touch {MARK}"})
     assert "model._target_=os.system is not a LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
 
@@ -171,25 +173,28 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS.values(), ids=CALLS)
-def test_a_schedule_names_functions_of_a_package_that_is_trusted_alone(name: Any, cwd: Path) -> None:
+def test_schedule_function_needs_trust(name: Any, cwd: Path) -> None:
+    """A schedule may name functions only of a trusted package."""
     spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": name}})
     for trust in ("trust=null", "trust=srcx"):
         assert "scheduler.lr_lambda" in (error := attempt(cwd, *RESUME[:-1], trust)) and "is not trusted" in error
 
 
-def test_a_modules_name_is_not_taken_for_a_functions(cwd: Path) -> None:
+def test_module_name_is_not_imported(cwd: Path) -> None:
+    """The name of a module in place of a function does not import the module."""
     spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "canary"}})
     run(*RESUME, cwd=cwd)
     assert not (cwd / MARK).exists()
 
 
-def test_a_folder_cannot_trust_itself(cwd: Path) -> None:
+def test_folder_cannot_trust_itself(cwd: Path) -> None:
     spoil(cwd, {"model._target_": "canary.Model", "trust": "canary"})
     for command in (EVAL, RESUME):
         assert "canary.Model is not trusted" in attempt(cwd, *command)
 
 
-def test_what_is_typed_is_trusted(cwd: Path) -> None:
+def test_typed_classes_are_trusted(cwd: Path) -> None:
+    """Classes given on the command line need no trust."""
     spoil(cwd, {"callbacks.more": {"_target_": "canary.Nothing"}})
     typed = ("callbacks.more._target_=canary.Callback", "+callbacks.typed._target_=canary.Callback")
     outcome = run(*RESUME, *typed, cwd=cwd)
@@ -197,7 +202,8 @@ def test_what_is_typed_is_trusted(cwd: Path) -> None:
     assert (cwd / MARK).exists()
 
 
-def test_a_new_run_needs_no_trust_and_its_last_words_tell_what_opens_it_again(cwd: Path) -> None:
+def test_new_run_prints_trust_for_later(cwd: Path) -> None:
+    """A new run needs no trust, and its last lines give the `trust=` that opens it again."""
     assert "trust=canary is for resume=" in attempt(cwd, "src.train", "model._target_=canary.Model", "trust=canary")
     typed = ("model._target_=canary.Model", "+callbacks.a._target_=srcx.Callback", "trainer.max_epochs=1", "name=mine")
     outcome = quick(*typed, cwd=cwd)
@@ -205,7 +211,8 @@ def test_a_new_run_needs_no_trust_and_its_last_words_tell_what_opens_it_again(cw
         assert f"python -m {words} 'trust=[srcx,canary]'" in outcome.out
 
 
-def test_what_must_be_trusted_of_lightning_is_known_by_its_name_before_anything_is_imported() -> None:
+def test_untrusted_lightning_classes_are_known() -> None:
+    """Lightning's classes that write elsewhere are known by name, before any import."""
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
     kinds = (callbacks.Checkpoint, callbacks.SpikeDetection, *elsewhere)
     for module in (callbacks, loggers):

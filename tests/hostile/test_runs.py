@@ -36,14 +36,15 @@ OF_HYDRA: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", OF_HYDRA)
-def test_hydras_settings_are_not_taken_from_a_folder(name: str, cwd: Path) -> None:
+def test_hydra_settings_in_folder_are_refused(name: str, cwd: Path) -> None:
+    """Hydra's own settings in the config of a run's folder are refused."""
     spoil(cwd, {name: OF_HYDRA[name]})
     assert f"config.yaml: {name.split('.')[0]} is for Hydra" in attempt(cwd, *RESUME)
     if name == "hydra.job.env_set.PATH":
         assert "config.yaml: hydra is for Hydra" in attempt(cwd, *EVAL)
 
 
-def test_hydra_looks_for_no_files_in_the_folder(cwd: Path) -> None:
+def test_planted_hydra_configs_are_ignored(cwd: Path) -> None:
     """Where Hydra is pointed at a folder it takes headers, other main configs and groups from there."""
     path = cwd / CONFIG
     path.write_text(f"# @package hydra.job.env_set\n{path.read_text()}")
@@ -60,12 +61,14 @@ def test_hydra_looks_for_no_files_in_the_folder(cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--config-path=x", "--config-name=x", "-cn=x", "--config-n=x"])
-def test_a_resumed_run_has_no_other_config(flag: str, cwd: Path) -> None:
+def test_resume_refuses_other_config(flag: str, cwd: Path) -> None:
+    """A resumed run refuses `--config-path` and `--config-name`."""
     assert "leave out --config-path and --config-name" in attempt(cwd, *RESUME, flag)
 
 
 @pytest.mark.parametrize("flag", ["--experimental-rerun", "--exp"])
-def test_no_config_is_unpickled(flag: str, cwd: Path) -> None:
+def test_hydra_rerun_pickle_is_refused(flag: str, cwd: Path) -> None:
+    """Hydra's `--experimental-rerun`, which reads a pickle, is refused."""
     assert "reads a pickle" in attempt(cwd, "src.train", f"{flag}=bomb.pt")
 
 
@@ -75,9 +78,8 @@ REFERENCES = ["${oc.env:MY_TOKEN}", "a ${oc.env:MY_TOKEN,b}", "${now:%Y}", "${hy
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_references_that_lead_outside_are_not_looked_up(
-    reference: str, cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_external_references_are_not_resolved(reference: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References to the environment or to other resolvers are not resolved."""
     monkeypatch.setenv("MY_TOKEN", SECRET)
     spoil(cwd, {"model.activation": reference, "name": reference})
     for command in (EVAL, RESUME) if reference == REFERENCES[0] else (RESUME,):
@@ -86,7 +88,8 @@ def test_references_that_lead_outside_are_not_looked_up(
         assert SECRET not in error
 
 
-def test_what_is_not_looked_up_is_given_on_the_command_line(cwd: Path) -> None:
+def test_override_replaces_unresolved_reference(cwd: Path) -> None:
+    """A setting whose reference is not resolved can be given on the command line."""
     spoil(cwd, {"model.activation": "${oc.env:MY_TOKEN}"})
     outcome = run(*RESUME, "model.activation=relu", cwd=cwd)
     assert outcome.code == 0, outcome.text
@@ -110,7 +113,8 @@ PLACES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_folder_does_not_say_where_files_are_written(name: str, cwd: Path) -> None:
+def test_folder_cannot_redirect_output(name: str, cwd: Path) -> None:
+    """A folder's config cannot name paths outside the folder to write to."""
     csv = {"logger.csv._target_": "lightning.pytorch.loggers.CSVLogger"} if name.startswith("logger.csv.") else {}
     spoil(cwd, {**csv, name: PLACES[name]})
     error = attempt(cwd, *RESUME)
@@ -118,13 +122,15 @@ def test_a_folder_does_not_say_where_files_are_written(name: str, cwd: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["ckpt_path", "model.weights"])
-def test_a_run_without_checkpoints_does_not_start_from_a_file_that_its_folder_names(name: str, cwd: Path) -> None:
+def test_folder_cannot_name_starting_weights(name: str, cwd: Path) -> None:
+    """A run without checkpoints does not start from a file that its folder names."""
     spoil(cwd, {name: "secret/file"})
     shutil.rmtree(cwd / RUN / "checkpoints")
     assert f"starts over from {name}=secret/file" in attempt(cwd, *RESUME)
 
 
-def test_data_are_read_where_a_folder_says_and_nothing_is_written_there(cwd: Path, data_dir: Path) -> None:
+def test_saved_data_path_is_only_read(cwd: Path, data_dir: Path) -> None:
+    """Data are read from the path in a folder's config, and nothing is written there."""
     quick(*images("mnist", data_dir), "trainer.max_epochs=1", "name=mnist", cwd=cwd)
     command, config = ("src.eval", "run=outputs/runs/mnist"), "outputs/runs/mnist/.hydra/config.yaml"
     assert read_yaml(cwd / config)["paths"]["data"] == str(data_dir)
@@ -146,7 +152,8 @@ NAMES = [".lock", "train.log", "status.json", "figures", "checkpoints/best.ckpt"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_with_a_link_that_leads_out_is_refused(name: str, cwd: Path) -> None:
+def test_run_with_outside_link_is_refused(name: str, cwd: Path) -> None:
+    """A run with a symbolic link that leads out of its folder is refused."""
     link = cwd / RUN / name
     link.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(link, cwd / "secret" / link.name) if link.exists() else None
@@ -156,7 +163,8 @@ def test_a_run_with_a_link_that_leads_out_is_refused(name: str, cwd: Path) -> No
         assert f"{RUN}/{name} is a link that leads out of" in error
 
 
-def test_a_run_with_a_pipe_is_refused_and_nobody_waits(cwd: Path) -> None:
+def test_run_with_pipe_is_refused(cwd: Path) -> None:
+    """A run with a named pipe is refused at once instead of waiting for it."""
     (cwd / CONFIG).unlink()
     os.mkfifo(cwd / CONFIG)
     for command in (EVAL, RESUME):
@@ -164,12 +172,12 @@ def test_a_run_with_a_pipe_is_refused_and_nobody_waits(cwd: Path) -> None:
         assert "config.yaml" in error and ("is not a regular file" in error or "is missing" in error)
 
 
-def test_a_run_by_way_of_a_link_that_is_typed_is_opened(cwd: Path) -> None:
+def test_typed_link_to_run_is_followed(cwd: Path) -> None:
     (cwd / "link").symlink_to(RUN)
     assert run("src.eval", "run=link", "trust=null", cwd=cwd).code == 0
 
 
-def test_a_new_run_writes_into_no_folder_with_links(cwd: Path) -> None:
+def test_new_run_refuses_folder_with_links(cwd: Path) -> None:
     folder = cwd / "outputs" / "runs" / "new"
     folder.mkdir()
     (cwd / "secret" / "empty.log").touch()
@@ -193,14 +201,16 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_yaml_that_is_no_config_is_refused_at_once(name: str, cwd: Path) -> None:
+def test_malicious_yaml_is_refused(name: str, cwd: Path) -> None:
+    """YAML that is not a config, or is too large or too deep, is refused at once."""
     text, told = TEXTS[name]
     (cwd / CONFIG).write_text(text)
     for command in (EVAL, RESUME) if name == "a billion laughs" else (RESUME,):
         assert told in (error := attempt(cwd, *command)) and "config.yaml is damaged: " in error
 
 
-def test_references_that_multiply_are_refused_at_once(cwd: Path) -> None:
+def test_exploding_references_are_refused(cwd: Path) -> None:
+    """References that grow exponentially when resolved are refused at once."""
     spoil(cwd, {"x0": "x"} | {f"x{n}": f"${{x{n - 1}}}${{x{n - 1}}}" for n in range(1, 60)})
     assert "with its references resolved" in attempt(cwd, *RESUME)
 
@@ -208,7 +218,8 @@ def test_references_that_multiply_are_refused_at_once(cwd: Path) -> None:
 @pytest.mark.parametrize(
     "settings", [{"callbacks": 5}, {"trainer": []}, {"model": {}}, {"callbacks.x": {"a": 1}}, {"paths": 5}]
 )
-def test_a_config_of_wrong_types_is_one_line_or_does_no_harm(settings: dict[str, Any], cwd: Path) -> None:
+def test_config_with_wrong_types_is_refused(settings: dict[str, Any], cwd: Path) -> None:
+    """A config with parts of wrong types gives a one-line error or has no effect."""
     spoil(cwd, settings)
     if settings == {"paths": 5}:  # they are those of this project
         assert run(*EVAL, cwd=cwd).code == 0
@@ -217,7 +228,8 @@ def test_a_config_of_wrong_types_is_one_line_or_does_no_harm(settings: dict[str,
 
 
 @pytest.mark.parametrize("settings", [{"model.dropout": "x"}, {"data.batch_size": [1]}])
-def test_settings_read_back_are_checked_as_typed_ones(settings: dict[str, Any], cwd: Path) -> None:
+def test_saved_settings_are_checked(settings: dict[str, Any], cwd: Path) -> None:
+    """Settings from a folder are checked as those on the command line are."""
     spoil(cwd, settings)
     for command in (EVAL, RESUME):
         assert next(iter(settings)) in attempt(cwd, *command)
@@ -226,7 +238,7 @@ def test_settings_read_back_are_checked_as_typed_ones(settings: dict[str, Any], 
 # Checkpoints
 
 
-def test_a_checkpoint_with_a_pickle_runs_nothing(cwd: Path) -> None:
+def test_pickle_in_checkpoint_does_not_run(cwd: Path) -> None:
     for name in ("best", "last"):
         path = cwd / RUN / "checkpoints" / f"{name}.ckpt"
         content = torch.load(path, weights_only=True)
@@ -239,7 +251,8 @@ def test_a_checkpoint_with_a_pickle_runs_nothing(cwd: Path) -> None:
         assert "checkpoint" in attempt(cwd, *command) or "old format" in attempt(cwd, *command)
 
 
-def test_an_archive_that_unpacks_to_any_size_is_not_unpacked(cwd: Path) -> None:
+def test_zip_bomb_checkpoint_is_refused(cwd: Path) -> None:
+    """A compressed archive in place of a checkpoint is refused without unpacking it."""
     for name in ("best", "last"):
         with zipfile.ZipFile(cwd / RUN / "checkpoints" / f"{name}.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", b"0" * 20_000_000)
@@ -247,7 +260,7 @@ def test_an_archive_that_unpacks_to_any_size_is_not_unpacked(cwd: Path) -> None:
         assert "its layout is not that of torch.save" in attempt(cwd, *command)
 
 
-def test_nothing_but_the_metrics_is_written_by_an_evaluation(cwd: Path) -> None:
+def test_evaluation_writes_only_metrics(cwd: Path) -> None:
     before = list_files(cwd)
     assert run(*EVAL, cwd=cwd).code == 0
     assert set(list_files(cwd)) - set(before) == {f"{RUN}/eval_val.json"}

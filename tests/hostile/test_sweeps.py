@@ -52,7 +52,8 @@ def page_of(cwd: Path) -> Page:
     "name",
     [".report.html.partial", "report.html", "results.csv", ".lock", ".results.lock", "figures", "stacks", "x.log"],
 )
-def test_a_sweep_with_a_link_that_leads_out_is_refused(name: str, sweep: Path, cwd: Path) -> None:
+def test_sweep_with_outside_link_is_refused(name: str, sweep: Path, cwd: Path) -> None:
+    """A sweep with a symbolic link that leads out of its folder is refused."""
     (sweep / name).symlink_to("../../../secret" if "." not in name else "../../../secret/file")
     for command in (REPORT, COMPARE, GO_ON):
         assert f"{name} is a link that leads out of {SWEEP}" in attempt(cwd, *command)
@@ -61,7 +62,8 @@ def test_a_sweep_with_a_link_that_leads_out_is_refused(name: str, sweep: Path, c
 @pytest.mark.parametrize(
     "name", ["train.log", "figures/curves.png", "metrics.json", "", "events.out.tfevents.0.hparams"]
 )
-def test_a_job_with_a_link_that_leads_out_is_left_out_and_told(name: str, sweep: Path, cwd: Path) -> None:
+def test_job_with_outside_link_is_reported(name: str, sweep: Path, cwd: Path) -> None:
+    """A job with a link that leads out of the sweep is left out of the report, which says so."""
     secret = cwd / "secret"
     if name:
         target = secret / "file"
@@ -83,19 +85,20 @@ def test_a_job_with_a_link_that_leads_out_is_left_out_and_told(name: str, sweep:
     assert {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()} == before
 
 
-def test_a_sweep_that_goes_on_writes_nothing_through_links(sweep: Path, cwd: Path) -> None:
+def test_resumed_sweep_writes_through_no_link(sweep: Path, cwd: Path) -> None:
     (sweep / "multirun.yaml").unlink()
     (sweep / "multirun.yaml").symlink_to("../../../secret/file")
     assert "multirun.yaml is a link" in attempt(cwd, *GO_ON)
     assert (cwd / "secret" / "file").read_text() == SECRET
 
 
-def test_a_pipe_in_a_job_hangs_nobody(sweep: Path, cwd: Path) -> None:
+def test_pipe_in_job_does_not_block(sweep: Path, cwd: Path) -> None:
     os.mkfifo(sweep / "1_seed-1" / "history.csv")
     assert "1_seed-1/history.csv is not a regular file" in page_of(cwd).text
 
 
-def test_a_stacks_state_lies_in_the_sweep(sweep: Path, cwd: Path) -> None:
+def test_stack_state_must_be_in_sweep(sweep: Path, cwd: Path) -> None:
+    """The saved state of a stack is read only from inside the sweep's folder."""
     from src.sweeps.store.jobs import read_job
 
     job = sweep / "0_seed-0"
@@ -115,7 +118,8 @@ def test_a_stacks_state_lies_in_the_sweep(sweep: Path, cwd: Path) -> None:
     assert read_job(job).stack == sweep / "stacks" / "0-1_a.ckpt"
 
 
-def test_the_table_of_all_shows_a_folder_with_links_and_reads_nothing_in_it(sweep: Path, cwd: Path) -> None:
+def test_run_list_reads_nothing_through_links(sweep: Path, cwd: Path) -> None:
+    """The list of runs shows a folder with links as damaged and reads nothing in it."""
     (cwd / RUN / ".lock").unlink()
     (cwd / RUN / ".lock").symlink_to("../../../secret/file")
     (sweep / "0_seed-0" / "metrics.json").unlink()
@@ -128,7 +132,8 @@ def test_the_table_of_all_shows_a_folder_with_links_and_reads_nothing_in_it(swee
 # Pictures
 
 
-def test_pictures_are_png_of_a_size_that_one_can_show(sweep: Path, cwd: Path) -> None:
+def test_only_png_of_limited_size_is_shown(sweep: Path, cwd: Path) -> None:
+    """The report shows only PNG figures of a limited size."""
     figures = sweep / "0_seed-0" / "figures"
     figures.mkdir()
     Image.new("RGB", (20, 20)).save(figures / "good.png")
@@ -157,13 +162,14 @@ PICTURES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("told", PICTURES)
-def test_pictures_over_a_sweep_are_pictures_of_ours(told: str, sweep: Path, cwd: Path) -> None:
+def test_foreign_sweep_figures_are_refused(told: str, sweep: Path, cwd: Path) -> None:
+    """A sweep's config may name only figure classes of ours, with valid names and settings."""
     set_pictures(sweep, PICTURES[told])
     error = attempt(cwd, *COMPARE)
     assert f"{SWEEP}/multirun.yaml" in error and told in error
 
 
-def test_a_picture_of_a_package_that_is_trusted_is_drawn(sweep: Path, cwd: Path) -> None:
+def test_figure_of_trusted_package_is_drawn(sweep: Path, cwd: Path) -> None:
     set_pictures(sweep, {"mine": {"_target_": "canary.Picture", "metric": "val/acc", "title": "$x/y$"}})
     assert attempt(cwd, *COMPARE).endswith("add trust=canary")
     outcome = run(*COMPARE, "trust=canary", cwd=cwd)
@@ -172,7 +178,8 @@ def test_a_picture_of_a_package_that_is_trusted_is_drawn(sweep: Path, cwd: Path)
 
 
 @pytest.mark.parametrize("content", [5, {"hydra": 5}, {"hydra": {"callbacks": {"pictures": [1]}}}, [1], None])
-def test_any_other_multirun_yaml_has_no_pictures(content: Any, sweep: Path, cwd: Path) -> None:
+def test_other_multirun_yaml_has_no_figures(content: Any, sweep: Path, cwd: Path) -> None:
+    """A multirun.yaml with other content gives no figures and no error."""
     (sweep / "multirun.yaml").write_text(format_yaml(content))
     for command in (COMPARE, REPORT):
         assert run(*command, cwd=cwd).code == 0
@@ -209,7 +216,8 @@ def fill(sweep: Path, tag: str) -> None:
     write_json(sweep / "search.json", {**about, "space": {tag: tag}, "trials": trials, "importance": {tag: 1.0}})
 
 
-def test_a_text_is_a_text_wherever_it_stands(tmp_path: Path) -> None:
+def test_report_escapes_html(tmp_path: Path) -> None:
+    """Texts with HTML add no element, script or attribute to the report."""
     fill(tmp_path / TAG.replace("/", ""), TAG)
     fill(tmp_path / "plain", "plain")
     page, plain = (
@@ -226,7 +234,8 @@ def test_a_text_is_a_text_wherever_it_stands(tmp_path: Path) -> None:
     assert scripts and not [path for path in scripts if "HTML" in path.read_text()]
 
 
-def test_latex_and_csv_take_texts_as_they_are(tmp_path: Path) -> None:
+def test_latex_commands_are_escaped(tmp_path: Path) -> None:
+    """Texts with LaTeX commands add no command to the LaTeX table."""
     evil = "\\input{/etc/passwd} \\write18{touch ran} % & $ # _ ^^5c"
     fill(tmp_path / "sweep", evil)
     write_report(load_sweeps([tmp_path / "sweep"]))

@@ -71,7 +71,8 @@ class Plain(Logger):
         self.told.append(sorted(metrics))
 
 
-def test_a_logger_of_ones_own_needs_no_experiment(tmp_path: Path) -> None:
+def test_custom_logger_needs_no_experiment(tmp_path: Path) -> None:
+    """A user-defined logger without an `experiment` property gets settings and metrics."""
     Plain.told.clear()
     train("callbacks=none", "logger=none", f"+logger.own._target_={__name__}.Plain", SHORT[0], cwd=tmp_path)
     assert Plain.told[0] == 0.01
@@ -127,7 +128,8 @@ def test_each_logger_gets_all_metrics(first: Outcome) -> None:
     assert [each["step"] for each in noted if "train/loss_step" in each] == [9, 19]
 
 
-def test_each_logger_gets_the_pictures_that_it_takes_and_the_run_tells_of_others(first: Outcome) -> None:
+def test_loggers_get_figures_they_support(first: Outcome) -> None:
+    """Each logger gets the figures it supports; the run logs which loggers cannot show figures."""
     pictures = {each["name"]: each for each in notes(first.folder, "picture")}
     assert set(pictures) == {"visuals/curves", "visuals/confusion_matrix"}
     assert pictures["visuals/curves"]["step"] == 20
@@ -137,7 +139,8 @@ def test_each_logger_gets_the_pictures_that_it_takes_and_the_run_tells_of_others
     assert "logger.csv cannot show figures: they are in figures/" in first.text
 
 
-def test_a_run_that_goes_on_is_the_same_run_to_each_logger(first: Outcome, resumed: Path) -> None:
+def test_resumed_run_keeps_logger_ids(first: Outcome, resumed: Path) -> None:
+    """A resumed run continues the same run at each logger."""
     assert [path.name for path in resumed.glob("*.notes")] == ["run-0.notes"]
     assert read_json(resumed / IDS_FILE) == {"notes": "run-0"}
     assert notes(resumed, "settings")[0]["trainer"]["max_epochs"] == 2
@@ -145,7 +148,7 @@ def test_a_run_that_goes_on_is_the_same_run_to_each_logger(first: Outcome, resum
     assert yaml.safe_load((resumed / "hparams.yaml").read_text())["trainer"]["max_epochs"] == 3
 
 
-def test_a_table_of_a_run_that_goes_on_has_each_point_once(resumed: Path) -> None:
+def test_resumed_csv_has_each_point_once(resumed: Path) -> None:
     """The first start's test, at step 20, and what a start logged that was killed in the third epoch are taken back."""
     for name in ("train/loss", "val/loss"):
         values = [pytest.approx(row[name]) for row in history(resumed)]
@@ -154,20 +157,22 @@ def test_a_table_of_a_run_that_goes_on_has_each_point_once(resumed: Path) -> Non
     assert [step for step, _ in column(resumed, "test/acc")] == [30]
 
 
-def test_tensorboard_has_charts_of_the_run_alone_the_learning_rate_beside_the_losses(first: Outcome) -> None:
+def test_tensorboard_has_only_run_metrics(first: Outcome) -> None:
+    """TensorBoard gets the run's metrics and the learning rate, and no other charts."""
     events = EventAccumulator(str(first.folder)).Reload()
     scalars = [tag for tag in events.Tags()["scalars"] if not tag.endswith("_step")]
     measured = [f"{stage}/{measure}" for stage in ("test", "train", "val") for measure in ("acc", "loss")]
     assert sorted(scalars) == sorted([*measured, "train/lr-Adam"])
 
 
-def test_a_setting_that_tensorboards_writer_does_not_take_is_refused_before_training(tmp_path: Path) -> None:
+def test_unknown_tensorboard_setting_is_refused(tmp_path: Path) -> None:
+    """A setting that TensorBoard's writer does not have is refused before training."""
     outcome = run("src.train", "callbacks=none", "+logger.tensorboard.colour=red", cwd=tmp_path)
     assert outcome.error == "error: logger.tensorboard cannot be opened: it has no setting called colour"
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> None:
+def test_invalid_run_ids_are_refused(first: Outcome, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(first.folder, tmp_path / "outputs" / "runs" / "first"))
     (folder / IDS_FILE).write_text('{"notes": "../../elsewhere"}')
     outcome = run("src.train", "resume=outputs/runs/first", "trainer.max_epochs=3", cwd=tmp_path)
@@ -181,9 +186,10 @@ def test_ids_that_name_no_run_are_refused(first: Outcome, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("flags", [(), ("-m", "seed=0,1")])
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_logger_whose_package_is_missing_is_told_in_one_line_and_leaves_nothing(
+def test_missing_logger_package_is_refused(
     name: str, flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A logger whose package is missing gives a one-line error and leaves no files."""
     monkeypatch.setattr("src.core.extras.find_spec", lambda package: None)
     outcome = run("src.train", *flags, f"logger=[csv,{name}]", cwd=tmp_path)
     how = f"python -m pip install -c constraints.txt -e '.[{name}]'"
@@ -193,7 +199,8 @@ def test_a_logger_whose_package_is_missing_is_told_in_one_line_and_leaves_nothin
 
 
 @pytest.mark.parametrize("setting", ["+logger.csv.api_key=k-123", "+logger.csv.url=https://me:k-123@host/x"])
-def test_secrets_are_refused_before_anything_is_written(setting: str, tmp_path: Path) -> None:
+def test_secrets_in_settings_are_refused(setting: str, tmp_path: Path) -> None:
+    """Secrets in a logger's settings are refused before anything is written."""
     outcome = run("src.train", "logger=csv", setting, cwd=tmp_path)
     name = setting.strip("+").split("=")[0]
     assert outcome.code == 1
@@ -216,7 +223,8 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return stores
 
 
-def test_a_job_is_a_run_of_its_own_in_the_group_of_its_sweep(tmp_path: Path, packages: list[str]) -> None:
+def test_job_is_grouped_by_sweep(tmp_path: Path, packages: list[str]) -> None:
+    """A job is a separate run at W&B and MLflow, grouped by its sweep."""
     start = RunStart(tmp_path / "grid" / "0_lr-1", tmp_path / "grid", None)
     wandb = settings_of(WandbLogger, start, name=None, group=None)
     assert (wandb["name"], wandb["group"]) == ("0_lr-1", "grid")
@@ -228,7 +236,7 @@ def test_a_job_is_a_run_of_its_own_in_the_group_of_its_sweep(tmp_path: Path, pac
     assert (alone["name"], alone["group"]) == ("own", None)
 
 
-def test_a_store_that_is_given_is_used(tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_mlflow_store_is_used(tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     start = RunStart(tmp_path / "x", None, None)
     file = settings_of(MLFlowLogger, start, tracking_uri=f"file:{tmp_path}/store")
     assert (file["tracking_uri"], "artifact_location" in file) == (f"file:{tmp_path}/store", False)
@@ -237,14 +245,15 @@ def test_a_store_that_is_given_is_used(tmp_path: Path, packages: list[str], monk
 
 
 @pytest.mark.parametrize(("logger", "name"), [(WandbLogger, "version"), (MLFlowLogger, "run_id")])
-def test_a_service_is_told_which_run_goes_on(logger: type, name: str, tmp_path: Path, packages: list[str]) -> None:
+def test_service_gets_id_of_resumed_run(logger: type, name: str, tmp_path: Path, packages: list[str]) -> None:
     (tmp_path / IDS_FILE).write_text('{"mine": "a1-b2"}')
     assert settings_of(logger, RunStart(tmp_path, None, 20))[name] == "a1-b2"
     assert settings_of(logger, RunStart(tmp_path, None, 20), **{name: "other"})[name] == "other"
     assert settings_of(logger, RunStart(tmp_path, None, None)).get(name) is None
 
 
-def test_mlflow_gets_settings_by_their_full_names_and_those_that_change_as_tags() -> None:
+def test_mlflow_gets_settings_and_changed_tags() -> None:
+    """MLflow gets the settings by their full names, and changed settings as tags."""
     logged: dict[str, str] = {}
     tags: dict[str, str] = {}
     client = SimpleNamespace(
@@ -259,7 +268,8 @@ def test_mlflow_gets_settings_by_their_full_names_and_those_that_change_as_tags(
     assert tags == {"trainer.max_epochs": "9"}
 
 
-def test_wandb_leaves_no_link_that_leads_out_of_the_run(tmp_path: Path) -> None:
+def test_wandb_leaves_no_outside_link(tmp_path: Path) -> None:
+    """W&B's symbolic links that lead out of the run's folder are removed."""
     run = tmp_path / "run"
     logs = run / "wandb" / "offline-run-1" / "logs"
     logs.mkdir(parents=True)
@@ -278,9 +288,8 @@ def end_badly() -> None:
 
 
 @pytest.mark.parametrize(("work", "status"), [(end_well, 0), (end_badly, 1)])
-def test_a_run_at_wandb_ends_with_its_run_here(
-    work: Callable[[], None], status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_run_ends_with_exit_code(work: Callable[[], None], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run at W&B ends with the local run, with its exit code."""
     ended: list[int] = []
     wandb = SimpleNamespace(run="one", finish=lambda exit_code: ended.append(exit_code))
     monkeypatch.setitem(sys.modules, "wandb", wandb)

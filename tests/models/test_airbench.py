@@ -24,7 +24,7 @@ def norms(model: Airbench) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def test_the_number_of_parameters_is_the_formulas() -> None:
+def test_parameter_count_matches_formula() -> None:
     parameters = list(airbench([64, 256, 256], (3, 32, 32)).parameters())
     whitening = 24 * (3 * 2 * 2 + 1)  # both signs of twelve components, and biases
     blocks = sum(9 * a * b + 9 * b * b + 2 * 2 * b for a, b in [(24, 64), (64, 256), (256, 256)])
@@ -44,18 +44,20 @@ def test_blocks_pool_after_their_first_convolution() -> None:
     assert sides == [(24, 20, 36), (4, 20, 36), (4, 10, 18), (6, 10, 18), (6, 5, 9)]
 
 
-def test_convolutions_initially_pass_their_inputs_on() -> None:
+def test_convolutions_start_as_identity() -> None:
     first, images = airbench([32]).net.get_submodule("features.2.0"), torch.randn(2, 24, 8, 8)
     assert torch.equal(first(images)[:, :24], images)
 
 
-def test_the_largest_value_of_each_channel_is_classified_and_scaled() -> None:
+def test_classifier_gets_channel_maxima() -> None:
+    """The largest value of each channel is classified, and the outputs are scaled by `scaling_factor`."""
     model, x = airbench([4, 6], scaling_factor=0.5).eval(), torch.randn(3, 3, 9, 9)
     largest = model.net.features[:-1](x).amax(dim=(2, 3))  # (3, 6)
     assert torch.equal(model(x), model.net.classifier(largest) / 2)
 
 
-def test_biases_of_batch_norms_are_trained_faster_and_decay_less() -> None:
+def test_batch_norm_biases_train_faster() -> None:
+    """Biases of batch norm have a higher learning rate and a lower weight decay than the other weights."""
     model = airbench([4, 6], optimizer={**SGD, "lr": 0.1, "weight_decay": 0.02})
     others, biases = model.configure_optimizers().param_groups
     assert (others["lr"], others["weight_decay"]) == (0.1, 0.02)
@@ -74,7 +76,8 @@ def test_scales_of_batch_norms_stay_at_1(tmp_path: Path) -> None:
     assert all((norm.weight == 1).all() for norm in norms(model))
 
 
-def test_statistics_of_evaluation_follow_the_batches() -> None:
+def test_running_statistics_follow_batches() -> None:
+    """The running statistics of batch norm move by its momentum towards those of each batch."""
     model, x = airbench([4]), torch.randn(16, 3, 9, 9)
     layers = [model.net.get_submodule(f"features.{name}") for name in ("0", "1", "2.0", "2.1")]
     values = nn.Sequential(*layers)(x)  # (16, 4, 4, 4), as the first batch norm gets them
@@ -85,7 +88,8 @@ def test_statistics_of_evaluation_follow_the_batches() -> None:
 
 
 @pytest.mark.parametrize(("side", "most"), [(33, 5), (32, 4), (3, 1), (2, 0), (1, 0)])
-def test_more_blocks_than_the_image_bears_are_refused(side: int, most: int) -> None:
+def test_too_many_blocks_are_refused(side: int, most: int) -> None:
+    """More blocks than the size of the image allows are refused; the error names the largest number."""
     if most:
         assert airbench([2] * most, (1, side, side))(torch.zeros(2, 1, side, side)).shape == (2, 10)
     message = rf"^model\.widths has {most + 1} blocks.* {side}×{side} pixels allow at most {most}$"
@@ -93,7 +97,7 @@ def test_more_blocks_than_the_image_bears_are_refused(side: int, most: int) -> N
         airbench([2] * (most + 1), (1, side, side))
 
 
-def test_a_checkpoint_gives_the_same_model_back(tmp_path: Path) -> None:
+def test_checkpoint_restores_model(tmp_path: Path) -> None:
     model, x = airbench([4, 6]), torch.randn(16, 3, 9, 9)
     model(x)  # batch norm's running statistics move
     assert torch.equal(reloaded(model, tmp_path).eval()(x), model.eval()(x))

@@ -78,7 +78,8 @@ def agree(ours: Arrays, reference: Arrays) -> None:
 
 @pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "tanh"])
-def test_autograd_and_back_propagation_by_hand_give_the_same_cost_and_gradients(activation: str, cost: str) -> None:
+def test_autograd_matches_manual_backpropagation(activation: str, cost: str) -> None:
+    """Autograd gives the cost and the gradients that back-propagation in NumPy gives."""
     model, batch = mlp(activation=activation, loss=cost), samples()
     expected, gradients = Network(values(model), activation).gradients(
         batch.inputs.numpy(), hot(batch.targets), COSTS[cost]
@@ -89,7 +90,8 @@ def test_autograd_and_back_propagation_by_hand_give_the_same_cost_and_gradients(
 
 
 @pytest.mark.parametrize("cost", COSTS)
-def test_the_gradients_by_hand_are_the_slopes_of_the_cost(cost: str) -> None:
+def test_manual_gradients_match_finite_differences(cost: str) -> None:
+    """The gradients of the NumPy network are the slopes of its cost."""
     p, batch, step = values(mlp()), samples(), 1e-5
     x, y = batch.inputs.numpy(), hot(batch.targets)
     gradients = Network(p, "sigmoid").gradients(x, y, COSTS[cost])[1]
@@ -102,7 +104,8 @@ def test_the_gradients_by_hand_are_the_slopes_of_the_cost(cost: str) -> None:
         assert gradients[name][place] == pytest.approx((costs[0] - costs[1]) / (2 * step), abs=1e-8)
 
 
-def test_penalties_add_to_the_gradients_of_the_weights_and_leave_biases_free() -> None:
+def test_penalties_apply_to_weights_only() -> None:
+    """L1 and L2 penalties add to the gradients of the weights, but not to those of the biases."""
     model, batch = mlp(l1=0.03, l2=0.2), samples()
     p = values(model)
     cost, gradients = Network(p, "sigmoid").gradients(batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"])
@@ -127,9 +130,8 @@ def test_penalties_add_to_the_gradients_of_the_weights_and_leave_biases_free() -
     ],
     ids=["plain", "momentum", "adam", "adam, quick means"],
 )
-def test_four_steps_of_an_optimiser_are_those_by_hand(
-    settings: dict[str, Any], reference: Callable[[], Momentum | Adam]
-) -> None:
+def test_optimizer_steps_match_reference(settings: dict[str, Any], reference: Callable[[], Momentum | Adam]) -> None:
+    """Four steps of SGD and Adam change the parameters as the NumPy reference does."""
     model, by_hand = mlp(optimizer=settings), reference()
     optimizer, p = model.configure_optimizers(), values(model)
     for _ in range(4):
@@ -141,7 +143,8 @@ def test_four_steps_of_an_optimiser_are_those_by_hand(
         agree(values(model), p)
 
 
-def test_adams_first_step_has_the_length_of_the_learning_rate_whatever_the_gradient_s() -> None:
+def test_adam_first_step_equals_learning_rate() -> None:
+    """The first step of Adam is as long as the learning rate, however large the gradient is."""
     model = mlp(optimizer=ADAM)
     before = values(model)
     gradients = by_autograd(model, samples())[1]
@@ -165,7 +168,8 @@ def factors_drawn(model: MLP, batch: Samples) -> tuple[Array, tuple[float, Array
 
 
 @pytest.mark.parametrize("p", [0.2, 0.75])
-def test_dropout_keeps_a_share_of_the_units_and_scales_them_up(p: float) -> None:
+def test_dropout_keeps_and_scales_units(p: float) -> None:
+    """Dropout keeps a fraction 1 − p of the units and multiplies them by 1 / (1 − p)."""
     model = mlp(dropout=p).train()
     factors, _ = factors_drawn(model, samples(2000))
     kept = factors > 0
@@ -174,7 +178,8 @@ def test_dropout_keeps_a_share_of_the_units_and_scales_them_up(p: float) -> None
     assert factors.mean() == pytest.approx(1, abs=0.05)
 
 
-def test_gradients_under_dropout_are_those_by_hand_with_the_units_drawn() -> None:
+def test_dropout_gradients_match_reference() -> None:
+    """With the units that dropout kept, the gradients are those of the NumPy network."""
     model, batch = mlp(dropout=0.4).train(), samples()
     factors, (found, ours) = factors_drawn(model, batch)
     assert 0 < (factors == 0).sum() < factors.size
@@ -185,7 +190,7 @@ def test_gradients_under_dropout_are_those_by_hand_with_the_units_drawn() -> Non
     agree(ours, gradients)
 
 
-def test_in_evaluation_dropout_does_nothing() -> None:
+def test_dropout_is_off_in_evaluation() -> None:
     model, batch = mlp(dropout=0.4).eval(), samples()
     factors, (_, ours) = factors_drawn(model, batch)
     assert (factors == 1).all()
@@ -208,7 +213,7 @@ def running(model: MLP) -> tuple[Array, Array]:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
-def test_gradients_through_batch_norm_are_those_by_hand(activation: str, place: str, training: bool) -> None:
+def test_batch_norm_gradients_match_reference(activation: str, place: str, training: bool) -> None:
     model, batch = mlp(activation=activation, batch_norm=place).train(training), samples()
     network = Network(values(model), activation, norm=place, running=None if training else running(model))
     cost, gradients = network.gradients(batch.inputs.numpy(), hot(batch.targets), COSTS["cross_entropy"])
@@ -222,7 +227,8 @@ def test_gradients_through_batch_norm_are_those_by_hand(activation: str, place: 
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_running_statistics_move_a_tenth_of_the_way_to_the_batch_s_unbiased_ones(place: str) -> None:
+def test_running_statistics_move_by_tenth(place: str) -> None:
+    """Running statistics move a tenth of the way to the batch's mean and unbiased variance."""
     model = mlp(batch_norm=place).train()
     p, (mean, variance) = values(model), running(model)
     for _ in range(3):
@@ -235,7 +241,7 @@ def test_running_statistics_move_a_tenth_of_the_way_to_the_batch_s_unbiased_ones
     agree(dict(zip("mv", running(model), strict=True)), {"m": mean, "v": variance})
 
 
-def test_in_evaluation_the_running_statistics_stay() -> None:
+def test_evaluation_keeps_running_statistics() -> None:
     model = mlp(batch_norm=True).eval()
     before = running(model)
     model(samples().inputs)
@@ -258,7 +264,8 @@ def listing_step(p: Arrays, x: Array, y: Array, lr: float, l2: float) -> Arrays:
     }
 
 
-def test_the_trainer_takes_the_steps_of_the_course_s_numpy_network(tmp_path: Path) -> None:
+def test_trainer_matches_course_network(tmp_path: Path) -> None:
+    """The trainer takes the same steps as the course's NumPy network."""
     lr, l2, size = 0.05, 0.1, 4
     model = mlp(
         loss="one_vs_rest", reduction="sum", l2=l2 / 2, init="normal", init_std=0.1, optimizer={**SGD, "lr": lr}
@@ -274,7 +281,8 @@ def test_the_trainer_takes_the_steps_of_the_course_s_numpy_network(tmp_path: Pat
     agree(values(model), p)
 
 
-def test_the_listing_s_step_is_that_of_the_summed_one_vs_rest_cost_and_penalty() -> None:
+def test_listing_step_matches_summed_cost() -> None:
+    """A step of the course's listing descends the summed one-vs-rest cost with an L2 penalty."""
     p, batch, lr, l2 = values(mlp()), samples(), 0.05, 0.1
     x, y = batch.inputs.numpy(), hot(batch.targets)
     gradients = Network(p, "sigmoid").gradients(x, y, one_vs_rest)[1]

@@ -53,7 +53,7 @@ def loss_by_formula(outputs: Tensor, targets: Tensor, task: str, smoothing: floa
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_the_loss_is_the_tasks(task: str, smoothing: float) -> None:
+def test_loss_matches_task_formula(task: str, smoothing: float) -> None:
     model = linear(task)
     samples = points(50, {"multiclass": 3, "binary": 2, "regression": 0}[task])
     outputs = 3 * torch.randn(50, model.out_features)
@@ -61,12 +61,14 @@ def test_the_loss_is_the_tasks(task: str, smoothing: float) -> None:
     assert model.loss(outputs, samples.targets, smoothing).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_model_has_one_output_per_class_and_one_where_there_is_one_number_to_tell() -> None:
+def test_output_count_follows_task() -> None:
+    """A model has one output per class, and a single output for binary classification and regression."""
     for task, width in (("multiclass", 3), ("binary", 1), ("regression", 1)):
         assert linear(task)(torch.zeros(5, 2)).shape == (5, width)
 
 
-def test_predictions_are_the_largest_output_the_sign_and_the_value() -> None:
+def test_predictions_follow_task() -> None:
+    """Predictions are the class of the largest output, the sign of the logit, or the value itself."""
     assert linear().predict(torch.tensor([[1.0, 3, 2], [5, -1, 0]])).tolist() == [1, 0]
     assert linear("binary").predict(torch.tensor([[-0.1], [0.1]])).tolist() == [0, 1]
     assert linear("regression").predict(torch.tensor([[-0.5], [7.0]])).tolist() == [-0.5, 7.0]
@@ -83,7 +85,8 @@ def metrics_of(model: MLP, samples: Samples, task: str, smoothing: float = 0.0) 
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_validation_metrics_are_means_over_samples_also_where_batches_differ_in_size(task: str, tmp_path: Path) -> None:
+def test_validation_metrics_average_over_samples(task: str, tmp_path: Path) -> None:
+    """Validation metrics are means over all samples, also if the last batch is smaller."""
     model, given = linear(task), data(val=EVAL_BATCH_SIZE + 100, task=task)
     assert given.val_set is not None
     given.val_set.inputs[-100:] *= 5  # the last batch's mean loss is another
@@ -101,7 +104,8 @@ def test_validation_metrics_are_means_over_samples_also_where_batches_differ_in_
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_training_metrics_are_means_over_the_epochs_samples(task: str, tmp_path: Path) -> None:
+def test_training_metrics_average_over_samples(task: str, tmp_path: Path) -> None:
+    """Training metrics are means over all samples of the epoch."""
     smoothing = 0.0 if task == "regression" else 0.2
     model, given = linear(task, label_smoothing=smoothing), data(train=25, task=task)
     assert given.train_set is not None
@@ -113,7 +117,7 @@ def test_training_metrics_are_means_over_the_epochs_samples(task: str, tmp_path:
         assert trainer.callback_metrics["train/acc"].item() == pytest.approx(accuracy, rel=1e-6)
 
 
-def test_validation_measures_without_label_smoothing(tmp_path: Path) -> None:
+def test_validation_ignores_label_smoothing(tmp_path: Path) -> None:
     model, given = linear(label_smoothing=0.3), data(val=30)
     assert given.val_set is not None
     (metrics,) = quiet_trainer(tmp_path).validate(model, datamodule=given, verbose=False)
@@ -121,7 +125,8 @@ def test_validation_measures_without_label_smoothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
-def test_the_metrics_names_and_no_accuracy_for_regression(task: str, tmp_path: Path) -> None:
+def test_metric_names_follow_task(task: str, tmp_path: Path) -> None:
+    """Metrics are named STAGE/NAME, and regression has no accuracy."""
     trainer, model, given = quiet_trainer(tmp_path), linear(task), data(val=20, test=20, task=task)
     trainer.fit(model, datamodule=given)
     measures = ["loss"] if task == "regression" else ["acc", "loss"]
@@ -132,7 +137,8 @@ def test_the_metrics_names_and_no_accuracy_for_regression(task: str, tmp_path: P
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary"])
-def test_the_confusion_matrix_counts_true_against_predicted_classes(task: str, tmp_path: Path) -> None:
+def test_confusion_matrix_counts_classes(task: str, tmp_path: Path) -> None:
+    """The rows of the confusion matrix are the true classes, its columns the predicted ones."""
     model, given = linear(task), data(test=EVAL_BATCH_SIZE + 33, task=task)
     assert given.test_set is not None
     quiet_trainer(tmp_path).test(model, datamodule=given, verbose=False)
@@ -144,7 +150,8 @@ def test_the_confusion_matrix_counts_true_against_predicted_classes(task: str, t
     assert len(set(expected.flatten())) > 2
 
 
-def test_each_evaluation_counts_anew(tmp_path: Path) -> None:
+def test_each_evaluation_resets_counts(tmp_path: Path) -> None:
+    """The confusion matrix of a second evaluation does not include the first."""
     model, given = linear(), data(test=30)
     for _ in range(2):
         quiet_trainer(tmp_path).test(model, datamodule=given, verbose=False)
@@ -166,9 +173,8 @@ def poisoned(step: int, value: float = float("nan"), **settings: Any) -> Given:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("log_every", [1, 3, 10, 50])
 @pytest.mark.parametrize("step", [1, 4, 10])
-def test_training_stops_and_names_the_step_whose_loss_is_not_finite(
-    step: int, log_every: int, value: float, tmp_path: Path
-) -> None:
+def test_non_finite_loss_stops_training(step: int, log_every: int, value: float, tmp_path: Path) -> None:
+    """Training stops at a loss that is NaN or infinite, and the error names the step."""
     trainer = quiet_trainer(tmp_path, max_epochs=3, log_every_n_steps=log_every)
     with pytest.raises(DivergedError, match=rf"^the loss became nan at step {step} \(epoch 1\): lower optimizer\.lr"):
         trainer.fit(linear(optimizer=SGD), datamodule=poisoned(step, value))
@@ -188,7 +194,7 @@ class Poison(Callback):
 
 
 @pytest.mark.parametrize("log_every", [4, 50])
-def test_the_step_is_counted_over_all_epochs(log_every: int, tmp_path: Path) -> None:
+def test_reported_step_counts_all_epochs(log_every: int, tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, max_epochs=3, log_every_n_steps=log_every, callbacks=[Poison(epoch=1)])
     with pytest.raises(DivergedError, match=r"at step 11 \(epoch 2\)"):
         trainer.fit(linear(), datamodule=data(train=100))
@@ -196,18 +202,20 @@ def test_the_step_is_counted_over_all_epochs(log_every: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("batch", "step"), [(1, 1), (4, 2), (9, 3), (10, 4)])
 @pytest.mark.parametrize("log_every", [2, 7, 50])
-def test_a_step_may_take_several_batches(batch: int, step: int, log_every: int, tmp_path: Path) -> None:
+def test_reported_step_counts_accumulated_batches(batch: int, step: int, log_every: int, tmp_path: Path) -> None:
+    """With gradient accumulation the step is counted in updates, not in batches."""
     trainer = quiet_trainer(tmp_path, accumulate_grad_batches=3, log_every_n_steps=log_every)
     with pytest.raises(DivergedError, match=rf"at step {step} \(epoch 1\)"):
         trainer.fit(linear(optimizer=SGD), datamodule=poisoned(batch))
 
 
-def test_a_limit_of_steps_does_not_hide_the_step(tmp_path: Path) -> None:
+def test_max_steps_keeps_reported_step(tmp_path: Path) -> None:
+    """A limit on the steps does not change the step that the error names."""
     with pytest.raises(DivergedError, match=r"at step 2 \(epoch 1\)"):
         quiet_trainer(tmp_path, max_steps=4).fit(linear(optimizer=SGD), datamodule=poisoned(2))
 
 
-def test_a_validation_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
+def test_non_finite_validation_loss_stops_training(tmp_path: Path) -> None:
     given = data(train=100, val=20)
     assert given.val_set is not None
     given.val_set.inputs[7] = float("nan")
@@ -226,7 +234,8 @@ def rates(scheduler: Settings | None, epochs: int, folder: Path, lr: float = 0.1
     return [step[0] for step in noted.steps] + [trainer.optimizers[0].param_groups[0]["lr"]]
 
 
-def test_one_cycle_rises_to_the_optimizers_learning_rate_and_falls_to_almost_nothing(tmp_path: Path) -> None:
+def test_one_cycle_peaks_at_learning_rate(tmp_path: Path) -> None:
+    """One-cycle rises to the optimizer's learning rate and then falls to a small fraction of it."""
     settings = {"max_lr": "lr", "total_steps": "total_steps", "pct_start": 0.3, "div_factor": 25.0}
     scheduler = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "interval": "step", **settings}
     steps = rates({**scheduler, "final_div_factor": 100.0}, 2, tmp_path)[:-1]
@@ -237,24 +246,25 @@ def test_one_cycle_rises_to_the_optimizers_learning_rate_and_falls_to_almost_not
     assert steps[-1] == pytest.approx(0.1 / 25 / 100)
 
 
-def test_cosine_falls_from_the_learning_rate_to_its_minimum_over_the_whole_run(tmp_path: Path) -> None:
+def test_cosine_spans_whole_run(tmp_path: Path) -> None:
+    """The cosine schedule falls from the learning rate to its minimum over the whole run."""
     scheduler = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "interval": "step", "eta_min": 0.01}
     steps = rates({**scheduler, "T_max": "total_steps"}, 2, tmp_path)
     expected = 0.01 + 0.09 * (1 + np.cos(np.pi * np.arange(21) / 20)) / 2
     assert steps == pytest.approx(expected.tolist(), abs=1e-8)
 
 
-def test_exponential_falls_epoch_by_epoch(tmp_path: Path) -> None:
+def test_exponential_decays_each_epoch(tmp_path: Path) -> None:
     scheduler = {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "interval": "epoch", "gamma": 0.5}
     assert rates(scheduler, 3, tmp_path) == pytest.approx([0.1] * 10 + [0.05] * 10 + [0.025] * 10 + [0.0125])
 
 
 @pytest.mark.parametrize("scheduler", [None, {}])
-def test_without_a_scheduler_the_learning_rate_stays(scheduler: Settings | None, tmp_path: Path) -> None:
+def test_learning_rate_is_constant_without_scheduler(scheduler: Settings | None, tmp_path: Path) -> None:
     assert set(rates(scheduler, 2, tmp_path)) == {0.1}
 
 
-def test_the_optimizer_is_made_with_all_its_settings(tmp_path: Path) -> None:
+def test_optimizer_gets_all_settings(tmp_path: Path) -> None:
     settings = {"_target_": "torch.optim.AdamW", "lr": 0.02, "betas": [0.8, 0.9], "weight_decay": 0.3, "fused": None}
     trainer = quiet_trainer(tmp_path)
     trainer.fit(linear(optimizer=settings), datamodule=data())
@@ -266,7 +276,7 @@ def test_the_optimizer_is_made_with_all_its_settings(tmp_path: Path) -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
 
 
-def test_a_step_of_gradient_descent_is_the_formulas(tmp_path: Path) -> None:
+def test_gradient_descent_step_matches_formula(tmp_path: Path) -> None:
     model, given = linear("regression", SGD), data(train=10, task="regression")
     assert given.train_set is not None
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -278,17 +288,18 @@ def test_a_step_of_gradient_descent_is_the_formulas(tmp_path: Path) -> None:
     assert bias.item() == pytest.approx(before[1].item() - 0.1 * 2 * error.mean(), abs=1e-6)
 
 
-def test_without_an_optimizer_a_model_cannot_be_trained(tmp_path: Path) -> None:
+def test_training_without_optimizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="MLP was made without an optimizer"):
         quiet_trainer(tmp_path).fit(linear(optimizer=None), datamodule=data())
 
 
-def test_a_model_of_images_refuses_other_inputs() -> None:
+def test_image_model_refuses_other_inputs() -> None:
     with pytest.raises(InputError, match=r"CNN takes images of shape \(C, H, W\), these data have shape \(2,\)"):
         CNN([8], 16, "relu", 0.0, True, in_shape=[2], num_classes=2, task="binary")
 
 
-def test_the_step_loss_goes_to_the_logger_as_a_mean_over_the_steps_since_the_last(tmp_path: Path) -> None:
+def test_logged_step_loss_is_averaged(tmp_path: Path) -> None:
+    """The logged step loss is the mean over the steps since the last logged value."""
     given = data(train=50)
     assert given.train_set is not None
     model, logger = linear(), CSVLogger(tmp_path, name="", version="")

@@ -34,9 +34,7 @@ def test_each_block_halves_the_image(in_shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("hidden_size", [16, [16, 8], []])
 @pytest.mark.parametrize("channels", [[4], [4, 6, 8]])
-def test_the_number_of_parameters_is_the_formulas(
-    channels: list[int], hidden_size: int | list[int], batch_norm: bool
-) -> None:
+def test_parameter_count_matches_formula(channels: list[int], hidden_size: int | list[int], batch_norm: bool) -> None:
     model = cnn(channels, (3, 32, 32), hidden_size=hidden_size, batch_norm=batch_norm)
     widths = [hidden_size] if isinstance(hidden_size, int) else hidden_size
     flat = channels[-1] * (32 // 2 ** len(channels)) ** 2
@@ -46,7 +44,8 @@ def test_the_number_of_parameters_is_the_formulas(
     assert sum(parameter.numel() for parameter in model.parameters()) == convolutions + dense + scales
 
 
-def test_dropout_is_for_hidden_units_and_batch_norm_for_convolutions_too() -> None:
+def test_layers_follow_settings() -> None:
+    """Dropout applies to hidden layers only, batch norm also to convolutions."""
     layers = [type(layer).__name__ for layer in cnn([4], dropout=0.3).net.modules() if not list(layer.children())]
     convolution = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
     assert layers == [*convolution, "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
@@ -54,7 +53,8 @@ def test_dropout_is_for_hidden_units_and_batch_norm_for_convolutions_too() -> No
     assert not [layer for layer in plain.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout))]
 
 
-def test_a_pixel_moves_the_outputs_wherever_it_is() -> None:
+def test_all_image_regions_affect_outputs() -> None:
+    """More than half of the pixels of an image have a gradient."""
     model = cnn([4, 4], (1, 8, 8)).eval()
     image = torch.zeros(1, 1, 8, 8, requires_grad=True)
     model(image + torch.rand(1, 1, 8, 8)).square().sum().backward()
@@ -63,7 +63,8 @@ def test_a_pixel_moves_the_outputs_wherever_it_is() -> None:
 
 
 @pytest.mark.parametrize(("size", "most"), [(28, 4), (32, 5), (4, 2)])
-def test_more_blocks_than_the_image_bears_are_refused(size: int, most: int) -> None:
+def test_too_many_blocks_are_refused(size: int, most: int) -> None:
+    """More blocks than the size of the image allows are refused; the error names the largest number."""
     assert cnn([2] * most, (1, size, size))(torch.zeros(2, 1, size, size)).shape == (2, 10)
     message = rf"model\.channels has {most + 1} blocks.* {size}×{size} pixels allow at most {most}$"
     with pytest.raises(InputError, match=message):
@@ -74,12 +75,13 @@ def test_more_blocks_than_the_image_bears_are_refused(size: int, most: int) -> N
 
 
 @pytest.mark.parametrize("outputs", [3, 2, 5])
-def test_dirac_convolutions_begin_by_passing_their_inputs_on(outputs: int) -> None:
+def test_dirac_convolutions_start_as_identity(outputs: int) -> None:
     images, passed = torch.randn(2, 3, 8, 8), min(outputs, 3)
     assert torch.equal(convolution(3, outputs)(images)[:, :passed], images[:, :passed])
 
 
-def test_dirac_leaves_the_filters_beyond_the_inputs_as_torch_draws_them() -> None:
+def test_dirac_keeps_extra_filters_random() -> None:
+    """Filters beyond the number of input channels keep torch's random initialisation."""
     torch.manual_seed(7)
     drawn = cnn([5], (3, 8, 8)).net.state_dict()
     torch.manual_seed(7)
@@ -92,7 +94,8 @@ def test_dirac_leaves_the_filters_beyond_the_inputs_as_torch_draws_them() -> Non
 # Checkpoints
 
 
-def test_a_checkpoint_from_before_a_setting_was_there_gives_the_same_model_back(tmp_path: Path) -> None:
+def test_old_checkpoint_restores_model(tmp_path: Path) -> None:
+    """A checkpoint that was written before a setting existed gives the same model back."""
     model, x = cnn([4, 6]).eval(), torch.randn(3, 1, 28, 28)
     reloaded(model, tmp_path)
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
@@ -102,7 +105,7 @@ def test_a_checkpoint_from_before_a_setting_was_there_gives_the_same_model_back(
     assert torch.equal(CNN.load_from_checkpoint(tmp_path / "old.ckpt", weights_only=True).eval()(x), model(x))
 
 
-def test_a_checkpoint_gives_the_same_model_back(tmp_path: Path) -> None:
+def test_checkpoint_restores_model(tmp_path: Path) -> None:
     model, x = cnn([4, 6], dropout=0.2), torch.randn(16, 1, 28, 28)
     model(x)  # batch norm's running statistics move
     assert torch.equal(reloaded(model, tmp_path).eval()(x), model.eval()(x))

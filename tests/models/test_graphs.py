@@ -44,24 +44,23 @@ def assert_same(left: Result, right: Result) -> None:
 
 
 @pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES.keys())
-def test_recorded_step_comes_to_the_same_with_a_smaller_last_batch(
-    settings: tuple[str, ...], recorded: list[Any], tmp_path: Path
-) -> None:
+def test_recorded_step_gives_same_result(settings: tuple[str, ...], recorded: list[Any], tmp_path: Path) -> None:
+    """Recorded steps lead to the same run, also if the last batch is smaller."""
     repeated = run(tmp_path, *settings)
     assert len(recorded) == 1
     assert_same(repeated, run(tmp_path, *settings, "cuda_graph=false"))
     assert len(recorded) == 1
 
 
-def test_step_is_recorded_anew_where_the_learning_rate_changes(recorded: list[Any], tmp_path: Path) -> None:
+def test_new_learning_rate_records_step_again(recorded: list[Any], tmp_path: Path) -> None:
     repeated = run(tmp_path, "scheduler=exponential")
     assert len(recorded) == 3  # in each epoch
     assert_same(repeated, run(tmp_path, "scheduler=exponential", "cuda_graph=false"))
 
 
-def test_what_cannot_be_recorded_is_taken_as_it_is_and_told_once(
-    recorded: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unrecordable_step_warns_once(recorded: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A step that cannot be recorded is taken without a graph, and the log says so once."""
+
     def refuse(function: Callable[[], None]) -> Callable[[], None]:
         recorded.append(function)
         function()  # a recording leaves what it has noted
@@ -76,6 +75,7 @@ def test_what_cannot_be_recorded_is_taken_as_it_is_and_told_once(
 
 
 @pytest.mark.parametrize("settings", ["optimizer=rmsprop", "+optimizer.foreach=true optimizer.fused=false"])
-def test_optimizers_that_ask_the_device_are_not_recorded(settings: str, recorded: list[Any], tmp_path: Path) -> None:
+def test_synchronizing_optimizers_are_not_recorded(settings: str, recorded: list[Any], tmp_path: Path) -> None:
+    """Optimizers that read values from the device during a step are not recorded."""
     run(tmp_path, *settings.split(), "model.dropout=0")
     assert not recorded

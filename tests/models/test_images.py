@@ -13,7 +13,8 @@ from tests.command_line import Seen, evaluate, images, quick, read_json
 from tests.doubles import FIXED, Given, quiet_trainer
 
 
-def test_both_views_of_each_test_image_vote(data_dir: Path, tmp_path: Path) -> None:
+def test_flip_test_combines_both_views(data_dir: Path, tmp_path: Path) -> None:
+    """The outputs for a test image and for its mirror image are added before the class is predicted."""
     small = ["model=cnn", "model.channels=[4]", "model.hidden_size=[]", "trainer.max_epochs=1", "model.flip_test=true"]
     outcome = quick(*images("mnist", data_dir), *small, Seen.SETTING, cwd=tmp_path)
     model = CNN.load_from_checkpoint(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True).eval()
@@ -41,9 +42,8 @@ class Weighed(ImageModule):
 
 
 @pytest.mark.parametrize(("task", "found"), [("binary", {"test/acc": 0.5, "test/acc_flip": 0.75}), ("regression", {})])
-def test_the_mean_of_both_views_decides_where_there_are_classes(
-    task: Task, found: dict[str, float], tmp_path: Path
-) -> None:
+def test_flip_accuracy_needs_classes(task: Task, found: dict[str, float], tmp_path: Path) -> None:
+    """The mean of both views decides the class; regression has no such metric."""
     inputs = torch.tensor([[1.0, -3.0], [-1.0, 3.0], [1.0, 0.0], [0.0, -1.0]]).view(4, 1, 1, 2)
     samples = Samples(inputs, torch.tensor([0, 1, 1, 1]))  # alone 1, 0, 1, 1; both 0, 1, 1, 0
     data = Given(samples, test=samples, task=task, class_names=("a", "b") if task == "binary" else ())

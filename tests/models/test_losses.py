@@ -51,9 +51,7 @@ def test_cross_entropy(outputs: list[float], target: int, smoothing: float, valu
         ([0.0, LN3], 1, 0.2, log(2) - 0.9 * log(3 / 4) - 0.1 * log(1 / 4)),
     ],
 )
-def test_one_vs_rest_is_summed_over_the_outputs(
-    outputs: list[float], target: int, smoothing: float, value: float
-) -> None:
+def test_one_vs_rest_sums_over_outputs(outputs: list[float], target: int, smoothing: float, value: float) -> None:
     assert loss("one_vs_rest", [outputs], [target], smoothing) == pytest.approx(value)
 
 
@@ -67,9 +65,8 @@ def test_one_vs_rest_is_summed_over_the_outputs(
         ([LN3], 0, 0.0, 0.75**2 / 2),
     ],
 )
-def test_quadratic_is_half_the_squares_of_the_sigmoids_errors(
-    outputs: list[float], target: int, smoothing: float, value: float
-) -> None:
+def test_quadratic_is_half_squared_error(outputs: list[float], target: int, smoothing: float, value: float) -> None:
+    """The quadratic loss is half the sum of squared errors of the sigmoids."""
     assert loss("quadratic", [outputs], [target], smoothing) == pytest.approx(value)
 
 
@@ -85,16 +82,17 @@ def test_quadratic_is_half_the_squares_of_the_sigmoids_errors(
         ([0.0], 1, 0.0),  # does not fire, and is wrong; only the gradient tells
     ],
 )
-def test_perceptron_counts_the_wrong_outputs_by_their_size(outputs: list[float], target: int, value: float) -> None:
+def test_perceptron_sums_wrong_outputs(outputs: list[float], target: int, value: float) -> None:
+    """The perceptron loss is the sum of the absolute values of the wrong outputs."""
     assert loss("perceptron", [outputs], [target]) == pytest.approx(value)
 
 
-def test_squared_error_has_no_half() -> None:
+def test_squared_error_has_no_factor() -> None:
     assert loss("squared_error", [[1.0]], [3.0]) == 4.0
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_batch_s_loss_is_the_mean_over_its_samples(name: str) -> None:
+def test_batch_loss_averages_over_samples(name: str) -> None:
     rows, targets = ([[1.5], [-2.0], [4.0]], [1.0, 0.0, 1.0])
     if name != "squared_error":
         rows = [[*row, 0.5] for row in rows]
@@ -112,7 +110,9 @@ def test_a_batch_s_loss_is_the_mean_over_its_samples(name: str) -> None:
         ([1, 0], 1, 0.2, [[0.9], [0.1]]),
     ],
 )
-def test_what_the_outputs_should_be(targets: list[int], width: int, smoothing: float, rows: list[list[float]]) -> None:
+def test_targets_are_encoded_with_smoothing(
+    targets: list[int], width: int, smoothing: float, rows: list[list[float]]
+) -> None:
     found = encode_targets(torch.zeros(len(targets), width), torch.tensor(targets), smoothing)
     assert torch.allclose(found, torch.tensor(rows, dtype=torch.float32))
 
@@ -143,7 +143,7 @@ def only_layer(model: MLP) -> torch.nn.Linear:
         ([-0.25, 0.0], 0, 0),
     ],
 )
-def test_a_step_on_one_sample_is_rosenblatt_s_rule(x: list[float], y: int, error: int, tmp_path: Path) -> None:
+def test_perceptron_step_follows_rosenblatt_rule(x: list[float], y: int, error: int, tmp_path: Path) -> None:
     model = unit(loss="perceptron")
     layer = only_layer(model)
     with torch.no_grad():
@@ -165,7 +165,8 @@ def gradients(model: MLP, batch: Samples) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in names])
-def test_the_gradient_of_the_sum_is_the_mean_s_times_the_batch(task: str, name: str) -> None:
+def test_sum_gradient_scales_with_batch(task: str, name: str) -> None:
+    """The gradient of the summed loss is that of the mean, times the batch size."""
     batch = points(7, classes=0 if task == "regression" else 2)
     model = unit(task, loss=name)
     mean = gradients(model, batch)
@@ -175,7 +176,8 @@ def test_the_gradient_of_the_sum_is_the_mean_s_times_the_batch(task: str, name: 
         assert averaged.any()
 
 
-def test_the_penalty_is_not_multiplied_by_the_batch() -> None:
+def test_penalty_ignores_batch_size() -> None:
+    """With the summed loss the penalty is not multiplied by the batch size."""
     model = unit(reduction="sum", l1=0.5, l2=0.25)
     layer = only_layer(model)
     with torch.no_grad():
@@ -184,7 +186,7 @@ def test_the_penalty_is_not_multiplied_by_the_batch() -> None:
     assert model.compute_objective(torch.tensor(1.5), 4).item() == 4 * 1.5 + 0.5 * (2 + 3) + 0.25 * (4 + 9)
 
 
-def test_the_penalty_leaves_what_batch_norm_has_learned_free() -> None:
+def test_penalty_excludes_batch_norm() -> None:
     model = MLP(3, "relu", 0.0, True, in_shape=[2], num_classes=2, task="binary", l2=1.0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -192,7 +194,7 @@ def test_the_penalty_leaves_what_batch_norm_has_learned_free() -> None:
     assert model.compute_objective(torch.tensor(0.0), 1).item() == 2 * 3 + 3
 
 
-def test_the_penalty_leaves_weights_that_stay_as_they_are_out() -> None:
+def test_penalty_excludes_frozen_weights() -> None:
     model = MLP([3, 3], "relu", 0.0, False, in_shape=[2], num_classes=2, task="binary", l1=1.0, l2=1.0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -201,7 +203,7 @@ def test_the_penalty_leaves_weights_that_stay_as_they_are_out() -> None:
     assert model.compute_objective(torch.tensor(0.0), 1).item() == (2 + 4) * (9 + 3)
 
 
-def test_a_penalty_by_hand() -> None:
+def test_penalty_matches_known_values() -> None:
     weights = [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0], [3.0]])]
     assert compute_penalty(weights, l1=0.1, l2=0.0).item() == pytest.approx(0.6)
     assert compute_penalty(weights, l1=0.0, l2=0.01).item() == pytest.approx(0.14)
@@ -210,7 +212,7 @@ def test_a_penalty_by_hand() -> None:
 # Which loss suits which task
 
 
-def test_the_first_loss_of_each_task_is_its_own() -> None:
+def test_each_task_has_default_loss() -> None:
     assert {task: unit(task).loss_name for task in LOSSES_BY_TASK} == {
         "multiclass": "cross_entropy",
         "binary": "cross_entropy",
@@ -221,7 +223,8 @@ def test_the_first_loss_of_each_task_is_its_own() -> None:
 @pytest.mark.parametrize(
     ("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in LOSSES if name not in names]
 )
-def test_a_loss_that_does_not_suit_the_targets_is_refused_with_those_that_do(task: str, name: str) -> None:
+def test_unsuitable_loss_is_refused(task: str, name: str) -> None:
+    """A loss that does not suit the task is refused, and the error lists those that do."""
     with pytest.raises(InputError) as caught:
         unit(task, loss=name)
     assert (
@@ -233,7 +236,7 @@ def test_a_loss_that_does_not_suit_the_targets_is_refused_with_those_that_do(tas
 @pytest.mark.parametrize(
     ("task", "name"), [("binary", "perceptron"), ("multiclass", "perceptron"), ("regression", None)]
 )
-def test_label_smoothing_is_refused_where_it_has_no_meaning(task: str, name: str | None) -> None:
+def test_meaningless_label_smoothing_is_refused(task: str, name: str | None) -> None:
     with pytest.raises(InputError) as caught:
         unit(task, loss=name, label_smoothing=0.1)
     chosen = name or "squared_error"
@@ -249,5 +252,6 @@ def test_label_smoothing_is_refused_where_it_has_no_meaning(task: str, name: str
         (["model.loss=hinge"], "model.loss=hinge must be null, cross_entropy, one_vs_rest, quadratic,"),
     ],
 )
-def test_on_the_command_line_a_loss_is_refused_in_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+def test_command_line_refuses_unsuitable_loss(arguments: list[str], told: str, tmp_path: Path) -> None:
+    """On the command line an unsuitable loss ends in an error of one line."""
     assert told in run("src.train", *BARE, *arguments, cwd=tmp_path).error

@@ -24,7 +24,7 @@ def kinds(model: MLP) -> list[str]:
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize(("hidden_size", "widths"), [(7, [7]), ([7], [7]), ([8, 6], [8, 6]), ([], [])])
-def test_the_hidden_layers_have_the_widths_given(
+def test_hidden_layers_have_configured_widths(
     hidden_size: int | list[int], widths: list[int], batch_norm: bool
 ) -> None:
     model = mlp(hidden_size, batch_norm=batch_norm)
@@ -52,9 +52,8 @@ def test_inputs_of_any_shape_are_flattened(in_shape: tuple[int, ...]) -> None:
         ({"batch_norm": "after", "dropout": 0.5}, ["Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]),
     ],
 )
-def test_batch_norm_stands_where_it_is_asked_for_and_dropout_after_the_activation(
-    settings: dict[str, Any], layers: list[str]
-) -> None:
+def test_layer_order_follows_settings(settings: dict[str, Any], layers: list[str]) -> None:
+    """Batch norm stands before or after the activation as configured, and dropout after both."""
     assert kinds(mlp(4, **settings)) == layers
     assert kinds(mlp([4, 4], **settings)) == layers[:-1] + layers
 
@@ -71,7 +70,7 @@ def test_batch_norm_stands_where_it_is_asked_for_and_dropout_after_the_activatio
         ("sigmoid", lambda x: 1 / (1 + (-x).exp())),
     ],
 )
-def test_the_outputs_are_the_formulas(activation: str, formula: Any) -> None:
+def test_outputs_match_formula(activation: str, formula: Any) -> None:
     model = mlp(6, activation=activation)
     first, _, second = (layer for layer in model.net.modules() if not list(layer.children()))
     x = torch.randn(5, 20)
@@ -91,12 +90,13 @@ def test_dropout_drops_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("hidden_size", [5, [5, 4], []])
-def test_a_checkpoint_gives_the_same_model_back(hidden_size: int | list[int], tmp_path: Path) -> None:
+def test_checkpoint_restores_model(hidden_size: int | list[int], tmp_path: Path) -> None:
     model, x = mlp(hidden_size, batch_norm=True, dropout=0.1).eval(), torch.randn(8, 1, 4, 5)
     assert torch.equal(reloaded(model, tmp_path).eval()(x), model(x))
 
 
-def test_hyperparameters_are_all_settings_as_plain_values() -> None:
+def test_hyperparameters_are_plain_settings() -> None:
+    """The hyperparameters hold all settings as plain values."""
     settings = dict(mlp([5, 4], label_smoothing=0.1).hparams)
     assert is_plain(settings)
     assert settings == {
@@ -116,19 +116,21 @@ def test_hyperparameters_are_all_settings_as_plain_values() -> None:
     }
 
 
-def test_a_layer_has_no_bias_if_a_batch_norm_follows_at_once_which_would_take_it_away() -> None:
+def test_batch_norm_replaces_bias() -> None:
+    """A layer directly before batch norm has no bias, which batch norm would remove again."""
     for batch_norm, bias in ((False, True), (True, False), ("before", False), ("after", True)):
         first = next(layer for layer in mlp(4, batch_norm=batch_norm).net.modules() if isinstance(layer, nn.Linear))
         assert (first.bias is not None) == bias
 
 
-def test_the_output_bias_can_be_left_out() -> None:
+def test_output_bias_is_optional() -> None:
     with_bias, without = [list(mlp(4, output_bias=bias).net.modules())[-1] for bias in (True, False)]
     assert isinstance(with_bias, nn.Linear) and with_bias.bias is not None
     assert isinstance(without, nn.Linear) and without.bias is None
 
 
-def test_the_feature_map_adds_the_product_of_each_two_inputs() -> None:
+def test_products_extend_inputs() -> None:
+    """With `products` the product of each pair of inputs is added to the features."""
     model = mlp([], in_shape=(3,), products=True)
     assert isinstance(model.net.products, PairwiseProducts)
     assert model.net.products(torch.tensor([[2.0, 3, 5]])).tolist() == [[2, 3, 5, 6, 10, 15]]
@@ -140,7 +142,8 @@ def test_the_feature_map_adds_the_product_of_each_two_inputs() -> None:
     ("init", "deviation"),
     [("xavier", (2 / (400 + 300)) ** 0.5), ("he", (2 / 400) ** 0.5), ("normal", 0.25), ("zeros", 0.0)],
 )
-def test_weights_begin_with_the_spread_asked_for_and_biases_at_0(init: str, deviation: float) -> None:
+def test_initial_weights_have_configured_deviation(init: str, deviation: float) -> None:
+    """Weights start with the standard deviation of the chosen initialisation, and biases at 0."""
     first = next(m for m in mlp(300, (400,), init=init, init_std=0.25).net.modules() if isinstance(m, nn.Linear))
     assert first.weight.std().item() == pytest.approx(deviation, rel=0.02)
     assert first.weight.mean().item() == pytest.approx(0, abs=deviation / 50)

@@ -56,7 +56,7 @@ def by_hand(memory: Samples, x: Tensor, distance: str, k: int, task: str) -> lis
 @pytest.mark.parametrize("k", [1, 3, 4, 10])
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_predictions_are_those_of_the_definition(
+def test_predictions_match_definition(
     task: str, distance: str, k: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearest_neighbor, "BLOCK_SIZE", block)
@@ -87,16 +87,17 @@ def test_l1_and_l2_choose_differently() -> None:
         ([0, 1, 1, 0], 4, 0),
     ],
 )
-def test_of_equal_votes_the_class_with_the_nearer_neighbour_wins(
+def test_nearest_neighbour_breaks_ties(
     labels: list[int], k: int, winner: int, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Among classes with equally many votes, the one with the nearest neighbour wins."""
     monkeypatch.setattr(nearest_neighbor, "BLOCK_SIZE", 3)
     memory = Samples(torch.arange(1.0, 5)[:, None], torch.tensor(labels))
     model = remembering(memory, task, k=k)
     assert model.predict(model(torch.zeros(1, 1))).tolist() == [winner]
 
 
-def test_a_single_nearer_neighbour_does_not_beat_more_votes() -> None:
+def test_more_votes_beat_nearer_neighbour() -> None:
     """Of the votes 3, 0, 0, 1, 1, 2 classes 0 and 1 have two each, and 0 has the nearer of them."""
     memory = Samples(torch.arange(1.0, 7)[:, None], torch.tensor([3, 0, 0, 1, 1, 2]))
     model = remembering(memory, k=6)
@@ -104,25 +105,27 @@ def test_a_single_nearer_neighbour_does_not_beat_more_votes() -> None:
 
 
 @pytest.mark.parametrize("features", [1, 30, 3072, 600_000])
-def test_l1_distances_are_sums_of_absolute_differences_whatever_the_tiles(features: int) -> None:
+def test_l1_matches_definition(features: int) -> None:
+    """L1 distances are sums of absolute differences, whatever the size of the tiles."""
     x, memory = torch.rand(33, features)[:3], torch.rand(5, features)
     expected = (x[:, None].double() - memory.double()).abs().sum(dim=-1)
     torch.testing.assert_close(compute_l1(x, memory).double(), expected, rtol=1e-5, atol=0.0)
 
 
-def test_l1_distances_of_many_samples_fill_every_tile() -> None:
+def test_l1_fills_every_tile() -> None:
     x, memory = torch.rand(31, 3072), torch.rand(45, 3072)  # tiles of 13 × 13
     torch.testing.assert_close(compute_l1(x, memory), torch.cdist(x, memory, p=1.0), rtol=1e-5, atol=0.0)
 
 
-def test_l2_distances_keep_their_digits_far_from_the_origin() -> None:
+def test_l2_is_precise_far_from_origin() -> None:
     memory = 1000 + torch.rand(50, 100)
     x = memory[:20] + 0.01 * torch.randn(20, 100)
     expected = (x[:, None].double() - memory.double()).norm(dim=-1)
     torch.testing.assert_close(compute_l2(x, memory).double(), expected, rtol=1e-4, atol=0.0)
 
 
-def test_never_more_is_compared_at_once_than_a_block_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one block of inputs is compared with one block of stored samples at a time."""
     shapes: list[tuple[int, int]] = []
 
     def noted(x: Tensor, memory: Tensor) -> Tensor:
@@ -139,7 +142,8 @@ def test_never_more_is_compared_at_once_than_a_block_of_each(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_outputs_are_logarithms_of_the_vote_shares_by_the_rule_of_succession(k: int) -> None:
+def test_outputs_are_log_vote_fractions(k: int) -> None:
+    """Outputs are the logarithms of the vote fractions, smoothed by the rule of succession."""
     memory, x = points(30, 4, 5), torch.randn(20, 5)
     order = (x[:, None] - memory.inputs).abs().sum(dim=-1).argsort(dim=1)[:, :k]
     votes = torch.stack([(memory.targets[order] == label).sum(dim=1) for label in range(4)], dim=1)
@@ -148,25 +152,27 @@ def test_outputs_are_logarithms_of_the_vote_shares_by_the_rule_of_succession(k: 
     torch.testing.assert_close(outputs.softmax(dim=1), (votes + 1) / (k + 4), rtol=2e-4, atol=0.0)
 
 
-def test_the_output_for_two_classes_is_the_logit_of_the_second() -> None:
+def test_binary_output_is_logit() -> None:
+    """The output for two classes is the logit of the second class."""
     memory = Samples(torch.arange(1.0, 4)[:, None], torch.tensor([1, 0, 1]))
     output = remembering(memory, "binary", k=3)(torch.zeros(1, 1))
     assert output.item() == pytest.approx(math.log(3 / 2), abs=2e-4)  # (2 + 1) / (3 + 2) against (1 + 1) / (3 + 2)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_before_anything_is_remembered_outputs_are_zero(task: str) -> None:
+def test_outputs_without_memory_are_zero(task: str) -> None:
     model = knn(task)
     assert torch.equal(model(torch.randn(3, 5)), torch.zeros(3, model.out_features))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
-def test_a_batch_may_be_empty(task: str) -> None:
+def test_empty_batch_gives_empty_outputs(task: str) -> None:
     model = remembering(points(9, CLASSES[task], 5), task, k=2)
     assert model(torch.zeros(0, 5)).shape == (0, model.out_features)
 
 
-def test_more_neighbours_than_samples_are_told() -> None:
+def test_too_many_neighbours_are_refused() -> None:
+    """A `k` larger than the number of training samples is refused."""
     with pytest.raises(InputError, match=r"^model\.k=10: only 9 training samples are stored$"):
         remembering(points(9, 4, 5), k=10)(torch.zeros(1, 5))
 
@@ -174,7 +180,8 @@ def test_more_neighbours_than_samples_are_told() -> None:
 # Remembering
 
 
-def test_pixels_of_255_are_kept_as_bytes_without_loss() -> None:
+def test_pixels_are_stored_as_bytes() -> None:
+    """Multiples of 1/255 are stored as bytes without loss."""
     values = torch.arange(256, dtype=torch.uint8)[None]
     inputs = values / torch.tensor(255.0)
     assert to_uint8(inputs).dtype == torch.uint8
@@ -182,13 +189,15 @@ def test_pixels_of_255_are_kept_as_bytes_without_loss() -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, -1 / 255, 256 / 255, 0.33, float("nan"), float("inf")])
-def test_inputs_with_any_other_value_are_kept_as_they_are(value: float) -> None:
+def test_other_inputs_stay_floats(value: float) -> None:
+    """Inputs that are not multiples of 1/255 between 0 and 1 are stored unchanged."""
     inputs = torch.tensor([[0.0, 1.0, value]])
     assert to_uint8(inputs) is inputs and to_float32(inputs) is inputs
 
 
 @pytest.mark.parametrize("other_first", [False, True])
-def test_one_batch_that_is_not_of_pixels_makes_the_memory_floats(other_first: bool) -> None:
+def test_one_float_batch_makes_memory_float(other_first: bool) -> None:
+    """One batch that does not hold pixels turns the whole memory into floats."""
     pixels, other = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.2, 0.3]])
     model = knn(features=2)
     for inputs in (other, pixels) if other_first else (pixels, other):
@@ -198,9 +207,8 @@ def test_one_batch_that_is_not_of_pixels_makes_the_memory_floats(other_first: bo
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_each_training_sample_is_remembered_once_however_many_epochs(
-    epochs: int, tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_each_sample_is_stored_once(epochs: int, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Each training sample is stored once, however many epochs there are."""
     given = Given(points(45, 3), points(20, 3), class_names=("a", "b", "c"), shuffle=True)
     assert given.train_set is not None
     model = NearestNeighbor([2], 3, "multiclass")
@@ -223,7 +231,8 @@ class Sizes(Callback):
         self.seen.append(len(pl_module.targets))
 
 
-def test_a_validation_within_the_epoch_uses_what_is_remembered_so_far(tmp_path: Path) -> None:
+def test_mid_epoch_validation_uses_current_memory(tmp_path: Path) -> None:
+    """A validation within the first epoch uses the samples that are stored so far."""
     given = Given(points(40, 3), points(20, 3), class_names=("a", "b", "c"))
     assert given.train_set is not None and given.val_set is not None
     model = NearestNeighbor([2], 3, "multiclass")
@@ -236,7 +245,7 @@ def test_a_validation_within_the_epoch_uses_what_is_remembered_so_far(tmp_path: 
     assert trainer.callback_metrics["val/acc"].item() == pytest.approx(correct)
 
 
-def test_several_processes_cannot_remember_together() -> None:
+def test_training_in_several_processes_is_refused() -> None:
     model, stub = knn(), SimpleNamespace(world_size=2)
     model.trainer = stub  # type: ignore[assignment]
     with pytest.raises(InputError, match="trains in one process only: use trainer=auto"):
@@ -248,7 +257,7 @@ def test_several_processes_cannot_remember_together() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_a_checkpoint_gives_the_same_memory_back(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_checkpoint_restores_memory(dtype: torch.dtype, tmp_path: Path) -> None:
     pixels = torch.randint(256, (30, 5)).float()
     inputs = pixels / 255 if dtype == torch.uint8 else pixels / 100 - 1
     memory, x = Samples(inputs, torch.randint(4, (30,))), torch.rand(10, 5)
@@ -259,7 +268,8 @@ def test_a_checkpoint_gives_the_same_memory_back(dtype: torch.dtype, tmp_path: P
     assert torch.equal(again(x), model(x))
 
 
-def test_weights_are_loaded_into_a_model_that_remembers_something_else(tmp_path: Path) -> None:
+def test_loading_replaces_memory(tmp_path: Path) -> None:
+    """Loading a checkpoint replaces the samples that the model has stored."""
     first, other = remembering(points(30, 4, 5)), remembering(points(12, 4, 5))
     torch.save({"state_dict": first.state_dict()}, tmp_path / "a.ckpt")
     other.training_step(points(3, 4, 5), 0)
@@ -268,13 +278,13 @@ def test_weights_are_loaded_into_a_model_that_remembers_something_else(tmp_path:
     assert torch.equal(other.get_extra_state()["targets"], first.get_extra_state()["targets"])
 
 
-def test_a_memory_of_samples_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_memory_of_other_size_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": remembering(points(30, 4, 6)).state_dict()}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"has samples of 6 values, these data have 5$"):
         load_weights(knn(), tmp_path / "a.ckpt")
 
 
-def test_another_kinds_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_other_model_is_refused(tmp_path: Path) -> None:
     settings: Any = {"in_shape": [5], "num_classes": 4, "task": "multiclass"}
     mlp = MLP(hidden_size=[], activation="relu", dropout=0.0, batch_norm=False, **settings)
     torch.save({"state_dict": mlp.state_dict()}, tmp_path / "mlp.ckpt")
@@ -285,7 +295,8 @@ def test_another_kinds_checkpoint_is_refused(tmp_path: Path) -> None:
         load_weights(mlp, tmp_path / "knn.ckpt")
 
 
-def test_hyperparameters_are_all_settings_as_plain_values() -> None:
+def test_hyperparameters_are_plain_settings() -> None:
+    """The hyperparameters hold all settings as plain values."""
     settings = dict(knn(distance="l2", k=3).hparams)
     assert is_plain(settings)
     assert {name: settings[name] for name in ("distance", "k")} == {"distance": "l2", "k": 3}
@@ -297,7 +308,8 @@ NEAREST = "model=nearest_neighbor"
 UNCHANGED = ("data.flip=false", "data.crop=0")  # the images as they are
 
 
-def test_a_run_keeps_images_as_bytes_and_its_accuracy_is_the_definitions(data_dir: Path, tmp_path: Path) -> None:
+def test_run_stores_bytes_and_matches_definition(data_dir: Path, tmp_path: Path) -> None:
+    """A run stores images as bytes, and its test accuracy is the one that follows from the definition."""
     settings = (*images("cifar10", data_dir), *UNCHANGED, "data.standardize=false", "model.k=3")
     outcome = quick(NEAREST, *settings, cwd=tmp_path)
     data = CIFAR10(str(data_dir), verify=False, batch_size=16, val_size=40, standardize=False)
@@ -314,7 +326,7 @@ def test_a_run_keeps_images_as_bytes_and_its_accuracy_is_the_definitions(data_di
         assert sorted(kept.tolist()) == sorted(memory.inputs.tolist())
 
 
-def test_an_evaluation_reproduces_a_runs_results(data_dir: Path, tmp_path: Path) -> None:
+def test_evaluation_reproduces_run_results(data_dir: Path, tmp_path: Path) -> None:
     outcome = quick(NEAREST, *images("mnist", data_dir), "model.distance=l2", cwd=tmp_path)
     for split in ("val", "test"):
         evaluate(f"run={outcome.folder}", f"split={split}", cwd=tmp_path)
@@ -323,21 +335,23 @@ def test_an_evaluation_reproduces_a_runs_results(data_dir: Path, tmp_path: Path)
             assert f'"{split}/{measure}": {outcome.metrics[f"{split}/{measure}"]}' in told
 
 
-def test_a_run_takes_one_epoch_has_no_training_metrics_and_draws_its_regions(tmp_path: Path) -> None:
+def test_run_takes_one_epoch(tmp_path: Path) -> None:
+    """A run takes one epoch, has no training metrics and draws its decision regions."""
     outcome = train(NEAREST, "data=xor", cwd=tmp_path)
     assert history(outcome.folder) == [{"epoch": 1, "val/acc": 1.0, "val/loss": pytest.approx(math.log(1.5), abs=1e-4)}]
     assert outcome.metrics["test/acc"] == 1.0 and outcome.metrics["parameters"] == 0
     assert (outcome.folder / "figures" / "decision_regions.png").is_file()
 
 
-def test_a_run_without_validation_samples_keeps_the_last(data_dir: Path, tmp_path: Path) -> None:
+def test_run_without_validation_keeps_last_checkpoint(data_dir: Path, tmp_path: Path) -> None:
     outcome = quick(NEAREST, "data=mnist", *own_images(data_dir), "data.val_size=0", cwd=tmp_path)
     assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["last.ckpt"]
     state: Any = weights(outcome.folder)["_extra_state"]
     assert state["inputs"].shape == (200, 784)
 
 
-def test_a_finished_run_can_be_resumed_and_remembers_no_more_than_before(tmp_path: Path) -> None:
+def test_resumed_run_keeps_memory(tmp_path: Path) -> None:
+    """A finished run can be resumed with more epochs and stores no sample twice."""
     outcome = quick(NEAREST, "data=xor", cwd=tmp_path)
     before: Any = weights(outcome.folder)["_extra_state"]
     train(f"resume={outcome.folder}", "trainer.max_epochs=2", cwd=tmp_path)
@@ -346,20 +360,22 @@ def test_a_finished_run_can_be_resumed_and_remembers_no_more_than_before(tmp_pat
     assert sorted(after["inputs"].tolist()) == sorted(before["inputs"].tolist())
 
 
-def test_too_many_neighbours_end_a_run_in_one_line(tmp_path: Path) -> None:
+def test_run_refuses_too_many_neighbours(tmp_path: Path) -> None:
+    """A run with too many neighbours ends in an error of one line."""
     outcome = run("src.train", NEAREST, "data=xor", "callbacks=none", "logger=none", "model.k=101", cwd=tmp_path)
     assert outcome.error == "error: model.k=101: only 100 training samples are stored"
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_the_trainers_precision_does_not_change_the_neighbours(precision: str, tmp_path: Path) -> None:
+def test_precision_does_not_change_neighbours(precision: str, tmp_path: Path) -> None:
     plain = quick(NEAREST, "data=xor", "data.noise=0.5", cwd=tmp_path)
     other = quick(NEAREST, "data=xor", "data.noise=0.5", f"trainer.precision={precision}", cwd=tmp_path)
     assert 0.5 < plain.metrics["test/acc"] < 1.0
     assert other.metrics["test/acc"] == plain.metrics["test/acc"]
 
 
-def test_settings_that_it_has_no_use_for_are_told_and_an_average_of_its_weights_is_refused(tmp_path: Path) -> None:
+def test_settings_without_effect_are_noted(tmp_path: Path) -> None:
+    """Settings for learned weights are noted as without effect; weight averaging is refused."""
     settings = ("model=nearest_neighbor", "trainer.max_epochs=1")
     out = quick(*settings, "optimizer.lr=0.5", "scheduler=cosine", cwd=tmp_path).out
     told = (

@@ -51,13 +51,14 @@ def trained(scheduler: Settings, folder: Path, **settings: Any) -> tuple[list[fl
     ],
     ids=str,
 )
-def test_a_schedule_is_stepped_as_often_as_is_counted(pace: Settings, settings: Settings, tmp_path: Path) -> None:
+def test_schedule_steps_match_count(pace: Settings, settings: Settings, tmp_path: Path) -> None:
+    """A schedule is stepped as often as `count_learning_rates` says."""
     rates, trainer = trained({**EXPONENTIAL, **pace}, tmp_path, **settings)
     assert len(set(rates)) == count_learning_rates(trainer, **{"frequency": 1, **pace})
 
 
 @pytest.mark.parametrize("pace", [{"interval": "epoch"}, {"interval": "step"}], ids=str)
-def test_a_cosine_over_all_steps_ends_at_its_minimum(pace: Settings, tmp_path: Path) -> None:
+def test_cosine_ends_at_minimum(pace: Settings, tmp_path: Path) -> None:
     settings = {"max_epochs": 4, "accumulate_grad_batches": 3}  # four steps in each epoch of ten batches
     rates, trainer = trained({**COSINE, **pace, "eta_min": 0.01}, tmp_path, **settings)
     count = 4 if pace["interval"] == "epoch" else 16
@@ -66,12 +67,13 @@ def test_a_cosine_over_all_steps_ends_at_its_minimum(pace: Settings, tmp_path: P
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
 
 
-def test_steps_that_nobody_knows_beforehand_are_refused(tmp_path: Path) -> None:
+def test_unknown_total_steps_are_refused(tmp_path: Path) -> None:
+    """`total_steps` is refused if a time limit leaves the number of steps open."""
     with pytest.raises(InputError, match=r"trainer\.max_time total_steps is not known"):
         trained({**COSINE, "interval": "step"}, tmp_path, callbacks=[Timer("00:01:00:00")])
 
 
-def test_a_plateau_is_looked_for_when_the_metric_is_measured(tmp_path: Path) -> None:
+def test_plateau_steps_at_each_validation(tmp_path: Path) -> None:
     """The loss never falls by 99%: the rate is halved at each validation but the first."""
     settings: Settings = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "monitor": "val/loss"}
     settings |= {"patience": 0, "factor": 0.5, "threshold": 0.99}
@@ -107,13 +109,15 @@ def in_sequence(steps: int, rising: int) -> list[float]:
     return followed(lr_scheduler.SequentialLR(optimizer, parts, [rising]), optimizer, steps)
 
 
-def test_warmup_and_cosine_are_pytorchs_own_in_sequence() -> None:
+def test_warmup_cosine_matches_pytorch_sequence() -> None:
+    """Warmup and cosine give the rates of PyTorch's own schedules in sequence."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedule = WarmupCosine(optimizer, 20, warmup=0.25, start_factor=0.01, eta_min=0.002)
     assert followed(schedule, optimizer, 20) == pytest.approx(in_sequence(20, 5))
 
 
-def test_a_sequence_is_made_of_its_parts_each_for_its_own_turn() -> None:
+def test_sequential_schedule_joins_parts() -> None:
+    """A sequential schedule runs each part for its own number of steps; impossible milestones are refused."""
     parts = [
         {"_target_": "torch.optim.lr_scheduler.LinearLR", "start_factor": 0.01, "total_iters": "total_steps"},
         {**COSINE, "eta_min": 0.002},
@@ -138,7 +142,7 @@ def nothing(optimizer: torch.optim.Optimizer) -> None:
     pass
 
 
-def test_functions_are_given_by_their_names() -> None:
+def test_functions_are_resolved_by_name() -> None:
     by_name = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": f"{__name__}.halve"}
     assert scheduled(by_name, 3) == pytest.approx([0.1, 0.05, 0.025])
     assert scheduled({**by_name, "lr_lambda": [f"{__name__}.halve"]}, 3) == pytest.approx([0.1, 0.05, 0.025])
@@ -156,7 +160,8 @@ def test_functions_are_given_by_their_names() -> None:
         ({"_target_": f"{__name__}.nothing"}, "nothing returns no learning rate schedule, but NoneType"),
     ],
 )
-def test_settings_that_a_schedule_does_not_take_are_told(settings: Settings, words: str) -> None:
+def test_wrong_schedule_settings_are_refused(settings: Settings, words: str) -> None:
+    """Missing settings and those that a schedule does not take are named in an error."""
     with pytest.raises(InputError) as caught:
         scheduled(settings, 3)
     assert words in str(caught.value)
@@ -169,7 +174,8 @@ def groups(lr: float) -> list[Settings]:
     return [{"params": [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3))], "lr": lr}]
 
 
-def test_settings_that_an_optimizer_does_not_take_are_told_together() -> None:
+def test_unknown_optimizer_settings_are_listed() -> None:
+    """All settings that an optimizer does not take are named in one error."""
     settings = {"_target_": "torch.optim.LBFGS", "lr": 1.0, "betas": [0.9, 0.9], "weight_decay": 0.0, "fused": None}
     with pytest.raises(InputError) as caught:
         make_optimizer(settings, groups, "cpu")
@@ -178,14 +184,16 @@ def test_settings_that_an_optimizer_does_not_take_are_told_together() -> None:
 
 
 @pytest.mark.parametrize("name", ["NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "ASGD", "Rprop", "Adafactor"])
-def test_optimizers_that_have_no_fused_kernel_are_made_all_the_same(name: str) -> None:
+def test_optimizers_without_fused_kernel_are_built(name: str) -> None:
+    """Optimizers without a fused kernel are built, with `fused` in their settings or without it."""
     settings = {"_target_": f"torch.optim.{name}", "lr": 0.5, "fused": None}
     made = make_optimizer(settings, groups, "cpu")
     assert (type(made).__name__, made.param_groups[0]["lr"]) == (name, 0.5)
     assert make_optimizer({"_target_": f"torch.optim.{name}"}, groups, "cpu").param_groups[0]["lr"] > 0  # its own
 
 
-def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
+def test_muon_combines_muon_and_adamw() -> None:
+    """Matrices are trained by Muon and all other parameters by AdamW, also after loading a state."""
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(shape)) for shape in [(4, 3), (4,), (2, 3, 1, 1)]]
     copies = [nn.Parameter(weight.detach().clone()) for weight in weights]
@@ -209,7 +217,7 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_gradients_are_divided_by_their_scale_before_they_are_clipped(fused: bool, tmp_path: Path) -> None:
+def test_gradients_are_unscaled_before_clipping(fused: bool, tmp_path: Path) -> None:
     """As 16-mixed does on a GPU."""
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
     model = linear(optimizer={"_target_": "torch.optim.SGD", "lr": 1.0, "fused": fused})
@@ -229,7 +237,7 @@ class Twice(torch.optim.SGD):
         return super().step(closure)
 
 
-def test_a_batch_that_is_evaluated_twice_counts_once(tmp_path: Path) -> None:
+def test_batch_evaluated_twice_counts_once(tmp_path: Path) -> None:
     model = linear(optimizer={"_target_": f"{__name__}.Twice", "lr": 0.1})
     trainer = quiet_trainer(tmp_path, max_epochs=2, log_every_n_steps=2)
     trainer.fit(model, datamodule=data(train=45))
@@ -238,7 +246,8 @@ def test_a_batch_that_is_evaluated_twice_counts_once(tmp_path: Path) -> None:
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(float(model.train_sums[0]) / 45)
 
 
-def test_a_batch_among_several_cannot_be_evaluated_again(tmp_path: Path) -> None:
+def test_repeated_evaluation_refuses_accumulation(tmp_path: Path) -> None:
+    """An optimizer that evaluates a batch several times is refused with gradient accumulation."""
     model = linear(optimizer={"_target_": f"{__name__}.Twice", "lr": 0.1})
     with pytest.raises(InputError, match=r"accumulate_grad_batches=2: Twice evaluates a batch several times"):
         quiet_trainer(tmp_path, accumulate_grad_batches=2).fit(model, datamodule=data(train=40))

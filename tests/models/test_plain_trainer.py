@@ -19,7 +19,8 @@ def made() -> LightningModule:
     return MLP(8, "tanh", 0.0, False, in_shape=[2], num_classes=2, task="binary", optimizer=adam)
 
 
-def test_a_plain_trainer_fits_validates_tests_and_predicts(tmp_path: Path) -> None:
+def test_plain_trainer_runs_all_stages(tmp_path: Path) -> None:
+    """A plain Trainer fits, validates, tests and predicts."""
     torch.manual_seed(0)
     model, data = made(), XOR(train_size=100, val_size=20, test_size=30, noise=0.1, batch_size=10)
     trainer = Trainer(max_epochs=10, default_root_dir=tmp_path, **QUIET)  # with its summary, logger and checkpoints
@@ -34,7 +35,7 @@ def test_a_plain_trainer_fits_validates_tests_and_predicts(tmp_path: Path) -> No
     assert (classes == data.test_set.targets).float().mean().item() == pytest.approx(tested["test/acc"])
 
 
-def test_a_model_takes_ordinary_loaders(tmp_path: Path) -> None:
+def test_model_accepts_ordinary_data_loaders(tmp_path: Path) -> None:
     model, inputs = made(), torch.randn(20, 2)
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, logger=False, enable_checkpointing=False, **QUIET)
     loader = DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), 5)
@@ -52,7 +53,8 @@ def test_a_model_takes_ordinary_loaders(tmp_path: Path) -> None:
         "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary",
     ],
 )
-def test_summaries_of_lightnings_take_a_models_example_inputs(setting: str, tmp_path: Path) -> None:
+def test_lightning_summaries_use_example_inputs(setting: str, tmp_path: Path) -> None:
+    """Lightning's model summaries accept a model's example inputs."""
     assert quick(setting, "trainer.max_epochs=1", cwd=tmp_path).metrics["epochs"] == 1
 
 

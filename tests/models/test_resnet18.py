@@ -50,7 +50,7 @@ def fit(model: ResNet18, folder: Path, **settings: Any) -> Trainer:
 # The network
 
 
-def test_with_torchvisions_weights_the_features_are_torchvisions() -> None:
+def test_network_matches_torchvision() -> None:
     theirs = torchvision.models.resnet18().eval()
     model = resnet(num_classes=1000).eval()
     own = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
@@ -60,13 +60,14 @@ def test_with_torchvisions_weights_the_features_are_torchvisions() -> None:
     torch.testing.assert_close(model(x), theirs(x))
 
 
-def test_grey_images_count_as_coloured_ones_with_equal_channels() -> None:
+def test_grey_images_are_repeated_as_colour() -> None:
+    """A grey image gives the same outputs as a colour image with three equal channels."""
     model, grey = resnet((1, 32, 32)).eval(), torch.randn(4, 1, 32, 32)
     torch.testing.assert_close(model(grey), model(grey.repeat(1, 3, 1, 1)))
 
 
 @pytest.mark.parametrize(("stem", "sides"), [("small", [32, 16, 8, 4]), ("imagenet", [8, 4, 2, 1])])
-def test_the_small_stem_keeps_the_images_size(stem: str, sides: list[int]) -> None:
+def test_small_stem_keeps_image_size(stem: str, sides: list[int]) -> None:
     backbone = resnet(stem=stem).net.backbone
     shapes: list[tuple[int, ...]] = []
     for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
@@ -79,18 +80,20 @@ def test_the_small_stem_keeps_the_images_size(stem: str, sides: list[int]) -> No
     ("stem", "weights", "side"),
     [("auto", None, 3), ("auto", "IMAGENET1K_V1", 7), ("auto", "some.ckpt", 3), ("small", "IMAGENET1K_V1", 3)],
 )
-def test_the_stem_is_small_unless_the_published_weights_need_theirs(stem: str, weights: str | None, side: int) -> None:
+def test_auto_stem_follows_weights(stem: str, weights: str | None, side: int) -> None:
+    """The automatic stem is small unless the published weights need the original one."""
     assert resnet(stem=stem, weights=weights).net.backbone.conv1.kernel_size == (side, side)
 
 
-def test_images_are_scaled_to_the_size_asked_for() -> None:
+def test_images_are_resized_as_configured() -> None:
     model, x = resnet(resize=48).eval(), torch.randn(2, 3, 32, 32)
     larger = nn.functional.interpolate(x, size=(48, 48), mode="bilinear", antialias=True)
     assert torch.equal(model(x), model.net.head(model.net.backbone(larger)))
     assert not torch.allclose(model(x), resnet().eval()(x))
 
 
-def test_dropout_drops_features_before_the_output_layer_in_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
+    """Dropout applies to the features before the output layer, in training only."""
     model = resnet(dropout=0.5)
     features = torch.ones(4, 512)
     assert not torch.equal(model.net.head(features), model.net.head(features))
@@ -98,7 +101,7 @@ def test_dropout_drops_features_before_the_output_layer_in_training_only() -> No
     assert torch.equal(model.net.head(features), model.net.head(features))
 
 
-def test_a_checkpoint_gives_the_same_model_back(tmp_path: Path) -> None:
+def test_checkpoint_restores_model(tmp_path: Path) -> None:
     model, x = resnet(stem="small"), torch.randn(4, 3, 8, 8)
     model(x)  # batch norm's running statistics move
     assert torch.equal(reloaded(model, tmp_path).eval()(x), model.eval()(x))
@@ -144,7 +147,7 @@ def theirs() -> State:
     return state_of(torchvision.models.resnet18())
 
 
-def test_weights_come_from_a_run_of_ones_own(tmp_path: Path) -> None:
+def test_weights_load_from_run_checkpoint(tmp_path: Path) -> None:
     source = resnet(num_classes=4)
     trainer = quiet_trainer(tmp_path)
     trainer.strategy.connect(source)
@@ -154,16 +157,14 @@ def test_weights_come_from_a_run_of_ones_own(tmp_path: Path) -> None:
     assert head["net.head.1.weight"].shape == (10, 512)
 
 
-def test_weights_come_from_a_state_dict_of_torchvisions(theirs: State, tmp_path: Path) -> None:
+def test_weights_load_from_torchvision_state_dict(theirs: State, tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "theirs.pth")
     backbone, head = first_weights(str(tmp_path / "theirs.pth"), tmp_path)
     assert is_same(backbone, without_output(theirs))
     assert head["net.head.1.weight"].shape == (10, 512)
 
 
-def test_published_weights_come_from_torchs_cache(
-    theirs: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_published_weights_load_from_cache(theirs: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub/checkpoints"
     cache.mkdir(parents=True)
@@ -175,9 +176,9 @@ def test_published_weights_come_from_torchs_cache(
     assert is_same(backbone, without_output(theirs))
 
 
-def test_published_weights_that_cannot_be_downloaded_are_asked_for_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_download_names_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the published weights cannot be downloaded, the error names the file and where to put it."""
+
     def offline(*args: Any, **kwargs: Any) -> None:
         raise URLError("no network")
 
@@ -188,7 +189,8 @@ def test_published_weights_that_cannot_be_downloaded_are_asked_for_by_name(
     assert f"put resnet18-f37072fd.pth into {tmp_path / 'hub/checkpoints'}" in str(caught.value)
 
 
-def test_a_damaged_file_in_torchs_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_cached_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged file in torch's cache is refused by its SHA-256, and the error names it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub/checkpoints"
     cache.mkdir(parents=True)
@@ -197,9 +199,8 @@ def test_a_damaged_file_in_torchs_cache_is_named(tmp_path: Path, monkeypatch: py
         first_weights("IMAGENET1K_V1", tmp_path)
 
 
-def test_other_weights_in_the_place_of_published_ones_are_refused(
-    theirs: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_cached_weights_are_refused(theirs: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in torch's cache with other weights than the published ones is refused."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.save(theirs, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
@@ -207,24 +208,25 @@ def test_other_weights_in_the_place_of_published_ones_are_refused(
         first_weights("IMAGENET1K_V1", tmp_path)
 
 
-def test_weights_of_the_other_stem_are_refused(theirs: State, tmp_path: Path) -> None:
+def test_weights_of_other_stem_are_refused(theirs: State, tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "theirs.pth")
     with pytest.raises(InputError, match=r"does not fit this backbone at conv1\.weight: choose model\.stem"):
         first_weights(str(tmp_path / "theirs.pth"), tmp_path, stem="small")
 
 
-def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_weights_of_other_model_are_refused(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other\.pth does not contain a ResNet18"):
         first_weights(str(tmp_path / "other.pth"), tmp_path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_weights_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.ckpt does not exist"):
         first_weights(str(tmp_path / "none.ckpt"), tmp_path)
 
 
-def test_evaluation_and_a_resumed_run_do_not_load_them_again(tmp_path: Path) -> None:
+def test_pretrained_weights_load_only_once(tmp_path: Path) -> None:
+    """Evaluation and a resumed run do not load the pretrained weights again."""
     model = resnet(weights=str(tmp_path / "gone.ckpt"))
     quiet_trainer(tmp_path).validate(model, datamodule=images(), verbose=False)
     source = resnet()
@@ -258,9 +260,8 @@ HEAD = {"net.head.1.weight", "net.head.1.bias"}
     ("freeze", "frozen"),
     [("none", [False, False]), (0, [False, False]), (1, [True, False]), (2, [True, True]), ("backbone", [True, True])],
 )
-def test_a_frozen_backbone_stays_as_it_is_running_statistics_included(
-    freeze: str | int, frozen: list[bool], tmp_path: Path
-) -> None:
+def test_frozen_backbone_does_not_change(freeze: str | int, frozen: list[bool], tmp_path: Path) -> None:
+    """The weights and the running statistics of a frozen backbone stay as they are."""
     model, changes = resnet(freeze=freeze), Changes()
     fit(model, tmp_path, max_epochs=2, callbacks=[changes])
     everything = set(model.state_dict())
@@ -268,9 +269,8 @@ def test_a_frozen_backbone_stays_as_it_is_running_statistics_included(
 
 
 @pytest.mark.parametrize("freeze", ["backbone", 1])
-def test_a_frozen_backbone_goes_without_gradients_and_stays_in_evaluation_mode(
-    freeze: str | int, tmp_path: Path
-) -> None:
+def test_frozen_backbone_stays_in_evaluation_mode(freeze: str | int, tmp_path: Path) -> None:
+    """A frozen backbone has no gradients and stays in evaluation mode."""
     model = resnet(freeze=freeze)
     fit(model, tmp_path)
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == HEAD
@@ -286,7 +286,8 @@ def learning_rates(folder: Path, **settings: Any) -> list[tuple[float, int]]:
     return [(group["lr"], sum(weight.numel() for weight in group["params"])) for group in groups]
 
 
-def test_the_backbone_learns_slower_where_it_has_weights_already(theirs: State, tmp_path: Path) -> None:
+def test_pretrained_backbone_learns_slower(theirs: State, tmp_path: Path) -> None:
+    """The backbone has a lower learning rate only if it starts from pretrained weights."""
     torch.save(theirs, tmp_path / "theirs.pth")
     backbone = sum(value.numel() for value in torchvision.models.resnet18().parameters()) - 1000 * 513
     head = 10 * 513

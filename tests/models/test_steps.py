@@ -61,28 +61,29 @@ def assert_the_same(first: Path, second: Path) -> None:
     ],
     ids=lambda settings: " ".join(settings),
 )
-def test_chunks_and_single_steps_give_the_same_run(settings: tuple[str, ...], tmp_path: Path) -> None:
+def test_chunks_match_single_steps(settings: tuple[str, ...], tmp_path: Path) -> None:
+    """Training in chunks gives the same run as training step by step."""
     lively = [item for item in LIVELY if not ("batch_size=1" in settings[-1] and "batch_norm" in item)]
     chunks, single = both_ways(*lively, *settings, "trainer.max_epochs=3", cwd=tmp_path)
     assert_the_same(chunks.folder, single.folder)
 
 
-def test_augmented_images_are_the_same_in_chunks(data_dir: Path, tmp_path: Path) -> None:
+def test_chunks_keep_augmented_images(data_dir: Path, tmp_path: Path) -> None:
     lively = ("model=cnn", "model.channels=[4]", "data.flip=true", "data.crop=3", "data.cutout=4")
     chunks, single = both_ways(*images("cifar10", data_dir), *lively, "trainer.max_epochs=2", cwd=tmp_path)
     assert_the_same(chunks.folder, single.folder)
 
 
 @pytest.mark.parametrize("shuffle", ["true", "false"])
-def test_sums_over_many_inputs_are_rounded_alike_wherever_a_batch_lies(
-    shuffle: str, data_dir: Path, tmp_path: Path
-) -> None:
+def test_chunks_keep_rounding_of_sums(shuffle: str, data_dir: Path, tmp_path: Path) -> None:
+    """Sums over many inputs are rounded in the same way wherever a batch lies in memory."""
     settings = (*images("mnist", data_dir), f"data.shuffle={shuffle}", "data.batch_size=7", "trainer.max_epochs=2")
     chunks, single = both_ways(*settings, "model.hidden_size=13", cwd=tmp_path)
     assert_the_same(chunks.folder, single.folder)
 
 
-def test_a_run_in_chunks_goes_on_exactly_also_one_by_one(tmp_path: Path) -> None:
+def test_chunked_run_resumes_exactly(tmp_path: Path) -> None:
+    """A run in chunks is resumed exactly, both in chunks and step by step."""
     settings = (*LIVELY, "scheduler=exponential", "optimizer=sgd")
     straight = quick(*settings, "trainer.max_epochs=4", cwd=tmp_path)
     for how in ((), (Seen.SETTING,)):
@@ -92,7 +93,7 @@ def test_a_run_in_chunks_goes_on_exactly_also_one_by_one(tmp_path: Path) -> None
         assert_the_same(straight.folder, parted.folder)
 
 
-def test_logged_values_stand_at_the_same_steps(tmp_path: Path) -> None:
+def test_chunks_log_at_same_steps(tmp_path: Path) -> None:
     settings = ("data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=10", "callbacks=none")
     logged = []
     for how in ((), (Seen.SETTING,)):
@@ -104,7 +105,8 @@ def test_logged_values_stand_at_the_same_steps(tmp_path: Path) -> None:
     assert [step for step, _ in logged[0]["train/loss_step"]] == [9, 19, 24, 34, 44, 49, 59, 69, 74]
 
 
-def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> None:
+def test_chunks_report_diverged_step(tmp_path: Path) -> None:
+    """In chunks, too, the error for a loss that is not finite names the step of that loss."""
     settings = ("optimizer=sgd", "optimizer.lr=1e38", "data.batch_size=2", "callbacks=none", "logger=none")
     chunks = run("src.train", *settings, cwd=tmp_path).error
     assert chunks == run("src.train", *settings, Seen.SETTING, cwd=tmp_path).error
@@ -134,7 +136,8 @@ def test_a_loss_that_is_not_finite_is_told_at_its_own_step(tmp_path: Path) -> No
         ("callbacks=gradients", "GradientNorms"),
     ],
 )
-def test_what_must_see_each_step_gets_each_step(setting: str, reason: str, tmp_path: Path) -> None:
+def test_settings_can_prevent_chunks(setting: str, reason: str, tmp_path: Path) -> None:
+    """Settings and callbacks that need each step turn off chunks, and the log says why."""
     folder = train(*let_last_count(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert said(folder).endswith(f"steps: one by one, because of {reason}")
 
@@ -153,7 +156,8 @@ class Hooked(Callback):
         Hooked.steps += 1
 
 
-def test_hooks_on_the_optimizer_are_called_for_each_step_of_a_chunk(tmp_path: Path) -> None:
+def test_optimizer_hooks_see_each_step(tmp_path: Path) -> None:
+    """Hooks on the optimizer are called for each step of a chunk."""
     hooked = quick("data.batch_size=8", "trainer.max_epochs=3", Hooked.SETTING, cwd=tmp_path)
     assert IN_CHUNKS in said(hooked.folder) and Hooked.steps == 3 * 13  # of 100 points
     assert_the_same(hooked.folder, quick("data.batch_size=8", "trainer.max_epochs=3", cwd=tmp_path).folder)

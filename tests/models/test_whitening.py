@@ -59,7 +59,8 @@ def filters(model: Airbench) -> Tensor:
 # The filters
 
 
-def test_of_its_own_images_the_answers_are_uncorrelated_with_variance_about_1() -> None:
+def test_responses_are_whitened() -> None:
+    """The responses to the fitted images are uncorrelated and have a variance of about 1."""
     given = images()
     first = answers(fitted(given), given)[:12].double()  # 2·2 pixels of three channels
     assert first.mean(dim=1).abs().max() < 0.2
@@ -71,29 +72,32 @@ def test_of_its_own_images_the_answers_are_uncorrelated_with_variance_about_1() 
     assert moments.diagonal().min() > 0.95 and moments.diagonal().max() < 1
 
 
-def test_each_component_is_there_with_both_signs() -> None:
+def test_components_have_both_signs() -> None:
     layer = fitted(images(), size=3)
     assert layer.weight.shape == (2 * 3 * 9, 3, 3, 3)
     assert torch.equal(layer.weight[:27], -layer.weight[27:])
 
 
-def test_single_pixels_are_divided_by_their_standard_deviation() -> None:
+def test_single_pixels_are_standardized() -> None:
+    """Patches of one pixel are divided by their standard deviation."""
     layer = fitted(torch.tensor([2.0, -2.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4), size=1)
     assert sorted(layer.weight.flatten().tolist()) == pytest.approx(
         [-1 / (4 + VARIANCE_FLOOR) ** 0.5, 1 / (4 + VARIANCE_FLOOR) ** 0.5]
     )
 
 
-def test_directions_in_which_patches_do_not_vary_are_not_blown_up() -> None:
+def test_constant_directions_are_bounded() -> None:
+    """Directions in which patches do not vary are not amplified beyond the variance floor."""
     layer = fitted(torch.randn(50, 1, 1, 1).expand(50, 1, 4, 4))  # of one shade each
     norms = sorted(layer.weight[:4].flatten(1).norm(dim=1).tolist())
     assert norms[1:] == pytest.approx([1 / VARIANCE_FLOOR**0.5] * 3, rel=1e-4)
     assert norms[0] < 1
 
 
-def test_patches_are_looked_at_a_few_images_at_a_time_and_the_covariance_is_that_of_all(
+def test_covariance_is_computed_in_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Patches are taken from a few images at a time, and the covariance is that of all patches."""
     given, at_once, unfold = images(2 * CHUNK_SIZE + 7, side=5), [], F.unfold
     patches = unfold(given, 3).transpose(1, 2).flatten(0, 1).double()
 
@@ -109,14 +113,16 @@ def test_patches_are_looked_at_a_few_images_at_a_time_and_the_covariance_is_that
 # In a network
 
 
-def test_the_filters_are_those_of_the_training_images_and_only_the_bias_is_trained(tmp_path: Path) -> None:
+def test_training_changes_only_bias(tmp_path: Path) -> None:
+    """The filters are fitted to the training images, and only the bias is trained."""
     given, model = images(), network()
     before = model.net.state_dict()["features.0.bias"].clone()
     assert torch.equal(fit(model, given, tmp_path, epochs=2), fitted(given).weight)
     assert (model.net.state_dict()["features.0.bias"] != before).all()
 
 
-def test_filters_of_a_checkpoint_stay_where_other_images_are_learned(tmp_path: Path) -> None:
+def test_checkpoint_filters_are_not_refitted(tmp_path: Path) -> None:
+    """Filters from a checkpoint stay if the model is trained on other images."""
     first, other = images(), images()
     model = network()
     learned = fit(model, first, tmp_path)
@@ -126,12 +132,13 @@ def test_filters_of_a_checkpoint_stay_where_other_images_are_learned(tmp_path: P
     assert not torch.equal(fit(network(), other, tmp_path), learned)
 
 
-def test_a_resumed_run_has_its_checkpoints_filters(tmp_path: Path) -> None:
+def test_resumed_run_keeps_filters(tmp_path: Path) -> None:
     learned = fit(network(), images(), tmp_path)
     assert torch.equal(fit(network(), images(), tmp_path, epochs=2, resume=tmp_path / "last.ckpt"), learned)
 
 
-def test_data_that_are_not_kept_in_tensors_are_refused(tmp_path: Path) -> None:
+def test_data_outside_tensors_are_refused(tmp_path: Path) -> None:
+    """Data that are not in a TensorDataModule are refused."""
     batches: Any = DataLoader([(image, 0) for image in images(4)], batch_size=2)
     with pytest.raises(
         InputError, match=r"^Airbench takes its first filters from a TensorDataModule's training images"

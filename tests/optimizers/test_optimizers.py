@@ -39,7 +39,8 @@ class Lengths(Callback):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_gradients_are_as_long_as_they_are_clipped_in_each_precision(precision: str, tmp_path: Path) -> None:
+def test_gradient_clipping_limits_steps(precision: str, tmp_path: Path) -> None:
+    """Gradients are clipped by norm and by value in each precision."""
     settings = (*PLAIN, ONCE, f"trainer.precision={precision}", Lengths.SETTING)
     quick(*settings, cwd=tmp_path)
     assert min(length for length, _ in Lengths.steps) > 0.02
@@ -51,13 +52,15 @@ def test_gradients_are_as_long_as_they_are_clipped_in_each_precision(precision: 
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "lbfgs", "muon", "nadam", "rmsprop"])
-def test_each_optimizer_takes_clipped_gradients_in_bfloat16(optimizer: str, tmp_path: Path) -> None:
+def test_optimizers_learn_with_bfloat16_clipping(optimizer: str, tmp_path: Path) -> None:
+    """Each optimizer learns with clipped gradients in bfloat16."""
     settings = ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1", "trainer.max_epochs=3")
     rows = history(quick(f"optimizer={optimizer}", *settings, cwd=tmp_path).folder)
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
-def test_a_fused_optimizer_of_a_models_own_is_clipped_as_well(tmp_path: Path) -> None:
+def test_custom_fused_optimizer_is_clipped(tmp_path: Path) -> None:
+    """Gradients are also clipped for a fused optimizer that the model builds itself."""
     settings = (
         "model._target_=tests.optimizers.test_optimizers.Fused",
         "trainer.precision=bf16-mixed",
@@ -106,7 +109,8 @@ class Fused(MLP):
     ],
     ids=lambda settings: " ".join(settings) if isinstance(settings, list) else "",
 )
-def test_what_does_not_go_together_is_refused_in_one_line(settings: list[str], words: str, tmp_path: Path) -> None:
+def test_incompatible_settings_are_refused(settings: list[str], words: str, tmp_path: Path) -> None:
+    """Incompatible settings end in an error of one line and leave no checkpoint."""
     outcome = run("src.train", "callbacks=none", "logger=none", *settings, cwd=tmp_path)
     assert words in outcome.error
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -123,13 +127,13 @@ ACCUMULATION = "+callbacks.parts={_target_:lightning.pytorch.callbacks.GradientA
         (["scheduler=cosine"], "under GradientAccumulationScheduler total_steps is not known"),
     ],
 )
-def test_gradients_that_a_callback_accumulates_are_looked_at_before_training(
-    settings: list[str], words: str, tmp_path: Path
-) -> None:
+def test_accumulation_callback_is_validated(settings: list[str], words: str, tmp_path: Path) -> None:
+    """Gradient accumulation by a callback is checked before training."""
     assert words in run("src.train", "callbacks=none", ACCUMULATION, *settings, cwd=tmp_path).error
 
 
-def test_an_optimizer_may_evaluate_a_batch_twice_in_a_chunk_of_steps_too(tmp_path: Path) -> None:
+def test_repeated_evaluation_works_in_chunks(tmp_path: Path) -> None:
+    """In a chunk, too, an optimizer may evaluate a batch twice."""
     settings = ("optimizer=sgd", "data.noise=0.3", "trainer.max_epochs=2")
     twice = ("optimizer._target_=tests.models.test_optimizing.Twice", "optimizer.fused=false")
     once = quick(*settings, "optimizer.fused=false", cwd=tmp_path)
@@ -193,9 +197,8 @@ FACTORY = (
     ],
     ids=["plateau", "plateau by another metric", "warmup_cosine", "a function", "a factory", "a sequence"],
 )
-def test_a_run_goes_on_exactly_with_each_schedule(
-    settings: tuple[str, ...], rates: list[float] | None, tmp_path: Path
-) -> None:
+def test_schedules_resume_exactly(settings: tuple[str, ...], rates: list[float] | None, tmp_path: Path) -> None:
+    """With each schedule a resumed run equals one without interruption."""
     settings = (*settings, "trainer.max_epochs=6", "data.noise=0.3", "model.dropout=0.2")
     whole = quick(*settings, Seen.SETTING, "name=whole", cwd=tmp_path).folder
     if rates:

@@ -30,7 +30,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
     return seen
 
 
-def test_json_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
+def test_json_stores_non_finite_as_null(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"loss": float("nan"), "all": [1.5, float("inf")], "n": 3})
     assert json.loads((tmp_path / "a.json").read_text()) == {"loss": None, "all": [1.5, None], "n": 3}
 
@@ -48,7 +48,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_reader_of_a_file_reads_the_old_one_to_its_end(tmp_path: Path) -> None:
+def test_open_reader_keeps_old_content(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with path.open() as reader:
@@ -57,25 +57,23 @@ def test_reader_of_a_file_reads_the_old_one_to_its_end(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
-def test_content_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+def test_unserialisable_content_leaves_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"n": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"n": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1} and len(list(tmp_path.iterdir())) == 1
 
 
-def test_file_is_synced_before_it_takes_its_place_and_the_folder_after(
-    tmp_path: Path, operations: list[Operation]
-) -> None:
+def test_file_is_synced_before_replacement(tmp_path: Path, operations: list[Operation]) -> None:
+    """The folder is synced afterwards."""
     write_text(tmp_path / "new" / "a.txt", "text")
     kinds = ["mkdir", "sync_folder", "write", "sync", "replace", "sync_folder"]
     assert [each.kind for each in operations] == kinds
     assert operations[2].content == b"text" and operations[4].path == tmp_path / "new" / "a.txt"
 
 
-def test_files_written_together_are_all_synced_before_the_first_takes_its_place(
-    tmp_path: Path, operations: list[Operation]
-) -> None:
+def test_files_written_together_are_synced_first(tmp_path: Path, operations: list[Operation]) -> None:
+    """All are synced before the first one replaces an old file."""
     write_text(tmp_path / "a", "old")
     operations.clear()
     with sync_together():
@@ -88,9 +86,8 @@ def test_files_written_together_are_all_synced_before_the_first_takes_its_place(
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "new"
 
 
-def test_temporary_files_have_names_of_their_own_and_follow_no_link(
-    tmp_path: Path, operations: list[Operation]
-) -> None:
+def test_temporary_files_are_unique(tmp_path: Path, operations: list[Operation]) -> None:
+    """They do not follow links."""
     other = tmp_path / "other.txt"
     other.write_text("mine")
     (tmp_path / ".a.txt.partial").symlink_to(other)
@@ -102,7 +99,7 @@ def test_temporary_files_have_names_of_their_own_and_follow_no_link(
     assert not (tmp_path / "a.txt").is_symlink() and (tmp_path / "a.txt").read_text() == "two"
 
 
-def test_exclusive_write_leaves_what_is_there(tmp_path: Path) -> None:
+def test_exclusive_write_keeps_existing_file(tmp_path: Path) -> None:
     with open_atomic(tmp_path / "a", exclusive=True) as file:
         file.write(b"first")
     with pytest.raises(FileExistsError), open_atomic(tmp_path / "a", exclusive=True) as file:
@@ -110,7 +107,7 @@ def test_exclusive_write_leaves_what_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_append_follows_no_link(tmp_path: Path) -> None:
+def test_append_does_not_follow_links(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("mine")
     append_bytes(tmp_path / "journal", b"1\n")
@@ -121,7 +118,7 @@ def test_append_follows_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "journal").read_bytes() == b"1\n2\n" and other.read_text() == "mine"
 
 
-def test_pipe_folder_and_huge_file_are_refused(tmp_path: Path) -> None:
+def test_irregular_and_oversized_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"12345")
     for path in (tmp_path / "pipe", tmp_path):
@@ -138,7 +135,7 @@ def test_damaged_json_is_none(content: bytes, tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") is None
 
 
-def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+def test_leftover_temporary_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in (".a.0f.partial", "sub/.b.1e.partial", "partial", "c.partial"):
         (tmp_path / name).touch()

@@ -55,7 +55,7 @@ def with_other(value: Any, *names: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def test_what_is_missing_or_of_another_type_is_named(folder: Path, tmp_path: Path) -> None:
+def test_missing_or_invalid_parts_are_named(folder: Path, tmp_path: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     whole = last.read_bytes()
     changes = {
@@ -86,7 +86,7 @@ def test_what_is_missing_or_of_another_type_is_named(folder: Path, tmp_path: Pat
     assert run("src.train", f"resume={folder}", MORE, cwd=tmp_path).code == 0
 
 
-def test_another_models_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_other_run_is_refused(folder: Path, tmp_path: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     for setting, words in {
         "model.hidden_size=7": "net.layers.0.0.weight has shape (7, 2) there, (100, 2) here",
@@ -100,12 +100,14 @@ def test_another_models_checkpoint_is_refused(folder: Path, tmp_path: Path) -> N
         assert f"checkpoint {last} " in error and words in error, error
 
 
-def test_a_missing_best_checkpoint_is_told_before_training(folder: Path, tmp_path: Path) -> None:
+def test_missing_best_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A missing best checkpoint is reported before training starts."""
     (folder / "checkpoints" / "best.ckpt").unlink()
     assert "best.ckpt is missing: start a new run from last.ckpt" in refusal(folder, tmp_path)
 
 
-def test_weights_to_start_from_or_to_evaluate_are_looked_at(folder: Path, tmp_path: Path) -> None:
+def test_invalid_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Weights to start from and weights to evaluate are checked."""
     best = folder / "checkpoints" / "best.ckpt"
     whole = load(best)
     for value in (5, {3: torch.zeros(2)}):
@@ -126,7 +128,7 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_is_refused_by_every_command(folder: Path, tmp_path: Path) -> None:
+def test_flipped_bit_is_refused_by_commands(folder: Path, tmp_path: Path) -> None:
     """Of the weights: in the middle of the file."""
     for name, commands in {
         "last": [["src.train", f"resume={folder}", MORE]],
@@ -146,6 +148,6 @@ def test_a_flipped_bit_is_refused_by_every_command(folder: Path, tmp_path: Path)
         flip(path, bit)
 
 
-def test_a_model_is_made_from_a_checkpoint(folder: Path) -> None:
+def test_model_is_loaded_from_checkpoint(folder: Path) -> None:
     model = MLP.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
     assert same(dict(model.state_dict()), dict(weights(folder, "best")))

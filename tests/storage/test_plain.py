@@ -19,7 +19,7 @@ def written(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_plain_values_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
+def test_plain_values_match_omegaconf(tmp_path: Path) -> None:
     content = "a: 1e-3\nb: [1, 2.5, true, null, 2026-11-27]\nc: {d: '1', 2: 'ü\n\n  e'}\n"
     assert read_yaml(written(tmp_path, content)) == {
         "a": 0.001,
@@ -67,9 +67,8 @@ BILLION = "\n".join(
     ],
     ids=range(25),
 )
-def test_anything_else_is_refused_in_one_line_before_it_is_built(
-    tmp_path: Path, content: str | bytes, told: str
-) -> None:
+def test_unsafe_yaml_is_refused(tmp_path: Path, content: str | bytes, told: str) -> None:
+    """Anything but plain values is refused in one line, before it is built."""
     path = written(tmp_path, content)
     with pytest.raises(InputError) as error:
         read_yaml(path)
@@ -77,7 +76,8 @@ def test_anything_else_is_refused_in_one_line_before_it_is_built(
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_irregular_file_is_refused_immediately(tmp_path: Path) -> None:
+    """A pipe or a missing file is refused without waiting."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe is not a regular file"):
         read_yaml(tmp_path / "pipe")
@@ -88,7 +88,8 @@ def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path: Path) -> Non
 # References
 
 
-def test_references_within_stay_and_those_that_lead_outside_are_taken_out() -> None:
+def test_only_external_references_are_extracted() -> None:
+    """References to other settings stay; those to anything outside are taken out."""
     content = {
         "seed": 1,
         "data": {"order": "${seed}", "same": "${.order}", "up": "${..seed}", "list": ["${..order}", "${oc.env:HOME}"]},
@@ -135,10 +136,11 @@ def doubled(count: int, what: Any) -> dict[str, Any]:
     ],
     ids=range(7),
 )
-def test_references_that_multiply_or_lead_nowhere_are_refused(content: dict[str, Any], told: str) -> None:
+def test_invalid_references_are_refused(content: dict[str, Any], told: str) -> None:
+    """References that multiply, form a cycle or refer to nothing are refused."""
     with pytest.raises(ValueError, match=re.escape(told)):
         check_expanded_size(content)
 
 
-def test_many_references_to_one_value_are_fine() -> None:
+def test_many_references_are_accepted() -> None:
     check_expanded_size({"seed": 1, "list": ["${seed}"] * 10_000} | doubled(10, "x"))

@@ -14,7 +14,7 @@ def test_provenance_names_command_versions_and_device(monkeypatch: pytest.Monkey
     assert told["packages"]["torch"] == __import__("torch").__version__.split("+")[0]
 
 
-def test_a_resumed_run_keeps_where_it_first_came_from(tmp_path: Path) -> None:
+def test_resumed_run_keeps_original_provenance(tmp_path: Path) -> None:
     write_provenance(tmp_path, "first machine")
     write_provenance(tmp_path, "second machine")
     write_provenance(tmp_path, "third machine")

@@ -73,9 +73,10 @@ def told(path: Path, check: Check) -> str:
         (schema.SEARCH, SEARCH, "importance", {"lr": 2}, "importance.lr is 2 and must be a fraction from 0 to 1"),
     ],
 )
-def test_a_field_of_a_wrong_type_or_range_is_named(
+def test_invalid_field_is_named(
     check: Check, whole: dict[str, Any], field: str, value: Any, fault: str, tmp_path: Path
 ) -> None:
+    """A field that is missing or has a wrong type or range is named."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps(whole))
     assert read_checked(path, check) == whole
@@ -101,24 +102,25 @@ def test_a_field_of_a_wrong_type_or_range_is_named(
     ],
     ids=lambda each: repr(each)[:20],
 )
-def test_a_file_that_is_no_such_json_is_told(content: bytes, fault: str, tmp_path: Path) -> None:
+def test_invalid_json_is_reported(content: bytes, fault: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_bytes(content)
     assert told(tmp_path / "status.json", schema.STATUS).startswith(fault)
 
 
-def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path: Path) -> None:
+def test_missing_file_is_not_damaged(tmp_path: Path) -> None:
     assert read_checked(tmp_path / "status.json", schema.STATUS) is None
     assert read_history(tmp_path / "history.csv") == []
 
 
-def test_a_pipe_and_a_folder_in_a_file_s_place_are_told(tmp_path: Path) -> None:
+def test_irregular_file_is_reported(tmp_path: Path) -> None:
+    """A pipe or a folder in the place of a file is reported."""
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "folder.json").mkdir()
     for name in ("pipe.json", "folder.json"):
         assert told(tmp_path / name, schema.STATUS) == "is not a regular file"
 
 
-def test_of_many_faults_the_first_are_told(tmp_path: Path) -> None:
+def test_only_first_faults_are_reported(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {f"val/{number}": "x" for number in range(1000)})
     fault = 'val/{} is "x" and must be a finite number'
     assert told(tmp_path / "a.json", schema.check_metrics) == f"{'; '.join(map(fault.format, range(3)))}; and more"
@@ -126,7 +128,8 @@ def test_of_many_faults_the_first_are_told(tmp_path: Path) -> None:
     assert told(tmp_path / "a.json", schema.check_metrics) == "it has 10,001 values and must have at most 10,000"
 
 
-def test_what_is_not_finite_is_null_in_our_files_and_fields_of_other_versions_are_let_through(tmp_path: Path) -> None:
+def test_null_and_unknown_fields_are_accepted(tmp_path: Path) -> None:
+    """Files have null for values that are not finite, and other versions may have other fields."""
     write_json(tmp_path / "metrics.json", {**METRICS, "val/acc": float("nan"), "best": float("inf"), "speed": 3})
     found = read_checked(tmp_path / "metrics.json", schema.check_metrics)
     assert found == {**METRICS, "val/acc": None, "best": None, "speed": 3}
@@ -135,7 +138,8 @@ def test_what_is_not_finite_is_null_in_our_files_and_fields_of_other_versions_ar
 # history.csv
 
 
-def test_a_history_is_read_as_it_was_written_what_was_not_measured_left_out(tmp_path: Path) -> None:
+def test_history_is_read_as_written(tmp_path: Path) -> None:
+    """Values that were not measured are left out."""
     rows = [{"epoch": 1, "a": 0.1, "b": 1e-30}, {"epoch": 3, "a": float("inf")}]
     write_csv(tmp_path / "history.csv", rows)
     assert read_history(tmp_path / "history.csv", epochs=2) == rows
@@ -167,7 +171,7 @@ def test_a_history_is_read_as_it_was_written_what_was_not_measured_left_out(tmp_
     ],
     ids=lambda each: repr(each)[:20],
 )
-def test_a_damaged_history_is_told(content: bytes, fault: str, tmp_path: Path) -> None:
+def test_damaged_history_is_reported(content: bytes, fault: str, tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     path.write_bytes(content)
     with pytest.raises(DamagedError) as error:
@@ -175,6 +179,7 @@ def test_a_damaged_history_is_told(content: bytes, fault: str, tmp_path: Path) -
     assert str(error.value).startswith(f"{path} is damaged: {fault}") and "\n" not in str(error.value)
 
 
-def test_a_history_that_is_missing_is_told_where_there_must_be_one(tmp_path: Path) -> None:
+def test_missing_history_is_reported(tmp_path: Path) -> None:
+    """A missing history is reported if the run has finished epochs."""
     with pytest.raises(DamagedError, match=r"history\.csv is missing$"):
         read_history(tmp_path / "history.csv", epochs=2)

@@ -24,7 +24,8 @@ def sweep(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_without_strays_passes_also_where_it_is_a_link(sweep: Path) -> None:
+def test_folder_without_strays_is_accepted(sweep: Path) -> None:
+    """A link to such a folder and links within it are accepted, too."""
     (sweep / "best").symlink_to("0_a")  # inside
     (sweep / "0_a" / "figures" / "again").symlink_to("../job.json")
     (sweep / "0_a" / "round").symlink_to(".")
@@ -38,7 +39,7 @@ def test_a_folder_without_strays_passes_also_where_it_is_a_link(sweep: Path) -> 
 
 
 @pytest.mark.parametrize("target", ["../../../secret", "/etc/passwd", "../../../sweep2", "../../figures", "../../../x"])
-def test_a_link_that_leads_out_is_told(sweep: Path, target: str) -> None:
+def test_link_leading_out_is_refused(sweep: Path, target: str) -> None:
     (sweep / "0_a" / "figures" / "link").symlink_to(target)
     for refuse, folder in ((refuse_strays, sweep / "0_a"), (refuse_job_strays, sweep / "0_a")):
         with pytest.raises(InputError) as error:
@@ -46,14 +47,14 @@ def test_a_link_that_leads_out_is_told(sweep: Path, target: str) -> None:
         assert str(error.value).startswith(f"{sweep}/0_a/figures/link is a link that leads out of {sweep}/0_a; ")
 
 
-def test_a_link_by_way_of_another_is_told(sweep: Path) -> None:
+def test_indirect_link_leading_out_is_refused(sweep: Path) -> None:
     (sweep / "0_a" / "first").symlink_to("figures/second")
     (sweep / "0_a" / "figures" / "second").symlink_to(sweep.parent / "secret")
     with pytest.raises(InputError, match="first is a link that leads out"):
         refuse_strays(sweep / "0_a")
 
 
-def test_pipes_and_sockets_are_told(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_and_sockets_are_refused(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(sweep / "0_a" / "train.log")
     with pytest.raises(InputError, match=r"0_a/train\.log is not a regular file"):
         refuse_strays(sweep)
@@ -64,7 +65,8 @@ def test_pipes_and_sockets_are_told(sweep: Path, monkeypatch: pytest.MonkeyPatch
             refuse_strays_outside_jobs(sweep)
 
 
-def test_beside_the_jobs_only_what_is_no_jobs_counts(sweep: Path) -> None:
+def test_job_strays_do_not_affect_sweep(sweep: Path) -> None:
+    """Outside the jobs, only what does not belong to a job counts."""
     (sweep / "0_a" / "link").symlink_to("/etc")
     (sweep / "1_b").symlink_to("../secret")
     refuse_strays_outside_jobs(sweep)
@@ -74,21 +76,22 @@ def test_beside_the_jobs_only_what_is_no_jobs_counts(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["figures", "report.html", ".lock", "study.journal", "7_not_a_job", "stacks"])
-def test_links_beside_the_jobs_are_told(sweep: Path, name: str) -> None:
+def test_links_beside_jobs_are_refused(sweep: Path, name: str) -> None:
     (sweep / "figures").rmdir()
     (sweep / name).symlink_to("../sweep2" if name == "7_not_a_job" else "../secret")
     with pytest.raises(InputError, match=f"{name} is a link that leads out"):
         refuse_strays_outside_jobs(sweep)
 
 
-def test_a_folder_of_figures_is_no_jobs_whatever_lies_in_it(sweep: Path) -> None:
+def test_figures_folder_is_not_a_job(sweep: Path) -> None:
+    """A folder of figures is not a job, whatever it contains."""
     (sweep / "figures" / "job.json").write_text("{}")
     (sweep / "figures" / "x.png").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match=r"figures/x\.png is a link"):
         refuse_strays_outside_jobs(sweep)
 
 
-def test_a_folder_without_end_is_given_up(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_with_too_many_files_is_refused(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.storage.strays.MAX_FILES", 20)
     for number in range(30):
         (sweep / "figures" / f"{number}.png").touch()

@@ -40,11 +40,11 @@ def read(path: Path) -> Any:
         return line
 
 
-def test_what_was_written_is_read(path: Path) -> None:
+def test_tensors_are_read_as_written(path: Path) -> None:
     assert same(read_tensors(path), CONTENT)
 
 
-def test_a_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
+def test_flipped_bit_is_refused_or_harmless(path: Path) -> None:
     """Five hundred drawn from all bits, and all those of a part's header that mark it as a folder."""
     content = path.read_bytes()
     headers = [at for at in range(len(content)) if content.startswith(b"PK\1\2", at)]
@@ -62,7 +62,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_file_is_refused(share: float, path: Path) -> None:
+def test_truncated_file_is_refused(share: float, path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     assert "is truncated or not a checkpoint" in read(path)
@@ -87,7 +87,7 @@ def test_compressed_parts_are_refused(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_part_that_is_there_twice_is_refused(path: Path) -> None:
+def test_duplicate_parts_are_refused(path: Path) -> None:
     def repeat(archive: zipfile.ZipFile, parts: list[tuple[str, bytes]]) -> None:
         for name, content in [*parts, parts[0]]:
             archive.writestr(zipfile.ZipInfo(name), content)
@@ -96,7 +96,7 @@ def test_a_part_that_is_there_twice_is_refused(path: Path) -> None:
     assert "its layout is not that of torch.save" in read(path)
 
 
-def test_parts_that_share_their_bytes_are_refused(path: Path) -> None:
+def test_overlapping_parts_are_refused(path: Path) -> None:
     def overlap(archive: zipfile.ZipFile, parts: list[tuple[str, bytes]]) -> None:
         archive.writestr(zipfile.ZipInfo("a/data/0"), bytes(10**5))
         first = archive.infolist()[0]
@@ -110,7 +110,8 @@ def test_parts_that_share_their_bytes_are_refused(path: Path) -> None:
     assert "its layout is not that of torch.save" in read(path)
 
 
-def test_something_before_or_after_the_archive_is_refused_or_changes_nothing(path: Path) -> None:
+def test_extra_bytes_are_refused_or_harmless(path: Path) -> None:
+    """Extra bytes before or after the archive are refused or change nothing."""
     content = path.read_bytes()
     for other in (b"#!/bin/sh\n" + content, content + b"more"):
         path.write_bytes(other)
@@ -118,7 +119,7 @@ def test_something_before_or_after_the_archive_is_refused_or_changes_nothing(pat
         assert isinstance(found, str) or same(found, CONTENT)
 
 
-def test_a_pipe_and_a_folder_are_refused_at_once(tmp_path: Path) -> None:
+def test_irregular_files_are_refused_immediately(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ckpt")
     (tmp_path / "folder.ckpt").mkdir()
     assert read(tmp_path / "pipe.ckpt").endswith("is not a regular file")
@@ -126,7 +127,7 @@ def test_a_pipe_and_a_folder_are_refused_at_once(tmp_path: Path) -> None:
     assert read(tmp_path / "none.ckpt").endswith("does not exist")
 
 
-def test_code_is_not_run(path: Path, tmp_path: Path) -> None:
+def test_pickled_code_is_not_run(path: Path, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (os.mkdir, (str(tmp_path / "made"),))
@@ -139,7 +140,8 @@ def test_code_is_not_run(path: Path, tmp_path: Path) -> None:
 # Files without checksums
 
 
-def test_torchs_old_format_is_refused_with_how_to_convert_it(tmp_path: Path) -> None:
+def test_legacy_format_is_refused_with_instructions(tmp_path: Path) -> None:
+    """The message has a command that converts the file."""
     path = tmp_path / "it's old.pth"
     torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
     line = read(path)
@@ -150,7 +152,8 @@ def test_torchs_old_format_is_refused_with_how_to_convert_it(tmp_path: Path) -> 
     assert same(read_tensors(path), CONTENT)
 
 
-def test_the_old_format_is_read_where_the_files_name_has_its_digest(tmp_path: Path) -> None:
+def test_legacy_format_requires_digest_in_name(tmp_path: Path) -> None:
+    """The old format of torch.save is read only if the file's name has its digest."""
     content = io.BytesIO()
     torch.save(CONTENT, content, _use_new_zipfile_serialization=False)
     digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
@@ -161,12 +164,12 @@ def test_the_old_format_is_read_where_the_files_name_has_its_digest(tmp_path: Pa
     assert f"its SHA-256 does not begin with {digest}" in read(path)
 
 
-def test_a_name_that_looks_like_a_digest_does_no_harm(tmp_path: Path) -> None:
+def test_digest_like_name_is_harmless(tmp_path: Path) -> None:
     torch.save(CONTENT, tmp_path / "run-20261124.ckpt")
     assert same(read_tensors(tmp_path / "run-20261124.ckpt"), CONTENT)
 
 
-def test_a_digest_that_is_asked_for_must_be_the_files(path: Path) -> None:
+def test_requested_digest_must_match(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     assert same(read_tensors(path, digest), CONTENT)
     with pytest.raises(InputError, match="does not begin with 0badc0de"):

@@ -57,7 +57,8 @@ def with_pictures(folder: Path, pictures: object) -> Path:
 # As a sweep ends
 
 
-def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(ended: tuple[Path, Outcome]) -> None:
+def test_preset_writes_figures_and_tensorboard_images(ended: tuple[Path, Outcome]) -> None:
+    """A sweep preset leaves its figures in the sweep's folder and in TensorBoard."""
     folder, outcome = ended
     assert [path.name for path in (folder / "figures").iterdir()] == ["panels.png"]
     with Image.open(folder / "figures" / "panels.png") as picture:
@@ -66,9 +67,8 @@ def test_a_sweep_preset_leaves_its_pictures_in_its_folder_and_in_tensorboard(end
     assert Path(told.split("figure: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
 
 
-def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_pictures(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_figure_error_keeps_results_and_figures(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A figure that cannot be drawn affects neither the results nor the other figures."""
     missing = f"++{PICTURES}.panels={{_target_:src.sweeps.figures.base.ImageGrid,picture:nothing}}"
     scores = f"+{PICTURES}.scores={SCORES}"
     outcome = train("sweep=pulse", "recipe.max_epochs=1", BASIC, missing, scores, *BARE, cwd=tmp_path)
@@ -85,7 +85,8 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_results_nor_the_other_
     assert not [warning for warning in recwarn if "Callback" in str(warning.message)]
 
 
-def test_whatever_goes_wrong_as_a_sweep_ends_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_at_sweep_end_are_single_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each error that occurs when a sweep ends is reported in one line."""
     made_job(tmp_path, "0", metrics={"test/acc": 1.0})
     pictures = {"a": {"_target_": "src.sweeps.nothing.Here"}, "b": {"_target_": "src.sweeps.figures.base.Scores"}}
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
@@ -109,7 +110,8 @@ def last_lines(outcome: Outcome) -> list[str]:
     return outcome.out.split("\n\n")[-1].splitlines()
 
 
-def test_compare_adds_up_the_results_and_draws_the_same_pictures_again(sweep: Path) -> None:
+def test_compare_reproduces_results_and_figures(sweep: Path) -> None:
+    """The compare command summarises the results and redraws identical figures."""
     path = sweep / "figures" / "panels.png"
     before = path.read_bytes()
     shutil.rmtree(sweep / "figures")
@@ -132,7 +134,8 @@ def test_compare_adds_up_the_results_and_draws_the_same_pictures_again(sweep: Pa
         assert [float(row[name]) for name in ("val/acc", "test/loss")] == [metrics["val/acc"], metrics["test/loss"]]
 
 
-def test_the_command_that_the_table_tells_evaluates_the_chosen_run(sweep: Path) -> None:
+def test_suggested_command_evaluates_chosen_run(sweep: Path) -> None:
+    """The command printed below the table evaluates the chosen run."""
     (line,) = [line for line in compare(sweep).out.splitlines() if "evaluate it:" in line]
     (argument,) = shlex.split(line.split("src.eval")[1])
     folder = Path(argument.removeprefix("run="))
@@ -140,7 +143,8 @@ def test_the_command_that_the_table_tells_evaluates_the_chosen_run(sweep: Path) 
     assert f"val/acc {metrics['val/acc']:.2%}" in evaluate(argument, cwd=sweep.parent).out
 
 
-def test_compare_adds_up_what_is_there_of_a_sweep_that_stopped(sweep: Path) -> None:
+def test_compare_summarises_incomplete_sweep(sweep: Path) -> None:
+    """The compare command summarises the available results of a sweep that stopped early."""
     (sweep / "1_hidden_size-2" / "metrics.json").unlink()
     write_json(sweep / "1_hidden_size-2" / "status.json", {"status": "failed", "reason": "killed", "message": None})
     with_pictures(sweep, {"scores": {"_target_": "src.sweeps.figures.base.Scores", "metric": "test/acc"}})
@@ -149,7 +153,8 @@ def test_compare_adds_up_what_is_there_of_a_sweep_that_stopped(sweep: Path) -> N
     assert last_lines(outcome) == [str(sweep / "results.csv"), str(sweep / "figures" / "scores.png")]
 
 
-def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) -> None:
+def test_compare_draws_remaining_figures(tmp_path: Path) -> None:
+    """If a figure cannot be drawn, the compare command reports it and draws the others."""
     scores = "src.sweeps.figures.base.Scores"
     pictures = {
         "none_has_it": {"_target_": scores, "metric": "test/f1"},
@@ -168,7 +173,8 @@ def test_compare_draws_the_other_pictures_where_one_cannot_be(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["hydra: {}\n", "hydra:\n  callbacks:\n    pictures:\n      pictures: {}\n"])
-def test_a_sweep_without_pictures_is_added_up_all_the_same(tmp_path: Path, content: str) -> None:
+def test_compare_handles_sweep_without_figures(tmp_path: Path, content: str) -> None:
+    """A sweep without figures still gets its table and results.csv."""
     folder = made_job(tmp_path / "mine", "0", "seed=0", metrics={"val/acc": 0.5, "monitor": "val/acc"}).parent
     (folder / "multirun.yaml").write_text(content)
     outcome = compare(folder)
@@ -176,7 +182,7 @@ def test_a_sweep_without_pictures_is_added_up_all_the_same(tmp_path: Path, conte
     assert not (folder / "figures").exists()
 
 
-def test_a_lost_checkpoint_is_told(sweep: Path) -> None:
+def test_missing_checkpoint_is_reported(sweep: Path) -> None:
     shutil.rmtree(sweep / "0_hidden_size-1" / "checkpoints")
     assert compare(sweep).error == (
         f"error: {sweep}/figures/panels.png cannot be drawn: checkpoint {sweep}/0_hidden_size-1/checkpoints/best.ckpt "
@@ -184,24 +190,28 @@ def test_a_lost_checkpoint_is_told(sweep: Path) -> None:
     )
 
 
-def test_a_folder_that_is_not_there_or_not_of_a_sweep_is_told(sweep: Path) -> None:
+def test_folder_without_sweep_is_reported(sweep: Path) -> None:
+    """A folder that does not exist or is not a sweep's is reported."""
     for folder in (sweep / "nowhere", sweep / "0_hidden_size-1"):
         assert compare(folder).error == f"error: {folder} is not a sweep's folder ({folder}/multirun.yaml is missing)"
 
 
-def test_a_sweep_without_jobs_or_with_a_damaged_one_is_told(sweep: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_jobs_are_reported(sweep: Path, tmp_path: Path) -> None:
+    """A sweep without jobs or with a damaged job is reported."""
     empty = with_pictures(tmp_path / "empty", {})
     assert compare(empty).error == f"error: {empty}: it contains no jobs"
     (sweep / "0_hidden_size-1" / "job.json").write_text("{")
     assert compare(sweep).error.startswith(f"error: {sweep}/0_hidden_size-1/job.json is damaged: ")
 
 
-def test_a_sweep_whose_settings_are_damaged_is_told(sweep: Path) -> None:
+def test_damaged_sweep_settings_are_reported(sweep: Path) -> None:
+    """A damaged multirun.yaml is reported."""
     (sweep / "multirun.yaml").write_text("hydra: {\n")
     assert compare(sweep).error.startswith(f"error: {sweep}/multirun.yaml is damaged: ")
 
 
-def test_pictures_of_a_sweep_without_metrics_are_told_below_its_table(sweep: Path) -> None:
+def test_missing_metrics_are_reported_below_table(sweep: Path) -> None:
+    """If no run has metrics, the error about the figures follows the table."""
     for path in sweep.glob("*/metrics.json"):
         path.unlink()
     outcome = compare(sweep)

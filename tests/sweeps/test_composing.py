@@ -28,7 +28,8 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("jobs", [VALUES, CHOICES], ids=["values", "choices"])
-def test_each_job_is_composed_as_hydra_composes_it(jobs: list[list[str]]) -> None:
+def test_composition_matches_hydra(jobs: list[list[str]]) -> None:
+    """Each job's config equals the one that Hydra's own loader composes."""
     register_resolvers()
     GlobalHydra.instance().clear()
     search_path = create_config_search_path(f"file://{CONF}")

@@ -34,7 +34,8 @@ def told(display: Display, number: int, result: dict[str, Any], capsys: pytest.C
     return capsys.readouterr().out
 
 
-def test_each_ended_job_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_job_end_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each job that has ended is reported in one line."""
     clock, folder = Clock(), Path.cwd() / "outputs" / "sweeps" / "x"
     with Display(NAMES, finished_before=0, parallel_jobs=2, clock=clock) as display:
         display.record_start(0, folder / "0")
@@ -62,7 +63,8 @@ def test_each_ended_job_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_the_time_left_is_at_least_that_of_the_job_that_began_last(capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_left_covers_latest_job(capsys: pytest.CaptureFixture[str]) -> None:
+    """The time left is at least that of the job that started last."""
     clock = Clock()
     with Display({0: "a", 1: "b", 2: "c"}, 0, parallel_jobs=2, clock=clock) as display:
         display.record_start(0, Path("0"))
@@ -76,7 +78,8 @@ def test_the_time_left_is_at_least_that_of_the_job_that_began_last(capsys: pytes
         assert told(display, 2, metrics(0.75), capsys).endswith("val/loss 0.5\n")
 
 
-def test_jobs_finished_earlier_count_and_may_be_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_earlier_jobs_count_and_can_win(capsys: pytest.CaptureFixture[str]) -> None:
+    """Jobs that had finished before are counted and can be the best."""
     with Display({**NAMES, 10: "late"}, finished_before=1, parallel_jobs=1, clock=Clock()) as display:
         display.add_finished(3, metrics(0.001))
         line = told(display, 10, metrics(0.002), capsys)
@@ -93,9 +96,10 @@ def test_counts_are_as_wide_as_their_total(capsys: pytest.CaptureFixture[str]) -
     ("mode", "values", "best"),
     [("min", [0.3, 0.1, 0.2], 1), ("max", [0.1, 0.3, 0.2], 1), ("min", [0.2, 0.2, None], 0), ("max", [None, 0.0], 1)],
 )
-def test_the_best_is_the_lowest_or_highest_and_of_equals_the_first(
+def test_best_follows_mode_and_first_tie(
     mode: str, values: list[float | None], best: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The best job has the lowest or highest value, depending on the mode; in a tie the first one wins."""
     with Display(NAMES, 0, 1, Clock()) as display:
         for number in reversed(range(len(values))):
             line = told(display, number, metrics(values[number], "val/f1", mode), capsys)
@@ -116,18 +120,20 @@ def test_only_finished_jobs_can_be_the_best(capsys: pytest.CaptureFixture[str]) 
         assert "best: 1 b, val/loss 0.2\n" in told(display, 1, metrics(0.2), capsys)
 
 
-def test_without_validation_the_training_metrics_are_told_and_none_is_best(
+def test_without_validation_training_metrics_are_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Without validation, the training metrics are printed and no job is the best."""
     result = {"train/loss": 0.25, "test/acc": 1.0, "monitor": None, "mode": None, "best": None, "seconds": 59.96}
     with Display({0: "a", 1: "b"}, 0, 1, Clock()) as display:
         assert told(display, 0, result, capsys) == "[1/2] 0 a: train/loss 0.25 (60.0 s)\n"
         assert told(display, 1, {}, capsys) == "[2/2] 1 b: finished\n"
 
 
-def test_a_message_is_one_line_of_bearable_length_without_control_characters(
+def test_messages_become_short_printable_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """A message becomes one line of limited length without control characters."""
     with Display({0: "\x1b[1mbold\x1b[0m", 1: "b", 2: "c"}, 0, 1, Clock()) as display:
         display.record_end(0, "failed", None, "one\x07\n\n  two", {})
         display.record_end(1, "failed", "out of memory", "x" * 301, {})
@@ -142,7 +148,7 @@ def test_a_message_is_one_line_of_bearable_length_without_control_characters(
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599.6, "1:00:00"), (100000, "27:46:40")]
 )
-def test_times_are_told_in_minutes_and_hours(seconds: float, words: str) -> None:
+def test_durations_show_minutes_and_hours(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words
 
 

@@ -53,7 +53,8 @@ def broken(text: str, columns: int) -> list[str]:
     return [text[at : at + columns].rstrip() for at in range(0, len(text), columns)]
 
 
-def test_a_terminal_shows_failures_above_and_the_state_of_the_sweep_below(tmp_path: Path) -> None:
+def test_terminal_shows_failures_above_progress(tmp_path: Path) -> None:
+    """Failures are printed above the area with the sweep's progress."""
     for number, epochs in ((2, 7), (4, 12)):
         folder = tmp_path / "jobs" / str(number)
         folder.mkdir(parents=True)
@@ -74,7 +75,8 @@ def test_a_terminal_shows_failures_above_and_the_state_of_the_sweep_below(tmp_pa
     assert terminal.cursor_shown and {"31", "32", "36"} <= terminal.colours
 
 
-def test_at_the_end_the_area_stays_without_jobs_and_what_follows_stands_below(tmp_path: Path) -> None:
+def test_final_area_stays_without_jobs(tmp_path: Path) -> None:
+    """At the end the area stays without its jobs, and later output follows below it."""
     terminal = on_display(SOME + "print('a table')", tmp_path, columns=100)
     assert terminal.shown[0] == FAILURE
     assert terminal.shown[2:] == ["2 done   0 running   1 failed   9 left", BEST, "a table"]
@@ -87,32 +89,37 @@ def test_ctrl_c_leaves_a_clean_terminal(tmp_path: Path) -> None:
     assert (terminal.row, terminal.column, terminal.cursor_shown) == (4, 0, True)
 
 
-def test_before_a_job_has_ended_there_is_no_telling_how_long_it_takes(tmp_path: Path) -> None:
+def test_time_left_requires_a_finished_job(tmp_path: Path) -> None:
+    """Until a job has finished, no time left is shown."""
     terminal = on_display("with display:\n    display.record_start(1, Path('1'))\n" + LOST, tmp_path)
     assert terminal.shown[0].endswith("  0:00 elapsed")
     assert terminal.shown[1] == "1 done   1 running   0 failed   10 left"
 
 
-def test_interrupted_jobs_are_counted_and_not_told_as_failures(tmp_path: Path) -> None:
+def test_interrupted_jobs_are_not_failures(tmp_path: Path) -> None:
+    """Interrupted jobs are counted separately and not listed as failures."""
     script = "with display:\n    display.record_end(1, 'interrupted', 'killed', 'Ctrl-C', {})\n"
     terminal = on_display(script, tmp_path)
     assert terminal.shown[1:] == ["1 done   0 running   0 failed   1 interrupted   10 left"]
 
 
-def test_lines_printed_meanwhile_stand_above_the_area(tmp_path: Path) -> None:
+def test_printed_lines_appear_above_area(tmp_path: Path) -> None:
+    """Lines that are printed during the sweep appear above the area."""
     script = "with display:\n    print('[red]printed')\n    display.print_message('[red]said')\n"
     terminal = on_display(script, tmp_path)
     assert terminal.shown[:2] == ["[red]printed", "[red]said"] and terminal.shown[3].startswith("1 done")
 
 
-def test_many_jobs_and_a_low_terminal_leave_jobs_out(tmp_path: Path) -> None:
+def test_excess_jobs_are_summarised(tmp_path: Path) -> None:
+    """With many jobs or few terminal rows, some jobs are only counted."""
     start = "with display:\n    for number in range(1, 11): display.record_start(number, Path(str(number)))\n"
     tall, low = (on_display(start + LOST, tmp_path, rows=rows).shown for rows in (24, 8))
     assert len(tall) == 2 + 8 and tall[-2].startswith("  7 ") and tall[-1] == "  and 3 more"
     assert len(low) == 2 + 4 and low[-2].startswith("  3 ") and low[-1] == "  and 7 more"
 
 
-def test_a_narrow_terminal_cuts_titles_and_breaks_no_line_of_the_area(tmp_path: Path) -> None:
+def test_narrow_terminal_truncates_titles(tmp_path: Path) -> None:
+    """In a narrow terminal titles are truncated, so that no line of the area wraps."""
     script = "display.progress.titles[2] = 'hidden size 3, ' * 9\n" + SOME + LOST
     rows = on_display(script, tmp_path, columns=60).shown
     assert rows[:2] == broken(FAILURE, 60)
@@ -122,7 +129,8 @@ def test_a_narrow_terminal_cuts_titles_and_breaks_no_line_of_the_area(tmp_path: 
     assert len(rows) == 8 and max(map(len, rows[2:])) <= 60
 
 
-def test_a_terminal_that_becomes_narrower_keeps_no_scraps_of_the_old_area(tmp_path: Path) -> None:
+def test_narrowed_terminal_clears_old_area(tmp_path: Path) -> None:
+    """A terminal that becomes narrower keeps no remains of the old area."""
     resize = "    termios.tcsetwinsize(1, (24, 30))\n    os.write(1, b'\\x1b]columns 30\\x07')\n"
     after = {"refresh": "    display.redraw()\n", "failure": "    display.print_message('x')\n    display.redraw()\n"}
     for what, then in after.items():
@@ -139,7 +147,7 @@ def test_a_terminal_that_becomes_narrower_keeps_no_scraps_of_the_old_area(tmp_pa
         ]
 
 
-def test_without_colours_bar_and_counts_still_tell(tmp_path: Path) -> None:
+def test_progress_is_readable_without_colours(tmp_path: Path) -> None:
     terminal = on_display(SOME + LOST, tmp_path, columns=100, NO_COLOR="1")
     assert terminal.shown[1].startswith("━━━━━━━━━━   ") and terminal.shown[2] == COUNTS
     assert not {"31", "32", "36"} & terminal.colours
@@ -157,7 +165,8 @@ def test_a_dumb_terminal_gets_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"PYTHONIOENCODING": "ascii"}])
-def test_a_log_has_each_line_at_once_and_no_control_characters(environment: dict[str, str], tmp_path: Path) -> None:
+def test_log_is_unbuffered_and_printable(environment: dict[str, str], tmp_path: Path) -> None:
+    """A log gets each line immediately and contains no control characters."""
     script = (
         "with display:\n    finish(1, 0.5)\n    sys.stdin.readline()\n    fail(3)\nassert 'torch' not in sys.modules\n"
     )

@@ -58,7 +58,8 @@ def asked(*arguments: str, cwd: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("preset", AXES)
-def test_a_preset_asks_for_every_combination_of_its_axes_once(preset: str, tmp_path: Path) -> None:
+def test_preset_runs_full_grid_once(preset: str, tmp_path: Path) -> None:
+    """A preset runs each combination of its axes exactly once."""
     axes = AXES[preset]
     combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     jobs = asked(preset, cwd=tmp_path)
@@ -80,7 +81,8 @@ def test_a_preset_asks_for_every_combination_of_its_axes_once(preset: str, tmp_p
         ("sweep=models_data", "model=nearest_neighbor,cnn", 3 * 2),
     ],
 )
-def test_an_axis_on_the_command_line_replaces_the_presets(preset: str, given: str, count: int, tmp_path: Path) -> None:
+def test_command_line_axis_replaces_preset_axis(preset: str, given: str, count: int, tmp_path: Path) -> None:
+    """An axis on the command line replaces the preset's axis for the same setting."""
     replaced, others = given.split("=")[0], dict(AXES[preset])
     before = others.pop(replaced)
     jobs = asked(preset, given, cwd=tmp_path)
@@ -89,7 +91,8 @@ def test_an_axis_on_the_command_line_replaces_the_presets(preset: str, given: st
     assert all({job[key] for job in jobs} == set(values) for key, values in others.items())
 
 
-def test_an_axis_on_the_command_line_is_added_to_the_presets(tmp_path: Path) -> None:
+def test_new_axis_extends_preset(tmp_path: Path) -> None:
+    """An axis on the command line that the preset lacks is added to its axes."""
     jobs = asked("sweep=hidden_size", "seed=0", "optimizer.lr=0.1,0.2", cwd=tmp_path)
     assert [(job["model.hidden_size"], job["optimizer.lr"]) for job in jobs] == list(
         product(AXES["sweep=hidden_size"]["model.hidden_size"], ["0.1", "0.2"])
@@ -116,22 +119,26 @@ def made_of(*arguments: str) -> tuple[Any, ...]:
         ("sweep=seeds", ("mlp", "xor", "adam", 50, "seeds")),
     ],
 )
-def test_a_preset_has_a_model_data_an_optimizer_and_a_name_of_its_own(preset: str, made: tuple[Any, ...]) -> None:
+def test_preset_defines_model_data_optimizer_name(preset: str, made: tuple[Any, ...]) -> None:
+    """A preset has its own model, data, optimizer, number of epochs and name."""
     assert made_of(preset) == made
 
 
 @pytest.mark.parametrize("preset", ["sweep=hidden_size", "sweep=learning_rate", "sweep=regularization", "sweep=seeds"])
-def test_the_command_lines_choices_take_the_place_of_the_presets(preset: str) -> None:
+def test_command_line_choices_override_preset(preset: str) -> None:
+    """Choices on the command line replace the preset's."""
     given = ["model=cnn", "data=fashion_mnist", "optimizer=sgd", "trainer.max_epochs=2", "name=mine"]
     assert made_of(preset, *given) == ("cnn", "fashion_mnist", "sgd", 2, "mine")
 
 
 @pytest.mark.parametrize(("data", "epochs"), [("mnist", 3), ("cifar10", 3), ("xor", 50), ("parabola", 20)])
-def test_models_on_data_sets_train_shortly_but_a_toy_set_as_long_as_it_needs(data: str, epochs: int) -> None:
+def test_models_data_epochs_depend_on_data(data: str, epochs: int) -> None:
+    """The preset models_data trains briefly, but on a toy data set for as long as that needs."""
     assert made_of("sweep=models_data", f"data={data}")[3:] == (epochs, "models_data")
 
 
-def test_an_experiment_is_repeated_with_its_own_settings() -> None:
+def test_preset_keeps_experiment_settings() -> None:
+    """A sweep preset over an experiment keeps the experiment's own settings."""
     assert made_of("sweep=seeds", "experiment=fashion_cnn")[:2] == ("cnn", "fashion_mnist")
     assert composed("sweep=seeds", "experiment=fashion_cnn").model == composed("experiment=fashion_cnn").model
     alone, swept = composed("experiment=wheat"), composed("sweep=hidden_size", "experiment=wheat", "data=wheat")
@@ -141,7 +148,8 @@ def test_an_experiment_is_repeated_with_its_own_settings() -> None:
 
 
 @pytest.mark.parametrize("preset", AXES)
-def test_the_pictures_promise_no_metric_that_other_data_may_lack(preset: str) -> None:
+def test_figures_use_only_general_metrics(preset: str) -> None:
+    """The presets' figures require no metric that other data may lack."""
     pictures = composed(preset).hydra.callbacks.pictures.pictures
     assert [picture.title for picture in pictures.values() if "accuracy" in picture.title.lower()] == []
     assert {picture.metric for picture in pictures.values()} <= {None, "train/loss", "val/loss"}
@@ -160,7 +168,8 @@ def settings(folder: Path) -> dict[str, Any]:
     return dict(load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"])
 
 
-def test_hidden_layers_of_the_widths_that_were_asked_for(tmp_path: Path) -> None:
+def test_hidden_size_preset_sets_widths(tmp_path: Path) -> None:
+    """The preset hidden_size trains hidden layers of the requested widths."""
     jobs = sweep("sweep=hidden_size", "data=xor", "seed=0", "trainer.max_epochs=2", cwd=tmp_path)
     widths = [16, 32, 64, 128, 256, 512]
     assert list(jobs) == [f"hidden_size-{width}_seed-0" for width in widths]
@@ -182,7 +191,8 @@ def test_each_learning_rate_with_each_batch_size(data_dir: Path, tmp_path: Path)
     assert fast < slow < slowest
 
 
-def test_each_remedy_alone_and_together(data_dir: Path, tmp_path: Path) -> None:
+def test_regularization_preset_combines_methods(data_dir: Path, tmp_path: Path) -> None:
+    """The preset regularization runs each method alone and all combinations."""
     given = ["model.dropout=0,0.5", "optimizer.weight_decay=0,0.1", "trainer.max_epochs=1"]
     jobs = sweep("sweep=regularization", *images("mnist", data_dir), *given, cwd=tmp_path)
     made = [settings(folder) for folder in jobs.values()]
@@ -192,7 +202,8 @@ def test_each_remedy_alone_and_together(data_dir: Path, tmp_path: Path) -> None:
     assert len(set(metrics(jobs, "val/loss"))) == 8  # each has changed what is learned
 
 
-def test_ten_seeds_of_the_run_on_the_command_line(data_dir: Path, tmp_path: Path) -> None:
+def test_seeds_preset_repeats_given_run(data_dir: Path, tmp_path: Path) -> None:
+    """The preset seeds repeats the run of the command line with ten seeds."""
     run_of = ["model=cnn", "model.channels=[4]", "model.hidden_size=[]", "trainer.max_epochs=1"]
     jobs = sweep("sweep=seeds", *run_of, *images("fashion_mnist", data_dir), cwd=tmp_path)
     assert list(jobs) == [f"seed-{seed}" for seed in range(10)]
@@ -211,7 +222,7 @@ def test_each_model_on_each_data_set(data_dir: Path, tmp_path: Path) -> None:
     assert min(metrics(jobs, "test/acc")) > 0.5  # easy ones: a place, or a colour, for each of ten classes
 
 
-def test_a_search_over_what_makes_an_mlp(data_dir: Path, tmp_path: Path) -> None:
+def test_search_preset_samples_mlp_settings(data_dir: Path, tmp_path: Path) -> None:
     assert made_of("sweep=search")[:2] == ("mlp", "fashion_mnist")
     small = [*images("fashion_mnist", data_dir), "trainer.max_epochs=1", "callbacks=none", "hydra.sweeper.trials=3"]
     outcome = run("src.train", "sweep=search", *small, cwd=tmp_path)
@@ -230,7 +241,7 @@ def test_a_search_over_what_makes_an_mlp(data_dir: Path, tmp_path: Path) -> None
         ("sweep=regularization", ["model.batch_norm=false", "optimizer.weight_decay=0", "data.batch_size=1000"]),
     ],
 )
-def test_a_regression_gets_its_pictures_too(preset: str, fewer: list[str], tmp_path: Path) -> None:
+def test_presets_draw_figures_for_regression(preset: str, fewer: list[str], tmp_path: Path) -> None:
     jobs = sweep(
         preset, "data=cubic", "trainer.max_epochs=1", *fewer, cwd=tmp_path
     )  # which asserts that they are there

@@ -7,7 +7,8 @@ import pytest
 from tests.command_line import BARE, images, own_images, read_json, run
 
 
-def test_a_setting_that_all_swept_choices_have_is_taken(data_dir: Path, tmp_path: Path) -> None:
+def test_shared_setting_is_accepted(data_dir: Path, tmp_path: Path) -> None:
+    """A setting that all swept choices have is accepted."""
     shared = [*images("mnist,fashion_mnist", data_dir), "data.flip=true", "trainer.max_epochs=1"]
     assert run("src.train", "-m", *BARE, *shared, "name=flipped", cwd=tmp_path).code == 0
     found = [read_json(path)["settings"] for path in sorted(tmp_path.glob("outputs/sweeps/flipped/*/job.json"))]
@@ -15,7 +16,8 @@ def test_a_setting_that_all_swept_choices_have_is_taken(data_dir: Path, tmp_path
     assert [each["data.flip"] for each in found] == [True, True]
 
 
-def test_so_is_one_that_the_choices_of_a_presets_axis_have(data_dir: Path, tmp_path: Path) -> None:
+def test_shared_setting_is_accepted_with_preset(data_dir: Path, tmp_path: Path) -> None:
+    """A setting that all choices of a preset's axis have is accepted."""
     shared = [*own_images(data_dir), "data.flip=true", "data=mnist,fashion_mnist", "model=mlp", "data.val_size=40"]
     outcome = run("src.train", *BARE, "sweep=models_data", *shared, "trainer.max_epochs=1", "name=preset", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
@@ -37,6 +39,7 @@ def test_so_is_one_that_the_choices_of_a_presets_axis_have(data_dir: Path, tmp_p
         (("data=gate,xor", "optimizer.lrr=1"), "there is no setting optimizer.lrr, did you mean optimizer.lr?"),
     ],
 )
-def test_the_choice_that_lacks_a_setting_is_named(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_choice_lacking_setting_is_named(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """The error names the choice that lacks the setting."""
     assert told in run("src.train", "-m", *arguments, cwd=tmp_path).error
     assert list(tmp_path.iterdir()) == []

@@ -58,14 +58,16 @@ def ticks(axis: Any) -> tuple[list[str], list[str]]:
     return [tick.get_text() for tick in axis.get_xticklabels()], [tick.get_text() for tick in axis.get_yticklabels()]
 
 
-def test_a_cell_is_the_mean_of_the_runs_that_share_both_values() -> None:
+def test_cell_shows_mean_of_its_runs() -> None:
+    """A cell shows the mean of the runs that share both values."""
     axis, bar = heat_map(runs_of(ACCURACIES, **JUDGED_BY_ACCURACY), metric=None)
     np.testing.assert_allclose(np.array(shown(axis), float), [[0.97, 0.6], [0.6, 0.85]])
     assert written(axis) == {(0, 0): "97.00%", (1, 0): "60.00%", (0, 1): "60.00%", (1, 1): "85.00%"}
     assert bar.get_ylabel() == "validation accuracy\n(mean of 1 to 3 runs)"
 
 
-def test_the_values_of_both_settings_stand_in_their_order_the_smallest_below_and_to_the_left() -> None:
+def test_axis_values_increase_right_and_up() -> None:
+    """The values of both settings are sorted, with the smallest at the bottom left."""
     axis, _ = heat_map(runs_of({(1024, 0.01): [0.5], (64, 1e-4): [0.5], (256, 0.002): [0.5]}))
     assert ticks(axis) == (["0.0001", "0.002", "0.01"], ["64", "256", "1024"])
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("learning rate", "batch size")
@@ -73,13 +75,13 @@ def test_the_values_of_both_settings_stand_in_their_order_the_smallest_below_and
     assert bottom < top
 
 
-def test_values_that_are_no_numbers_stand_behind_the_numbers() -> None:
+def test_numbers_precede_other_values() -> None:
     values = [[64, 64], 128, "wide", 16, True, 32.5]
     runs = [made_run({"model.hidden_size": value}, {}) for value in values]
     assert find_levels(runs, "model.hidden_size") == ["16", "32.5", "128", "[64,64]", "wide", "true"]
 
 
-def test_the_highest_accuracy_has_the_frame_and_the_brightest_colour() -> None:
+def test_highest_accuracy_is_framed_and_brightest() -> None:
     axis, _ = heat_map(runs_of(ACCURACIES, **JUDGED_BY_ACCURACY), metric=None)
     assert frames(axis) == [(0, 0)]
     brightness = axis.images[0].to_rgba(np.array([0.6, 0.85, 0.97]))[:, :3].sum(axis=1)
@@ -87,7 +89,7 @@ def test_the_highest_accuracy_has_the_frame_and_the_brightest_colour() -> None:
     assert [text.get_text() for text in axis.figure.legends[0].texts] == ["best"]
 
 
-def test_the_lowest_loss_has_the_frame_and_the_brightest_colour() -> None:
+def test_lowest_loss_is_framed_and_brightest() -> None:
     axis, bar = heat_map(
         runs_of({(16, 0.1): [0.4], (16, 0.2): [0.3], (16, 0.3): [0.5]}, metric="train/loss"), metric="train/loss"
     )
@@ -112,26 +114,27 @@ def test_equally_good_cells_have_a_frame_each() -> None:
         ("train/loss", "val/acc", "max", True),
     ],
 )
-def test_which_is_better_is_what_the_runs_say_or_else_the_metrics_name(
-    metric: str, judge: str, mode: str, lower: bool
-) -> None:
+def test_direction_follows_monitor_or_metric_name(metric: str, judge: str, mode: str, lower: bool) -> None:
+    """The runs' mode says whether lower is better; for other metrics their name does."""
     assert is_lower_better([made_run({}, {"monitor": judge, "mode": mode})], metric) == lower
 
 
-def test_a_cell_without_runs_is_blank_and_has_a_dash() -> None:
+def test_empty_cell_is_blank_with_dash() -> None:
     axis, _ = heat_map(runs_of({(16, 0.1): [0.5], (64, 0.2): [0.75]}))
     assert shown(axis) == [[0.5, None], [None, 0.75]]
     assert written(axis) == {(0, 0): "50.00%", (1, 0): "–", (0, 1): "–", (1, 1): "75.00%"}
 
 
 @pytest.mark.parametrize(("values", "logarithmic"), [([0.01, 0.02, 0.5], True), ([0.2, 0.3, 0.5], False)])
-def test_losses_that_are_decades_apart_have_logarithmic_colours(values: list[float], logarithmic: bool) -> None:
+def test_wide_loss_range_uses_logarithmic_colours(values: list[float], logarithmic: bool) -> None:
+    """Losses that span decades get a logarithmic colour scale."""
     cells = {(16, rate): [value] for rate, value in enumerate(values)}
     axis, _ = heat_map(runs_of(cells, metric="val/loss"), metric="val/loss")
     assert isinstance(axis.images[0].norm, LogNorm) == logarithmic
 
 
-def test_a_mean_that_has_diverged_has_the_last_colour_and_the_others_are_told_apart() -> None:
+def test_diverged_mean_does_not_stretch_colours() -> None:
+    """A diverged mean gets the last colour, and the others remain distinguishable."""
     losses = {(1, 1): [0.5], (2, 1): [0.6], (1, 2): [0.7], (2, 2): [1e30, 0.5]}
     axis, bar = heat_map(runs_of(losses, "val/loss"), "val/loss")
     (image,) = axis.images
@@ -140,7 +143,8 @@ def test_a_mean_that_has_diverged_has_the_last_colour_and_the_others_are_told_ap
     assert bar._colorbar.extend == "max"
 
 
-def test_a_setting_that_is_not_swept_makes_one_row_without_a_name() -> None:
+def test_unswept_setting_gives_single_unlabelled_row() -> None:
+    """A setting that is not swept gives one row without a label."""
     runs = [made_run({LR: rate, "seed": seed}, {"val/acc": rate + seed / 10}) for rate in (0.1, 0.2) for seed in (0, 1)]
     axis, bar = heat_map(runs)
     np.testing.assert_allclose(np.array(shown(axis), float), [[0.15, 0.25]])
@@ -153,7 +157,8 @@ def test_a_setting_that_is_not_swept_makes_one_row_without_a_name() -> None:
     ("colour", "best"),
     [((0, 0, 0), "white"), ((1, 1, 1), "black"), ((0.267, 0.005, 0.329), "white"), ((0.993, 0.906, 0.144), "black")],
 )
-def test_numbers_are_white_on_dark_and_black_on_light(colour: tuple[float, float, float], best: str) -> None:
+def test_label_colour_contrasts_with_cell(colour: tuple[float, float, float], best: str) -> None:
+    """The numbers are white on dark cells and black on light ones."""
     assert choose_contrast_colour(*colour) == best
 
 
@@ -162,7 +167,8 @@ def luminance(colour: Any) -> float:
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
-def test_every_number_can_be_read_on_its_cell() -> None:
+def test_labels_meet_wcag_contrast() -> None:
+    """Each number has enough contrast with its cell to be read."""
     axis, _ = heat_map(runs_of({(16, rate): [rate / 30] for rate in range(31)}))
     for column, text in enumerate(axis.texts):
         cell = luminance(axis.images[0].to_rgba(column / 30))
@@ -174,11 +180,13 @@ def test_every_number_can_be_read_on_its_cell() -> None:
     ("mean", "share", "text"),
     [(0.97431, True, "97.43%"), (0.012345, False, "0.0123"), (float("nan"), True, "–"), (float("nan"), False, "–")],
 )
-def test_a_cells_number_is_in_per_cent_or_to_three_digits(mean: float, share: bool, text: str) -> None:
+def test_cell_number_is_percentage_or_three_digits(mean: float, share: bool, text: str) -> None:
+    """A cell's number is a percentage or has three significant digits."""
     assert format_mean("val/acc" if share else "val/loss", mean) == text
 
 
-def test_a_map_of_a_metric_that_no_run_has_is_told() -> None:
+def test_missing_metric_raises_error() -> None:
+    """A metric that no run has is reported as an error."""
     picture = HeatMap(x=LR, y=BATCH, metric="test/f1", name="map")
     with pytest.raises(InputError, match=r"^none of the 8 runs has the metric test/f1$"):
         picture.draw(Figure(), runs_of(ACCURACIES))

@@ -85,7 +85,8 @@ def sweep(folder: Path) -> Path:
     return folder
 
 
-def test_the_columns_are_exactly_the_settings_that_vary_each_with_its_type(tmp_path: Path) -> None:
+def test_columns_are_varying_settings_with_types(tmp_path: Path) -> None:
+    """The columns are exactly the settings that vary, each with its type."""
     client = tensorboard(sweep(tmp_path))
     assert columns(client) == {"model.lr": "FLOAT64", "model.norm": "BOOL", "model": "STRING"}
     told = {each["name"]: each for each in told_experiment(client)["hparamInfos"]}
@@ -94,7 +95,8 @@ def test_the_columns_are_exactly_the_settings_that_vary_each_with_its_type(tmp_p
     assert told["model"]["domainDiscrete"] == ["conv", "mlp"]
 
 
-def test_the_metrics_are_those_of_validation_and_test_apart_from_the_curves(tmp_path: Path) -> None:
+def test_only_validation_and_test_metrics_are_listed(tmp_path: Path) -> None:
+    """The listed metrics are the final ones of validation and test, separate from the curves."""
     told = told_experiment(tensorboard(sweep(tmp_path)))["metricInfos"]
     assert [(each["name"]["tag"], each["displayName"]) for each in told] == [
         ("final/val/acc", "val/acc"),
@@ -102,7 +104,8 @@ def test_the_metrics_are_those_of_validation_and_test_apart_from_the_curves(tmp_
     ]
 
 
-def test_each_run_has_its_settings_its_metrics_and_its_status(tmp_path: Path) -> None:
+def test_rows_have_settings_metrics_and_status(tmp_path: Path) -> None:
+    """Each run is listed with its settings, metrics and status."""
     assert table(tensorboard(sweep(tmp_path))) == {
         "0_a": (
             {"model.lr": 0.1, "model.norm": True, "model": "mlp"},
@@ -115,7 +118,8 @@ def test_each_run_has_its_settings_its_metrics_and_its_status(tmp_path: Path) ->
     }
 
 
-def test_null_leaves_a_place_empty_among_numbers_and_mixed_values_are_strings(tmp_path: Path) -> None:
+def test_null_is_empty_and_mixed_are_strings(tmp_path: Path) -> None:
+    """Among numbers a null leaves its cell empty; mixed values are strings."""
     for number, (dropout, norm) in enumerate([("0.5", "true"), ("null", "batch"), ("0.25", "null")]):
         made_job(
             tmp_path, f"{number}_x", f"dropout={dropout}", f"norm={norm}", "hidden=[4,4]" if number else "hidden=8"
@@ -130,7 +134,7 @@ def test_null_leaves_a_place_empty_among_numbers_and_mixed_values_are_strings(tm
     ]
 
 
-def test_metrics_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+def test_non_finite_metrics_are_omitted(tmp_path: Path) -> None:
     made_job(tmp_path, "0_x", "lr=1", metrics={"val/acc": 0.25, "val/loss": None}, status="failed", reason="diverged")
     made_job(tmp_path, "1_x", "lr=2", metrics={"val/acc": 0.75, "val/loss": 1.5, "test/acc_per_class": {"3": 0.5}})
     write_hparams(tmp_path)
@@ -140,7 +144,8 @@ def test_metrics_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_the_curves_of_a_run_stay_as_they_were(tmp_path: Path) -> None:
+def test_existing_curves_are_unchanged(tmp_path: Path) -> None:
+    """Writing the final metrics leaves the curves of a run unchanged."""
     sweep(tmp_path)
     writer = EventFileWriter(str(tmp_path / "0_a"))
     for step, value in enumerate([0.5, 0.75, 0.25]):
@@ -154,7 +159,7 @@ def test_the_curves_of_a_run_stay_as_they_were(tmp_path: Path) -> None:
     assert table(client)["0_a"][1]["final/val/acc"] == 0.75
 
 
-def test_the_sweep_itself_is_no_run_in_tensorboard(tmp_path: Path) -> None:
+def test_sweep_is_not_a_tensorboard_run(tmp_path: Path) -> None:
     """Also not where an earlier version has left it one."""
     (sweep(tmp_path) / EVENT_FILE).write_bytes(b"")
     write_hparams(tmp_path)
@@ -171,7 +176,8 @@ def test_a_second_call_changes_no_file(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*tfevents*")) == sorted(files)
 
 
-def test_a_sweep_that_goes_on_with_another_axis_is_told_as_it_is_now(tmp_path: Path) -> None:
+def test_new_axis_updates_table(tmp_path: Path) -> None:
+    """After a sweep was continued with another axis, the table shows its current state."""
     new = ["model.lr=1", "model.norm=true", "model=mlp", "trainer.max_epochs=9", "epochs=5"]
     made_job(sweep(tmp_path), "4_e", *new, metrics=METRICS)
     (tmp_path / "3_d" / "metrics.json").write_text('{"val/acc": 0.5}')
@@ -188,7 +194,7 @@ def test_a_sweep_that_goes_on_with_another_axis_is_told_as_it_is_now(tmp_path: P
     assert len(table(client)) == 5
 
 
-def test_writing_it_does_not_import_torch(tmp_path: Path) -> None:
+def test_writing_hparams_does_not_import_torch(tmp_path: Path) -> None:
     sweep(tmp_path)
     (tmp_path / "0_a" / EVENT_FILE).unlink()
     code = (
@@ -200,9 +206,8 @@ def test_writing_it_does_not_import_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])
-def test_the_commands_that_add_a_sweep_up_write_it(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_summary_commands_write_hparams(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compare and report commands write the HParams data."""
     sweep(tmp_path)
     (tmp_path / "2_c" / EVENT_FILE).unlink()
     (tmp_path / "multirun.yaml").write_text("hydra: {}")
@@ -211,6 +216,6 @@ def test_the_commands_that_add_a_sweep_up_write_it(
     assert table(tensorboard(tmp_path))["2_c"][2] == "FAILURE"
 
 
-def test_a_folder_without_jobs_is_told(tmp_path: Path) -> None:
+def test_folder_without_jobs_raises_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it contains no jobs"):
         write_hparams(tmp_path)

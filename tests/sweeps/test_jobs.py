@@ -57,7 +57,8 @@ def cwd(made: Path, tmp_path: Path) -> Path:
 # What a job is
 
 
-def test_the_settings_make_a_job_and_paths_devices_and_threads_do_not() -> None:
+def test_identity_depends_on_settings_only() -> None:
+    """A job's identity depends on its settings, not on paths, devices or threads."""
     settings = {"optimizer.lr": 0.1, "seed": 0, "data.order_seed": 0}
     apart = {"paths.data": "data", "threads": 2, "name": "x", "rerun": "all", "trainer.accelerator": "cpu"}
     same = compute_identity(settings)
@@ -67,7 +68,8 @@ def test_the_settings_make_a_job_and_paths_devices_and_threads_do_not() -> None:
     assert compute_identity(settings | {"model.threads": 2}) != same
 
 
-def test_equal_jobs_typed_in_different_ways_run_once(tmp_path: Path) -> None:
+def test_equivalent_overrides_run_once(tmp_path: Path) -> None:
+    """Equal jobs that were typed in different ways run once."""
     make_trouble(tmp_path, {})
     outcome = sweep("optimizer.lr=0.1,1e-1,.1,0.10,0.01", "seed=0", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
@@ -76,7 +78,7 @@ def test_equal_jobs_typed_in_different_ways_run_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["0_lr-0.1", "1_lr-0.01"]
 
 
-def test_a_sweep_that_is_finished_is_not_run_again(cwd: Path) -> None:
+def test_finished_sweep_is_not_repeated(cwd: Path) -> None:
     before = {path: content for path, content in files(cwd).items() if path.parent.name in NAMES}
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0
@@ -85,7 +87,8 @@ def test_a_sweep_that_is_finished_is_not_run_again(cwd: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_paths_threads_and_devices_do_not_make_another_job(cwd: Path) -> None:
+def test_machine_settings_keep_job_identity(cwd: Path) -> None:
+    """With other paths, threads or devices a finished job is not run again."""
     elsewhere = ("threads=1", "paths.data=elsewhere", "trainer=cpu", "trainer.accelerator=cpu")
     outcome = sweep("optimizer.lr=1e-1,1e-2", *elsewhere, cwd=cwd)
     assert outcome.code == 0, outcome.text
@@ -93,7 +96,8 @@ def test_paths_threads_and_devices_do_not_make_another_job(cwd: Path) -> None:
     assert ended(cwd) == [0, 1]
 
 
-def test_new_values_add_jobs_with_the_next_numbers_and_the_old_ones_keep_theirs(cwd: Path) -> None:
+def test_new_values_add_jobs(cwd: Path) -> None:
+    """New values add jobs with the next numbers; the existing jobs keep theirs."""
     outcome = sweep("optimizer.lr=1,0.01,0.1", "data.noise=0.01,0.1", cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert "6 jobs: 2 finished before" in outcome.out and "4 to do" in outcome.out
@@ -102,7 +106,8 @@ def test_new_values_add_jobs_with_the_next_numbers_and_the_old_ones_keep_theirs(
     assert ended(cwd) == [0, 1, 2, 3, 4, 5]
 
 
-def test_folders_have_plain_names_that_evaluation_takes(tmp_path: Path) -> None:
+def test_folder_names_work_with_eval(tmp_path: Path) -> None:
+    """Folders have plain names, which the evaluation accepts."""
     make_trouble(tmp_path, {})
     odd = ("model.hidden_size=[4,4],[]", "model.activation=relu,'re lu/ü (1)'")
     outcome = run("src.train", "-m", *QUICK[:-1], "name=swept", *odd, cwd=tmp_path)
@@ -120,7 +125,8 @@ def test_folders_have_plain_names_that_evaluation_takes(tmp_path: Path) -> None:
 # Running again
 
 
-def test_what_failed_is_run_again_from_its_beginning_if_asked_for(cwd: Path) -> None:
+def test_rerun_failed_restarts_failed_jobs(cwd: Path) -> None:
+    """With rerun=failed, failed jobs are run again from the beginning."""
     make_trouble(cwd, {2: "raise"})
     assert sweep("optimizer.lr=0.1,1", cwd=cwd).code == 1
     make_trouble(cwd, {})
@@ -131,7 +137,8 @@ def test_what_failed_is_run_again_from_its_beginning_if_asked_for(cwd: Path) -> 
     assert ended(cwd) == [0, 1, 2]
 
 
-def test_all_are_run_again_if_asked_for(cwd: Path) -> None:
+def test_rerun_all_restarts_every_job(cwd: Path) -> None:
+    """With rerun=all, all jobs are run again from the beginning."""
     outcome = sweep(RATES, "rerun=all", cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert "2 jobs: 2 to do" in outcome.out
@@ -139,7 +146,8 @@ def test_all_are_run_again_if_asked_for(cwd: Path) -> None:
     assert names(cwd) == NAMES
 
 
-def test_another_word_for_what_to_run_again_is_refused(cwd: Path) -> None:
+def test_unknown_rerun_value_is_refused(cwd: Path) -> None:
+    """Any value of rerun other than failed and all is refused."""
     before = files(cwd)
     assert sweep(RATES, "rerun=nonsense", cwd=cwd).error == (
         "error: rerun=nonsense: it must be failed or all, or left out"
@@ -147,13 +155,15 @@ def test_another_word_for_what_to_run_again_is_refused(cwd: Path) -> None:
     assert files(cwd).items() <= before.items()
 
 
-def test_a_single_run_is_not_run_again(tmp_path: Path) -> None:
+def test_single_run_refuses_rerun(tmp_path: Path) -> None:
+    """The setting rerun is refused for a single run."""
     error = run("src.train", *BARE, "rerun=failed", cwd=tmp_path).error
     assert error.startswith("error: rerun=failed is for sweeps")
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_job_that_drew_its_seed_keeps_it_when_it_goes_on(tmp_path: Path) -> None:
+def test_resumed_job_keeps_random_seed(tmp_path: Path) -> None:
+    """A job that drew its seed at random keeps it when it resumes."""
     make_trouble(tmp_path, {0: "exit"})
     assert sweep("seed=null", cwd=tmp_path).code == 1
     (job,) = read_jobs(tmp_path / "outputs/sweeps/swept")
@@ -168,7 +178,8 @@ def test_a_job_that_drew_its_seed_keeps_it_when_it_goes_on(tmp_path: Path) -> No
 # What is there already, and is not as it should be
 
 
-def test_a_folder_of_that_name_that_is_no_sweep_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+    """An existing folder of that name that is no sweep is refused and left untouched."""
     folder = tmp_path / "outputs/sweeps/swept"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("mine")
@@ -176,7 +187,8 @@ def test_a_folder_of_that_name_that_is_no_sweep_is_refused_and_left_alone(tmp_pa
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
-def test_a_sweep_that_another_process_is_at_is_left_alone(cwd: Path) -> None:
+def test_sweep_in_use_is_refused(cwd: Path) -> None:
+    """A sweep that another process is running is refused and left untouched."""
     before = files(cwd)
     with FileLock(cwd / "outputs/sweeps/swept/.lock"):
         assert "another process is running this sweep" in sweep("optimizer.lr=1", cwd=cwd).error
@@ -185,7 +197,7 @@ def test_a_sweep_that_another_process_is_at_is_left_alone(cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", "{}", '{"status": 1}', '{"reason": "x"}'])
-def test_a_job_whose_status_is_damaged_goes_on(damage: str, cwd: Path) -> None:
+def test_job_with_damaged_status_resumes(damage: str, cwd: Path) -> None:
     (cwd / "outputs/sweeps/swept" / NAMES[0] / "status.json").write_text(damage)
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
@@ -194,7 +206,8 @@ def test_a_job_whose_status_is_damaged_goes_on(damage: str, cwd: Path) -> None:
     assert statuses(cwd) == ["finished"] * 2
 
 
-def test_a_start_that_was_killed_at_once_is_gone_on_with(tmp_path: Path) -> None:
+def test_early_killed_start_is_continued(tmp_path: Path) -> None:
+    """A sweep that was killed right after its start can be continued."""
     make_trouble(tmp_path, {})
     folder = tmp_path / "outputs/sweeps/swept"
     (folder / "0_lr-0.1").mkdir(parents=True)
@@ -210,7 +223,8 @@ def test_a_start_that_was_killed_at_once_is_gone_on_with(tmp_path: Path) -> None
     assert not list(folder.rglob("*.partial"))
 
 
-def test_a_job_whose_folder_was_removed_is_run_again(cwd: Path) -> None:
+def test_removed_job_is_run_again(cwd: Path) -> None:
+    """A job whose folder was removed is run again."""
     shutil.rmtree(cwd / "outputs/sweeps/swept" / NAMES[0])
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
@@ -218,7 +232,8 @@ def test_a_job_whose_folder_was_removed_is_run_again(cwd: Path) -> None:
     assert len(read_notes(cwd)) == 3 * 3
 
 
-def test_a_truncated_checkpoint_fails_its_job_alone_until_that_is_run_from_its_beginning(cwd: Path) -> None:
+def test_truncated_checkpoint_fails_only_its_job(cwd: Path) -> None:
+    """A truncated checkpoint fails only its own job, until that is run from the beginning."""
     folder = cwd / "outputs/sweeps/swept" / NAMES[0]
     checkpoint = folder / "checkpoints/last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -232,7 +247,8 @@ def test_a_truncated_checkpoint_fails_its_job_alone_until_that_is_run_from_its_b
     assert sweep(RATES, "rerun=failed", cwd=cwd).code == 0
 
 
-def test_a_job_whose_notes_are_damaged_begins_anew_in_another_folder_and_the_old_one_stays(cwd: Path) -> None:
+def test_damaged_job_restarts_in_new_folder(cwd: Path) -> None:
+    """A job with a damaged job.json starts again in a new folder; the old folder stays."""
     folder = cwd / "outputs/sweeps/swept" / NAMES[0]
     (folder / "job.json").write_text('{"number": 0}')
     before = {path: content for path, content in files(cwd).items() if path.is_relative_to(folder)}
@@ -247,9 +263,8 @@ def test_a_job_whose_notes_are_damaged_begins_anew_in_another_folder_and_the_old
 
 
 @pytest.mark.parametrize("damage", ['{"val/acc": "high"}', None])
-def test_a_finished_job_whose_metrics_are_damaged_is_tested_again_and_comes_to_the_same(
-    damage: str | None, cwd: Path
-) -> None:
+def test_damaged_metrics_are_restored_by_testing(damage: str | None, cwd: Path) -> None:
+    """A finished job with damaged metrics is tested again, with the same result."""
     path = cwd / "outputs/sweeps/swept" / NAMES[0] / "metrics.json"
     before = read_json(path)
     path.unlink()
@@ -265,7 +280,8 @@ def test_a_finished_job_whose_metrics_are_damaged_is_tested_again_and_comes_to_t
 # Hydra's own launcher
 
 
-def test_jobs_of_hydras_basic_launcher_are_noted_too(tmp_path: Path) -> None:
+def test_basic_launcher_records_jobs(tmp_path: Path) -> None:
+    """Jobs of Hydra's basic launcher are recorded in job.json as well."""
     outcome = run(
         "src.train", "-m", *BARE, "hydra/launcher=basic", "trainer.max_epochs=1", RATES, "name=swept", cwd=tmp_path
     )

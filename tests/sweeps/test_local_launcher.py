@@ -103,15 +103,17 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
     return Survived(cwd, first, left, rival, second, third, between, table, seen)
 
 
-def test_when_the_parent_is_killed_its_jobs_die_with_it_and_the_folders_tell_how_far_they_came(
+def test_killed_parent_ends_its_jobs(
     survived: Survived,
 ) -> None:
+    """If the parent is killed, its jobs end with it, and their folders record how far they were."""
     assert survived.left.code == -signal.SIGKILL
     early = ["finished", "failed", "finished", "finished", "failed", *["finished"] * 4]
     assert survived.first == [*early, "running", "running", *["waiting"] * 13]
 
 
-def test_the_next_start_says_what_is_there_and_ends_with_a_list_of_what_failed(survived: Survived) -> None:
+def test_restart_reports_state_and_failures(survived: Survived) -> None:
+    """The next start reports the state of the sweep and ends with a list of the failed jobs."""
     second = survived.second
     assert second.code == 1
     assert "24 jobs: 7 finished before" in second.out
@@ -127,14 +129,15 @@ def test_the_next_start_says_what_is_there_and_ends_with_a_list_of_what_failed(s
     assert "Traceback" not in second.text
 
 
-def test_a_failed_jobs_folder_has_its_reason_and_its_traceback(survived: Survived) -> None:
+def test_failed_job_records_reason_and_traceback(survived: Survived) -> None:
     reasons = {number: each["reason"] for number, each in enumerate(survived.statuses) if each["status"] != "finished"}
     assert reasons == {1: "error", 4: "diverged", 16: "error", 20: "killed"}
     log = (jobs_of(survived.cwd, "grid")[1].folder / "train.log").read_text()
     assert "Traceback" in log and "RuntimeError: this job is in trouble" in log
 
 
-def test_all_other_jobs_finished_once_and_lost_no_more_than_the_epoch_in_flight(survived: Survived) -> None:
+def test_other_jobs_lose_at_most_one_epoch(survived: Survived) -> None:
+    """All other jobs finished exactly once and lost at most the epoch in progress."""
     notes = survived.notes[0] + survived.notes[1]
     done = Counter((note.number, note.event) for note in notes)
     fine = set(range(24)) - set(FAILING)
@@ -147,7 +150,8 @@ def test_all_other_jobs_finished_once_and_lost_no_more_than_the_epoch_in_flight(
         assert starts == {1: 3, 4: 3, 9: 2, 10: 2, 16: 2, 20: 2}.get(job.number, 1)
 
 
-def test_the_results_have_a_row_per_job_with_what_it_came_to(survived: Survived, undisturbed: Path) -> None:
+def test_results_have_one_row_per_job(survived: Survived, undisturbed: Path) -> None:
+    """The file results.csv has a row per job with its settings, status and metrics."""
     assert [int(row["number"]) for row in survived.rows] == list(range(24))
     for row, job in zip(survived.rows, jobs_of(undisturbed, "grid"), strict=True):
         settings = (job.settings["model.hidden_size"], job.settings["optimizer.lr"], job.settings["seed"])
@@ -162,15 +166,17 @@ def test_the_results_have_a_row_per_job_with_what_it_came_to(survived: Survived,
     assert failed == {1: "error", 4: "diverged", 16: "error", 20: "killed"}
 
 
-def test_a_second_parent_is_refused_in_one_line_and_disturbs_nothing(survived: Survived) -> None:
+def test_concurrent_start_is_refused(survived: Survived) -> None:
+    """A second start of a running sweep is refused in one line and changes nothing."""
     assert survived.rival.error.startswith("error: outputs/sweeps/grid: another process is running this sweep")
     assert survived.rival.out == ""
     assert survived.rival.folders == []
 
 
-def test_the_start_after_that_tries_the_failed_ones_alone_and_ends_well_once_their_causes_are_gone(
+def test_restart_retries_only_failed_jobs(
     survived: Survived,
 ) -> None:
+    """The third start runs only the failed jobs, and succeeds now that the causes are removed."""
     assert survived.third.code == 0, survived.third.text
     assert "24 jobs: 20 finished before" in survived.third.out
     assert {note.number for note in survived.notes[2]} == set(FAILING)
@@ -179,7 +185,8 @@ def test_the_start_after_that_tries_the_failed_ones_alone_and_ends_well_once_the
     assert [row["status"] for row in rows(survived.cwd, "grid")] == ["finished"] * 24
 
 
-def test_what_was_killed_failed_and_went_on_came_to_the_same_bit_for_bit(survived: Survived, undisturbed: Path) -> None:
+def test_resumed_results_are_bit_identical(survived: Survived, undisturbed: Path) -> None:
+    """Jobs that were killed or failed and then resumed have bit-identical results."""
     assert_the_same_results(jobs_of(survived.cwd, "grid"), jobs_of(undisturbed, "grid"))
     for job in jobs_of(survived.cwd, "grid"):
         with (job.folder / "history.csv").open(newline="") as file:
@@ -190,9 +197,8 @@ def test_what_was_killed_failed_and_went_on_came_to_the_same_bit_for_bit(survive
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_an_interrupted_sweep_stops_its_jobs_and_goes_on_to_the_same_results(
-    name: str, code: int, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_interrupted_sweep_resumes_identically(name: str, code: int, undisturbed: Path, tmp_path: Path) -> None:
+    """An interrupted sweep stops its jobs; resumed, it has the same results."""
     arguments = (*CORNER, f"name={name}")
     make_trouble(tmp_path, {0: "hold", 1: "hold"})
     with spawn("src.train", *arguments, cwd=tmp_path) as parent:
@@ -218,7 +224,8 @@ def test_an_interrupted_sweep_stops_its_jobs_and_goes_on_to_the_same_results(
 # Undisturbed
 
 
-def test_jobs_run_in_processes_of_their_own_with_their_share_of_the_cores(undisturbed: Path) -> None:
+def test_jobs_use_separate_processes_and_cores(undisturbed: Path) -> None:
+    """Each job runs in its own process with its share of the cores."""
     notes = read_notes(undisturbed)
     processes = {number: {note.process for note in notes if note.number == number} for number in range(24)}
     assert all(len(found) == 1 for found in processes.values())
@@ -229,7 +236,8 @@ def test_jobs_run_in_processes_of_their_own_with_their_share_of_the_cores(undist
     assert {note.cores for note in notes} == {max(1, (cores or 1) // 3)}
 
 
-def test_three_at_once_are_never_more_than_three(undisturbed: Path) -> None:
+def test_parallel_jobs_respect_limit(undisturbed: Path) -> None:
+    """No more jobs run at once than the launcher's setting allows."""
     ends = {note.number: at for at, note in enumerate(read_notes(undisturbed)) if note.event == "test"}
     begins = {note.number: at for at, note in enumerate(read_notes(undisturbed)) if note.event == "1"}
     at_once = [sum(begins[n] <= at < ends[n] for n in range(24)) for at in begins.values()]

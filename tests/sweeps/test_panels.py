@@ -26,7 +26,8 @@ def swept(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:
     return runs, [MLP.load_from_checkpoint(path, map_location="cpu").eval() for path in files]
 
 
-def test_panels_of_one_input_show_each_models_probabilities_on_shared_axes(tmp_path: Path) -> None:
+def test_one_input_panels_show_probabilities(tmp_path: Path) -> None:
+    """For one input, each panel shows its model's probabilities, all on the same axes."""
     runs, models = swept("experiment=pulse", "model.hidden_size=1,2", "recipe.max_epochs=2", cwd=tmp_path)
     axes = drawn(ModelGrid(columns=2, name="panels", title="Panels"), runs)
     for axis, run, model in zip(axes, runs, models, strict=True):
@@ -42,7 +43,8 @@ def test_panels_of_one_input_show_each_models_probabilities_on_shared_axes(tmp_p
     assert labels == ["class 0", "class 1", "probability of class 1", "truth"]
 
 
-def test_panels_of_two_inputs_show_each_models_regions_and_its_units_lines(tmp_path: Path) -> None:
+def test_two_input_panels_show_decision_regions(tmp_path: Path) -> None:
+    """For two inputs, each panel shows its model's decision regions and the lines of its hidden units."""
     runs, models = swept("model.hidden_size=1,3,2", "trainer.max_epochs=1", cwd=tmp_path)
     axes = drawn(ModelGrid(columns=2, name="panels", title="Panels"), runs)
     for axis, model, units in zip(axes, models, (1, 3, 2), strict=False):
@@ -81,5 +83,5 @@ def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str
         ({"epochs": 1}, ""),
     ],
 )
-def test_a_panels_score_is_the_accuracy_or_the_error(metrics: dict[str, float], text: str) -> None:
+def test_panel_score_is_accuracy_or_error(metrics: dict[str, float], text: str) -> None:
     assert format_score(made_run({}, metrics)) == text

@@ -60,14 +60,16 @@ LIMIT = ("time limit", "stopped after 5 seconds")
         ("running", -signal.SIGTERM, ("killed", "stopped"), ("interrupted", "killed", "stopped")),
     ],
 )
-def test_a_jobs_status_is_completed_where_its_process_could_not(
+def test_status_is_inferred_from_exit_code(
     status: str, code: int, asked: tuple[str, str] | None, after: tuple[str, str | None, str | None]
 ) -> None:
+    """If a process ended without recording its job's status, that is inferred from its exit code."""
     left = {"status": status, "reason": None, "message": None}
     assert tuple(infer_status(left, code, asked).values()) == after
 
 
-def test_one_at_a_time_run_one_after_the_other_in_their_order(tmp_path: Path) -> None:
+def test_single_worker_runs_jobs_in_order(tmp_path: Path) -> None:
+    """With one job at a time, the jobs run one after another in their order."""
     make_trouble(tmp_path, {1: "raise"})
     assert sweep("seed=1,2,3", "hydra.launcher.jobs=1", cwd=tmp_path).code == 1
     assert [(note.number, note.event) for note in read_notes(tmp_path)] == [
@@ -78,9 +80,7 @@ def test_one_at_a_time_run_one_after_the_other_in_their_order(tmp_path: Path) ->
     assert ends(tmp_path) == [FINE, ("failed", "error"), FINE]
 
 
-def test_jobs_that_take_too_long_are_stopped_and_killed_if_they_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_limit_stops_or_kills_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock leaps as soon as both jobs hang."""
     make_trouble(tmp_path, {0: "hold", 1: "defy"})
 
@@ -100,13 +100,15 @@ def test_jobs_that_take_too_long_are_stopped_and_killed_if_they_do_not(
     assert [note.event for note in read_notes(tmp_path) if note.number == 1] == ["1", "2", "2", "test"]
 
 
-def test_a_job_that_runs_out_of_memory_is_told_so(tmp_path: Path) -> None:
+def test_out_of_memory_is_recorded(tmp_path: Path) -> None:
+    """A job that ran out of memory fails with that reason."""
     make_trouble(tmp_path, {0: "memory"})
     assert sweep("seed=1,2", cwd=tmp_path).code == 1
     assert ends(tmp_path) == [("failed", "out of memory"), FINE]
 
 
-def test_processes_started_anew_do_as_well(tmp_path: Path) -> None:
+def test_spawned_processes_run_jobs(tmp_path: Path) -> None:
+    """The start method spawn works as well."""
     make_trouble(tmp_path, {1: "exit"})
     settings = ("seed=1,2", "hydra.launcher.jobs=2", "hydra.launcher.start_method=spawn")
     assert sweep(*settings, cwd=tmp_path).code == 1
@@ -114,9 +116,10 @@ def test_processes_started_anew_do_as_well(tmp_path: Path) -> None:
     assert {note.parent for note in read_notes(tmp_path)} == {os.getpid()}
 
 
-def test_when_the_process_that_forks_them_is_killed_the_jobs_under_way_are_lost_and_the_rest_is_done(
+def test_killed_fork_server_fails_only_running_jobs(
     tmp_path: Path,
 ) -> None:
+    """If the fork server is killed, the running jobs fail and the others still finish."""
     make_trouble(tmp_path, {0: "hold"})
 
     def kill() -> None:
@@ -133,7 +136,7 @@ def test_when_the_process_that_forks_them_is_killed_the_jobs_under_way_are_lost_
         pass
 
 
-def test_fork_server_that_is_killed_as_it_starts_a_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_server_killed_during_start_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kill at that moment looks like from here: the answer breaks off."""
     context, launch = multiprocessing.get_context("forkserver"), vars(Popen)["_launch"]
     servers: list[int] = []
@@ -165,7 +168,7 @@ def test_fork_server_that_is_killed_as_it_starts_a_process_is_replaced(monkeypat
         ("start_method=fork", "null, forkserver or spawn"),
     ],
 )
-def test_a_launchers_setting_that_makes_no_sense_is_refused(setting: str, words: str, tmp_path: Path) -> None:
+def test_invalid_launcher_setting_is_refused(setting: str, words: str, tmp_path: Path) -> None:
     assert sweep("seed=1,2", f"hydra.launcher.{setting}", cwd=tmp_path).error == (
         f"error: hydra.launcher.{setting} must be {words}"
     )
@@ -173,7 +176,7 @@ def test_a_launchers_setting_that_makes_no_sense_is_refused(setting: str, words:
 
 
 @pytest.mark.parametrize("method", [None, "spawn"])
-def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None:
+def test_job_processes_ignore_ctrl_c(method: str | None) -> None:
     context = pool.get_mp_context(method)
     process = context.Process(target=signal.raise_signal, args=(signal.SIGINT,))  # type: ignore[attr-defined]
     pool.start_process(context, process)
@@ -182,7 +185,7 @@ def test_ctrl_c_does_not_reach_the_processes_of_jobs(method: str | None) -> None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_process_that_workers_are_forked_from_touches_no_gpu_and_tells_no_error_of_a_killed_parent() -> None:
+def test_fork_server_avoids_cuda_and_error_noise() -> None:
     """A GPU that it had touched no worker could use; who is killed while it asks for a worker says what for no more."""
     lines = (
         "import pickle, sys, torch",

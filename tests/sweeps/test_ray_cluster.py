@@ -193,7 +193,8 @@ def lost(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Lost:
     return Lost(cwd, first, running, rest[:3], seen, done, again)
 
 
-def test_when_a_machine_is_lost_its_job_goes_on_elsewhere_and_every_result_is_there_once(lost: Lost) -> None:
+def test_job_of_lost_node_resumes_elsewhere(lost: Lost) -> None:
+    """If a machine is lost, its job resumes on another one, and each result exists exactly once."""
     fine = set(range(6)) - set(lost.failing)
     assert {number for number, end in enumerate(lost.statuses) if end == ("finished", None)} == fine
     assert {key: count for key, count in lost.events.items() if key[1] == "test"} == {(n, "test"): 1 for n in fine}
@@ -201,7 +202,8 @@ def test_when_a_machine_is_lost_its_job_goes_on_elsewhere_and_every_result_is_th
     assert len(twice) == 1 and twice[0][0] in lost.held and twice[0][1] == "2"  # the epoch in flight, no other
 
 
-def test_a_job_on_ray_that_raises_exits_or_is_killed_has_failed_alone(lost: Lost) -> None:
+def test_failing_job_does_not_affect_others(lost: Lost) -> None:
+    """A job on Ray that raises an error, exits or is killed fails alone."""
     assert [lost.statuses[number] for number in lost.failing] == [
         ("failed", "error"),
         ("failed", "error"),
@@ -212,21 +214,22 @@ def test_a_job_on_ray_that_raises_exits_or_is_killed_has_failed_alone(lost: Lost
     assert "Traceback" not in lost.first.text and "raylet" not in lost.first.text
 
 
-def test_jobs_on_ray_see_their_gpu_and_the_sweeps_threads_and_not_the_clusters_token(lost: Lost) -> None:
+def test_job_environment_has_gpu_without_token(lost: Lost) -> None:
+    """A job on Ray sees its GPU and the sweep's threads, but not the cluster's token."""
     expected = {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "RAY_AUTH_TOKEN": "None"}
     assert [surroundings(jobs_of(lost.cwd, "six")[number]) for number in lost.held] == [expected] * 2
     assert {note.cores for note in read_notes(lost.cwd) if note.number in lost.held} == {1}
 
 
-def test_jobs_done_on_ray_are_done_for_the_local_launcher_too_and_came_to_the_same_bit_for_bit(
-    lost: Lost, undisturbed: Path
-) -> None:
+def test_local_launcher_reuses_ray_results(lost: Lost, undisturbed: Path) -> None:
+    """The local launcher skips jobs that finished on Ray; all results are bit-identical."""
     assert lost.again.code == 0, lost.again.text
     assert "6 jobs: 3 finished before" in lost.again.out
     assert_the_same_results(jobs_of(lost.cwd, "six"), jobs_of(undisturbed, "six"))
 
 
-def test_what_the_cluster_lacks_and_a_wrong_token_are_told_in_one_line(nodes: Nodes, tmp_path: Path) -> None:
+def test_missing_resources_and_wrong_token_are_reported(nodes: Nodes, tmp_path: Path) -> None:
+    """Resources that the cluster lacks and a wrong token are each reported in one line."""
     where = (*ONE, RAY, f"hydra.launcher.address={nodes.address}")
     outcome = process("src.train", *where, "hydra.launcher.gpus_per_job=2", cwd=tmp_path, **nodes.environment)
     assert outcome.error == (
@@ -270,9 +273,8 @@ def assert_it_goes_on(cwd: Path, undisturbed: Path) -> None:
     assert_the_same_results(jobs_of(cwd, "one"), jobs_of(undisturbed, "six"))
 
 
-def test_ctrl_c_stops_jobs_and_the_sweeps_own_cluster_and_the_sweep_goes_on(
-    undisturbed: Path, short: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_stops_jobs_and_own_cluster(undisturbed: Path, short: Path, tmp_path: Path) -> None:
+    """Ctrl-C stops the jobs and the sweep's own cluster; the sweep can be resumed."""
     outcome, started = held_job(tmp_path, (), "SIGINT", TMPDIR=str(short))
     wait_for(lambda: not started & set(processes()), f"{started} to end")
     assert outcome.code == 130 and "Traceback" not in outcome.text, outcome.text
@@ -283,9 +285,8 @@ def test_ctrl_c_stops_jobs_and_the_sweeps_own_cluster_and_the_sweep_goes_on(
     assert_it_goes_on(tmp_path, undisturbed)
 
 
-def test_a_request_to_stop_ends_the_sweeps_jobs_on_a_cluster_and_not_the_cluster(
-    nodes: Nodes, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_sigterm_stops_jobs_but_not_cluster(nodes: Nodes, undisturbed: Path, tmp_path: Path) -> None:
+    """SIGTERM stops the sweep's jobs on an existing cluster, but not the cluster itself."""
     where = (f"hydra.launcher.address={nodes.address}",)
     outcome, _ = held_job(tmp_path, where, "SIGTERM", **nodes.environment)
     job = read_notes(tmp_path)[0].process
@@ -296,9 +297,8 @@ def test_a_request_to_stop_ends_the_sweeps_jobs_on_a_cluster_and_not_the_cluster
     assert_it_goes_on(tmp_path, undisturbed)
 
 
-def test_the_jobs_of_a_sweep_that_is_killed_end_by_themselves_and_the_sweep_goes_on(
-    undisturbed: Path, short: Path, tmp_path: Path
-) -> None:
+def test_jobs_of_killed_sweep_end(undisturbed: Path, short: Path, tmp_path: Path) -> None:
+    """If the sweep is killed, its jobs end by themselves; the sweep can be resumed."""
     outcome, _ = held_job(tmp_path, (), "SIGKILL", TMPDIR=str(short))
     note = read_notes(tmp_path)[0]  # of Ray itself two agents live on for a minute; they know of no job
     wait_for(lambda: not {note.process, note.parent} & set(processes()), "the job to end")
@@ -329,18 +329,22 @@ def refused(*settings: str, cwd: Path) -> str:
         ("time_limit=0", "null or seconds above 0, up to 1,000,000,000"),
     ],
 )
-def test_a_setting_that_no_sweep_can_run_with_is_refused_by_name(setting: str, words: str, tmp_path: Path) -> None:
+def test_invalid_launcher_setting_is_refused(setting: str, words: str, tmp_path: Path) -> None:
+    """An invalid setting of the launcher is refused by name."""
     assert refused(f"hydra.launcher.{setting}", cwd=tmp_path) == f"error: hydra.launcher.{setting} must be {words}"
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+def test_unreachable_cluster_is_reported(tmp_path: Path) -> None:
+    """A cluster that cannot be reached is reported before the sweep starts."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     told = refused(f"hydra.launcher.address={address}", cwd=tmp_path)
     assert told.startswith(f"error: hydra.launcher.address={address}: nothing answers there")
 
 
-def test_without_the_package_one_line_tells_how_to_install_it(tmp_path: Path) -> None:
+def test_missing_ray_gives_install_command(tmp_path: Path) -> None:
+    """Without the package ray, one line says how to install it."""
+
     def find_spec(name: str, *arguments: Any) -> Any:
         return None if name == "ray" else found(name, *arguments)
 

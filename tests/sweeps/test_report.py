@@ -16,7 +16,8 @@ from tests.sweeps.reports import NASTY, Page, epochs, made, read
 # Numbers
 
 
-def test_the_leaderboard_folds_seeds_and_has_the_best_first(grid: Path) -> None:
+def test_leaderboard_merges_seeds_best_first(grid: Path) -> None:
+    """The leaderboard combines seeds into one row and lists the best first."""
     assert read(grid).rows[:5] == [
         ["#", "hidden size", "lr", "val/acc", "n", "failed", "runs"],
         ["1", "8", "0.01", "90.00 ± 14.14%", "2", "", "4 5"],
@@ -26,7 +27,8 @@ def test_the_leaderboard_folds_seeds_and_has_the_best_first(grid: Path) -> None:
     ]
 
 
-def test_the_test_metric_is_told_once_of_the_chosen_one_alone(grid: Path) -> None:
+def test_test_metric_appears_only_for_chosen(grid: Path) -> None:
+    """The test metric appears once, for the chosen setting only."""
     page = read(grid)
     assert "Chosen hidden size 8, lr 0.01 val/acc 90.00 ± 14.14% test/acc 52.50 ± 14.14% n = 2" in page.text
     assert page.text.count("test/") == 1
@@ -44,7 +46,8 @@ def test_the_test_metric_is_told_once_of_the_chosen_one_alone(grid: Path) -> Non
     ]
 
 
-def test_the_effect_of_a_setting_is_the_mean_and_deviation_at_each_of_its_values(grid: Path) -> None:
+def test_effect_shows_mean_and_deviation(grid: Path) -> None:
+    """The effect of a setting is the mean and standard deviation at each of its values."""
     figures = read(grid).figures("scatter")
     assert list(figures) == ["model.hidden_size / val/acc", "optimizer.lr / val/acc"]
     dots, means = figures["model.hidden_size / val/acc"]["data"]
@@ -58,7 +61,8 @@ def test_the_effect_of_a_setting_is_the_mean_and_deviation_at_each_of_its_values
     assert means["customdata"][1] == "90.00 ± 14.14% (n = 2)"
 
 
-def test_runs_that_have_not_finished_take_no_part_in_a_setting_s_effect(grid: Path) -> None:
+def test_effects_use_only_finished_runs(grid: Path) -> None:
+    """Runs that have not finished do not count in the effect of a setting."""
     for number, status in ((0, "running"), (2, "failed"), (4, "interrupted")):
         write_json(grid / f"{number}_x" / "status.json", {"status": status, "reason": None, "message": None})
     page = read(grid)
@@ -69,7 +73,8 @@ def test_runs_that_have_not_finished_take_no_part_in_a_setting_s_effect(grid: Pa
     assert heat["data"][0]["z"] == [[0.7, 1.0], [0.6, None]]
 
 
-def test_a_rate_lies_on_a_logarithmic_axis_that_tells_where_runs_failed(grid: Path) -> None:
+def test_learning_rate_axis_is_logarithmic(grid: Path) -> None:
+    """A learning rate has a logarithmic axis whose labels count the failed runs."""
     axis = read(grid).figures("scatter")["optimizer.lr / val/acc"]["layout"]["xaxis"]
     assert axis["type"] == "log"
     assert axis["tickvals"] == pytest.approx([0.01, 0.1])
@@ -77,7 +82,8 @@ def test_a_rate_lies_on_a_logarithmic_axis_that_tells_where_runs_failed(grid: Pa
     assert axis["range"] == pytest.approx([-2.1, -0.9])
 
 
-def test_a_pair_of_settings_has_the_mean_of_each_two_values(grid: Path) -> None:
+def test_pair_shows_mean_per_combination(grid: Path) -> None:
+    """The heat map of two settings shows the mean for each pair of their values."""
     (figure,) = read(grid).figures("heatmap").values()
     (heat,), layout = figure["data"], figure["layout"]
     assert (layout["xaxis"]["title"]["text"], layout["yaxis"]["title"]["text"]) == ("model.hidden_size", "optimizer.lr")
@@ -86,7 +92,8 @@ def test_a_pair_of_settings_has_the_mean_of_each_two_values(grid: Path) -> None:
     assert not heat["reversescale"]
 
 
-def test_what_is_better_is_brighter_also_where_lower_is_better(tmp_path: Path) -> None:
+def test_better_cells_are_brighter(tmp_path: Path) -> None:
+    """The better cells are brighter, also if lower is better."""
     for number in range(4):
         metrics = {"val/loss": [1.0, 10.0, 100.0, 1000.0][number], "monitor": "val/loss", "mode": "min"}
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"model.b={number % 2}", metrics=metrics)
@@ -96,7 +103,8 @@ def test_what_is_better_is_brighter_also_where_lower_is_better(tmp_path: Path) -
     assert figure["data"][0]["text"] == [["1", "100"], ["10", "1e+03"]]
 
 
-def test_a_value_that_has_diverged_does_not_stretch_the_plots_but_is_marked_and_counted(tmp_path: Path) -> None:
+def test_diverged_value_does_not_stretch_plots(tmp_path: Path) -> None:
+    """A diverged value does not stretch the plots, but is marked and counted."""
     for number in range(12):
         value = 1e30 if number == 11 else 0.25 + number / 16
         history = [{"epoch": epoch, "val/loss": value * 2 / epoch} for epoch in (1, 2)]
@@ -126,7 +134,8 @@ def test_a_value_that_has_diverged_does_not_stretch_the_plots_but_is_marked_and_
     assert 1.75 < loss["axis"]["range"][1] < 2.1
 
 
-def test_of_many_pairs_the_strongest_are_shown_and_that_is_said(tmp_path: Path) -> None:
+def test_only_strongest_pairs_are_shown(tmp_path: Path) -> None:
+    """Of many pairs only the strongest are shown, and the page says so."""
     keys = "abcdef"  # 15 pairs
     for number in range(64):
         typed = [f"model.{key}={number >> place & 1}" for place, key in enumerate(keys)]
@@ -139,7 +148,7 @@ def test_of_many_pairs_the_strongest_are_shown_and_that_is_said(tmp_path: Path) 
     assert "model.a / model.b" not in shown
 
 
-def test_the_learning_curves_are_those_of_the_histories(grid: Path) -> None:
+def test_learning_curves_match_histories(grid: Path) -> None:
     curves = read(grid).curves
     assert curves["metrics"] == ["loss"]
     assert curves["epochs"] == [[1, 2]]
@@ -156,7 +165,8 @@ def test_the_learning_curves_are_those_of_the_histories(grid: Path) -> None:
     assert curves["groups"][0]["title"] == "hidden size"  # it has the strongest effect
 
 
-def test_the_curves_of_each_data_set_have_axes_of_their_own_and_each_run_the_time_of_an_epoch(tmp_path: Path) -> None:
+def test_curves_have_axes_per_data_set(tmp_path: Path) -> None:
+    """The curves of each data set have their own axes, and each run has its time per epoch."""
     for number, (data, losses) in enumerate({"xor": (1.0, 0.5), "gate": (80.0, 40.0)}.items()):
         metrics = {"val/loss": losses[-1], "monitor": "val/loss", "mode": "min", "seconds": 3.0, "epochs": number + 1}
         history = [{"epoch": 1.0, "val/loss": losses[0], **({"val/acc": 0.5} if data == "xor" else {})}]
@@ -170,7 +180,8 @@ def test_the_curves_of_each_data_set_have_axes_of_their_own_and_each_run_the_tim
     assert [each["name"] for each in page.all("select")][:2] == ["data", "metric"]
 
 
-def test_long_curves_are_thinned_out_alike_with_their_last_epoch(tmp_path: Path) -> None:
+def test_long_curves_are_subsampled(tmp_path: Path) -> None:
+    """Long curves are subsampled at regular epochs and keep their last one."""
     made(tmp_path, "0", "seed=0", val=0.5, history=epochs(*[1.0] * 1000))
     made(tmp_path, "1", "seed=1", val=0.5, history=epochs(*[1.0] * 50))
     page = read(tmp_path)
@@ -178,7 +189,8 @@ def test_long_curves_are_thinned_out_alike_with_their_last_epoch(tmp_path: Path)
     assert "subsampled to 400 points" in page.text
 
 
-def test_failures_are_told_with_their_reason_message_and_the_end_of_their_log(grid: Path) -> None:
+def test_failures_show_reason_message_and_log(grid: Path) -> None:
+    """Each failure is listed with its reason, its message and the end of its log."""
     write_json(grid / "6_x" / "status.json", {"status": "failed", "reason": "error", "message": "no such <layer>"})
     (grid / "6_x" / "train.log").write_text("\n".join(f"line {number}" for number in range(100)))
     told = read(grid).sections["failures"]
@@ -187,7 +199,8 @@ def test_failures_are_told_with_their_reason_message_and_the_end_of_their_log(gr
     assert "diverged 7: hidden size 8, lr 0.1, seed 1" in told
 
 
-def test_the_head_tells_where_the_results_come_from(grid: Path) -> None:
+def test_header_shows_provenance(grid: Path) -> None:
+    """The header shows the commands, commit, device and versions of the results."""
     for number, command in ((0, "python -m src.train -m 'a=1,2'"), (1, "python -m src.train -m 'a=1,2' rerun=failed")):
         told = {
             "command": command,
@@ -205,7 +218,8 @@ def test_the_head_tells_where_the_results_come_from(grid: Path) -> None:
     assert "python -m src.train -m 'a=1,2' Copy python -m src.train -m 'a=1,2' rerun=failed Copy" in page.text
 
 
-def test_the_command_is_that_of_the_sweep_where_no_job_has_started(tmp_path: Path) -> None:
+def test_unstarted_sweep_shows_its_command(tmp_path: Path) -> None:
+    """If no job has started, the page shows the sweep's own command."""
     made_job(tmp_path, "0", "seed=0")
     (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=0,1', 'name=a b']}}")
     assert "python -m src.train -m seed=0,1 'name=a b'" in read(tmp_path).text
@@ -220,7 +234,8 @@ def taken(page: Page, name: str) -> str:
     return b64decode(link["href"].partition("base64,")[2]).decode()
 
 
-def test_the_tables_to_take_away_have_the_numbers(grid: Path) -> None:
+def test_downloads_contain_the_numbers(grid: Path) -> None:
+    """The tables for download contain the unrounded numbers."""
     page = read(grid)
     best = next(csv.DictReader(io.StringIO(taken(page, "leaderboard.csv"))))
     assert (best["model.hidden_size"], best["n"]) == ("8", "2")
@@ -231,7 +246,8 @@ def test_the_tables_to_take_away_have_the_numbers(grid: Path) -> None:
     assert len((grid / "results.csv").read_text().splitlines()) == 9
 
 
-def test_the_latex_table_is_ready_for_a_paper(grid: Path) -> None:
+def test_latex_table_is_ready_for_paper(grid: Path) -> None:
+    """The LaTeX table can be included in a paper as it is."""
     for folder in grid.glob("*_x"):
         notes = json.loads((folder / "job.json").read_text())
         notes["settings"]["model.hidden_size"] = {4: "a_b & 50%", 8: r"{\x}$#^~"}[
@@ -258,7 +274,7 @@ def test_the_latex_table_is_ready_for_a_paper(grid: Path) -> None:
     ]
 
 
-def test_each_latex_table_of_several_has_a_label_of_its_own(tmp_path: Path) -> None:
+def test_latex_tables_have_unique_labels(tmp_path: Path) -> None:
     sweep = tmp_path / "my sweep_1"
     for number, data in enumerate(("xor", "fashion_mnist")):
         made(sweep, f"{number}", f"data={data}", val=0.5)
@@ -270,13 +286,14 @@ def test_each_latex_table_of_several_has_a_label_of_its_own(tmp_path: Path) -> N
 # Controls
 
 
-def test_each_table_has_a_field_to_find_rows_and_says_how(grid: Path) -> None:
+def test_tables_have_a_filter_field(grid: Path) -> None:
+    """Each table has a field to find rows, which explains its syntax."""
     fields = [each for each in read(grid).all("input") if "data-filter" in each]
     assert [each["placeholder"] for each in fields] == ["words, or hidden_size=…"] * 2
     assert fields[0]["aria-label"] == "find entries: words, or a column with <, >, = or != and a value"
 
 
-def test_the_page_does_nothing_in_its_markup(grid: Path) -> None:
+def test_markup_has_no_event_handlers(grid: Path) -> None:
     """Whoever put text into an attribute could not make it run."""
     assert not [name for each in read(grid).elements for name in each.attributes if name.startswith("on")]
 
@@ -284,7 +301,8 @@ def test_the_page_does_nothing_in_its_markup(grid: Path) -> None:
 # Text is text
 
 
-def test_names_values_and_messages_that_hold_html_show_as_text(tmp_path: Path) -> None:
+def test_html_in_texts_is_escaped(tmp_path: Path) -> None:
+    """Names, values and messages that contain HTML are shown as text."""
     sweep = tmp_path / "<i>sweep"
     for number, value in enumerate((NASTY, "plain")):
         made(
@@ -306,7 +324,8 @@ def test_names_values_and_messages_that_hold_html_show_as_text(tmp_path: Path) -
     assert page.text.startswith("<i>sweep: report")
 
 
-def test_plotly_is_given_no_markup_of_a_sweep(tmp_path: Path) -> None:
+def test_plotly_data_is_escaped(tmp_path: Path) -> None:
+    """Markup in a sweep's settings reaches Plotly only in escaped form."""
     for number, value in enumerate((NASTY, "plain")):
         for b in (0, 1):
             made(

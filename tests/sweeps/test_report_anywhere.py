@@ -21,7 +21,8 @@ from tests.sweeps.reports import Page, epochs, made, read
 # At any time, anywhere
 
 
-def test_links_are_relative_and_lead_to_the_runs_wherever_the_sweep_lies(grid: Path, tmp_path: Path) -> None:
+def test_links_survive_moving_the_sweep(grid: Path, tmp_path: Path) -> None:
+    """The links are relative and lead to the runs even after the sweep was moved."""
     Image.new("RGB", (30, 20)).save(picture(grid / "4_x", "curves"))
     write_report(load_sweeps([grid]))
     moved = Path(shutil.move(grid, tmp_path / "else where" / "mo#ved?"))
@@ -37,7 +38,7 @@ def picture(folder: Path, name: str) -> Path:
     return folder / "figures" / f"{name}.png"
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(grid: Path) -> None:
+def test_page_loads_nothing_external(grid: Path) -> None:
     Image.new("RGB", (30, 20)).save(picture(grid / "4_x", "curves"))
     page = read(grid)
     assert not page.all("link")
@@ -49,7 +50,8 @@ def test_the_page_asks_for_nothing_from_elsewhere(grid: Path) -> None:
     assert 'showSendToCloud: false, plotlyServerURL: ""' in page.scripts[1]  # plotly's button that uploads a plot
 
 
-def test_a_sweep_that_runs_or_was_killed_has_a_report_so_far(tmp_path: Path) -> None:
+def test_unfinished_sweep_has_interim_report(tmp_path: Path) -> None:
+    """A sweep that is running or was killed has a report of its results so far."""
     made(tmp_path, "0", "seed=0", "model.a=1", val=0.5, history=epochs(1, 0.5))
     made(tmp_path, "1", "seed=1", "model.a=1", status="running", history=epochs(1))
     made(tmp_path, "2", "seed=0", "model.a=2")
@@ -62,7 +64,8 @@ def test_a_sweep_that_runs_or_was_killed_has_a_report_so_far(tmp_path: Path) -> 
     assert [len(run["lines"]) for run in page.curves["runs"]] == [2, 2]
 
 
-def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path: Path) -> None:
+def test_no_finished_run_gives_no_plots(tmp_path: Path) -> None:
+    """If no run has finished, the page has no plots."""
     for number in range(3):
         made(tmp_path, f"{number}", f"model.a={number}")
     page = read(tmp_path)
@@ -71,14 +74,16 @@ def test_a_sweep_in_which_nothing_has_finished_has_a_page_without_plots(tmp_path
     assert set(page.sections) == {"leaderboard", "runs"}
 
 
-def test_a_single_job_has_a_report_with_its_test(tmp_path: Path) -> None:
+def test_single_job_report_shows_test(tmp_path: Path) -> None:
+    """The report of a single job shows its test metrics."""
     made(tmp_path, "0", "data=xor", val=0.5, test=0.25, history=epochs(1))
     page = read(tmp_path)
     assert "Only candidate all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
     assert page.curves["groups"][0]["labels"] == ["finished"]
 
 
-def test_without_a_validation_set_nothing_is_chosen_and_the_test_is_not_plotted(tmp_path: Path) -> None:
+def test_without_validation_nothing_is_chosen(tmp_path: Path) -> None:
+    """Without a validation set nothing is chosen, and the test metrics are not plotted."""
     for number in range(2):
         metrics = {"train/acc": 0.5 + number / 4, "test/acc": 0.1, "monitor": None, "mode": None}
         made_job(tmp_path, f"{number}", f"model.a={number}", metrics=metrics)
@@ -89,7 +94,8 @@ def test_without_a_validation_set_nothing_is_chosen_and_the_test_is_not_plotted(
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.5, 0.75]
 
 
-def test_where_no_run_has_measured_what_it_is_judged_by_training_is_shown(tmp_path: Path) -> None:
+def test_unmeasured_monitor_falls_back_to_training(tmp_path: Path) -> None:
+    """If no run has measured its monitor, the training metrics are shown."""
     for number in range(4):
         metrics = {"train/acc": number / 4, "test/acc": 0.1, "monitor": "val/acc", "mode": "max", "best": None}
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"seed={number % 2}", metrics=metrics)
@@ -100,7 +106,8 @@ def test_where_no_run_has_measured_what_it_is_judged_by_training_is_shown(tmp_pa
     assert "test/" not in page.text + json.dumps(page.data)
 
 
-def test_damaged_runs_are_told_with_what_is_wrong_and_the_others_shown(grid: Path) -> None:
+def test_damaged_runs_are_reported(grid: Path) -> None:
+    """Damaged runs are listed with their errors, and the other runs are shown."""
     (grid / "0_x" / "metrics.json").write_text('{"val/acc": "<b>"}')
     (grid / "1_x" / "provenance.json").write_text('{"git": "0f"}')
     (grid / "4_x" / "status.json").unlink()
@@ -117,7 +124,8 @@ def test_damaged_runs_are_told_with_what_is_wrong_and_the_others_shown(grid: Pat
     assert "metrics.json 0: hidden size 4, lr 0.01, seed 0" in page.sections["failures"]
 
 
-def test_a_sweep_of_damaged_jobs_alone_has_a_page_that_says_so(grid: Path) -> None:
+def test_all_damaged_jobs_give_a_page(grid: Path) -> None:
+    """If all jobs are damaged, there is still a page, which says so."""
     for path in grid.glob("*/job.json"):
         path.write_text("[]")
     page = read(grid)
@@ -126,13 +134,15 @@ def test_a_sweep_of_damaged_jobs_alone_has_a_page_that_says_so(grid: Path) -> No
     assert not page.figures("scatter") and not page.figures("heatmap")
 
 
-def test_where_nothing_but_the_seed_varies_its_effect_is_shown(tmp_path: Path) -> None:
+def test_seed_effect_shown_if_nothing_else_varies(tmp_path: Path) -> None:
+    """If only the seed varies, its effect is shown."""
     for seed in range(3):
         made(tmp_path, f"{seed}", f"seed={seed}", val=seed / 4)
     assert read(tmp_path).figures("scatter")["seed / val/acc"]["data"][1]["y"] == [0, 0.25, 0.5]
 
 
-def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
+def test_damaged_files_are_listed_on_page(grid: Path) -> None:
+    """Each damaged file is reported in a line of the page."""
     (grid / "0_x" / "history.csv").write_text("epoch,val/loss\n1,<b>\n")
     (grid / "1_x" / "job.json").write_text("{")
     picture(grid / "4_x", "curves").write_text("none")
@@ -146,7 +156,8 @@ def test_damaged_files_are_a_line_in_the_page(grid: Path) -> None:
     assert [run["name"].partition(":")[0] for run in page.curves["runs"]] == ["2", "3", "4", "5"]
 
 
-def test_several_data_sets_have_a_leaderboard_and_plots_each(tmp_path: Path) -> None:
+def test_each_data_set_has_own_leaderboard(tmp_path: Path) -> None:
+    """Each of several data sets has its own leaderboard and plots."""
     for number in range(4):
         data = ("xor", "gate")[number // 2]
         made(tmp_path, f"{number}", f"data={data}", f"model.a={number % 2}", val=number / 4, test=0.125)
@@ -159,7 +170,8 @@ def test_several_data_sets_have_a_leaderboard_and_plots_each(tmp_path: Path) -> 
     assert [figure["data"][1]["y"] for figure in plots] == [[0, 0.25], [0.5, 0.75]]
 
 
-def test_several_sweeps_are_told_together_with_a_column_of_their_names(tmp_path: Path) -> None:
+def test_several_sweeps_share_one_report(tmp_path: Path) -> None:
+    """Several sweeps share one report, with a column for their names."""
     for name, values in {"one": (0.25, 0.5), "two": (0.75, 1.0)}.items():
         for number, val in enumerate(values):
             made(tmp_path / name, f"{number}", f"model.a={number}", f"name={name}", "data=xor", val=val)
@@ -175,7 +187,8 @@ def test_several_sweeps_are_told_together_with_a_column_of_their_names(tmp_path:
 # Pictures
 
 
-def test_pictures_are_shown_of_the_best_first_those_of_the_test_of_the_chosen_alone(grid: Path) -> None:
+def test_images_follow_ranking(grid: Path) -> None:
+    """Figures are shown best run first, those of the test only for the chosen runs."""
     for number in (0, 4, 5):
         for name in ("decision_regions", "confusion_matrix"):
             Image.new("RGB", (1300, 100)).save(picture(grid / f"{number}_x", name))
@@ -192,7 +205,8 @@ def test_pictures_are_shown_of_the_best_first_those_of_the_test_of_the_chosen_al
     ]
 
 
-def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: Path) -> None:
+def test_images_are_small_and_limited(tmp_path: Path) -> None:
+    """Figures are scaled down; beyond the best twelve there are only links."""
     for number in range(15):
         folder = made(tmp_path, f"{number}", f"seed={number}", val=0.5)
         Image.effect_noise((1300, 650), 50).save(picture(folder, "curves"))
@@ -206,7 +220,8 @@ def test_pictures_are_small_and_beyond_the_best_dozen_there_are_links(tmp_path: 
     assert {f"{number}/figures/curves.png" for number in range(15)} <= set(page.links)
 
 
-def test_a_picture_drawn_several_times_has_a_slider_over_its_epochs(grid: Path) -> None:
+def test_repeated_figure_has_epoch_slider(grid: Path) -> None:
+    """A figure that was drawn several times has a slider over its epochs."""
     for number, epochs_drawn in ((0, (1, 11)), (4, range(1, 100, 10)), (5, ())):
         Image.new("L", (900, 90)).save(picture(grid / f"{number}_x", "fit"))
         for epoch in epochs_drawn:
@@ -228,7 +243,8 @@ def test_a_picture_drawn_several_times_has_a_slider_over_its_epochs(grid: Path) 
     ]
 
 
-def test_earlier_pictures_have_little_room_which_the_best_runs_get(tmp_path: Path) -> None:
+def test_earlier_images_have_size_budget(tmp_path: Path) -> None:
+    """Figures of earlier epochs have a limited total size, which the best runs use first."""
     for number in range(6):
         folder = made(tmp_path, f"{number}", f"model.a={number}", val=number / 8)
         Image.new("L", (330, 330)).save(picture(folder, "fit"))
@@ -240,7 +256,8 @@ def test_earlier_pictures_have_little_room_which_the_best_runs_get(tmp_path: Pat
     assert len(earlier) < 12 and sum(len(each["src"]) for each in earlier) <= 100_000
 
 
-def test_pictures_that_differ_from_run_to_run_come_before_those_that_are_the_same_in_all(grid: Path) -> None:
+def test_differing_images_precede_identical_ones(grid: Path) -> None:
+    """Figures that differ between runs come before those that are the same in all."""
     for number in (0, 4):
         Image.new("L", (8, 8), 50 * number).save(picture(grid / f"{number}_x", "first_layer"))
         Image.new("L", (8, 8)).save(picture(grid / f"{number}_x", "augmented_batch"))
@@ -250,7 +267,7 @@ def test_pictures_that_differ_from_run_to_run_come_before_those_that_are_the_sam
 # Many jobs, the command
 
 
-def test_the_page_of_a_thousand_jobs_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_thousand_jobs_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # makes the jobs' folders quickly
     for number in range(1000):
         rate, width = 10 ** (-5 + number / 250), (16, 32, 64)[number % 3]
@@ -265,7 +282,8 @@ def test_the_page_of_a_thousand_jobs_stays_small(tmp_path: Path, monkeypatch: py
     assert len(page.figures("scatter")["optimizer.lr / val/acc"]["data"][1]["x"]) == 6  # ranges of rates
 
 
-def test_the_command_writes_the_page_and_tells_where_or_why_not_without_loading_torch(grid: Path) -> None:
+def test_command_prints_path_without_importing_torch(grid: Path) -> None:
+    """The command writes the page and prints its path or an error, without importing torch."""
     code = "import sys; from src.report import main; main(); print('torch' in sys.modules)"
 
     def run(folder: str) -> subprocess.CompletedProcess[str]:
@@ -281,7 +299,8 @@ def test_the_command_writes_the_page_and_tells_where_or_why_not_without_loading_
     assert (wrong.returncode, wrong.stderr) == (1, "error: nothing is not a sweep's folder\n")
 
 
-def test_a_folder_without_jobs_is_told_and_left_alone(grid: Path, tmp_path: Path) -> None:
+def test_folder_without_jobs_raises_error(grid: Path, tmp_path: Path) -> None:
+    """A folder without jobs is reported, and no report is written."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: it contains no jobs$"):
         write_report(load_sweeps([grid, tmp_path / "empty"]))

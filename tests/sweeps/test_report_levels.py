@@ -7,7 +7,8 @@ import pytest
 from src.sweeps.report.levels import ABSENT, make_scale, split_into_levels
 
 
-def test_numbers_come_in_their_order_before_other_values_in_theirs() -> None:
+def test_sorted_numbers_precede_other_values() -> None:
+    """Numbers come first, sorted; other values follow in the order of their appearance."""
     found = split_into_levels([[4, 4], 32, True, 8, ABSENT, 8.0, "a"])
     assert found.labels == ["8", "32", "[4,4]", "true", "–", "a"]
     assert found.codes == [2, 1, 3, 0, 4, 0, 5]
@@ -15,14 +16,16 @@ def test_numbers_come_in_their_order_before_other_values_in_theirs() -> None:
     assert split_into_levels([3, 1]).is_numeric
 
 
-def test_many_numbers_are_told_in_ranges_of_equally_many() -> None:
+def test_many_numbers_form_equal_ranges() -> None:
+    """Many numbers are grouped in ranges with equally many values."""
     found = split_into_levels(list(range(24, 0, -1)))
     assert found.labels == ["1 – 4", "5 – 8", "9 – 12", "13 – 16", "17 – 20", "21 – 24"]
     assert found.codes == [5] * 4 + [4] * 4 + [3] * 4 + [2] * 4 + [1] * 4 + [0] * 4
     assert (found.is_numeric, found.is_exact) == (True, False)
 
 
-def test_of_many_words_the_frequent_ones_are_told_and_the_rest_together() -> None:
+def test_rare_words_are_grouped() -> None:
+    """Of many words, the frequent ones have their own level and the rest share one."""
     found = split_into_levels([f"word {number}" for number in range(15)] + [f"word {number}" for number in range(11)])
     assert found.labels == [*(f"word {number}" for number in range(11)), "4 others"]
     assert found.codes == [*range(11), 11, 11, 11, 11, *range(11)]
@@ -44,11 +47,13 @@ def test_of_many_words_the_frequent_ones_are_told_and_the_rest_together() -> Non
         ([1.0, float("inf")], "category"),
     ],
 )
-def test_numbers_that_span_decades_evenly_lie_on_a_logarithmic_axis(values: list[Any], kind: str) -> None:
+def test_scale_type_follows_values(values: list[Any], kind: str) -> None:
+    """Numbers that span decades evenly get a logarithmic axis."""
     assert make_scale(values, split_into_levels(values)).axis_type == kind
 
 
-def test_places_are_the_numbers_and_centres_their_means_on_the_axis() -> None:
+def test_centres_are_mean_positions() -> None:
+    """Positions are the numbers themselves, and centres are their means on the axis."""
     values = [10.0**power for power in range(18)]
     found = make_scale(values, split_into_levels(values))
     assert found.positions == values
@@ -59,7 +64,8 @@ def test_places_are_the_numbers_and_centres_their_means_on_the_axis() -> None:
     assert (steps.positions, steps.centres, steps.limits) == ([0, 1, 0], [0, 1], (-0.5, 1.5))
 
 
-def test_dots_of_equal_values_lie_beside_each_other_within_a_small_part_of_the_axis() -> None:
+def test_jitter_separates_equal_values() -> None:
+    """Dots of equal values are spread over a small part of the axis."""
     values = [0.001, 0.1]
     found = make_scale(values, split_into_levels(values))  # 2.4 decades from end to end
     places = [found.get_jittered(0.001, number) for number in range(50)]

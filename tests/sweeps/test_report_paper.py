@@ -17,7 +17,8 @@ FILES = ["curves_loss", "effect_hidden_size", "effect_lr"]
 COLUMN = 3.35 * 72  # points
 
 
-def test_figures_are_one_column_wide_and_have_their_fonts(grid: Path) -> None:
+def test_pdf_figures_fit_column_with_fonts(grid: Path) -> None:
+    """PDF figures are one column wide, contain their fonts and are reproducible."""
     told: list[str] = []
     first = write_figures(read_sweeps([grid]), "pdf", (), told.append)
     assert (sorted(path.name for path in first), told) == ([f"{name}.pdf" for name in FILES], [])
@@ -43,7 +44,8 @@ def test_axes_are_named_in_words(grid: Path) -> None:
     assert named == {"hidden size", "learning rate", "validation accuracy", "loss", "epoch"}
 
 
-def test_data_sets_have_figures_of_their_own_and_names_are_text(tmp_path: Path) -> None:
+def test_each_data_set_has_own_figures(tmp_path: Path) -> None:
+    """Each data set has its own figures, and markup in names is plain text."""
     for number in range(4):
         data, value = ("xor", "gate")[number // 2], (NASTY, "$x_")[number % 2]
         typed = (f"data={data}", f"+model.act={number % 2}")
@@ -54,13 +56,13 @@ def test_data_sets_have_figures_of_their_own_and_names_are_text(tmp_path: Path) 
     assert (sorted(path.stem for path in files), told) == (sorted(names), [])
 
 
-def test_a_place_that_cannot_be_written_is_told(grid: Path) -> None:
+def test_unwritable_path_raises_error(grid: Path) -> None:
     (grid / "figures" / "effect_lr.pdf").mkdir(parents=True)
     with pytest.raises(InputError, match=r"effect_lr\.pdf"):
         write_figures(read_sweeps([grid]), "pdf", (), print)
 
 
-def test_the_command_draws_what_format_asks_for(
+def test_command_draws_requested_format(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["report", str(grid), "format=svg"])

@@ -64,7 +64,8 @@ def table(lines: list[str]) -> list[list[str]]:
 # results.csv
 
 
-def test_the_file_has_a_row_per_job_with_its_settings_metrics_and_folder(tmp_path: Path) -> None:
+def test_file_has_one_row_per_job(tmp_path: Path) -> None:
+    """The file has a row per job with its settings, metrics and folder."""
     metrics = {
         "train/loss": 0.25,
         **accuracy(1.0, test=0.75, seed=0, best=1.0, best_epoch=3, epochs=5, seconds=2.5, parameters=9),
@@ -87,7 +88,8 @@ def test_the_file_has_a_row_per_job_with_its_settings_metrics_and_folder(tmp_pat
     ]
 
 
-def test_values_with_signs_of_their_own_are_read_back_as_they_were(tmp_path: Path) -> None:
+def test_special_characters_survive_csv(tmp_path: Path) -> None:
+    """Values with special characters are read back unchanged."""
     values: list[Any] = ['a,b "c"\nd', "größe; ‘π’", [4, [0.5, None]], None, True, "", 0.1]
     for number, value in enumerate(values):
         made_job(tmp_path, str(number), f"+model.x={number}", settings={"model.x": value})
@@ -96,7 +98,8 @@ def test_values_with_signs_of_their_own_are_read_back_as_they_were(tmp_path: Pat
     assert read == ['a,b "c"\nd', "größe; ‘π’", "[4,[0.5,null]]", "null", "true", "", "0.1"]
 
 
-def test_the_seed_that_was_drawn_is_told_where_none_was_given(tmp_path: Path) -> None:
+def test_random_seed_is_recorded(tmp_path: Path) -> None:
+    """If no seed was given, the file contains the one that was drawn at random."""
     made_job(tmp_path, "0", metrics={"val/acc": 1.0, "seed": 123}, settings={"seed": None})
     made_job(tmp_path, "1", settings={"seed": 7})
     made_job(tmp_path, "2", settings={"seed": None})
@@ -104,7 +107,8 @@ def test_the_seed_that_was_drawn_is_told_where_none_was_given(tmp_path: Path) ->
     assert [row["seed"] for row in read_table(tmp_path)] == ["123", "7", ""]
 
 
-def test_the_file_follows_the_sweep_and_moves_with_it(tmp_path: Path) -> None:
+def test_file_is_updated_after_moving(tmp_path: Path) -> None:
+    """The file is updated with the sweep, also after the sweep was moved."""
     folder = made_jobs(tmp_path / "old", [("seed=0", accuracy(0.5)), ("seed=1", "running")])
     write_results(folder)
     shutil.move(folder, tmp_path / "new")
@@ -115,7 +119,7 @@ def test_the_file_follows_the_sweep_and_moves_with_it(tmp_path: Path) -> None:
     assert rows == [("finished", "0.5", "0_x"), ("finished", "1.0", "1_x")]
 
 
-def test_processes_that_write_it_at_once_leave_it_whole(tmp_path: Path) -> None:
+def test_concurrent_writes_keep_file_intact(tmp_path: Path) -> None:
     made_jobs(tmp_path, [(f"seed={seed}", accuracy(0.5)) for seed in range(50)])
     errors: list[Exception] = []
 
@@ -135,7 +139,8 @@ def test_processes_that_write_it_at_once_leave_it_whole(tmp_path: Path) -> None:
     assert [row["number"] for row in read_table(tmp_path)] == [str(number) for number in range(50)]
 
 
-def test_a_folder_without_jobs_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_folder_without_jobs_raises_error(tmp_path: Path) -> None:
+    """A folder without jobs is reported, and nothing is created."""
     with pytest.raises(InputError, match=r"nowhere is not a sweep's folder$"):
         write_results(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
@@ -145,7 +150,8 @@ def test_a_folder_without_jobs_is_told_and_left_alone(tmp_path: Path) -> None:
         told(tmp_path)
 
 
-def test_damaged_jobs_are_a_status_of_their_own_and_the_others_are_told(tmp_path: Path) -> None:
+def test_damaged_jobs_have_own_status(tmp_path: Path) -> None:
+    """Damaged jobs have a status of their own, and the others are listed as usual."""
     made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", accuracy(n / 10)) for n in range(6)])
     (tmp_path / "1_x" / "job.json").write_text("{")
     (tmp_path / "2_x" / "metrics.json").write_text('{"val/acc": "high"}')
@@ -171,7 +177,8 @@ def test_damaged_jobs_are_a_status_of_their_own_and_the_others_are_told(tmp_path
     assert lines[-2].startswith("best so far: lr 2: ")
 
 
-def test_where_the_monitored_metric_was_measured_by_no_run_that_is_said_and_nothing_chosen(tmp_path: Path) -> None:
+def test_unmeasured_monitor_chooses_nothing(tmp_path: Path) -> None:
+    """If no run has measured the monitored metric, the table says so and nothing is chosen."""
     early = {"train/loss": 0.5, "test/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": None}
     lines = told(made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", early) for n in range(4)]))
     assert lines[3] == "no run has measured val/acc: there is nothing to rank by"
@@ -179,7 +186,8 @@ def test_where_the_monitored_metric_was_measured_by_no_run_that_is_said_and_noth
     assert not any("test/" in line or "src.eval" in line for line in lines)
 
 
-def test_runs_that_have_not_measured_the_monitored_metric_are_counted(tmp_path: Path) -> None:
+def test_runs_without_monitor_are_counted(tmp_path: Path) -> None:
+    """Runs that have not measured the monitored metric are counted."""
     early = {"monitor": "val/acc", "mode": "max", "best": None}
     jobs = [("optimizer.lr=1 seed=0", accuracy(0.5)), ("optimizer.lr=1 seed=1", early), ("optimizer.lr=2", early)]
     lines = told(made_jobs(tmp_path, jobs))
@@ -187,7 +195,8 @@ def test_runs_that_have_not_measured_the_monitored_metric_are_counted(tmp_path: 
     assert table(lines)[1:] == [["1", "50.00%", "2"], ["2", "–", "1"]]
 
 
-def test_numbers_too_large_to_add_up_are_told_all_the_same(tmp_path: Path) -> None:
+def test_overflowing_mean_is_shown(tmp_path: Path) -> None:
+    """Numbers whose sum overflows are shown nevertheless."""
     made_jobs(tmp_path, [(f"optimizer.lr=1 seed={n}", loss(value)) for n, value in enumerate((1.5e308, 1e308))])
     assert table(told(tmp_path))[1:] == [["inf ± 3.5e+307", "2"]]
 
@@ -195,7 +204,8 @@ def test_numbers_too_large_to_add_up_are_told_all_the_same(tmp_path: Path) -> No
 # The table: what counts
 
 
-def test_seeds_are_folded_into_mean_and_standard_deviation_and_the_best_mean_is_first(tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_ranked(tmp_path: Path) -> None:
+    """Seeds are combined into mean and standard deviation; the best mean is first."""
     by_rate = {"0.1": [0.50, 0.70], "0.01": [0.80, 0.90, 0.97], "1": [0.85]}
     made_jobs(
         tmp_path,
@@ -217,26 +227,30 @@ def test_seeds_are_folded_into_mean_and_standard_deviation_and_the_best_mean_is_
     assert lines[3] == "best first by val/acc, higher is better; mean ± standard deviation of n runs"
 
 
-def test_the_lowest_is_first_where_lower_is_better(tmp_path: Path) -> None:
+def test_lowest_loss_is_first(tmp_path: Path) -> None:
+    """The lowest value is first if lower is better."""
     made_jobs(tmp_path, [(f"optimizer.lr={lr}", loss(v)) for lr, v in ((1, 0.5), (2, 0.012344), (3, 1e-05), (4, 12.0))])
     lines = told(tmp_path)
     assert table(lines)[1:] == [["3", "1e-05", "1"], ["2", "0.01234", "1"], ["1", "0.5", "1"], ["4", "12", "1"]]
     assert lines[3] == "best first by val/loss, lower is better"
 
 
-def test_of_equals_the_one_of_more_runs_is_first_then_the_one_that_came_first(tmp_path: Path) -> None:
+def test_ties_prefer_more_runs_then_order(tmp_path: Path) -> None:
+    """In a tie the row with more runs is first, then the one that came first."""
     jobs = [("optimizer.lr=1", accuracy(1.0)), ("optimizer.lr=2", accuracy(1.0))]
     jobs += [(f"optimizer.lr=3 seed={seed}", accuracy(1.0)) for seed in (0, 1)]
     assert [row[0] for row in table(told(made_jobs(tmp_path, jobs)))[1:]] == ["3", "1", "2"]
 
 
-def test_folds_of_a_cross_validation_are_repeats_as_seeds_are(tmp_path: Path) -> None:
+def test_folds_are_averaged_like_seeds(tmp_path: Path) -> None:
+    """The folds of a cross-validation are combined like seeds."""
     folds = [(1, 0, 0.9), (1, 1, 0.7), (2, 0, 0.95), (2, 1, 0.5)]
     made_jobs(tmp_path, [(f"model.hidden_size={size} data.fold={fold}", accuracy(v)) for size, fold, v in folds])
     assert table(told(tmp_path))[1:] == [["1", "80.00 ± 14.14%", "2"], ["2", "72.50 ± 31.82%", "2"]]
 
 
-def test_only_finished_runs_count_and_incomplete_settings_are_marked(tmp_path: Path) -> None:
+def test_incomplete_settings_are_marked(tmp_path: Path) -> None:
+    """Only finished runs count, and settings with other runs are marked."""
     jobs: list[tuple[str, Any]] = [("optimizer.lr=1 seed=0", "failed"), ("optimizer.lr=1 seed=1", "failed")]
     jobs += [("optimizer.lr=2 seed=0", accuracy(0.5)), ("optimizer.lr=2 seed=1", "failed")]
     jobs += [("optimizer.lr=3 seed=0", accuracy(0.25)), ("optimizer.lr=3 seed=1", accuracy(0.75))]
@@ -256,25 +270,28 @@ def test_only_finished_runs_count_and_incomplete_settings_are_marked(tmp_path: P
     assert lines[-2].startswith("best so far: lr 3: ")
 
 
-def test_an_accuracy_that_is_not_finite_comes_after_those_that_are(tmp_path: Path) -> None:
+def test_non_finite_results_come_last(tmp_path: Path) -> None:
     jobs = [("optimizer.lr=1 seed=0", loss(None)), ("optimizer.lr=1 seed=1", loss(0.1)), ("optimizer.lr=2", loss(9.0))]
     lines = told(made_jobs(tmp_path, jobs))
     assert table(lines)[1:] == [["2", "9", "1"], ["1", "nan", "2"]]
     assert any(line.startswith("chosen: lr 2") for line in lines)
 
 
-def test_nothing_is_chosen_where_no_result_is_finite(tmp_path: Path) -> None:
+def test_no_finite_result_chooses_nothing(tmp_path: Path) -> None:
+    """If no result is finite, nothing is chosen."""
     lines = told(made_jobs(tmp_path, [("optimizer.lr=1", loss(None)), ("optimizer.lr=2", "failed")]))
     assert table(lines)[1:] == [["1", "nan", "1"], ["2", "–", "0", "1"]]
     assert not any("src.eval" in line or "test/" in line for line in lines)
 
 
-def test_values_that_differ_in_a_late_digit_are_two_settings(tmp_path: Path) -> None:
+def test_nearly_equal_values_stay_separate(tmp_path: Path) -> None:
+    """Values that differ only in a late digit are two settings."""
     made_jobs(tmp_path, [(f"optimizer.lr={lr}", accuracy(0.5)) for lr in ("0.12345671", "0.12345672")])
     assert [row[0] for row in table(told(tmp_path))[1:]] == ["0.12345671", "0.12345672"]
 
 
-def test_jobs_on_other_data_or_with_another_monitor_have_a_table_of_their_own(tmp_path: Path) -> None:
+def test_each_data_and_monitor_has_table(tmp_path: Path) -> None:
+    """Jobs on other data or with another monitor have a separate table."""
     jobs: list[tuple[str, Any]] = [("data=mnist model=mlp", accuracy(0.9)), ("data=cifar10 model=mlp", accuracy(0.5))]
     jobs += [("data=cubic model=mlp", loss(0.1)), ("data=mnist model=cnn", accuracy(0.99))]
     jobs += [("data=cifar10 model=cnn", "failed"), ("data=cubic model=cnn", loss(0.2))]
@@ -301,7 +318,8 @@ def test_jobs_on_other_data_or_with_another_monitor_have_a_table_of_their_own(tm
 # The table: the test of the chosen row only
 
 
-def test_test_metrics_are_told_of_the_chosen_one_alone(tmp_path: Path) -> None:
+def test_test_metrics_shown_only_for_chosen(tmp_path: Path) -> None:
+    """The test metrics are shown for the chosen setting only."""
     jobs = [(f"optimizer.lr=1 seed={s}", accuracy(0.5, test)) for s, test in enumerate([0.1111, 0.2222])]
     jobs += [
         (f"optimizer.lr=2 seed={s}", accuracy(0.6, test, **{"test/loss": 2.0 * test}))
@@ -316,7 +334,8 @@ def test_test_metrics_are_told_of_the_chosen_one_alone(tmp_path: Path) -> None:
     assert not any(digits in line for line in lines for digits in ("11.11", "22.22", "16.6"))
 
 
-def test_the_chosen_ones_folder_is_told_as_one_would_type_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chosen_folder_is_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the chosen run is printed as one would type it."""
     made_jobs(tmp_path / "outputs" / "s", [(f"seed={seed}", accuracy(1.0)) for seed in range(9)])
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path / "outputs" / "s", Path("outputs/s")):
@@ -329,7 +348,8 @@ def test_a_single_setting_needs_no_choosing(tmp_path: Path) -> None:
     assert lines[-2] == "all runs: test/acc 55.00 ± 7.07% (n = 2)"
 
 
-def test_without_a_validation_set_nothing_is_chosen_among_several(tmp_path: Path) -> None:
+def test_without_validation_nothing_is_chosen(tmp_path: Path) -> None:
+    """Without a validation set, none of several settings is chosen."""
     metrics = {"test/acc": 0.5, "monitor": None, "mode": None}
     lines = told(made_jobs(tmp_path, [("optimizer.lr=1", metrics), ("optimizer.lr=2", metrics)]))
     assert lines[3] == "no validation set to rank by"
@@ -337,14 +357,16 @@ def test_without_a_validation_set_nothing_is_chosen_among_several(tmp_path: Path
     assert not any("test/" in line or "src.eval" in line for line in lines)
 
 
-def test_a_sweep_in_which_nothing_has_finished_tells_that(tmp_path: Path) -> None:
+def test_sweep_without_finished_run_is_reported(tmp_path: Path) -> None:
+    """If no run has finished, the table says so."""
     lines = told(made_jobs(tmp_path, [("optimizer.lr=1", "failed"), ("optimizer.lr=2", "running")]))
     assert lines[3] == "no run has finished"
     assert table(lines) == [["lr", "n", "failed", "left"], ["1", "0", "1"], ["2", "0", "1"]]
     assert not any("src.eval" in line for line in lines)
 
 
-def test_a_run_that_was_not_tested_is_told_so(tmp_path: Path) -> None:
+def test_untested_run_is_reported(tmp_path: Path) -> None:
+    """A run that was not tested is marked so."""
     metrics = {"val/acc": 0.5, "monitor": "val/acc", "mode": "max"}
     assert told(made_jobs(tmp_path, [("seed=0", metrics)]))[-2] == "all runs: not tested (n = 1)"
 
@@ -352,14 +374,16 @@ def test_a_run_that_was_not_tested_is_told_so(tmp_path: Path) -> None:
 # The table: how it looks
 
 
-def test_the_best_twenty_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_table_shows_twenty_best_rows(tmp_path: Path) -> None:
+    """The table shows the best twenty rows and counts the others."""
     made_jobs(tmp_path, [(f"optimizer.lr={rate}", accuracy(rate / 100)) for rate in range(48)])
     lines = told(tmp_path)
     assert [row[0] for row in table(lines)[1:]] == [str(rate) for rate in range(47, 27, -1)]
     assert f"… and 28 more: {tmp_path}/results.csv" in lines
 
 
-def test_settings_that_do_not_vary_on_some_data_are_no_columns_there(tmp_path: Path) -> None:
+def test_constant_settings_have_no_column(tmp_path: Path) -> None:
+    """Settings that do not vary on some data have no column in that table."""
     jobs = [("data=mnist optimizer.lr=1", accuracy(0.9)), ("data=xor optimizer.lr=1", accuracy(0.9))]
     lines = told(made_jobs(tmp_path, [*jobs, ("data=xor optimizer.lr=2", accuracy(0.8))]))
     second = next(number for number, line in enumerate(lines) if line.startswith("xor: "))
@@ -367,13 +391,15 @@ def test_settings_that_do_not_vary_on_some_data_are_no_columns_there(tmp_path: P
     assert table(lines[second:])[0] == ["lr", "val/acc", "n"]
 
 
-def test_settings_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_ambiguous_setting_names_are_qualified(tmp_path: Path) -> None:
+    """Settings with the same last name are distinguished by their group."""
     settings = "optimizer.lr={0} scheduler.lr={0} model.hidden_size={0}"
     made_jobs(tmp_path, [(settings.format(value), accuracy(0.5)) for value in (1, 2)])
     assert table(told(tmp_path))[0][:3] == ["optimizer lr", "scheduler lr", "hidden size"]
 
 
-def test_values_are_shown_as_they_are_and_not_taken_for_markup(tmp_path: Path) -> None:
+def test_values_are_not_parsed_as_markup(tmp_path: Path) -> None:
+    """Values are printed literally and not interpreted as markup."""
     for number, value in enumerate([["red", "bold"], None, "[/x] ‘π’", True]):
         made_job(tmp_path, str(number), f"+model.x={number}", metrics=accuracy(0.5), settings={"model.x": value})
     assert [row[0] for row in table(told(tmp_path))[1:]] == ["[red,bold]", "null", "[/x] ‘π’", "true"]
@@ -388,7 +414,8 @@ def long_sweep(tmp_path: Path) -> Path:
     return made_jobs(tmp_path / "a_sweep_with_a_long_name_that_says_what_it_is_all_about", jobs)
 
 
-def test_into_a_file_go_no_colours_and_whole_lines(tmp_path: Path) -> None:
+def test_file_output_is_plain_and_unwrapped(tmp_path: Path) -> None:
+    """Output to a file has no colours and is not wrapped."""
     lines = told(long_sweep(tmp_path), width=80)
     assert not any(ESCAPE in line for line in lines)
     rows = table(lines)
@@ -396,7 +423,8 @@ def test_into_a_file_go_no_colours_and_whole_lines(tmp_path: Path) -> None:
     assert rows[1][0] == "[514,256,128]" and rows[1][-2:] == ["52.00%", "1"]
 
 
-def test_at_80_columns_of_a_terminal_no_row_is_wider_and_nothing_is_cut_off(tmp_path: Path) -> None:
+def test_table_fits_80_columns(tmp_path: Path) -> None:
+    """In a terminal of 80 columns no row is wider, and nothing is cut off."""
     settings: dict[str, Any] = {"width": 80, "force_terminal": True, "color_system": None}
     lines = told(long_sweep(tmp_path), **settings)
     start = next(number for number, line in enumerate(lines) if "───" in line)
@@ -407,7 +435,7 @@ def test_at_80_columns_of_a_terminal_no_row_is_wider_and_nothing_is_cut_off(tmp_
     assert lines[-1].startswith("  evaluate it:  python -m src.eval run=") and lines[-1].endswith("2_x")  # to copy
 
 
-def test_in_a_terminal_the_best_row_stands_out(tmp_path: Path) -> None:
+def test_best_row_is_bold_in_terminal(tmp_path: Path) -> None:
     made_jobs(tmp_path, [("optimizer.lr=1", accuracy(0.5)), ("optimizer.lr=2", accuracy(0.6))])
     lines = told(tmp_path, width=80, force_terminal=True, color_system="standard")
     best = next(line for line in lines if "60.00%" in line)
@@ -427,5 +455,6 @@ def test_in_a_terminal_the_best_row_stands_out(tmp_path: Path) -> None:
         ("val/loss", [1.0, math.nan], "nan"),
     ],
 )
-def test_a_metric_is_told_as_mean_and_standard_deviation(metric: str, values: list[float], text: str) -> None:
+def test_metric_format_has_mean_and_deviation(metric: str, values: list[float], text: str) -> None:
+    """A metric is formatted as mean ± standard deviation."""
     assert format_mean_std(metric, values) == text

@@ -28,14 +28,16 @@ def run_of(**swept: Any) -> Run:
 # Reading
 
 
-def test_runs_come_in_the_order_of_their_numbers_not_of_their_names(tmp_path: Path) -> None:
+def test_runs_are_sorted_by_number(tmp_path: Path) -> None:
+    """Runs are sorted by their numbers, not by their names."""
     for number in (10, 9, 0, 100):
         made_job(tmp_path, f"{number}_lr-{number}", f"optimizer.lr={number}", metrics=DONE)
     names = [run.folder.name for run in read_runs(tmp_path)]
     assert names == ["0_lr-0", "9_lr-9", "10_lr-10", "100_lr-100"]
 
 
-def test_a_run_tells_how_far_it_came_and_of_what_seed(tmp_path: Path) -> None:
+def test_run_has_status_and_seed(tmp_path: Path) -> None:
+    """A run has its status, reason, metrics and seed."""
     made_job(tmp_path, "0", "data=xor", metrics={**DONE, "seed": 12}, settings={"seed": None})
     made_job(tmp_path, "3_x", "data=xor", status="failed", reason="diverged", settings={"seed": 5})
     made_job(tmp_path, "4", "data=xor")
@@ -55,9 +57,10 @@ def test_a_run_tells_how_far_it_came_and_of_what_seed(tmp_path: Path) -> None:
         ({"status.json": None}, "status.json", "status.json is missing, although metrics.json exists"),
     ],
 )
-def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
+def test_run_with_damaged_file_is_damaged(
     damage: dict[str, str | None], reason: str, message: str, tmp_path: Path
 ) -> None:
+    """A run with a damaged file has the status damaged and a message that explains it."""
     folder = made_job(tmp_path, "0", metrics=DONE)
     made_job(tmp_path, "1", metrics=DONE)
     for name, content in damage.items():
@@ -71,7 +74,8 @@ def test_a_run_with_a_damaged_file_is_damaged_and_says_what_is_wrong(
     assert select_runs_with_metrics(tmp_path, [first, second]) == [second]
 
 
-def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path) -> None:
+def test_moved_sweep_reads_the_same(tmp_path: Path) -> None:
+    """A sweep that was moved is read with the same content."""
     for number in (0, 1):
         made_job(tmp_path / "old", str(number), f"optimizer.lr={number}", metrics=DONE)
     before = read_runs(tmp_path / "old")
@@ -80,7 +84,8 @@ def test_a_sweep_that_was_moved_tells_the_same_from_its_new_place(tmp_path: Path
     assert [run._replace(folder=tmp_path / "old" / run.folder.name) for run in after] == before
 
 
-def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path) -> None:
+def test_selected_runs_have_metrics(tmp_path: Path) -> None:
+    """The selected runs have metrics and have not failed."""
     for number, status in enumerate(["finished", "running", "interrupted", "failed"]):
         made_job(tmp_path, str(number), f"optimizer.lr={number}", metrics=DONE, status=status)
     made_job(tmp_path, "4", "optimizer.lr=4", status="running")
@@ -91,7 +96,8 @@ def test_runs_that_can_be_drawn_have_metrics_and_have_not_failed(tmp_path: Path)
     ]
 
 
-def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
+def test_missing_jobs_or_metrics_raise_error(tmp_path: Path) -> None:
+    """A folder without jobs or without metrics is reported as an error."""
     with pytest.raises(InputError, match=r"nowhere is not a sweep's folder$"):
         read_runs(tmp_path / "nowhere")
     made_job(tmp_path, "0")
@@ -99,7 +105,8 @@ def test_a_folder_without_jobs_or_metrics_is_told(tmp_path: Path) -> None:
         select_runs_with_metrics(tmp_path, read_runs(tmp_path))
 
 
-def test_a_running_sweep_is_followed_and_finished_jobs_are_read_once(tmp_path: Path) -> None:
+def test_reader_caches_finished_jobs(tmp_path: Path) -> None:
+    """The reader follows a running sweep and reads finished jobs only once."""
     made_job(tmp_path, "0", "optimizer.lr=1", metrics=DONE)
     running = made_job(tmp_path, "1", "optimizer.lr=2", metrics={}, status="running")
     reader = SweepReader(tmp_path)
@@ -118,7 +125,8 @@ def test_a_running_sweep_is_followed_and_finished_jobs_are_read_once(tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b'{"number": 0, "ident', b"\xff\xfe\x00", b"[0]", b'{"number": 0}'])
-def test_damaged_notes_of_a_job_are_told_with_their_path(tmp_path: Path, content: bytes) -> None:
+def test_damaged_job_file_is_reported(tmp_path: Path, content: bytes) -> None:
+    """A damaged job.json is reported with its path."""
     path = made_job(tmp_path, "0", metrics=DONE) / "job.json"
     path.write_bytes(content)
     made_job(tmp_path, "1_a", "model.a=1", "seed=0", metrics=DONE)
@@ -129,7 +137,8 @@ def test_damaged_notes_of_a_job_are_told_with_their_path(tmp_path: Path, content
     assert (damaged.swept, first.swept, second.swept) == ({}, {"model.a": 1}, {"model.a": 2})
 
 
-def test_notes_that_are_missing_or_another_jobs_are_told(tmp_path: Path) -> None:
+def test_missing_or_duplicate_job_file_is_reported(tmp_path: Path) -> None:
+    """A job.json that is missing or has the number of another job is reported."""
     for name in ("0_a", "1_b", "2_c"):
         made_job(tmp_path, name, metrics=DONE)
     shutil.copy(tmp_path / "1_b" / "job.json", tmp_path / "0_a" / "job.json")
@@ -150,44 +159,50 @@ def swept(tmp_path: Path) -> list[dict[str, Any]]:
     return [run.swept for run in read_runs(tmp_path)]
 
 
-def test_only_what_varies_is_told_of_a_run_and_with_its_type(tmp_path: Path) -> None:
+def test_only_varying_settings_are_swept(tmp_path: Path) -> None:
+    """A run's swept settings are those that vary, with their types."""
     for number, size in enumerate(["[2,3]", "4"]):
         made_job(tmp_path, str(number), "name=x", f"++model.hidden_size={size}", f"seed={number}", metrics=DONE)
     assert swept(tmp_path) == [{"model.hidden_size": [2, 3], "seed": 0}, {"model.hidden_size": 4, "seed": 1}]
 
 
-def test_a_sweep_of_one_run_has_nothing_that_varies(tmp_path: Path) -> None:
+def test_single_run_has_no_swept_settings(tmp_path: Path) -> None:
     made_job(tmp_path, "0", "optimizer.lr=1", "~callbacks.samples", metrics=DONE)
     (run,) = read_runs(tmp_path)
     assert (run.swept, run.label, run.title) == ({}, "all runs", "0")
 
 
-def test_a_setting_that_some_jobs_were_not_given_is_told_of_them_with_their_value(tmp_path: Path) -> None:
+def test_default_value_counts_as_swept(tmp_path: Path) -> None:
+    """A job without an override for a swept setting is listed with its default value."""
     made_job(tmp_path, "0", settings={"model.dropout": 0.0})
     made_job(tmp_path, "1", "model.dropout=0.5")
     assert swept(tmp_path) == [{"model.dropout": 0.0}, {"model.dropout": 0.5}]
 
 
-def test_a_setting_that_some_jobs_do_not_have_is_told_of_the_others(tmp_path: Path) -> None:
+def test_partial_setting_is_listed_where_present(tmp_path: Path) -> None:
+    """A setting that some jobs do not have is listed for the others only."""
     made_job(tmp_path, "0")
     made_job(tmp_path, "1", "+model.extra=1")
     assert swept(tmp_path) == [{}, {"model.extra": 1}]
 
 
-def test_values_that_were_typed_in_two_ways_are_one(tmp_path: Path) -> None:
+def test_equivalent_spellings_are_one_value(tmp_path: Path) -> None:
+    """A value that was typed in two ways is one value."""
     for number, rate in enumerate(["1e-3", "0.001", "1e-3"]):
         made_job(tmp_path, str(number), f"optimizer.lr={rate}", f"seed={number}")
     assert swept(tmp_path) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
 
 
-def test_values_that_were_typed_alike_are_not_swept_though_they_follow_one_that_is(tmp_path: Path) -> None:
+def test_interpolated_settings_are_not_swept(tmp_path: Path) -> None:
+    """A setting that was typed the same for all jobs is not swept, even if it refers to one that is."""
     for number in (1, 2):
         typed = (f"optimizer.lr={number}", "optimizer.weight_decay=${optimizer.lr}")
         made_job(tmp_path, str(number), *typed, settings={"optimizer.weight_decay": number})
     assert swept(tmp_path) == [{"optimizer.lr": 1}, {"optimizer.lr": 2}]
 
 
-def test_choices_are_told_and_deletions_and_hydras_own_settings_are_not(tmp_path: Path) -> None:
+def test_choices_are_swept_but_deletions_not(tmp_path: Path) -> None:
+    """Choices count as swept, but deletions and Hydra's own settings do not."""
     made_job(tmp_path, "0", "model=mlp", "hydra.verbose=true")
     made_job(tmp_path, "1", "model=cnn", "hydra.verbose=false")
     path = tmp_path / "1" / "job.json"
@@ -196,7 +211,8 @@ def test_choices_are_told_and_deletions_and_hydras_own_settings_are_not(tmp_path
     assert swept(tmp_path) == [{"model": "mlp"}, {"model": "cnn"}]
 
 
-def test_a_setting_with_settings_of_its_own_is_told_as_typed(tmp_path: Path) -> None:
+def test_nested_setting_is_shown_as_typed(tmp_path: Path) -> None:
+    """A setting that contains other settings is shown as it was typed."""
     for number in (1, 2):
         path = made_job(tmp_path, str(number), f"+callbacks.stop={{epoch:{number}}}") / "job.json"
         notes = json.loads(path.read_text())
@@ -207,7 +223,8 @@ def test_a_setting_with_settings_of_its_own_is_told_as_typed(tmp_path: Path) -> 
 # History
 
 
-def test_the_history_has_what_was_measured_in_each_epoch(tmp_path: Path) -> None:
+def test_history_contains_metrics_per_epoch(tmp_path: Path) -> None:
+    """The history contains what was measured in each epoch, NaN included."""
     rows = [{"epoch": 1, "train/loss": 2.0}, {"epoch": 2, "train/loss": float("nan"), "val/acc": 0.5}]
     made_job(tmp_path, "0", metrics=DONE, history=rows)
     first, second = read_runs(tmp_path)[0].history
@@ -233,7 +250,7 @@ def test_the_history_has_what_was_measured_in_each_epoch(tmp_path: Path) -> None
         ("relu, “leaky”", "relu, “leaky”"),
     ],
 )
-def test_a_value_is_said_as_it_would_be_typed(value: Any, words: str) -> None:
+def test_values_are_formatted_as_typed(value: Any, words: str) -> None:
     assert format_setting_value(value) == words
 
 
@@ -250,7 +267,8 @@ def test_a_value_is_said_as_it_would_be_typed(value: Any, words: str) -> None:
         (run_of(), "all runs", "7_some"),
     ],
 )
-def test_a_runs_label_says_what_was_swept_and_its_title_the_seeds_too(run: Run, label: str, title: str) -> None:
+def test_label_omits_seeds_title_has_them(run: Run, label: str, title: str) -> None:
+    """A run's label lists its swept settings; its title also lists the seeds."""
     assert (run.label, run.title) == (label, title)
 
 
@@ -266,11 +284,12 @@ def test_a_runs_label_says_what_was_swept_and_its_title_the_seeds_too(run: Run, 
         (run_of(), "all runs", "7 some"),
     ],
 )
-def test_a_picture_tells_a_run_in_words(run: Run, caption: str, full: str) -> None:
+def test_captions_describe_runs_in_words(run: Run, caption: str, full: str) -> None:
     assert (run.caption, run.full_caption) == (caption, full)
 
 
-def test_runs_that_differ_in_their_seeds_alone_come_together_in_their_order() -> None:
+def test_runs_group_by_caption() -> None:
+    """Runs that differ only in their seeds are grouped, in their order."""
     runs = [run_of(optimizer__lr=rate, seed=seed) for rate in (1, 0.1) for seed in (0, 1)]
     assert group_by_caption(runs) == {"learning rate 1": runs[:2], "learning rate 0.1": runs[2:]}
     only_seeds = [run_of(seed=0), run_of(seed=1)]

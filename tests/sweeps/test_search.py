@@ -66,29 +66,33 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     return cwd, Outcome(parent.returncode, out, err)
 
 
-def test_a_search_that_was_killed_in_the_middle_is_the_search_that_was_not(
+def test_killed_search_equals_uninterrupted_one(
     undisturbed: tuple[Path, Outcome], killed: tuple[Path, Outcome]
 ) -> None:
+    """A killed and resumed search has the trials of the uninterrupted search."""
     assert told(killed[0]) == told(undisturbed[0])
     assert [each[:2] for each in told(killed[0])] == [
         (number, "FAIL" if number in FAILING else "COMPLETE") for number in range(14)
     ]
 
 
-def test_the_jobs_that_were_done_or_under_way_do_not_begin_again(killed: tuple[Path, Outcome]) -> None:
+def test_resumed_search_restarts_no_job(killed: tuple[Path, Outcome]) -> None:
+    """Jobs that were finished or running when the search was killed do not start over."""
     assert "14 trials (tpe): 9 done before, 5 to do" in killed[1].out
     begun = [note.number for note in read_notes(killed[0]) if note.event == "1"]
     assert sorted(begun) == list(range(14))
 
 
-def test_a_trial_whose_process_is_killed_is_run_again_and_goes_on_where_it_was(killed: tuple[Path, Outcome]) -> None:
+def test_killed_trial_resumes(killed: tuple[Path, Outcome]) -> None:
+    """A trial whose process is killed runs again and resumes from its last checkpoint."""
     cwd, outcome = killed
     assert "FAILED, killed: by signal SIGKILL" in outcome.out and outcome.code == 0
     assert [note.event for note in read_notes(cwd) if note.number == 12] == ["1", "2", "2", "test"]
     assert "2 of 14 trials failed" in outcome.out
 
 
-def test_failed_trials_are_told_and_do_not_end_the_search(undisturbed: tuple[Path, Outcome]) -> None:
+def test_failed_trials_do_not_end_search(undisturbed: tuple[Path, Outcome]) -> None:
+    """Failed trials are reported and do not end the search."""
     outcome = undisturbed[1]
     assert outcome.code == 0
     assert "2 of 14 trials failed" in outcome.out
@@ -97,7 +101,7 @@ def test_failed_trials_are_told_and_do_not_end_the_search(undisturbed: tuple[Pat
     assert "(diverged)" in lines[1]
 
 
-def test_a_trials_value_is_its_jobs_best_by_the_monitored_metric(undisturbed: tuple[Path, Outcome]) -> None:
+def test_trial_value_is_best_monitored_metric(undisturbed: tuple[Path, Outcome]) -> None:
     jobs = {job.number: job for job in read_jobs(folder(undisturbed[0]))}
     for trial in trials(undisturbed[0]):
         job = jobs[trial.number]
@@ -110,7 +114,7 @@ def test_a_trials_value_is_its_jobs_best_by_the_monitored_metric(undisturbed: tu
     assert f"{line} model.hidden_size={best.params['model.hidden_size']}" in undisturbed[1].out
 
 
-def test_all_trials_are_told_for_the_report(undisturbed: tuple[Path, Outcome]) -> None:
+def test_search_json_has_all_trials(undisturbed: tuple[Path, Outcome]) -> None:
     found = read_json(folder(undisturbed[0]) / "search.json")
     assert (found["metric"], found["mode"], found["sampler"], found["seed"]) == ("val/loss", "min", "tpe", 0)
     assert [(each["number"], each["job"], each["value"]) for each in found["trials"]] == [
@@ -131,7 +135,8 @@ def numbers(jobs: list[Job]) -> list[int]:
     return [job.number for job in jobs]
 
 
-def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Path) -> None:
+def test_search_extends_only_by_more_trials(tmp_path: Path) -> None:
+    """A search is extended by a larger number of trials; the same number runs nothing."""
     first = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=tmp_path)
     again = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=tmp_path)
     before = told(tmp_path, "small")
@@ -153,7 +158,8 @@ def test_a_search_is_lengthened_by_more_trials_and_not_by_the_same(tmp_path: Pat
         ([WIDTH, "rerun=failed"], "rerun=failed does not go with hydra/sweeper=optuna: "),
     ],
 )
-def test_another_search_is_refused_in_the_folder_of_one(changed: list[str], line: str, small: Path) -> None:
+def test_changed_search_is_refused(changed: list[str], line: str, small: Path) -> None:
+    """A search with other settings is refused in the folder of an existing search."""
     before = (folder(small, "small") / "study.journal").read_bytes()
     outcome = run("src.train", *let_last_count(*SMALL, *changed), "hydra.sweeper.trials=9", cwd=small)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
@@ -167,14 +173,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
-def test_the_order_of_the_settings_the_device_and_the_place_make_no_other_search(tmp_path: Path) -> None:
+def test_setting_order_and_device_keep_search(tmp_path: Path) -> None:
+    """The order of the settings, the device and the threads do not make another search."""
     both = (WIDTH, "model.dropout=interval(0,0.5)")
     for given in (both, (*both[::-1], "threads=1", "trainer.accelerator=cpu")):
         assert run("src.train", *SMALL, *given, "hydra.sweeper.trials=2", cwd=tmp_path).code == 0
     assert len(told(tmp_path, "small")) == 2
 
 
-def test_equal_settings_are_one_job_whose_result_counts_for_each(tmp_path: Path) -> None:
+def test_equal_trials_share_one_job(tmp_path: Path) -> None:
+    """Trials with equal settings are one job, whose result counts for each of them."""
     outcome = run("src.train", *SMALL, "model.hidden_size=2,3", "hydra.sweeper.trials=6", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert len(outcome.folders) == 2
@@ -183,14 +191,15 @@ def test_equal_settings_are_one_job_whose_result_counts_for_each(tmp_path: Path)
     assert "6 trials" in outcome.out and "2 jobs, 2 finished" in outcome.out
 
 
-def test_where_all_trials_fail_the_search_has_failed(tmp_path: Path) -> None:
+def test_search_fails_if_all_trials_fail(tmp_path: Path) -> None:
     outcome = run("src.train", *SMALL, "model.hidden_size=0,-1", "hydra.sweeper.trials=2", cwd=tmp_path)
     assert outcome.error == "error: 2 of 2 trials failed: see the reasons above"
     assert {each[1] for each in told(tmp_path, "small")} == {"FAIL"}
     assert "model.hidden_size=-1 must be" in outcome.out or "model.hidden_size=0 must be" in outcome.out
 
 
-def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> None:
+def test_search_refuses_folder_of_plain_sweep(tmp_path: Path) -> None:
+    """A search is refused in the folder of a sweep that is not a search."""
     assert run("src.train", "-m", *BARE, "trainer.max_epochs=1", "seed=0", "name=small", cwd=tmp_path).code == 0
     outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
     assert outcome.error.startswith("error: outputs/sweeps/small has the jobs of a sweep that is not a search")
@@ -214,9 +223,8 @@ def test_the_folder_of_a_sweep_that_is_no_search_is_refused(tmp_path: Path) -> N
         ),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(
-    given: list[str], line: str, tmp_path: Path
-) -> None:
+def test_invalid_search_is_refused(given: list[str], line: str, tmp_path: Path) -> None:
+    """An invalid search gives a one-line error and creates no jobs."""
     common = [each for each in SMALL if each != "hydra.launcher.jobs=3" or "hydra/launcher=basic" not in given]
     outcome = run("src.train", *let_last_count(*common, *given), cwd=tmp_path)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
@@ -224,13 +232,15 @@ def test_what_cannot_be_searched_is_told_in_one_line_and_leaves_nothing(
     assert not list(tmp_path.glob("outputs/sweeps/small/*/job.json"))
 
 
-def test_without_optuna_the_command_that_installs_it_is_told(tmp_path: Path) -> None:
+def test_missing_optuna_is_refused(tmp_path: Path) -> None:
+    """Without Optuna the error names the missing package."""
     with mock.patch("src.core.extras.find_spec", return_value=None):
         outcome = run("src.train", *SMALL, WIDTH, cwd=tmp_path)
     assert outcome.error.startswith("error: hydra/sweeper=optuna needs the package optuna, which is not installed: ")
 
 
-def test_a_trial_that_is_killed_each_time_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_repeatedly_killed_trial_fails(tmp_path: Path) -> None:
+    """A trial that is killed each time fails, and the search runs the next one."""
     make_trouble(tmp_path, {0: "kill"})
     plan = ("trainer.max_epochs=2", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=1")
     outcome = run("src.train", *COMMON, Trouble.SETTING, WIDTH, *plan, "name=small", cwd=tmp_path)
@@ -239,7 +249,8 @@ def test_a_trial_that_is_killed_each_time_fails_and_the_search_goes_on(tmp_path:
     assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "2"]
 
 
-def test_a_search_whose_journal_is_damaged_or_lost_finds_its_trials_anew_and_runs_none_again(small: Path) -> None:
+def test_lost_journal_is_rebuilt(small: Path) -> None:
+    """A search refuses a damaged journal and rebuilds a lost one without running trials again."""
     journal, command = folder(small, "small") / "study.journal", (*SMALL, WIDTH, "hydra.sweeper.trials=2")
     assert run("src.train", *command, cwd=small).code == 0
     before, jobs = told(small, "small"), {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")}
@@ -256,7 +267,8 @@ def test_a_search_whose_journal_is_damaged_or_lost_finds_its_trials_anew_and_run
     assert {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")} == jobs
 
 
-def test_half_a_line_that_a_killed_process_has_left_is_passed_over(small: Path) -> None:
+def test_torn_journal_line_is_skipped(small: Path) -> None:
+    """Half a line that a killed process has left in the journal is skipped."""
     journal = folder(small, "small") / "study.journal"
     before = told(small, "small")
     with journal.open("a") as file:

@@ -40,7 +40,7 @@ def read(path: Path, space: SearchSpace) -> tuple[Any, list[Any]]:
     return study.info, [(trial.number, trial.state.name, trial.params, trial.value) for trial in study.trials]
 
 
-def test_flipped_bit_is_noticed_or_changes_nothing(journal: Path, space: SearchSpace) -> None:
+def test_flipped_bit_is_detected_or_harmless(journal: Path, space: SearchSpace) -> None:
     chance, whole, content, refused = random.Random(0), read(journal, space), journal.read_bytes(), list[str]()
     last = content.rfind(b"\n", 0, -1)  # the end of the last line but one
     for place in {*range(0, len(content), 7), last}:
@@ -59,7 +59,8 @@ def test_flipped_bit_is_noticed_or_changes_nothing(journal: Path, space: SearchS
     assert all(line.startswith(f"{journal} is damaged (line ") and "\n" not in line for line in refused)
 
 
-def test_torn_last_line_is_cut_off_and_what_follows_is_written_after_it(journal: Path, space: SearchSpace) -> None:
+def test_torn_last_line_is_cut_off(journal: Path, space: SearchSpace) -> None:
+    """A torn last line is cut off, and the next entry is written in its place."""
     content, (about, trials) = journal.read_bytes(), read(journal, space)
     lines = content.splitlines(keepends=True)
     for torn in (content[:-1], content[:-40], b"".join(lines[:-1]), content[:-40] + 39 * b"\0" + b"\n"):
@@ -70,7 +71,8 @@ def test_torn_last_line_is_cut_off_and_what_follows_is_written_after_it(journal:
         assert read(journal, space) == (about, trials)
 
 
-def test_other_programs_read_it_and_what_they_write_is_taken(journal: Path, space: SearchSpace) -> None:
+def test_other_programs_can_use_journal(journal: Path, space: SearchSpace) -> None:
+    """Other programs read the journal and may add attributes; a trial that they add is refused."""
     whole = read(journal, space)
     study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
     assert [trial.value for trial in study.trials] == [trial[3] for trial in whole[1]]
@@ -81,7 +83,8 @@ def test_other_programs_read_it_and_what_they_write_is_taken(journal: Path, spac
         Study(journal, space, "tpe", 0).check_trials()
 
 
-def test_journal_of_an_earlier_version_has_no_checksums_and_is_read(journal: Path, space: SearchSpace) -> None:
+def test_journal_without_checksums_is_read(journal: Path, space: SearchSpace) -> None:
+    """A journal of an earlier version, without checksums, is read."""
     whole = read(journal, space)
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     assert all(isinstance(entry.pop("crc32"), int) for entry in entries)

@@ -47,7 +47,8 @@ def far_off(figure: dict[str, Any]) -> list[dict[str, Any]]:
     return [trace for trace in figure["data"] if "triangle" in trace.get("marker", {}).get("symbol", "")]
 
 
-def test_the_best_so_far_goes_up_in_steps_over_all_trials(tmp_path: Path) -> None:
+def test_best_so_far_rises_in_steps(tmp_path: Path) -> None:
+    """The best value so far rises in steps over all trials."""
     page = Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES)])))
     traces = named(figures(page)[0])
     assert (traces["trials"]["x"], traces["trials"]["y"]) == ([0, 1, 3, 4, 5], [0.5, 0.7, 0.6, 0.8, 0.8])
@@ -58,13 +59,15 @@ def test_the_best_so_far_goes_up_in_steps_over_all_trials(tmp_path: Path) -> Non
     assert "one: 6 trials by tpe, 5 complete, 1 failed; best val/acc 80.00% in trial 4" in page.sections["search"]
 
 
-def test_where_lower_is_better_the_best_so_far_goes_down_to_the_last_trial(tmp_path: Path) -> None:
+def test_best_so_far_falls_when_minimising(tmp_path: Path) -> None:
+    """When lower is better the best value so far falls, up to the last trial."""
     page = Page(write_report(load_sweeps([searched(tmp_path / "one", [0.5, 0.7, 0.4, 0.6, None], mode="min")])))
     line = named(figures(page)[0])["best so far"]
     assert (line["x"], line["y"]) == ([0, 1, 2, 3, 4], [0.5, 0.5, 0.4, 0.4, 0.4])
 
 
-def test_a_trial_far_off_does_not_squeeze_the_others_but_is_marked(tmp_path: Path) -> None:
+def test_outlier_trial_is_marked_at_edge(tmp_path: Path) -> None:
+    """An outlier does not compress the axis; a triangle at the edge marks it."""
     page = Page(write_report(load_sweeps([searched(tmp_path / "one", [0.80, 0.81, 0.82, 0.1, 0.83])])))
     figure = figures(page)[0]
     low, high = figure["layout"]["yaxis"]["range"]
@@ -74,17 +77,19 @@ def test_a_trial_far_off_does_not_squeeze_the_others_but_is_marked(tmp_path: Pat
     assert (below["customdata"], below["text"]) == (["val/acc 0.1"], ["3: lr 4"])
 
 
-def test_trials_close_together_are_all_on_the_axis(tmp_path: Path) -> None:
+def test_close_trials_are_all_shown(tmp_path: Path) -> None:
+    """Without outliers all trials lie within the axis."""
     figure = figures(Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES)]))))[0]
     assert "range" not in figure["layout"]["yaxis"] and not far_off(figure)
 
 
-def test_the_most_important_setting_has_the_uppermost_bar(tmp_path: Path) -> None:
+def test_most_important_setting_is_top_bar(tmp_path: Path) -> None:
     (bars,) = figures(Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES)]))))[1]["data"]
     assert (bars["y"], bars["x"]) == (["model.dropout", "optimizer.lr"], [0.25, 0.75])  # from the bottom up
 
 
-def test_two_searches_in_one_report_are_compared_in_one_plot(tmp_path: Path) -> None:
+def test_two_searches_share_one_figure(tmp_path: Path) -> None:
+    """Two searches by the same metric are compared in one figure."""
     other = searched(tmp_path / "other", [0.9, 0.6], sampler="random", importance={})
     page = Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES), other])))
     progress, bars = figures(page)
@@ -95,7 +100,8 @@ def test_two_searches_in_one_report_are_compared_in_one_plot(tmp_path: Path) -> 
     assert "other: 2 trials by random, 2 complete; best val/acc 90.00% in trial 0" in page.sections["search"]
 
 
-def test_searches_by_other_metrics_have_plots_of_their_own(tmp_path: Path) -> None:
+def test_other_metrics_have_separate_figures(tmp_path: Path) -> None:
+    """Searches by different metrics have separate figures."""
     other = searched(tmp_path / "other", [0.9, 0.6], mode="min", metric="val/loss")
     page = Page(write_report(load_sweeps([searched(tmp_path / "one", VALUES), other])))
     assert [figure["layout"]["yaxis"]["title"]["text"] for figure in page.data if is_progress(figure)] == [
@@ -104,12 +110,13 @@ def test_searches_by_other_metrics_have_plots_of_their_own(tmp_path: Path) -> No
     ]
 
 
-def test_a_sweep_that_is_no_search_has_no_such_part(grid: Path) -> None:
+def test_plain_sweep_has_no_search_section(grid: Path) -> None:
     assert "search" not in Page(write_report(load_sweeps([grid]))).sections
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"trials": [{"number": 1}], "importance": {}}'])
-def test_a_damaged_file_is_told_and_the_rest_is_shown(content: str, tmp_path: Path) -> None:
+def test_damaged_search_json_is_reported(content: str, tmp_path: Path) -> None:
+    """A damaged search.json is reported, and the rest of the report is shown."""
     folder = searched(tmp_path / "one", VALUES)
     (folder / "search.json").write_text(content)
     page = Page(write_report(load_sweeps([folder])))
@@ -117,7 +124,7 @@ def test_a_damaged_file_is_told_and_the_rest_is_shown(content: str, tmp_path: Pa
     assert "search" not in page.sections and "leaderboard" in page.sections
 
 
-def test_a_report_needs_no_optuna(tmp_path: Path) -> None:
+def test_report_needs_no_optuna(tmp_path: Path) -> None:
     folder = searched(tmp_path / "one", VALUES)
     code = (
         "import sys; sys.modules['optuna'] = None; from pathlib import Path; from src.sweeps.report import write; "

@@ -26,7 +26,8 @@ from src.sweeps.search.space import read_space
         ("shuffle(c, a, b)", CategoricalDistribution(["a", "b", "c"])),
     ],
 )
-def test_each_kind_of_sweep_has_its_distribution(typed: str, distribution: BaseDistribution) -> None:
+def test_sweep_syntax_gives_distribution(typed: str, distribution: BaseDistribution) -> None:
+    """Each kind of sweep in Hydra's grammar gives its Optuna distribution."""
     assert read_space([f"model.x={typed}"], None).distributions == {"model.x": distribution}
 
 
@@ -44,25 +45,27 @@ def test_each_kind_of_sweep_has_its_distribution(typed: str, distribution: BaseD
         ("range(0, 3, 0)", "it contains no number"),
     ],
 )
-def test_what_has_none_is_refused_with_the_reason(typed: str, why: str) -> None:
+def test_unsearchable_values_are_refused(typed: str, why: str) -> None:
+    """Values without a distribution are refused with the reason."""
     with pytest.raises(InputError, match=r"cannot be searched") as error:
         read_space([f"x={typed}"], None)
     assert str(error.value) == f"x={typed} cannot be searched: {why}"
 
 
-def test_what_is_no_override_is_refused() -> None:
+def test_invalid_override_is_refused() -> None:
     with pytest.raises(OverrideParseException, match="interval"):
         read_space(["x=interval(a, b)"], None)
 
 
-def test_a_job_is_asked_for_with_the_fixed_overrides_and_the_chosen_values_in_the_order_typed() -> None:
+def test_job_overrides_keep_typed_order() -> None:
+    """A job gets the fixed overrides and the suggested values in the order typed."""
     typed = ["~logger", "model=mlp", "+model.width=interval(1, 9)", "optimizer.lr=interval(0, 0.1)", "seed=3", "seed=4"]
     space = read_space(typed, None)
     chosen = {"model.width": 3, "optimizer.lr": 1e-05}
     assert space.make_overrides(chosen) == ["~logger", "model=mlp", "+model.width=3", "optimizer.lr=1e-05", "seed=4"]
 
 
-def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
+def test_later_override_replaces_earlier_one() -> None:
     space = read_space(["a=interval(0, 1)", "b=interval(0, 1)", "a=0.5"], None)
     assert [setting.name for setting in space.dimensions] == ["b"]
     assert space.make_overrides({"b": 0.25}) == ["a=0.5", "b=0.25"]
@@ -81,15 +84,14 @@ def test_a_later_override_takes_the_place_of_an_earlier_one() -> None:
         ("range(0, 1, 0.1)", 0.1 * 3, 0.3),
     ],
 )
-def test_a_number_is_rounded_to_four_digits_but_not_out_of_its_bounds(
-    typed: str, suggested: float, used: float
-) -> None:
+def test_suggestion_is_rounded_within_bounds(typed: str, suggested: float, used: float) -> None:
+    """A suggested number is rounded to four digits, but not out of its bounds."""
     (setting,) = read_space([f"x={typed}"], None).dimensions
     assert setting.round_value(suggested) == used
     assert type(setting.round_value(suggested)) is type(used)
 
 
-def test_a_setting_tells_what_it_is_chosen_from() -> None:
+def test_setting_describes_its_values() -> None:
     typed = ["a=tag(log,interval(16,512))", "b=interval(0,0.5)", "c=true,false", "d=range(0,1,0.25)"]
     told = {setting.name: str(setting) for setting in read_space(typed, None).dimensions}
     assert told == {"a": "16 to 512 (whole, log)", "b": "0 to 0.5", "c": "True, False", "d": "0 to 0.75 (step 0.25)"}
@@ -106,7 +108,8 @@ def test_a_setting_tells_what_it_is_chosen_from() -> None:
         ("relu,tanh", None),
     ],
 )
-def test_a_journal_cannot_have_chosen_what_is_not_searched(typed: str, value: object) -> None:
+def test_value_outside_space_is_refused(typed: str, value: object) -> None:
+    """A value in a journal that is not in the search space is refused."""
     space = read_space([f"x={typed}"], None)
     with pytest.raises(InputError, match="is not one of its values"):
         space.make_overrides({"x": value})

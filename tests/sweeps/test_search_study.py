@@ -39,9 +39,8 @@ def searched(study: Study, trials: int, at_once: int = 4) -> list[dict[str, floa
     return [trial.params for trial in study.trials]
 
 
-def test_what_is_suggested_depends_on_the_trials_and_the_seed_and_not_on_the_process(
-    space: SearchSpace, tmp_path: Path
-) -> None:
+def test_suggestions_survive_restarts(space: SearchSpace, tmp_path: Path) -> None:
+    """Suggestions depend on the trials and the seed, not on the process."""
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
     whole = searched(begun(tmp_path / "one", space), 20)
@@ -63,7 +62,8 @@ def test_what_is_suggested_depends_on_the_trials_and_the_seed_and_not_on_the_pro
     assert len(again.trials) == 20
 
 
-def test_other_seeds_suggest_other_values_and_each_trial_draws_anew(space: SearchSpace, tmp_path: Path) -> None:
+def test_seeds_and_trials_draw_different_values(space: SearchSpace, tmp_path: Path) -> None:
+    """Each seed and each trial suggests different values."""
     found = []
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
@@ -71,7 +71,7 @@ def test_other_seeds_suggest_other_values_and_each_trial_draws_anew(space: Searc
     assert len({params["lr"] for params in found}) == 16
 
 
-def test_tpe_comes_nearer_to_the_best_than_chance(space: SearchSpace, tmp_path: Path) -> None:
+def test_tpe_beats_random_search(space: SearchSpace, tmp_path: Path) -> None:
     means = {}
     for sampler in ("tpe", "random"):
         (tmp_path / sampler).mkdir()
@@ -81,7 +81,7 @@ def test_tpe_comes_nearer_to_the_best_than_chance(space: SearchSpace, tmp_path: 
     assert means["tpe"] > means["random"] + 0.03
 
 
-def test_a_failed_trial_has_no_value_and_does_not_teach_the_sampler(space: SearchSpace, tmp_path: Path) -> None:
+def test_failed_trial_has_no_value(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
     study.suggest_trial()
     study.record_result(0, None)
@@ -89,25 +89,27 @@ def test_a_failed_trial_has_no_value_and_does_not_teach_the_sampler(space: Searc
     assert study.running_trials == []
 
 
-def test_what_a_search_is_stands_in_its_file(space: SearchSpace, tmp_path: Path) -> None:
+def test_study_info_is_saved(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
     study.suggest_trial()
     assert Study(study.path, space, "tpe", 0).info == ABOUT
 
 
-def test_a_search_without_trials_has_not_begun(space: SearchSpace, tmp_path: Path) -> None:
+def test_study_without_trials_has_no_info(space: SearchSpace, tmp_path: Path) -> None:
     study = begun(tmp_path, space)
     assert Study(study.path, space, "tpe", 0).info is None
 
 
-def test_a_damaged_file_is_told_in_one_line(space: SearchSpace, tmp_path: Path) -> None:
+def test_damaged_journal_is_refused(space: SearchSpace, tmp_path: Path) -> None:
+    """A damaged journal gives a one-line error."""
     study = begun(tmp_path, space)
     study.path.write_text("no journal\n" + study.path.read_text())
     with pytest.raises(InputError, match=r"study.journal is damaged \(line 1 is damaged\): remove it, and"):
         Study(study.path, space, "tpe", 0)
 
 
-def test_the_lock_that_another_program_has_left_does_not_hold_up_a_search(space: SearchSpace, tmp_path: Path) -> None:
+def test_leftover_optuna_lock_is_ignored(space: SearchSpace, tmp_path: Path) -> None:
+    """A lock that another program has left does not delay a search."""
     study = begun(tmp_path, space)
     study.suggest_trial()
     (tmp_path / "study.journal.lock").symlink_to(study.path)
@@ -115,7 +117,8 @@ def test_the_lock_that_another_program_has_left_does_not_hold_up_a_search(space:
     assert len(Study(study.path, space, "tpe", 0).trials) == 2
 
 
-def test_the_setting_that_matters_is_told_as_the_most_important(space: SearchSpace, tmp_path: Path) -> None:
+def test_decisive_setting_is_most_important(space: SearchSpace, tmp_path: Path) -> None:
+    """The setting that decides the result has the highest importance."""
     study = begun(tmp_path, space, "random")
     searched(study, 8)
     assert study.estimate_importance() == {}  # too few to tell

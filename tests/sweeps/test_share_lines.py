@@ -30,7 +30,8 @@ def picture(**settings: Any) -> SuccessRateLines:
     return SuccessRateLines(at_least=1.0, x=WIDTH, by=LR, metric="test/acc", name="solved", title="Solved", **settings)
 
 
-def test_each_line_has_its_shares_in_the_order_of_the_widths() -> None:
+def test_lines_show_success_rate_by_width() -> None:
+    """Each line has the success rates in the order of the widths."""
     (axis,) = drawn(picture(), runs())
     lines = {line.get_label(): line.get_ydata() for line in axis.lines}
     np.testing.assert_allclose(lines["0.1"], [0.5, 1.0])
@@ -39,13 +40,13 @@ def test_each_line_has_its_shares_in_the_order_of_the_widths() -> None:
     assert axis.get_legend().get_title().get_text() == "learning rate"
 
 
-def test_the_band_is_wilsons_interval() -> None:
+def test_band_is_wilson_interval() -> None:
     band = drawn(picture(), runs())[0].collections[0].get_paths()[0].vertices
     at_first = band[band[:, 0] == 0][:, 1]
     assert at_first.min() == pytest.approx(0.15, abs=0.001)  # of 2 of 4: (0.150, 0.850)
     assert at_first.max() == pytest.approx(0.85, abs=0.001)
 
 
-def test_runs_without_the_metric_are_told() -> None:
+def test_runs_without_metric_are_refused() -> None:
     with pytest.raises(InputError, match="none of the 1 runs has the metric test/acc"):
         drawn(picture(), [made_run({WIDTH: 2, LR: 0.1}, {})])

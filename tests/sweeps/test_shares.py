@@ -43,7 +43,8 @@ def gpus_of(found: list[dict[str, str]]) -> list[str | None]:
     return [share.get("CUDA_VISIBLE_DEVICES") for share in found]
 
 
-def test_without_a_gpu_there_is_a_job_for_each_core(machine: Machine) -> None:
+def test_cpu_machine_has_job_per_core(machine: Machine) -> None:
+    """Without a GPU there is one job for each core."""
     machine(cores=8)
     assert allocate_resources(wish()) == [{"THUNDERHEAD_CORES": "1"}] * 8
 
@@ -51,9 +52,10 @@ def test_without_a_gpu_there_is_a_job_for_each_core(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("threads", "at_once", "cores"), [(1, 8, "1"), (2, 4, "2"), (3, 2, "4"), (8, 1, "8"), (9, 1, "8")]
 )
-def test_the_threads_of_a_job_limit_how_many_run_at_once(
+def test_threads_limit_parallel_jobs(
     threads: int, at_once: int, cores: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The threads of a job limit how many jobs run at once."""
     machine(cores=8)
     assert cores_of(allocate_resources(wish(threads=threads))) == [cores] * at_once
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
@@ -61,21 +63,21 @@ def test_the_threads_of_a_job_limit_how_many_run_at_once(
 
 
 @pytest.mark.parametrize(("jobs", "cores"), [(1, "8"), (2, "4"), (3, "2"), (16, "1")])
-def test_the_cores_are_shared_out_among_the_jobs_that_are_asked_for(jobs: int, cores: str, machine: Machine) -> None:
+def test_cores_are_divided_among_jobs(jobs: int, cores: str, machine: Machine) -> None:
     machine(cores=8)
     assert cores_of(allocate_resources(wish(jobs=jobs))) == [cores] * jobs
 
 
-def test_each_gpu_has_one_job_that_sees_no_other(machine: Machine) -> None:
+def test_each_gpu_has_one_job(machine: Machine) -> None:
+    """Each GPU has one job, which sees no other GPU."""
     machine(cores=8, gpus=4)
     assert allocate_resources(wish("gpu")) == [
         {"THUNDERHEAD_CORES": "2", "CUDA_VISIBLE_DEVICES": number} for number in ("0", "1", "2", "3")
     ]
 
 
-def test_several_jobs_share_a_gpu_if_asked_to_and_are_dealt_out_in_turn(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_per_gpu_are_assigned_in_turn(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several jobs share a GPU if asked to; they are assigned to the GPUs in turn."""
     machine(cores=8, gpus=2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (8 * 2**30, 80 * 2**30))
     found = allocate_resources(wish(jobs_per_gpu=2))
@@ -85,9 +87,8 @@ def test_several_jobs_share_a_gpu_if_asked_to_and_are_dealt_out_in_turn(
     assert gpus_of(allocate_resources(wish(jobs=1))) == ["0"]
 
 
-def test_jobs_on_a_gpu_share_its_memory_and_too_many_are_refused(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_divide_gpu_memory(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs on one GPU divide its memory, and more than fit are refused."""
     machine(cores=8, gpus=2)
     free = [8 * 2**30, 5 * 2**30]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number], 80 * 2**30))
@@ -97,7 +98,8 @@ def test_jobs_on_a_gpu_share_its_memory_and_too_many_are_refused(
         allocate_resources(wish(jobs_per_gpu=6))
 
 
-def test_job_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_limits_its_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job limits its GPU memory to its fraction."""
     taken: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
@@ -113,7 +115,7 @@ def test_job_takes_no_more_than_its_share_of_a_gpu(monkeypatch: pytest.MonkeyPat
     ("given", "count", "pinned"),
     [("3,5", 2, ["3", "5"]), (" 3 , 5 ", 2, ["3", "5"]), ("5", 1, ["5"]), ("GPU-8f,MIG-1a", 2, ["GPU-8f", "MIG-1a"])],
 )
-def test_only_the_gpus_that_may_be_seen_are_used(
+def test_only_visible_gpus_are_used(
     given: str, count: int, pinned: list[str], machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(cores=8, gpus=count)
@@ -121,29 +123,32 @@ def test_only_the_gpus_that_may_be_seen_are_used(
     assert gpus_of(allocate_resources(wish("gpu"))) == pinned
 
 
-def test_jobs_on_the_cpu_take_no_gpu(machine: Machine) -> None:
+def test_cpu_jobs_take_no_gpu(machine: Machine) -> None:
     machine(cores=4, gpus=2)
     assert allocate_resources(wish("cpu")) == [{"THUNDERHEAD_CORES": "1"}] * 4
 
 
-def test_where_some_jobs_take_a_gpu_all_are_dealt_out_over_the_gpus(machine: Machine) -> None:
+def test_mixed_jobs_are_assigned_to_gpus(machine: Machine) -> None:
+    """If some jobs need a GPU, all jobs are assigned to the GPUs."""
     machine(cores=4, gpus=2)
     assert gpus_of(allocate_resources(wish("cpu", "gpu"))) == ["0", "1"]
 
 
-def test_apples_gpu_has_one_job_at_a_time(machine: Machine) -> None:
+def test_apple_gpu_has_one_job(machine: Machine) -> None:
     machine(cores=8, mps=True)
     assert allocate_resources(wish()) == [{"THUNDERHEAD_CORES": "8"}]
     assert cores_of(allocate_resources(wish("cpu"))) == ["1"] * 8
     assert cores_of(allocate_resources(wish(jobs=2))) == ["4"] * 2
 
 
-def test_jobs_that_ask_for_a_gpu_where_there_is_none_are_left_to_complain_themselves(machine: Machine) -> None:
+def test_missing_gpu_is_left_to_jobs(machine: Machine) -> None:
+    """Jobs that ask for a missing GPU get CPU resources and report the error themselves."""
     machine(cores=2)
     assert allocate_resources(wish("gpu")) == [{"THUNDERHEAD_CORES": "1"}] * 2
 
 
-def test_a_process_takes_its_share_for_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_counts_only_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker takes the cores that it was given for all cores of the machine."""
     monkeypatch.setenv(CORES_VARIABLE, "3")
     assert devices.count_cores() == 3
     devices.prepare_device(devices.CPU, threads=None, processes=1, deterministic=False)

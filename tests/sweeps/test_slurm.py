@@ -90,35 +90,40 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     return Story(cwd, quiet, first, third, between, orphan)
 
 
-def test_a_preempted_job_stops_is_handed_in_again_and_goes_on_from_its_last_epoch(story: Story) -> None:
+def test_preempted_job_is_requeued_and_resumes(story: Story) -> None:
+    """A preempted job stops, is submitted again and resumes from its last epoch."""
     first = [note for note in story.notes if note.number == 1][:3]
     assert [note.event for note in first] == ["1", "2", "2"]
     assert first[1].process != first[2].process and first[1].parent != first[2].parent
 
 
-def test_a_crash_costs_one_job_and_is_told_in_a_line(story: Story) -> None:
+def test_crash_fails_only_one_job(story: Story) -> None:
+    """A crash fails one job and is reported in one line."""
     assert story.between[0]["status"] == "failed"
     assert story.between[0]["message"] == "RuntimeError: this job is in trouble"
     assert "grid/0_lr-0.003 (error): RuntimeError: this job is in trouble" in story.first.out
 
 
-def test_ctrl_c_stops_the_jobs_and_the_command_to_go_on_is_told(story: Story) -> None:
+def test_ctrl_c_stops_jobs(story: Story) -> None:
+    """Ctrl-C stops the jobs and prints the command that resumes the sweep."""
     assert story.first.code == 130
     assert "Traceback" not in story.first.text
     assert [each["status"] for each in story.between] == ["failed", "interrupted", "waiting"]
     assert "1 failed and 2 unfinished of 3 jobs; resume with: python -m src.train -m" in story.first.out
 
 
-def test_when_the_sweep_is_killed_its_jobs_go_on_but_the_next_start_stops_them_before_it_runs_any(
+def test_next_start_stops_orphaned_jobs(
     story: Story,
 ) -> None:
+    """Jobs of a killed sweep keep running; the next start stops them before it runs any."""
     assert story.orphan
     assert "jobs of an earlier start are still in the queue: stopping them, then resuming" in story.third.out
     held, after = second_epochs(story.cwd, 0)[1:]
     assert held.process != after.process and not alive(held.process)
 
 
-def test_all_jobs_finished_once_with_the_weights_of_the_undisturbed_sweep(story: Story) -> None:
+def test_results_equal_undisturbed_sweep(story: Story) -> None:
+    """Each job finishes once, with the weights of the undisturbed sweep."""
     assert story.third.code == 0, story.third.text
     tests = Counter(note.number for note in story.notes if note.event == "test")
     assert tests == {0: 1, 1: 1, 2: 1}
@@ -126,7 +131,8 @@ def test_all_jobs_finished_once_with_the_weights_of_the_undisturbed_sweep(story:
     assert [row["status"] for row in rows(story.cwd, "grid")] == ["finished"] * 3
 
 
-def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Story) -> None:
+def test_finished_jobs_count_for_both_launchers(story: Story) -> None:
+    """Jobs that one launcher has finished are not run again by the other."""
     for cwd, launcher in ((story.cwd, ()), (story.quiet, SLURM)):
         notes = read_notes(cwd)
         outcome = run("src.train", *GRID, *launcher, "name=grid", cwd=cwd)
@@ -148,19 +154,22 @@ def test_what_the_one_launcher_finished_the_other_does_not_run_again(story: Stor
         ("cluster=moon", "slurm or local"),
     ],
 )
-def test_a_setting_that_no_sweep_can_run_with_is_refused_in_one_line(setting: str, words: str, tmp_path: Path) -> None:
+def test_invalid_launcher_setting_is_refused(setting: str, words: str, tmp_path: Path) -> None:
+    """A launcher setting that no sweep can run with is refused in one line."""
     settings = let_last_count("-m", *SLURM, "seed=0,1", f"hydra.launcher.{setting}")
     outcome = run("src.train", *settings, cwd=tmp_path)
     assert outcome.error.startswith(f"error: hydra.launcher.{setting.split('=')[0]}=") and words in outcome.error
 
 
-def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Slurm gives a one-line error."""
     monkeypatch.setenv("PATH", str(tmp_path))
     outcome = run("src.train", "-m", "hydra/launcher=slurm", "seed=0,1", cwd=tmp_path)
     assert "there is no Slurm on this machine (no sbatch, no srun): start the sweep on" in outcome.error
 
 
-def test_each_start_has_a_folder_of_its_own_for_pickles_which_no_earlier_one_can_have_filled(tmp_path: Path) -> None:
+def test_each_start_has_private_pickle_folder(tmp_path: Path) -> None:
+    """Each start has a new private folder for pickles, which nobody can have filled before."""
     from src.sweeps.launchers.slurm import make_private_folder, remove_earlier_files
 
     (planted := tmp_path / ".submitit" / "0_0_result.pkl").parent.mkdir()

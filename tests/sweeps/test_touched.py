@@ -69,7 +69,8 @@ def touched(tmp_path_factory: pytest.TempPathFactory) -> Touched:
     return Touched(cwd, first, ends, table, run("src.train", *GRID, cwd=cwd))
 
 
-def test_job_whose_folder_is_lost_fails_alone_and_is_told(touched: Touched) -> None:
+def test_job_without_folder_fails_alone(touched: Touched) -> None:
+    """A job whose folder is lost is reported as failed and does not affect the others."""
     assert touched.first.error.startswith(
         "error: 4 failed and 2 unfinished of 9 jobs; resume with: python -m src.train"
     )
@@ -90,14 +91,16 @@ def test_job_whose_folder_is_lost_fails_alone_and_is_told(touched: Touched) -> N
     assert {touched.ends[number]["status"] for number in (4, 7, 8)} == {"finished"}
 
 
-def test_each_job_whose_folder_can_be_written_keeps_its_row(touched: Touched) -> None:
+def test_jobs_with_folder_keep_rows(touched: Touched) -> None:
+    """Each job whose folder can be written keeps its row in results.csv."""
     told = {int(row["number"]): (row["status"], row["folder"]) for row in touched.table}
     assert told[0] == ("failed", "0_seed-0") and told[1] == ("failed", "1_elsewhere") and told[3][1] == "3_aside"
     assert told[4] == ("finished", "4_seed-4") and sorted(told) == [0, 1, 2, 3, 4, 6, 7, 8]
     assert len(touched.table) == 8
 
 
-def test_next_start_makes_good_what_was_lost_and_leaves_alone_what_is_not_its_own(touched: Touched) -> None:
+def test_next_start_restores_lost_jobs(touched: Touched) -> None:
+    """The next start runs the lost jobs and leaves files alone that are not the sweep's."""
     assert touched.second.code == 0, touched.second.text
     jobs = {job.settings["seed"]: job for job in jobs_of(touched.cwd, "touched")}
     assert {job.status["status"] for job in jobs.values()} == {"finished"} and len(jobs) == 9
@@ -114,7 +117,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return Job(folder, 0, "", [], {}, {}).metrics
 
 
-def test_sweep_whose_own_folder_is_renamed_ends_at_once_and_goes_on_under_its_new_name(tmp_path: Path) -> None:
+def test_renamed_sweep_stops_and_resumes(tmp_path: Path) -> None:
+    """A sweep whose folder is renamed stops at once and resumes under its new name."""
     grid = ("-m", *SHARED, Trouble.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2")
     make_trouble(tmp_path, {0: "hold", 1: "hold"})
     with spawn("src.train", *grid, "name=before", cwd=tmp_path) as parent:
@@ -129,7 +133,8 @@ def test_sweep_whose_own_folder_is_renamed_ends_at_once_and_goes_on_under_its_ne
     assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "test"]
 
 
-def test_files_of_a_sweep_that_cannot_be_written_are_told_when_its_jobs_are_done(tmp_path: Path) -> None:
+def test_unwritable_sweep_files_are_reported_last(tmp_path: Path) -> None:
+    """Files of a sweep that cannot be written are reported once its jobs have finished."""
     grid = ("-m", *SHARED, "seed=0", "name=blocked")
     assert run("src.train", *grid, cwd=tmp_path).code == 0
     folder = tmp_path / "outputs/sweeps/blocked"
@@ -141,9 +146,8 @@ def test_files_of_a_sweep_that_cannot_be_written_are_told_when_its_jobs_are_done
     assert [job.status["status"] for job in read_jobs(folder)] == ["finished"] * 2
 
 
-def test_job_that_another_process_is_at_fails_and_keeps_what_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_held_elsewhere_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that another process is running is reported as held, and its status stays as it is."""
     monkeypatch.setattr(endings, "LOCK_TIMEOUT", 0.1)
     grid = ("-m", *SHARED, "seed=0", "name=held")
     assert run("src.train", *grid, cwd=tmp_path).code == 0
@@ -163,7 +167,8 @@ STACK = ("-m", "hydra/launcher=vectorized", *BARE, "trainer=cpu", "data.batch_si
 SEEDS = ("model.hidden_size=4", "optimizer.lr=0.01", "hydra.launcher.jobs=1", "seed=0,1,2", "name=stack")
 
 
-def test_job_of_a_stack_that_loses_its_folder_costs_none_of_those_beside_it(tmp_path: Path) -> None:
+def test_lost_folder_spares_rest_of_stack(tmp_path: Path) -> None:
+    """A job of a stack that loses its folder does not affect the other jobs."""
     folder = tmp_path / "outputs/sweeps/stack"
     with spawn("src.train", *STACK, *SEEDS, cwd=tmp_path) as parent:
         wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
@@ -204,7 +209,9 @@ class Machines:
         raise AssertionError("nothing is to be stopped")
 
 
-def test_jobs_on_a_cluster_whose_folders_are_lost_cost_none_of_the_others(tmp_path: Path) -> None:
+def test_lost_folders_spare_other_cluster_jobs(tmp_path: Path) -> None:
+    """Jobs on a cluster whose folders are lost do not affect the others."""
+
     def refuse() -> None:
         pass
 

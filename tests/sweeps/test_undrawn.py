@@ -45,7 +45,8 @@ def left(sweep: Path) -> list[str]:
     return [run.folder.name for run in find_runs_without_figures(read_sweeps([sweep]))]
 
 
-def test_those_of_the_best_dozen_and_of_all_chosen_runs_are_drawn(tmp_path: Path) -> None:
+def test_best_runs_are_drawn(tmp_path: Path) -> None:
+    """The figures of the best dozen rows are drawn, and those of all seeds of the best one."""
     for number in range(20):
         trained(tmp_path, number)
     for seed in (1, 2):
@@ -53,7 +54,8 @@ def test_those_of_the_best_dozen_and_of_all_chosen_runs_are_drawn(tmp_path: Path
     assert left(tmp_path) == [*(f"{number}_0" for number in range(19, 7, -1)), "39_1", "59_2"]
 
 
-def test_runs_that_have_pictures_count_among_the_best_and_are_not_drawn_again(tmp_path: Path) -> None:
+def test_runs_with_figures_are_not_redrawn(tmp_path: Path) -> None:
+    """Runs that have figures count among the best and are not drawn again."""
     for number in range(20):
         folder = trained(tmp_path, number)
         if number % 2:
@@ -61,7 +63,8 @@ def test_runs_that_have_pictures_count_among_the_best_and_are_not_drawn_again(tm
     assert left(tmp_path) == [f"{number}_0" for number in (18, 16, 14, 12, 10, 8)]
 
 
-def test_runs_that_cannot_have_pictures_leave_their_places_to_others(tmp_path: Path) -> None:
+def test_undrawable_runs_give_way_to_others(tmp_path: Path) -> None:
+    """Runs that cannot have figures leave their places to others."""
     for number in range(14):
         trained(tmp_path, number)
     for number, status in enumerate(("failed", "running", "interrupted"), start=14):
@@ -71,7 +74,7 @@ def test_runs_that_cannot_have_pictures_leave_their_places_to_others(tmp_path: P
     assert left(tmp_path) == [f"{number}_0" for number in range(13, 1, -1)]
 
 
-def test_which_callbacks_draw_is_known_by_their_names() -> None:
+def test_drawing_callbacks_are_known_by_name() -> None:
     targets = {
         settings._target_
         for path in (CONF / "callbacks").glob("*.yaml")
@@ -118,7 +121,8 @@ def command(cwd: Path, *arguments: str, code: int = 0) -> tuple[Outcome, Page]:
     return outcome, Page(cwd / HERE / "report.html")
 
 
-def test_the_command_draws_them_once_and_shows_them(swept: Path, cwd: Path) -> None:
+def test_report_command_draws_figures_once(swept: Path, cwd: Path) -> None:
+    """The report's command draws missing figures once and shows them."""
     outcome, page = command(cwd)
     assert outcome.err.splitlines() == [f"drawing the figures of 4 runs: {done}/4" for done in (0, 4)]
     assert TOLD not in page.text and "Could not be" not in page.text
@@ -133,7 +137,8 @@ def test_the_command_draws_them_once_and_shows_them(swept: Path, cwd: Path) -> N
     assert times == {path: path.stat().st_mtime_ns for folder in figures(cwd) for path in folder.iterdir()}
 
 
-def test_the_sweep_itself_draws_none_and_tells_the_command(cwd: Path) -> None:
+def test_sweep_prints_command_instead_of_drawing(cwd: Path) -> None:
+    """The sweep itself draws no figures; its report gives the command that does."""
     outcome = run("src.train", *SWEEP, cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert not figures(cwd)
@@ -142,7 +147,8 @@ def test_the_sweep_itself_draws_none_and_tells_the_command(cwd: Path) -> None:
     assert TOLD not in read(cwd / HERE).sections["leaderboard"]
 
 
-def test_a_run_that_cannot_be_drawn_is_a_line_in_the_page_and_the_others_are_drawn(cwd: Path) -> None:
+def test_undrawable_runs_are_listed(cwd: Path) -> None:
+    """A run that cannot be drawn is a line in the report, and the others are drawn."""
     first, second, third, _ = sorted((cwd / HERE).glob("[0-9]_*"))
     config = OmegaConf.load(third / ".hydra" / "config.yaml")
     config.callbacks.curves = {"_target_": "os._exit", "status": 3}
@@ -170,7 +176,7 @@ class Exit(Callback):
         os._exit(3)
 
 
-def test_a_process_that_dies_while_it_draws_is_told_too(cwd: Path) -> None:
+def test_crash_while_drawing_is_reported(cwd: Path) -> None:
     first, *others = sorted((cwd / HERE).glob("[0-9]_*"))
     for folder in others:
         drawn(folder)
@@ -181,9 +187,8 @@ def test_a_process_that_dies_while_it_draws_is_told_too(cwd: Path) -> None:
     assert f"{first.name}: its figures cannot be drawn: A process in the process pool was terminated" in page.text
 
 
-def test_a_report_of_several_sweeps_tells_the_command_for_all_of_them(
-    cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_names_all_sweeps(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of several sweeps gives one command that draws the figures of all of them."""
     monkeypatch.chdir(cwd)
     shutil.copytree(HERE, "a b")
     page = Page(write_report(load_sweeps([Path(HERE), Path("a b")])))

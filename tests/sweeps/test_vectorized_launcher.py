@@ -39,7 +39,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     return cwd, sweep(*settings, *shared, cwd=cwd)
 
 
-def test_what_cannot_be_stacked_runs_by_itself_and_it_is_said_which_and_why(mixed: tuple[Path, Outcome]) -> None:
+def test_unstackable_jobs_run_separately(mixed: tuple[Path, Outcome]) -> None:
+    """Jobs that cannot be stacked run separately, and the log says which and why."""
     cwd, outcome = mixed
     assert "4 jobs in 1 stack (1× 4); figures are drawn on demand" in outcome.text
     clipped = [job.number for job in jobs_of(cwd, "together") if job.settings["trainer.gradient_clip_val"]]
@@ -49,7 +50,8 @@ def test_what_cannot_be_stacked_runs_by_itself_and_it_is_said_which_and_why(mixe
     assert sorted([*stacked, *clipped]) == list(range(8))
 
 
-def test_a_job_that_diverges_fails_and_the_others_of_its_stack_do_not_notice(mixed: tuple[Path, Outcome]) -> None:
+def test_diverging_job_fails_alone(mixed: tuple[Path, Outcome]) -> None:
+    """A job that diverges fails, and the other jobs of its stack are as if trained alone."""
     cwd, outcome = mixed
     assert outcome.code == 1
     for job in jobs_of(cwd, "together"):
@@ -64,7 +66,7 @@ def test_a_job_that_diverges_fails_and_the_others_of_its_stack_do_not_notice(mix
             assert job.metrics["test/acc"] == pytest.approx(alone.metrics["test/acc"], abs=0.02)
 
 
-def test_each_job_has_its_row_among_the_results(mixed: tuple[Path, Outcome]) -> None:
+def test_results_have_row_per_job(mixed: tuple[Path, Outcome]) -> None:
     cwd, _ = mixed
     with (cwd / "outputs" / "sweeps" / "together" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -73,7 +75,8 @@ def test_each_job_has_its_row_among_the_results(mixed: tuple[Path, Outcome]) -> 
 
 
 @pytest.mark.parametrize("ways", [("vectorized", "local"), ("local", "vectorized")])
-def test_a_job_done_one_way_is_done_for_the_other(ways: tuple[str, str], tmp_path: Path) -> None:
+def test_finished_jobs_count_for_both_launchers(ways: tuple[str, str], tmp_path: Path) -> None:
+    """Jobs finished by the local launcher count for the vectorized one, and vice versa."""
     for number, way in enumerate(ways):
         settings = let_last_count(*COMMON, f"hydra/launcher={way}", "seed=0,1", "name=both")
         outcome = run("src.train", *settings, cwd=tmp_path)
@@ -81,7 +84,8 @@ def test_a_job_done_one_way_is_done_for_the_other(ways: tuple[str, str], tmp_pat
         assert f"2 jobs: 2 {['to do', 'finished before'][number]}" in outcome.text
 
 
-def test_jobs_of_another_shape_make_stacks_of_their_own_no_larger_than_asked_for(tmp_path: Path) -> None:
+def test_shapes_form_separate_limited_stacks(tmp_path: Path) -> None:
+    """Jobs of different shapes form separate stacks, none larger than asked for."""
     settings = ("model.hidden_size=2,3", "model.dropout=0,0.1,0.2", "seed=0,1,2", "hydra.launcher.jobs=1")
     outcome = sweep(*settings, "hydra.launcher.most=4", cwd=tmp_path)  # without dropout there is no such layer
     assert "18 jobs in 6 stacks (6× 3)" in outcome.text
@@ -102,9 +106,8 @@ def test_jobs_of_another_shape_make_stacks_of_their_own_no_larger_than_asked_for
         ),
     ],
 )
-def test_a_setting_that_will_not_do_stops_its_own_jobs_alone(
-    settings: list[str], wrong: int, told: str, tmp_path: Path
-) -> None:
+def test_invalid_setting_fails_only_its_jobs(settings: list[str], wrong: int, told: str, tmp_path: Path) -> None:
+    """An invalid setting fails only the jobs that have it."""
     outcome = sweep(*settings, "hydra.launcher.jobs=1", cwd=tmp_path)
     assert outcome.code == 1
     jobs = jobs_of(tmp_path, "together")
@@ -118,19 +121,20 @@ def test_a_setting_that_will_not_do_stops_its_own_jobs_alone(
         assert told in (job.folder / "train.log").read_text()
 
 
-def test_a_job_without_a_seed_draws_one_by_itself(tmp_path: Path) -> None:
+def test_job_without_seed_runs_separately(tmp_path: Path) -> None:
     outcome = sweep("seed=0,1,null", "hydra.launcher.jobs=1", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert "1 run separately, because of no similar job: 2" in outcome.text
 
 
-def test_jobs_on_other_parts_of_the_data_make_a_stack_of_their_own(tmp_path: Path) -> None:
+def test_data_splits_form_separate_stacks(tmp_path: Path) -> None:
+    """Jobs on different parts of the data form separate stacks."""
     outcome = sweep("data.split_seed=0,1", "data.train_size=40,60", "seed=0,1", "hydra.launcher.jobs=1", cwd=tmp_path)
     assert "8 jobs in 4 stacks (4× 2)" in outcome.text
 
 
 @pytest.mark.parametrize("most", ["0", "many"])
-def test_a_size_of_stacks_that_will_not_do_is_refused(most: str, tmp_path: Path) -> None:
+def test_invalid_stack_size_is_refused(most: str, tmp_path: Path) -> None:
     outcome = sweep("seed=0,1", f"hydra.launcher.most={most}", cwd=tmp_path)
     assert outcome.error == f"error: hydra.launcher.most={most} must be null or a whole number from 1 to 100,000"
 
@@ -148,7 +152,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_goes_on_and_comes_to_the_same(stop: signal.Signals, undisturbed: Path, tmp_path: Path) -> None:
+def test_stopped_sweep_resumes_with_same_results(stop: signal.Signals, undisturbed: Path, tmp_path: Path) -> None:
     command = (*LONG, "hydra.launcher.jobs=1", "name=long")
     folder = tmp_path / "outputs" / "sweeps" / "long"
     with spawn("src.train", *command, cwd=tmp_path) as parent:
@@ -166,7 +170,8 @@ def test_a_stopped_sweep_goes_on_and_comes_to_the_same(stop: signal.Signals, und
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
 
-def test_what_is_run_again_from_the_beginning_does_not_go_on(tmp_path: Path, undisturbed: Path) -> None:
+def test_rerun_all_does_not_resume(tmp_path: Path, undisturbed: Path) -> None:
+    """With `rerun=all` the jobs start from the beginning instead of resuming."""
     command = (*LONG, "hydra.launcher.jobs=1", "name=long")
     folder = tmp_path / "outputs" / "sweeps" / "long"
     with spawn("src.train", *command, cwd=tmp_path) as parent:
@@ -194,7 +199,8 @@ def kept_anew(folder: Path, before: dict[Path, int]) -> bool:
     return any(path.stat().st_mtime_ns != before.get(path) for path in folder.glob("stacks/*.ckpt"))
 
 
-def test_where_a_part_of_a_stack_went_on_alone_all_come_to_the_same(undisturbed: Path, tmp_path: Path) -> None:
+def test_partly_resumed_stack_has_same_results(undisturbed: Path, tmp_path: Path) -> None:
+    """If only some jobs of a stack were resumed, all come to the same results in the end."""
     stopped(tmp_path)
     stopped(tmp_path, "seed=0")
     outcome = run("src.train", *let_last_count(*LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long"), cwd=tmp_path)
@@ -204,9 +210,8 @@ def test_where_a_part_of_a_stack_went_on_alone_all_come_to_the_same(undisturbed:
     assert_the_same_results(jobs[:4], others)
 
 
-def test_a_job_that_was_stopped_while_its_files_were_written_stays_in_its_stack(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_job_stopped_while_writing_stays_stacked(undisturbed: Path, tmp_path: Path) -> None:
+    """A job that was stopped while its files were written stays in its stack."""
     stopped(tmp_path)
     job, other = jobs_of(tmp_path, "long")[0], jobs_of(undisturbed, "long")[0]
     shutil.copytree(other.folder / "checkpoints", job.folder / "checkpoints")
@@ -215,9 +220,8 @@ def test_a_job_that_was_stopped_while_its_files_were_written_stays_in_its_stack(
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
 
-def test_another_launcher_takes_jobs_of_a_stack_over_and_hands_the_others_back(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_local_launcher_takes_jobs_from_stack(undisturbed: Path, tmp_path: Path) -> None:
+    """The local launcher may finish some jobs of a stack; the others return to the stack."""
     stopped(tmp_path)
     local = let_last_count(*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
     assert run("src.train", *local, cwd=tmp_path).code == 0
@@ -229,7 +233,8 @@ def test_another_launcher_takes_jobs_of_a_stack_over_and_hands_the_others_back(
         assert job.metrics["test/loss"] == pytest.approx(other.metrics["test/loss"], rel=0.05)
 
 
-def test_a_state_with_a_flipped_bit_is_told_and_its_jobs_begin_anew(undisturbed: Path, tmp_path: Path) -> None:
+def test_damaged_stack_state_restarts_jobs(undisturbed: Path, tmp_path: Path) -> None:
+    """A stack's state with a flipped bit is reported, and its jobs start again."""
     folder = stopped(tmp_path)
     (state,) = folder.glob("stacks/*.ckpt")
     content = bytearray(state.read_bytes())
@@ -242,6 +247,6 @@ def test_a_state_with_a_flipped_bit_is_told_and_its_jobs_begin_anew(undisturbed:
     assert_the_same_results(jobs_of(tmp_path, "long"), jobs_of(undisturbed, "long"))
 
 
-def test_the_sweeps_own_process_does_without_torch() -> None:
+def test_sweep_process_does_not_import_torch() -> None:
     code = "import sys, src.sweeps.launchers.vectorized; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

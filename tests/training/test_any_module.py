@@ -160,7 +160,8 @@ def mine(project: Path, model: str, data: str) -> list[str]:
     return [f"hydra.searchpath=[file://{project / 'conf'}]", f"model={model}", f"data={data}"]
 
 
-def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_loss(project: Path) -> None:
+def test_plain_modules_train_monitored_by_val_loss(project: Path) -> None:
+    """A plain LightningModule and data module run unchanged and are monitored by their val_loss."""
     outcome = train(*mine(project, "classifier", "points"), "callbacks=early_stopping", "logger=none", TWO, cwd=project)
     metrics, rows = outcome.metrics, history(outcome.folder)
     assert {*rows[0]} == {"epoch", "val/loss", "val/acc", "train/loss", "train/acc"}  # logged as val_loss, …
@@ -174,7 +175,8 @@ def test_a_module_and_a_data_module_run_as_they_are_and_are_judged_by_their_val_
     assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(metrics["best"])
 
 
-def test_shares_of_their_batches_are_checked_before_training(project: Path) -> None:
+def test_batch_fractions_are_checked_before_training(project: Path) -> None:
+    """A fraction that leaves no batch of a plain data module is refused before training."""
     for stage in ("val", "test"):
         limit = f"trainer.limit_{stage}_batches=0.1"
         error = run(
@@ -184,7 +186,8 @@ def test_shares_of_their_batches_are_checked_before_training(project: Path) -> N
         assert not list((project / "outputs" / "runs" / stage).rglob("*.ckpt"))
 
 
-def test_what_they_lack_is_told_in_one_line_and_the_run_goes_without(project: Path) -> None:
+def test_missing_stages_are_noted_and_skipped(project: Path) -> None:
+    """A missing validation or test is noted in one line, and the run does without it."""
     outcome = quick(*mine(project, "autoencoder", "bare"), TWO, cwd=project)
     (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
     assert "no validation (AutoEncoder has no validation_step): the last epoch's weights are kept" in note
@@ -198,7 +201,8 @@ def test_what_they_lack_is_told_in_one_line_and_the_run_goes_without(project: Pa
 @pytest.mark.parametrize(
     ("model", "data"), [("classifier", "points"), ("gan", "bare"), ("ofdicts", "streams"), ("deeper", "points")]
 )
-def test_a_resumed_run_goes_on_exactly_with_loaders_that_shuffle(model: str, data: str, project: Path) -> None:
+def test_resume_with_shuffling_loaders_is_exact(model: str, data: str, project: Path) -> None:
+    """A resumed run whose loaders shuffle ends with the weights and history of an uninterrupted one."""
     whole = quick(*mine(project, model, data), "trainer.max_epochs=3", cwd=project).folder
     resumed = quick(*mine(project, model, data), "trainer.max_epochs=1", cwd=project).folder
     train(f"resume={resumed}", "trainer.max_epochs=3", "trust=plain", cwd=project)
@@ -206,7 +210,8 @@ def test_a_resumed_run_goes_on_exactly_with_loaders_that_shuffle(model: str, dat
     assert history(resumed) == history(whole)
 
 
-def test_several_validation_sets_are_told_apart_and_one_may_choose(project: Path) -> None:
+def test_several_validation_sets_are_measured_separately(project: Path) -> None:
+    """Each of several validation sets has its own metrics, and one of them can be the monitor."""
     asked = "monitor=val_loss/dataloader_idx_1"
     outcome = quick(*mine(project, "ofdicts", "streams"), asked, TWO, cwd=project)
     rows = history(outcome.folder)
@@ -218,7 +223,8 @@ def test_lightnings_own_example_runs(project: Path) -> None:
     assert quick(*mine(project, "boring", "boring"), "trainer.limit_train_batches=2", cwd=project).metrics["epochs"]
 
 
-def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(project: Path) -> None:
+def test_unmeasured_monitor_ends_the_run(project: Path) -> None:
+    """A monitor that is never measured ends the run with an error that names what is measured."""
     error = run("src.train", *BARE, *mine(project, "classifier", "points"), "monitor=val/auc", cwd=project).error
     assert error == (
         "error: monitor=val/auc is never measured; this run measures train/acc, train/loss, val/acc, val/loss"
@@ -232,14 +238,16 @@ def test_a_monitor_that_is_not_measured_is_told_after_the_first_validation(proje
     assert "monitor=val_auc is never measured; this run measures" in error
 
 
-def test_a_metric_that_is_never_a_number_is_told_to_choose_nothing(project: Path) -> None:
+def test_always_nan_monitor_selects_no_epoch(project: Path) -> None:
+    """If the monitor is NaN in every epoch, the last epoch's weights are kept and a note says so."""
     outcome = quick(*mine(project, "lost", "points"), TWO, cwd=project)
     assert "val/loss was NaN in every epoch, so the last epoch's weights are kept, not the best ones" in outcome.out
     assert outcome.metrics["best_epoch"] == 2
 
 
 @pytest.mark.parametrize("model", ["late", "configured"])
-def test_a_module_may_make_its_weights_late(model: str, project: Path) -> None:
+def test_lazily_created_weights_are_supported(model: str, project: Path) -> None:
+    """A module may create its weights in setup or configure_model."""
     outcome = quick(*mine(project, model, "points"), TWO, cwd=project)
     assert outcome.metrics["parameters"] == (4 + 1) * 8 + (8 + 1) * 2
     evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
@@ -248,34 +256,39 @@ def test_a_module_may_make_its_weights_late(model: str, project: Path) -> None:
     assert outcome.metrics["epochs"] == 3
 
 
-def test_settings_that_a_module_does_not_take_are_refused(project: Path) -> None:
+def test_settings_a_module_lacks_are_refused(project: Path) -> None:
+    """A setting without effect on a module is refused, and so is a module without the settings it needs."""
     error = run("src.train", *BARE, *mine(project, "classifier", "points"), "optimizer.lr=0.5", cwd=project).error
     assert "optimizer.lr=0.5 has no effect: plain.Classifier creates its optimizer itself" in error
     error = run("src.train", *BARE, *mine(project, "mlp", "points"), cwd=project).error
     assert "src.models.mlp.MLP needs 'in_shape', 'num_classes', and 'task': give +model.NAME=" in error
 
 
-def test_a_data_set_without_a_batch_is_told(project: Path) -> None:
+def test_data_module_without_batches_is_refused(project: Path) -> None:
+    """A data module that yields no batch is refused, and the run leaves no folder."""
     outcome = run("src.train", *BARE, *mine(project, "classifier", "empty"), "name=empty", cwd=project)
     assert outcome.error == "error: Empty gives no batch: there is nothing to train on"
     assert not (project / "outputs" / "runs" / "empty").exists()
 
 
-def test_its_validations_end_with_the_epoch_too(project: Path) -> None:
+def test_last_validation_must_end_the_epoch(project: Path) -> None:
+    """A validation interval whose last validation would come before the epoch's end is refused."""
     interval = ("+trainer.val_check_interval=3", "name=interval")
     error = run("src.train", *BARE, *mine(project, "classifier", "points"), *interval, cwd=project).error
     assert "after each 3 of 8 batches the last validation would come before the epoch's end" in error
     assert not (project / "outputs" / "runs" / "interval").exists()
 
 
-def test_a_model_of_ours_takes_data_that_are_not(project: Path) -> None:
+def test_mlp_trains_on_plain_data_module(project: Path) -> None:
+    """A model of this project trains on a plain data module if its shape, classes and task are set."""
     told = ("+model.in_shape=[4]", "+model.num_classes=2", "+model.task=binary")
     outcome = train(*mine(project, "mlp", "points"), *told, TWO, "logger=none", cwd=project)
     assert outcome.metrics["best"] == min(row["val/loss"] for row in history(outcome.folder))
     assert set(outcome.metrics["test/acc_per_class"]) == {"0", "1"}
 
 
-def test_processes_share_the_samples_of_an_ordinary_loader(project: Path) -> None:
+def test_ranks_divide_samples_of_plain_loader(project: Path) -> None:
+    """Two ranks divide the samples of an ordinary data loader, and each step takes a batch for each rank."""
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=5")
     outcome = process(
         "src.train", *BARE, *mine(project, "classifier", "points"), f"+{two[3]}", *two[:3], TWO, cwd=project

@@ -47,7 +47,8 @@ def epoch_of(path: str | Path) -> int:
     return int(read_checkpoint(path)["epoch"])
 
 
-def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
+def test_best_and_last_epochs_are_saved(tmp_path: Path) -> None:
+    """The file best.ckpt holds the best epoch and last.ckpt the last one."""
     checkpoint = fit(tmp_path, [0.1, 0.9, 0.5])
     assert Path(checkpoint.best_model_path) == tmp_path / "best.ckpt"
     assert epoch_of(tmp_path / "best.ckpt") == 1
@@ -55,30 +56,33 @@ def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
 
 
-def test_the_direction_is_the_metrics(tmp_path: Path) -> None:
+def test_best_epoch_follows_monitor_mode(tmp_path: Path) -> None:
+    """With mode min the epoch with the lowest score is the best."""
     fit(tmp_path, [0.5, 0.1, 0.9], mode="min")
     assert epoch_of(tmp_path / "best.ckpt") == 1
 
 
-def test_of_equals_the_latest_is_kept(tmp_path: Path) -> None:
+def test_latest_of_equal_epochs_is_kept(tmp_path: Path) -> None:
+    """Of several epochs with the same score, the latest is kept as the best."""
     fit(tmp_path, [0.5, 0.9, 0.9, 0.7])
     assert epoch_of(tmp_path / "best.ckpt") == 2
 
 
-def test_without_a_metric_only_the_last_is_kept(tmp_path: Path) -> None:
+def test_only_last_is_kept_without_monitor(tmp_path: Path) -> None:
     checkpoint = fit(tmp_path, [0.5, 0.9], monitor=None)
     assert Path(checkpoint.best_model_path) == tmp_path / "last.ckpt"
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
 
 
-def test_an_epoch_without_validation_is_not_judged_by_the_score_before_it(tmp_path: Path) -> None:
+def test_unvalidated_epoch_is_not_scored(tmp_path: Path) -> None:
+    """An epoch without validation is not judged by the score of an earlier one."""
     checkpoint = fit(tmp_path, [0.0, 0.9, 0.0, 0.5, 0.0], check_val_every_n_epoch=2)
     assert [row.get("val/score") for row in checkpoint.history.rows] == [None, pytest.approx(0.9), None, 0.5, None]
     assert epoch_of(tmp_path / "best.ckpt") == 1
     assert epoch_of(tmp_path / "last.ckpt") == 4
 
 
-def test_where_no_epoch_was_validated_the_last_is_kept(tmp_path: Path) -> None:
+def test_last_is_kept_if_never_validated(tmp_path: Path) -> None:
     checkpoint = fit(tmp_path, [0.5, 0.9], check_val_every_n_epoch=3)
     assert Path(checkpoint.best_model_path) == tmp_path / "last.ckpt"
 
@@ -125,7 +129,8 @@ class StopOnce(Callback):
 FIFTH = ("trainer.check_val_every_n_epoch=5", "trainer.max_epochs=12", "data.train_size=40")
 
 
-def test_checkpoints_and_metrics_are_kept_at_each_fifth_epoch_and_the_last(tmp_path: Path) -> None:
+def test_checkpoints_follow_the_validation_interval(tmp_path: Path) -> None:
+    """Checkpoints and metrics are written at every fifth epoch, which is validated, and at the last one."""
     Kept.seen.clear()
     folder = quick(*FIFTH, Kept.SETTING, cwd=tmp_path).folder
     assert Kept.seen == [[0, 0, 0]] * 5 + [[5, 5, 5]] * 5 + [[10, 10, 10]] * 2
@@ -133,7 +138,8 @@ def test_checkpoints_and_metrics_are_kept_at_each_fifth_epoch_and_the_last(tmp_p
     assert epoch_of(folder / "checkpoints" / "best.ckpt") + 1 in (5, 10)
 
 
-def test_the_history_has_a_row_of_metrics_for_each_epoch(tmp_path: Path) -> None:
+def test_history_has_a_row_per_epoch(tmp_path: Path) -> None:
+    """The file history.csv has a row of metrics for each epoch."""
     folder = quick(*FIFTH, cwd=tmp_path).folder
     rows = table(folder)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
@@ -145,7 +151,8 @@ def test_the_history_has_a_row_of_metrics_for_each_epoch(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("scheduler", ["none", "cosine"])
-def test_a_run_that_failed_goes_on_from_the_fifth_epoch_as_if_nothing_had_been(scheduler: str, tmp_path: Path) -> None:
+def test_failed_run_resumes_from_fifth_epoch(scheduler: str, tmp_path: Path) -> None:
+    """A failed run resumes from the fifth epoch with the result of a run that never failed."""
     settings = [*FIFTH, "model.dropout=0.2", "optimizer=sgd", f"scheduler={scheduler}", "data.noise=0.3"]
     whole = quick(*settings, "name=whole", cwd=tmp_path).folder
     with pytest.raises(RuntimeError, match="in the eighth epoch"):
@@ -157,7 +164,8 @@ def test_a_run_that_failed_goes_on_from_the_fifth_epoch_as_if_nothing_had_been(s
     assert (stopped / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
-def test_a_run_is_trained_on_from_a_last_epoch_between_two_validations(tmp_path: Path) -> None:
+def test_run_ended_between_validations_resumes_exactly(tmp_path: Path) -> None:
+    """A run that ended between two validations trains longer with the result of one run of that length."""
     settings = [*FIFTH, "model.dropout=0.2", "optimizer=sgd", "data.noise=0.3"]
     whole = quick(*settings, "name=whole", cwd=tmp_path).folder
     longer = quick(*settings, "trainer.max_epochs=7", "name=longer", cwd=tmp_path).folder
@@ -170,7 +178,8 @@ def test_a_run_is_trained_on_from_a_last_epoch_between_two_validations(tmp_path:
 # Reading and writing
 
 
-def test_a_run_resumed_where_its_folder_has_moved_to_keeps_its_best(tmp_path: Path) -> None:
+def test_resume_in_moved_folder_keeps_best(tmp_path: Path) -> None:
+    """A run that is resumed after its folder has moved keeps its best checkpoint."""
     fit(tmp_path / "old", [0.5, 0.9])
     (tmp_path / "old").rename(tmp_path / "new")
     last = str(tmp_path / "new" / "last.ckpt")
@@ -180,9 +189,7 @@ def test_a_run_resumed_where_its_folder_has_moved_to_keeps_its_best(tmp_path: Pa
     assert epoch_of(tmp_path / "new" / "last.ckpt") == 2
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_keeps_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
 
@@ -196,7 +203,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert read_checkpoint(path) == {"step": 1}
 
 
-def test_who_is_reading_a_checkpoint_while_the_next_is_written_reads_it_to_its_end(tmp_path: Path) -> None:
+def test_open_checkpoint_survives_the_next_write(tmp_path: Path) -> None:
+    """A reader that has a checkpoint open reads it to its end while the next one is written."""
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     with path.open("rb") as reader:
@@ -225,7 +233,7 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
         load_weights(nn.Linear(2, 4), tmp_path / "a.ckpt")
 
 
-def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": nn.Linear(2, 3, bias=False).state_dict()}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"bias \(the checkpoint lacks it\)"):
         load_weights(nn.Linear(2, 3), tmp_path / "a.ckpt")

@@ -20,9 +20,10 @@ def told(folder: Path) -> list[float]:
 
 
 @needs_compiler
-def test_compiled_steps_are_the_plain_ones_but_for_rounding_and_each_batch_size_is_compiled_once(
+def test_compiled_steps_match_plain_steps(
     tmp_path: Path,
 ) -> None:
+    """Compiled steps equal plain ones up to rounding, and each batch size is compiled once."""
     fast = quick(*SETTINGS, COMPILED, "trainer.max_epochs=3", cwd=tmp_path)
     plain = quick(*SETTINGS, "trainer.max_epochs=3", cwd=tmp_path)
     assert "steps: in chunks" in (fast.folder / "train.log").read_text()
@@ -39,7 +40,8 @@ def test_compiled_steps_are_the_plain_ones_but_for_rounding_and_each_batch_size_
 
 
 @needs_compiler
-def test_a_compiled_run_goes_on_exactly_and_adds_up_the_time(tmp_path: Path) -> None:
+def test_compiled_run_resumes_exactly(tmp_path: Path) -> None:
+    """A compiled run resumes with the same result and adds up its compile times."""
     lively = (*SETTINGS, COMPILED, "model.dropout=0.2", "data.drop_last=true", "seed=3")
     straight = quick(*lively, "trainer.max_epochs=3", cwd=tmp_path).folder
     parted = quick(*lively, "trainer.max_epochs=2", cwd=tmp_path).folder
@@ -52,14 +54,16 @@ def test_a_compiled_run_goes_on_exactly_and_adds_up_the_time(tmp_path: Path) -> 
     assert changed.error.startswith("error: resume: compile was default when the run started and cannot change to null")
 
 
-def test_without_a_compiler_the_run_ends_in_one_line(tmp_path: Path) -> None:
+def test_missing_compiler_ends_the_run(tmp_path: Path) -> None:
+    """Without a C++ compiler the run ends with an error in one line."""
     nothing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled before")}
     error = process("src.train", *BARE, *SETTINGS, COMPILED, cwd=tmp_path, **nothing).error
     assert error.startswith("error: compile=default: torch.compile cannot compile MLPNet here (InvalidCxxCompiler: ")
     assert "'no-such-compiler'" in error and error.endswith("; fix that, or use compile=null")
 
 
-def test_a_model_without_a_network_says_so_and_does_as_ever(tmp_path: Path) -> None:
+def test_model_without_network_is_not_compiled(tmp_path: Path) -> None:
+    """A model without a network says that there is nothing to compile and runs as usual."""
     outcome = quick("model=nearest_neighbor", COMPILED, "trainer.max_epochs=1", cwd=tmp_path)
     assert "note: compile=default: NearestNeighbor has no network (net) to compile" in outcome.out
     assert outcome.metrics["test/acc"] == 1.0 and "compile_seconds" not in outcome.metrics

@@ -108,7 +108,8 @@ def test_two_processes_share_one_folder(runs: dict[str, Outcome]) -> None:
     assert {path.name for path in outcome.folder.parent.parent.iterdir()} == {"runs"}
 
 
-def test_what_is_said_is_said_once(runs: dict[str, Outcome]) -> None:
+def test_messages_appear_once(runs: dict[str, Outcome]) -> None:
+    """With two ranks each message appears once in the output and in the log."""
     outcome = runs["right"]
     assert outcome.out.count("MLP on XOR") == 1
     assert outcome.out.count("train longer:") == 1
@@ -118,12 +119,13 @@ def test_what_is_said_is_said_once(runs: dict[str, Outcome]) -> None:
     assert [log.count(f"epoch {epoch}/3 ") for epoch in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_an_error_in_a_second_process_is_seen(runs: dict[str, Outcome]) -> None:
+def test_error_in_second_process_is_reported(runs: dict[str, Outcome]) -> None:
     assert runs["ill"].code != 0
     assert "error: in process 1: process one is ill" in runs["ill"].text
 
 
-def test_on_one_machine_they_listen_on_the_loopback_address_alone(runs: dict[str, Outcome]) -> None:
+def test_local_processes_listen_on_loopback_only(runs: dict[str, Outcome]) -> None:
+    """Processes of one machine listen on its loopback address only, even if the environment names another."""
     cwd = runs["ill"].folder.parent.parent.parent
     sockets = [(cwd / f"listens{rank}").read_text().split() for rank in (0, 1)]
     assert [len(each) for each in sockets] == [2, 1]  # where all meet, and what each opens for the other
@@ -138,12 +140,12 @@ def address_of(text: str) -> Any:
     return getattr(found, "ipv4_mapped", None) or found
 
 
-def test_metrics_are_those_of_one_process(runs: dict[str, Outcome], alone: Outcome) -> None:
+def test_metrics_match_single_process(runs: dict[str, Outcome], alone: Outcome) -> None:
     for row, other in zip(history(runs["right"].folder), history(alone.folder), strict=True):
         assert row == pytest.approx(other, rel=1e-5)
 
 
-def test_weights_are_those_of_one_process(runs: dict[str, Outcome], alone: Outcome) -> None:
+def test_weights_match_single_process(runs: dict[str, Outcome], alone: Outcome) -> None:
     for name in ("best", "last"):
         shared, single = weights(runs["right"].folder, name), weights(alone.folder, name)
         assert shared.keys() == single.keys()
@@ -158,13 +160,15 @@ def test_each_test_point_counts_once(runs: dict[str, Outcome], alone: Outcome) -
     assert shared["test/acc_per_class"] == pytest.approx(single["test/acc_per_class"], rel=1e-6)
 
 
-def test_a_batch_that_does_not_divide_is_refused(runs: dict[str, Outcome]) -> None:
+def test_indivisible_batch_size_is_refused(runs: dict[str, Outcome]) -> None:
+    """A batch size that cannot be divided evenly among the processes is refused."""
     error = runs["uneven"].error
     assert "data.batch_size=15" in error
     assert "2 processes" in error
 
 
-def test_a_run_of_two_processes_can_go_on_in_one(runs: dict[str, Outcome], alone: Outcome, tmp_path: Path) -> None:
+def test_ddp_run_resumes_in_one_process(runs: dict[str, Outcome], alone: Outcome, tmp_path: Path) -> None:
+    """A run of two processes resumes in one with the result of a run in one process."""
     folders = [Path(shutil.copytree(runs["right"].folder, tmp_path / "shared"))]
     folders.append(Path(shutil.copytree(alone.folder, tmp_path / "alone")))
     for folder in folders:
@@ -189,9 +193,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_steps_and_metrics_are_those_of_one_process_however_uneven_the_shares(
-    name: str, together: dict[str, dict[str, Any]]
-) -> None:
+def test_uneven_shards_match_single_process(name: str, together: dict[str, dict[str, Any]]) -> None:
+    """Steps and metrics equal those of one process, however unevenly the samples are divided."""
     shared, single = together[name], result(CASES[name], devices=1)
     assert shared["weights"].keys() == single["weights"].keys()
     for key, weight in single["weights"].items():
@@ -208,6 +211,7 @@ def test_steps_and_metrics_are_those_of_one_process_however_uneven_the_shares(
         (("+trainer.sync_batchnorm=true",), "trainer.sync_batchnorm=true works on GPUs alone"),
     ],
 )
-def test_batch_norm_that_cannot_be_had_is_refused(settings: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_unsupported_batch_norm_is_refused(settings: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """Batch norm is refused if a rank gets too few samples, and synchronised batch norm on the CPU."""
     given = ("model.batch_norm=true", "data.train_size=99", *settings)
     assert said in run("src.train", *BARE, *TWO, *given, cwd=tmp_path).error

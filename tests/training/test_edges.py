@@ -8,13 +8,14 @@ from tests.command_line import BARE, load, quick, read_json, run, run_folders
 
 
 @pytest.mark.parametrize("settings", [("data.batch_size=1",), ("data.batch_size=33",)])
-def test_a_batch_of_one_sample_under_batch_norm_is_refused(settings: tuple[str, ...], tmp_path: Path) -> None:
+def test_batch_norm_refuses_single_sample_batch(settings: tuple[str, ...], tmp_path: Path) -> None:
     error = run("src.train", "model.batch_norm=true", *settings, *BARE, cwd=tmp_path).error
     assert "batch norm needs two samples" in error
     assert "data.drop_last=true" in error
 
 
-def test_a_last_batch_of_one_sample_may_be_dropped(tmp_path: Path) -> None:
+def test_drop_last_removes_single_sample_batch(tmp_path: Path) -> None:
+    """With data.drop_last=true a last batch of one sample is dropped, and batch norm works."""
     settings = ("model.batch_norm=true", "data.batch_size=33", "data.drop_last=true", "trainer.max_epochs=2")
     folder = quick(*settings, cwd=tmp_path).folder
     assert load(folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 3
@@ -52,37 +53,43 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
         ("+scheduler.nonsense=1", "scheduler.nonsense: no scheduler is chosen"),
     ],
 )
-def test_what_an_optimizer_or_a_scheduler_refuses_is_one_line(settings: str, words: str, tmp_path: Path) -> None:
+def test_optimizer_or_scheduler_error_is_one_line(settings: str, words: str, tmp_path: Path) -> None:
+    """A setting that an optimizer or a scheduler refuses is reported in one line."""
     assert words in run("src.train", *settings.split(), *BARE, cwd=tmp_path).error
 
 
-def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
+def test_sweep_flag_position_is_free(tmp_path: Path) -> None:
+    """The flag -m may stand anywhere on the command line."""
     outcome = run("src.train", *BARE, "trainer.max_epochs=1", "-m", "seed=1,2", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert [folder.name for folder in outcome.folders] == ["0_seed-1", "1_seed-2"]
 
 
-def test_a_part_that_is_deleted_is_named(tmp_path: Path) -> None:
+def test_deleted_group_is_named(tmp_path: Path) -> None:
+    """A group that was deleted on the command line is named in the error."""
     assert "model is missing: it was deleted" in run("src.train", "~model", *BARE, cwd=tmp_path).error
 
 
-def test_a_name_with_spaces_and_commas_becomes_a_plain_folder(tmp_path: Path) -> None:
+def test_name_becomes_plain_folder_name(tmp_path: Path) -> None:
+    """A name with spaces and commas becomes a folder name of plain characters."""
     outcome = quick("name=my run, no. 1", "trainer.max_epochs=1", cwd=tmp_path)
     assert outcome.folder.name == "my-run-no.-1"
 
 
-def test_the_name_nought_is_a_name(tmp_path: Path) -> None:
+def test_zero_is_a_valid_name(tmp_path: Path) -> None:
     assert quick("name=0", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "0"
 
 
 @pytest.mark.parametrize("name", [".", "..", "{}"])
-def test_a_name_that_names_no_folder_is_refused(name: str, tmp_path: Path) -> None:
+def test_unusable_folder_name_is_refused(name: str, tmp_path: Path) -> None:
+    """A name that cannot be the name of a folder is refused."""
     outcome = run("src.train", f"name='{name}'", *BARE, cwd=tmp_path)
     assert "it names a folder" in outcome.error
     assert not run_folders(tmp_path)
 
 
-def test_a_run_in_a_folder_with_spaces_and_commas_can_be_resumed_and_evaluated(tmp_path: Path) -> None:
+def test_odd_folder_name_resumes_and_evaluates(tmp_path: Path) -> None:
+    """A run in a folder with spaces and commas can be resumed and evaluated."""
     folder = quick("name=a", "trainer.max_epochs=1", cwd=tmp_path).folder
     odd = folder.with_name("moved, and renamed")
     folder.rename(odd)
@@ -97,7 +104,8 @@ def test_a_sweep_over_names_is_refused(tmp_path: Path) -> None:
     assert not run_folders(tmp_path)
 
 
-def test_a_run_whose_last_checkpoint_is_missing_does_not_overwrite_its_best(tmp_path: Path) -> None:
+def test_missing_last_checkpoint_preserves_best(tmp_path: Path) -> None:
+    """A run whose last checkpoint is missing is not resumed, and its best one is not overwritten."""
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     best = (folder / "checkpoints" / "best.ckpt").read_bytes()
     (folder / "checkpoints" / "last.ckpt").unlink()
@@ -106,12 +114,13 @@ def test_a_run_whose_last_checkpoint_is_missing_does_not_overwrite_its_best(tmp_
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == best
 
 
-def test_fewer_epochs_than_there_are_already_are_refused(tmp_path: Path) -> None:
+def test_fewer_epochs_than_trained_are_refused(tmp_path: Path) -> None:
     folder = quick("trainer.max_epochs=3", cwd=tmp_path).folder
     assert "has 3 epochs already" in run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
 
 
-def test_a_run_that_stopped_early_is_not_told_to_take_fewer_epochs(tmp_path: Path) -> None:
+def test_early_stopped_run_suggests_more_patience(tmp_path: Path) -> None:
+    """A run that stopped early suggests more patience, not a number of epochs."""
     settings = ("callbacks=early_stopping", "~callbacks.curves", "~callbacks.decision_regions", "logger=none")
     outcome = run("src.train", *settings, "callbacks.early_stopping.patience=1", "optimizer.lr=1e-6", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
@@ -140,7 +149,8 @@ def test_a_damaged_config_is_named(tmp_path: Path) -> None:
     assert f"{config} is damaged" in run("src.eval", f"run={folder}", cwd=tmp_path).error
 
 
-def test_a_resumed_run_no_longer_needs_the_weights_that_it_started_from(tmp_path: Path) -> None:
+def test_resume_does_not_need_initial_weights(tmp_path: Path) -> None:
+    """A resumed run no longer needs the checkpoint whose weights it started from."""
     first = quick("trainer.max_epochs=1", cwd=tmp_path).folder / "checkpoints" / "last.ckpt"
     folder = quick("trainer.max_epochs=1", f"ckpt_path={first}", cwd=tmp_path).folder
     first.unlink()

@@ -142,9 +142,8 @@ def find_hint(outcome: Outcome) -> str | None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_killed_after_its_last_epoch_does_what_is_missing_and_then_trains_longer(
-    name: str, straight: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_killed_run_finishes_then_trains_longer(name: str, straight: Callable[..., Path], tmp_path: Path) -> None:
+    """A run killed after its last epoch only does what is missing and can then be trained longer."""
     case = CASES[name]
     short = train_short(*case.settings, cwd=tmp_path).folder
     folder = short.parent / "killed"
@@ -175,7 +174,7 @@ class Clock:
         return next(self.seconds)
 
 
-def test_a_run_whose_time_is_up_within_an_epoch_trains_longer(
+def test_timed_out_run_trains_longer(
     straight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The epoch cut short is validated and, as good as any, is the best: what was so before it comes back."""
@@ -195,7 +194,7 @@ def test_a_run_whose_time_is_up_within_an_epoch_trains_longer(
     assert "whole_epoch" not in load(outcome.folder / "checkpoints" / "last.ckpt")
 
 
-def test_a_run_killed_as_it_begins_to_train_longer_still_does(
+def test_run_killed_while_extending_trains_longer(
     straight: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its settings are kept, then its status, then the checkpoints are put back one by one."""
@@ -214,7 +213,8 @@ def test_a_run_killed_as_it_begins_to_train_longer_still_does(
         assert_the_same_run(folder, straight(*FOUR))
 
 
-def test_a_run_killed_between_its_first_two_checkpoints_goes_on(straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_run_killed_between_checkpoints_resumes(straight: Callable[..., Path], tmp_path: Path) -> None:
+    """A run killed between its first two checkpoints resumes with the result of an uninterrupted one."""
     with pytest.raises(Killed):
         quick(*SETTINGS, *FOUR, KillInFirst.SETTING, "name=killed", cwd=tmp_path)
     folder = tmp_path / "outputs" / "runs" / "killed"
@@ -223,9 +223,8 @@ def test_a_run_killed_between_its_first_two_checkpoints_goes_on(straight: Callab
     assert_the_same_run(folder, straight(*FOUR))
 
 
-def test_a_run_resumed_with_a_number_of_steps_counts_each_epoch_once(
-    straight: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_resume_to_step_limit_counts_epochs_once(straight: Callable[..., Path], tmp_path: Path) -> None:
+    """A run that is resumed with a limit of steps counts each epoch once."""
     folder = quick(*SETTINGS, "trainer.max_epochs=2", cwd=tmp_path).folder
     train(f"resume={folder}", "trainer.max_epochs=50", "trainer.max_steps=40", cwd=tmp_path)
     assert_the_same_run(folder, straight(*FOUR))
@@ -239,7 +238,8 @@ def test_a_run_resumed_with_a_number_of_steps_counts_each_epoch_once(
         ([EARLY[:-1] + ",stopping_threshold:0.0}"], "it was stopped by EarlyStopping"),
     ],
 )
-def test_where_no_command_trains_longer_it_is_said_why(settings: list[str], reason: str, tmp_path: Path) -> None:
+def test_unextendable_run_says_why(settings: list[str], reason: str, tmp_path: Path) -> None:
+    """If no command can train a run longer, the error says why."""
     outcome = quick(*SETTINGS, *settings, cwd=tmp_path)
     assert find_hint(outcome) is None
     error = run("src.train", f"resume={outcome.folder}", cwd=tmp_path).error
@@ -247,7 +247,8 @@ def test_where_no_command_trains_longer_it_is_said_why(settings: list[str], reas
     assert "ckpt_path=" in error
 
 
-def test_a_limit_that_a_run_has_passed_is_refused(straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_passed_step_limit_is_refused(straight: Callable[..., Path], tmp_path: Path) -> None:
+    """A limit of steps that a run has already passed is refused."""
     error = run("src.train", f"resume={straight(*FOUR)}", "trainer.max_steps=22", cwd=tmp_path).error
     assert "has 40 steps already: trainer.max_steps=22 is less" in error
 
@@ -255,7 +256,8 @@ def test_a_limit_that_a_run_has_passed_is_refused(straight: Callable[..., Path],
 CHECKPOINTS = "+callbacks.own={_target_:lightning.pytorch.callbacks.ModelCheckpoint,"
 
 
-def test_a_command_that_trains_longer_gives_the_places_that_a_folder_does_not_choose(tmp_path: Path) -> None:
+def test_hint_includes_directories_outside_folder(tmp_path: Path) -> None:
+    """The command to train longer repeats the directories that the run's folder does not determine."""
     outcome = quick(f"{CHECKPOINTS}dirpath:'a b',save_last:true}}", "trainer.max_epochs=1", "name=placed", cwd=tmp_path)
     (line,) = [line for line in outcome.out.splitlines() if "train longer:" in line]
     assert "'callbacks.own.dirpath=a b' trust=lightning trainer.max_epochs=2" in line
@@ -264,7 +266,8 @@ def test_a_command_that_trains_longer_gives_the_places_that_a_folder_does_not_ch
     assert (tmp_path / "a b" / "last.ckpt").is_file()
 
 
-def test_where_no_command_opens_a_run_again_it_is_said_why(tmp_path: Path) -> None:
+def test_run_that_cannot_reopen_says_why(tmp_path: Path) -> None:
+    """If no command can evaluate a run or train it longer, its output says why."""
     time = "train_time_interval:{_target_:datetime.timedelta,hours:1}}"
     out = quick(f"{CHECKPOINTS}{time}", "trainer.max_epochs=1", cwd=tmp_path).out
     assert "no command evaluates it or trains it longer: callbacks.own.train_time_interval._target_=datetime" in out

@@ -20,7 +20,8 @@ def folder(trained: Outcome, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained.folder, tmp_path / "outputs" / "runs" / "trained"))
 
 
-def test_the_validation_set_is_the_default_and_gives_the_runs_own_metrics(folder: Path, tmp_path: Path) -> None:
+def test_default_evaluation_repeats_validation_metrics(folder: Path, tmp_path: Path) -> None:
+    """By default the validation set is evaluated, with the metrics of the run itself."""
     outcome = evaluate("run=outputs/runs/trained", cwd=tmp_path)
     result, metrics = read_json(folder / "eval_val.json"), read_json(folder / "metrics.json")
     assert result == {
@@ -41,7 +42,8 @@ def test_split_test_gives_the_runs_test_metrics(folder: Path, tmp_path: Path) ->
     assert not (folder / "eval_val.json").exists()
 
 
-def test_a_run_is_evaluated_in_the_precision_that_it_was_tested_in(tmp_path: Path) -> None:
+def test_evaluation_uses_the_runs_precision(tmp_path: Path) -> None:
+    """A run is evaluated in the precision in which it was tested, unless another one is given."""
     settings = ("model.hidden_size=300", "data.noise=0.4", "trainer.precision=bf16-mixed", "trainer.max_epochs=3")
     folder = quick(*settings, cwd=tmp_path).folder
     evaluate(f"run={folder}", "split=test", cwd=tmp_path)
@@ -60,14 +62,14 @@ def test_a_run_is_evaluated_in_the_precision_that_it_was_tested_in(tmp_path: Pat
         (["split=test", "trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 has no effect with split=test"),
     ],
 )
-def test_a_limit_that_leaves_nothing_or_is_of_the_other_set_is_refused(
-    given: list[str], words: str, folder: Path, tmp_path: Path
-) -> None:
+def test_ineffective_limit_is_refused(given: list[str], words: str, folder: Path, tmp_path: Path) -> None:
+    """A limit that leaves nothing to evaluate or that applies to the other set is refused."""
     assert words in run("src.eval", f"run={folder}", *given, cwd=tmp_path).error
     assert not list(folder.glob("eval_*"))
 
 
-def test_the_last_checkpoint_is_another_one(folder: Path, tmp_path: Path) -> None:
+def test_last_checkpoint_can_be_evaluated(folder: Path, tmp_path: Path) -> None:
+    """With checkpoint=last the weights of the last epoch are evaluated, not the best ones."""
     evaluate(f"run={folder}", "checkpoint=last", cwd=tmp_path)
     result, metrics = read_json(folder / "eval_val.json"), read_json(folder / "metrics.json")
     assert (result["checkpoint"], result["epoch"]) == ("last.ckpt", 6)
@@ -76,7 +78,7 @@ def test_the_last_checkpoint_is_another_one(folder: Path, tmp_path: Path) -> Non
     assert metrics["val/loss"] < 0.6
 
 
-def test_all_else_in_the_folder_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
+def test_evaluation_changes_no_other_file(folder: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     evaluate(f"run={folder}", cwd=tmp_path)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -84,7 +86,8 @@ def test_all_else_in_the_folder_stays_as_it_was(folder: Path, tmp_path: Path) ->
     assert set(after) - set(before) == {folder / "eval_val.json"}
 
 
-def test_a_run_without_a_validation_set_is_evaluated_on_the_test_set_only(tmp_path: Path) -> None:
+def test_run_without_validation_needs_split_test(tmp_path: Path) -> None:
+    """A run without a validation set can only be evaluated on the test set."""
     outcome = quick("data.val_size=0", "trainer.max_epochs=1", cwd=tmp_path)
     error = run("src.eval", f"run={outcome.folder}", cwd=tmp_path).error
     assert "data.val_size is 0" in error
@@ -103,7 +106,8 @@ def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
     assert read_json(outcome.folder / "eval_val.json")["val/acc"] == outcome.metrics["val/acc"]
 
 
-def test_evaluation_validates_on_the_split_of_the_runs_settings(data_dir: Path, tmp_path: Path) -> None:
+def test_evaluation_repeats_the_validation_split(data_dir: Path, tmp_path: Path) -> None:
+    """Evaluation uses the validation split that the run's settings determine."""
     settings = ["data=mnist", "data.val_size=0.25", "data.split_seed=7", "seed=3", *own_images(data_dir)]
     outcome = quick(*settings, Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
     assert Seen.last.data.val_set.size == 50
@@ -125,22 +129,25 @@ def test_evaluation_validates_on_the_split_of_the_runs_settings(data_dir: Path, 
         (("runs=outputs/runs/trained",), ["runs", "did you mean run?"]),
     ],
 )
-def test_what_cannot_be_evaluated_is_told_in_one_line(
+def test_invalid_evaluation_is_refused(
     arguments: tuple[str, ...], told: list[str], folder: Path, tmp_path: Path
 ) -> None:
+    """An evaluation that is not possible is refused in one line."""
     error = run("src.eval", *arguments, cwd=tmp_path).error
     assert [words for words in told if words not in error] == []
     assert not list(folder.glob("eval_*.json"))
 
 
-def test_a_run_that_has_not_finished_an_epoch_has_nothing_to_evaluate(folder: Path, tmp_path: Path) -> None:
+def test_run_without_epoch_cannot_be_evaluated(folder: Path, tmp_path: Path) -> None:
+    """A run that has not finished an epoch has nothing to evaluate."""
     shutil.rmtree(folder / "checkpoints")
     error = run("src.eval", f"run={folder}", cwd=tmp_path).error
     assert "best.ckpt" in error
     assert "has not finished an epoch" in error
 
 
-def test_settings_of_training_are_refused_and_not_shown(folder: Path, tmp_path: Path) -> None:
+def test_training_settings_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Settings of training are refused in an evaluation, and its help does not show them."""
     for setting in ("trainer.max_epochs=3", "+trainer.max_time=00:00:01:00", "trainer.overfit_batches=1"):
         error = run("src.eval", f"run={folder}", setting, cwd=tmp_path).error
         assert f"{setting.split('=')[0].lstrip('+')} has no effect in an evaluation" in error

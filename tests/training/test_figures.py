@@ -65,7 +65,8 @@ def assert_equal(again: Drawn, before: Drawn) -> None:
     assert again.others == before.others
 
 
-def test_the_pictures_of_points_are_the_run_s_own_pixel_for_pixel_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_figures_of_points_redraw_identically(tmp_path: Path) -> None:
+    """Redrawn figures of points equal the run's own pixel for pixel, and nothing else changes."""
     folder = train(*XOR, cwd=tmp_path).folder
     before, steps = drawn(folder), last_steps(folder)
     assert set(before.pictures) == PLANE
@@ -74,7 +75,8 @@ def test_the_pictures_of_points_are_the_run_s_own_pixel_for_pixel_and_nothing_el
     assert EventAccumulator(str(folder)).Reload().Tags()["scalars"] == []  # those of the run it has logged itself
 
 
-def test_the_pictures_of_images_are_the_run_s_own_pixel_for_pixel(data_dir: Path, tmp_path: Path) -> None:
+def test_figures_of_images_redraw_identically(data_dir: Path, tmp_path: Path) -> None:
+    """Redrawn figures of images equal the run's own pixel for pixel."""
     settings = (*images("cifar10", data_dir), *CIFAR, "model.channels=[4,8]")
     folder = train(*settings, cwd=tmp_path).folder
     before = drawn(folder)
@@ -82,7 +84,8 @@ def test_the_pictures_of_images_are_the_run_s_own_pixel_for_pixel(data_dir: Path
     assert_equal(drawn_again(folder), before)
 
 
-def test_a_run_on_other_devices_is_drawn_on_what_there_is(tmp_path: Path) -> None:
+def test_redraw_uses_the_available_device(tmp_path: Path) -> None:
+    """A run that was trained on other devices is redrawn on the one that is available."""
     folder = train(*XOR, "logger=none", cwd=tmp_path).folder
     config = OmegaConf.load(folder / ".hydra" / "config.yaml")
     config.trainer.update({"accelerator": "gpu", "devices": 2, "strategy": "ddp", "num_nodes": 2})
@@ -93,9 +96,10 @@ def test_a_run_on_other_devices_is_drawn_on_what_there_is(tmp_path: Path) -> Non
     assert not any(map(events, folder.iterdir()))  # as it has kept none
 
 
-def test_what_callbacks_noted_while_training_is_drawn_where_the_checkpoint_has_it_and_else_left_out(
+def test_redraw_needs_callback_state_in_checkpoint(
     tmp_path: Path,
 ) -> None:
+    """Figures of what callbacks recorded in training are redrawn if the checkpoint has it, else left out."""
     norms = "+callbacks.norms={_target_:src.callbacks.figures.gradient_norms.GradientNorms,every_n_steps:2}"
     descent = ("data=linear", "model.hidden_size=[]", "model.output_bias=false", "callbacks=descent", norms)
     folder = train(*descent, "optimizer=sgd", "trainer.max_epochs=2", cwd=tmp_path).folder
@@ -109,14 +113,14 @@ def test_what_callbacks_noted_while_training_is_drawn_where_the_checkpoint_has_i
     assert set(before.pictures) - set(drawn_again(folder).pictures) == {"descent", "gradient_norms"}
 
 
-def test_without_the_last_checkpoint_the_best_is_enough(tmp_path: Path) -> None:
+def test_best_checkpoint_suffices_to_redraw(tmp_path: Path) -> None:
     folder = train(*XOR, cwd=tmp_path).folder
     (folder / "checkpoints" / "last.ckpt").unlink()
     before = drawn(folder)
     assert_equal(drawn_again(folder), before)
 
 
-def test_a_run_that_cannot_be_drawn_is_left_as_it_was(tmp_path: Path) -> None:
+def test_failed_redraw_changes_nothing(tmp_path: Path) -> None:
     folder = train(*XOR, cwd=tmp_path).folder
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"none")
     before = sorted(folder.rglob("*"))

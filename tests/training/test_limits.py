@@ -27,7 +27,8 @@ def data() -> Given:
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_a_share_that_comes_to_nothing_is_refused_with_the_smallest_that_does_not(name: str, data: Given) -> None:
+def test_too_small_fraction_is_refused(name: str, data: Given) -> None:
+    """A fraction that leaves nothing is refused with the smallest one that would do."""
     smallest, none, words = SMALLEST[name]
     with pytest.raises(InputError) as caught:
         check_limits(OmegaConf.create({name: none}), data)
@@ -53,7 +54,8 @@ def test_a_share_that_comes_to_nothing_is_refused_with_the_smallest_that_does_no
         ({"min_epochs": 5, "max_epochs": 3}, "trainer.min_epochs=5 has no effect: training ends with"),
     ],
 )
-def test_what_would_not_be_done_is_refused(settings: dict[str, float], words: str | None, data: Given) -> None:
+def test_ineffective_limits_are_refused(settings: dict[str, float], words: str | None, data: Given) -> None:
+    """Limits that have no effect, and intervals that leave an epoch's end unvalidated, are refused."""
     if words is None:
         check_limits(OmegaConf.create(settings), data)
         return
@@ -62,7 +64,7 @@ def test_what_would_not_be_done_is_refused(settings: dict[str, float], words: st
     assert words in str(caught.value)
 
 
-def test_a_share_of_an_evaluation_is_one_of_its_samples_and_src_eval_takes_the_same(tmp_path: Path) -> None:
+def test_evaluation_fraction_is_of_samples(tmp_path: Path) -> None:
     """XOR's 100 validation and 1000 test points fit one batch and two."""
     shares = ("trainer.limit_val_batches=0.3", "trainer.limit_test_batches=0.25", "data.noise=0.4")
     outcome = quick(*shares, "data.test_size=1000", "trainer.max_epochs=2", Seen.SETTING, cwd=tmp_path)
@@ -79,7 +81,8 @@ def test_a_share_of_an_evaluation_is_one_of_its_samples_and_src_eval_takes_the_s
     assert read_json(outcome.folder / "eval_test.json")["test/loss"] != pytest.approx(metrics["test/loss"], abs=1e-4)
 
 
-def test_a_run_that_overfits_a_few_batches_is_evaluated_on_what_it_was_validated_on(tmp_path: Path) -> None:
+def test_overfit_run_evaluates_its_own_batches(tmp_path: Path) -> None:
+    """A run that overfits a few batches is evaluated on those on which it was validated."""
     outcome = quick("trainer.overfit_batches=0.2", "data.noise=0.4", "trainer.max_epochs=2", cwd=tmp_path)
     evaluate(f"run={outcome.folder}", cwd=tmp_path)
     told = read_json(outcome.folder / "eval_val.json")["val/loss"]
@@ -92,7 +95,7 @@ def test_a_limit_is_refused_before_training(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_an_epoch_cut_short_after_a_validation_has_no_validation_metrics(tmp_path: Path) -> None:
+def test_cut_epoch_has_no_validation_metrics(tmp_path: Path) -> None:
     """The validation after step 15 is not one of the weights after step 17."""
     outcome = quick("+trainer.val_check_interval=0.5", "trainer.max_steps=17", cwd=tmp_path)
     assert outcome.metrics["epochs"] == 2

@@ -48,11 +48,13 @@ def is_measured(outcome: Outcome, cwd: Path, *given: str) -> None:
         assert told[f"{split}/acc"] == metrics[f"{split}/acc"]
 
 
-def test_all_callbacks_of_lightning_are_looked_at() -> None:
+def test_all_lightning_callbacks_are_covered() -> None:
+    """Each callback of Lightning is refused, tried in a run or excluded for a stated reason."""
     assert sorted({*REFUSED_CALLBACKS, *OTHERS, *ELSEWHERE, *ABSTRACT}) == sorted(callbacks.__all__)
 
 
-def test_an_average_of_weights_is_what_is_validated_kept_and_tested(tmp_path: Path) -> None:
+def test_weight_average_is_validated_and_saved(tmp_path: Path) -> None:
+    """With weight averaging, the average is what is validated, kept and tested."""
     plain = weights(quick(*SETTINGS, cwd=tmp_path).folder)
     outcome = quick(*SETTINGS, MEAN, cwd=tmp_path)
     is_measured(outcome, tmp_path)
@@ -61,7 +63,8 @@ def test_an_average_of_weights_is_what_is_validated_kept_and_tested(tmp_path: Pa
     assert not any(torch.allclose(averaged[name], plain[name]) for name in plain)
 
 
-def test_a_resumed_run_goes_on_with_its_average(tmp_path: Path) -> None:
+def test_resume_restores_the_weight_average(tmp_path: Path) -> None:
+    """A resumed run restores its average of the weights and ends with the result of an uninterrupted one."""
     straight = quick(*SETTINGS, EMA, cwd=tmp_path)
     is_measured(straight, tmp_path)
     folder = quick(*SETTINGS, EMA, "trainer.max_epochs=2", cwd=tmp_path).folder
@@ -71,7 +74,8 @@ def test_a_resumed_run_goes_on_with_its_average(tmp_path: Path) -> None:
     assert read_json(folder / "metrics.json")["test/loss"] == straight.metrics["test/loss"]
 
 
-def test_metrics_are_those_of_the_kept_weights_with_all_other_callbacks(tmp_path: Path) -> None:
+def test_other_callbacks_leave_metrics_correct(tmp_path: Path) -> None:
+    """With all other callbacks at once, the metrics are those of the kept weights."""
     given = [f"+callbacks.{name}={json.dumps({'_target_': f'{LIGHTNING}.{name}'} | OTHERS[name])}" for name in OTHERS]
     bare = ("callbacks=none", "~callbacks.progress")  # there may be one bar; some want a logger
     outcome = train(*bare, *SETTINGS, *(each.replace('"', "") for each in given), cwd=tmp_path)
@@ -100,32 +104,35 @@ class Change(Callback):
 
 
 @pytest.mark.parametrize("moment", ["on_train_epoch_start", "on_train_batch_end", "on_validation_start"])
-def test_weights_may_be_changed_before_they_are_validated(moment: str, tmp_path: Path) -> None:
+def test_weights_may_change_before_validation(moment: str, tmp_path: Path) -> None:
     outcome = quick(*SETTINGS, "trainer.max_epochs=2", Change.at(moment), cwd=tmp_path)
     is_measured(outcome, tmp_path)
 
 
 @pytest.mark.parametrize("moment", ["on_validation_epoch_end", "on_validation_end", "on_train_epoch_end"])
-def test_weights_changed_between_validation_and_checkpoint_are_refused(moment: str, tmp_path: Path) -> None:
+def test_weight_change_after_validation_is_refused(moment: str, tmp_path: Path) -> None:
+    """Weights that change between validation and checkpoint are refused."""
     outcome = run("src.train", *BARE, *SETTINGS, Change.at(moment), cwd=tmp_path)
     assert "the weights to be saved are not those that were validated; Change or MLP may change them" in outcome.error
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_without_a_validation_set_weights_may_be_changed_at_an_epochs_end(tmp_path: Path) -> None:
+def test_weights_may_change_without_validation(tmp_path: Path) -> None:
+    """Without a validation set the weights may change at the end of an epoch."""
     outcome = quick(*SETTINGS, "data.val_size=0", Change.at("on_train_epoch_end"), cwd=tmp_path)
     evaluate(f"run={outcome.folder}", "split=test", cwd=tmp_path)
     told = read_json(outcome.folder / "eval_test.json")["test/loss"]
     assert told == pytest.approx(outcome.metrics["test/loss"], rel=1e-6)
 
 
-def test_weights_that_are_changed_after_the_last_checkpoint_are_told_to_be_lost(tmp_path: Path) -> None:
+def test_weight_change_after_checkpoint_is_reported(tmp_path: Path) -> None:
+    """A change of the weights after the last checkpoint is reported as having no effect."""
     outcome = quick(*SETTINGS, Change.at("on_train_end"), cwd=tmp_path)
     assert "Change or MLP changed the weights after the last checkpoint: this has no effect" in outcome.out
     is_measured(outcome, tmp_path)
 
 
-def test_weights_that_are_changed_for_the_test_are_refused(tmp_path: Path) -> None:
+def test_weight_change_before_test_is_refused(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, *SETTINGS, Change.at("on_test_start"), cwd=tmp_path)
     assert "the weights to be tested are not the saved ones; Change or MLP may change them" in outcome.error
     assert "test/loss" not in outcome.metrics

@@ -29,7 +29,8 @@ class Fail(Callback):
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["PyTorch's", "CUDA's", "cuBLAS's"])
-def test_a_run_that_a_gpus_memory_does_not_bear_ends_in_one_line(error: Exception, tmp_path: Path) -> None:
+def test_training_out_of_memory_is_reported(error: Exception, tmp_path: Path) -> None:
+    """A run that needs more memory than the GPU has ends with an error in one line."""
     Fail.error = error
     outcome = run("src.train", *BARE, Fail.SETTING, cwd=tmp_path)
     told = TOLD.format(" (PyTorch asked for 2.00 GiB)" if error is ERRORS[0] else "")
@@ -41,9 +42,8 @@ def test_a_run_that_a_gpus_memory_does_not_bear_ends_in_one_line(error: Exceptio
     }
 
 
-def test_an_evaluation_that_a_gpus_memory_does_not_bear_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_out_of_memory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that needs more memory than the GPU has ends with an error in one line."""
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
 
     def exhausted(*batch: object) -> None:
@@ -54,7 +54,8 @@ def test_an_evaluation_that_a_gpus_memory_does_not_bear_ends_in_one_line(
     assert outcome.error == f"error: {TOLD.format(' (PyTorch asked for 2.00 GiB)')}"
 
 
-def test_an_operation_that_is_not_deterministic_on_the_device_is_named(tmp_path: Path) -> None:
+def test_nondeterministic_operation_is_named(tmp_path: Path) -> None:
+    """With deterministic=true an operation that is not deterministic on the device is named."""
     Fail.error = RuntimeError(
         "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation, but you set "
         "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation …"

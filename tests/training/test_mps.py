@@ -85,9 +85,10 @@ def test_table_of_kernels_knows_what_mps_lacks() -> None:
     ],
     ids=lambda settings: " ".join(settings),
 )
-def test_training_and_testing_take_what_apples_gpus_have(
+def test_training_uses_only_mps_operations(
     settings: tuple[str, ...], data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Training and testing use no 64-bit floats, no pinned memory and no operation that MPS lacks."""
     watch = Watch()
     for name in ("fit", "test"):
         plain = getattr(lightning.Trainer, name)
@@ -105,7 +106,8 @@ def test_training_and_testing_take_what_apples_gpus_have(
     assert not {name for name in watch.operations if not has_kernel(name)}
 
 
-def test_stack_adds_up_in_what_apples_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack_uses_only_mps_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack sums its metrics without 64-bit floats, pinned memory or an operation that MPS lacks."""
     monkeypatch.setattr(stack, "choose_sum_dtype", lambda kind: devices.choose_sum_dtype(devices.MPS))
     samples = Samples(torch.randn(90, 4), torch.arange(90) % 3)
     about = {"in_shape": [4], "num_classes": 3, "task": "multiclass", "activation": "relu"}

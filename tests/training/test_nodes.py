@@ -103,7 +103,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return quick(*SETTINGS, cwd=tmp_path_factory.mktemp("alone"))
 
 
-def test_where_one_node_fails_all_end_and_each_says_why(failed: list[Outcome], cwd: Path) -> None:
+def test_failing_node_ends_all_nodes(failed: list[Outcome], cwd: Path) -> None:
+    """If one node fails, all nodes end and each of them says why."""
     first, second = failed
     assert (first.code, second.code) == (1, 1)
     assert "error: another process of this run has ended, its own output says why" in first.error
@@ -113,7 +114,8 @@ def test_where_one_node_fails_all_end_and_each_says_why(failed: list[Outcome], c
     assert status["message"].startswith("another process of this run has ended")
 
 
-def test_a_run_on_two_nodes_goes_on_and_gives_what_one_process_gives(resumed: list[Outcome], alone: Outcome) -> None:
+def test_resumed_two_node_run_matches_single_process(resumed: list[Outcome], alone: Outcome) -> None:
+    """A run on two nodes resumes with the result of a run in one process."""
     assert [outcome.code for outcome in resumed] == [0, 0], resumed
     folder = resumed[0].folder
     rows = history(folder)
@@ -126,7 +128,8 @@ def test_a_run_on_two_nodes_goes_on_and_gives_what_one_process_gives(resumed: li
         assert resumed[0].metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-5)
 
 
-def test_only_the_first_node_writes_and_speaks(resumed: list[Outcome]) -> None:
+def test_only_first_node_writes_and_logs(resumed: list[Outcome]) -> None:
+    """The first node alone writes files and logs; the second only says that it waits."""
     first, second = resumed
     names = {path.name for path in first.folder.iterdir()}
     files = {"metrics.json", "status.json", "history.csv", "provenance.json", "train.log", ".lock"}
@@ -138,7 +141,7 @@ def test_only_the_first_node_writes_and_speaks(resumed: list[Outcome]) -> None:
     assert [log.count(f"epoch {epoch}/3 ") for epoch in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_a_name_that_is_taken_is_refused_on_each_node(
+def test_existing_name_is_refused_on_each_node(
     resumed: list[Outcome], cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (resumed[0].folder / "metrics.json").read_text()
@@ -169,19 +172,21 @@ def meet(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
         (("name=x", "trainer.num_nodes=0"), {}, "trainer.num_nodes=0 "),
     ],
 )
-def test_what_would_wait_for_ever_is_refused_in_one_line(
+def test_endless_wait_is_refused(
     settings: tuple[str, ...],
     variables: dict[str, str] | None,
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Settings with which the nodes would wait for ever are refused in one line."""
     if variables is not None:
         meet(monkeypatch, **variables)
     assert said in run("src.train", *let_last_count(*TWO, *settings), cwd=tmp_path).error
 
 
-def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
+def test_unshared_folder_is_refused(tmp_path: Path) -> None:
+    """A node that does not see the run's folder on shared storage refuses to train."""
     from src.training.distributed import DistributedGuard
 
     settings: Any = {"trainer": None, "pl_module": None}
@@ -190,9 +195,8 @@ def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variables", [{}, ONE_NODE])
-def test_processes_of_one_machine_meet_where_no_other_machine_reaches_them(
-    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_processes_meet_on_loopback(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of one machine meet at an address that no other machine can reach."""
     outside = {"MASTER_ADDR": "192.0.2.1", "GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
     for name, value in {**variables, **outside, "MASTER_PORT": free_port()}.items():
         monkeypatch.setenv(name, value)
@@ -205,7 +209,7 @@ def test_processes_of_one_machine_meet_where_no_other_machine_reaches_them(
     assert os.environ["NCCL_SOCKET_IFNAME"] in ("=lo", "=lo0")
 
 
-def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_occupied_port_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         meeting = make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 1})
@@ -213,7 +217,8 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             _ = meeting.main_address
 
 
-def test_processes_of_several_machines_meet_where_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_meet_at_master_addr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of several machines meet at the address in MASTER_ADDR."""
     meet(monkeypatch, MASTER_ADDR="192.0.2.1", GLOO_SOCKET_IFNAME="eth0")
     assert make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 2}).main_address == "192.0.2.1"
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
@@ -230,16 +235,18 @@ def test_processes_of_several_machines_meet_where_they_are_told_to(monkeypatch: 
         ({"SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ProcessInfo(0, 0, 0, 0, BY_HAND)),  # no srun
     ],
 )
-def test_a_process_knows_its_place(
+def test_process_detects_its_rank(
     variables: dict[str, str], found: ProcessInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A process detects its rank, and what started it, from the environment."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert detect_process() == found
     assert found.is_rank_zero == (found.node_rank == 0 and found.local_rank == 0)
 
 
-def test_tasks_that_train_a_model_each_are_all_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_independent_tasks_are_all_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm tasks that train one model each are all rank 0."""
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     assert resolve_process({"strategy": "auto", "devices": 1}) == SINGLE_PROCESS
@@ -255,9 +262,10 @@ def test_tasks_that_train_a_model_each_are_all_the_first(monkeypatch: pytest.Mon
         ({"NODE_RANK": "1"}, {"strategy": "ddp", "devices": 1, "num_nodes": 1}, "from 0 to 0"),
     ],
 )
-def test_settings_that_differ_from_what_was_started_are_refused(
+def test_mismatch_with_started_processes_is_refused(
     variables: dict[str, str], trainer: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Settings that do not match the processes that were started are refused."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=said):

@@ -107,7 +107,8 @@ def searchpath(project: Path) -> str:
     return f"hydra.searchpath=[file://{project / 'conf'}]"
 
 
-def test_an_own_model_and_data_set_train_with_their_own_configs(project: Path) -> None:
+def test_custom_model_and_data_train(project: Path) -> None:
+    """A custom model and a custom data set train with their own configs."""
     settings = [searchpath(project), "model=centres", "data=rings", "optimizer.lr=0.1", "trainer.max_epochs=10"]
     outcome = train(*settings, cwd=project)
     metrics = outcome.metrics
@@ -122,7 +123,8 @@ def test_an_own_model_and_data_set_train_with_their_own_configs(project: Path) -
     }
 
 
-def test_an_own_model_resumes_and_is_evaluated_like_any_other(project: Path) -> None:
+def test_custom_model_resumes_and_evaluates(project: Path) -> None:
+    """A custom model is resumed and evaluated like any other."""
     settings = [searchpath(project), "model=centres", "data=rings"]
     folder = quick(*settings, "trainer.max_epochs=2", cwd=project).folder
     longer = quick(*settings, "trainer.max_epochs=4", cwd=project).folder
@@ -132,7 +134,8 @@ def test_an_own_model_resumes_and_is_evaluated_like_any_other(project: Path) -> 
     assert read_json(folder / "eval_test.json")["test/acc"] == read_json(folder / "metrics.json")["test/acc"]
 
 
-def test_a_sweep_of_own_models_goes_on_and_is_drawn_without_being_told_to_trust_them(project: Path) -> None:
+def test_sweep_of_custom_models_needs_no_trust(project: Path) -> None:
+    """A sweep of custom models resumes and draws its figures without the setting trust."""
     panels = "{_target_: src.sweeps.figures.model_grid.ModelGrid, columns: 2, title: own}"
     drawing = (
         f"{{_target_: src.sweeps.figures.callback.DrawFigures, _recursive_: false, pictures: {{panels: {panels}}}}}"
@@ -149,20 +152,23 @@ def test_a_sweep_of_own_models_goes_on_and_is_drawn_without_being_told_to_trust_
     assert run("src.compare", str(folder), "trust=mine", cwd=project).code == 0
 
 
-def test_an_own_class_takes_another_choices_settings(project: Path) -> None:
+def test_custom_class_takes_other_choices_settings(project: Path) -> None:
+    """A custom class can take the settings of another choice."""
     outcome = quick("model=mlp", "model._target_=mine.model.Doubled", "trainer.max_epochs=2", cwd=project)
     assert outcome.metrics["parameters"] == 200 * 2 + 200 + 1
     assert weights(outcome.folder)["net.centres"].shape == (200, 2)
 
 
-def test_a_setting_that_an_own_class_does_not_take_is_told_in_one_line(project: Path) -> None:
+def test_unknown_custom_setting_is_named(project: Path) -> None:
+    """A setting that a custom class does not take is named in one line."""
     settings = [searchpath(project), "model=centres", "+model.width=3"]
     error = run("src.train", *settings, cwd=project).error
     assert "model.width" in error
     assert "mine.model.MyModel has no such setting" in error
 
 
-def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
+def test_unknown_custom_choice_is_named(project: Path) -> None:
+    """An unknown choice of a custom group is named in one line, with a suggestion."""
     error = run("src.train", searchpath(project), "model=centers", cwd=project).error
     assert "model=centers: there is no such choice, did you mean centres?; model is one of airbench, " in error
     swept = run("src.train", "-m", searchpath(project), "data=ring,xor", cwd=project).error
@@ -180,12 +186,13 @@ def test_an_unknown_own_choice_is_told_in_one_line(project: Path) -> None:
         ("+data.pionts=5", "data.pionts: mine.data.Rings has no such setting, did you mean points?"),
     ],
 )
-def test_settings_of_own_classes_are_checked_where_they_are_shared(setting: str, told: str, project: Path) -> None:
+def test_shared_settings_of_custom_classes_are_checked(setting: str, told: str, project: Path) -> None:
+    """Settings that custom classes share with the project's own are checked."""
     settings = [searchpath(project), "model=centres", "data=rings", setting]
     assert told in run("src.train", *BARE, *settings, cwd=project).error
 
 
-def test_batch_size_of_a_plain_data_module_is_checked(project: Path) -> None:
+def test_plain_data_module_batch_size_is_checked(project: Path) -> None:
     plain = "from lightning import LightningDataModule\nclass Plain(LightningDataModule):\n"
     write(project / "mine" / "plain.py", f"{plain}    def __init__(self, batch_size, noise): ...\n")
     settings = ["data._target_=mine.plain.Plain", "data.batch_size=0", "data.noise=-1"]
@@ -193,7 +200,8 @@ def test_batch_size_of_a_plain_data_module_is_checked(project: Path) -> None:
     assert "data.batch_size=0 must be" in error and "noise" not in error  # what that means is the class's own affair
 
 
-def test_an_own_checkpoint_is_loaded_in_python(project: Path) -> None:
+def test_checkpoint_loads_in_python(project: Path) -> None:
+    """A run's checkpoint can be loaded with load_from_checkpoint."""
     outcome = quick("model.hidden_size=[5,4]", "trainer.max_epochs=1", cwd=project)
     model = MLP.load_from_checkpoint(outcome.folder / "checkpoints" / "best.ckpt")
     assert sum(parameter.numel() for parameter in model.parameters()) == outcome.metrics["parameters"] == 44
@@ -210,26 +218,29 @@ def optimizer(outcome: Outcome) -> dict[str, float]:
     return group
 
 
-def test_a_presets_optimizer_has_the_presets_values(project: Path) -> None:
+def test_preset_sets_its_optimizers_values(project: Path) -> None:
+    """The optimizer that a preset chooses has the preset's values."""
     outcome = quick(searchpath(project), "experiment=tuned", cwd=project)
     assert (optimizer(outcome)["lr"], optimizer(outcome)["momentum"]) == (0.25, 0.5)
     assert outcome.metrics["epochs"] == 2
 
 
-def test_another_optimizer_over_a_preset_has_its_own_values(project: Path) -> None:
+def test_other_optimizer_ignores_preset_values(project: Path) -> None:
+    """An optimizer that replaces the one of a preset has its own values."""
     outcome = quick(searchpath(project), "experiment=tuned", "optimizer=adam", cwd=project)
     assert optimizer(outcome)["lr"] == 0.01  # XOR's own for Adam
     assert "momentum" not in optimizer(outcome)
     assert outcome.metrics["epochs"] == 2
 
 
-def test_the_command_line_has_the_last_word_over_a_preset(project: Path) -> None:
+def test_command_line_overrides_preset(project: Path) -> None:
     outcome = quick(searchpath(project), "experiment=tuned", "optimizer.lr=0.125", "trainer.max_epochs=1", cwd=project)
     assert (optimizer(outcome)["lr"], optimizer(outcome)["momentum"]) == (0.125, 0.5)
     assert outcome.metrics["epochs"] == 1
 
 
-def test_a_value_that_a_preset_gave_another_optimizer_is_refused(project: Path) -> None:
+def test_preset_value_for_other_optimizer_is_refused(project: Path) -> None:
+    """A value that a preset sets for another optimizer is refused unless the command line sets it too."""
     error = run("src.train", searchpath(project), "experiment=direct", "optimizer=adam", cwd=project).error
     for words in ("experiment=direct", "optimizer.lr", "optimizer=sgd", "optimizer=adam", "recipe.sgd"):
         assert words in error
@@ -239,14 +250,15 @@ def test_a_value_that_a_preset_gave_another_optimizer_is_refused(project: Path) 
     assert optimizer(kept)["lr"] == 0.25
 
 
-def test_the_data_sets_values_go_with_the_optimizer(tmp_path: Path) -> None:
+def test_data_recipe_follows_the_optimizer(tmp_path: Path) -> None:
+    """The recipe of a data set has a learning rate for each optimizer."""
     rates = {}
     for name in ("adam", "adamw", "sgd"):
         rates[name] = optimizer(quick(f"optimizer={name}", "trainer.max_epochs=1", cwd=tmp_path))["lr"]
     assert rates == {"adam": 0.01, "adamw": 0.01, "sgd": 0.1}
 
 
-def test_the_project_may_lie_in_a_folder_with_spaces(project: Path) -> None:
+def test_project_folder_may_contain_spaces(project: Path) -> None:
     spaced = project / "a folder, and more"
     spaced.mkdir()
     outcome = quick("trainer.max_epochs=1", "name=here", cwd=spaced)

@@ -39,7 +39,7 @@ def start(*arguments: str, cwd: Path, path: str = "") -> str:
     return done.stdout
 
 
-def test_a_composed_config_trains_as_the_command_line_does(tmp_path: Path) -> None:
+def test_composed_config_trains_like_command_line(tmp_path: Path) -> None:
     """Also what is refused is, and leaves no folder; the run is one that the commands open."""
     told = start("-c", SCRIPT, cwd=tmp_path, path=str(ROOT))
     refused = [line for line in told.splitlines() if line.startswith("refused: ")]
@@ -56,7 +56,8 @@ def test_a_composed_config_trains_as_the_command_line_does(tmp_path: Path) -> No
     evaluate("run=outputs/runs/a-b", cwd=tmp_path)
 
 
-def test_the_files_of_commands_can_be_started_too(tmp_path: Path) -> None:
+def test_command_files_can_be_executed(tmp_path: Path) -> None:
+    """The commands can also be started by the paths of their files."""
     job = (str(ROOT / "src" / "train.py"), "-m", *BARE, "trainer.max_epochs=1", "seed=1", "name=file")
     assert "1 job" in start(*job, cwd=tmp_path)
     assert read_json(tmp_path / "outputs/sweeps/file/0/status.json")["status"] == "finished"

@@ -71,13 +71,15 @@ def as_before() -> Iterator[None]:
     torch.backends.cudnn.benchmark = benchmark
 
 
-def test_each_of_trainers_arguments_is_either_honoured_or_refused() -> None:
+def test_every_trainer_argument_is_covered() -> None:
+    """Each argument of Lightning's Trainer is either honoured or refused."""
     assert sorted([*HONOURED, *REFUSED_ARGUMENTS]) == sorted(
         set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     )
 
 
-def test_those_that_the_configs_do_not_have_are_known_to_be_added() -> None:
+def test_extra_trainer_arguments_are_known() -> None:
+    """Honoured arguments that the configs lack are listed as those to be added with a plus sign."""
     there = {name for path in (CONF / "trainer").glob("*.yaml") for name in OmegaConf.load(path)}
     assert sorted(EXTRA_TRAINER_ARGUMENTS) == sorted(set(HONOURED) - there)
 
@@ -94,20 +96,23 @@ def test_an_argument_reaches_the_trainer(name: str, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("name", REFUSED_ARGUMENTS)
-def test_an_argument_that_a_run_decides_is_refused_with_what_to_use(name: str) -> None:
+def test_refused_argument_names_the_alternative(name: str) -> None:
+    """An argument that a run decides itself is refused with what to use instead."""
     with pytest.raises(InputError) as caught:
         refuse_unsupported(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: None}}))
     assert str(caught.value) == f"trainer.{name} cannot be set here: {REFUSED_ARGUMENTS[name]}"
 
 
 @pytest.mark.parametrize("name", REFUSED_CALLBACKS)
-def test_a_callback_that_cannot_be_honoured_is_refused_with_what_to_use(name: str) -> None:
+def test_refused_callback_names_the_alternative(name: str) -> None:
+    """A callback that cannot be honoured is refused with what to use instead."""
     with pytest.raises(InputError) as caught:
         refuse_unsupported(OmegaConf.create({"callbacks": {"mine": {"_target_": f"{LIGHTNING}.{name}"}}}))
     assert str(caught.value) == f"callbacks.mine: {name} cannot be used here: {REFUSED_CALLBACKS[name]}"
 
 
-def test_a_setting_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightnings_environment_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment variable that would set an argument of the Trainer is refused."""
     monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "3")
     with pytest.raises(InputError, match=r"PL_TRAINER_MAX_STEPS: use trainer\.max_steps=…"):
         refuse_unsupported(OmegaConf.create({}))
@@ -177,7 +182,8 @@ class OwnFinder(callbacks.LearningRateFinder):
         (f"+callbacks.own._target_={__name__}.Late", "a callback set trainer.accumulate_grad_batches to 2 while steps"),
     ],
 )
-def test_it_is_told_in_one_line_before_training(given: str, words: str, tmp_path: Path) -> None:
+def test_unsupported_setting_is_refused_before_training(given: str, words: str, tmp_path: Path) -> None:
+    """Unsupported settings and callbacks are refused in one line before training."""
     settings = [given] if "_target_: " + DDP not in given else ["~trainer.strategy", given]
     with mock.patch("src.training.validation.refusals.find_spec", return_value=None):
         outcome = run("src.train", *BARE, *settings, cwd=tmp_path)
@@ -185,7 +191,8 @@ def test_it_is_told_in_one_line_before_training(given: str, words: str, tmp_path
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_a_time_may_be_given_in_parts_and_training_goes_on_with_twice_as_much(tmp_path: Path) -> None:
+def test_time_limit_accepts_parts(tmp_path: Path) -> None:
+    """A time limit can be given in parts, and a run that it ended can be resumed with more time."""
     outcome = quick("+trainer.max_time={seconds: 0.01}", "trainer.max_epochs=100000", cwd=tmp_path)
     assert outcome.metrics["epochs"] < 100
     assert "trainer.max_time=00:00:00:02" in outcome.out
@@ -194,7 +201,7 @@ def test_a_time_may_be_given_in_parts_and_training_goes_on_with_twice_as_much(tm
     assert outcome.metrics["epochs"] == 3
 
 
-def test_profilers_show_their_tables_and_the_log_has_them(tmp_path: Path) -> None:
+def test_profiler_tables_are_shown_and_logged(tmp_path: Path) -> None:
     outcome = quick("trainer.profiler=simple", "trainer.max_epochs=1", cwd=tmp_path)
     for text in (outcome.out, (outcome.folder / "train.log").read_text()):
         assert text.count("Profiler Report") == 2  # of training and of the test

@@ -99,7 +99,8 @@ def copy(stopped: dict[str, Stopped], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_run_that_is_asked_to_stop_ends_in_good_order(name: str, status: int, stopped: dict[str, Stopped]) -> None:
+def test_interrupted_run_ends_cleanly(name: str, status: int, stopped: dict[str, Stopped]) -> None:
+    """A run stopped by SIGINT or SIGTERM ends without a traceback and prints how to resume it."""
     run = stopped[name]
     assert run.status == status
     assert run.err == ""
@@ -110,9 +111,7 @@ def test_a_run_that_is_asked_to_stop_ends_in_good_order(name: str, status: int, 
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_the_finished_epochs_of_a_stopped_run_are_there(
-    name: str, stopped: dict[str, Stopped], straight: Outcome
-) -> None:
+def test_interrupted_run_keeps_finished_epochs(name: str, stopped: dict[str, Stopped], straight: Outcome) -> None:
     folder = stopped[name].folder
     metrics = read_json(folder / "metrics.json")
     assert metrics["epochs"] == 2
@@ -132,17 +131,19 @@ def test_a_killed_run_leaves_whole_files(stopped: dict[str, Stopped], straight: 
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+def test_interrupted_run_resumes_exactly(
     name: str, stopped: dict[str, Stopped], straight: Outcome, tmp_path: Path
 ) -> None:
+    """An interrupted run resumes with the result of an uninterrupted one."""
     folder = Path(shutil.copytree(stopped[name].folder, tmp_path / name))
     train(f"resume={folder}", cwd=tmp_path)
     assert_the_same_run(folder, straight.folder)
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened_also_elsewhere(
+def test_killed_run_resumes_exactly_elsewhere(
     copy: Path, straight: Outcome, stopped: dict[str, Stopped], tmp_path: Path
 ) -> None:
+    """A killed run, even in a copy of its folder, resumes with the result of an uninterrupted one."""
     before = {path: path.read_bytes() for path in stopped["SIGKILL"].folder.rglob("*") if path.is_file()}
     outcome = train("resume=outputs/runs/moved", cwd=tmp_path)
     assert outcome.folders == []  # none but its own
@@ -160,7 +161,7 @@ def test_provenance_keeps_both_starts(copy: Path, tmp_path: Path) -> None:
     assert [start["command"] for start in resumed] == [f"python -m src.train resume={copy} trust=tests"]
 
 
-def test_the_log_and_the_events_go_on(copy: Path, tmp_path: Path) -> None:
+def test_resume_appends_log_and_events(copy: Path, tmp_path: Path) -> None:
     train(f"resume={copy}", cwd=tmp_path)
     log = (copy / "train.log").read_text()
     assert [log.count(f"epoch {epoch}/6 ") for epoch in range(1, 7)] == [1] * 6
@@ -173,7 +174,8 @@ def test_the_log_and_the_events_go_on(copy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(optimizer: str, tmp_path: Path) -> None:
+def test_finished_run_extends_exactly(optimizer: str, tmp_path: Path) -> None:
+    """A finished run trains longer with the result of a run that had that length from the start."""
     settings = [f"optimizer={optimizer}", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3"]
     longer = quick(*settings, "trainer.max_epochs=6", cwd=tmp_path).folder
     folder = quick(*settings, "trainer.max_epochs=3", cwd=tmp_path).folder
@@ -183,7 +185,8 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(optimize
     assert_the_same_run(folder, longer)
 
 
-def test_what_is_given_on_resuming_is_kept_with_the_runs_settings(tmp_path: Path) -> None:
+def test_resume_settings_are_saved(tmp_path: Path) -> None:
+    """Settings that are given on resuming are saved with those of the run."""
     folder = quick("trainer.max_epochs=1", "model.hidden_size=7", "seed=4", cwd=tmp_path).folder
     before = OmegaConf.load(folder / ".hydra" / "config.yaml")
     train(f"resume={folder}", "trainer.max_epochs=2", "trainer.log_every_n_steps=3", cwd=tmp_path)
@@ -204,9 +207,8 @@ def test_what_is_given_on_resuming_is_kept_with_the_runs_settings(tmp_path: Path
         ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm", "value"),
     ],
 )
-def test_a_change_that_would_not_take_effect_or_not_be_exact_is_refused(
-    setting: str, name: str, now: str, tmp_path: Path
-) -> None:
+def test_inexact_change_on_resume_is_refused(setting: str, name: str, now: str, tmp_path: Path) -> None:
+    """A change that would have no effect or make the resumed run inexact is refused."""
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     error = run("src.train", f"resume={folder}", "trainer.max_epochs=2", setting, cwd=tmp_path).error
@@ -217,7 +219,8 @@ def test_a_change_that_would_not_take_effect_or_not_be_exact_is_refused(
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle"])
-def test_more_epochs_than_a_schedule_was_made_for_are_refused(scheduler: str, tmp_path: Path) -> None:
+def test_resume_beyond_schedule_is_refused(scheduler: str, tmp_path: Path) -> None:
+    """More epochs than a learning rate schedule was made for are refused."""
     outcome = quick("trainer.max_epochs=1", f"scheduler={scheduler}", cwd=tmp_path)
     assert "train longer:" not in outcome.out
     error = run("src.train", f"resume={outcome.folder}", "trainer.max_epochs=2", cwd=tmp_path).error
@@ -226,7 +229,8 @@ def test_more_epochs_than_a_schedule_was_made_for_are_refused(scheduler: str, tm
     assert len(history(outcome.folder)) == 1
 
 
-def test_a_schedule_of_epochs_goes_on_for_longer(tmp_path: Path) -> None:
+def test_epoch_schedule_can_be_extended(tmp_path: Path) -> None:
+    """A run whose schedule depends on the epoch alone can train longer."""
     longer = quick("trainer.max_epochs=4", "scheduler=exponential", cwd=tmp_path).folder
     folder = quick("trainer.max_epochs=2", "scheduler=exponential", cwd=tmp_path).folder
     train(f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path)
@@ -243,7 +247,8 @@ def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
     assert_the_same_run(folder, longer)
 
 
-def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path) -> None:
+def test_running_run_is_not_resumed(tmp_path: Path) -> None:
+    """A run that another process is training is left alone."""
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     with FileLock(folder / ".lock"):
         error = run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
@@ -251,7 +256,8 @@ def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path) -> None:
     assert len(history(folder)) == 1
 
 
-def test_a_finished_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_resume_of_finished_run_is_refused(tmp_path: Path) -> None:
+    """A finished run is refused with the setting that would train it longer."""
     folder = quick("trainer.max_epochs=2", "name=done", cwd=tmp_path).folder
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     error = run("src.train", "resume=outputs/runs/done", cwd=tmp_path).error
@@ -279,14 +285,14 @@ def test_another_choice_on_resuming_is_refused(choice: str, group: str, tmp_path
     assert read_json(folder / "metrics.json")["epochs"] == 1
 
 
-def test_a_setting_that_is_not_there_is_refused_on_resuming(tmp_path: Path) -> None:
+def test_unknown_setting_on_resume_is_refused(tmp_path: Path) -> None:
     folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
     error = run("src.train", f"resume={folder}", "trainer.max_epoch=2", cwd=tmp_path).error
     assert "trainer.max_epoch" in error
     assert "did you mean trainer.max_epochs?" in error
 
 
-def test_a_job_of_a_sweep_can_go_on_alone(tmp_path: Path) -> None:
+def test_sweep_job_can_be_resumed_alone(tmp_path: Path) -> None:
     outcome = run("src.train", "-m", *BARE, "trainer.max_epochs=1", "seed=1,2", cwd=tmp_path)
     longer = quick("trainer.max_epochs=3", "seed=2", cwd=tmp_path).folder
     train(f"resume={outcome.folders[1]}", "trainer.max_epochs=3", cwd=tmp_path)
@@ -301,9 +307,7 @@ def test_the_seconds_of_all_starts_add_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("days", [0.0, -10.0])
-def test_tensorboard_has_each_step_once_and_in_order_after_a_resume(
-    days: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_resume_keeps_tensorboard_steps_in_order(days: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also where the clock stands still, so that both starts fall within one second, or was set back."""
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
@@ -320,7 +324,7 @@ def test_tensorboard_has_each_step_once_and_in_order_after_a_resume(
     assert [point.step for point in events.Scalars("train/loss_step")] == [4, 9, 14, 19, 24, 29, 34, 39]
 
 
-def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
+def test_early_stopping_count_survives_resume(tmp_path: Path) -> None:
     settings = ["callbacks=early_stopping", "callbacks.early_stopping.patience=3", "optimizer.lr=0.05"]
     straight = train(*settings, "trainer.max_epochs=30", cwd=tmp_path).folder
     folder = train(*settings, "trainer.max_epochs=2", cwd=tmp_path).folder
@@ -329,7 +333,8 @@ def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
     assert history(folder) == history(straight)
 
 
-def test_a_resumed_run_has_the_patience_that_it_is_given(tmp_path: Path) -> None:
+def test_resume_applies_new_patience(tmp_path: Path) -> None:
+    """A resumed run uses the patience that is given on resuming."""
     settings = ["callbacks=early_stopping", "optimizer.lr=1e-9", "trainer.max_epochs=30"]
     patient = train(*settings, "callbacks.early_stopping.patience=5", cwd=tmp_path).folder
     folder = train(*settings, "callbacks.early_stopping.patience=2", cwd=tmp_path).folder

@@ -25,7 +25,8 @@ def of_seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 
 
 @pytest.mark.parametrize("other", ["default", "zero again"])
-def test_the_same_seed_gives_the_same_run_bit_for_bit(other: str, of_seeds: dict[str, Outcome]) -> None:
+def test_same_seed_gives_identical_run(other: str, of_seeds: dict[str, Outcome]) -> None:
+    """The same seed gives the same run bit for bit."""
     first, second = of_seeds["zero"], of_seeds[other]
     assert timeless(first.metrics) == timeless(second.metrics)
     for name in ("best", "last"):
@@ -39,13 +40,15 @@ def test_another_seed_gives_another_run(of_seeds: dict[str, Outcome]) -> None:
     assert zero.metrics["train/loss"] != one.metrics["train/loss"]
 
 
-def test_no_seed_is_a_new_one_each_time(tmp_path: Path) -> None:
+def test_null_seed_differs_each_time(tmp_path: Path) -> None:
+    """With seed=null each run draws a new seed."""
     first, second = [quick(*NOISY, "seed=null", cwd=tmp_path) for _ in range(2)]
     assert not same(weights(first.folder), weights(second.folder))
     assert "seed: null" not in (first.folder / ".hydra" / "config.yaml").read_text()
 
 
-def test_a_run_without_a_seed_keeps_the_one_it_drew(tmp_path: Path) -> None:
+def test_drawn_seed_is_kept(tmp_path: Path) -> None:
+    """A run without a seed saves the one it drew, with which it can be repeated and resumed."""
     drawn = quick(*NOISY, "seed=null", cwd=tmp_path)
     seed = OmegaConf.load(drawn.folder / ".hydra" / "config.yaml").seed
     again = quick(*NOISY, f"seed={seed}", cwd=tmp_path)
@@ -55,7 +58,7 @@ def test_a_run_without_a_seed_keeps_the_one_it_drew(tmp_path: Path) -> None:
     assert history(drawn.folder) == history(longer.folder)
 
 
-def test_the_validation_split_is_the_same_for_each_seed(data_dir: Path, tmp_path: Path) -> None:
+def test_validation_split_ignores_the_seed(data_dir: Path, tmp_path: Path) -> None:
     splits = {}
     for settings in (("seed=1",), ("seed=2",), ("seed=1", "data.split_seed=5")):
         quick(Seen.SETTING, *images("mnist", data_dir), "debug=one_batch", *settings, cwd=tmp_path)
@@ -69,9 +72,8 @@ def test_the_validation_split_is_the_same_for_each_seed(data_dir: Path, tmp_path
 # The test set
 
 
-def test_the_test_set_is_touched_once_after_training(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_set_is_used_once(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test set is used once, after training."""
     calls: list[tuple[str, int]] = []
     original = MNIST.test_dataloader
 
@@ -85,12 +87,13 @@ def test_the_test_set_is_touched_once_after_training(
     assert same(torch.cat([batch.targets for batch in Seen.last.tested]), Seen.last.data.test_set.targets)
 
 
-def test_without_a_test_there_are_no_test_metrics(tmp_path: Path) -> None:
+def test_skipped_test_has_no_metrics(tmp_path: Path) -> None:
     outcome = quick("trainer.limit_test_batches=0", "trainer.max_epochs=1", cwd=tmp_path)
     assert not [name for name in outcome.metrics if name.startswith("test/")]
 
 
-def test_training_sees_each_training_point_once_an_epoch_and_no_test_point(tmp_path: Path) -> None:
+def test_epoch_sees_each_training_point_once(tmp_path: Path) -> None:
+    """Each epoch sees each training point once and no test point."""
     quick(Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
     seen, data = Seen.last, Seen.last.data
     for epoch in range(2):

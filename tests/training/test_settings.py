@@ -477,20 +477,22 @@ def config(key: str, value: object, target: object = None) -> DictConfig:
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
-def test_a_wrong_value_is_named_with_what_it_must_be(key: str, value: object) -> None:
+def test_invalid_value_is_named(key: str, value: object) -> None:
+    """An invalid value is named together with what it must be."""
     with pytest.raises(InputError) as caught:
         check_config(config(key, value))
     assert str(caught.value) == f"{key}={format_value(value)} must be {(EVALUATION | CHECKS)[key].description}"
 
 
-def test_every_check_refuses_something_and_lets_something_pass() -> None:
+def test_every_check_has_both_examples() -> None:
+    """Each check is tried with a value that it accepts and one that it refuses."""
     assert (
         {key for key, _ in WRONG} == {key for key, _ in RIGHT} == {key for key in ALL if not key.startswith("hydra.")}
     )
 
 
 @pytest.mark.parametrize(("key", "value"), RIGHT)
-def test_a_right_value_passes(key: str, value: object) -> None:
+def test_valid_value_passes(key: str, value: object) -> None:
     check_config(config(key, value))
 
 
@@ -498,7 +500,7 @@ FILES = [path for path in sorted(CONF.rglob("*.yaml")) if path.parent.name not i
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
-def test_there_is_a_check_of_each_setting_in_the_configs(path: Path) -> None:
+def test_each_config_setting_has_a_check(path: Path) -> None:
     """Classes have to be of the right kind, launchers and sweepers have tables of their own, figures have types."""
     text = path.read_text()
     prefix = "" if "@package _global_" in text or path.parent == CONF else ".".join(path.parent.relative_to(CONF).parts)
@@ -527,14 +529,15 @@ def own(name: str, names: dict[str, Any]) -> bool:
     return name.startswith("hydra.callbacks.") and (last.startswith("_") or last in get_hints(get_class(target)))
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     settings = {"model": {"_target_": "src.models.mlp.MLP", "dropout": 2}, "data": {"_target_": 5}, "threads": 0}
     wrong = r"data\._target_=5 must be .*; threads=0 must be .*; model\.dropout=2 must be"
     with pytest.raises(InputError, match=wrong):
         check_config(OmegaConf.create(settings))
 
 
-def test_classes_of_ones_own_take_what_they_like() -> None:
+def test_custom_classes_accept_any_value() -> None:
+    """The values of a custom class's settings are left to that class."""
     check_config(config("model.dropout", [0.1, 0.2], target=f"{__name__}.Own"))
 
 
@@ -561,7 +564,7 @@ class Own(LightningModule):
         ("trainer.profiler", "lightning.Callback", "must be a class of lightning.pytorch.profilers.Profiler"),
     ],
 )
-def test_a_class_of_the_wrong_kind_is_refused(part: str, target: object, words: str) -> None:
+def test_class_of_wrong_kind_is_refused(part: str, target: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
         check_config(of(part, target))
     assert words in str(caught.value)
@@ -590,7 +593,8 @@ def of(part: str, target: object) -> DictConfig:
         ("model", {"_partial_": True}, "model._partial_: a model has no such setting"),
     ],
 )
-def test_what_only_a_class_knows_has_to_be_of_its_type(part: str, settings: Any, words: str) -> None:
+def test_class_settings_are_checked_by_type(part: str, settings: Any, words: str) -> None:
+    """Settings that only a class knows must have the types that it declares."""
     classes = {**CLASSES, "callbacks.early_stopping": "src.callbacks.early_stopping.EarlyStopping"}
     made = {"_target_": classes[part], **settings} if isinstance(settings, dict) else {"a": settings}
     config = OmegaConf.create({})
@@ -610,12 +614,12 @@ def test_a_setting_that_nothing_reads_is_refused(setting: str) -> None:
     check_config(made)
 
 
-def test_a_checkpoint_that_is_not_there_is_named() -> None:
+def test_missing_checkpoint_is_named() -> None:
     with pytest.raises(InputError, match=r"ckpt_path=no/such\.ckpt: there is no such file"):
         check_config(OmegaConf.create({"ckpt_path": "no/such.ckpt"}))
 
 
-def test_two_sources_of_first_weights_are_refused() -> None:
+def test_two_sources_of_initial_weights_are_refused() -> None:
     weights = {"_target_": "src.models.resnet18.ResNet18", "weights": "IMAGENET1K_V1"}
     with pytest.raises(InputError, match="use only one of them"):
         check_config(OmegaConf.create({"ckpt_path": __file__, "model": weights}))

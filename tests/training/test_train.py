@@ -53,7 +53,8 @@ def test_the_default_run_solves_xor(default: Outcome) -> None:
     assert default.metrics["test/loss"] < 0.01
 
 
-def test_metrics_json_has_the_kept_epoch_and_the_test(default: Outcome) -> None:
+def test_metrics_json_has_kept_epoch_and_test(default: Outcome) -> None:
+    """The file metrics.json has the metrics of the kept epoch and of the test."""
     metrics, rows = default.metrics, history(default.folder)
     best = max(row["val/acc"] for row in rows)
     kept = [row for row in rows if row["val/acc"] == best][-1]  # of equals the latest
@@ -68,7 +69,8 @@ def test_metrics_json_has_the_kept_epoch_and_the_test(default: Outcome) -> None:
     assert metrics["seed"] == 0
 
 
-def test_a_run_lies_in_one_folder_below_outputs_runs(default: Outcome) -> None:
+def test_run_leaves_one_folder(default: Outcome) -> None:
+    """A run leaves one folder below outputs/runs, with all its files."""
     assert default.folder.parent.name == "runs"
     assert default.folder.parent.parent.name == "outputs"
     names = {path.name for path in default.folder.iterdir()}
@@ -81,7 +83,7 @@ def test_a_run_lies_in_one_folder_below_outputs_runs(default: Outcome) -> None:
     assert not [path for path in default.folder.rglob("*") if path.name.endswith(".partial")]
 
 
-def test_the_status_of_a_run_that_came_to_its_end_is_finished(default: Outcome) -> None:
+def test_finished_run_has_status_finished(default: Outcome) -> None:
     assert read_json(default.folder / "status.json") == {"status": "finished", "reason": None, "message": None}
 
 
@@ -101,9 +103,8 @@ def test_the_checkpoints_are_tensors_and_plain_values(default: Outcome) -> None:
     assert sum(tensor.numel() for tensor in weights(default.folder, "best").values()) == 401
 
 
-def test_tensorboard_finds_each_metric_of_each_epoch_and_one_point_of_the_test(
-    default: Outcome, events: EventAccumulator
-) -> None:
+def test_tensorboard_has_all_metrics(default: Outcome, events: EventAccumulator) -> None:
+    """TensorBoard finds each metric of each epoch and one point of each test metric."""
     assert list(default.folder.glob("events.out.tfevents.*"))  # flat: no folder of versions between
     for stage in ("train", "val"):
         for measure in ("loss", "acc"):
@@ -115,7 +116,7 @@ def test_tensorboard_finds_each_metric_of_each_epoch_and_one_point_of_the_test(
         assert [point.value for point in events.Scalars(measure)] == pytest.approx([default.metrics[measure]])
 
 
-def test_the_pictures_are_files_and_in_tensorboard(default: Outcome, events: EventAccumulator) -> None:
+def test_figures_are_files_and_in_tensorboard(default: Outcome, events: EventAccumulator) -> None:
     names = {"curves", "decision_regions", "confusion_matrix"}
     assert {path.stem for path in (default.folder / "figures").glob("*.png")} == names
     assert set(events.Tags()["images"]) == {f"visuals/{name}" for name in names}
@@ -125,12 +126,13 @@ def test_the_pictures_are_files_and_in_tensorboard(default: Outcome, events: Eve
         assert len(picture.convert("RGB").getcolors(2**24) or []) > 10
 
 
-def test_the_log_has_a_line_for_each_epoch(default: Outcome) -> None:
+def test_log_has_a_line_per_epoch(default: Outcome) -> None:
     lines = re.findall(r"epoch (\d+)/50  train/acc .* val/loss", (default.folder / "train.log").read_text())
     assert lines == [str(epoch) for epoch in range(1, 51)]
 
 
-def test_the_last_words_say_where_it_is_and_what_to_do_next(default: Outcome) -> None:
+def test_output_ends_with_next_commands(default: Outcome) -> None:
+    """The output ends with the run's folder and the commands that evaluate it and train it longer."""
     shown = f"outputs/runs/{default.folder.name}"
     assert f"python -m src.eval run={shown}" in default.out
     assert f"python -m src.train resume={shown} trainer.max_epochs=100" in default.out
@@ -147,7 +149,8 @@ def test_the_run_keeps_all_its_settings(default: Outcome, tmp_path: Path) -> Non
 # What a sweeper is told
 
 
-def test_the_best_validation_metric_is_returned_to_hydra(tmp_path: Path) -> None:
+def test_best_metric_is_returned_to_hydra(tmp_path: Path) -> None:
+    """The best value of the monitor is returned to Hydra, for its sweeper."""
     Returned.values.clear()
     # Hardly any learning: the accuracy goes up and down, so that best and last differ.
     outcome = quick(
@@ -158,7 +161,8 @@ def test_the_best_validation_metric_is_returned_to_hydra(tmp_path: Path) -> None
     assert len({row["val/acc"] for row in rows}) > 1
 
 
-def test_a_loss_is_the_best_where_it_is_smallest(tmp_path: Path) -> None:
+def test_smallest_loss_is_best(tmp_path: Path) -> None:
+    """If the monitor is a loss, its smallest value is the best one."""
     (tmp_path / "line.py").write_text(
         "import torch\n"
         "from src.data.base import Samples, TensorDataModule\n"
@@ -177,7 +181,8 @@ def test_a_loss_is_the_best_where_it_is_smallest(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_without_a_validation_set_the_last_epoch_counts(tmp_path: Path) -> None:
+def test_last_epoch_counts_without_validation(tmp_path: Path) -> None:
+    """Without a validation set the last epoch is kept, and Hydra gets no value."""
     Returned.values.clear()
     outcome = quick(Returned.SETTING, "data.val_size=0", "trainer.max_epochs=3", cwd=tmp_path)
     assert Returned.values == [None]
@@ -190,7 +195,8 @@ def test_without_a_validation_set_the_last_epoch_counts(tmp_path: Path) -> None:
     assert 0 <= metrics["test/acc"] <= 1
 
 
-def test_best_and_last_are_different_epochs_where_the_score_falls(tmp_path: Path) -> None:
+def test_best_differs_from_last_epoch(tmp_path: Path) -> None:
+    """If the score falls, the best and the last checkpoint are those of different epochs."""
     outcome = quick(Spoil.setting(epoch=3), "trainer.max_epochs=4", cwd=tmp_path)
     assert [row["val/acc"] for row in history(outcome.folder)] == [1.0, 1.0, 0.5, 0.5]
     assert load(outcome.folder / "checkpoints" / "best.ckpt")["epoch"] == 1
@@ -230,7 +236,7 @@ def test_resnet18_trains_on_each_image_set(data: str, data_dir: Path, tmp_path: 
     assert sum(outcome.metrics["test/acc_per_class"].values()) / 10 == pytest.approx(outcome.metrics["test/acc"])
 
 
-def test_a_run_on_images_draws_samples_and_mistakes(data_dir: Path, tmp_path: Path) -> None:
+def test_image_run_draws_samples_and_mistakes(data_dir: Path, tmp_path: Path) -> None:
     outcome = train(*images("fashion_mnist", data_dir), "trainer.max_epochs=1", "optimizer.lr=1e-5", cwd=tmp_path)
     assert {path.stem for path in (outcome.folder / "figures").glob("*.png")} == {
         "curves",
@@ -251,7 +257,8 @@ RATES = {
 
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "exponential", "one_cycle"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_each_scheduler_leads_each_optimizers_rate(optimizer: str, scheduler: str, tmp_path: Path) -> None:
+def test_scheduler_sets_the_learning_rate(optimizer: str, scheduler: str, tmp_path: Path) -> None:
+    """Each scheduler sets the learning rate of each optimizer at each step."""
     choices = [f"optimizer={optimizer}", f"scheduler={scheduler}", "optimizer.lr=0.1"]
     outcome = quick(Seen.SETTING, *choices, f"trainer.max_epochs={EPOCHS}", cwd=tmp_path)
     rates = [rate / 0.1 for rate in Seen.last.rates]
@@ -267,7 +274,8 @@ def test_each_scheduler_leads_each_optimizers_rate(optimizer: str, scheduler: st
     assert outcome.metrics["train/loss"] < history(outcome.folder)[0]["train/loss"]
 
 
-def test_one_cycle_may_rise_and_fall_in_straight_lines_and_leave_the_momentum(tmp_path: Path) -> None:
+def test_one_cycle_supports_linear_annealing(tmp_path: Path) -> None:
+    """One cycle can rise and fall linearly and leave the momentum unchanged."""
     straight = ["scheduler.anneal_strategy=linear", "scheduler.cycle_momentum=false", "scheduler.pct_start=0.2"]
     ends = ["scheduler.div_factor=5", "scheduler.final_div_factor=2", "optimizer.lr=0.1", "optimizer.momentum=0.7"]
     outcome = quick(
@@ -299,7 +307,7 @@ def test_one_batch_goes_through_everything_once(data_dir: Path, tmp_path: Path) 
     assert (outcome.folder / "figures" / "confusion_matrix.png").is_file()
 
 
-def test_the_profiler_leaves_its_report_in_the_folder(tmp_path: Path) -> None:
+def test_profiler_report_is_in_the_folder(tmp_path: Path) -> None:
     outcome = quick("debug=profiler", cwd=tmp_path)
     assert outcome.metrics["epochs"] == 1
     report = (outcome.folder / "fit-profile.txt").read_text()
@@ -308,7 +316,8 @@ def test_the_profiler_leaves_its_report_in_the_folder(tmp_path: Path) -> None:
     assert int(steps[1]) == STEPS
 
 
-def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
+def test_early_stopping_ends_stagnating_run(tmp_path: Path) -> None:
+    """Early stopping ends a run that no longer improves."""
     outcome = train(
         "callbacks=early_stopping", "callbacks.early_stopping.patience=2", "trainer.max_epochs=40", cwd=tmp_path
     )
@@ -318,7 +327,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("callbacks", ["default", "early_stopping"])
-def test_without_a_logger_the_pictures_are_files_only(callbacks: str, tmp_path: Path) -> None:
+def test_figures_without_logger_are_only_files(callbacks: str, tmp_path: Path) -> None:
     outcome = train(f"callbacks={callbacks}", "logger=none", "trainer.max_epochs=2", cwd=tmp_path)
     assert outcome.metrics["epochs"] == 2
     assert not list(outcome.folder.glob("events.out.tfevents.*"))
@@ -338,7 +347,8 @@ def test_the_learning_rate_is_in_tensorboard(tmp_path: Path) -> None:
 # A run from a checkpoint's weights
 
 
-def test_ckpt_path_starts_a_new_run_from_a_checkpoints_weights(tmp_path: Path) -> None:
+def test_ckpt_path_starts_from_checkpoint_weights(tmp_path: Path) -> None:
+    """The setting ckpt_path starts a new run from the weights of a checkpoint."""
     old = quick("trainer.max_epochs=10", cwd=tmp_path)
     path = old.folder / "checkpoints" / "last.ckpt"
     new = quick(f"ckpt_path={path}", "trainer.max_epochs=1", "optimizer.lr=1e-12", cwd=tmp_path)
@@ -348,7 +358,8 @@ def test_ckpt_path_starts_a_new_run_from_a_checkpoints_weights(tmp_path: Path) -
     assert new.metrics["val/loss"] < history(old.folder)[0]["val/loss"] / 5
 
 
-def test_json_files_are_plain_json_also_of_a_failed_run(tmp_path: Path) -> None:
+def test_json_files_are_standard_json(tmp_path: Path) -> None:
+    """JSON files contain neither NaN nor infinity, not even those of a failed run."""
     outcome = run("src.train", "optimizer=sgd", "optimizer.lr=1e37", "trainer.log_every_n_steps=1", cwd=tmp_path)
     status = json.loads((outcome.folder / "status.json").read_text(), parse_constant=pytest.fail)
     assert status["status"] == "failed"
@@ -375,6 +386,7 @@ def test_gradients_accumulate_over_batches(tmp_path: Path) -> None:
         assert torch.allclose(value, weights(halves.folder)[name], atol=1e-5)
 
 
-def test_one_batch_goes_through_everything_also_where_a_preset_validates_now_and_then(tmp_path: Path) -> None:
+def test_one_batch_overrides_validation_interval(tmp_path: Path) -> None:
+    """With debug=one_batch a run validates even if its preset validates only every few epochs."""
     metrics = quick("experiment=xor", "debug=one_batch", cwd=tmp_path).metrics
     assert {"train/loss", "val/loss", "val/acc", "test/acc"} <= set(metrics)

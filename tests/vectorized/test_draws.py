@@ -23,7 +23,8 @@ def draw(seeds: list[int], count: int = 2, numbers: int = 20_000) -> Tensor:
     return torch.stack([draws.draw(numbers) for _ in range(count)])
 
 
-def test_numbers_are_uniform_and_independent_of_place_draw_and_seed() -> None:
+def test_numbers_are_uniform_and_independent() -> None:
+    """Numbers are uniform and uncorrelated across positions, draws and seeds."""
     found = draw([0, 1, 2**63 + 5, 2**64 - 1], count=3).double()
     assert 0 <= found.min() < 1e-3 and 1 - 1e-3 < found.max() < 1
     counts = torch.stack([row.histc(16, 0, 1) for row in found.flatten(0, 1)])
@@ -34,13 +35,15 @@ def test_numbers_are_uniform_and_independent_of_place_draw_and_seed() -> None:
     assert correlated.abs().max() < 0.03  # four standard deviations
 
 
-def test_job_draws_the_same_whichever_jobs_are_beside_it() -> None:
+def test_draws_do_not_depend_on_stack() -> None:
+    """A job draws the same numbers whichever jobs are stacked with it."""
     all_of_them, some = draw([3, 4, 5]), draw([5, 3])
     assert torch.equal(all_of_them[:, [2, 0]], some)
     assert not torch.equal(all_of_them[0], all_of_them[1])
 
 
-def test_masks_drop_each_jobs_own_share_and_keep_the_mean() -> None:
+def test_dropout_masks_keep_rate_and_mean() -> None:
+    """Dropout masks drop each job's own fraction and keep the mean."""
     layer = StackedDropout([nn.Dropout(0.2), nn.Dropout(0.7), nn.Dropout(0.0)]).train()
     layer.random_numbers = BatchedRandomNumbers(CPU)
     layer.random_numbers.reset([1, 2, 3])
@@ -73,7 +76,8 @@ def augmented(data: ImageDataModule, seeds: list[int], draws: BatchedRandomNumbe
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["all jobs at once", "a generator each"])
-def test_images_are_augmented_the_same_whichever_jobs_are_beside_them(at_once: bool) -> None:
+def test_augmentation_does_not_depend_on_stack(at_once: bool) -> None:
+    """A job's images are augmented the same whichever jobs are stacked with it."""
     data = Colours()
     make = (lambda: BatchedRandomNumbers(CPU)) if at_once else (lambda: None)
     three, two = augmented(data, [3, 4, 5], make()), augmented(data, [5, 3], make())
@@ -81,7 +85,8 @@ def test_images_are_augmented_the_same_whichever_jobs_are_beside_them(at_once: b
     assert not torch.equal(three[:, 0], three[:, 1])
 
 
-def test_generators_augment_as_a_run_alone_does() -> None:
+def test_generators_augment_as_single_run() -> None:
+    """With a generator for each job images are augmented as in a separate run."""
     data = Colours()
     found = augmented(data, [3, 4], None)
     first = data.train_set.inputs[data.draw_order(7, 0)[:50]]
@@ -90,7 +95,8 @@ def test_generators_augment_as_a_run_alone_does() -> None:
         assert torch.equal(found[:, job], data.transform(first, augment=True))
 
 
-def test_drawn_at_once_flips_half_and_shifts_evenly() -> None:
+def test_batched_draws_flip_and_shift_evenly() -> None:
+    """Numbers drawn for all jobs at once flip half of the images and shift them evenly."""
     draws = BatchedRandomNumbers(CPU)
     draws.reset([1, 2])
     flipped = draws.draw_uniform(20_000, CPU).view(-1, 2) < 0.5
@@ -102,7 +108,8 @@ def test_drawn_at_once_flips_half_and_shifts_evenly() -> None:
         assert (counts / 10_000 - 0.2).abs().max() < 0.02
 
 
-def test_more_jobs_take_no_more_operations_where_all_are_drawn_at_once() -> None:
+def test_operations_do_not_grow_with_jobs() -> None:
+    """If all jobs' numbers are drawn at once, more jobs need no more operations."""
     data, counts = Colours(), []
     for seeds in ([1, 2], [1, 2, 3, 4, 5, 6, 7, 8]):
         draws = BatchedRandomNumbers(CPU)

@@ -24,14 +24,15 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Pat
     return together(cwd, jobs_with(SHARED, *OWN)), alone(cwd, jobs_with(SHARED, *OWN))
 
 
-def test_the_config_is_the_same(both: tuple[list[Path], list[Path]]) -> None:
+def test_config_equals_single_run(both: tuple[list[Path], list[Path]]) -> None:
     for mine, other in zip(*both, strict=True):
         configs = [OmegaConf.load(folder / ".hydra" / "config.yaml") for folder in (mine, other)]
         assert configs[0] == configs[1]
         assert OmegaConf.load(mine / ".hydra" / "overrides.yaml") == OmegaConf.load(other / ".hydra" / "overrides.yaml")
 
 
-def test_lightnings_loops_stand_where_they_would(both: tuple[list[Path], list[Path]]) -> None:
+def test_loop_state_equals_single_run(both: tuple[list[Path], list[Path]]) -> None:
+    """Lightning's loops in the checkpoint stand where those of a separate run do."""
     for mine, other in zip(*both, strict=True):
         loops, others = (checkpoint(folder)["loops"] for folder in (mine, other))
         assert loops.keys() == others.keys()
@@ -42,7 +43,7 @@ def test_lightnings_loops_stand_where_they_would(both: tuple[list[Path], list[Pa
         assert checkpoint(mine)["hyper_parameters"] == checkpoint(other)["hyper_parameters"]
 
 
-def test_it_can_be_evaluated_and_loaded(both: tuple[list[Path], list[Path]]) -> None:
+def test_stacked_job_is_evaluated_and_loaded(both: tuple[list[Path], list[Path]]) -> None:
     for mine in both[0]:
         evaluate(f"run={mine}", "split=test", cwd=mine)
         found, told = read_json(mine / "eval_test.json"), read_json(mine / "metrics.json")
@@ -52,16 +53,16 @@ def test_it_can_be_evaluated_and_loaded(both: tuple[list[Path], list[Path]]) -> 
         assert model.net.state_dict().keys() == {name.removeprefix("net.") for name in weights(mine, "best")}
 
 
-def test_a_run_that_starts_from_its_checkpoint_starts_from_its_weights(
-    both: tuple[list[Path], list[Path]], tmp_path: Path
-) -> None:
+def test_checkpoint_initialises_new_run(both: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+    """A run that starts from a stacked job's checkpoint starts from its weights."""
     path = both[0][1] / "checkpoints" / "best.ckpt"
     still = quick(*SHARED[:2], *EXACT, f"ckpt_path={path}", "optimizer=sgd", "optimizer.lr=1e-30", cwd=tmp_path)
     torch.testing.assert_close(weights(still.folder), weights(both[0][1], "best"), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_it_goes_on_as_if_it_had_been_alone(optimizer: str, tmp_path: Path) -> None:
+def test_stacked_job_resumes_like_single_run(optimizer: str, tmp_path: Path) -> None:
+    """A stacked job resumes as if it had been trained alone."""
     shared = [*SHARED[:-1], f"optimizer={optimizer}"]
     mine, _ = together(tmp_path, jobs_with(shared, "seed=1", "seed=2"))
     (other,) = alone(tmp_path, jobs_with(shared, "seed=1 trainer.max_epochs=7"))
@@ -75,7 +76,8 @@ TWO_GROUPS = ["model=cnn", "model._target_=tests.vectorized.networks.TwoGroups",
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "cosine"])
-def test_the_events_are_those_of_a_run_of_its_own(schedule: str, data_dir: Path, tmp_path: Path) -> None:
+def test_events_equal_single_run(schedule: str, data_dir: Path, tmp_path: Path) -> None:
+    """The TensorBoard events of a stacked job are those of a separate run."""
     shared = [*TWO_GROUPS, "trainer.max_epochs=2", *images("mnist", data_dir)] if schedule == "exponential" else SHARED
     often = ["trainer.log_every_n_steps=4", "callbacks=default", "logger=tensorboard"]
     jobs = jobs_with([*shared, f"scheduler={schedule}", *often], *OWN)
@@ -95,13 +97,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_provenance_and_log_say_that_it_was_trained_with_others(both: tuple[list[Path], list[Path]]) -> None:
+def test_provenance_and_log_mention_stack(both: tuple[list[Path], list[Path]]) -> None:
     for mine in both[0]:
         assert json.loads((mine / "provenance.json").read_text())["stack"]["jobs"] == 2
         assert "trained as one with 1 other job" in (mine / "train.log").read_text()
 
 
-def test_its_pictures_can_be_drawn_afterwards(tmp_path: Path) -> None:
+def test_figures_can_be_drawn_later(tmp_path: Path) -> None:
     mine, _ = together(tmp_path, jobs_with(["trainer.max_epochs=2", "callbacks=default"], *OWN))
     assert not list(mine.glob("figures/*.png"))
     draw_figures(mine)

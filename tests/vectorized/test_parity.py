@@ -88,7 +88,8 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_jobs_trained_together_come_to_what_each_comes_to_alone(what: str, tmp_path: Path) -> None:
+def test_stack_equals_single_runs(what: str, tmp_path: Path) -> None:
+    """Jobs trained together end as each does when trained alone."""
     shared, *own = DIFFERENT[what]
     assert_both_ways_the_same(tmp_path, jobs_with([*XOR, *shared], *own))
 
@@ -106,12 +107,13 @@ CNN = ["model=cnn", "model.channels=[3,4]", "model.hidden_size=6", "trainer.max_
         ("cifar10", ["model._target_=tests.vectorized.networks.Pooled"]),
     ],
 )
-def test_so_do_convolutional_networks(data: str, shared: list[str], data_dir: Path, tmp_path: Path) -> None:
+def test_convolutional_stack_equals_single_runs(data: str, shared: list[str], data_dir: Path, tmp_path: Path) -> None:
     jobs = jobs_with([*CNN, *images(data, data_dir), *shared], "seed=0", "seed=1 optimizer.lr=0.003")
     assert_both_ways_the_same(tmp_path, jobs)
 
 
-def test_each_steps_loss_is_that_of_a_plain_loop() -> None:
+def test_step_losses_equal_plain_loop() -> None:
+    """The loss of each step is that of a plain training loop."""
     samples = Samples(torch.randn(90, 4, dtype=torch.float64), torch.arange(90) % 3)
     data, models = Given(samples, class_names=("a", "b", "c"), shuffle=True), []
     for seed, lr in enumerate((0.3, 0.1, 0.03)):

@@ -64,7 +64,8 @@ def reason(*settings: str, cwd: Path) -> str | None:
         (["model.loss=squared_error"], "an error that each job reports itself"),
     ],
 )
-def test_what_needs_a_run_of_its_own_is_told(settings: list[str], told: str, tmp_path: Path) -> None:
+def test_reason_for_separate_run_is_given(settings: list[str], told: str, tmp_path: Path) -> None:
+    """The setting that needs a separate run is given as the reason."""
     assert str(reason(*settings, cwd=tmp_path)).startswith(told)
 
 
@@ -79,7 +80,7 @@ def test_what_needs_a_run_of_its_own_is_told(settings: list[str], told: str, tmp
         ["model=cnn", "data=mnist", "model.dropout=0.3", "model.batch_norm=after", "model.hidden_size=[]"],
     ],
 )
-def test_the_projects_own_networks_are_trained_together(settings: list[str], tmp_path: Path) -> None:
+def test_project_networks_are_stacked(settings: list[str], tmp_path: Path) -> None:
     assert reason(*settings, cwd=tmp_path) is None
 
 
@@ -138,12 +139,14 @@ class Starting(MLP):
 @pytest.mark.parametrize(
     ("make", "suited"), [("Joined", False), ("Shifted", False), ("dropped", False), ("Added", True)]
 )
-def test_a_network_of_ones_own_is_stacked_if_that_gives_what_it_gives(make: str, suited: bool, tmp_path: Path) -> None:
+def test_custom_network_is_stacked_if_equivalent(make: str, suited: bool, tmp_path: Path) -> None:
+    """A user-defined network is stacked if the stack computes what the network computes."""
     found = reason(f"model._target_={__name__}.Own", f"+model.make={make}", cwd=tmp_path)
     assert found == (None if suited else "Own, whose network computes something outside its layers")
 
 
-def test_a_model_that_does_more_than_make_a_network_is_not(tmp_path: Path) -> None:
+def test_model_with_custom_training_is_refused(tmp_path: Path) -> None:
+    """A model that customises its training is not stacked."""
     found = reason(f"model._target_={__name__}.Starting", cwd=tmp_path)
     assert found == "Starting, which customises its training"
 
@@ -162,7 +165,8 @@ class Sorted(XOR):
         return [Samples(torch.zeros(1, 2), torch.zeros(1))]
 
 
-def test_data_of_ones_own_are_augmented_for_each_job() -> None:
+def test_custom_augmentation_is_detected() -> None:
+    """Data with a `transform` of their own count as augmented."""
     settings: dict[str, Any] = dict.fromkeys(("train_size", "val_size", "test_size"), 8) | {
         "noise": 0.0,
         "batch_size": 4,
@@ -171,6 +175,7 @@ def test_data_of_ones_own_are_augmented_for_each_job() -> None:
     assert not has_augmentation(XOR(**settings))
 
 
-def test_data_with_batches_of_their_own_are_not_stacked(tmp_path: Path) -> None:
+def test_custom_data_loading_is_not_stacked(tmp_path: Path) -> None:
+    """Data that load their batches in a custom way are not stacked."""
     found = reason(f"data._target_={__name__}.Sorted", cwd=tmp_path)
     assert found == "Sorted, which loads its batches in a custom way"
