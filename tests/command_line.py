@@ -29,8 +29,8 @@ from src.data.base import Samples
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 BARE = ("callbacks=none", "logger=none")  # no pictures, no events: the quickest run
-HIDDEN: tuple[Any, ...] = (torch.cuda, torch.backends.mps)  # devices that commands in this process do not see
-PATIENCE = 240.0  # seconds to wait for a process; none of them needs a tenth of it on a free machine
+HIDDEN_DEVICES: tuple[Any, ...] = (torch.cuda, torch.backends.mps)  # devices that commands in this process do not see
+PROCESS_TIMEOUT = 240.0  # seconds to wait for a process; none of them needs a tenth of it on a free machine
 
 
 @dataclass
@@ -85,22 +85,22 @@ def train(*overrides: str, cwd: Path) -> Outcome:
     return outcome
 
 
-def quick(*overrides: str, cwd: Path) -> Outcome:
+def train_bare(*overrides: str, cwd: Path) -> Outcome:
     """A run without pictures and events."""
-    return train(*let_last_count(*BARE, *overrides), cwd=cwd)
+    return train(*drop_overridden(*BARE, *overrides), cwd=cwd)
 
 
-def let_last_count(*arguments: str) -> list[str]:
+def drop_overridden(*arguments: str) -> list[str]:
     """Return arguments without those whose setting a later one gives again."""
     return list({argument.partition("=")[0].lstrip("+~"): argument for argument in arguments}.values())
 
 
-def images(name: str, data_dir: Path) -> list[str]:
+def get_small_image_settings(name: str, data_dir: Path) -> list[str]:
     """An image set of the small ones, which hold 200 + 100 images."""
-    return [f"data={name}", *own_images(data_dir), "data.val_size=40", "data.batch_size=16"]
+    return [f"data={name}", *get_image_settings(data_dir), "data.val_size=40", "data.batch_size=16"]
 
 
-def own_images(data_dir: Path) -> list[str]:
+def get_image_settings(data_dir: Path) -> list[str]:
     """The settings for image files that are not the published ones."""
     return [f"paths.data={data_dir}", "data.verify=false"]
 
@@ -114,8 +114,8 @@ def evaluate(*overrides: str, cwd: Path) -> Outcome:
 
 def run(module: str, *arguments: str, cwd: Path) -> Outcome:
     """``python -m MODULE ARGUMENTS`` in this process, which stays as it was; on one thread of the CPU."""
-    before, code, message, arguments = run_folders(cwd), 0, "", with_trust(arguments)
-    with own_process_state(module, arguments, cwd) as (out, err):
+    before, code, message, arguments = run_folders(cwd), 0, "", add_trust(arguments)
+    with isolate_process_state(module, arguments, cwd) as (out, err):
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as stop:
@@ -126,7 +126,7 @@ def run(module: str, *arguments: str, cwd: Path) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue() + message, sorted(run_folders(cwd) - before))
 
 
-def with_trust(arguments: tuple[str, ...]) -> tuple[str, ...]:
+def add_trust(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """Return arguments that open a run with callbacks of the tests in it; those that give ``trust=`` as they are."""
     opens = any(argument.startswith(("resume=", "run=")) for argument in arguments)
     trusts = any(argument.startswith("trust=") for argument in arguments)
@@ -134,7 +134,9 @@ def with_trust(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Iterator[tuple[io.StringIO, io.StringIO]]:
+def isolate_process_state(
+    module: str, arguments: tuple[str, ...], cwd: Path
+) -> Iterator[tuple[io.StringIO, io.StringIO]]:
     """What a process has of its own: arguments, environment, working directory, streams, log handlers."""
     root, hydra, threads = logging.getLogger(), Singleton.get_state(), torch.get_num_threads()
     handlers, level, modules = root.handlers[:], root.level, set(sys.modules)
@@ -146,7 +148,7 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
         with (
             contextlib.ExitStack() as hidden,
             mock.patch.dict(
-                os.environ, OMP_NUM_THREADS="1", PYTHONPATH=packages(), DATA_DIR="no-data-folder-was-given"
+                os.environ, OMP_NUM_THREADS="1", PYTHONPATH=build_python_path(), DATA_DIR="no-data-folder-was-given"
             ),
             mock.patch.object(sys, "argv", ["-m", *arguments]),
             mock.patch.object(sys, "orig_argv", ["python", "-m", module, *arguments]),
@@ -155,7 +157,7 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            for device in HIDDEN:
+            for device in HIDDEN_DEVICES:
                 hidden.enter_context(mock.patch.object(device, "is_available", return_value=False))
             yield out, err
     finally:
@@ -176,24 +178,24 @@ def own_process_state(module: str, arguments: tuple[str, ...], cwd: Path) -> Ite
 # Callbacks that look at a run, or stop it; given on the command line
 
 
-class Returned(HydraCallback):
+class ReturnRecorder(HydraCallback):
     """Notes what each job returns to Hydra."""
 
-    SETTING = "+hydra.callbacks.returned._target_=tests.command_line.Returned"
+    SETTING = "+hydra.callbacks.returned._target_=tests.command_line.ReturnRecorder"
     values: ClassVar[list[Any]] = []
 
     def on_job_end(self, config: Any, job_return: JobReturn, **kwargs: Any) -> None:
         self.values.append(job_return.return_value)
 
 
-class Seen(Callback):
+class BatchRecorder(Callback):
     """Notes the learning rate and the inputs of each training step, and the data and weights at the start."""
 
-    SETTING = "+callbacks.seen._target_=tests.command_line.Seen"
-    last: ClassVar["Seen"]
+    SETTING = "+callbacks.seen._target_=tests.command_line.BatchRecorder"
+    last: ClassVar["BatchRecorder"]
 
     def __init__(self) -> None:
-        Seen.last = self
+        BatchRecorder.last = self
         self.rates: list[float] = []
         self.trained: list[Samples] = []
         self.tested: list[Samples] = []
@@ -211,7 +213,7 @@ class Seen(Callback):
         self.tested.append(batch)
 
 
-class Spoil(Callback):
+class WeightEraser(Callback):
     """Makes all parameters zero, for good, so that the epochs before are the better ones.
 
     Args:
@@ -223,7 +225,7 @@ class Spoil(Callback):
 
     @staticmethod
     def setting(epoch: int) -> str:
-        return f"+callbacks.spoil={{_target_:tests.command_line.Spoil,epoch:{epoch}}}"
+        return f"+callbacks.spoil={{_target_:tests.command_line.WeightEraser,epoch:{epoch}}}"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch + 1 >= self.epoch:
@@ -232,7 +234,7 @@ class Spoil(Callback):
                 parameter.data.zero_()
 
 
-class StopIn(Callback):
+class SignalSender(Callback):
     """Sends its own process a signal in the middle of an epoch, once in the life of a run.
 
     Args:
@@ -245,7 +247,7 @@ class StopIn(Callback):
 
     @staticmethod
     def setting(name: str, epoch: int) -> str:
-        return f"+callbacks.stop={{_target_:tests.command_line.StopIn,signal:{name},epoch:{epoch}}}"
+        return f"+callbacks.stop={{_target_:tests.command_line.SignalSender,signal:{name},epoch:{epoch}}}"
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         mark = Path(trainer.default_root_dir) / "was_stopped"
@@ -257,7 +259,7 @@ class StopIn(Callback):
 # Processes of their own
 
 
-def packages() -> str:
+def build_python_path() -> str:
     """Return where a process finds this project, and what this one was given beside it."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -265,21 +267,27 @@ def packages() -> str:
 def spawn(module: str, *arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start ``python -m MODULE ARGUMENTS`` in a folder, its output in pipes."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *with_trust(arguments)],
+        [sys.executable, "-m", module, *add_trust(arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": packages(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": build_python_path(),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def process(module: str, *arguments: str, cwd: Path, **environment: str) -> Outcome:
+def run_process(module: str, *arguments: str, cwd: Path, **environment: str) -> Outcome:
     """``python -m MODULE ARGUMENTS`` in a process of its own, to its end."""
     before = run_folders(cwd)
     with spawn(module, *arguments, cwd=cwd, **environment) as started:
         try:
-            out, err = started.communicate(timeout=PATIENCE)
+            out, err = started.communicate(timeout=PROCESS_TIMEOUT)
         finally:
             started.kill()
     return Outcome(started.returncode, out, err, sorted(run_folders(cwd) - before))
@@ -287,7 +295,7 @@ def process(module: str, *arguments: str, cwd: Path, **environment: str) -> Outc
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
     """Wait until a condition holds."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + PROCESS_TIMEOUT
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}"
         time.sleep(0.05)
@@ -296,34 +304,34 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 # What a run leaves
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, tensors and plain values only."""
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
 
-def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = load(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
+def read_weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
     return state
 
 
-def history(folder: Path) -> list[dict[str, float]]:
+def read_history(folder: Path) -> list[dict[str, float]]:
     """The metrics of each epoch, as the last checkpoint keeps them."""
-    rows: list[dict[str, float]] = load(folder / "checkpoints" / "last.ckpt")["callbacks"]["History"]["rows"]
+    rows: list[dict[str, float]] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["callbacks"]["History"]["rows"]
     return rows
 
 
-def same(first: Any, second: Any) -> bool:
+def is_identical(first: Any, second: Any) -> bool:
     """Whether two nested structures are equal, tensors bit for bit."""
     if isinstance(first, torch.Tensor):
         return isinstance(second, torch.Tensor) and torch.equal(first, second)
     if isinstance(first, dict):
-        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+        return list(first) == list(second) and all(is_identical(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
+        return len(first) == len(second) and all(map(is_identical, first, second))
     return bool(first == second)
 
 
-def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+def drop_seconds(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics without the seconds, which no two runs share."""
     return {key: value for key, value in metrics.items() if key != "seconds"}

@@ -12,10 +12,10 @@ from src.data.base import Samples, Task, TensorDataModule
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
-FIXED = {"_target_": "torch.optim.SGD", "lr": 0.0}  # weights stay: what is measured can be calculated
+ZERO_RATE_SGD = {"_target_": "torch.optim.SGD", "lr": 0.0}  # weights stay: what is measured can be calculated
 
 
-class Given(TensorDataModule):
+class InMemoryDataModule(TensorDataModule):
     """Samples as they are given, in their order unless a setting says otherwise."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Given(TensorDataModule):
         self.train_set, self.val_set, self.test_set = train, val or train.take(slice(0)), test
 
 
-class Recorder(LightningModule):
+class BatchCollector(LightningModule):
     """Learns nothing; keeps each training epoch's batches, and the validation batches."""
 
     def __init__(self) -> None:
@@ -89,13 +89,13 @@ def quiet_trainer(folder: Path, **settings: Any) -> Trainer:
     )
 
 
-def points(count: int, classes: int = 0, features: int = 2) -> Samples:
+def make_samples(count: int, classes: int = 0, features: int = 2) -> Samples:
     """Normal inputs (N, features), and classes at random, or normal values where there are none."""
     targets = torch.randint(classes, (count,)) if classes else torch.randn(count)
     return Samples(torch.randn(count, features), targets)
 
 
-def reloaded(model: LightningModule, folder: Path) -> Any:
+def reload_model(model: LightningModule, folder: Path) -> Any:
     """The model as `load_from_checkpoint` gives it back from a checkpoint of tensors and plain values."""
     trainer = quiet_trainer(folder)
     trainer.strategy.connect(model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 
-def balanced(count: int) -> np.ndarray:
+def cycle_labels(count: int) -> np.ndarray:
     """Classes 0 to 9 in turn, as bytes (N,)."""
     return (np.arange(count) % 10).astype(np.uint8)
 
@@ -18,7 +18,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def blocks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_blocks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Grey images (N, 28, 28): dark noise, and a bright block at a place of the class's own."""
     images = rng.integers(0, 60, (len(labels), 28, 28))
     for image, label in zip(images, labels, strict=True):
@@ -33,12 +33,12 @@ def write_mnist(root: Path, folder: str = "MNIST", train: int = 200, test: int =
     raw = root / folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for part, count in (("train", train), ("t10k", test)):
-        labels = rng.permutation(balanced(count))
-        write_idx(raw / f"{part}-images-idx3-ubyte", blocks(labels, rng))
+        labels = rng.permutation(cycle_labels(count))
+        write_idx(raw / f"{part}-images-idx3-ubyte", draw_blocks(labels, rng))
         write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
 
 
-def colours(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_colours(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Colour images (N, 3·32·32), channel by channel: a colour of the class's own under noise."""
     levels = np.stack([labels % 3, labels // 3 % 3, labels // 9 * 2], axis=1) * 90  # (N, 3)
     images = levels[:, :, None] + rng.integers(0, 60, (len(labels), 3, 32 * 32))
@@ -50,8 +50,8 @@ def write_cifar10(root: Path, train: int = 200, test: int = 100) -> None:
     rng = np.random.default_rng(0)
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True, exist_ok=True)
-    labels = np.array_split(rng.permutation(balanced(train)), 5)
+    labels = np.array_split(rng.permutation(cycle_labels(train)), 5)
     parts = {f"data_batch_{number}": part for number, part in enumerate(labels, start=1)}
-    parts["test_batch"] = rng.permutation(balanced(test))
+    parts["test_batch"] = rng.permutation(cycle_labels(test))
     for name, part in parts.items():
-        (folder / name).write_bytes(pickle.dumps({"data": colours(part, rng), "labels": part.tolist()}))
+        (folder / name).write_bytes(pickle.dumps({"data": draw_colours(part, rng), "labels": part.tolist()}))

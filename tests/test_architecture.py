@@ -8,7 +8,7 @@ import pytest
 
 from tests.command_line import ROOT
 
-ROOMS = (  # a room may import from the rooms above it in this list
+LAYERS = (  # a room may import from the rooms above it in this list
     "core",
     "storage",
     "data",
@@ -38,10 +38,10 @@ FILES = {
     if path.name != "__init__.py"
 }
 COMMANDS = {"train", "eval", "report", "compare", "runs"}
-MOST_FILES = 13  # in a folder
+MAX_FILES = 13  # in a folder
 
 
-def imports(name: str) -> Iterator[str]:
+def find_imports(name: str) -> Iterator[str]:
     """Yield the files of src/ that one of them imports, at its top or in a function."""
     for node in ast.walk(ast.parse(FILES[name].read_text())):
         found: list[str] = []
@@ -52,21 +52,21 @@ def imports(name: str) -> Iterator[str]:
         yield from (other for each in found if (other := each.removeprefix("src.")) in FILES and each != other)
 
 
-def room(name: str) -> str:
+def get_folder(name: str) -> str:
     return name.rpartition(".")[0]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_point_downwards(name: str) -> None:
     """A file imports only from the layers below its own."""
-    below = ROOMS[: ROOMS.index(room(name)) + 1]
-    assert {other for other in imports(name) if room(other) not in below} == set()
-    if room(name) in ("data", "cli"):  # they do not know each other
-        assert {room(other) for other in imports(name)} <= {"core", "storage", room(name)}
+    below = LAYERS[: LAYERS.index(get_folder(name)) + 1]
+    assert {other for other in find_imports(name) if get_folder(other) not in below} == set()
+    if get_folder(name) in ("data", "cli"):  # they do not know each other
+        assert {get_folder(other) for other in find_imports(name)} <= {"core", "storage", get_folder(name)}
 
 
 def test_imports_have_no_cycles() -> None:
-    left = {name: set(imports(name)) for name in FILES}
+    left = {name: set(find_imports(name)) for name in FILES}
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
     assert left == {}
@@ -74,13 +74,13 @@ def test_imports_have_no_cycles() -> None:
 
 def test_folders_are_small() -> None:
     """No folder has too many files, and only the commands lie directly in src/."""
-    counts = Counter(map(room, FILES))
-    too_full = {folder: count for folder, count in counts.items() if count > MOST_FILES}
-    assert too_full == {}, f"divide a folder that has more than {MOST_FILES} files"
-    assert {name for name in FILES if not room(name)} == COMMANDS
+    counts = Counter(map(get_folder, FILES))
+    too_full = {folder: count for folder, count in counts.items() if count > MAX_FILES}
+    assert too_full == {}, f"divide a folder that has more than {MAX_FILES} files"
+    assert {name for name in FILES if not get_folder(name)} == COMMANDS
 
 
 def test_architecture_page_names_folders() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    for name in {each.split(".")[0] for each in ROOMS if each}:
+    for name in {each.split(".")[0] for each in LAYERS if each}:
         assert f"`src/{name}/`" in page

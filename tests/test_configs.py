@@ -17,10 +17,10 @@ from src.data.toy import TableDataModule
 from src.training.validation.config import check_config
 from tests.command_line import CONF
 
-MAIN = [CONF / "train.yaml", CONF / "eval.yaml"]
+MAIN_CONFIGS = [CONF / "train.yaml", CONF / "eval.yaml"]
 BASES = sorted(CONF.glob("*/_*.yaml"))
-OURS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "hydra" and path not in BASES]
-CHOICES = [(path.parent.name, path.stem) for path in OURS]
+GROUP_CONFIGS = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "hydra" and path not in BASES]
+CHOICES = [(path.parent.name, path.stem) for path in GROUP_CONFIGS]
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +31,16 @@ def _composing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def targets(node: Any) -> Iterator[str]:
+def find_targets(node: Any) -> Iterator[str]:
     """All classes that a config names."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield node["_target_"]
         for value in node.values():
-            yield from targets(value)
+            yield from find_targets(value)
 
 
-def composed(*choices: str) -> tuple[DictConfig, dict[str, Any]]:
+def compose_config(*choices: str) -> tuple[DictConfig, dict[str, Any]]:
     """A config, and as plain values with all interpolations resolved."""
     config = compose("train", list(choices))
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -56,12 +56,12 @@ def test_each_group_has_choices() -> None:
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_each_choice_is_valid(group: str, choice: str) -> None:
     """Each choice composes, its settings are accepted, and the classes that it names exist."""
-    config, plain = composed(f"{group}={choice}")
+    config, plain = compose_config(f"{group}={choice}")
     if OmegaConf.select(config, "model.weights"):
         config.model.weights = None  # another preset writes that file
     check_config(config)
-    assert all(inspect.isclass(get_class(name)) for name in targets(plain))
-    assert len(list(targets(plain))) >= 4  # model, data, optimizer, trainer
+    assert all(inspect.isclass(get_class(name)) for name in find_targets(plain))
+    assert len(list(find_targets(plain))) >= 4  # model, data, optimizer, trainer
 
 
 @pytest.mark.parametrize(("one", "other"), [("model", "data"), ("optimizer", "scheduler"), ("data", "optimizer")])
@@ -69,28 +69,32 @@ def test_choices_compose_with_each_other(one: str, other: str) -> None:
     names = {group: [name for within, name in CHOICES if within == group] for group in (one, other)}
     for first in names[one]:
         for second in names[other]:
-            config, plain = composed(f"{one}={first}", f"{other}={second}")
+            config, plain = compose_config(f"{one}={first}", f"{other}={second}")
             check_config(config)
             assert plain["optimizer"]["lr"] > 0
             assert plain["trainer"]["max_epochs"] >= 1
 
 
-@pytest.mark.parametrize("path", [path for path in OURS if path.parent.name in ("model", "data")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in GROUP_CONFIGS if path.parent.name in ("model", "data")], ids=lambda p: p.stem
+)
 def test_config_names_match_modules(path: Path) -> None:
     """The config of a model or a data set has the name of its module."""
     group, name = path.parent.name, path.stem
-    target = composed(f"{group}={name}")[1][group]["_target_"]
+    target = compose_config(f"{group}={name}")[1][group]["_target_"]
     module, _, class_name = target.rpartition(".")
     folder = {"model": "models", "data": "data"}[group]
     assert module in (f"src.{folder}.{name}", "src.data.toy")  # the toy sets are one family
     assert class_name.lower() == name.replace("_", "")
 
 
-@pytest.mark.parametrize("path", [path for path in OURS if path.parent.name in ("model", "data")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in GROUP_CONFIGS if path.parent.name in ("model", "data")], ids=lambda p: p.stem
+)
 def test_configs_list_all_class_settings(path: Path) -> None:
     """So that --help shows all there is to set, and none that is not there."""
     group, name = path.parent.name, path.stem
-    settings = dict(composed(f"{group}={name}")[1][group])
+    settings = dict(compose_config(f"{group}={name}")[1][group])
     known: set[str] = set()
     for base in (found := get_class(settings.pop("_target_"))).__mro__:
         if base.__module__.startswith("src."):
@@ -103,7 +107,7 @@ def test_configs_list_all_class_settings(path: Path) -> None:
     assert set(settings) == known - given
 
 
-@pytest.mark.parametrize("path", [*OURS, *BASES, *MAIN], ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", [*GROUP_CONFIGS, *BASES, *MAIN_CONFIGS], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_each_config_starts_with_description(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert re.match(r"# [A-Z]", lines[0])
@@ -117,17 +121,17 @@ def test_eval_composes() -> None:
 
 @pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "mps", "ddp"])
 def test_trainers_differ_in_devices_only(trainer: str) -> None:
-    plain, other = composed(f"trainer={trainer}")[1]["trainer"], composed()[1]["trainer"]
+    plain, other = compose_config(f"trainer={trainer}")[1]["trainer"], compose_config()[1]["trainer"]
     different = {key for key in {*plain, *other} if plain.get(key) != other.get(key)}
     assert different <= {"accelerator", "devices", "strategy", "num_nodes"}
 
 
 def test_data_set_applies_recipe() -> None:
-    assert composed()[1]["trainer"]["max_epochs"] == 50
-    assert composed("data=mnist")[1]["trainer"]["max_epochs"] == 10
-    assert composed("data=mnist")[1]["optimizer"]["lr"] == 0.001
-    assert composed("data=xor", "optimizer=sgd")[1]["optimizer"]["lr"] == 0.1
-    assert composed("data=mnist", "optimizer=sgd")[1]["optimizer"]["lr"] == 0.05
+    assert compose_config()[1]["trainer"]["max_epochs"] == 50
+    assert compose_config("data=mnist")[1]["trainer"]["max_epochs"] == 10
+    assert compose_config("data=mnist")[1]["optimizer"]["lr"] == 0.001
+    assert compose_config("data=xor", "optimizer=sgd")[1]["optimizer"]["lr"] == 0.1
+    assert compose_config("data=mnist", "optimizer=sgd")[1]["optimizer"]["lr"] == 0.05
 
 
 @pytest.mark.parametrize(("variable", "folder"), [(None, "data"), ("/somewhere/else", "/somewhere/else")])
@@ -135,4 +139,4 @@ def test_data_folder_follows_environment(variable: str | None, folder: str, monk
     monkeypatch.delenv("DATA_DIR", raising=False)
     if variable:
         monkeypatch.setenv("DATA_DIR", variable)
-    assert composed("data=mnist")[1]["data"]["root"] == folder
+    assert compose_config("data=mnist")[1]["data"]["root"] == folder

@@ -13,10 +13,10 @@ from src.core.extras import LOGGER_PACKAGES
 from tests.dependencies import LOCK, ROOT, audit, line_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
+LOCK_LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 
 
-def requirements() -> dict[str, Requirement]:
+def read_requirements() -> dict[str, Requirement]:
     """What the project asks for, its extras' included but for those of services, which the tests do without."""
     parts = PROJECT["optional-dependencies"].items()
     extras = [text for name, texts in parts if name not in LOGGER_PACKAGES.values() for text in texts]
@@ -24,7 +24,7 @@ def requirements() -> dict[str, Requirement]:
     return {each.name: each for each in found if each.name != PROJECT["name"]}
 
 
-def pinned() -> dict[str, str]:
+def read_pinned_versions() -> dict[str, str]:
     """The versions in constraints.txt, by their names in one spelling."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
@@ -43,14 +43,14 @@ def pinned() -> dict[str, str]:
     ],
 )
 def test_vulnerable_versions_are_excluded(name: str, bad: list[str], good: str) -> None:
-    allowed = requirements()[name].specifier
+    allowed = read_requirements()[name].specifier
     assert not [version for version in bad if version in allowed]
     assert good in allowed
 
 
 def test_pinned_versions_meet_requirements() -> None:
-    versions = pinned()
-    for name, requirement in requirements().items():
+    versions = read_pinned_versions()
+    for name, requirement in read_requirements().items():
         assert versions[canonicalize_name(name)] in requirement.specifier, name
 
 
@@ -59,10 +59,10 @@ def test_lock_has_hash_per_version() -> None:
     locks = list(ROOT.glob("lock-*.txt"))
     assert [path.name for path in locks] == ["lock-linux-x86_64-cpython-311.txt"]
     head, *lines = locks[0].read_text().splitlines()
-    matches = [LINE.fullmatch(line) for line in lines]
+    matches = [LOCK_LINE.fullmatch(line) for line in lines]
     assert head.startswith("#") and all(matches)
     locked = {canonicalize_name(match[1]): match[2] for match in matches if match}
-    assert locked == pinned()
+    assert locked == read_pinned_versions()
     assert "://" not in locks[0].read_text()  # nothing of where the files were
 
 
@@ -90,7 +90,7 @@ def test_locked_install_requires_hashes() -> None:
 TABLE = "Name   Version ID\nfilelock 3.13.0  CVE-2025-68146"
 
 
-def fake(out: str, err: str, status: int) -> list[str]:
+def make_fake_command(out: str, err: str, status: int) -> list[str]:
     """A command that writes and ends as pip-audit would."""
     return [
         sys.executable,
@@ -101,14 +101,14 @@ def fake(out: str, err: str, status: int) -> list[str]:
 
 def test_audit_reports_known_vulnerabilities(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        audit(fake(TABLE, "Found 1 known vulnerability in 1 package", 1))
+        audit(make_fake_command(TABLE, "Found 1 known vulnerability in 1 package", 1))
     assert ended.value.code == 1
     assert capsys.readouterr().out == f"{TABLE}\n"
 
 
 def test_audit_passes_without_vulnerabilities(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        audit(fake("", "No known vulnerabilities found", 0))
+        audit(make_fake_command("", "No known vulnerabilities found", 0))
     assert ended.value.code == 0
     assert capsys.readouterr().out == "No known vulnerabilities found\n"
 
@@ -116,6 +116,6 @@ def test_audit_passes_without_vulnerabilities(capsys: pytest.CaptureFixture[str]
 def test_failed_audit_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
     """An audit that could not be carried out is reported as such and fails."""
     with pytest.raises(SystemExit) as ended:
-        audit(fake("", "Traceback (most recent call last):\n  File\nConnectionError: no network", 1))
+        audit(make_fake_command("", "Traceback (most recent call last):\n  File\nConnectionError: no network", 1))
     assert ended.value.code == "not audited: ConnectionError: no network"  # which Python prints, and ends with 1
     assert capsys.readouterr().out == ""

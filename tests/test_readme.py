@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import ROOT, process, read_json
+from tests.command_line import ROOT, read_json, run_process
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_example_model_learns_example_data(project: Path) -> None:
-    outcome = process("src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, PYTHONPATH=str(project))
+    outcome = run_process(
+        "src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, PYTHONPATH=str(project)
+    )
     assert outcome.code == 0, outcome.text
     metrics = read_json(outcome.folder / "metrics.json")
     assert metrics["test/acc"] > 0.95

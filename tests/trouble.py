@@ -14,20 +14,20 @@ from lightning import Callback, LightningModule, Trainer
 from tests.command_line import wait_for
 
 FOLDER = Path("trouble")  # in the working directory: the notes, and for each job in trouble a file
-NOTES = "notes.txt"
+EVENTS_FILE = "notes.txt"
 
 
-class Trouble(Callback):
+class FaultInjector(Callback):
     """Does to a job, as its second epoch begins, what the file named by its number says.
 
     "raise" an error, run out of "memory", "exit" without a word, "kill" its own process, "diverge" by a learning rate
     of 1e30, "hold" still for as long as the file is there, "defy" the request to stop, too.
     """
 
-    SETTING = "+callbacks.trouble._target_=tests.trouble.Trouble"
+    SETTING = "+callbacks.trouble._target_=tests.trouble.FaultInjector"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        number = note(trainer, f"{trainer.current_epoch + 1}")
+        number = record_event(trainer, f"{trainer.current_epoch + 1}")
         file = FOLDER / number
         what = file.read_text() if trainer.current_epoch == 1 and file.exists() else ""
         if what == "raise":
@@ -46,18 +46,18 @@ class Trouble(Callback):
             time.sleep(0.01)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        note(trainer, "test")
+        record_event(trainer, "test")
 
 
-def note(trainer: Trainer, event: str) -> str:
+def record_event(trainer: Trainer, event: str) -> str:
     """Note what a job does; returns its number."""
     number = Path(trainer.default_root_dir).name.split("_")[0]
-    with (FOLDER / NOTES).open("a") as file:
+    with (FOLDER / EVENTS_FILE).open("a") as file:
         file.write(f"{number} {event} {os.getpid()} {os.getppid()} {os.environ.get('THUNDERHEAD_CORES')}\n")
     return number
 
 
-class Note(NamedTuple):
+class JobEvent(NamedTuple):
     """What a job did: an epoch that began or "test", in which process of which parent, on how many cores."""
 
     number: int
@@ -67,14 +67,14 @@ class Note(NamedTuple):
     cores: int
 
 
-def read_notes(cwd: Path) -> list[Note]:
+def read_events(cwd: Path) -> list[JobEvent]:
     """All that the jobs did, in its order."""
-    path = cwd / FOLDER / NOTES
+    path = cwd / FOLDER / EVENTS_FILE
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-    return [Note(int(number), event, *map(int, rest)) for number, event, *rest in lines]
+    return [JobEvent(int(number), event, *map(int, rest)) for number, event, *rest in lines]
 
 
-def make_trouble(cwd: Path, jobs: dict[int, str]) -> None:
+def inject_faults(cwd: Path, jobs: dict[int, str]) -> None:
     """Let jobs be in trouble from now on, by their numbers, and no others."""
     folder = cwd / FOLDER
     folder.mkdir(exist_ok=True)
@@ -84,11 +84,11 @@ def make_trouble(cwd: Path, jobs: dict[int, str]) -> None:
         (folder / str(number)).write_text(what)
 
 
-def wait_for_trouble(cwd: Path, *numbers: int) -> list[int]:
+def wait_for_second_epoch(cwd: Path, *numbers: int) -> list[int]:
     """Wait until jobs have begun their second epoch; returns their processes."""
 
     def found() -> dict[int, int]:
-        return {note.number: note.process for note in read_notes(cwd) if note.event == "2"}
+        return {note.number: note.process for note in read_events(cwd) if note.event == "2"}
 
     wait_for(lambda: set(numbers) <= set(found()), f"jobs {numbers}")
     return [found()[number] for number in numbers]

@@ -17,17 +17,17 @@ from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.mlp import MLP
-from tests.doubles import SGD, Given, points, quiet_trainer
+from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer
 
 CLASSES = {"multiclass": ("a", "b", "c"), "binary": ("a", "b"), "regression": ()}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
-OVER = EVAL_BATCH_SIZE + 1  # samples: one is left for a last batch of its own
+EVAL_BATCH_PLUS_ONE = EVAL_BATCH_SIZE + 1  # samples: one is left for a last batch of its own
 
 
 class Case(NamedTuple):
     """A training: so many samples of a task to train, validate and test on, and settings of its parts."""
 
-    samples: tuple[int, int, int] = (97, OVER, 3)
+    samples: tuple[int, int, int] = (97, EVAL_BATCH_PLUS_ONE, 3)
     task: Any = "multiclass"
     images: bool = False
     model: Mapping[str, Any] = MappingProxyType({})
@@ -50,11 +50,11 @@ CASES = {
     "batches accumulated": Case(data={"batch_size": 6}, trainer={"accumulate_grad_batches": 4}),
     "gradients clipped": Case(trainer={"gradient_clip_val": 0.05}),
     "some batches": Case(trainer={"max_steps": 13}),
-    "images": Case((9, 3, OVER), images=True, data={"batch_size": 8}),
+    "images": Case((9, 3, EVAL_BATCH_PLUS_ONE), images=True, data={"batch_size": 8}),
 }
 
 
-class Losses(Callback):
+class LossRecorder(Callback):
     """Keeps the loss that each step shows."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Losses(Callback):
         self.shown.append(pl_module.last_logged_loss)
 
 
-def model_of(case: Case) -> SupervisedModule:
+def make_case_model(case: Case) -> SupervisedModule:
     shape = [1, 6, 6] if case.images else [2]
     about = {"in_shape": shape, "num_classes": len(CLASSES[case.task]), "task": case.task, "optimizer": SGD}
     if case.images:
@@ -72,19 +72,19 @@ def model_of(case: Case) -> SupervisedModule:
     return MLP([5], "tanh", 0.0, False, **{**about, **case.model})
 
 
-def samples_of(case: Case, count: int) -> Samples:
+def make_case_samples(case: Case, count: int) -> Samples:
     if case.images:
         return Samples(torch.randn(count, 1, 6, 6), torch.randint(3, (count,)))
-    return points(count, len(CLASSES[case.task]))
+    return make_samples(count, len(CLASSES[case.task]))
 
 
-def result(case: Case, **processes: Any) -> dict[str, Any]:
+def train_case(case: Case, **processes: Any) -> dict[str, Any]:
     """Train in float64 for two epochs and test; return weights, metrics and the loss of each step."""
     torch.manual_seed(0)
-    model, losses = model_of(case), Losses()
-    train, val, test = [samples_of(case, count) for count in case.samples]
+    model, losses = make_case_model(case), LossRecorder()
+    train, val, test = [make_case_samples(case, count) for count in case.samples]
     shuffled = {"shuffle": True, "order_seed": 5, **case.data}
-    data = Given(train, val, test, task=case.task, class_names=CLASSES[case.task], **shuffled)
+    data = InMemoryDataModule(train, val, test, task=case.task, class_names=CLASSES[case.task], **shuffled)
     settings = {"max_epochs": 2, "precision": "64-true", "log_every_n_steps": 1, **case.trainer, **processes}
     with tempfile.TemporaryDirectory() as folder:
         trainer = quiet_trainer(Path(folder), callbacks=[losses], **settings)
@@ -95,19 +95,19 @@ def result(case: Case, **processes: Any) -> dict[str, Any]:
     return {"weights": model.state_dict(), "metrics": metrics, "losses": losses.shown}
 
 
-def work(rank: int, folder: Path) -> None:
+def run_rank(rank: int, folder: Path) -> None:
     """Do all cases as one of two processes, of which the first writes ``results.pt``."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     os.environ["LOCAL_RANK"] = str(rank)  # by which Lightning knows that the other one is there
-    results = {name: result(case, strategy="ddp", devices=2) for name, case in CASES.items()}
+    results = {name: train_case(case, strategy="ddp", devices=2) for name, case in CASES.items()}
     if rank == 0:
         torch.save(results, folder / "results.pt")
 
 
 if __name__ == "__main__":
-    second = multiprocessing.get_context("fork").Process(target=work, args=(1, Path(sys.argv[1])), daemon=True)
+    second = multiprocessing.get_context("fork").Process(target=run_rank, args=(1, Path(sys.argv[1])), daemon=True)
     second.start()
-    work(0, Path(sys.argv[1]))
+    run_rank(0, Path(sys.argv[1]))
     second.join()
     sys.exit(second.exitcode)

@@ -22,7 +22,7 @@ from src.callbacks.figures.training_images import select_class_balanced
 from src.core.colours import CLASSES, CORRECT, INCORRECT, MODEL, OTHER, TRAIN, TRUTH, VALIDATION
 from src.data.base import Samples
 from src.models.mlp import MLP
-from tests.doubles import FIXED, Given, points, quiet_trainer
+from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, make_samples, quiet_trainer
 
 
 def linear(weight: list[float], bias: float) -> MLP:
@@ -35,7 +35,7 @@ def linear(weight: list[float], bias: float) -> MLP:
         in_shape=[2],
         num_classes=2,
         task="binary",
-        optimizer=FIXED,
+        optimizer=ZERO_RATE_SGD,
     )
     with torch.no_grad():
         layer = model.net.layers[-1]  # type: ignore[index]
@@ -223,7 +223,7 @@ def test_samples_alternate_between_classes() -> None:
     assert select_class_balanced(targets, 2).tolist() == [2, 3]
 
 
-def gridded(images: torch.Tensor) -> list[list[list[int]]]:
+def get_grid_pixels(images: torch.Tensor) -> list[list[list[int]]]:
     """The pixels that a grid draws of each image, their channels one after the other."""
     figure = Figure()
     draw_image_grid(figure, images, [""] * len(images), columns=2)
@@ -248,14 +248,14 @@ def gridded(images: torch.Tensor) -> list[list[list[int]]]:
 )
 def test_grey_images_are_scaled_to_bytes(pixels: torch.Tensor, expected: list[int]) -> None:
     """Grey images of any type and range are drawn between black and white."""
-    assert gridded(pixels.view(1, 1, 1, 3)) == [[expected]]
+    assert get_grid_pixels(pixels.view(1, 1, 1, 3)) == [[expected]]
 
 
 def test_standardised_colours_are_scaled_per_channel() -> None:
     """Each channel is scaled by its range over all images."""
     first = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [-2.0, 2.0]])
     images = torch.stack([first, 3 * first]).view(2, 3, 1, 2)
-    low, high = gridded(images)
+    low, high = get_grid_pixels(images)
     assert low == [[170, 255], [0, 85], [85, 170]]
     assert high == [[0, 255], [0, 255], [0, 255]]
 
@@ -276,7 +276,7 @@ def shown(tmp_path: Path) -> Path:
     callback: Any = DecisionRegions(every_n_epochs=1)
     logger = TensorBoardLogger(tmp_path, name="", version="")
     trainer = quiet_trainer(tmp_path, callbacks=[callback], logger=logger, max_epochs=3, log_every_n_steps=1)
-    data = Given(points(8, classes=2), task="binary", class_names=("a", "b"), batch_size=4)
+    data = InMemoryDataModule(make_samples(8, classes=2), task="binary", class_names=("a", "b"), batch_size=4)
     trainer.fit(model, datamodule=data)
     return tmp_path
 

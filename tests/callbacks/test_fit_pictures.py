@@ -18,17 +18,17 @@ from src.core.colours import TRAIN
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from src.training.checkpointing.checkpoint import RunCheckpoint
-from tests.doubles import FIXED, Given, quiet_trainer
+from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer
 
 CURVE = Samples(torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([1.0, 0.5, 2.0]))
 BAND = Samples(torch.tensor([[-2.0], [0.0], [2.0]]), torch.tensor([0, 1, 0]))
 
 
-class Made(SupervisedModule):
+class NetworkModel(SupervisedModule):
     """A model of one input around a network made by hand."""
 
     def __init__(self, task: str, net: nn.Module) -> None:
-        super().__init__((1,), {"regression": 0, "binary": 2, "multiclass": 3}[task], task, optimizer=FIXED)
+        super().__init__((1,), {"regression": 0, "binary": 2, "multiclass": 3}[task], task, optimizer=ZERO_RATE_SGD)
         self.net = net
 
 
@@ -49,21 +49,23 @@ def hat() -> nn.Sequential:
     return network([1, 1], [1, 0], [2, -4], 0.25)
 
 
-def shown(model: SupervisedModule, data: Given, folder: Path) -> None:
+def draw_fit(model: SupervisedModule, data: InMemoryDataModule, folder: Path) -> None:
     quiet_trainer(folder, callbacks=[Fit(0)]).test(model, datamodule=data, verbose=False)
 
 
-def data_of(samples: Samples, task: Any, **settings: Any) -> Given:
+def make_data(samples: Samples, task: Any, **settings: Any) -> InMemoryDataModule:
     names = {"regression": (), "binary": ("out", "in"), "multiclass": ("a", "b", "c")}[task]
-    return Given(samples, test=samples, task=task, class_names=names, **settings)
+    return InMemoryDataModule(samples, test=samples, task=task, class_names=names, **settings)
 
 
-def curves(figure: Figure, axis: int) -> dict[Any, Any]:
+def get_lines_by_label(figure: Figure, axis: int) -> dict[Any, Any]:
     return {line.get_label(): line for line in figure.axes[axis].lines}
 
 
 def test_contributions_are_weighted_unit_values() -> None:
-    outputs, parts, bias = compute_contributions(Made("regression", hat()), torch.tensor([[-2.0], [-0.5], [0.5]]))
+    outputs, parts, bias = compute_contributions(
+        NetworkModel("regression", hat()), torch.tensor([[-2.0], [-0.5], [0.5]])
+    )
     assert parts.tolist() == [[0, 1, 3], [0, 0, -2]]
     assert bias == 0.25
     assert outputs.tolist() == [0.25, 1.25, 1.25]
@@ -73,14 +75,14 @@ def test_contributions_are_weighted_unit_values() -> None:
 def test_contributions_and_bias_sum_to_output(hidden: list[int]) -> None:
     sizes = [1, *hidden]
     layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
-    model = Made("regression", nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(sizes[-1], 1)))
+    model = NetworkModel("regression", nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(sizes[-1], 1)))
     outputs, parts, bias = compute_contributions(model, torch.linspace(-3, 3, 50)[:, None])
     assert parts.shape == (sizes[-1], 50)
     assert (parts.sum(dim=0) + bias - outputs).abs().max() < 1e-6
 
 
 def test_contributions_without_bias_sum_to_output() -> None:
-    model = Made("regression", nn.Sequential(nn.Linear(1, 3), nn.Sigmoid(), nn.Linear(3, 1, bias=False)))
+    model = NetworkModel("regression", nn.Sequential(nn.Linear(1, 3), nn.Sigmoid(), nn.Linear(3, 1, bias=False)))
     outputs, parts, bias = compute_contributions(model, torch.linspace(-3, 3, 50)[:, None])
     assert bias == 0
     assert (parts.sum(dim=0) - outputs).abs().max() < 1e-6
@@ -93,16 +95,16 @@ def test_input_grid_extends_beyond_inputs() -> None:
     assert x.shape[1] == 1 and (x.diff(dim=0) > 0).all()
 
 
-class WithTruth(Given):
+class DataWithTruth(InMemoryDataModule):
     def truth(self, inputs: Tensor) -> Tensor:
         return inputs.squeeze(1).square()
 
 
 def test_regression_fit_shows_truth_and_contributions(drawn: list[Figure], tmp_path: Path) -> None:
     """The fit is drawn with the test points, the true function and each unit's contribution."""
-    shown(Made("regression", hat()), WithTruth(CURVE, test=CURVE, task="regression"), tmp_path)
+    draw_fit(NetworkModel("regression", hat()), DataWithTruth(CURVE, test=CURVE, task="regression"), tmp_path)
     (figure,) = drawn
-    left, right = curves(figure, 0), curves(figure, 1)
+    left, right = get_lines_by_label(figure, 0), get_lines_by_label(figure, 1)
     x = np.asarray(left["fit"].get_xdata())
     first, second = 2 * np.maximum(x + 1, 0), -4 * np.maximum(x, 0)
     np.testing.assert_allclose(left["fit"].get_ydata(), first + second + 0.25, atol=1e-6)
@@ -117,9 +119,9 @@ def test_regression_fit_shows_truth_and_contributions(drawn: list[Figure], tmp_p
 
 def test_binary_fit_shows_probability_and_units(drawn: list[Figure], tmp_path: Path) -> None:
     """For two classes, the probability of the second class and the units' own values are drawn."""
-    shown(Made("binary", hat()), data_of(BAND, "binary"), tmp_path)
+    draw_fit(NetworkModel("binary", hat()), make_data(BAND, "binary"), tmp_path)
     (figure,) = drawn
-    left, right = curves(figure, 0), curves(figure, 1)
+    left, right = get_lines_by_label(figure, 0), get_lines_by_label(figure, 1)
     x = np.asarray(left["probability of class in"].get_xdata())
     logit = 2 * np.maximum(x + 1, 0) - 4 * np.maximum(x, 0) + 0.25
     np.testing.assert_allclose(left["probability of class in"].get_ydata(), 1 / (1 + np.exp(-logit)), atol=1e-6)
@@ -129,14 +131,14 @@ def test_binary_fit_shows_probability_and_units(drawn: list[Figure], tmp_path: P
     assert "truth" not in left
 
 
-class Doubled(Given):
+class DoublingData(InMemoryDataModule):
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         return 2 * inputs
 
 
 def test_fit_is_drawn_over_untransformed_inputs(drawn: list[Figure], tmp_path: Path) -> None:
-    shown(Made("regression", hat()), Doubled(CURVE, test=CURVE, task="regression"), tmp_path)
-    fit = curves(drawn[0], 0)["fit"]
+    draw_fit(NetworkModel("regression", hat()), DoublingData(CURVE, test=CURVE, task="regression"), tmp_path)
+    fit = get_lines_by_label(drawn[0], 0)["fit"]
     x = 2 * np.asarray(fit.get_xdata())
     np.testing.assert_allclose(fit.get_ydata(), 2 * np.maximum(x + 1, 0) - 4 * np.maximum(x, 0) + 0.25, atol=1e-6)
 
@@ -144,14 +146,14 @@ def test_fit_is_drawn_over_untransformed_inputs(drawn: list[Figure], tmp_path: P
 def test_many_units_share_one_legend_entry(drawn: list[Figure], tmp_path: Path) -> None:
     """With many units, one legend entry states their number."""
     net = network([1.0] * 9, [0.0] * 9, [1.0] * 9, 0.0)
-    shown(Made("regression", net), data_of(CURVE, "regression"), tmp_path)
+    draw_fit(NetworkModel("regression", net), make_data(CURVE, "regression"), tmp_path)
     assert len(drawn[0].axes[1].lines) == 9 + 1
     assert [text.get_text() for text in drawn[0].axes[1].get_legend().texts] == ["fit", "9 units"]
 
 
 def test_fit_without_units_is_drawn_alone(drawn: list[Figure], tmp_path: Path) -> None:
     """A function that is not a sum of units is drawn without contributions."""
-    shown(Made("regression", nn.Tanh()), data_of(CURVE, "regression"), tmp_path)
+    draw_fit(NetworkModel("regression", nn.Tanh()), make_data(CURVE, "regression"), tmp_path)
     (axis,) = drawn[0].axes
     np.testing.assert_allclose(axis.lines[0].get_ydata(), np.tanh(axis.lines[0].get_xdata()), atol=1e-6)
 
@@ -166,8 +168,8 @@ def test_fit_without_units_is_drawn_alone(drawn: list[Figure], tmp_path: Path) -
 def test_unsuitable_data_have_no_fit(task: str, samples: Samples, drawn: list[Figure], tmp_path: Path) -> None:
     """With several classes or several inputs, no fit is drawn."""
     outputs = 3 if task == "multiclass" else 1
-    model = Made(task, nn.Linear(samples.inputs.shape[1], outputs))
-    shown(model, data_of(samples, task), tmp_path)
+    model = NetworkModel(task, nn.Linear(samples.inputs.shape[1], outputs))
+    draw_fit(model, make_data(samples, task), tmp_path)
     assert drawn == []
 
 
@@ -184,17 +186,17 @@ def test_cost_is_summed_loss() -> None:
     assert compute_totals([{"epoch": 1, "train/loss": 0.5}], 20) == ([], [], [])
 
 
-def fitted(task: str, samples: Samples, folder: Path, net: nn.Module) -> History:
+def fit_model(task: str, samples: Samples, folder: Path, net: nn.Module) -> History:
     history = History()
     callbacks = [CostAndAccuracy(), RunCheckpoint(folder / "checkpoints", None, "max", history)]
     trainer = quiet_trainer(folder, max_epochs=3, callbacks=callbacks)
-    trainer.fit(Made(task, net), datamodule=data_of(samples, task))
+    trainer.fit(NetworkModel(task, net), datamodule=make_data(samples, task))
     return history
 
 
 def test_cost_and_accuracy_share_epoch_axis(drawn: list[Figure], tmp_path: Path) -> None:
     """Both are drawn in the colour of training, each with its own vertical axis."""
-    history = fitted("binary", BAND, tmp_path, hat())
+    history = fit_model("binary", BAND, tmp_path, hat())
     # The logits are 0.25, 2.25 and −1.75: the first is wrong.
     left, right = drawn[0].axes
     cost = np.log1p(np.exp([0.25, -2.25, -1.75])).sum()
@@ -210,5 +212,5 @@ def test_cost_and_accuracy_share_epoch_axis(drawn: list[Figure], tmp_path: Path)
 
 
 def test_regression_has_no_accuracy_figure(drawn: list[Figure], tmp_path: Path) -> None:
-    fitted("regression", CURVE, tmp_path, hat())
+    fit_model("regression", CURVE, tmp_path, hat())
     assert drawn == []

@@ -25,10 +25,10 @@ from src.core.errors import DivergedError
 from src.data.base import Samples
 from src.models.base import SupervisedModule
 from src.models.resnet18 import ResNet18
-from tests.doubles import SGD, Given, points, quiet_trainer
+from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer
 
 
-class Made(SupervisedModule):
+class NetworkModel(SupervisedModule):
     """A regression around a network made by hand."""
 
     def __init__(self, *layers: nn.Module, lr: float = 0.1, inputs: int = 2) -> None:
@@ -45,10 +45,10 @@ def linear(weight: list[list[float]], bias: list[float] | None = None) -> nn.Lin
     return layer
 
 
-def fitted(callback: Callback, model: SupervisedModule, samples: Samples, folder: Path, **settings: Any) -> None:
+def fit_model(callback: Callback, model: SupervisedModule, samples: Samples, folder: Path, **settings: Any) -> None:
     batch_size = settings.pop("batch_size", samples.size)
     trainer = quiet_trainer(folder, callbacks=[callback], log_every_n_steps=1, **settings)
-    trainer.fit(model, datamodule=Given(samples, task="regression", batch_size=batch_size))
+    trainer.fit(model, datamodule=InMemoryDataModule(samples, task="regression", batch_size=batch_size))
 
 
 # Gradients
@@ -76,7 +76,7 @@ def test_layer_without_gradient_is_nan() -> None:
 def test_permanently_frozen_layers_are_omitted(tmp_path: Path) -> None:
     callback, fixed = GradientNorms(1), linear([[1, 0], [0, 1]])
     fixed.weight.requires_grad_(False)
-    fitted(callback, Made(fixed, linear([[1, 0]]), lr=0.0), ONE, tmp_path)
+    fit_model(callback, NetworkModel(fixed, linear([[1, 0]]), lr=0.0), ONE_SAMPLE, tmp_path)
     assert callback.norms == [pytest.approx([2 * 3 * 5])]
 
 
@@ -84,20 +84,20 @@ def test_temporarily_frozen_layers_keep_their_columns(tmp_path: Path) -> None:
     settings: Any = {"in_shape": [1, 8, 8], "num_classes": 2, "task": "multiclass", "optimizer": SGD}
     model = ResNet18(None, 1, 1.0, "small", 0.0, None, **settings)
     callback, samples = GradientNorms(1), Samples(torch.randn(4, 1, 8, 8), torch.arange(4) % 2)
-    quiet_trainer(tmp_path, callbacks=[callback], max_epochs=2).fit(model, datamodule=Given(samples))
+    quiet_trainer(tmp_path, callbacks=[callback], max_epochs=2).fit(model, datamodule=InMemoryDataModule(samples))
     frozen, free = torch.tensor(callback.norms)
     assert len(free) == 21 and free.isfinite().all()
     assert frozen[:-1].isnan().all() and frozen[-1] > 0
 
 
-ONE = Samples(torch.tensor([[3.0, 4.0]]), torch.tensor([0.0]))  # one sample: the gradient is 2·(w·x − t)·x
+ONE_SAMPLE = Samples(torch.tensor([[3.0, 4.0]]), torch.tensor([0.0]))  # one sample: the gradient is 2·(w·x − t)·x
 
 
 def test_norms_are_measured_before_clipping(tmp_path: Path) -> None:
     """The norms are measured every n steps, before the gradient is clipped."""
     callback = GradientNorms(every_n_steps=2)
-    model = Made(linear([[1, 0]]), lr=0.01)
-    fitted(callback, model, ONE, tmp_path, max_epochs=4, gradient_clip_val=0.5)
+    model = NetworkModel(linear([[1, 0]]), lr=0.01)
+    fit_model(callback, model, ONE_SAMPLE, tmp_path, max_epochs=4, gradient_clip_val=0.5)
     # y = 3 at first: the gradient's norm is 2·3·5. Clipped to 0.5 a step of 0.01 lessens y by 0.01·0.5·5.
     assert callback.steps == [0, 2]
     assert [norm for (norm,) in callback.norms] == pytest.approx([30, 2 * (3 - 2 * 0.025) * 5], rel=1e-5)
@@ -106,18 +106,20 @@ def test_norms_are_measured_before_clipping(tmp_path: Path) -> None:
 def test_accumulated_gradients_are_measured_per_step(tmp_path: Path) -> None:
     """Accumulated gradients are measured once per optimiser step."""
     callback = GradientNorms(every_n_steps=1)
-    fitted(callback, Made(linear([[1, 0]])), points(12), tmp_path, batch_size=2, accumulate_grad_batches=3)
+    fit_model(
+        callback, NetworkModel(linear([[1, 0]])), make_samples(12), tmp_path, batch_size=2, accumulate_grad_batches=3
+    )
     assert callback.steps == [0, 1]
 
 
 def test_measuring_gradients_does_not_change_training(tmp_path: Path) -> None:
-    samples = points(20)
+    samples = make_samples(20)
 
     def trained(*callbacks: Any) -> Tensor:
         torch.manual_seed(1)
-        model = Made(nn.Linear(2, 4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 1))
+        model = NetworkModel(nn.Linear(2, 4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 1))
         trainer = quiet_trainer(tmp_path, callbacks=list(callbacks), max_epochs=3)
-        trainer.fit(model, datamodule=Given(samples, task="regression", batch_size=5))
+        trainer.fit(model, datamodule=InMemoryDataModule(samples, task="regression", batch_size=5))
         return torch.cat([weights.detach().flatten() for weights in model.parameters()])
 
     assert torch.equal(trained(GradientNorms(1)), trained())
@@ -127,7 +129,9 @@ def test_norms_are_logged_as_one_chart(tmp_path: Path) -> None:
     """The norms are scalars of one group, shown in one chart, without extra TensorBoard runs."""
     callback = GradientNorms(every_n_steps=1)
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    fitted(callback, Made(nn.Linear(2, 3), nn.Linear(3, 1)), points(4), tmp_path, max_epochs=2, logger=logger)
+    fit_model(
+        callback, NetworkModel(nn.Linear(2, 3), nn.Linear(3, 1)), make_samples(4), tmp_path, max_epochs=2, logger=logger
+    )
     events = EventAccumulator(str(tmp_path)).Reload()
     for layer in (1, 2):
         scalars = events.Scalars(f"gradient_norm/layer_{layer}")
@@ -140,7 +144,7 @@ def test_norms_are_logged_as_one_chart(tmp_path: Path) -> None:
 def test_figure_has_one_line_per_layer(drawn: list[Figure], tmp_path: Path) -> None:
     """The figure has one line per layer, on a logarithmic scale."""
     callback = GradientNorms(every_n_steps=1)
-    fitted(callback, Made(nn.Linear(2, 3), nn.Linear(3, 1)), points(4), tmp_path, max_epochs=3)
+    fit_model(callback, NetworkModel(nn.Linear(2, 3), nn.Linear(3, 1)), make_samples(4), tmp_path, max_epochs=3)
     (axis,) = drawn[0].axes
     assert axis.get_yscale() == "log"
     assert [line.get_label() for line in axis.lines] == ["layer 1", "layer 2"]
@@ -150,7 +154,7 @@ def test_figure_has_one_line_per_layer(drawn: list[Figure], tmp_path: Path) -> N
 
 def test_resumed_run_keeps_measured_norms(tmp_path: Path) -> None:
     callback = GradientNorms(1)
-    fitted(callback, Made(linear([[1, 0]])), ONE, tmp_path, max_epochs=2)
+    fit_model(callback, NetworkModel(linear([[1, 0]])), ONE_SAMPLE, tmp_path, max_epochs=2)
     resumed = GradientNorms(1)
     resumed.load_state_dict(callback.state_dict())
     assert (resumed.steps, resumed.norms) == (callback.steps, callback.norms)
@@ -160,7 +164,7 @@ def test_diverged_run_still_draws_gradients(drawn: list[Figure], tmp_path: Path)
     """When the loss is no longer finite, the norms measured before are drawn."""
     callback = GradientNorms(1)
     with pytest.raises(DivergedError):
-        fitted(callback, Made(linear([[1, 0]]), lr=10.0), ONE, tmp_path, max_epochs=100)
+        fit_model(callback, NetworkModel(linear([[1, 0]]), lr=10.0), ONE_SAMPLE, tmp_path, max_epochs=100)
     (axis,) = drawn[0].axes
     first, second, *_ = np.asarray(axis.lines[0].get_ydata(), dtype=float)
     assert second / first == pytest.approx(2 * 10 * 25 - 1, rel=1e-3)
@@ -168,10 +172,12 @@ def test_diverged_run_still_draws_gradients(drawn: list[Figure], tmp_path: Path)
 
 # Descent
 
-TWO = Samples(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 2.0]))  # loss ((w1 − 1)² + 4(w2 − 1)²) / 2
+TWO_SAMPLES = Samples(
+    torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 2.0])
+)  # loss ((w1 − 1)² + 4(w2 − 1)²) / 2
 
 
-def steps_by_hand(lr: float, count: int) -> list[tuple[float, float]]:
+def compute_descent_path(lr: float, count: int) -> list[tuple[float, float]]:
     """Gradient descent on the loss above from (0, 0)."""
     w1, w2 = 0.0, 0.0
     path = [(w1, w2)]
@@ -183,9 +189,9 @@ def steps_by_hand(lr: float, count: int) -> list[tuple[float, float]]:
 
 def test_path_follows_gradient_descent(drawn: list[Figure], tmp_path: Path) -> None:
     callback = Descent()
-    fitted(callback, Made(linear([[0, 0]])), TWO, tmp_path, max_epochs=5)
+    fit_model(callback, NetworkModel(linear([[0, 0]])), TWO_SAMPLES, tmp_path, max_epochs=5)
     path = torch.stack(callback.path).numpy()
-    np.testing.assert_allclose(path, steps_by_hand(0.1, 5), rtol=1e-5)
+    np.testing.assert_allclose(path, compute_descent_path(0.1, 5), rtol=1e-5)
     axis = drawn[0].axes[0]
     np.testing.assert_allclose(axis.lines[0].get_xydata(), path)
     w1, w2 = path[-1]
@@ -198,14 +204,16 @@ def test_path_follows_gradient_descent(drawn: list[Figure], tmp_path: Path) -> N
 def test_path_has_one_point_per_step(tmp_path: Path) -> None:
     """With accumulated gradients, the path has one point per optimiser step, not per batch."""
     callback = Descent()
-    fitted(callback, Made(linear([[0, 0]])), points(12), tmp_path, batch_size=2, accumulate_grad_batches=3)
+    fit_model(
+        callback, NetworkModel(linear([[0, 0]])), make_samples(12), tmp_path, batch_size=2, accumulate_grad_batches=3
+    )
     assert len(callback.path) == 1 + 2
 
 
 def test_surface_is_loss_of_all_samples() -> None:
     """The model's weights are unchanged afterwards."""
-    model = Made(linear([[0.5, 0.25]]))
-    surface = compute_surface(model, *TWO, torch.tensor([[0.0, 0.0], [2.0, 0.5]]))
+    model = NetworkModel(linear([[0.5, 0.25]]))
+    surface = compute_surface(model, *TWO_SAMPLES, torch.tensor([[0.0, 0.0], [2.0, 0.5]]))
     w1, w2 = surface.xs, surface.ys[:, None]
     torch.testing.assert_close(surface.losses, ((w1 - 1).square() + 4 * (w2 - 1).square()) / 2)
     assert (surface.xs[0].item(), surface.xs[-1].item()) == pytest.approx((-0.5, 2.5))
@@ -215,22 +223,22 @@ def test_surface_is_loss_of_all_samples() -> None:
 
 def test_surface_supports_weight_and_bias() -> None:
     """The two parameters may be a weight and a bias."""
-    model = Made(linear([[0]], [0]), inputs=1)
+    model = NetworkModel(linear([[0]], [0]), inputs=1)
     inputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 2.0])
     found = compute_losses(model, inputs, targets, torch.tensor([[0.0, 2.0], [1.0, 0.0], [1.0, 1.0]]))
     assert found.tolist() == [0, 1, 2]  # of the errors (0, 0), (−1, 1), (0, 2)
     assert get_weight_labels(model) == ("$w$", "$b$")
 
 
-class Halved(Given):
+class HalvingData(InMemoryDataModule):
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         return inputs / 2
 
 
 def test_surface_uses_transformed_inputs(drawn: list[Figure], tmp_path: Path) -> None:
-    doubled = Samples(2 * TWO.inputs, TWO.targets)
+    doubled = Samples(2 * TWO_SAMPLES.inputs, TWO_SAMPLES.targets)
     trainer = quiet_trainer(tmp_path, callbacks=[Descent()], max_epochs=5)
-    trainer.fit(Made(linear([[0, 0]])), datamodule=Halved(doubled, task="regression"))
+    trainer.fit(NetworkModel(linear([[0, 0]])), datamodule=HalvingData(doubled, task="regression"))
     assert drawn[0].axes[0].get_title().startswith("Descent in 5 steps: loss 2.5 →")
 
 
@@ -238,7 +246,7 @@ def test_surface_uses_transformed_inputs(drawn: list[Figure], tmp_path: Path) ->
 def test_path_requires_exactly_two_parameters(layer: nn.Linear, drawn: list[Figure], tmp_path: Path) -> None:
     callback = Descent()
     inputs = layer.in_features
-    fitted(callback, Made(layer, inputs=inputs), points(4, features=inputs), tmp_path)
+    fit_model(callback, NetworkModel(layer, inputs=inputs), make_samples(4, features=inputs), tmp_path)
     assert callback.path == [] and drawn == []
 
 
@@ -246,11 +254,13 @@ def test_exploding_path_is_cut_off(drawn: list[Figure], tmp_path: Path) -> None:
     """The path is shown up to the first step that leaves the plotted range."""
     callback = Descent()
     with pytest.raises(DivergedError):
-        fitted(callback, Made(linear([[0, 0]]), lr=1.0), TWO, tmp_path, max_epochs=200)  # w2 − 1 is tripled, in turn
+        fit_model(
+            callback, NetworkModel(linear([[0, 0]]), lr=1.0), TWO_SAMPLES, tmp_path, max_epochs=200
+        )  # w2 − 1 is tripled, in turn
     axis = drawn[0].axes[0]
     path = np.asarray(axis.lines[0].get_xydata())
     # From 2.5 the loss grows to 18 and to 162: the first step stays below 20 times it, the second leaves.
-    np.testing.assert_allclose(path, steps_by_hand(1.0, 2), rtol=1e-5)
+    np.testing.assert_allclose(path, compute_descent_path(1.0, 2), rtol=1e-5)
     assert path[2, 1] == pytest.approx(-8)
     assert axis.get_ylim() == pytest.approx((-1, 5))
     assert [text.get_text() for text in axis.get_legend().texts] == ["start"]
@@ -259,14 +269,14 @@ def test_exploding_path_is_cut_off(drawn: list[Figure], tmp_path: Path) -> None:
 
 def test_resumed_run_continues_path(tmp_path: Path) -> None:
     first, second = Descent(), Descent()
-    model = Made(linear([[0, 0]]))
+    model = NetworkModel(linear([[0, 0]]))
     trainer = quiet_trainer(tmp_path, callbacks=[first], max_epochs=2)
-    trainer.fit(model, datamodule=Given(TWO, task="regression"))
+    trainer.fit(model, datamodule=InMemoryDataModule(TWO_SAMPLES, task="regression"))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     trainer = quiet_trainer(tmp_path, callbacks=[second], max_epochs=5)
-    data = Given(TWO, task="regression")
-    trainer.fit(Made(linear([[9, 9]])), datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
-    np.testing.assert_allclose(torch.stack(second.path).numpy(), steps_by_hand(0.1, 5), rtol=1e-5)
+    data = InMemoryDataModule(TWO_SAMPLES, task="regression")
+    trainer.fit(NetworkModel(linear([[9, 9]])), datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
+    np.testing.assert_allclose(torch.stack(second.path).numpy(), compute_descent_path(0.1, 5), rtol=1e-5)
 
 
 def test_arrows_are_spaced_by_path_length() -> None:

@@ -24,11 +24,11 @@ from src.data.augment import flip_images
 from src.data.base import Samples
 from src.data.mnist import MNIST
 from src.models.mlp import MLP
-from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, by_brightness, pixels
-from tests.doubles import FIXED, SGD, Given, quiet_trainer
+from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, make_brightness_model, pixels
+from tests.doubles import SGD, ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer
 
 
-def bars(axis: Any) -> list[tuple[str, float, str]]:
+def get_bars(axis: Any) -> list[tuple[str, float, str]]:
     """Each bar's label, length and colour, from the top."""
     labels = [tick.get_text() for tick in axis.get_yticklabels()]
     return [
@@ -63,7 +63,7 @@ def test_probability_bars_mark_true_and_predicted(drawn: list[Figure], tmp_path:
     """Each test image is next to its bars; the true class and a wrong prediction are coloured."""
     test = pixels([150, 110, 100, 60], [2, 0, 2, 1])
     trainer = quiet_trainer(tmp_path, callbacks=[ClassProbabilities(count=3)])
-    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    trainer.test(make_brightness_model(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
     axes = drawn[0].axes
     shown = [(int(np.asarray(axis.images[0].get_array())[0, 0]), axis.get_title()) for axis in axes if axis.images]
     assert shown == [(110, "cat"), (60, "dog"), (150, "emu")]  # one of each class
@@ -71,21 +71,25 @@ def test_probability_bars_mark_true_and_predicted(drawn: list[Figure], tmp_path:
     first, second, third = [axis for axis in axes if axis.patches]
     total = 1 + math.e + math.e**2  # outputs of 110: 0, 1, 2
     lengths = [math.e**2 / total, math.e / total, 1 / total]
-    assert [(name, colour) for name, _, colour in bars(first)] == [("emu", mistaken), ("dog", other), ("cat", true)]
-    assert [length for _, length, _ in bars(first)] == pytest.approx(lengths)
+    assert [(name, colour) for name, _, colour in get_bars(first)] == [("emu", mistaken), ("dog", other), ("cat", true)]
+    assert [length for _, length, _ in get_bars(first)] == pytest.approx(lengths)
     assert [text.get_text() for text in first.texts] == ["67%", "24%", "9%"]
-    assert [(name, colour) for name, _, colour in bars(second)] == [("cat", mistaken), ("dog", true), ("emu", other)]
-    assert [(name, colour) for name, _, colour in bars(third)] == [("emu", true), ("dog", other), ("cat", other)]
+    assert [(name, colour) for name, _, colour in get_bars(second)] == [
+        ("cat", mistaken),
+        ("dog", true),
+        ("emu", other),
+    ]
+    assert [(name, colour) for name, _, colour in get_bars(third)] == [("emu", true), ("dog", other), ("cat", other)]
 
 
 def test_probabilities_are_computed_without_dropout(drawn: list[Figure], tmp_path: Path) -> None:
-    model = MLP([50], "relu", 0.9, False, in_shape=[1, 1, 1], num_classes=3, task="multiclass", optimizer=FIXED)
+    model = MLP([50], "relu", 0.9, False, in_shape=[1, 1, 1], num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD)
     test = pixels([150], [1])
     data = Pixels(test, test=test, class_names=NAMES)
     quiet_trainer(tmp_path, callbacks=[ClassProbabilities(1)]).test(model, datamodule=data, verbose=False)
     expected = model.eval()(data.transform(test.inputs)).softmax(dim=1)[0].sort(descending=True).values
     (axis,) = [axis for axis in drawn[0].axes if axis.patches]
-    assert [length for _, length, _ in bars(axis)] == pytest.approx(expected.tolist())
+    assert [length for _, length, _ in get_bars(axis)] == pytest.approx(expected.tolist())
 
 
 # Accuracy by class
@@ -101,9 +105,9 @@ def test_class_accuracy_bars_show_mean(drawn: list[Figure], tmp_path: Path) -> N
     """The bars are the accuracies on the test set; a line marks the mean of the classes."""
     test = pixels([150, 150, 50, 150, 50], [2, 1, 0, 2, 2])  # cat 1/1, dog 0/1, emu 2/3
     trainer = quiet_trainer(tmp_path, callbacks=[ClassAccuracy()])
-    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    trainer.test(make_brightness_model(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
     (axis,) = drawn[0].axes
-    names, lengths, _ = zip(*bars(axis), strict=True)
+    names, lengths, _ = zip(*get_bars(axis), strict=True)
     assert names == ("cat", "emu", "dog")
     assert lengths == pytest.approx((1, 2 / 3, 0))
     assert [text.get_text() for text in axis.texts] == ["100.0%", "66.7%", "0.0%"]
@@ -135,15 +139,15 @@ def mnist(folder: Path, **settings: Any) -> MNIST:
     return MNIST(str(folder), verify=False, batch_size=50, val_size=0, train_size=60, **settings)
 
 
-def on_mnist() -> MLP:
-    return MLP([], "relu", 0.0, False, in_shape=[1, 28, 28], num_classes=10, task="multiclass", optimizer=FIXED)
+def make_mnist_model() -> MLP:
+    return MLP([], "relu", 0.0, False, in_shape=[1, 28, 28], num_classes=10, task="multiclass", optimizer=ZERO_RATE_SGD)
 
 
 def test_augmented_batch_pairs_original_and_augmented(drawn: list[Figure], tmp_path: Path, data_dir: Path) -> None:
     """Below each training image is what the network gets; the figure is drawn once."""
     trainer = quiet_trainer(tmp_path, callbacks=[AugmentedBatch(count=10)], max_epochs=2)
     data = mnist(data_dir, flip=True)
-    trainer.fit(on_mnist(), datamodule=data)
+    trainer.fit(make_mnist_model(), datamodule=data)
     (figure,) = drawn  # once
     rows = np.array(figure.axes).reshape(4, 8)
     assert [axis.get_ylabel() for axis in rows[:, 0]] == ["original", "augmented"] * 2
@@ -160,13 +164,13 @@ def test_augmented_batch_pairs_original_and_augmented(drawn: list[Figure], tmp_p
 
 
 def test_augmented_batch_requires_augmentation(drawn: list[Figure], tmp_path: Path, data_dir: Path) -> None:
-    quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(on_mnist(), datamodule=mnist(data_dir))
+    quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(make_mnist_model(), datamodule=mnist(data_dir))
     samples = pixels([1, 2], [0, 1])
-    quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(by_brightness(), datamodule=Pixels(samples))
+    quiet_trainer(tmp_path, callbacks=[AugmentedBatch(8)]).fit(make_brightness_model(), datamodule=Pixels(samples))
     assert drawn == []
 
 
-class Flipped(Given):
+class FlippedImages(InMemoryDataModule):
     """Small images that are mirrored at random."""
 
     has_augmentation = True
@@ -175,11 +179,11 @@ class Flipped(Given):
         return (flip_images(inputs) if augment else inputs).float() / 255
 
 
-def learned(folder: Path, callbacks: list[Any]) -> torch.Tensor:
+def train_weights(folder: Path, callbacks: list[Any]) -> torch.Tensor:
     """The weights after two epochs with dropout and flips, from seed 7."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8, generator=generator)
-    data = Flipped(Samples(images, torch.arange(30) % 3), class_names=NAMES, shuffle=True, order_seed=0)
+    data = FlippedImages(Samples(images, torch.arange(30) % 3), class_names=NAMES, shuffle=True, order_seed=0)
     seed_everything(7, verbose=False)
     model = MLP([8], "relu", 0.5, False, in_shape=[1, 4, 4], num_classes=3, task="multiclass", optimizer=SGD)
     quiet_trainer(folder, max_epochs=2, callbacks=callbacks).fit(model, datamodule=data)
@@ -187,16 +191,16 @@ def learned(folder: Path, callbacks: list[Any]) -> torch.Tensor:
 
 
 def test_augmented_batch_does_not_change_results(drawn: list[Figure], tmp_path: Path) -> None:
-    without = learned(tmp_path, [])
-    assert torch.equal(learned(tmp_path, [AugmentedBatch(6)]), without)
+    without = train_weights(tmp_path, [])
+    assert torch.equal(train_weights(tmp_path, [AugmentedBatch(6)]), without)
     assert len(drawn) == 1
 
 
 @pytest.mark.parametrize("callback", [ClassProbabilities(4), ClassAccuracy(), AugmentedBatch(4)])
 def test_regression_has_no_classification_figures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(6, 1, 4, 4), torch.randn(6))
-    data = Flipped(samples, test=samples, task="regression")
-    model = MLP([], "relu", 0.0, False, in_shape=[1, 4, 4], num_classes=0, task="regression", optimizer=FIXED)
+    data = FlippedImages(samples, test=samples, task="regression")
+    model = MLP([], "relu", 0.0, False, in_shape=[1, 4, 4], num_classes=0, task="regression", optimizer=ZERO_RATE_SGD)
     trainer = quiet_trainer(tmp_path, callbacks=[callback])
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, verbose=False)

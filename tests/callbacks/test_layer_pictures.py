@@ -23,18 +23,18 @@ from src.models.airbench import Airbench
 from src.models.cnn import CNN
 from src.models.mlp import MLP
 from src.models.resnet18 import ResNet18Net
-from tests.doubles import FIXED, Given, quiet_trainer
+from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")
 
 
 def mlp(in_shape: list[int], hidden: list[int]) -> MLP:
-    return MLP(hidden, "relu", 0.0, False, in_shape=in_shape, num_classes=3, task="multiclass", optimizer=FIXED)
+    return MLP(hidden, "relu", 0.0, False, in_shape=in_shape, num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD)
 
 
 def cnn(in_shape: list[int], batch_norm: bool | str = True, activation: str = "relu") -> CNN:
     """A network of two convolutions whose batch norms have seen data."""
-    settings: Any = {"in_shape": in_shape, "num_classes": 3, "task": "multiclass", "optimizer": FIXED}
+    settings: Any = {"in_shape": in_shape, "num_classes": 3, "task": "multiclass", "optimizer": ZERO_RATE_SGD}
     model = CNN([6, 4], [], activation, 0.0, batch_norm, **settings)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -122,7 +122,7 @@ def test_unit_numbers_are_omitted_when_crowded() -> None:
 def test_first_layer_is_drawn_periodically(every: int, epochs: list[int], drawn: list[Figure], tmp_path: Path) -> None:
     """The figure is drawn every n epochs, and at the end with the selected weights."""
     model: Any = cnn([3, 8, 8]).train()
-    data = Given(images(3), test=images(3), class_names=NAMES)
+    data = InMemoryDataModule(images(3), test=images(3), class_names=NAMES)
     trainer = quiet_trainer(tmp_path, max_epochs=3, callbacks=[FirstLayer(4, every)])
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, verbose=False)
@@ -214,7 +214,7 @@ def test_feature_maps_figure_has_kernel_rows(drawn: list[Figure], tmp_path: Path
     """The first row is the edge kernel's; the others are those of the strongest learned kernels."""
     model: Any = cnn([1, 8, 8])
     test = images(1)
-    data = Given(test, test=test, class_names=NAMES)
+    data = InMemoryDataModule(test, test=test, class_names=NAMES)
     quiet_trainer(tmp_path, callbacks=[FeatureMaps(2)]).test(model, datamodule=data, verbose=False)
     (figure,) = drawn
     rows = np.array(figure.axes).reshape(3, 4)
@@ -235,8 +235,11 @@ def test_feature_maps_figure_has_kernel_rows(drawn: list[Figure], tmp_path: Path
 
 
 def test_untrained_kernels_are_labelled_fixed(drawn: list[Figure], tmp_path: Path) -> None:
-    settings: Any = {"in_shape": [1, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": FIXED}
-    model, data = Airbench([4], 1.0, 0.1, 1.0, **settings), Given(images(1), test=images(1), class_names=NAMES)
+    settings: Any = {"in_shape": [1, 8, 8], "num_classes": 3, "task": "multiclass", "optimizer": ZERO_RATE_SGD}
+    model, data = (
+        Airbench([4], 1.0, 0.1, 1.0, **settings),
+        InMemoryDataModule(images(1), test=images(1), class_names=NAMES),
+    )
     quiet_trainer(tmp_path, callbacks=[FeatureMaps(2)]).test(model, datamodule=data, verbose=False)
     kernels = [axis.get_title() for axis in drawn[0].axes if "kernel " in axis.get_title()]
     assert len(kernels) == 2 and all(title.startswith("fixed kernel ") for title in kernels)
@@ -245,7 +248,7 @@ def test_untrained_kernels_are_labelled_fixed(drawn: list[Figure], tmp_path: Pat
 @pytest.mark.parametrize("callback", [FirstLayer(4, 1), FeatureMaps(4)])
 def test_point_data_have_no_layer_figures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
-    data = Given(samples, test=samples, class_names=NAMES)
+    data = InMemoryDataModule(samples, test=samples, class_names=NAMES)
     model, trainer = mlp([2], [4]), quiet_trainer(tmp_path, callbacks=[callback])
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, verbose=False)
@@ -253,7 +256,7 @@ def test_point_data_have_no_layer_figures(callback: Any, drawn: list[Figure], tm
 
 
 def test_feature_maps_require_convolution(drawn: list[Figure], tmp_path: Path) -> None:
-    data = Given(images(1), test=images(1), class_names=NAMES)
+    data = InMemoryDataModule(images(1), test=images(1), class_names=NAMES)
     trainer = quiet_trainer(tmp_path, callbacks=[FeatureMaps(4)])
     trainer.test(mlp([1, 8, 8], [4]), datamodule=data, verbose=False)
     assert drawn == []

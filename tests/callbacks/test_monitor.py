@@ -6,7 +6,7 @@ import pytest
 
 from src.callbacks.monitor import format_metric_name, infer_mode
 from src.sweeps.store.jobs import compute_identity
-from tests.command_line import BARE, Returned, history, quick, read_json, run, train
+from tests.command_line import BARE, ReturnRecorder, read_history, read_json, run, train, train_bare
 
 SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")
 
@@ -45,18 +45,18 @@ def test_metric_name_starts_with_stage(name: str, stage: str, spelled: str) -> N
 
 def test_monitor_selects_weights_and_return_value(tmp_path: Path) -> None:
     """The monitored metric selects the weights, and its best value is what the run returns."""
-    Returned.values.clear()
+    ReturnRecorder.values.clear()
     asked = ("monitor=val/loss", "callbacks=early_stopping", "logger=none")
-    outcome = train(*asked, Returned.SETTING, *SHORT, cwd=tmp_path)
+    outcome = train(*asked, ReturnRecorder.SETTING, *SHORT, cwd=tmp_path)
     metrics = outcome.metrics
     assert (metrics["monitor"], metrics["mode"]) == ("val/loss", "min")
-    assert Returned.values == [metrics["best"]] == [min(row["val/loss"] for row in history(outcome.folder))]
+    assert ReturnRecorder.values == [metrics["best"]] == [min(row["val/loss"] for row in read_history(outcome.folder))]
 
 
 def test_training_metric_can_be_monitored(tmp_path: Path) -> None:
     """It is measured in each epoch, also in those without validation."""
     asked = ("monitor=train/loss", "mode=max", "data.val_size=0", "trainer.check_val_every_n_epoch=5")
-    metrics = quick(*asked, *SHORT, cwd=tmp_path).metrics
+    metrics = train_bare(*asked, *SHORT, cwd=tmp_path).metrics
     assert (metrics["best_epoch"], metrics["best"]) == (1, metrics["train/loss"])  # the worst, as asked
 
 
@@ -110,7 +110,7 @@ def test_disabled_test_is_skipped(tmp_path: Path) -> None:
     assert all(metrics["monitor"] == "val/loss" and not any("test" in name for name in metrics) for metrics in found)
     assert "val/loss, lower is better" in outcome.out
     assert "not tested" in outcome.out
-    alone = quick("test=false", "monitor=val/loss", "seed=1", *SHORT, cwd=tmp_path).metrics
+    alone = train_bare("test=false", "monitor=val/loss", "seed=1", *SHORT, cwd=tmp_path).metrics
     assert alone["best"] == pytest.approx(found[1]["best"], rel=1e-3)
 
 

@@ -19,15 +19,15 @@ from src.callbacks.history import History
 from src.data.base import Samples
 from src.models.mlp import MLP
 from src.training.checkpointing.checkpoint import RunCheckpoint
-from tests.doubles import FIXED, Given, quiet_trainer
+from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer
 
 NAMES = ("cat", "dog", "emu")
 
 
-def by_brightness(task: str = "multiclass") -> MLP:
+def make_brightness_model(task: str = "multiclass") -> MLP:
     """On images of 1×1 pixel: outputs that grow with the brightness, the more the higher the class."""
     classes = 3 if task == "multiclass" else 2
-    model = MLP([], "relu", 0.0, False, in_shape=[1, 1, 1], num_classes=classes, task=task, optimizer=FIXED)
+    model = MLP([], "relu", 0.0, False, in_shape=[1, 1, 1], num_classes=classes, task=task, optimizer=ZERO_RATE_SGD)
     layer: Any = list(model.net.modules())[-1]
     with torch.no_grad():
         layer.weight.copy_(torch.arange(3.0)[:, None] if classes == 3 else torch.ones(1, 1))
@@ -35,7 +35,7 @@ def by_brightness(task: str = "multiclass") -> MLP:
     return model
 
 
-class Pixels(Given):
+class Pixels(InMemoryDataModule):
     """Images of one pixel, kept as bytes; the model sees the brightness minus 100, a tenth of it."""
 
     def transform(self, inputs: torch.Tensor, augment: bool = False) -> torch.Tensor:
@@ -46,7 +46,7 @@ def pixels(brightness: list[int], targets: list[int]) -> Samples:
     return Samples(torch.tensor(brightness, dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor(targets))
 
 
-def shown(figure: Figure) -> list[tuple[int, str]]:
+def get_titled_images(figure: Figure) -> list[tuple[int, str]]:
     """The images of one pixel with their titles."""
     images = [(axis.images[0].get_array(), axis.get_title()) for axis in figure.axes if axis.images]
     return [(int(np.asarray(image)[0, 0]), title) for image, title in images]
@@ -58,10 +58,10 @@ def test_misclassified_shows_most_confident_errors(drawn: list[Figure], tmp_path
     test = pixels([150, 101, 60, 110, 90], [2, 0, 0, 1, 2])
     trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
     data = Pixels(test, test=test, class_names=NAMES)
-    trainer.test(by_brightness(), datamodule=data, verbose=False)
+    trainer.test(make_brightness_model(), datamodule=data, verbose=False)
     # exp(0), exp(±1), exp(±2) are the shares: the largest is 1 / (1 + e⁻¹ + e⁻²), 66.5%.
     (figure,) = drawn
-    assert shown(figure) == [(110, "dog, predicted emu\n(66.5%)"), (90, "emu, predicted cat\n(66.5%)")]
+    assert get_titled_images(figure) == [(110, "dog, predicted emu\n(66.5%)"), (90, "emu, predicted cat\n(66.5%)")]
 
 
 def test_misclassified_supports_binary_output(drawn: list[Figure], tmp_path: Path) -> None:
@@ -69,16 +69,19 @@ def test_misclassified_supports_binary_output(drawn: list[Figure], tmp_path: Pat
     test = pixels([150, 60, 120, 80], [1, 0, 0, 1])
     data = Pixels(test, test=test, task="binary", class_names=NAMES[:2])
     quiet_trainer(tmp_path, callbacks=[Misclassified(count=9)]).test(
-        by_brightness("binary"), datamodule=data, verbose=False
+        make_brightness_model("binary"), datamodule=data, verbose=False
     )
     (figure,) = drawn
-    assert shown(figure) == [(120, "cat, predicted dog\n(88.1%)"), (80, "dog, predicted cat\n(88.1%)")]  # 1 / (1 + e⁻²)
+    assert get_titled_images(figure) == [
+        (120, "cat, predicted dog\n(88.1%)"),
+        (80, "dog, predicted cat\n(88.1%)"),
+    ]  # 1 / (1 + e⁻²)
 
 
 def test_misclassified_without_errors_draws_nothing(drawn: list[Figure], tmp_path: Path) -> None:
     test = pixels([150, 60], [2, 0])
     trainer = quiet_trainer(tmp_path, callbacks=[Misclassified(count=2)])
-    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    trainer.test(make_brightness_model(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
     assert drawn == []
 
 
@@ -86,15 +89,15 @@ def test_samples_are_untransformed_training_images(drawn: list[Figure], tmp_path
     """The classes take turns."""
     train = pixels([10, 20, 30, 40, 50], [2, 2, 0, 1, 0])
     trainer = quiet_trainer(tmp_path, callbacks=[SamplesShown(count=4)])
-    trainer.fit(by_brightness(), datamodule=Pixels(train, class_names=NAMES))
+    trainer.fit(make_brightness_model(), datamodule=Pixels(train, class_names=NAMES))
     (figure,) = drawn
-    assert shown(figure) == [(30, "cat"), (40, "dog"), (10, "emu"), (50, "cat")]
+    assert get_titled_images(figure) == [(30, "cat"), (40, "dog"), (10, "emu"), (50, "cat")]
 
 
 def test_confusion_matrix_counts_test_samples(drawn: list[Figure], tmp_path: Path) -> None:
     test = pixels([150, 150, 50, 50, 50], [2, 1, 0, 0, 1])
     trainer = quiet_trainer(tmp_path, callbacks=[ConfusionMatrix()])
-    trainer.test(by_brightness(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    trainer.test(make_brightness_model(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
     axis, _ = drawn[0].axes
     cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
     assert cells == {(0, 0): "2", (1, 0): "1", (1, 1): "0", (1, 2): "1", (2, 2): "1"}
@@ -102,7 +105,7 @@ def test_confusion_matrix_counts_test_samples(drawn: list[Figure], tmp_path: Pat
     assert [tick.get_text() for tick in axis.get_yticklabels()] == list(NAMES)
 
 
-class Scored(MLP):
+class ScriptedAccuracyModel(MLP):
     """Learns nothing; its validation accuracy follows a script."""
 
     scores = (0.2, 0.8, 0.8, 0.5)
@@ -116,10 +119,12 @@ def test_curves_match_history(monitor: str | None, kept: int | None, drawn: list
     """The selected epoch is marked, if there is a monitor."""
     history = History()
     callbacks = [Curves(), RunCheckpoint(tmp_path / "checkpoints", monitor, "max", history)]
-    model = Scored([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
+    model = ScriptedAccuracyModel(
+        [], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD
+    )
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
     trainer = quiet_trainer(tmp_path, max_epochs=4, callbacks=callbacks)
-    trainer.fit(model, datamodule=Given(samples, samples, class_names=NAMES))
+    trainer.fit(model, datamodule=InMemoryDataModule(samples, samples, class_names=NAMES))
     (figure,) = drawn
     for axis, measure in zip(figure.axes, ("loss", "acc"), strict=True):
         lines: dict[Any, Any] = {line.get_label(): line for line in axis.lines}
@@ -155,7 +160,7 @@ def test_curves_require_loss_or_accuracy(drawn: list[Figure], tmp_path: Path) ->
     callbacks = [Curves(), RunCheckpoint(tmp_path / "checkpoints", None, "max", history)]
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
     trainer = quiet_trainer(tmp_path, callbacks=callbacks)
-    trainer.fit(OtherMetrics(), datamodule=Given(samples, samples, class_names=NAMES))
+    trainer.fit(OtherMetrics(), datamodule=InMemoryDataModule(samples, samples, class_names=NAMES))
     assert [set(row) for row in history.rows] == [{"epoch", "train/energy", "val/energy"}]
     assert drawn == []
 
@@ -165,9 +170,9 @@ def test_decision_regions_are_drawn_periodically(
     every: int, titles: list[int], drawn: list[Figure], tmp_path: Path
 ) -> None:
     """The figure is drawn every n epochs, and at the end with the selected weights."""
-    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
+    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD)
     samples = Samples(torch.randn(6, 2), torch.arange(6) % 3)
-    data = Given(samples, test=samples, class_names=NAMES)
+    data = InMemoryDataModule(samples, test=samples, class_names=NAMES)
     trainer = quiet_trainer(tmp_path, max_epochs=5, callbacks=[DecisionRegions(every)])
     trainer.fit(model, datamodule=data)
     assert [figure.axes[0].get_title() for figure in drawn] == [f"Decision regions, epoch {n}" for n in titles]
@@ -178,13 +183,13 @@ def test_decision_regions_are_drawn_periodically(
 
 def test_decision_regions_show_training_points(drawn: list[Figure], tmp_path: Path) -> None:
     """The training points are drawn by class over the model's predictions."""
-    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=FIXED)
+    model = MLP([], "relu", 0.0, False, in_shape=[2], num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD)
     layer: Any = list(model.net.modules())[-1]
     with torch.no_grad():  # cat left of the others; of those dog above emu
         layer.weight.copy_(torch.tensor([[-9.0, 0], [0, 1], [0, -1]]))
         layer.bias.zero_()
     samples = Samples(torch.tensor([[-1.0, 0], [1, 1], [1, -1], [2, 1]]), torch.tensor([0, 1, 2, 1]))
-    data = Given(samples, test=samples, class_names=NAMES)
+    data = InMemoryDataModule(samples, test=samples, class_names=NAMES)
     quiet_trainer(tmp_path, callbacks=[DecisionRegions(0)]).test(model, datamodule=data, verbose=False)
     (axis,) = drawn[0].axes
     left, right, bottom, top = axis.images[0].get_extent()
@@ -201,8 +206,8 @@ def test_decision_regions_show_training_points(drawn: list[Figure], tmp_path: Pa
 @pytest.mark.parametrize("callback", [SamplesShown(count=4), DecisionRegions(1), Misclassified(4)])
 def test_unsuitable_figures_are_omitted(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(8, 3), torch.arange(8) % 3)  # neither images nor points of the plane
-    model = MLP([], "relu", 0.0, False, in_shape=[3], num_classes=3, task="multiclass", optimizer=FIXED)
-    data = Given(samples, test=samples, class_names=NAMES)
+    model = MLP([], "relu", 0.0, False, in_shape=[3], num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD)
+    data = InMemoryDataModule(samples, test=samples, class_names=NAMES)
     trainer = quiet_trainer(tmp_path, callbacks=[callback])
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, verbose=False)

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from src.callbacks.progress import Progress
 from tests.command_line import train
-from tests.doubles import Given, Recorder, points, quiet_trainer
+from tests.doubles import BatchCollector, InMemoryDataModule, make_samples, quiet_trainer
 
 
 @pytest.fixture(params=[True, False], ids=["terminal", "elsewhere"])
@@ -30,11 +30,11 @@ def test_bar_is_shown_only_on_terminals(terminal: bool) -> None:
 
 
 def test_bar_metrics_omit_version_number(tmp_path: Path) -> None:
-    progress, recorder = Progress(refresh_rate=1), Recorder()
+    progress, recorder = Progress(refresh_rate=1), BatchCollector()
     trainer = quiet_trainer(
         tmp_path, callbacks=[progress], enable_progress_bar=True, logger=CSVLogger(tmp_path), log_every_n_steps=1
     )
-    trainer.fit(recorder, datamodule=Given(points(4, classes=2), points(4, classes=2)))
+    trainer.fit(recorder, datamodule=InMemoryDataModule(make_samples(4, classes=2), make_samples(4, classes=2)))
     trainer.progress_bar_metrics["val/acc"] = 0.5
     assert progress.get_metrics(trainer, recorder) == {"val/acc": 0.5}
 
@@ -42,8 +42,8 @@ def test_bar_metrics_omit_version_number(tmp_path: Path) -> None:
 def test_bar_shows_last_logged_loss(tmp_path: Path) -> None:
     progress = Progress(refresh_rate=1)
     trainer = quiet_trainer(tmp_path, callbacks=[progress], enable_progress_bar=True)
-    model = Recorder()
-    trainer.fit(model, datamodule=Given(points(4, classes=2), points(4, classes=2)))
+    model = BatchCollector()
+    trainer.fit(model, datamodule=InMemoryDataModule(make_samples(4, classes=2), make_samples(4, classes=2)))
     model.last_logged_loss = 0.25  # type: ignore[assignment]
     assert progress.get_metrics(trainer, model) == {"loss": 0.25}
 
@@ -62,7 +62,7 @@ def read_bars(text: str) -> list[tuple[str, str]]:
     ]
 
 
-class Slow(Progress):
+class UnthrottledProgress(Progress):
     """A bar that is drawn at each update."""
 
     def on_train_start(self, *args: Any) -> None:
@@ -71,8 +71,12 @@ class Slow(Progress):
 
 
 def test_bar_counts_batches_over_all_epochs(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
-    trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, max_epochs=2)
-    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[UnthrottledProgress(refresh_rate=1)], enable_progress_bar=True, max_epochs=2
+    )
+    trainer.fit(
+        BatchCollector(), datamodule=InMemoryDataModule(make_samples(25, classes=2), make_samples(4, classes=2))
+    )
     bars = read_bars(screen.readouterr().err)
     assert list(dict.fromkeys(bars)) == [
         *[("1/2", f"{count}/6") for count in (0, 1, 2, 3)],
@@ -83,9 +87,11 @@ def test_bar_counts_batches_over_all_epochs(tmp_path: Path, screen: pytest.Captu
 def test_bar_ends_at_max_steps(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
     """The bar is cleared at the end."""
     trainer = quiet_trainer(
-        tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, max_epochs=-1, max_steps=4
+        tmp_path, callbacks=[UnthrottledProgress(refresh_rate=1)], enable_progress_bar=True, max_epochs=-1, max_steps=4
     )
-    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    trainer.fit(
+        BatchCollector(), datamodule=InMemoryDataModule(make_samples(25, classes=2), make_samples(4, classes=2))
+    )
     text = screen.readouterr().err
     assert read_bars(text)[-1] == ("2/2", "4/4")
     assert text.split("\r")[-1] == "" and not text.split("\r")[-2].strip()  # the line is empty again
@@ -99,21 +105,27 @@ def test_bar_total_follows_max_steps(
 ) -> None:
     """The totals are the batches and epochs that max_steps takes, with accumulated gradients too."""
     settings = {"max_epochs": 4, "max_steps": steps, "accumulate_grad_batches": parts}
-    trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1)], enable_progress_bar=True, **settings)
-    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))  # three batches
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[UnthrottledProgress(refresh_rate=1)], enable_progress_bar=True, **settings
+    )
+    trainer.fit(
+        BatchCollector(), datamodule=InMemoryDataModule(make_samples(25, classes=2), make_samples(4, classes=2))
+    )  # three batches
     assert read_bars(screen.readouterr().err)[-1] == (last or ("4/4", "12/12"))
 
 
 def test_time_left_respects_timer(tmp_path: Path, screen: pytest.CaptureFixture[str]) -> None:
     """The time left is that until the time limit, if it comes first."""
-    callbacks = [Slow(refresh_rate=1), Timer(duration={"hours": 1}), Ends()]
+    callbacks = [UnthrottledProgress(refresh_rate=1), Timer(duration={"hours": 1}), StopAfterBatch()]
     trainer = quiet_trainer(tmp_path, callbacks=callbacks, enable_progress_bar=True, max_epochs=10**9)
-    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    trainer.fit(
+        BatchCollector(), datamodule=InMemoryDataModule(make_samples(25, classes=2), make_samples(4, classes=2))
+    )
     left = re.findall(r"(\S+) left", screen.readouterr().err)
     assert left[-1] in ("59:59", "1:00:00")
 
 
-class Ends(Callback):
+class StopAfterBatch(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         trainer.should_stop = True
 
@@ -124,7 +136,7 @@ def test_bar_shows_only_metrics_that_fit(
 ) -> None:
     """A metric that does not fit completely is left out."""
 
-    class Measured(Slow):
+    class Measured(UnthrottledProgress):
         def on_train_start(self, *args: Any) -> None:
             super().on_train_start(*args)
             self.bar.dynamic_ncols = lambda file: (columns, 24)
@@ -133,7 +145,9 @@ def test_bar_shows_only_metrics_that_fit(
             return {"loss": 0.0001235, "val/acc": 1.0, "val/loss": 0.0001235}
 
     trainer = quiet_trainer(tmp_path, callbacks=[Measured(refresh_rate=1)], enable_progress_bar=True, max_epochs=2)
-    trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+    trainer.fit(
+        BatchCollector(), datamodule=InMemoryDataModule(make_samples(25, classes=2), make_samples(4, classes=2))
+    )
     bars = [bar for bar in screen.readouterr().err.split("\r") if "batches" in bar]
     assert all(bar.startswith("epoch ") and len(bar.rstrip()) <= columns for bar in bars)
     shown = re.findall(r"(loss|val/acc|val/loss) (\S+)", bars[-1])
@@ -168,10 +182,14 @@ def test_log_lines_do_not_overlap_bar(tmp_path: Path, screen: pytest.CaptureFixt
 
     handler = logging.StreamHandler(sys.stderr)
     logging.getLogger().addHandler(handler)
-    trainer = quiet_trainer(tmp_path, callbacks=[Slow(refresh_rate=1), Speaks()], enable_progress_bar=True)
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[UnthrottledProgress(refresh_rate=1), Speaks()], enable_progress_bar=True
+    )
     try:
         with pytest.raises(RuntimeError, match="the end"):
-            trainer.fit(Recorder(), datamodule=Given(points(25, classes=2), points(4, classes=2)))
+            trainer.fit(
+                BatchCollector(), datamodule=InMemoryDataModule(make_samples(25, classes=2), make_samples(4, classes=2))
+            )
         assert handler.stream is sys.stderr
     finally:
         logging.getLogger().removeHandler(handler)

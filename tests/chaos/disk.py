@@ -29,7 +29,7 @@ from tqdm import tqdm
 from tests import command_line
 from tests.chaos.faulty_disk import FaultyDisk
 from tests.chaos.table import Row, Table
-from tests.command_line import BARE, Outcome, read_json, timeless
+from tests.command_line import BARE, Outcome, drop_seconds, read_json
 
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.EFBIG)
 TINY = (*BARE, "trainer.max_epochs=2", "name=x")
@@ -147,7 +147,7 @@ def find_wrong(outcome: Outcome) -> str | None:
 def read_result(path: Path) -> Any:
     """Return a file's content without times, which differ."""
     if path.suffix == ".json":
-        return timeless(read_json(path))
+        return drop_seconds(read_json(path))
     rows = [line.split(",") for line in path.read_text().splitlines()]
     column = rows[0].index("seconds") if rows and "seconds" in rows[0] else None
     return [[value for place, value in enumerate(row) if place != column] for row in rows]

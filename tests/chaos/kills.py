@@ -32,7 +32,7 @@ from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import Study
 from src.sweeps.store.jobs import read_jobs
 from tests.chaos.table import Row, Table
-from tests.command_line import BARE, PATIENCE, ROOT, load, read_json, same, timeless
+from tests.command_line import BARE, PROCESS_TIMEOUT, ROOT, drop_seconds, is_identical, load_checkpoint, read_json
 
 KILLS = 5  # of an attempt, at most
 EARLY = 0.2  # share of the kills that fall on the imports, too; the others come after them
@@ -229,7 +229,7 @@ class Process:
 
     def wait(self, seconds: float | None) -> None:
         """Wait so long, or until the imports are done and a run begins; no longer than the process lives."""
-        until = time.monotonic() + (PATIENCE if seconds is None else seconds)
+        until = time.monotonic() + (PROCESS_TIMEOUT if seconds is None else seconds)
         while self.process.poll() is None and time.monotonic() < until:
             if seconds is None and self.stamps() - self.before:
                 return
@@ -263,7 +263,7 @@ class Process:
         Raises:
             FaultError: if that takes too long.
         """
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + PROCESS_TIMEOUT
         while self.process.poll() is None or self.others():
             if time.monotonic() > until:
                 raise FaultError(f"it hangs: {self.told[-600:]}")
@@ -320,9 +320,9 @@ def results(case: Case, cwd: Path) -> dict[str, Any]:
 def left(folder: Path) -> dict[str, Any]:
     if not is_finished(folder):
         return {"finished": False}
-    kept = {name: load(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")}
+    kept = {name: load_checkpoint(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")}
     return {
-        "metrics": timeless(read_json(folder / "metrics.json")),
+        "metrics": drop_seconds(read_json(folder / "metrics.json")),
         "history": (folder / "history.csv").read_text(),
         "best": kept["best"]["state_dict"],
         "last": [kept["last"][name] for name in ("state_dict", "optimizer_states", "global_step", "epoch")],
@@ -340,7 +340,7 @@ def compare(whole: dict[str, Any], found: dict[str, Any]) -> None:
     for name, expected in whole.items():
         parts = expected if isinstance(expected, dict) else {"": expected}
         others = found[name] if isinstance(expected, dict) else {"": found[name]}
-        if wrong := [part for part in parts if not same(parts[part], others[part])]:
+        if wrong := [part for part in parts if not is_identical(parts[part], others[part])]:
             raise FaultError(f"not the same: {name} {', '.join(wrong)}")
     if more := set(found) - set(whole):
         raise FaultError(f"more than there should be: {', '.join(sorted(more))}")

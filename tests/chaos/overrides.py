@@ -30,7 +30,7 @@ from tests.chaos.composing import composing_once
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import ACCEPT, REFUSE, TRAINED, Trial, trials
 from tests.chaos.settings import GROUPS, OF_PATHS, known
-from tests.command_line import Outcome, quick, read_json
+from tests.command_line import Outcome, read_json, train_bare
 from tests.small_data import write_cifar10, write_mnist
 
 PATIENCE = 240.0  # seconds; the slowest string takes a few on a busy machine
@@ -106,7 +106,7 @@ def prepare(folder: Path) -> Bench:
     write_mnist(data, train=100, test=20)
     write_mnist(data, "FashionMNIST", train=100, test=20)
     write_cifar10(data, train=100, test=20)
-    return Bench(data, quick("trainer.max_epochs=1", cwd=folder).folder)
+    return Bench(data, train_bare("trainer.max_epochs=1", cwd=folder).folder)
 
 
 def unreachable_network() -> Any:

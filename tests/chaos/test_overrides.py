@@ -12,14 +12,14 @@ from src.core.errors import InputError
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import trials
 from tests.chaos.overrides import run as run_trials
-from tests.command_line import BARE, let_last_count, quick, read_json, run
+from tests.command_line import BARE, drop_overridden, read_json, run, train_bare
 
-A_COUNT = "must be a whole number from 1 to 1,000,000,000"
-NO_LINE = "an argument is one line of text and must not contain"
-LAUNCHER = "jobs, jobs_per_gpu, time_limit, start_method"
-A_CLASS = "must be the name of a class"
-A_PATH = "must be a path of at most 1,000 characters"
-A_SEED = "must be a whole number from 0 to 2³²−1"
+COUNT_RULE = "must be a whole number from 1 to 1,000,000,000"
+LINE_RULE = "an argument is one line of text and must not contain"
+LAUNCHER_SETTINGS = "jobs, jobs_per_gpu, time_limit, start_method"
+CLASS_RULE = "must be the name of a class"
+PATH_RULE = "must be a path of at most 1,000 characters"
+SEED_RULE = "must be a whole number from 0 to 2³²−1"
 
 
 def test_generated_command_lines_run_or_are_refused() -> None:
@@ -40,17 +40,20 @@ def test_same_seed_draws_same_command_lines() -> None:
     ("override", "line"),
     [
         ("threads=99999", "threads=99999 must be null or a whole number from 1 to 1,024"),
-        ("paths.outputs=", f"paths.outputs= {A_PATH}"),
-        ("paths.outputs=null", f"paths.outputs=null {A_PATH}"),
-        ("paths.data=", f"paths.data= {A_PATH}"),
-        ("hydra.run.dir=", f"hydra.run.dir= {A_PATH}"),
+        ("paths.outputs=", f"paths.outputs= {PATH_RULE}"),
+        ("paths.outputs=null", f"paths.outputs=null {PATH_RULE}"),
+        ("paths.data=", f"paths.data= {PATH_RULE}"),
+        ("hydra.run.dir=", f"hydra.run.dir= {PATH_RULE}"),
         (
             "trainer.max_epochs=1" + 21 * "0",
-            f"trainer.max_epochs=1{21 * '0'} {A_COUNT}",
+            f"trainer.max_epochs=1{21 * '0'} {COUNT_RULE}",
         ),
-        ("data.order_seed=0.5", f"data.order_seed=0.5 must be null or {A_SEED.removeprefix('must be ')}"),
-        ("data.order_seed=4294967296", f"data.order_seed=4294967296 must be null or {A_SEED.removeprefix('must be ')}"),
-        ("data.split_seed=9223372036854775808", f"data.split_seed=9223372036854775808 {A_SEED}"),
+        ("data.order_seed=0.5", f"data.order_seed=0.5 must be null or {SEED_RULE.removeprefix('must be ')}"),
+        (
+            "data.order_seed=4294967296",
+            f"data.order_seed=4294967296 must be null or {SEED_RULE.removeprefix('must be ')}",
+        ),
+        ("data.split_seed=9223372036854775808", f"data.split_seed=9223372036854775808 {SEED_RULE}"),
         (
             "trainer.devices=[]",
             "trainer.devices=[] must be a whole number from 1 to 1,024, a list of different device numbers or auto",
@@ -59,12 +62,12 @@ def test_same_seed_draws_same_command_lines() -> None:
             "trainer.profiler=1",
             "trainer.profiler=1 must be null or simple, advanced or pytorch or settings with a _target_",
         ),
-        ("model._target_=5", f"model._target_=5 {A_CLASS}"),
-        ("data._target_=5", f"data._target_=5 {A_CLASS}"),
-        ("optimizer._target_=5", f"optimizer._target_=5 {A_CLASS}"),
-        ("trainer._target_=5", f"trainer._target_=5 {A_CLASS}"),
-        ("callbacks.progress._target_=5", f"callbacks.progress._target_=5 {A_CLASS}"),
-        ("+logger.mine._target_=5", f"logger.mine._target_=5 {A_CLASS}"),
+        ("model._target_=5", f"model._target_=5 {CLASS_RULE}"),
+        ("data._target_=5", f"data._target_=5 {CLASS_RULE}"),
+        ("optimizer._target_=5", f"optimizer._target_=5 {CLASS_RULE}"),
+        ("trainer._target_=5", f"trainer._target_=5 {CLASS_RULE}"),
+        ("callbacks.progress._target_=5", f"callbacks.progress._target_=5 {CLASS_RULE}"),
+        ("+logger.mine._target_=5", f"logger.mine._target_=5 {CLASS_RULE}"),
         (
             "model=-1",
             "model=-1: there is no such choice; model is one of airbench, cnn, mlp, nearest_neighbor, resnet18",
@@ -74,10 +77,10 @@ def test_same_seed_draws_same_command_lines() -> None:
         ("resume=5", None),
         (
             "model.activation='re\nlu'",
-            f"model.activation='re\\nlu': {NO_LINE} '\\n'",
+            f"model.activation='re\\nlu': {LINE_RULE} '\\n'",
         ),
-        ("name=a\x00b", f"name=a\\x00b: {NO_LINE} '\\x00'"),
-        ("name=\udcff", f"name=\\udcff: {NO_LINE} '\\udcff'"),
+        ("name=a\x00b", f"name=a\\x00b: {LINE_RULE} '\\x00'"),
+        ("name=\udcff", f"name=\\udcff: {LINE_RULE} '\\udcff'"),
         ("name=" + 300 * "a", f"name={59 * 'a'}…: it names a folder, so give it at most 200 characters"),
         ("paths.outputs=" + 300 * "a", None),
         ("model.hidden_size=1000000000", None),
@@ -113,7 +116,7 @@ def test_same_seed_draws_same_command_lines() -> None:
 )
 def test_invalid_override_is_refused_in_one_line(override: str, line: str | None, tmp_path: Path) -> None:
     """An invalid command line ends with a one-line error and trains nothing."""
-    error = run("src.train", *let_last_count(*BARE, override), cwd=tmp_path).error
+    error = run("src.train", *drop_overridden(*BARE, override), cwd=tmp_path).error
     assert line is None or error == f"error: {line}"
     assert error.isprintable() and len(error) < 700
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -133,7 +136,7 @@ def test_invalid_override_is_refused_in_one_line(override: str, line: str | None
         ),
         (
             ("+hydra.launcher.retries=3",),
-            f"there is no setting hydra.launcher.retries: there are {LAUNCHER}",
+            f"there is no setting hydra.launcher.retries: there are {LAUNCHER_SETTINGS}",
         ),
         (("~hydra.launcher.jobs_per_gpu",), "hydra.launcher.jobs_per_gpu is missing"),
         (
@@ -145,9 +148,9 @@ def test_invalid_override_is_refused_in_one_line(override: str, line: str | None
             ("hydra.sweeper.max_batch_size=0",),
             "hydra.sweeper.max_batch_size=0 must be null or",
         ),
-        (("hydra.sweep.dir=",), f"hydra.sweep.dir= {A_PATH}"),
-        (("hydra.sweep.subdir=",), f"hydra.sweep.subdir= {A_PATH}"),
-        (("paths.outputs=",), f"paths.outputs= {A_PATH}"),
+        (("hydra.sweep.dir=",), f"hydra.sweep.dir= {PATH_RULE}"),
+        (("hydra.sweep.subdir=",), f"hydra.sweep.subdir= {PATH_RULE}"),
+        (("paths.outputs=",), f"paths.outputs= {PATH_RULE}"),
     ],
 )
 def test_invalid_sweep_is_refused_in_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_invalid_sweep_is_refused_in_one_line(arguments: tuple[str, ...], line: 
 
 @pytest.mark.parametrize("override", ["checkpoint=5", "split=5", "threads=0", "paths.data=", "trainer.precision=5"])
 def test_invalid_evaluation_is_refused_in_one_line(override: str, tmp_path: Path) -> None:
-    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder
     assert override.partition("=")[2] in run("src.eval", f"run={folder}", override, cwd=tmp_path).error
 
 
@@ -172,20 +175,20 @@ def test_error_is_shown_without_logging(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "folder"), [("1e3", "1e3"), ("a'b\\", "a-b-"), ("7", "7"), ("a=b,c", "a-b-c")])
 def test_name_is_always_text(name: str, folder: str, tmp_path: Path) -> None:
     """A run's name stays text even if it looks like a number or has special characters."""
-    outcome = quick("trainer.max_epochs=1", f"name={name}", cwd=tmp_path)
+    outcome = train_bare("trainer.max_epochs=1", f"name={name}", cwd=tmp_path)
     assert outcome.folder.name == folder
     assert OmegaConf.load(outcome.folder / ".hydra" / "config.yaml").name == name
 
 
 def test_path_is_always_text(tmp_path: Path) -> None:
     """A path stays text even if it looks like a number."""
-    assert quick("trainer.max_epochs=1", "name=b", "paths.outputs=5", cwd=tmp_path).code == 0
+    assert train_bare("trainer.max_epochs=1", "name=b", "paths.outputs=5", cwd=tmp_path).code == 0
     assert read_json(tmp_path / "5" / "runs" / "b" / "status.json")["status"] == "finished"
 
 
 def test_tilde_expands_to_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert quick("trainer.max_epochs=1", "name=a", "paths.outputs=~/results", cwd=tmp_path).code == 0
+    assert train_bare("trainer.max_epochs=1", "name=a", "paths.outputs=~/results", cwd=tmp_path).code == 0
     assert (tmp_path / "home" / "results" / "runs" / "a").is_dir()
 
 

@@ -27,7 +27,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
     return seen
 
 
-def play(operations: list[Operation]) -> Disk:
+def apply_operations(operations: list[Operation]) -> Disk:
     disk = Disk()
     for operation in operations:
         disk.apply(operation)
@@ -39,7 +39,7 @@ def test_synced_data_survive_power_loss(tmp_path: Path, operations: list[Operati
     write_text(tmp_path / "a", "new")
     append_bytes(tmp_path / "b", b"1\n")
     remove_file(tmp_path / "a")
-    disk = play(operations)
+    disk = apply_operations(operations)
     assert disk.after_kill() == {tmp_path / "b": b"1\n"}
     assert disk.certain() == {tmp_path / "a": b"new", tmp_path / "b": b"1\n"}
     states = {frozenset(disk.after_power_loss(random.Random(seed)).items()) for seed in range(30)}
@@ -51,7 +51,7 @@ def test_unsynced_data_may_be_lost(tmp_path: Path, operations: list[Operation]) 
     write_text(tmp_path / "a", "first")
     write_text(tmp_path / "b", "second")
     unsynced = [each for each in operations if not each.kind.startswith("sync")]
-    disk = play(unsynced)
+    disk = apply_operations(unsynced)
     states = [disk.after_power_loss(random.Random(seed)) for seed in range(200)]
     assert any(tmp_path / "b" in state and tmp_path / "a" not in state for state in states)
     assert {state.get(tmp_path / "a") for state in states} >= {None, b"", b"first", bytes(5), b"fi"}

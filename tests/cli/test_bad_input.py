@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, Outcome, history, images, load, own_images, quick, read_json, run, weights
+from tests.command_line import (
+    BARE,
+    Outcome,
+    get_image_settings,
+    get_small_image_settings,
+    load_checkpoint,
+    read_history,
+    read_json,
+    read_weights,
+    run,
+    train_bare,
+)
 
 
-def told(error: str, *words: str) -> None:
+def assert_mentions(error: str, *words: str) -> None:
     """Fail unless the line has all the words."""
     assert [word for word in words if word not in error] == [], error
 
@@ -97,7 +108,7 @@ def told(error: str, *words: str) -> None:
 )
 def test_invalid_setting_is_refused_in_one_line(setting: str, words: list[str], tmp_path: Path) -> None:
     outcome = run("src.train", setting, cwd=tmp_path)
-    told(outcome.error, *words)
+    assert_mentions(outcome.error, *words)
     assert not list(tmp_path.rglob("*.ckpt"))
     assert not (tmp_path / "outputs").exists()
 
@@ -135,13 +146,13 @@ def test_invalid_arguments_are_refused_in_one_line(
     module: str, arguments: str, words: list[str], tmp_path: Path
 ) -> None:
     outcome = run(module, *arguments.split(), cwd=tmp_path)
-    told(outcome.error, *words)
+    assert_mentions(outcome.error, *words)
     assert outcome.text == f"{outcome.error}\n"
 
 
 def test_sum_loss_refuses_accumulated_batches(tmp_path: Path) -> None:
     error = run("src.train", "model.reduction=sum", "trainer.accumulate_grad_batches=2", cwd=tmp_path).error
-    told(error, "model.reduction=sum", "model.reduction=mean")
+    assert_mentions(error, "model.reduction=sum", "model.reduction=mean")
 
 
 @pytest.mark.parametrize("setting", ["seed=abc", "recipe.max_epochs=0", "recipe.adam.lr=-1"])
@@ -153,12 +164,12 @@ def test_interpolated_invalid_value_is_reported_once(setting: str, tmp_path: Pat
 
 def test_several_invalid_settings_are_reported_together(tmp_path: Path) -> None:
     error = run("src.train", "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0", cwd=tmp_path).error
-    told(error, "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0")
+    assert_mentions(error, "optimizer.lr=-1", "data.batch_size=x", "trainer.max_epochs=0")
 
 
 def test_missing_class_is_refused_in_one_line(tmp_path: Path) -> None:
     outcome = run("src.train", "model._target_=no_such_package.Model", cwd=tmp_path)
-    told(outcome.error, "no_such_package.Model")
+    assert_mentions(outcome.error, "no_such_package.Model")
     assert not (tmp_path / "outputs").exists()
 
 
@@ -169,7 +180,7 @@ def test_missing_class_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_unwritable_data_folder_is_refused(data: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run("src.train", f"data={data}", "paths.data=file/data", cwd=tmp_path).error
-    told(error, "file/data", "cannot be written", "paths.data=", "DATA_DIR")
+    assert_mentions(error, "file/data", "cannot be written", "paths.data=", "DATA_DIR")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +199,7 @@ def test_without_network_the_missing_files_are_named(
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     error = run("src.train", f"data={data}", "paths.data=empty", cwd=tmp_path).error
-    told(error, "cannot be downloaded", *files, "paths.data=", "DATA_DIR")
+    assert_mentions(error, "cannot be downloaded", *files, "paths.data=", "DATA_DIR")
 
 
 @pytest.mark.parametrize(
@@ -205,8 +216,8 @@ def test_truncated_data_file_is_named(data: str, file: str, data_dir: Path, tmp_
     root = Path(shutil.copytree(data_dir, tmp_path / "data"))
     content = (root / file).read_bytes()
     (root / file).write_bytes(content[: len(content) // 2])
-    outcome = run("src.train", *images(data, root), cwd=tmp_path)
-    told(outcome.error, f"{root / file}: ", "files of your own must be in ")
+    outcome = run("src.train", *get_small_image_settings(data, root), cwd=tmp_path)
+    assert_mentions(outcome.error, f"{root / file}: ", "files of your own must be in ")
 
 
 @pytest.mark.parametrize(
@@ -219,13 +230,13 @@ def test_truncated_data_file_is_named(data: str, file: str, data_dir: Path, tmp_
     ],
 )
 def test_too_many_samples_are_refused(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", *own_images(data_dir), *setting.split()]
-    told(run("src.train", *settings, cwd=tmp_path).error, *words)
+    settings = ["data=mnist", *get_image_settings(data_dir), *setting.split()]
+    assert_mentions(run("src.train", *settings, cwd=tmp_path).error, *words)
 
 
 def test_early_stopping_needs_a_validation_set(tmp_path: Path) -> None:
     error = run("src.train", "callbacks=early_stopping", "data.val_size=0", cwd=tmp_path).error
-    told(error, "EarlyStopping", "data.val_size")
+    assert_mentions(error, "EarlyStopping", "data.val_size")
 
 
 # Checkpoints
@@ -233,7 +244,7 @@ def test_early_stopping_needs_a_validation_set(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return quick("trainer.max_epochs=2", "name=trained", cwd=tmp_path_factory.mktemp("trained"))
+    return train_bare("trainer.max_epochs=2", "name=trained", cwd=tmp_path_factory.mktemp("trained"))
 
 
 def test_truncated_checkpoint_is_refused(trained: Outcome, tmp_path: Path) -> None:
@@ -241,7 +252,7 @@ def test_truncated_checkpoint_is_refused(trained: Outcome, tmp_path: Path) -> No
     (tmp_path / "half.ckpt").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.ckpt").touch()
     for name in ("half.ckpt", "empty.ckpt"):
-        told(run("src.train", f"ckpt_path={name}", cwd=tmp_path).error, name, "truncated")
+        assert_mentions(run("src.train", f"ckpt_path={name}", cwd=tmp_path).error, name, "truncated")
 
 
 def test_resume_refuses_truncated_checkpoint(trained: Outcome, tmp_path: Path) -> None:
@@ -249,16 +260,16 @@ def test_resume_refuses_truncated_checkpoint(trained: Outcome, tmp_path: Path) -
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     error = run("src.train", f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path).error
-    told(error, str(last), "truncated")
+    assert_mentions(error, str(last), "truncated")
     assert last.stat().st_size == 1000
 
 
 def test_checkpoint_of_other_shape_is_refused(trained: Outcome, tmp_path: Path) -> None:
     path = trained.folder / "checkpoints" / "best.ckpt"
     error = run("src.train", f"ckpt_path={path}", "model.hidden_size=50", cwd=tmp_path).error
-    told(error, str(path), "does not fit", "net.layers.0.0.weight", "(100, 2)", "(50, 2)")
+    assert_mentions(error, str(path), "does not fit", "net.layers.0.0.weight", "(100, 2)", "(50, 2)")
     deeper = run("src.train", f"ckpt_path={path}", "model.hidden_size=[100,7]", cwd=tmp_path).error
-    told(deeper, str(path), "does not fit", "net.layers.1.0.weight")
+    assert_mentions(deeper, str(path), "does not fit", "net.layers.1.0.weight")
 
 
 # Folders
@@ -269,7 +280,7 @@ def test_existing_run_name_is_refused(trained: Outcome, tmp_path: Path) -> None:
     cwd = trained.folder.parents[2]
     before = {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
     error = run("src.train", "name=trained", *BARE, "seed=1", cwd=cwd).error
-    told(error, "outputs/runs/trained already exists", "name=", "resume=outputs/runs/trained")
+    assert_mentions(error, "outputs/runs/trained already exists", "name=", "resume=outputs/runs/trained")
     assert {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()} == before
 
 
@@ -277,7 +288,7 @@ def test_existing_run_name_is_refused(trained: Outcome, tmp_path: Path) -> None:
 def test_unwritable_outputs_folder_is_refused(mode: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run("src.train", *mode, "paths.outputs=file/outputs", cwd=tmp_path).error
-    told(error, "file/outputs", "cannot be created", "paths.outputs=")
+    assert_mentions(error, "file/outputs", "cannot be created", "paths.outputs=")
 
 
 # Training that goes wrong
@@ -297,7 +308,7 @@ def test_nan_loss_ends_run(tmp_path: Path) -> None:
     (tmp_path / "flawed.py").write_text(FLAWED)
     settings = [*BARE, "model._target_=flawed.Flawed", "trainer.max_epochs=5"]
     outcome = run("src.train", *settings, cwd=tmp_path)
-    told(
+    assert_mentions(
         outcome.error,
         "the loss became nan at step 16 (epoch 2)",
         "optimizer.lr",
@@ -305,14 +316,14 @@ def test_nan_loss_ends_run(tmp_path: Path) -> None:
     )
     status = read_json(outcome.folder / "status.json")
     assert (status["status"], status["reason"]) == ("failed", "diverged")
-    assert len(history(outcome.folder)) == outcome.metrics["epochs"] == 1
-    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 10
-    assert all(value.isfinite().all() for value in weights(outcome.folder, "best").values())
+    assert len(read_history(outcome.folder)) == outcome.metrics["epochs"] == 1
+    assert load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 10
+    assert all(value.isfinite().all() for value in read_weights(outcome.folder, "best").values())
 
 
 def test_excessive_learning_rate_is_reported(tmp_path: Path) -> None:
     outcome = run("src.train", *BARE, "optimizer=sgd", "optimizer.lr=1e30", cwd=tmp_path)
-    told(outcome.error, "the loss became", "epoch 1", "optimizer.lr", "; no epoch is kept yet")
+    assert_mentions(outcome.error, "the loss became", "epoch 1", "optimizer.lr", "; no epoch is kept yet")
     assert not list(outcome.folder.rglob("*.ckpt"))
     assert read_json(outcome.folder / "status.json")["reason"] == "diverged"
 

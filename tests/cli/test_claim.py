@@ -7,7 +7,7 @@ import pytest
 import src.cli.main
 import src.storage.files
 from src.storage.files import Operation
-from tests.command_line import Outcome, quick, read_json, run, train
+from tests.command_line import Outcome, read_json, run, train, train_bare
 from tests.training.test_ends import Killed
 from tests.training.test_resume import assert_the_same_run
 
@@ -16,7 +16,7 @@ SETTINGS = ("trainer.max_epochs=2", "name=mine")
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return quick(*SETTINGS, cwd=tmp_path_factory.mktemp("straight")).folder
+    return train_bare(*SETTINGS, cwd=tmp_path_factory.mktemp("straight")).folder
 
 
 def test_folder_of_killed_start_is_reused(straight: Path, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_folder_of_killed_start_is_reused(straight: Path, tmp_path: Path) -> Non
     (folder / ".hydra" / ".config.yaml.0123.partial").write_text("model:")
     (folder / ".lock").touch()
     (folder / "train.log").touch()
-    quick(*SETTINGS, cwd=tmp_path)
+    train_bare(*SETTINGS, cwd=tmp_path)
     assert_the_same_run(folder, straight)
     assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert (folder / ".hydra" / "overrides.yaml").read_text().splitlines()[-1] == "- name=mine"
@@ -61,7 +61,7 @@ def test_only_one_concurrent_start_succeeds(straight: Path, monkeypatch: pytest.
 
     def look(folder: Path) -> None:
         monkeypatch.undo()
-        inner.append(quick(*SETTINGS, cwd=tmp_path))
+        inner.append(train_bare(*SETTINGS, cwd=tmp_path))
 
     monkeypatch.setattr("src.cli.folders.find_foreign_file", look)
     error = run("src.train", *SETTINGS, "seed=1", cwd=tmp_path).error
@@ -97,7 +97,7 @@ def test_start_killed_before_claim_is_repeated(
 ) -> None:
     """If a start is killed before it has claimed its folder, the next one takes the folder."""
     folder = start_and_kill(KillAfter(name), monkeypatch, tmp_path)
-    quick(*SETTINGS, cwd=tmp_path)
+    train_bare(*SETTINGS, cwd=tmp_path)
     assert_the_same_run(folder, straight)
 
 

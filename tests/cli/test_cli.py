@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, CONF, ROOT, Outcome, process, quick, read_json, run
+from tests.command_line import BARE, CONF, ROOT, Outcome, read_json, run, run_process, train_bare
 
 EXAMPLE = re.compile(r"^\s+python -m src\.train\b", re.MULTILINE)
 
 # Runs a module of the command line and then tells which of the heavy packages it has imported.
-IMPORTED = """
+IMPORT_REPORTER = """
 import runpy, sys
 sys.argv = ["-m", *sys.argv[1:]]
 try:
@@ -128,14 +128,14 @@ def test_cfg_job_prints_settings_only(tmp_path: Path) -> None:
 def test_heavy_packages_are_imported_lazily(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:
     """Without a run, torch and the other heavy packages are not imported."""
     script = tmp_path / "imported.py"
-    script.write_text(IMPORTED)
-    outcome = process("imported", *arguments, cwd=tmp_path)
+    script.write_text(IMPORT_REPORTER)
+    outcome = run_process("imported", *arguments, cwd=tmp_path)
     assert outcome.out.rstrip().endswith("imported: []")
     assert outcome.code == status
 
 
 def test_full_traceback_is_available(tmp_path: Path) -> None:
-    outcome = process("src.train", "optimizer.lrr=1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    outcome = run_process("src.train", "optimizer.lrr=1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert outcome.code == 1
     assert "Traceback" in outcome.err
     assert "lrr" in outcome.err
@@ -150,7 +150,7 @@ def test_log_of_failed_run_has_traceback(tmp_path: Path) -> None:
 # Sweeps
 
 
-def sweep(*arguments: str, cwd: Path) -> Outcome:
+def run_sweep(*arguments: str, cwd: Path) -> Outcome:
     return run("src.train", "-m", *BARE, "trainer.max_epochs=1", *arguments, cwd=cwd)
 
 
@@ -164,7 +164,7 @@ def test_hydra_flags_may_appear_anywhere(tmp_path: Path) -> None:
 
 
 def test_job_folders_are_named_by_axes(tmp_path: Path) -> None:
-    outcome = sweep("optimizer.lr=1e-2,1e-3", "model.hidden_size=[4,4],3", "model.dropout=0.1", cwd=tmp_path)
+    outcome = run_sweep("optimizer.lr=1e-2,1e-3", "model.hidden_size=[4,4],3", "model.dropout=0.1", cwd=tmp_path)
     assert outcome.code == 0
     names = [folder.name for folder in outcome.folders]
     assert names == [
@@ -180,7 +180,7 @@ def test_job_folders_are_named_by_axes(tmp_path: Path) -> None:
 
 
 def test_job_folders_are_named_by_choices(tmp_path: Path) -> None:
-    outcome = sweep("optimizer=adam,sgd", "seed=range(2)", "name=both", cwd=tmp_path)
+    outcome = run_sweep("optimizer=adam,sgd", "seed=range(2)", "name=both", cwd=tmp_path)
     assert [folder.name for folder in outcome.folders] == [
         "0_optimizer-adam_seed-0",
         "1_optimizer-adam_seed-1",
@@ -203,15 +203,15 @@ def test_sweep_preset_runs_without_m_flag(tmp_path: Path) -> None:
 
 
 def test_job_matches_separate_run(tmp_path: Path) -> None:
-    jobs = sweep("seed=5,6", "model.dropout=0.2", "name=jobs", cwd=tmp_path).folders
-    alone = quick("seed=6", "model.dropout=0.2", "trainer.max_epochs=1", cwd=tmp_path)
+    jobs = run_sweep("seed=5,6", "model.dropout=0.2", "name=jobs", cwd=tmp_path).folders
+    alone = train_bare("seed=6", "model.dropout=0.2", "trainer.max_epochs=1", cwd=tmp_path)
     names = ("train/loss", "val/loss", "test/loss")
     job = read_json(jobs[1] / "metrics.json")
     assert [job[name] for name in names] == [alone.metrics[name] for name in names]
 
 
 def test_invalid_job_does_not_stop_others(tmp_path: Path) -> None:
-    outcome = sweep("optimizer.lr=1e-2,-1,1e-3", "name=bad", cwd=tmp_path)
+    outcome = run_sweep("optimizer.lr=1e-2,-1,1e-3", "name=bad", cwd=tmp_path)
     assert outcome.code == 1
     assert "Traceback" not in outcome.text
     assert "error: optimizer.lr=-1 must be a number above 0" in outcome.text
@@ -230,7 +230,7 @@ def test_invalid_job_does_not_stop_others(tmp_path: Path) -> None:
 )
 def test_sweep_refuses_several_devices(settings: tuple[str, ...], told: str, tmp_path: Path) -> None:
     """The jobs of a sweep are not trained by several processes or on several devices."""
-    outcome = sweep(*settings, "trainer.accelerator=cpu", "seed=1,2", cwd=tmp_path)
+    outcome = run_sweep(*settings, "trainer.accelerator=cpu", "seed=1,2", cwd=tmp_path)
     assert outcome.code == 1
     assert "Traceback" not in outcome.text
     failed = [line for line in outcome.out.splitlines() if line.startswith("failed: ")]
@@ -240,20 +240,20 @@ def test_sweep_refuses_several_devices(settings: tuple[str, ...], told: str, tmp
 
 def test_basic_launcher_refuses_existing_sweep_name(tmp_path: Path) -> None:
     """Hydra's basic launcher cannot resume a sweep, so its name cannot be used again."""
-    sweep("seed=1", "name=once", cwd=tmp_path)
-    error = sweep("seed=2", "name=once", "hydra/launcher=basic", cwd=tmp_path).error
+    run_sweep("seed=1", "name=once", cwd=tmp_path)
+    error = run_sweep("seed=2", "name=once", "hydra/launcher=basic", cwd=tmp_path).error
     assert "outputs/sweeps/once already exists" in error
     assert "name=" in error
     assert "resume=" not in error  # a sweep cannot be gone on with as one
 
 
 def test_several_sweep_presets_are_refused(tmp_path: Path) -> None:
-    assert "sweep=… is one preset: give it one value" in sweep("sweep=pulse,cubic", cwd=tmp_path).error
+    assert "sweep=… is one preset: give it one value" in run_sweep("sweep=pulse,cubic", cwd=tmp_path).error
     assert not (tmp_path / "outputs").exists()
 
 
 def test_resume_is_refused_in_sweep(tmp_path: Path) -> None:
-    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     outcome = run("src.train", "-m", f"resume={folder}", "seed=1,2", cwd=tmp_path)
     assert "leave out -m" in outcome.error

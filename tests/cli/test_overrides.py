@@ -8,16 +8,16 @@ import pytest
 from src.cli.overrides import prepare_arguments
 from src.core.errors import InputError
 from src.core.places import cut_to_bytes, resolve_data_dir, to_slug
-from tests.command_line import BARE, Outcome, quick, read_json, run, train
+from tests.command_line import BARE, Outcome, read_json, run, train, train_bare
 
 QUICK = (*BARE, "trainer.max_epochs=1")
 
 
-def sweep(*arguments: str, cwd: Path) -> Outcome:
+def run_sweep(*arguments: str, cwd: Path) -> Outcome:
     return run("src.train", "-m", *QUICK, *arguments, cwd=cwd)
 
 
-def jobs(cwd: Path, pattern: str = "outputs/sweeps/*/*") -> list[str]:
+def list_jobs(cwd: Path, pattern: str = "outputs/sweeps/*/*") -> list[str]:
     return sorted(path.parent.name for path in cwd.glob(f"{pattern}/metrics.json"))
 
 
@@ -89,15 +89,15 @@ def test_home_folder_is_expanded_in_paths(tmp_path: Path, monkeypatch: pytest.Mo
     (home / "conf" / "experiment").mkdir(parents=True)
     (home / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\npaths: {outputs: ~/of preset}\n")
     monkeypatch.setenv("HOME", str(home))
-    quick("trainer.max_epochs=1", "paths.outputs=~/o", "name=実験 a", cwd=tmp_path)
+    train_bare("trainer.max_epochs=1", "paths.outputs=~/o", "name=実験 a", cwd=tmp_path)
     best = "~/o/runs/実験-a/checkpoints/best.ckpt"
-    quick("trainer.max_epochs=1", f"ckpt_path={best}", "hydra.run.dir=~/r", cwd=tmp_path)
+    train_bare("trainer.max_epochs=1", f"ckpt_path={best}", "hydra.run.dir=~/r", cwd=tmp_path)
     train("trainer.max_epochs=2", "resume=~/r", cwd=tmp_path)
     assert read_json(home / "r" / "metrics.json")["epochs"] == 2
     assert run("src.eval", "run=~/r", cwd=tmp_path).code == 0
     own = (f"hydra.searchpath=[{home / 'conf'}]", "experiment=mine", "name=two words")
-    assert sweep(*own, "seed=1,2", cwd=tmp_path).code == 0
-    assert jobs(home, "of preset/sweeps/two-words/*") == ["0_seed-1", "1_seed-2"]
+    assert run_sweep(*own, "seed=1,2", cwd=tmp_path).code == 0
+    assert list_jobs(home, "of preset/sweeps/two-words/*") == ["0_seed-1", "1_seed-2"]
     assert not (tmp_path / "outputs").exists() and not (tmp_path / "~").exists()
 
 
@@ -180,7 +180,7 @@ def test_compatible_overrides_may_be_combined() -> None:
 def test_dictionary_axes_of_group_are_combined(tmp_path: Path) -> None:
     """Two axes of two dictionaries for one group are four jobs."""
     axes = ("model={dropout:0},{dropout:0.5}", "model={hidden_size:3},{hidden_size:4}", "optimizer=sgd")
-    assert sweep(*axes, "optimizer={lr:0.25}", "name=four", cwd=tmp_path).code == 0
+    assert run_sweep(*axes, "optimizer={lr:0.25}", "name=four", cwd=tmp_path).code == 0
     settings = [read_json(path)["settings"] for path in sorted(tmp_path.glob("outputs/sweeps/four/*/job.json"))]
     values = [(each["model.dropout"], each["model.hidden_size"]) for each in settings]
     assert values == [(0, 3), (0, 4), (0.5, 3), (0.5, 4)]
@@ -227,8 +227,8 @@ def test_existing_folder_survives_refused_start(tmp_path: Path) -> None:
 
 
 def test_refused_job_does_not_stop_others(tmp_path: Path) -> None:
-    assert sweep("optimizer.lr=-1,1", "name=some", cwd=tmp_path).code == 1
-    assert jobs(tmp_path) == ["1_lr-1"]
+    assert run_sweep("optimizer.lr=-1,1", "name=some", cwd=tmp_path).code == 1
+    assert list_jobs(tmp_path) == ["1_lr-1"]
 
 
 # Settings of Hydra's
@@ -264,14 +264,14 @@ def test_ignored_hydra_settings_are_refused(arguments: tuple[str, ...], told: st
 
 def test_job_folders_follow_hydra_settings(tmp_path: Path) -> None:
     own = ("hydra.sweep.subdir='${hydra.job.num}_lr=${optimizer.lr}'", "hydra.sweep.dir=a/b", "optimizer.lr=0.1,-1")
-    outcome = sweep(*own, cwd=tmp_path)
+    outcome = run_sweep(*own, cwd=tmp_path)
     assert outcome.error.endswith("hydra.sweep.dir=a/b") and "name=" not in outcome.error
-    assert jobs(tmp_path, "a/b/*") == ["0_lr-0.1"]
+    assert list_jobs(tmp_path, "a/b/*") == ["0_lr-0.1"]
 
 
 @pytest.mark.parametrize("logging", ["disabled", "none", "stdout", "default"])
 def test_hydra_job_logging_works_in_sweep(logging: str, tmp_path: Path) -> None:
-    assert sweep(f"hydra/job_logging={logging}", "seed=1", "name=logged", cwd=tmp_path).code == 0
+    assert run_sweep(f"hydra/job_logging={logging}", "seed=1", "name=logged", cwd=tmp_path).code == 0
     told = "best epoch 1" in read_log(tmp_path / "outputs/sweeps/logged/0")
     assert told == (logging in ("stdout", "default"))
 
@@ -279,11 +279,14 @@ def test_hydra_job_logging_works_in_sweep(logging: str, tmp_path: Path) -> None:
 def test_relative_paths_ignore_chdir(tmp_path: Path) -> None:
     """With hydra.job.chdir=true, relative paths still start from the folder of the command."""
     there = ("hydra.job.chdir=true", "name=there")
-    folder = quick(*there, "trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare(*there, "trainer.max_epochs=1", cwd=tmp_path).folder
     best = "ckpt_path=outputs/runs/there/checkpoints/best.ckpt"
-    quick("hydra.job.chdir=true", best, "paths.outputs=more", "name=a", "trainer.max_epochs=1", cwd=tmp_path)
-    assert sweep("hydra.job.chdir=true", best, "paths.outputs=more", "name=b", "seed=1,2", cwd=tmp_path).code == 0
+    train_bare("hydra.job.chdir=true", best, "paths.outputs=more", "name=a", "trainer.max_epochs=1", cwd=tmp_path)
+    assert run_sweep("hydra.job.chdir=true", best, "paths.outputs=more", "name=b", "seed=1,2", cwd=tmp_path).code == 0
     train("hydra.job.chdir=true", "resume=outputs/runs/there", "trainer.max_epochs=2", cwd=tmp_path)
     assert read_json(folder / "metrics.json")["epochs"] == 2
-    assert jobs(tmp_path, "more/*/*") == ["a"] and jobs(tmp_path, "more/sweeps/b/*") == ["0_seed-1", "1_seed-2"]
+    assert list_jobs(tmp_path, "more/*/*") == ["a"] and list_jobs(tmp_path, "more/sweeps/b/*") == [
+        "0_seed-1",
+        "1_seed-2",
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "more"}

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from src.cli.presets import check_choices, find_tuned_settings
 from src.core.errors import InputError
-from tests.command_line import BARE, CONF, quick, run, train
+from tests.command_line import BARE, CONF, run, train, train_bare
 from tests.course.presets import composed
 
 PRESET = """
@@ -32,14 +32,14 @@ def mine(tmp_path: Path) -> str:
     return f"hydra.searchpath=[{tmp_path / 'mine'}]"
 
 
-def optimizer_of(folder: Path) -> dict[str, object]:
+def read_optimizer(folder: Path) -> dict[str, object]:
     settings = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"), resolve=True)
     assert isinstance(settings, dict)
     return dict(settings["optimizer"])
 
 
 def test_preset_sets_its_own_optimizer(mine: str, tmp_path: Path) -> None:
-    made = optimizer_of(quick(mine, "experiment=fast", cwd=tmp_path).folder)
+    made = read_optimizer(train_bare(mine, "experiment=fast", cwd=tmp_path).folder)
     assert (made["lr"], made["momentum"]) == (0.5, 0.5)
 
 
@@ -52,7 +52,9 @@ def test_other_optimizer_refuses_preset_learning_rate(mine: str, tmp_path: Path)
 
 def test_other_optimizer_with_learning_rate_is_accepted(mine: str, tmp_path: Path) -> None:
     """The user gives the other optimizer its own learning rate."""
-    made = optimizer_of(quick(mine, "experiment=fast", "optimizer=adam", "optimizer.lr=0.02", cwd=tmp_path).folder)
+    made = read_optimizer(
+        train_bare(mine, "experiment=fast", "optimizer=adam", "optimizer.lr=0.02", cwd=tmp_path).folder
+    )
     assert (made["_target_"], made["lr"]) == ("torch.optim.Adam", 0.02)
 
 
@@ -148,17 +150,17 @@ hydra:
 @pytest.mark.parametrize("experiment", ["xor", "gates"])
 def test_sweep_may_override_its_own_experiments(experiment: str, tmp_path: Path) -> None:
     """A sweep preset may change choices of the experiments that it runs."""
-    check_choices(own_sweep(tmp_path, f"experiment={experiment}"))
+    check_choices(compose_own_sweep(tmp_path, f"experiment={experiment}"))
 
 
 def test_sweep_conflicts_with_other_experiment(tmp_path: Path) -> None:
     """With another experiment, what the sweep preset changes is a conflict."""
     told = r"^sweep=own is for optimizer=adam and experiment=pulse for optimizer=sgd: give optimizer=… too$"
     with pytest.raises(InputError, match=told):
-        check_choices(own_sweep(tmp_path, "experiment=pulse"))
+        check_choices(compose_own_sweep(tmp_path, "experiment=pulse"))
 
 
-def own_sweep(tmp_path: Path, *given: str) -> Any:
+def compose_own_sweep(tmp_path: Path, *given: str) -> Any:
     """Hydra's settings of a command line with the sweep above."""
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "own.yaml").write_text(OWN_SWEEP)

@@ -12,7 +12,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
 
 from src.cli.startup import disable_gc_for_imports, find_group_options, freeze_imported
-from tests.command_line import BARE, CONF, ROOT, process
+from tests.command_line import BARE, CONF, ROOT, run_process
 
 # A callback that leaves something to be done at exit, before any of which the program must not end.
 AT_EXIT = """
@@ -34,13 +34,13 @@ sys.exit(3)
 """
 
 ONE_EPOCH = (*BARE, "trainer.max_epochs=1")
-HYDRAS_OWN = ConfigLoaderImpl.get_group_options
+HYDRA_GET_GROUP_OPTIONS = ConfigLoaderImpl.get_group_options
 
 
 def test_run_completes_exit_handlers(tmp_path: Path) -> None:
     """The exit status is 0, everything is written and the functions registered at exit have run."""
     (tmp_path / "mine.py").write_text(AT_EXIT)
-    outcome = process("src.train", *ONE_EPOCH, "+callbacks.mine._target_=mine.AtExit", cwd=tmp_path)
+    outcome = run_process("src.train", *ONE_EPOCH, "+callbacks.mine._target_=mine.AtExit", cwd=tmp_path)
     assert outcome.code == 0 and outcome.err == ""
     assert (tmp_path / "at_exit").is_file()
     assert outcome.out.rstrip().endswith("trainer.max_epochs=2")  # the last of its last words
@@ -48,7 +48,7 @@ def test_run_completes_exit_handlers(tmp_path: Path) -> None:
 
 def test_failed_run_prints_only_one_line(tmp_path: Path) -> None:
     """No warnings of leaks are printed."""
-    outcome = process("src.train", *ONE_EPOCH, "optimizer.lr=1e30", "model.activation=relu", cwd=tmp_path)
+    outcome = run_process("src.train", *ONE_EPOCH, "optimizer.lr=1e30", "model.activation=relu", cwd=tmp_path)
     assert "the loss became" in outcome.error
 
 
@@ -86,7 +86,9 @@ def test_failed_import_reenables_gc() -> None:
 @pytest.mark.parametrize("kind", [ObjectType.CONFIG, ObjectType.GROUP, None])
 def test_group_options_match_hydra(group: str, kind: ObjectType | None) -> None:
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    shown = [name for name in HYDRAS_OWN(loader, group, kind) if not name.startswith("_")]  # `_` marks bases
+    shown = [
+        name for name in HYDRA_GET_GROUP_OPTIONS(loader, group, kind) if not name.startswith("_")
+    ]  # `_` marks bases
     assert find_group_options(loader, group, kind) == shown
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from src.models.airbench import Airbench
 from src.models.cnn import CNN
-from tests.command_line import history, load, read_json, run, same, train
+from tests.command_line import is_identical, load_checkpoint, read_history, read_json, run, train
 from tests.small_data import write_cifar10
 
 QUIET = "callbacks=none logger=none trainer=cpu"
@@ -73,16 +73,16 @@ def test_stopped_old_network_resumes_bit_for_bit(folders: Path) -> None:
     """A stopped old run, once resumed, equals the uninterrupted old run to the last bit."""
     train("resume=outputs/runs/stopped", cwd=folders)
     straight, resumed = (folders / "outputs/runs" / name for name in ("airbench", "stopped"))
-    one, two = (load(folder / "checkpoints" / "last.ckpt") for folder in (straight, resumed))
-    assert all(same(one[part], two[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers"))
-    assert history(straight) == history(resumed)
+    one, two = (load_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (straight, resumed))
+    assert all(is_identical(one[part], two[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers"))
+    assert read_history(straight) == read_history(resumed)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("airbench", Airbench), ("cnn", CNN)])
 def test_old_checkpoint_is_loaded_by_its_class(name: str, kind: type[Airbench | CNN], folders: Path) -> None:
     path = folders / "outputs/runs" / name / "checkpoints/last.ckpt"
     weights = kind.load_from_checkpoint(path, weights_only=True).state_dict()
-    assert same(weights, load(path)["state_dict"])
+    assert is_identical(weights, load_checkpoint(path)["state_dict"])
 
 
 def test_removed_setting_at_another_value_is_refused(folders: Path) -> None:

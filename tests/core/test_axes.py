@@ -7,7 +7,7 @@ import pytest
 from src.core.axes import CURVES, AxisRange, find_axis_range, find_curves_range
 
 
-def shown(window: AxisRange | None, values: list[float]) -> list[float]:
+def select_visible(window: AxisRange | None, values: list[float]) -> list[float]:
     """The values that are on the axis."""
     return values if window is None else [value for value in values if window.is_inside(value)]
 
@@ -43,7 +43,7 @@ def test_axis_range_excludes_outliers(
 ) -> None:
     """Good values always stay visible."""
     window = find_axis_range(values, higher, logarithmic)
-    assert shown(window, values) == (values if kept is None else kept)
+    assert select_visible(window, values) == (values if kept is None else kept)
     assert (window is None) == (kept is None)
     if window and kept:
         assert window.below + window.above == len(values) - len(kept)

@@ -10,7 +10,7 @@ from src.core.colours import LINES_ON_DARK, LINES_ON_LIGHT
 LIGHT, DARK = "#ffffff", "#14171a"  # the page
 TO_CONES = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
 TO_LAB = [[0.2104543, 0.7936178, -0.0040720], [1.9779985, -2.4285922, 0.4505937], [0.0259040, 0.7827718, -0.8086758]]
-SEEN = {  # linear RGB as seen with all cones, and without one kind (Machado et al., 2009)
+COLOUR_VISION = {  # linear RGB as seen with all cones, and without one kind (Machado et al., 2009)
     "all": np.eye(3).tolist(),
     "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -26,7 +26,7 @@ def linear(colour: str) -> np.ndarray:
 
 def oklab(colour: str, eyes: str) -> np.ndarray:
     """Where eyes see a colour in OKLab, (3,)."""
-    seen = np.clip(np.array(SEEN[eyes]) @ linear(colour), 0, 1)
+    seen = np.clip(np.array(COLOUR_VISION[eyes]) @ linear(colour), 0, 1)
     return np.array(TO_LAB) @ np.cbrt(np.array(TO_CONES) @ seen)
 
 

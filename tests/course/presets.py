@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from src.cli.names import register_resolvers
-from tests.command_line import BARE, CONF, Seen, history, train
+from tests.command_line import BARE, CONF, BatchRecorder, read_history, train
 
 State = dict[str, Tensor]
 COMMAND = re.compile(r"^# +python -m src\.train (.*?)(?: +#.*)?$", re.MULTILINE)
 
 
-class Begun(Seen):
+class Begun(BatchRecorder):
     """Notes also the model, its weights and the optimiser that a run begins with."""
 
     SETTING = "+callbacks.begun._target_=tests.course.presets.Begun"
@@ -73,7 +73,7 @@ def sizes(state: State) -> list[list[int]]:
 
 def scores(folder: Path, name: str) -> list[float]:
     """A metric in each epoch that it was measured in."""
-    return [row[name] for row in history(folder) if name in row]
+    return [row[name] for row in read_history(folder) if name in row]
 
 
 def sweep(*arguments: str, cwd: Path, bare: bool = True) -> dict[str, Path]:

@@ -11,9 +11,19 @@ from torch.nn import functional as F
 from src.data.cifar10 import CIFAR10
 from src.models.nearest_neighbor import NearestNeighbor
 from src.models.whitening import Whitening
-from tests.command_line import history, load, own_images, quick, read_json, same, timeless, train, weights
+from tests.command_line import (
+    drop_seconds,
+    get_image_settings,
+    is_identical,
+    load_checkpoint,
+    read_history,
+    read_json,
+    read_weights,
+    train,
+    train_bare,
+)
 from tests.course.presets import Begun, State, composed, scores, sizes
-from tests.trouble import FOLDER, Trouble
+from tests.trouble import FOLDER, FaultInjector
 
 
 class Recipe(NamedTuple):
@@ -29,7 +39,7 @@ class Recipe(NamedTuple):
     standardised: bool = True
 
 
-def convolutional(preset: str, channels: int, side: int) -> list[list[int]]:
+def make_cnn_layers(preset: str, channels: int, side: int) -> list[list[int]]:
     """The shapes of a CNN's weights, its widths as the preset has them: blocks that each halve the side, two layers."""
     widths, hidden = list(composed(preset).model.channels), composed(preset).model.hidden_size
     assert len(widths) >= 2 and widths == sorted(widths)
@@ -47,11 +57,11 @@ RECIPES = {
     ),
     "experiment=mnist_mlp": Recipe(ONE, "Adam", 32, 0.001, 5, standardised=False),
     "experiment=mnist_mlp_dropout": Recipe(WIDE, "AdamW", 128),
-    "experiment=mnist_cnn": Recipe(convolutional("experiment=mnist_cnn", 1, 28), "SGD", 128),
+    "experiment=mnist_cnn": Recipe(make_cnn_layers("experiment=mnist_cnn", 1, 28), "SGD", 128),
     "experiment=fashion_mlp": Recipe(WIDE, "AdamW", 64),
-    "experiment=fashion_cnn": Recipe(convolutional("experiment=fashion_cnn", 1, 28), "SGD", 128),
+    "experiment=fashion_cnn": Recipe(make_cnn_layers("experiment=fashion_cnn", 1, 28), "SGD", 128),
     "experiment=cifar10_mlp": Recipe([[1024, 3072], [512, 1024], [10, 512]], "AdamW", 128),
-    "experiment=cifar10_cnn": Recipe(convolutional("experiment=cifar10_cnn", 3, 32), "SGD", 128),
+    "experiment=cifar10_cnn": Recipe(make_cnn_layers("experiment=cifar10_cnn", 3, 32), "SGD", 128),
     "experiment=vanishing_gradient": Recipe(DEEP, "SGD", 128, activation="sigmoid"),
 }
 
@@ -61,8 +71,8 @@ def test_preset_follows_course_and_learns(preset: str, small: list[str], tmp_pat
     """A preset has the layers, optimiser and data of the course, and its loss falls."""
     recipe = RECIPES[preset]
     assert recipe.epochs in (None, composed(preset).trainer.max_epochs)
-    folder = quick(preset, *small, Begun.SETTING, "trainer.max_epochs=2", cwd=tmp_path).folder
-    begun, settings = Begun.last, load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]
+    folder = train_bare(preset, *small, Begun.SETTING, "trainer.max_epochs=2", cwd=tmp_path).folder
+    begun, settings = Begun.last, load_checkpoint(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]
     assert sizes(begun.start) == recipe.layers
     assert type(begun.optimizer).__name__ == recipe.optimiser and recipe.rate in (None, begun.rate)
     assert len(begun.trained[0].targets) == recipe.batch
@@ -77,7 +87,7 @@ def test_preset_follows_course_and_learns(preset: str, small: list[str], tmp_pat
 # The network that is tuned for speed
 
 
-def refitted(data: CIFAR10) -> Whitening:
+def fit_whitening(data: CIFAR10) -> Whitening:
     """The layer that decorrelates the patches of standardised training images."""
     assert data.train_set is not None
     layer = Whitening(3, 2)
@@ -87,12 +97,12 @@ def refitted(data: CIFAR10) -> Whitening:
 
 def test_fast_network_matches_airbench_and_learns(data_dir: Path, tmp_path: Path) -> None:
     """The fast network has Airbench's layers and learning rates, and its loss falls."""
-    few = [*own_images(data_dir), "data.batch_size=20", "data.train_size=60", "trainer.max_epochs=2"]
-    folder = quick("experiment=cifar10_fast", *few, Begun.SETTING, cwd=tmp_path).folder
+    few = [*get_image_settings(data_dir), "data.batch_size=20", "data.train_size=60", "trainer.max_epochs=2"]
+    folder = train_bare("experiment=cifar10_fast", *few, Begun.SETTING, cwd=tmp_path).folder
     begun = Begun.last
     widths = [24, 64, 64, 256, 256, 256, 256]
     assert sizes(begun.start) == [[24, 3, 2, 2], *[[b, a, 3, 3] for a, b in pairwise(widths)], [10, 256]]
-    assert torch.equal(begun.start["net.features.0.weight"], refitted(begun.data).weight)
+    assert torch.equal(begun.start["net.features.0.weight"], fit_whitening(begun.data).weight)
     others, shifts = begun.optimizer.param_groups
     assert (others["max_lr"], others["weight_decay"]) == (1.5, 1.33e-3)
     assert (shifts["max_lr"], shifts["weight_decay"]) == (64 * 1.5, 1.33e-3 / 64)
@@ -104,21 +114,21 @@ def test_fast_network_matches_airbench_and_learns(data_dir: Path, tmp_path: Path
 
 def test_fast_network_resumes_bit_for_bit(data_dir: Path, tmp_path: Path) -> None:
     """The fast network, stopped and resumed, equals an uninterrupted run to the last bit."""
-    few = [*own_images(data_dir), "data.batch_size=4", "data.train_size=12", "trainer.max_epochs=2"]
-    straight = quick("experiment=cifar10_fast", *few, "name=straight", cwd=tmp_path).folder
+    few = [*get_image_settings(data_dir), "data.batch_size=4", "data.train_size=12", "trainer.max_epochs=2"]
+    straight = train_bare("experiment=cifar10_fast", *few, "name=straight", cwd=tmp_path).folder
     trouble, stopped = tmp_path / FOLDER / "stopped", straight.with_name("stopped")
     trouble.parent.mkdir()
     trouble.write_text("raise")  # as the second epoch begins
     with pytest.raises(RuntimeError, match="in trouble"):
-        quick("experiment=cifar10_fast", *few, "name=stopped", Trouble.SETTING, cwd=tmp_path)
+        train_bare("experiment=cifar10_fast", *few, "name=stopped", FaultInjector.SETTING, cwd=tmp_path)
     trouble.unlink()
-    assert len(history(stopped)) == 1
+    assert len(read_history(stopped)) == 1
     train(f"resume={stopped}", cwd=tmp_path)
-    one, two = [load(folder / "checkpoints" / "last.ckpt") for folder in (straight, stopped)]
+    one, two = [load_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (straight, stopped)]
     assert one["global_step"] == two["global_step"] == 6
-    assert all(same(one[part], two[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers"))
-    assert history(straight) == history(stopped)
-    assert timeless(read_json(straight / "metrics.json")) == timeless(read_json(stopped / "metrics.json"))
+    assert all(is_identical(one[part], two[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers"))
+    assert read_history(straight) == read_history(stopped)
+    assert drop_seconds(read_json(straight / "metrics.json")) == drop_seconds(read_json(stopped / "metrics.json"))
 
 
 # The book's network
@@ -126,7 +136,7 @@ def test_fast_network_resumes_bit_for_bit(data_dir: Path, tmp_path: Path) -> Non
 
 def test_book_network_initial_weights(small: list[str], tmp_path: Path) -> None:
     """The book's network starts with small normal weights and zero biases."""
-    quick("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path)
+    train_bare("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path)
     hidden, hidden_bias, output, output_bias = Begun.last.start.values()
     assert hidden.std().item() == pytest.approx(0.1, rel=0.02) and output.std().item() == pytest.approx(0.1, rel=0.1)
     assert abs(hidden.mean().item()) < 0.002 and (hidden.abs() > 0.2).float().mean().item() == pytest.approx(
@@ -137,12 +147,12 @@ def test_book_network_initial_weights(small: list[str], tmp_path: Path) -> None:
 
 def test_book_network_takes_documented_step(small: list[str], tmp_path: Path) -> None:
     """A step of the book's network follows the gradient of the summed losses plus the penalty."""
-    folder = quick("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("experiment=numpy_mlp", *small, Begun.SETTING, "trainer.max_epochs=1", cwd=tmp_path).folder
     ((inputs, targets),) = Begun.last.trained  # one batch of 100; the other 60 samples are left out
     w1, b1, w2, b2 = Begun.last.start.values()
     hidden = (inputs.flatten(1) @ w1.T + b1).sigmoid()  # (100, 100)
     errors = (hidden @ w2.T + b2).sigmoid() - F.one_hot(targets, 10)  # (100, 10)
-    after = list(weights(folder).values())
+    after = list(read_weights(folder).values())
     torch.testing.assert_close(after[2], w2 - 0.0005 * (errors.T @ hidden + 0.01 * w2), rtol=0, atol=1e-6)
     torch.testing.assert_close(after[3], b2 - 0.0005 * errors.sum(dim=0), rtol=0, atol=1e-6)
 
@@ -152,8 +162,8 @@ def test_book_network_takes_documented_step(small: list[str], tmp_path: Path) ->
 
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 def test_training_image_is_own_nearest_neighbour(distance: str, data_dir: Path, tmp_path: Path) -> None:
-    files = own_images(data_dir)
-    outcome = quick("experiment=nearest_neighbor", *files, f"model.distance={distance}", cwd=tmp_path)
+    files = get_image_settings(data_dir)
+    outcome = train_bare("experiment=nearest_neighbor", *files, f"model.distance={distance}", cwd=tmp_path)
     path = outcome.folder / "checkpoints" / "last.ckpt"
     model = NearestNeighbor.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     memory = model.inputs  # (200, 3072), bytes
@@ -170,7 +180,7 @@ def test_training_image_is_own_nearest_neighbour(distance: str, data_dir: Path, 
 THREE = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3")  # three epochs, one (large) checkpoint
 
 
-def backbone(state: State) -> State:
+def select_backbone(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if name.startswith("net.backbone.")}
 
 
@@ -188,7 +198,7 @@ def test_transfer_presets_share_budget() -> None:
 
 def test_pretraining_learns(small: list[str], tmp_path: Path) -> None:
     few = ["data.train_size=64", *THREE]
-    folder = quick("experiment=resnet18_pretrain", *small, *few, Begun.SETTING, cwd=tmp_path).folder
+    folder = train_bare("experiment=resnet18_pretrain", *small, *few, Begun.SETTING, cwd=tmp_path).folder
     assert Begun.last.data.in_shape == (3, 32, 32)
     assert Begun.last.start["net.backbone.conv1.weight"].shape == (64, 3, 7, 7)
     losses = scores(folder, "train/loss")
@@ -199,9 +209,9 @@ def test_frozen_backbone_keeps_pretrained_weights(small: list[str], pretrained: 
     """A frozen backbone keeps its pretrained weights while a new head is trained."""
     path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
     settings = [f"model.weights={path}", "data.train_size=64", Begun.SETTING, *THREE]
-    folder = quick("experiment=resnet18_frozen", *small, *settings, cwd=tmp_path).folder
-    learned, start, end = load(path)["state_dict"], Begun.last.start, weights(folder)
-    assert same(backbone(end), backbone(learned)) and len(backbone(end)) == 120
+    folder = train_bare("experiment=resnet18_frozen", *small, *settings, cwd=tmp_path).folder
+    learned, start, end = load_checkpoint(path)["state_dict"], Begun.last.start, read_weights(folder)
+    assert is_identical(select_backbone(end), select_backbone(learned)) and len(select_backbone(end)) == 120
     assert not torch.equal(start["net.head.1.weight"], learned["net.head.1.weight"])  # a head of its own
     assert not torch.equal(start["net.head.1.weight"], end["net.head.1.weight"])
     losses = scores(folder, "train/loss")
@@ -211,17 +221,19 @@ def test_frozen_backbone_keeps_pretrained_weights(small: list[str], pretrained: 
 def test_fine_tuning_moves_backbone_slowly(small: list[str], pretrained: Path, tmp_path: Path) -> None:
     """Fine-tuning starts from the pretrained backbone and trains it at 0.3 times the head's rate."""
     settings = ["data.train_size=64", "trainer.max_epochs=1", Begun.SETTING]
-    folder = quick("experiment=resnet18_finetune", *small, *settings, cwd=pretrained).folder
+    folder = train_bare("experiment=resnet18_finetune", *small, *settings, cwd=pretrained).folder
     path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
-    assert same(backbone(Begun.last.start), backbone(load(path)["state_dict"]))
-    assert not torch.equal(weights(folder)["net.backbone.conv1.weight"], Begun.last.start["net.backbone.conv1.weight"])
+    assert is_identical(select_backbone(Begun.last.start), select_backbone(load_checkpoint(path)["state_dict"]))
+    assert not torch.equal(
+        read_weights(folder)["net.backbone.conv1.weight"], Begun.last.start["net.backbone.conv1.weight"]
+    )
     slower, faster = [group["max_lr"] for group in Begun.last.optimizer.param_groups]
     assert slower == pytest.approx(0.3 * faster)
 
 
 def test_scratch_run_learns_without_pretrained_weights(small: list[str], tmp_path: Path) -> None:
     settings = ["data.train_size=32", "data.batch_size=16", Begun.SETTING, *THREE]
-    folder = quick("experiment=resnet18_scratch", *small, *settings, cwd=tmp_path).folder
+    folder = train_bare("experiment=resnet18_scratch", *small, *settings, cwd=tmp_path).folder
     assert Begun.last.start["net.backbone.conv1.weight"].shape == (64, 3, 7, 7)
     losses = scores(folder, "train/loss")
     assert losses[-1] < 0.7 * losses[0]

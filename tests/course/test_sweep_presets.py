@@ -9,22 +9,22 @@ import torch
 from torch.nn import functional as F
 
 from src.data.toy import Linear
-from tests.command_line import load, read_json, weights
+from tests.command_line import load_checkpoint, read_json, read_weights
 from tests.course.presets import composed, scores, sweep
 
 
-def metrics(jobs: dict[str, Path], name: str) -> dict[str, Any]:
+def read_metric(jobs: dict[str, Path], name: str) -> dict[str, Any]:
     return {job: read_json(folder / "metrics.json")[name] for job, folder in jobs.items()}
 
 
-def size_of(folder: Path) -> float:
+def sum_squared_weights(folder: Path) -> float:
     """Σw² over a job's weights, as they were when training ended."""
-    return sum(float(weight.square().sum()) for weight in weights(folder).values() if weight.ndim > 1)
+    return sum(float(weight.square().sum()) for weight in read_weights(folder).values() if weight.ndim > 1)
 
 
 # What is swept
 
-SWEPT = {
+AXES = {
     "sweep=gates": {"experiment": "gates,gates_sigmoid,gates_products,gates_hidden", "data.gate": "and,or,nand,xor"},
     "sweep=pulse": {"model.hidden_size": "1,2"},
     "sweep=xor": {"model.hidden_size": "1,2,3", "seed": "range(20)"},
@@ -49,12 +49,12 @@ SWEPT = {
 }
 
 
-@pytest.mark.parametrize("preset", SWEPT)
+@pytest.mark.parametrize("preset", AXES)
 def test_sweep_covers_course_comparison(preset: str) -> None:
     """A sweep preset has the axes that the course compares."""
     hydra = composed(preset).hydra
     assert hydra.mode.name == "MULTIRUN"
-    assert dict(hydra.sweeper.params) == SWEPT[preset]
+    assert dict(hydra.sweeper.params) == AXES[preset]
 
 
 # Toy sets
@@ -63,7 +63,7 @@ def test_sweep_covers_course_comparison(preset: str) -> None:
 def test_single_units_fail_on_xor(tmp_path: Path) -> None:
     """Of four models on XOR the two with a single unit fail; the other two solve it."""
     jobs = sweep("sweep=gates", "data=gate", "data.gate=xor", "trainer.max_epochs=60", cwd=tmp_path)
-    accuracies = list(metrics(jobs, "test/acc").values())
+    accuracies = list(read_metric(jobs, "test/acc").values())
     assert len(jobs) == 4
     assert max(accuracies[:2]) <= 0.75
     assert accuracies[2:] == [1.0, 1.0]
@@ -72,9 +72,9 @@ def test_single_units_fail_on_xor(tmp_path: Path) -> None:
 def test_pulse_needs_two_units(tmp_path: Path) -> None:
     """One hidden unit cannot fit a pulse; two can, with one edge each."""
     jobs = sweep("sweep=pulse", "trainer.max_epochs=15", cwd=tmp_path)
-    one, two = metrics(jobs, "test/acc").values()
+    one, two = read_metric(jobs, "test/acc").values()
     assert one <= 0.7 and two >= 0.98
-    hidden, bias, output, _ = weights(jobs["hidden_size-2"]).values()
+    hidden, bias, output, _ = read_weights(jobs["hidden_size-2"]).values()
     edges = (-bias / hidden[:, 0]).tolist()  # where a unit's output is one half
     assert sorted(edges) == pytest.approx([-1, 1], abs=0.15)
     slopes = {round(edge): slope for edge, slope in zip(edges, (hidden[:, 0] * output[0]).tolist(), strict=True)}
@@ -85,7 +85,7 @@ def test_xor_needs_several_hidden_units(tmp_path: Path) -> None:
     """In a thirtieth of the steps at 20 times the rate: of seeds 0 to 7 none, seven (not seed 2) and all eight."""
     shorter = ["trainer.max_epochs=15", "optimizer.lr=2.0", "trainer.check_val_every_n_epoch=3"]
     jobs = sweep("sweep=xor", "seed=2", *shorter, cwd=tmp_path)
-    accuracies = list(metrics(jobs, "test/acc").values())
+    accuracies = list(read_metric(jobs, "test/acc").values())
     assert max(scores(next(iter(jobs.values())), "val/acc")) <= 0.75  # with one unit at no time
     assert accuracies[0] <= 0.75 and accuracies[-1] == 1.0
     assert accuracies == sorted(accuracies)
@@ -93,7 +93,7 @@ def test_xor_needs_several_hidden_units(tmp_path: Path) -> None:
 
 def test_cubic_error_falls_with_hidden_units(tmp_path: Path) -> None:
     jobs = sweep("sweep=cubic", "model.hidden_size=1,2,100", "trainer.max_epochs=20", cwd=tmp_path)
-    errors = list(metrics(jobs, "test/loss").values())
+    errors = list(read_metric(jobs, "test/loss").values())
     assert errors[0] > 2 * errors[1] > 100 * errors[2]
     assert errors[2] < 0.001
 
@@ -108,7 +108,7 @@ def ten_points(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_remedies_increase_training_error(ten_points: dict[str, Path]) -> None:
     """Each remedy for overfitting ends with a larger error on the ten training points."""
-    errors = metrics(ten_points, "test/loss")
+    errors = read_metric(ten_points, "test/loss")
     assert len(errors) == 6
     plain = errors.pop("overfit")
     assert plain < 0.3
@@ -116,17 +116,17 @@ def test_remedies_increase_training_error(ten_points: dict[str, Path]) -> None:
 
 
 def test_penalties_and_dropout_shrink_weights(ten_points: dict[str, Path]) -> None:
-    plain = size_of(ten_points["overfit"])
-    assert size_of(ten_points["overfit_dropout"]) < 0.95 * plain
-    assert size_of(ten_points["overfit_l1"]) < 0.2 * plain
-    assert size_of(ten_points["overfit_l2"]) < 0.2 * plain
+    plain = sum_squared_weights(ten_points["overfit"])
+    assert sum_squared_weights(ten_points["overfit_dropout"]) < 0.95 * plain
+    assert sum_squared_weights(ten_points["overfit_l1"]) < 0.2 * plain
+    assert sum_squared_weights(ten_points["overfit_l2"]) < 0.2 * plain
 
 
 def test_only_l1_penalty_zeroes_most_weights(ten_points: dict[str, Path]) -> None:
     """The L1 penalty brings most weights to nearly zero; the L2 penalty does not."""
 
     def empty(name: str) -> float:
-        flat = torch.cat([weight.flatten() for weight in weights(ten_points[name]).values() if weight.ndim > 1])
+        flat = torch.cat([weight.flatten() for weight in read_weights(ten_points[name]).values() if weight.ndim > 1])
         return float((flat.abs() < 0.01).float().mean())
 
     assert empty("overfit_l1") > 0.75
@@ -135,8 +135,8 @@ def test_only_l1_penalty_zeroes_most_weights(ten_points: dict[str, Path]) -> Non
 
 def test_batch_norm_precedes_each_sigmoid(ten_points: dict[str, Path]) -> None:
     folder = ten_points["overfit_batch_norm"]
-    assert load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]["batch_norm"] == "before"
-    assert [len(weight) for name, weight in weights(folder).items() if name.endswith("running_mean")] == [
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]["batch_norm"] == "before"
+    assert [len(weight) for name, weight in read_weights(folder).items() if name.endswith("running_mean")] == [
         30,
         100,
         100,
@@ -145,12 +145,12 @@ def test_batch_norm_precedes_each_sigmoid(ten_points: dict[str, Path]) -> None:
 
 
 def test_early_stopping_ends_first(ten_points: dict[str, Path]) -> None:
-    epochs = metrics(ten_points, "epochs")
+    epochs = read_metric(ten_points, "epochs")
     assert epochs.pop("overfit_early_stopping") < 240
     assert set(epochs.values()) == {240}
 
 
-def least_loss() -> float:
+def compute_least_loss() -> float:
     """The least mean logistic loss that two weights reach on the descent's points, by Newton's method."""
     data = Linear(train_size=1000, val_size=1, test_size=1, batch_size=1)
     data.setup()
@@ -168,7 +168,7 @@ def test_step_size_decides_convergence(tmp_path: Path) -> None:
     others = [f"~callbacks.{name}" for name in ("curves", "decision_regions", "confusion_matrix")]
     shorter = ["trainer.max_epochs=30", *others]
     jobs = sweep("sweep=descent", *shorter, cwd=tmp_path, bare=False)
-    least = least_loss()
+    least = compute_least_loss()
     small, fitting, large = [[loss - least for loss in scores(folder, "train/loss")] for folder in jobs.values()]
     start = small[0]  # at weights of zero: log 2 above zero
     assert start == fitting[0] == large[0] == pytest.approx(0.6931 - least, abs=1e-4)
@@ -193,8 +193,8 @@ def test_five_wheat_folds_are_tested(wheat: list[str], tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert list(jobs) == [f"fold-{fold}_split_seed-0" for fold in range(5)]
-    assert list(metrics(jobs, "test/acc").values()) == [1.0] * 5
-    assert len(set(metrics(jobs, "test/loss").values())) == 5
+    assert list(read_metric(jobs, "test/acc").values()) == [1.0] * 5
+    assert len(set(read_metric(jobs, "test/loss").values())) == 5
 
 
 REPLACEMENTS = {"relu": "sigmoid", "cross_entropy": "quadratic", "batch_size-10": "batch_size-55000"}
@@ -224,7 +224,7 @@ def test_gradient_vanishes_through_sigmoids_only(small: list[str], tmp_path: Pat
     assert list(jobs) == ["activation-sigmoid", "activation-relu"]
     ratios = []
     for folder in jobs.values():
-        norms = load(folder / "checkpoints" / "last.ckpt")["callbacks"]["GradientNorms"]["norms"]
+        norms = load_checkpoint(folder / "checkpoints" / "last.ckpt")["callbacks"]["GradientNorms"]["norms"]
         assert len(norms[0]) == 9
         ratios.append(norms[0][0] / norms[0][-1])
         assert (folder / "figures" / "gradient_norms.png").is_file()
@@ -237,8 +237,8 @@ def test_transfer_runs_differ_in_backbone(small: list[str], pretrained: Path) ->
     few = ["seed=0", "data.train_size=32", "data.batch_size=16", "trainer.max_epochs=1", "name=transfer"]
     jobs = sweep("sweep=transfer", *small, *few, cwd=pretrained)
     path = pretrained / "outputs" / "runs" / "resnet18_pretrain" / "checkpoints" / "best.ckpt"
-    learned, name = load(path)["state_dict"], "net.backbone.conv1.weight"
-    moved = [float((weights(folder)[name] - learned[name]).norm()) for folder in jobs.values()]
+    learned, name = load_checkpoint(path)["state_dict"], "net.backbone.conv1.weight"
+    moved = [float((read_weights(folder)[name] - learned[name]).norm()) for folder in jobs.values()]
     scratch, frozen, finetuned = moved
     assert frozen == 0 < finetuned < 0.1 < scratch
-    assert list(metrics(jobs, "epochs").values()) == [1] * 3
+    assert list(read_metric(jobs, "epochs").values()) == [1] * 3

@@ -11,12 +11,12 @@ def noise(count: int, side: int = 12, channels: int = 3) -> Tensor:
     return torch.randint(1, 256, (count, channels, side, side), dtype=torch.uint8)
 
 
-def alike(count: int) -> Tensor:
+def repeat_image(count: int) -> Tensor:
     """The same image many times."""
     return noise(1).expand(count, -1, -1, -1)
 
 
-def shift_of(image: Tensor, crop: Tensor, padding: int) -> tuple[int, int]:
+def find_shift(image: Tensor, crop: Tensor, padding: int) -> tuple[int, int]:
     """Where in the padded image (C, H, W) the crop was taken."""
     padded = pad(image, (padding,) * 4)
     height, width = image.shape[1:]
@@ -44,13 +44,13 @@ def test_flip_mirrors_half_of_images() -> None:
 
 def test_crop_windows_differ_between_images() -> None:
     images = noise(50)
-    shifts = [shift_of(image, crop, 2) for image, crop in zip(images, crop_images(images, 2), strict=True)]
+    shifts = [find_shift(image, crop, 2) for image, crop in zip(images, crop_images(images, 2), strict=True)]
     assert len(set(shifts)) > 10
 
 
 def test_crop_windows_are_uniform() -> None:
-    images = alike(1800)
-    shifts = [shift_of(images[0], crop, 1) for crop in crop_images(images, 1)]
+    images = repeat_image(1800)
+    shifts = [find_shift(images[0], crop, 1) for crop in crop_images(images, 1)]
     counts = [shifts.count((top, left)) for top in range(3) for left in range(3)]
     assert sum(counts) == 1800
     assert all(abs(count - 200) < 4 * 13.4 for count in counts)  # four standard deviations

@@ -7,19 +7,19 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE, Batches, Samples, TensorDataModule, resolve_count, split_stratified
-from tests.doubles import Given, Recorder, quiet_trainer
+from tests.doubles import BatchCollector, InMemoryDataModule, quiet_trainer
 
 
-def numbered(count: int) -> Samples:
+def make_numbered_samples(count: int) -> Samples:
     """Samples whose targets are their numbers."""
     return Samples(torch.arange(count).float().unsqueeze(1), torch.arange(count))
 
 
-def numbers(batches: Batches) -> list[list[int]]:
+def get_numbers(batches: Batches) -> list[list[int]]:
     return [batch.targets.tolist() for batch in batches]
 
 
-def joined(lists: list[list[int]]) -> list[int]:
+def join_lists(lists: list[list[int]]) -> list[int]:
     return [number for numbers in lists for number in numbers]
 
 
@@ -32,31 +32,33 @@ def joined(lists: list[list[int]]) -> list[int]:
 )
 def test_batches_have_requested_size(count: int, drop_last: bool, sizes: list[int]) -> None:
     """The last one may be smaller, or left out."""
-    batches = Batches(numbered(count), 4, drop_last=drop_last)
-    assert [len(batch) for batch in numbers(batches)] == sizes
+    batches = Batches(make_numbered_samples(count), 4, drop_last=drop_last)
+    assert [len(batch) for batch in get_numbers(batches)] == sizes
     assert len(batches) == len(sizes)
-    assert joined(numbers(batches)) == list(range(sum(sizes)))
+    assert join_lists(get_numbers(batches)) == list(range(sum(sizes)))
 
 
 def test_inputs_stay_with_their_targets() -> None:
-    for batch in Batches(numbered(10), 3, order=lambda: torch.randperm(10)):
+    for batch in Batches(make_numbered_samples(10), 3, order=lambda: torch.randperm(10)):
         assert batch.inputs.flatten().tolist() == batch.targets.tolist()
 
 
 def test_order_is_renewed_on_each_iteration() -> None:
     orders = iter([torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])])
-    batches = Batches(numbered(3), 2, order=lambda: next(orders))
-    assert [numbers(batches), numbers(batches)] == [[[2, 0], [1]], [[1, 2], [0]]]
+    batches = Batches(make_numbered_samples(3), 2, order=lambda: next(orders))
+    assert [get_numbers(batches), get_numbers(batches)] == [[[2, 0], [1]], [[1, 2], [0]]]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [12, 13, 17])
 def test_evaluation_counts_each_sample_once(count: int, world: int) -> None:
     """In evaluation, each sample counts once over all processes together."""
-    shares = [numbers(Batches(numbered(count), 6, rank=rank, world_size=world)) for rank in range(world)]
-    whole = numbers(Batches(numbered(count), 6))
+    shares = [
+        get_numbers(Batches(make_numbered_samples(count), 6, rank=rank, world_size=world)) for rank in range(world)
+    ]
+    whole = get_numbers(Batches(make_numbered_samples(count), 6))
     for step, batch in enumerate(whole):
-        assert sorted(joined([share[step] for share in shares])) == batch
+        assert sorted(join_lists([share[step] for share in shares])) == batch
     assert all(len(share) == len(whole) for share in shares)
 
 
@@ -68,14 +70,17 @@ def test_training_counts_each_sample_once(count: int, world: int) -> None:
     def order() -> Tensor:
         return torch.arange(count).flip(0)
 
-    loaders = [Batches(numbered(count), 6, order, train=True, rank=rank, world_size=world) for rank in range(world)]
-    shares = [numbers(loader) for loader in loaders]
-    for step, batch in enumerate(numbers(Batches(numbered(count), 6, order))):
+    loaders = [
+        Batches(make_numbered_samples(count), 6, order, train=True, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    shares = [get_numbers(loader) for loader in loaders]
+    for step, batch in enumerate(get_numbers(Batches(make_numbered_samples(count), 6, order))):
         counts = [loader.count_samples(step) for loader in loaders]
         assert all(whole == len(batch) for _, whole in counts)
         assert sum(own for own, _ in counts) == len(batch)
         counted = [share[step][:own] for share, (own, _) in zip(shares, counts, strict=True)]
-        assert sorted(joined(counted)) == sorted(batch)
+        assert sorted(join_lists(counted)) == sorted(batch)
         assert all(share[step] == batch[:1] for share, (own, _) in zip(shares, counts, strict=True) if not own)
 
 
@@ -95,7 +100,7 @@ def test_too_many_samples_are_refused() -> None:
 # The split
 
 
-def uneven() -> Tensor:
+def make_uneven_targets() -> Tensor:
     """1000 targets, of four classes with 520, 300, 150 and 30 samples, mixed."""
     targets = torch.repeat_interleave(torch.arange(4), torch.tensor([520, 300, 150, 30]))
     return targets[torch.randperm(1000)]
@@ -104,7 +109,7 @@ def uneven() -> Tensor:
 @pytest.mark.parametrize("count", [1, 10, 99, 500, 999])
 def test_split_preserves_class_proportions(count: int) -> None:
     """Each part has its share of every class to within one sample."""
-    targets = uneven()
+    targets = make_uneven_targets()
     for seed in range(20):
         drawn, _ = split_stratified(targets, count, torch.Generator().manual_seed(seed))
         counts = targets[drawn].bincount(minlength=4).numpy()
@@ -113,13 +118,13 @@ def test_split_preserves_class_proportions(count: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 250, 1000])
 def test_split_partitions_all_samples(count: int) -> None:
-    drawn, left = split_stratified(uneven(), count, torch.Generator().manual_seed(0))
+    drawn, left = split_stratified(make_uneven_targets(), count, torch.Generator().manual_seed(0))
     assert len(drawn) == count
     assert sorted(torch.cat([drawn, left]).tolist()) == list(range(1000))
 
 
 def test_split_is_not_sorted_by_class() -> None:
-    targets = uneven()
+    targets = make_uneven_targets()
     for part in split_stratified(targets, 500, torch.Generator().manual_seed(0)):
         assert (targets[part].diff() != 0).sum() > 100
 
@@ -210,17 +215,17 @@ def test_regression_split_ignores_classes() -> None:
 # What Lightning gets
 
 
-def order_of(data: TensorDataModule, folder: Path, epochs: int = 2, **settings: object) -> list[list[list[int]]]:
+def record_order(data: TensorDataModule, folder: Path, epochs: int = 2, **settings: object) -> list[list[list[int]]]:
     """The numbers of the training samples, by epoch and batch."""
-    recorder = Recorder()
+    recorder = BatchCollector()
     quiet_trainer(folder, max_epochs=epochs, **settings).fit(recorder, datamodule=data)
     return recorder.order
 
 
 def test_each_epoch_shuffles_all_samples(tmp_path: Path) -> None:
     """Every epoch has an order of its own, with each sample once."""
-    first, second = order_of(Given(numbered(20), shuffle=True, order_seed=0), tmp_path)
-    assert sorted(joined(first)) == sorted(joined(second)) == list(range(20))
+    first, second = record_order(InMemoryDataModule(make_numbered_samples(20), shuffle=True, order_seed=0), tmp_path)
+    assert sorted(join_lists(first)) == sorted(join_lists(second)) == list(range(20))
     assert first != second
 
 
@@ -228,34 +233,43 @@ def test_order_depends_only_on_seed(tmp_path: Path) -> None:
     orders: list[list[list[list[int]]]] = []
     for seed in (0, 0, 1):
         torch.rand(seed + len(orders))  # the global random numbers have no say
-        orders.append(order_of(Given(numbered(20), shuffle=True, order_seed=seed), tmp_path))
+        orders.append(
+            record_order(InMemoryDataModule(make_numbered_samples(20), shuffle=True, order_seed=seed), tmp_path)
+        )
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
 
 
 def test_without_shuffling_order_is_unchanged(tmp_path: Path) -> None:
-    assert order_of(Given(numbered(15)), tmp_path) == [[list(range(10)), list(range(10, 15))]] * 2
+    assert (
+        record_order(InMemoryDataModule(make_numbered_samples(15)), tmp_path)
+        == [[list(range(10)), list(range(10, 15))]] * 2
+    )
 
 
 def test_incomplete_batch_can_be_dropped(tmp_path: Path) -> None:
-    assert order_of(Given(numbered(15), drop_last=True), tmp_path) == [[list(range(10))]] * 2
+    assert (
+        record_order(InMemoryDataModule(make_numbered_samples(15), drop_last=True), tmp_path) == [[list(range(10))]] * 2
+    )
 
 
 def test_overfitting_repeats_the_same_batches(tmp_path: Path) -> None:
-    epochs = order_of(Given(numbered(30), shuffle=True, order_seed=0), tmp_path, overfit_batches=2)
+    epochs = record_order(
+        InMemoryDataModule(make_numbered_samples(30), shuffle=True, order_seed=0), tmp_path, overfit_batches=2
+    )
     assert epochs == [[list(range(10)), list(range(10, 20))]] * 2
 
 
 def test_evaluation_uses_larger_batches() -> None:
-    data = Given(numbered(1), test=numbered(EVAL_BATCH_SIZE + 1), batch_size=10)
-    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE, 1]
+    data = InMemoryDataModule(make_numbered_samples(1), test=make_numbered_samples(EVAL_BATCH_SIZE + 1), batch_size=10)
+    assert [len(batch) for batch in get_numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE, 1]
     data.batch_size = EVAL_BATCH_SIZE + 1
-    assert [len(batch) for batch in numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE + 1]
+    assert [len(batch) for batch in get_numbers(data.test_dataloader())] == [EVAL_BATCH_SIZE + 1]
 
 
 @pytest.mark.parametrize(("task", "monitor"), [("regression", ("val/loss", "min")), ("binary", ("val/acc", "max"))])
 def test_task_determines_monitor(task: str, monitor: tuple[str, str]) -> None:
-    data = Given(numbered(1))
+    data = InMemoryDataModule(make_numbered_samples(1))
     data.task = task  # type: ignore[assignment]
     assert data.monitor == monitor
 
@@ -263,7 +277,7 @@ def test_task_determines_monitor(task: str, monitor: tuple[str, str]) -> None:
 def test_order_seed_defaults_to_global_seed() -> None:
     """Without a seed of its own, processes with the same global seed have the same order."""
     torch.manual_seed(5)
-    seeds = [Given(numbered(1)).order_seed for _ in range(2)]
+    seeds = [InMemoryDataModule(make_numbered_samples(1)).order_seed for _ in range(2)]
     assert seeds[0] == seeds[1]
     torch.manual_seed(6)
-    assert Given(numbered(1)).order_seed != seeds[0]
+    assert InMemoryDataModule(make_numbered_samples(1)).order_seed != seeds[0]

@@ -13,7 +13,7 @@ from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.images import ImageDataModule
 from src.data.mnist import MNIST
-from tests.data.test_image_files import IMAGES, LABELS, SETS, complaint, prepared
+from tests.data.test_image_files import IMAGES, LABELS, SETS, get_error, make_data_module
 
 # Files that cannot be read
 
@@ -26,7 +26,7 @@ def test_irregular_file_is_refused(kind: type[ImageDataModule], name: str, verif
     path.unlink()
     for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
         make()
-        message = complaint(kind, published, verify=verify)
+        message = get_error(kind, published, verify=verify)
         assert message == f"{path} is not a regular file"
         os.rmdir(path) if path.is_dir() else path.unlink()
 
@@ -37,13 +37,13 @@ def test_unreadable_file_is_named(error: OSError, published: Path, monkeypatch: 
         raise error
 
     monkeypatch.setattr("src.data.files.read_bytes", fail)
-    assert complaint(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read ({error.strerror})"
+    assert get_error(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read ({error.strerror})"
 
 
 def test_oversized_file_is_not_read(published: Path) -> None:
     path = published / MNIST.folder / IMAGES
     os.truncate(path, 2**33)  # takes no room on the disk
-    assert complaint(MNIST, published).startswith(f"{path} is damaged: it has 8,589,934,592 bytes")
+    assert get_error(MNIST, published).startswith(f"{path} is damaged: it has 8,589,934,592 bytes")
 
 
 def test_inaccessible_folder_is_named(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_inaccessible_folder_is_named(published: Path, monkeypatch: pytest.Monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", fail)
-    assert complaint(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read (Permission denied)"
+    assert get_error(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read (Permission denied)"
 
 
 def test_loading_names_missing_files(root: Path) -> None:
@@ -65,22 +65,22 @@ def test_loading_names_missing_files(root: Path) -> None:
 
 def test_complete_folder_is_unchanged(published: Path) -> None:
     before = sorted(published.rglob("*"))
-    prepared(MNIST, published)
+    make_data_module(MNIST, published)
     assert sorted(published.rglob("*")) == before
 
 
-def refuse(*args: Any, **kwargs: Any) -> None:
+def refuse_download(*args: Any, **kwargs: Any) -> None:
     raise AssertionError("a download was begun")
 
 
 def test_user_files_are_not_overwritten(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision would replace those that are there, too."""
     for kind, name in ((MNIST, LABELS), (CIFAR10, "data_batch_2")):
-        monkeypatch.setattr(kind, "dataset", refuse)
+        monkeypatch.setattr(kind, "dataset", refuse_download)
         (root / kind.folder / name).unlink()
-        message = complaint(kind, root, verify=False)
+        message = get_error(kind, root, verify=False)
         assert message == f"{root / kind.folder} lacks {name}: with data.verify=false nothing is downloaded"
-        assert f"is damaged or not {kind.__name__}'s" in complaint(kind, root)
+        assert f"is damaged or not {kind.__name__}'s" in get_error(kind, root)
 
 
 def test_concurrent_starts_download_once(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_offline_error_names_files_and_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     for kind in SETS:
-        message = complaint(kind, tmp_path)
+        message = get_error(kind, tmp_path)
         assert f"{kind.__name__} is not in {tmp_path} and cannot be downloaded (" in message
         assert f"put {', '.join(kind.sha256)} into {tmp_path / kind.folder}, " in message
         assert "DATA_DIR" in message
@@ -128,4 +128,4 @@ def test_offline_error_names_files_and_folder(tmp_path: Path, monkeypatch: pytes
 
 def test_unwritable_data_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert f"data folder {tmp_path / 'file/data'} cannot be written" in complaint(MNIST, tmp_path / "file/data")
+    assert f"data folder {tmp_path / 'file/data'} cannot be written" in get_error(MNIST, tmp_path / "file/data")

@@ -18,7 +18,7 @@ from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
 from src.data.images import ImageDataModule
 from src.data.mnist import MNIST
-from tests.command_line import BARE, images, quick, run
+from tests.command_line import BARE, get_small_image_settings, run, train_bare
 from tests.small_data import write_idx, write_mnist
 
 SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
@@ -26,16 +26,16 @@ FILES = [(kind, name) for kind in SETS for name in kind.sha256]
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-def prepared(kind: type[ImageDataModule], root: Path, **settings: Any) -> ImageDataModule:
+def make_data_module(kind: type[ImageDataModule], root: Path, **settings: Any) -> ImageDataModule:
     data = kind(root=str(root), batch_size=50, val_size=50, order_seed=0, **settings)
     data.prepare_data()
     data.setup()
     return data
 
 
-def complaint(kind: type[ImageDataModule], root: Path, **settings: Any) -> str:
+def get_error(kind: type[ImageDataModule], root: Path, **settings: Any) -> str:
     with pytest.raises(InputError) as caught:
-        prepared(kind, root, **settings)
+        make_data_module(kind, root, **settings)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -55,10 +55,14 @@ def test_every_torchvision_file_has_digest() -> None:
 
 def test_published_files_need_no_note(published: Path, tmp_path: Path) -> None:
     verified = ["data=mnist", f"paths.data={published}", "data.val_size=40", "trainer.max_epochs=1"]
-    folder = quick(*verified, cwd=tmp_path).folder
+    folder = train_bare(*verified, cwd=tmp_path).folder
     assert OmegaConf.load(folder / ".hydra" / "config.yaml").data.verify is True
     assert "verified" not in (folder / "train.log").read_text()
-    assert prepared(CIFAR10, published).train_set.size == prepared(FashionMNIST, published).train_set.size == 150
+    assert (
+        make_data_module(CIFAR10, published).train_set.size
+        == make_data_module(FashionMNIST, published).train_set.size
+        == 150
+    )
 
 
 @pytest.mark.parametrize(("kind", "name"), FILES)
@@ -67,7 +71,7 @@ def test_single_bit_flip_is_refused(kind: type[ImageDataModule], name: str, publ
     content = bytearray(path.read_bytes())
     content[random.Random(name).randrange(len(content))] ^= 4
     path.write_bytes(content)
-    message, digest = complaint(kind, published), hashlib.sha256(content).hexdigest()
+    message, digest = get_error(kind, published), hashlib.sha256(content).hexdigest()
     assert message == (
         f"{path} is damaged or not {kind.__name__}'s (its SHA-256 is {digest[:12]}…, not {kind.sha256[name][:12]}…); "
         "delete it and run again to download it, or set data.verify=false to use files of your own"
@@ -79,9 +83,9 @@ def test_files_of_other_set_are_refused(published: Path, tmp_path: Path) -> None
     raw = published / MNIST.folder
     labels = (raw / LABELS).read_bytes()
     (raw / LABELS).write_bytes(labels[:8] + labels[:7:-1])
-    assert f"{raw / LABELS} is damaged or not MNIST's" in complaint(MNIST, published)
+    assert f"{raw / LABELS} is damaged or not MNIST's" in get_error(MNIST, published)
     write_mnist(published, train=100)
-    assert f"{raw / IMAGES} is damaged or not MNIST's" in complaint(MNIST, published)
+    assert f"{raw / IMAGES} is damaged or not MNIST's" in get_error(MNIST, published)
     for name in MNIST.sha256:
         shutil.copy(published / FashionMNIST.folder / name, raw)
     outcome = run("src.train", *BARE, "data=mnist", f"paths.data={published}", "data.val_size=40", cwd=tmp_path)
@@ -94,7 +98,7 @@ def test_files_of_other_set_are_refused(published: Path, tmp_path: Path) -> None
 
 def test_run_on_unverified_files_says_so(root: Path, tmp_path: Path) -> None:
     """The run's settings keep data.verify=false."""
-    folder = quick(*images("mnist", root), "trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare(*get_small_image_settings("mnist", root), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert OmegaConf.load(folder / ".hydra" / "config.yaml").data.verify is False
     note = f"note: the files in {root / 'MNIST/raw'} were not verified to be MNIST (data.verify=false)"
     assert note in (folder / "train.log").read_text()
@@ -103,14 +107,14 @@ def test_run_on_unverified_files_says_so(root: Path, tmp_path: Path) -> None:
     assert f"{root / 'MNIST/raw' / IMAGES} is damaged or not MNIST's" in error
 
 
-def own(raw: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def write_own_files(raw: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Replace MNIST's training files."""
     write_idx(raw / IMAGES, images)
     write_idx(raw / LABELS, labels)
 
 
 def test_any_number_of_images_is_read(root: Path) -> None:
-    own(root / MNIST.folder, np.arange(60 * 28 * 28).reshape(60, 28, 28) % 251, np.arange(60) % 3)
+    write_own_files(root / MNIST.folder, np.arange(60 * 28 * 28).reshape(60, 28, 28) % 251, np.arange(60) % 3)
     train, test = MNIST(root=str(root), verify=False, batch_size=1, val_size=0).load()
     assert train.inputs.flatten().tolist() == [number % 251 for number in range(60 * 28 * 28)]
     assert train.targets.tolist() == [0, 1, 2] * 20 and test.size == 100
@@ -131,15 +135,15 @@ def test_mismatched_images_and_labels_are_refused(
     images: tuple[int, ...], labels: tuple[int, ...], name: str, reason: str, root: Path
 ) -> None:
     raw = root / MNIST.folder
-    own(raw, np.zeros(images), np.zeros(labels))
+    write_own_files(raw, np.zeros(images), np.zeros(labels))
     assert (
-        complaint(MNIST, root, verify=False) == f"{raw / name}: {reason}; files of your own must be in MNIST's format"
+        get_error(MNIST, root, verify=False) == f"{raw / name}: {reason}; files of your own must be in MNIST's format"
     )
 
 
 def test_label_out_of_range_is_refused(root: Path) -> None:
-    own(root / MNIST.folder, np.zeros((60, 28, 28)), np.arange(60) % 11)
-    assert "label 10 is none of the 10 classes" in complaint(MNIST, root, verify=False)
+    write_own_files(root / MNIST.folder, np.zeros((60, 28, 28)), np.arange(60) % 11)
+    assert "label 10 is none of the 10 classes" in get_error(MNIST, root, verify=False)
 
 
 @pytest.mark.parametrize("name", MNIST.sha256)
@@ -157,7 +161,7 @@ def test_invalid_idx_file_is_named(name: str, damage: str, root: Path, tmp_path:
         }[damage]
     )
     reason = f"{len(whole) - 1} bytes, its header says {len(whole)}" if damage == "truncated" else "not a "
-    assert complaint(MNIST, root, verify=False).startswith(f"{path}: {reason}")
+    assert get_error(MNIST, root, verify=False).startswith(f"{path}: {reason}")
 
 
 class Payload:
@@ -200,7 +204,7 @@ def test_invalid_cifar10_batch_is_refused(batch: Any, reason: str, root: Path, m
     path = root / CIFAR10.folder / "data_batch_4"
     path.write_bytes(pickle.dumps(batch))
     monkeypatch.chdir(root)
-    message = complaint(CIFAR10, root, verify=False)
+    message = get_error(CIFAR10, root, verify=False)
     assert message == f"{path}: {reason}; files of your own must be in CIFAR10's format"
     assert not (root / "made-by-a-pickle").exists()
 
@@ -210,4 +214,4 @@ def test_invalid_pickle_is_named(damage: str, root: Path) -> None:
     path = root / CIFAR10.folder / "test_batch"
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[:-1], "empty": b"", "text": b"<html>not found</html>"}[damage])
-    assert complaint(CIFAR10, root, verify=False).startswith(f"{path}: not a pickle of arrays and plain values (")
+    assert get_error(CIFAR10, root, verify=False).startswith(f"{path}: not a pickle of arrays and plain values (")

@@ -12,12 +12,12 @@ from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
 from src.data.images import ImageDataModule, compute_channel_statistics
 from src.data.mnist import MNIST
-from tests.doubles import Recorder, quiet_trainer
+from tests.doubles import BatchCollector, quiet_trainer
 
 SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
 
 
-def ready(kind: type[ImageDataModule], root: Path, val_size: int = 50, **settings: Any) -> ImageDataModule:
+def make_data_module(kind: type[ImageDataModule], root: Path, val_size: int = 50, **settings: Any) -> ImageDataModule:
     """A data module that has loaded its samples: 200 to train and validate on, 100 to test on."""
     data = kind(root=str(root), verify=False, batch_size=50, val_size=val_size, order_seed=0, **settings)
     data.prepare_data()
@@ -25,7 +25,7 @@ def ready(kind: type[ImageDataModule], root: Path, val_size: int = 50, **setting
     return data
 
 
-def training_images(data: ImageDataModule) -> torch.Tensor:
+def get_training_images(data: ImageDataModule) -> torch.Tensor:
     assert data.train_set is not None
     return data.train_set.inputs
 
@@ -36,7 +36,7 @@ def training_images(data: ImageDataModule) -> torch.Tensor:
 @pytest.mark.parametrize("kind", SETS)
 def test_images_are_stored_as_bytes(kind: type[ImageDataModule], data_dir: Path) -> None:
     """Each of the three sets holds its images as bytes, with their classes."""
-    data = ready(kind, data_dir)
+    data = make_data_module(kind, data_dir)
     for samples, count in ((data.train_set, 150), (data.val_set, 50), (data.test_set, 100)):
         assert samples is not None
         assert samples.inputs.shape == (count, *kind.in_shape)
@@ -61,7 +61,10 @@ def test_cifar10_matches_files(data_dir: Path) -> None:
 
 
 def test_fashion_mnist_has_its_own_folder(data_dir: Path) -> None:
-    assert not torch.equal(training_images(ready(FashionMNIST, data_dir)), training_images(ready(MNIST, data_dir)))
+    assert not torch.equal(
+        get_training_images(make_data_module(FashionMNIST, data_dir)),
+        get_training_images(make_data_module(MNIST, data_dir)),
+    )
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -89,18 +92,18 @@ def test_channel_statistics_cover_all_pixels(channels: int) -> None:
 
 
 def test_statistics_use_only_training_samples(data_dir: Path) -> None:
-    data = ready(CIFAR10, data_dir, val_size=100)
+    data = make_data_module(CIFAR10, data_dir, val_size=100)
     assert data.val_set is not None
-    everything = torch.cat([training_images(data), data.val_set.inputs])
-    assert torch.equal(data.mean, compute_channel_statistics(training_images(data))[0])
+    everything = torch.cat([get_training_images(data), data.val_set.inputs])
+    assert torch.equal(data.mean, compute_channel_statistics(get_training_images(data))[0])
     assert (data.mean - compute_channel_statistics(everything)[0]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", SETS)
 def test_training_images_are_standardised(kind: type[ImageDataModule], data_dir: Path) -> None:
     """Each channel has mean 0 and standard deviation 1."""
-    data = ready(kind, data_dir)
-    images = data.transform(training_images(data))
+    data = make_data_module(kind, data_dir)
+    images = data.transform(get_training_images(data))
     assert images.dtype == torch.float32
     torch.testing.assert_close(images.mean(dim=(0, 2, 3)), torch.zeros(len(data.mean)), rtol=0, atol=1e-4)
     torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.ones(len(data.mean)), rtol=0, atol=1e-3)
@@ -108,8 +111,8 @@ def test_training_images_are_standardised(kind: type[ImageDataModule], data_dir:
 
 def test_standardisation_does_not_change_input(data_dir: Path) -> None:
     """The original images are unchanged, whether they are bytes or floats."""
-    data = ready(CIFAR10, data_dir)
-    images = training_images(data)
+    data = make_data_module(CIFAR10, data_dir)
+    images = get_training_images(data)
     for given in (images, images.float()):
         before = given.clone()
         assert torch.equal(data.transform(given), (images.float() - data.mean) / data.std)
@@ -124,9 +127,9 @@ def test_uniform_images_have_positive_deviation() -> None:
 
 
 def test_only_training_images_are_augmented(data_dir: Path, tmp_path: Path) -> None:
-    data = ready(CIFAR10, data_dir, flip=True, crop=4, cutout=8, shuffle=False)
+    data = make_data_module(CIFAR10, data_dir, flip=True, crop=4, cutout=8, shuffle=False)
     assert data.train_set and data.val_set
-    recorder = Recorder()
+    recorder = BatchCollector()
     quiet_trainer(tmp_path, max_epochs=2).fit(recorder, datamodule=data)
     first, second = [torch.cat([batch.inputs for batch in epoch]) for epoch in recorder.epochs]
     plain = data.transform(data.train_set.inputs)
@@ -138,8 +141,8 @@ def test_only_training_images_are_augmented(data_dir: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("setting", [{"flip": True}, {"crop": 2}, {"cutout": 5}])
 def test_augmentations_work_separately(setting: dict[str, Any], data_dir: Path) -> None:
-    data = ready(MNIST, data_dir, **setting)
-    images = training_images(data)
+    data = make_data_module(MNIST, data_dir, **setting)
+    images = get_training_images(data)
     black = (0 - data.mean) / data.std
     augmented = data.transform(images, augment=True)
     changed = augmented != data.transform(images)
@@ -155,8 +158,8 @@ def test_augmentations_work_separately(setting: dict[str, Any], data_dir: Path) 
 def test_reflected_crop_has_no_black(data_dir: Path) -> None:
     """A crop by more pixels than there are to reflect is refused."""
     for mode in ("zeros", "reflect"):
-        data = ready(CIFAR10, data_dir, crop=31, crop_padding=mode)
+        data = make_data_module(CIFAR10, data_dir, crop=31, crop_padding=mode)
         white = torch.full((50, 3, 32, 32), 255, dtype=torch.uint8)
         assert len(data.transform(white, augment=True).unique()) == (6 if mode == "zeros" else 3)
     with pytest.raises(InputError, match=r"data\.crop=32: images of 32×32 pixels cannot be mirrored so far"):
-        ready(CIFAR10, data_dir, crop=32, crop_padding="reflect")
+        make_data_module(CIFAR10, data_dir, crop=32, crop_padding="reflect")

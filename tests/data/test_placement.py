@@ -19,7 +19,7 @@ from tests.command_line import BARE, run
 GPU, CPU = torch.device("meta"), torch.device("cpu")
 
 
-class Transfers(TorchDispatchMode):
+class TransferCounter(TorchDispatchMode):
     """Count the copies from one device to another."""
 
     count = 0
@@ -47,7 +47,7 @@ def count_transfers(data: XOR) -> list[int]:
     """Return how often something was copied to the device in each of two epochs with their validation."""
     found = []
     for _ in range(2):
-        with Transfers() as transfers:
+        with TransferCounter() as transfers:
             for loader in (data.train_dataloader(), data.val_dataloader()):
                 for batch in loader:
                     moved = data.transfer_batch_to_device(batch, GPU, 0)

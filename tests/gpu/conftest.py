@@ -73,7 +73,7 @@ def processes() -> dict[str, str]:
 def on_the_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let commands in this process see the GPU; then its memory is free and arithmetic as it was."""
     if DEVICE == "cuda":
-        monkeypatch.setattr(command_line, "HIDDEN", ())
+        monkeypatch.setattr(command_line, "HIDDEN_DEVICES", ())
     precision, searching = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     yield
     torch.set_float32_matmul_precision(precision)
@@ -85,8 +85,8 @@ def on_the_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def wheat_dir(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data folder, with wheat seeds that pass for the published ones."""
-    from tests.data.test_wheat import lines, trusted
+    from tests.data.test_wheat import make_lines, trust_text
 
     (data_dir / "wheat").mkdir(exist_ok=True)
-    (data_dir / "wheat" / "seeds_dataset.txt").write_text(trusted(monkeypatch, "\n".join(lines())))
+    (data_dir / "wheat" / "seeds_dataset.txt").write_text(trust_text(monkeypatch, "\n".join(make_lines())))
     return data_dir

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.command_line import Outcome, history, images, quick, weights
+from tests.command_line import Outcome, get_small_image_settings, read_history, read_weights, train_bare
 
 pytestmark = pytest.mark.gpu
 TOYS = ("xor", "gate", "pulse", "linear", "parabola", "cubic", "ten_points", "wheat")
@@ -15,13 +15,13 @@ CASES = [
     *[(model, data) for model in ("cnn", "resnet18") for data in IMAGES],
 ]
 SETTINGS = ("optimizer=sgd", "optimizer.lr=0.02", "trainer.max_epochs=2")
-NO_DRAWS = ("data.flip=false", "data.crop=0", "data.cutout=0")  # on a GPU other random numbers are drawn
+NO_AUGMENTATION = ("data.flip=false", "data.crop=0", "data.cutout=0")  # on a GPU other random numbers are drawn
 
 
-def settings_of(model: str, data: str, folder: Path) -> list[str]:
+def make_settings(model: str, data: str, folder: Path) -> list[str]:
     chosen = [f"data={data}", f"paths.data={folder}"]
     if data in IMAGES:
-        chosen = [*images(data, folder), "data.train_size=32", *NO_DRAWS]
+        chosen = [*get_small_image_settings(data, folder), "data.train_size=32", *NO_AUGMENTATION]
     dropout = [] if model == "nearest_neighbor" else ["model.dropout=0"]
     stem = ["model.stem=imagenet"] if model == "resnet18" else []  # a tenth of the work
     return [f"model={model}", *chosen, *SETTINGS, *dropout, *stem]
@@ -29,7 +29,7 @@ def settings_of(model: str, data: str, folder: Path) -> list[str]:
 
 def assert_close(here: Outcome, there: Outcome, tolerance: float) -> None:
     """The same metrics and weights, to a tolerance relative to the largest of each."""
-    for row, its in zip(history(here.folder), history(there.folder), strict=True):
+    for row, its in zip(read_history(here.folder), read_history(there.folder), strict=True):
         assert row == pytest.approx(its, rel=tolerance, abs=tolerance)
     for mine, other in zip(tensors(here), tensors(there), strict=True):
         scale = float(other.abs().max()) if other.numel() else 1.0
@@ -40,21 +40,21 @@ def assert_close(here: Outcome, there: Outcome, tolerance: float) -> None:
 
 def tensors(outcome: Outcome) -> list[torch.Tensor]:
     """The weights; what nearest neighbours remember is no tensor."""
-    return [value for value in weights(outcome.folder).values() if isinstance(value, torch.Tensor)]
+    return [value for value in read_weights(outcome.folder).values() if isinstance(value, torch.Tensor)]
 
 
 @pytest.mark.parametrize(("model", "data"), CASES, ids=["-".join(case) for case in CASES])
 def test_float32_run_agrees_with_cpu(model: str, data: str, wheat_dir: Path, trainer: str, tmp_path: Path) -> None:
     """A run on the GPU agrees with one on the CPU up to rounding in float32."""
-    settings = settings_of(model, data, wheat_dir)
-    assert_close(quick(*settings, trainer, cwd=tmp_path), quick(*settings, "trainer=cpu", cwd=tmp_path), 2e-3)
+    settings = make_settings(model, data, wheat_dir)
+    assert_close(train_bare(*settings, trainer, cwd=tmp_path), train_bare(*settings, "trainer=cpu", cwd=tmp_path), 2e-3)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_float64_run_agrees_with_cpu(model: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
     """In float64 the weights agree with those of a run on the CPU to nine digits."""
-    settings = [*settings_of(model, "cifar10", data_dir), "trainer.precision=64-true"]
+    settings = [*make_settings(model, "cifar10", data_dir), "trainer.precision=64-true"]
     # Metrics are logged in float32.
-    here, there = quick(*settings, trainer, cwd=tmp_path), quick(*settings, "trainer=cpu", cwd=tmp_path)
+    here, there = train_bare(*settings, trainer, cwd=tmp_path), train_bare(*settings, "trainer=cpu", cwd=tmp_path)
     assert_close(here, there, 1e-6)
     torch.testing.assert_close(tensors(here), tensors(there), rtol=0, atol=1e-9)

@@ -15,7 +15,7 @@ from tests.gpu import __main__ as command
 from tests.gpu.record import Record, describe_table, digest_code
 from tests.gpu.stage import MissingError, Stage, TimeUp
 
-PLACE = {"device": "a GPU", "code": "123", "versions": {"torch": "2"}}
+ENVIRONMENT = {"device": "a GPU", "code": "123", "versions": {"torch": "2"}}
 TABLE = Table("Seconds of something", "s", {OURS: [2.0, 1.0, 4.0], "another way": [6.0]}, OURS, ("a note",), "a goal")
 
 
@@ -41,7 +41,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_part_is_recorded_with_its_environment(tmp_path: Path, measured: dict[str, Any]) -> None:
     """A part is recorded with its device, code and versions, and the other parts stay."""
-    record = Record(tmp_path / "bench.json", PLACE)
+    record = Record(tmp_path / "bench.json", ENVIRONMENT)
     record.keep("many", {"tables": {}}, 1.0, complete=True)
     assert command.run_part("steps", stage(tmp_path), record)
     found = read_json(record.path)
@@ -51,8 +51,8 @@ def test_part_is_recorded_with_its_environment(tmp_path: Path, measured: dict[st
     assert rows["another way"]["ratio"] == 3.0 and found["steps"]["tables"]["first"]["goal"] == "a goal"
     assert found["steps"]["device"] == "a GPU" and found["steps"]["versions"] == {"torch": "2"}
     assert record.has("steps") and not record.has("augment")
-    assert not Record(record.path, {**PLACE, "device": "another"}).has("steps")
-    assert not Record(record.path, {**PLACE, "code": "124"}).has("steps")
+    assert not Record(record.path, {**ENVIRONMENT, "device": "another"}).has("steps")
+    assert not Record(record.path, {**ENVIRONMENT, "code": "124"}).has("steps")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_part_is_recorded_with_its_environment(tmp_path: Path, measured: dict[st
 def test_partial_results_are_kept(error: Exception, well: bool, tmp_path: Path, measured: dict[str, Any]) -> None:
     """What a part has measured before it stops is kept."""
     measured["error"] = error
-    record = Record(tmp_path / "bench.json", PLACE)
+    record = Record(tmp_path / "bench.json", ENVIRONMENT)
     assert command.run_part("steps", stage(tmp_path), record) == well
     assert read_json(record.path)["steps"]["tables"]["first"] == describe_table(TABLE) and not record.has("steps")
     assert read_json(record.path)["steps"].get("failed") == (None if well else str(error))

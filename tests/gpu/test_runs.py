@@ -6,7 +6,16 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from tests.command_line import BARE, history, images, quick, read_json, run, same, weights
+from tests.command_line import (
+    BARE,
+    get_small_image_settings,
+    is_identical,
+    read_history,
+    read_json,
+    read_weights,
+    run,
+    train_bare,
+)
 from tests.course.presets import Begun
 
 pytestmark = pytest.mark.gpu
@@ -18,10 +27,10 @@ RESUMED = {
 RATE, CLIP = 1.0, 0.01
 
 
-class Exhaust(Callback):
+class MemoryExhaustion(Callback):
     """Asks for more memory than any device has, as an epoch begins."""
 
-    SETTING = "+callbacks.exhaust._target_=tests.gpu.test_runs.Exhaust"
+    SETTING = "+callbacks.exhaust._target_=tests.gpu.test_runs.MemoryExhaustion"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.empty(2**46, dtype=torch.uint8, device=pl_module.device)
@@ -29,14 +38,16 @@ class Exhaust(Callback):
 
 @pytest.mark.parametrize("kind", RESUMED)
 def test_deterministic_runs_repeat_and_resume_exactly(kind: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
-    data = [] if kind == "mlp" else images("cifar10", data_dir)
+    data = [] if kind == "mlp" else get_small_image_settings("cifar10", data_dir)
     settings = (*data, *RESUMED[kind], trainer, "deterministic=true", "seed=3")
-    straight = quick(*settings, "trainer.max_epochs=3", cwd=tmp_path).folder
-    parted = quick(*settings, "trainer.max_epochs=2" if kind != "cnn" else "trainer.max_epochs=3", cwd=tmp_path).folder
+    straight = train_bare(*settings, "trainer.max_epochs=3", cwd=tmp_path).folder
+    parted = train_bare(
+        *settings, "trainer.max_epochs=2" if kind != "cnn" else "trainer.max_epochs=3", cwd=tmp_path
+    ).folder
     if kind != "cnn":  # a schedule made for a number of steps cannot be given more
         resumed = run("src.train", f"resume={parted}", "trainer.max_epochs=3", cwd=tmp_path)
         assert resumed.code == 0, resumed.text
-    assert same(weights(straight), weights(parted)) and history(straight) == history(parted)
+    assert is_identical(read_weights(straight), read_weights(parted)) and read_history(straight) == read_history(parted)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
@@ -44,15 +55,20 @@ def test_gradients_are_clipped_after_unscaling(
     precision: str, device: str, data_dir: Path, trainer: str, tmp_path: Path
 ) -> None:
     """Gradients are clipped after mixed precision has scaled them back."""
-    data = (*images("mnist", data_dir), "model=mlp", "model.init=normal", "model.init_std=0.01")  # float16 bears it
+    data = (
+        *get_small_image_settings("mnist", data_dir),
+        "model=mlp",
+        "model.init=normal",
+        "model.init_std=0.01",
+    )  # float16 bears it
     settings = (*data, "optimizer=sgd", f"optimizer.lr={RATE}", "trainer.max_steps=1")
     clipped = (*settings, "optimizer.momentum=0", trainer, f"trainer.gradient_clip_val={CLIP}", Begun.SETTING)
     if (precision, device) == ("16-mixed", "cpu"):
         refused = run("src.train", *BARE, *clipped, f"trainer.precision={precision}", cwd=tmp_path)
         assert refused.error.startswith("error: trainer.precision=16-mixed needs a GPU")
         return
-    outcome = quick(*clipped, f"trainer.precision={precision}", cwd=tmp_path)
-    steps = [weights(outcome.folder)[name] - before.cpu() for name, before in Begun.last.start.items()]
+    outcome = train_bare(*clipped, f"trainer.precision={precision}", cwd=tmp_path)
+    steps = [read_weights(outcome.folder)[name] - before.cpu() for name, before in Begun.last.start.items()]
     length = torch.cat([step.flatten() for step in steps]).norm()
     assert float(length) == pytest.approx(RATE * CLIP, rel=1e-3)
 
@@ -63,9 +79,15 @@ def test_mixed_precision_learns_what_float32_does(
 ) -> None:
     if device == "cpu":
         precision = "bf16-mixed"
-    settings = (*images("mnist", data_dir), "model=cnn", trainer, "trainer.max_epochs=4", "trainer.gradient_clip_val=1")
+    settings = (
+        *get_small_image_settings("mnist", data_dir),
+        "model=cnn",
+        trainer,
+        "trainer.max_epochs=4",
+        "trainer.gradient_clip_val=1",
+    )
     plain, mixed = (
-        quick(*settings, f"trainer.precision={each}", cwd=tmp_path).metrics for each in ("32-true", precision)
+        train_bare(*settings, f"trainer.precision={each}", cwd=tmp_path).metrics for each in ("32-true", precision)
     )
     assert mixed["train/loss"] == pytest.approx(plain["train/loss"], rel=0.1, abs=0.05)
     assert mixed["test/acc"] == pytest.approx(plain["test/acc"], abs=0.1)
@@ -75,9 +97,9 @@ def test_mixed_precision_learns_what_float32_does(
 def test_compiled_steps_match_plain_steps(mode: str, trainer: str, tmp_path: Path) -> None:
     """Compiled steps equal plain ones up to rounding."""
     settings = ("optimizer=sgd", "model.hidden_size=5", "data.batch_size=7", trainer, "trainer.max_epochs=3")
-    fast = quick(*settings, f"compile={mode}", cwd=tmp_path)
-    plain = quick(*settings, cwd=tmp_path)
-    for one, other in zip(history(fast.folder), history(plain.folder), strict=True):
+    fast = train_bare(*settings, f"compile={mode}", cwd=tmp_path)
+    plain = train_bare(*settings, cwd=tmp_path)
+    for one, other in zip(read_history(fast.folder), read_history(plain.folder), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     assert 0 < fast.metrics["compile_seconds"] < fast.metrics["seconds"]
 
@@ -91,7 +113,7 @@ def test_diverged_loss_is_reported(trainer: str, tmp_path: Path) -> None:
 
 def test_out_of_memory_is_reported(trainer: str, tmp_path: Path) -> None:
     """A run that needs more memory than the device has ends in one line, and the next run has it all."""
-    outcome = run("src.train", *BARE, trainer, Exhaust.SETTING, cwd=tmp_path)
+    outcome = run("src.train", *BARE, trainer, MemoryExhaustion.SETTING, cwd=tmp_path)
     assert outcome.error.startswith("error: there is not enough memory (PyTorch asked for")
     assert read_json(outcome.folder / "status.json")["reason"] == "out of memory"
-    assert quick(trainer, "trainer.max_epochs=1", cwd=tmp_path).code == 0  # the next one has it all
+    assert train_bare(trainer, "trainer.max_epochs=1", cwd=tmp_path).code == 0  # the next one has it all

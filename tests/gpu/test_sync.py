@@ -10,12 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.models.base import SupervisedModule
-from tests.command_line import images, quick
+from tests.command_line import get_small_image_settings, train_bare
 
 pytestmark = pytest.mark.gpu
-WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select")  # on a GPU they would wait for it
+SYNC_OPERATIONS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select")  # on a GPU they would wait for it
 STEPS = 8  # of an epoch
-SETTLED = 2  # epochs in which kernels are chosen and small steps recorded
+WARMUP_EPOCHS = 2  # epochs in which kernels are chosen and small steps recorded
 KINDS = {
     "mlp": ("model=mlp",),
     "cnn": ("model=cnn", "data.flip=true", "data.crop=2", "data.cutout=4"),
@@ -24,20 +24,20 @@ KINDS = {
 }
 
 
-class Refusing(TorchDispatchMode):
+class SyncGuard(TorchDispatchMode):
     """Stands in for a GPU's own check on the CPU: refuses what reads a tensor's values."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if str(function).startswith(WAITING):
+        if str(function).startswith(SYNC_OPERATIONS):
             raise RuntimeError(f"{function} waits for the device")
         return function(*args, **(kwargs or {}))
 
 
 @contextmanager
-def refusing(device: str) -> Iterator[None]:
+def forbid_sync(device: str) -> Iterator[None]:
     """Whatever waits for the device raises."""
     if device == "cpu":
-        with Refusing():
+        with SyncGuard():
             yield
         return
     torch.cuda.set_sync_debug_mode("error")
@@ -56,8 +56,8 @@ def test_no_step_waits_for_the_device(
     watched: list[int] = []  # how many steps there were in each
 
     def begin(model: Any) -> None:
-        if not checks and model.current_epoch >= SETTLED and model.logged_batches < STEPS:
-            checks.append(refusing(device))
+        if not checks and model.current_epoch >= WARMUP_EPOCHS and model.logged_batches < STEPS:
+            checks.append(forbid_sync(device))
             checks[0].__enter__()
 
     def end() -> None:
@@ -78,7 +78,7 @@ def test_no_step_waits_for_the_device(
     monkeypatch.setattr(SupervisedModule, "log_losses", watch_until_here)
     every = (f"trainer.log_every_n_steps={STEPS // 2}", "trainer.max_epochs=4", f"data.train_size={16 * STEPS}")
     try:
-        quick(*images("cifar10", data_dir), *KINDS[kind], *every, trainer, cwd=tmp_path)
+        train_bare(*get_small_image_settings("cifar10", data_dir), *KINDS[kind], *every, trainer, cwd=tmp_path)
     finally:
         end()
-    assert watched == [STEPS // 2] * 2 * (4 - SETTLED)
+    assert watched == [STEPS // 2] * 2 * (4 - WARMUP_EPOCHS)

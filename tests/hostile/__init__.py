@@ -14,7 +14,7 @@ import numpy as np
 
 from src.storage.files import format_yaml
 from src.storage.plain import read_yaml
-from tests.command_line import quick, run
+from tests.command_line import run, train_bare
 
 RUN = "outputs/runs/trained"
 CONFIG = f"{RUN}/.hydra/config.yaml"
@@ -58,7 +58,7 @@ class Bomb:
 
 def make_scene(cwd: Path) -> None:
     """Train a run in a working directory, and lay all that lies in wait beside it."""
-    quick("trainer.max_epochs=1", "model.hidden_size=2", "name=trained", cwd=cwd)
+    train_bare("trainer.max_epochs=1", "model.hidden_size=2", "name=trained", cwd=cwd)
     for name in LOOKALIKES:
         (cwd / f"{name}.py").write_text(CANARY)
     (cwd / "hubconf.py").write_text(f"open({MARK!r}, 'w')\n\ndef model(): ...\n")
@@ -68,7 +68,7 @@ def make_scene(cwd: Path) -> None:
     (cwd / "secret" / "file").write_text(SECRET)
 
 
-def spoil(cwd: Path, settings: dict[str, Any], path: str = CONFIG) -> None:
+def edit_config(cwd: Path, settings: dict[str, Any], path: str = CONFIG) -> None:
     """Set settings in a config, by their full names."""
     config = read_yaml(cwd / path)
     for name, value in settings.items():
@@ -88,7 +88,7 @@ def list_files(cwd: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cwd)): path.read_bytes() for path in files}
 
 
-def attempt(cwd: Path, *command: str) -> str:
+def expect_refusal(cwd: Path, *command: str) -> str:
     """Give a command that is refused: the line that says why; nothing has run, and no file has changed but the log."""
     before = list_files(cwd)
     error = run(*command, cwd=cwd).error

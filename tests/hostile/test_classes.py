@@ -7,8 +7,8 @@ import pytest
 from lightning.pytorch import callbacks, loggers
 
 from src.storage.trust import find_packages
-from tests.command_line import quick, run
-from tests.hostile import EVAL, MARK, RESUME, RUN, attempt, spoil
+from tests.command_line import run, train_bare
+from tests.hostile import EVAL, MARK, RESUME, RUN, edit_config, expect_refusal
 
 
 def test_unmodified_run_is_opened(cwd: Path) -> None:
@@ -74,8 +74,8 @@ TARGETS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("settings", TARGETS.values(), ids=TARGETS)
 def test_foreign_model_target_is_refused(settings: dict[str, Any], cwd: Path) -> None:
     """A `_target_` that is not a model class of ours is named in the error and does not run."""
-    spoil(cwd, {f"model.{name}": value for name, value in settings.items()})
-    error = attempt(cwd, *RESUME)
+    edit_config(cwd, {f"model.{name}": value for name, value in settings.items()})
+    error = expect_refusal(cwd, *RESUME)
     assert f"{RUN}/.hydra/config.yaml: model." in error or f"{RUN}/.hydra/config.yaml is damaged: model" in error
     named = settings.get("_target_", "model.")
     assert "${" in str(named) or not named or (named if isinstance(named, str) else str(named)).strip("[]'") in error
@@ -96,16 +96,16 @@ SLOTS = {
 @pytest.mark.parametrize("slot", SLOTS)
 def test_foreign_class_suggests_trust(slot: str, cwd: Path) -> None:
     """Each part of a config refuses foreign classes and suggests the `trust=` that allows them."""
-    spoil(cwd, {f"{slot}._target_": f"canary.{SLOTS[slot]}"})
+    edit_config(cwd, {f"{slot}._target_": f"canary.{SLOTS[slot]}"})
     for command in (EVAL, RESUME):
-        error = attempt(cwd, *command)
+        error = expect_refusal(cwd, *command)
         assert f"{slot}._target_=canary.{SLOTS[slot]} is not trusted" in error
         assert error.endswith("add trust=canary")
 
 
 @pytest.mark.parametrize("slot", SLOTS)
 def test_class_of_wrong_kind_is_refused(slot: str, cwd: Path) -> None:
-    spoil(
+    edit_config(
         cwd,
         {
             f"{slot}._target_": "src.models.mlp.MLP"
@@ -113,11 +113,11 @@ def test_class_of_wrong_kind_is_refused(slot: str, cwd: Path) -> None:
             else "src.callbacks.figures.learning_curves.Curves"
         },
     )
-    assert f"{slot}._target_=src." in (error := attempt(cwd, *RESUME))
+    assert f"{slot}._target_=src." in (error := expect_refusal(cwd, *RESUME))
     assert " is not a " in error
 
 
-WRITES = {
+WRITERS = {
     "callbacks.more": "lightning.pytorch.callbacks.ModelCheckpoint",
     "callbacks.again": "src.training.checkpointing.checkpoint.RunCheckpoint",
     "callbacks.serve": "lightning.pytorch.serve.ServableModuleValidator",
@@ -125,20 +125,20 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("slot", WRITES)
+@pytest.mark.parametrize("slot", WRITERS)
 def test_classes_that_write_elsewhere_need_trust(slot: str, cwd: Path) -> None:
     """Classes that may write elsewhere or use the network need trust, even our own and Lightning's."""
-    spoil(cwd, {f"{slot}._target_": WRITES[slot]})
-    error = attempt(cwd, *RESUME)
-    assert WRITES[slot] in error and "it may write elsewhere or use the network" in error
+    edit_config(cwd, {f"{slot}._target_": WRITERS[slot]})
+    error = expect_refusal(cwd, *RESUME)
+    assert WRITERS[slot] in error and "it may write elsewhere or use the network" in error
 
 
 # trust=
 
 
 def test_trusted_package_is_used(cwd: Path) -> None:
-    spoil(cwd, {"model._target_": "canary.Model", "callbacks.curves._target_": "srcx.Callback"})
-    error = attempt(cwd, "src.eval", f"run={RUN}", "trust=canary")
+    edit_config(cwd, {"model._target_": "canary.Model", "callbacks.curves._target_": "srcx.Callback"})
+    error = expect_refusal(cwd, "src.eval", f"run={RUN}", "trust=canary")
     assert "callbacks.curves._target_=srcx.Callback is not trusted" in error
     for command in (("src.eval", f"run={RUN}"), ("src.train", f"resume={RUN}", "trainer.max_epochs=2")):
         outcome = run(*command, "trust=[canary,srcx]", cwd=cwd)
@@ -149,19 +149,19 @@ def test_trusted_package_is_used(cwd: Path) -> None:
 
 @pytest.mark.parametrize("trust", ["can", "canar", "canary.Mode", "canary_", "src", "[os,sys]"])
 def test_trust_covers_only_named_package(trust: str, cwd: Path) -> None:
-    spoil(cwd, {"model._target_": "canary.Model"})
-    assert "model._target_=canary.Model is not trusted" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
+    edit_config(cwd, {"model._target_": "canary.Model"})
+    assert "model._target_=canary.Model is not trusted" in expect_refusal(cwd, *RESUME[:-1], f"trust={trust}")
 
 
 @pytest.mark.parametrize("trust", ["''", "canary.", "..", "canary.Model()", "5", "[canary,5]", "{a: 1}", "a b", "[a"])
 def test_invalid_trust_is_refused(trust: str, cwd: Path) -> None:
-    assert " must be null or a package's name or a list of them" in attempt(cwd, *RESUME[:-1], f"trust={trust}")
+    assert " must be null or a package's name or a list of them" in expect_refusal(cwd, *RESUME[:-1], f"trust={trust}")
 
 
 def test_function_of_trusted_package_is_refused(cwd: Path) -> None:
     """A function in place of a class is not called, even if its package is trusted."""
-    spoil(cwd, {"model._target_": "os.system", "model.command": f"touch {MARK}"})
-    assert "model._target_=os.system is not a LightningModule" in attempt(cwd, *RESUME[:-1], "trust=os")
+    edit_config(cwd, {"model._target_": "os.system", "model.command": f"touch {MARK}"})
+    assert "model._target_=os.system is not a LightningModule" in expect_refusal(cwd, *RESUME[:-1], "trust=os")
 
 
 CALLS = {
@@ -175,27 +175,29 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS.values(), ids=CALLS)
 def test_schedule_function_needs_trust(name: Any, cwd: Path) -> None:
     """A schedule may name functions only of a trusted package."""
-    spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": name}})
+    edit_config(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": name}})
     for trust in ("trust=null", "trust=srcx"):
-        assert "scheduler.lr_lambda" in (error := attempt(cwd, *RESUME[:-1], trust)) and "is not trusted" in error
+        assert (
+            "scheduler.lr_lambda" in (error := expect_refusal(cwd, *RESUME[:-1], trust)) and "is not trusted" in error
+        )
 
 
 def test_module_name_is_not_imported(cwd: Path) -> None:
     """The name of a module in place of a function does not import the module."""
-    spoil(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "canary"}})
+    edit_config(cwd, {"scheduler": {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "canary"}})
     run(*RESUME, cwd=cwd)
     assert not (cwd / MARK).exists()
 
 
 def test_folder_cannot_trust_itself(cwd: Path) -> None:
-    spoil(cwd, {"model._target_": "canary.Model", "trust": "canary"})
+    edit_config(cwd, {"model._target_": "canary.Model", "trust": "canary"})
     for command in (EVAL, RESUME):
-        assert "canary.Model is not trusted" in attempt(cwd, *command)
+        assert "canary.Model is not trusted" in expect_refusal(cwd, *command)
 
 
 def test_typed_classes_are_trusted(cwd: Path) -> None:
     """Classes given on the command line need no trust."""
-    spoil(cwd, {"callbacks.more": {"_target_": "canary.Nothing"}})
+    edit_config(cwd, {"callbacks.more": {"_target_": "canary.Nothing"}})
     typed = ("callbacks.more._target_=canary.Callback", "+callbacks.typed._target_=canary.Callback")
     outcome = run(*RESUME, *typed, cwd=cwd)
     assert outcome.code == 0, outcome.text
@@ -204,9 +206,11 @@ def test_typed_classes_are_trusted(cwd: Path) -> None:
 
 def test_new_run_prints_trust_for_later(cwd: Path) -> None:
     """A new run needs no trust, and its last lines give the `trust=` that opens it again."""
-    assert "trust=canary is for resume=" in attempt(cwd, "src.train", "model._target_=canary.Model", "trust=canary")
+    assert "trust=canary is for resume=" in expect_refusal(
+        cwd, "src.train", "model._target_=canary.Model", "trust=canary"
+    )
     typed = ("model._target_=canary.Model", "+callbacks.a._target_=srcx.Callback", "trainer.max_epochs=1", "name=mine")
-    outcome = quick(*typed, cwd=cwd)
+    outcome = train_bare(*typed, cwd=cwd)
     for words in ("src.eval run=outputs/runs/mine", "src.train resume=outputs/runs/mine"):
         assert f"python -m {words} 'trust=[srcx,canary]'" in outcome.out
 

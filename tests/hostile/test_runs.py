@@ -12,12 +12,12 @@ import torch
 
 from src.storage.files import format_yaml
 from src.storage.plain import read_yaml
-from tests.command_line import images, quick, read_json, run
-from tests.hostile import CONFIG, EVAL, MARK, RESUME, RUN, SECRET, Bomb, attempt, list_files, spoil
+from tests.command_line import get_small_image_settings, read_json, run, train_bare
+from tests.hostile import CONFIG, EVAL, MARK, RESUME, RUN, SECRET, Bomb, edit_config, expect_refusal, list_files
 
 # Hydra's own settings
 
-OF_HYDRA: dict[str, Any] = {
+HYDRA_SETTINGS: dict[str, Any] = {
     "hydra.job.env_set.PATH": "/nowhere",
     "hydra.job.env_set.LD_PRELOAD": "evil.so",
     "hydra.job.name": "../../../x",
@@ -35,13 +35,13 @@ OF_HYDRA: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", OF_HYDRA)
+@pytest.mark.parametrize("name", HYDRA_SETTINGS)
 def test_hydra_settings_in_folder_are_refused(name: str, cwd: Path) -> None:
     """Hydra's own settings in the config of a run's folder are refused."""
-    spoil(cwd, {name: OF_HYDRA[name]})
-    assert f"config.yaml: {name.split('.')[0]} is for Hydra" in attempt(cwd, *RESUME)
+    edit_config(cwd, {name: HYDRA_SETTINGS[name]})
+    assert f"config.yaml: {name.split('.')[0]} is for Hydra" in expect_refusal(cwd, *RESUME)
     if name == "hydra.job.env_set.PATH":
-        assert "config.yaml: hydra is for Hydra" in attempt(cwd, *EVAL)
+        assert "config.yaml: hydra is for Hydra" in expect_refusal(cwd, *EVAL)
 
 
 def test_planted_hydra_configs_are_ignored(cwd: Path) -> None:
@@ -63,13 +63,13 @@ def test_planted_hydra_configs_are_ignored(cwd: Path) -> None:
 @pytest.mark.parametrize("flag", ["--config-path=x", "--config-name=x", "-cn=x", "--config-n=x"])
 def test_resume_refuses_other_config(flag: str, cwd: Path) -> None:
     """A resumed run refuses `--config-path` and `--config-name`."""
-    assert "leave out --config-path and --config-name" in attempt(cwd, *RESUME, flag)
+    assert "leave out --config-path and --config-name" in expect_refusal(cwd, *RESUME, flag)
 
 
 @pytest.mark.parametrize("flag", ["--experimental-rerun", "--exp"])
 def test_hydra_rerun_pickle_is_refused(flag: str, cwd: Path) -> None:
     """Hydra's `--experimental-rerun`, which reads a pickle, is refused."""
-    assert "reads a pickle" in attempt(cwd, "src.train", f"{flag}=bomb.pt")
+    assert "reads a pickle" in expect_refusal(cwd, "src.train", f"{flag}=bomb.pt")
 
 
 # References
@@ -81,16 +81,16 @@ REFERENCES = ["${oc.env:MY_TOKEN}", "a ${oc.env:MY_TOKEN,b}", "${now:%Y}", "${hy
 def test_external_references_are_not_resolved(reference: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """References to the environment or to other resolvers are not resolved."""
     monkeypatch.setenv("MY_TOKEN", SECRET)
-    spoil(cwd, {"model.activation": reference, "name": reference})
+    edit_config(cwd, {"model.activation": reference, "name": reference})
     for command in (EVAL, RESUME) if reference == REFERENCES[0] else (RESUME,):
-        error = attempt(cwd, *command)
+        error = expect_refusal(cwd, *command)
         assert f"model.activation: {reference} is not resolved" in error and "give model.activation=…" in error
         assert SECRET not in error
 
 
 def test_override_replaces_unresolved_reference(cwd: Path) -> None:
     """A setting whose reference is not resolved can be given on the command line."""
-    spoil(cwd, {"model.activation": "${oc.env:MY_TOKEN}"})
+    edit_config(cwd, {"model.activation": "${oc.env:MY_TOKEN}"})
     outcome = run(*RESUME, "model.activation=relu", cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert read_yaml(cwd / CONFIG)["model"]["activation"] == "relu"
@@ -98,7 +98,7 @@ def test_override_replaces_unresolved_reference(cwd: Path) -> None:
 
 # Paths
 
-PLACES: dict[str, Any] = {
+OUTSIDE_PATHS: dict[str, Any] = {
     "callbacks.timer": {"_target_": "lightning.pytorch.callbacks.Timer", "interval": "/etc"},
     "callbacks.more": {"_target_": "src.callbacks.figures.learning_curves.Curves", "dirpath": "here"},
     "callbacks.list": {"_target_": "src.callbacks.figures.learning_curves.Curves", "names": [["a", "../b"]]},
@@ -112,46 +112,54 @@ PLACES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", OUTSIDE_PATHS)
 def test_folder_cannot_redirect_output(name: str, cwd: Path) -> None:
     """A folder's config cannot name paths outside the folder to write to."""
     csv = {"logger.csv._target_": "lightning.pytorch.loggers.CSVLogger"} if name.startswith("logger.csv.") else {}
-    spoil(cwd, {**csv, name: PLACES[name]})
-    error = attempt(cwd, *RESUME)
+    edit_config(cwd, {**csv, name: OUTSIDE_PATHS[name]})
+    error = expect_refusal(cwd, *RESUME)
     assert f"config.yaml: {name}" in error and "must not name paths outside it" in error
 
 
 @pytest.mark.parametrize("name", ["ckpt_path", "model.weights"])
 def test_folder_cannot_name_starting_weights(name: str, cwd: Path) -> None:
     """A run without checkpoints does not start from a file that its folder names."""
-    spoil(cwd, {name: "secret/file"})
+    edit_config(cwd, {name: "secret/file"})
     shutil.rmtree(cwd / RUN / "checkpoints")
-    assert f"starts over from {name}=secret/file" in attempt(cwd, *RESUME)
+    assert f"starts over from {name}=secret/file" in expect_refusal(cwd, *RESUME)
 
 
 def test_saved_data_path_is_only_read(cwd: Path, data_dir: Path) -> None:
     """Data are read from the path in a folder's config, and nothing is written there."""
-    quick(*images("mnist", data_dir), "trainer.max_epochs=1", "name=mnist", cwd=cwd)
+    train_bare(*get_small_image_settings("mnist", data_dir), "trainer.max_epochs=1", "name=mnist", cwd=cwd)
     command, config = ("src.eval", "run=outputs/runs/mnist"), "outputs/runs/mnist/.hydra/config.yaml"
     assert read_yaml(cwd / config)["paths"]["data"] == str(data_dir)
     assert run(*command, cwd=cwd).code == 0
     for settings in ({"paths.data": "secret", "paths.outputs": "/etc"}, {"data.root": "secret"}):
-        spoil(cwd, {"data.verify": True, **settings}, config)
-        error = attempt(cwd, *command)
+        edit_config(cwd, {"data.verify": True, **settings}, config)
+        error = expect_refusal(cwd, *command)
         assert "MNIST is not in secret" in error and "saved config: give paths.data=FOLDER" in error
-    spoil(cwd, {"data.verify": False, "paths.data": "${oc.env:HOME}"}, config)
+    edit_config(cwd, {"data.verify": False, "paths.data": "${oc.env:HOME}"}, config)
     assert run(*command, f"paths.data={data_dir}", cwd=cwd).code == 0
-    spoil(cwd, {"data.root": "nowhere"}, config)  # in place of a folder that is not there this project's is used
+    edit_config(cwd, {"data.root": "nowhere"}, config)  # in place of a folder that is not there this project's is used
     (cwd / "no-data-folder-was-given").symlink_to(data_dir)
     assert run(*command, cwd=cwd).code == 0
 
 
 # Links and pipes
 
-NAMES = [".lock", "train.log", "status.json", "figures", "checkpoints/best.ckpt", ".hydra/config.yaml", "new/a/b"]
+LINKED_FILES = [
+    ".lock",
+    "train.log",
+    "status.json",
+    "figures",
+    "checkpoints/best.ckpt",
+    ".hydra/config.yaml",
+    "new/a/b",
+]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LINKED_FILES)
 def test_run_with_outside_link_is_refused(name: str, cwd: Path) -> None:
     """A run with a symbolic link that leads out of its folder is refused."""
     link = cwd / RUN / name
@@ -159,7 +167,7 @@ def test_run_with_outside_link_is_refused(name: str, cwd: Path) -> None:
     shutil.move(link, cwd / "secret" / link.name) if link.exists() else None
     link.symlink_to(cwd / "secret" / link.name)
     for command in (EVAL, RESUME) if name == "train.log" else (RESUME,):
-        error = attempt(cwd, *command)
+        error = expect_refusal(cwd, *command)
         assert f"{RUN}/{name} is a link that leads out of" in error
 
 
@@ -182,13 +190,13 @@ def test_new_run_refuses_folder_with_links(cwd: Path) -> None:
     folder.mkdir()
     (cwd / "secret" / "empty.log").touch()
     (folder / "train.log").symlink_to("../../../secret/empty.log")
-    assert "new/train.log is a link" in attempt(cwd, "src.train", "name=new")
+    assert "new/train.log is a link" in expect_refusal(cwd, "src.train", "name=new")
 
 
 # YAML
 
 BILLION = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else ['x'])}]\n" for n in range(12))
-TEXTS = {
+YAML_TEXTS = {
     "a billion laughs": (BILLION, "it has an anchor (a0)"),
     "depth": ("model: " + "[" * 100_000, "levels deep"),
     "size": ("x" * 2_000_000, "such a file has at most"),
@@ -200,19 +208,19 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", YAML_TEXTS)
 def test_malicious_yaml_is_refused(name: str, cwd: Path) -> None:
     """YAML that is not a config, or is too large or too deep, is refused at once."""
-    text, told = TEXTS[name]
+    text, told = YAML_TEXTS[name]
     (cwd / CONFIG).write_text(text)
     for command in (EVAL, RESUME) if name == "a billion laughs" else (RESUME,):
-        assert told in (error := attempt(cwd, *command)) and "config.yaml is damaged: " in error
+        assert told in (error := expect_refusal(cwd, *command)) and "config.yaml is damaged: " in error
 
 
 def test_exploding_references_are_refused(cwd: Path) -> None:
     """References that grow exponentially when resolved are refused at once."""
-    spoil(cwd, {"x0": "x"} | {f"x{n}": f"${{x{n - 1}}}${{x{n - 1}}}" for n in range(1, 60)})
-    assert "with its references resolved" in attempt(cwd, *RESUME)
+    edit_config(cwd, {"x0": "x"} | {f"x{n}": f"${{x{n - 1}}}${{x{n - 1}}}" for n in range(1, 60)})
+    assert "with its references resolved" in expect_refusal(cwd, *RESUME)
 
 
 @pytest.mark.parametrize(
@@ -220,19 +228,19 @@ def test_exploding_references_are_refused(cwd: Path) -> None:
 )
 def test_config_with_wrong_types_is_refused(settings: dict[str, Any], cwd: Path) -> None:
     """A config with parts of wrong types gives a one-line error or has no effect."""
-    spoil(cwd, settings)
+    edit_config(cwd, settings)
     if settings == {"paths": 5}:  # they are those of this project
         assert run(*EVAL, cwd=cwd).code == 0
     else:
-        assert "config.yaml is damaged: " in attempt(cwd, *RESUME)
+        assert "config.yaml is damaged: " in expect_refusal(cwd, *RESUME)
 
 
 @pytest.mark.parametrize("settings", [{"model.dropout": "x"}, {"data.batch_size": [1]}])
 def test_saved_settings_are_checked(settings: dict[str, Any], cwd: Path) -> None:
     """Settings from a folder are checked as those on the command line are."""
-    spoil(cwd, settings)
+    edit_config(cwd, settings)
     for command in (EVAL, RESUME):
-        assert next(iter(settings)) in attempt(cwd, *command)
+        assert next(iter(settings)) in expect_refusal(cwd, *command)
 
 
 # Checkpoints
@@ -244,11 +252,11 @@ def test_pickle_in_checkpoint_does_not_run(cwd: Path) -> None:
         content = torch.load(path, weights_only=True)
         torch.save({**content, "hyper_parameters": {"x": Bomb()}}, path)
     for command in (EVAL, RESUME):
-        assert "checkpoint" in attempt(cwd, *command)
+        assert "checkpoint" in expect_refusal(cwd, *command)
     for name in ("best", "last"):
         (cwd / RUN / "checkpoints" / f"{name}.ckpt").write_bytes(pickle.dumps(Bomb()))
     for command in (EVAL, RESUME):
-        assert "checkpoint" in attempt(cwd, *command) or "old format" in attempt(cwd, *command)
+        assert "checkpoint" in expect_refusal(cwd, *command) or "old format" in expect_refusal(cwd, *command)
 
 
 def test_zip_bomb_checkpoint_is_refused(cwd: Path) -> None:
@@ -257,7 +265,7 @@ def test_zip_bomb_checkpoint_is_refused(cwd: Path) -> None:
         with zipfile.ZipFile(cwd / RUN / "checkpoints" / f"{name}.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", b"0" * 20_000_000)
     for command in (EVAL, RESUME):
-        assert "its layout is not that of torch.save" in attempt(cwd, *command)
+        assert "its layout is not that of torch.save" in expect_refusal(cwd, *command)
 
 
 def test_evaluation_writes_only_metrics(cwd: Path) -> None:

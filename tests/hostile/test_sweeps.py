@@ -13,13 +13,13 @@ from PIL import Image
 from src.storage.files import format_yaml, write_csv, write_json
 from src.sweeps.report.write import load_sweeps, write_report
 from tests.command_line import BARE, ROOT, read_json, run
-from tests.hostile import MARK, RUN, SECRET, attempt, spoil
+from tests.hostile import MARK, RUN, SECRET, edit_config, expect_refusal
 from tests.sweeps import made_job
 from tests.sweeps.reports import Page
 
 SWEEP = "outputs/sweeps/theirs"
 REPORT, COMPARE = ("src.report", SWEEP), ("src.compare", SWEEP)
-GO_ON = ("src.train", "-m", *BARE, "name=theirs", "seed=0,1", "trainer.max_epochs=1")
+RESUME_SWEEP = ("src.train", "-m", *BARE, "name=theirs", "seed=0,1", "trainer.max_epochs=1")
 METRICS = {"val/acc": 0.5, "test/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": 0.5, "seconds": 1.0}
 
 
@@ -33,11 +33,11 @@ def sweep(cwd: Path) -> Path:
     return folder
 
 
-def set_pictures(sweep: Path, pictures: Any) -> None:
-    spoil(sweep, {"hydra.callbacks.pictures": {"pictures": pictures}}, "multirun.yaml")
+def set_figures(sweep: Path, pictures: Any) -> None:
+    edit_config(sweep, {"hydra.callbacks.pictures": {"pictures": pictures}}, "multirun.yaml")
 
 
-def page_of(cwd: Path) -> Page:
+def make_report_page(cwd: Path) -> Page:
     """The report, made anew; status 1 tells that something could not be read or drawn."""
     outcome = run(*REPORT, cwd=cwd)
     assert outcome.code == 1 and "Traceback" not in outcome.text, outcome.text
@@ -55,8 +55,8 @@ def page_of(cwd: Path) -> Page:
 def test_sweep_with_outside_link_is_refused(name: str, sweep: Path, cwd: Path) -> None:
     """A sweep with a symbolic link that leads out of its folder is refused."""
     (sweep / name).symlink_to("../../../secret" if "." not in name else "../../../secret/file")
-    for command in (REPORT, COMPARE, GO_ON):
-        assert f"{name} is a link that leads out of {SWEEP}" in attempt(cwd, *command)
+    for command in (REPORT, COMPARE, RESUME_SWEEP):
+        assert f"{name} is a link that leads out of {SWEEP}" in expect_refusal(cwd, *command)
 
 
 @pytest.mark.parametrize(
@@ -76,25 +76,25 @@ def test_job_with_outside_link_is_reported(name: str, sweep: Path, cwd: Path) ->
         (secret / "job" / "train.log").write_text(SECRET)
         (sweep / "1_seed-1").symlink_to("../../../secret/job")
     before = {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()}
-    page = page_of(cwd)
+    page = make_report_page(cwd)
     told = f"{SWEEP}/1_seed-1{'/' if name else ''}{name} is a link that leads out of"
     assert told in page.text.partition("Could not be read or drawn:")[2]
     assert "2 jobs 1 finished 1 damaged training 1 s" in page.text  # nothing of the second
     assert SECRET not in page.source
-    assert "leads out of" in attempt(cwd, *GO_ON)
+    assert "leads out of" in expect_refusal(cwd, *RESUME_SWEEP)
     assert {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()} == before
 
 
 def test_resumed_sweep_writes_through_no_link(sweep: Path, cwd: Path) -> None:
     (sweep / "multirun.yaml").unlink()
     (sweep / "multirun.yaml").symlink_to("../../../secret/file")
-    assert "multirun.yaml is a link" in attempt(cwd, *GO_ON)
+    assert "multirun.yaml is a link" in expect_refusal(cwd, *RESUME_SWEEP)
     assert (cwd / "secret" / "file").read_text() == SECRET
 
 
 def test_pipe_in_job_does_not_block(sweep: Path, cwd: Path) -> None:
     os.mkfifo(sweep / "1_seed-1" / "history.csv")
-    assert "1_seed-1/history.csv is not a regular file" in page_of(cwd).text
+    assert "1_seed-1/history.csv is not a regular file" in make_report_page(cwd).text
 
 
 def test_stack_state_must_be_in_sweep(sweep: Path, cwd: Path) -> None:
@@ -140,13 +140,13 @@ def test_only_png_of_limited_size_is_shown(sweep: Path, cwd: Path) -> None:
     Image.new("RGB", (20, 20)).save(figures / "other.png", format="gif")
     (figures / "script.png").write_text("%!PS\n(ran) (w) file\nshowpage\n%%EOF")
     Image.new("1", (9_000, 9_000)).save(figures / "large.png")
-    page = page_of(cwd)
+    page = make_report_page(cwd)
     assert len(page.all("img")) == 1
     notes = page.text.partition("Could not be read or drawn:")[2]
     assert notes.count("cannot be shown: ") == 3 and "pixels are more than allowed" in notes
 
 
-PICTURES: dict[str, Any] = {
+FIGURES: dict[str, Any] = {
     "torch.load": {"x": {"_target_": "torch.load", "f": "bomb.pt", "weights_only": False}},
     "canary.Picture": {"x": {"_target_": "canary.Picture"}},
     "src.callbacks.figures.learning_curves.Curves": {"x": {"_target_": "src.callbacks.figures.learning_curves.Curves"}},
@@ -161,17 +161,17 @@ PICTURES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("told", PICTURES)
+@pytest.mark.parametrize("told", FIGURES)
 def test_foreign_sweep_figures_are_refused(told: str, sweep: Path, cwd: Path) -> None:
     """A sweep's config may name only figure classes of ours, with valid names and settings."""
-    set_pictures(sweep, PICTURES[told])
-    error = attempt(cwd, *COMPARE)
+    set_figures(sweep, FIGURES[told])
+    error = expect_refusal(cwd, *COMPARE)
     assert f"{SWEEP}/multirun.yaml" in error and told in error
 
 
 def test_figure_of_trusted_package_is_drawn(sweep: Path, cwd: Path) -> None:
-    set_pictures(sweep, {"mine": {"_target_": "canary.Picture", "metric": "val/acc", "title": "$x/y$"}})
-    assert attempt(cwd, *COMPARE).endswith("add trust=canary")
+    set_figures(sweep, {"mine": {"_target_": "canary.Picture", "metric": "val/acc", "title": "$x/y$"}})
+    assert expect_refusal(cwd, *COMPARE).endswith("add trust=canary")
     outcome = run(*COMPARE, "trust=canary", cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert (sweep / "figures" / "mine.png").is_file()
@@ -190,7 +190,7 @@ def test_other_multirun_yaml_has_no_figures(content: Any, sweep: Path, cwd: Path
 TAG = "<img src=x onerror=alert(1)></script></title><script>alert(1)</script>"
 
 
-def fill(sweep: Path, tag: str) -> None:
+def fill_sweep(sweep: Path, tag: str) -> None:
     """Two finished jobs and a failed one with a text wherever there is one."""
     values = {"model.a": tag, f"model.{tag}": 1, "seed": 0, "data.class_names": [tag], "model._target_": tag}
     metrics = {**METRICS, f"val/{tag}": 0.5, f"test/{tag}": 0.5, "test/acc_per_class": {tag: 0.5}}
@@ -218,8 +218,8 @@ def fill(sweep: Path, tag: str) -> None:
 
 def test_report_escapes_html(tmp_path: Path) -> None:
     """Texts with HTML add no element, script or attribute to the report."""
-    fill(tmp_path / TAG.replace("/", ""), TAG)
-    fill(tmp_path / "plain", "plain")
+    fill_sweep(tmp_path / TAG.replace("/", ""), TAG)
+    fill_sweep(tmp_path / "plain", "plain")
     page, plain = (
         Page(write_report(load_sweeps([folder]))) for folder in (tmp_path / TAG.replace("/", ""), tmp_path / "plain")
     )
@@ -237,7 +237,7 @@ def test_report_escapes_html(tmp_path: Path) -> None:
 def test_latex_commands_are_escaped(tmp_path: Path) -> None:
     """Texts with LaTeX commands add no command to the LaTeX table."""
     evil = "\\input{/etc/passwd} \\write18{touch ran} % & $ # _ ^^5c"
-    fill(tmp_path / "sweep", evil)
+    fill_sweep(tmp_path / "sweep", evil)
     write_report(load_sweeps([tmp_path / "sweep"]))
     table = (tmp_path / "sweep" / "leaderboard.tex").read_text()
     body = "\n".join(line for line in table.splitlines() if not line.startswith("%"))

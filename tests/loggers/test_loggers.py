@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.core.errors import InputError
 from src.loggers.kinds import RunStart, find_adapter
 from src.loggers.opening import IDS_FILE, close_loggers, resolve_logger_settings
-from tests.command_line import Outcome, history, read_json, run, train
+from tests.command_line import Outcome, read_history, read_json, run, train
 
 
 class Notes(Logger):
@@ -97,12 +97,12 @@ def resumed(first: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def notes(folder: Path, what: str) -> list[Any]:
+def read_notes(folder: Path, what: str) -> list[Any]:
     lines = [json.loads(line) for path in folder.glob("*.notes") for line in path.read_text().splitlines()]
     return [told for kind, told in lines if kind == what]
 
 
-def column(folder: Path, name: str) -> list[tuple[int, float]]:
+def read_column(folder: Path, name: str) -> list[tuple[int, float]]:
     """The steps and values of a metric in the CSV logger's file."""
     with (folder / "metrics.csv").open(newline="") as file:
         return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row[name]]
@@ -114,23 +114,23 @@ def test_each_logger_gets_all_settings(first: Outcome) -> None:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     assert len(settings) > 15 and settings["trainer"]["max_epochs"] == 2
     assert yaml.safe_load((first.folder / "hparams.yaml").read_text()) == settings
-    assert notes(first.folder, "settings") == [settings]
+    assert read_notes(first.folder, "settings") == [settings]
 
 
 def test_each_logger_gets_all_metrics(first: Outcome) -> None:
-    rows, noted = history(first.folder), notes(first.folder, "metrics")
+    rows, noted = read_history(first.folder), read_notes(first.folder, "metrics")
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         expected = [(9, pytest.approx(rows[0][name])), (19, pytest.approx(rows[1][name]))]
-        assert column(first.folder, name) == expected
+        assert read_column(first.folder, name) == expected
         assert [(each["step"], each[name]) for each in noted if name in each] == expected
-    assert column(first.folder, "test/acc") == [(20, first.metrics["test/acc"])]
-    assert [step for step, _ in column(first.folder, "train/loss_step")] == [9, 19]
+    assert read_column(first.folder, "test/acc") == [(20, first.metrics["test/acc"])]
+    assert [step for step, _ in read_column(first.folder, "train/loss_step")] == [9, 19]
     assert [each["step"] for each in noted if "train/loss_step" in each] == [9, 19]
 
 
 def test_loggers_get_figures_they_support(first: Outcome) -> None:
     """Each logger gets the figures it supports; the run logs which loggers cannot show figures."""
-    pictures = {each["name"]: each for each in notes(first.folder, "picture")}
+    pictures = {each["name"]: each for each in read_notes(first.folder, "picture")}
     assert set(pictures) == {"visuals/curves", "visuals/confusion_matrix"}
     assert pictures["visuals/curves"]["step"] == 20
     ((height, width, channels),) = pictures["visuals/curves"]["shape"]
@@ -143,18 +143,18 @@ def test_resumed_run_keeps_logger_ids(first: Outcome, resumed: Path) -> None:
     """A resumed run continues the same run at each logger."""
     assert [path.name for path in resumed.glob("*.notes")] == ["run-0.notes"]
     assert read_json(resumed / IDS_FILE) == {"notes": "run-0"}
-    assert notes(resumed, "settings")[0]["trainer"]["max_epochs"] == 2
-    assert notes(resumed, "settings")[1]["trainer"]["max_epochs"] == 3
+    assert read_notes(resumed, "settings")[0]["trainer"]["max_epochs"] == 2
+    assert read_notes(resumed, "settings")[1]["trainer"]["max_epochs"] == 3
     assert yaml.safe_load((resumed / "hparams.yaml").read_text())["trainer"]["max_epochs"] == 3
 
 
 def test_resumed_csv_has_each_point_once(resumed: Path) -> None:
     """The first start's test, at step 20, and what a start logged that was killed in the third epoch are taken back."""
     for name in ("train/loss", "val/loss"):
-        values = [pytest.approx(row[name]) for row in history(resumed)]
-        assert column(resumed, name) == list(zip([9, 19, 29], values, strict=True))
-    assert [step for step, _ in column(resumed, "train/loss_step")] == [9, 19, 29]
-    assert [step for step, _ in column(resumed, "test/acc")] == [30]
+        values = [pytest.approx(row[name]) for row in read_history(resumed)]
+        assert read_column(resumed, name) == list(zip([9, 19, 29], values, strict=True))
+    assert [step for step, _ in read_column(resumed, "train/loss_step")] == [9, 19, 29]
+    assert [step for step, _ in read_column(resumed, "test/acc")] == [30]
 
 
 def test_tensorboard_has_only_run_metrics(first: Outcome) -> None:
@@ -208,7 +208,7 @@ def test_secrets_in_settings_are_refused(setting: str, tmp_path: Path) -> None:
     assert "k-123" not in outcome.text and list(tmp_path.iterdir()) == []
 
 
-def settings_of(logger: type, start: RunStart, **given: Any) -> dict[str, Any]:
+def resolve_settings(logger: type, start: RunStart, **given: Any) -> dict[str, Any]:
     target = f"lightning.pytorch.loggers.{logger.__name__}"
     return resolve_logger_settings("mine", OmegaConf.create({"_target_": target, **given}), start)
 
@@ -226,30 +226,30 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_job_is_grouped_by_sweep(tmp_path: Path, packages: list[str]) -> None:
     """A job is a separate run at W&B and MLflow, grouped by its sweep."""
     start = RunStart(tmp_path / "grid" / "0_lr-1", tmp_path / "grid", None)
-    wandb = settings_of(WandbLogger, start, name=None, group=None)
+    wandb = resolve_settings(WandbLogger, start, name=None, group=None)
     assert (wandb["name"], wandb["group"]) == ("0_lr-1", "grid")
-    mlflow = settings_of(MLFlowLogger, start, experiment_name=None, run_name=None, tracking_uri=None)
+    mlflow = resolve_settings(MLFlowLogger, start, experiment_name=None, run_name=None, tracking_uri=None)
     assert (mlflow["experiment_name"], mlflow["run_name"]) == ("grid", "0_lr-1")
     assert mlflow["tracking_uri"] == f"sqlite:///{tmp_path}/grid/mlflow.db" == packages[0]
     assert mlflow["artifact_location"] == f"file://{tmp_path}/grid/mlruns"
-    alone = settings_of(WandbLogger, RunStart(tmp_path / "x", None, None), name="own", group=None)
+    alone = resolve_settings(WandbLogger, RunStart(tmp_path / "x", None, None), name="own", group=None)
     assert (alone["name"], alone["group"]) == ("own", None)
 
 
 def test_given_mlflow_store_is_used(tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     start = RunStart(tmp_path / "x", None, None)
-    file = settings_of(MLFlowLogger, start, tracking_uri=f"file:{tmp_path}/store")
+    file = resolve_settings(MLFlowLogger, start, tracking_uri=f"file:{tmp_path}/store")
     assert (file["tracking_uri"], "artifact_location" in file) == (f"file:{tmp_path}/store", False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
-    assert settings_of(MLFlowLogger, start)["tracking_uri"] == "https://host"
+    assert resolve_settings(MLFlowLogger, start)["tracking_uri"] == "https://host"
 
 
 @pytest.mark.parametrize(("logger", "name"), [(WandbLogger, "version"), (MLFlowLogger, "run_id")])
 def test_service_gets_id_of_resumed_run(logger: type, name: str, tmp_path: Path, packages: list[str]) -> None:
     (tmp_path / IDS_FILE).write_text('{"mine": "a1-b2"}')
-    assert settings_of(logger, RunStart(tmp_path, None, 20))[name] == "a1-b2"
-    assert settings_of(logger, RunStart(tmp_path, None, 20), **{name: "other"})[name] == "other"
-    assert settings_of(logger, RunStart(tmp_path, None, None)).get(name) is None
+    assert resolve_settings(logger, RunStart(tmp_path, None, 20))[name] == "a1-b2"
+    assert resolve_settings(logger, RunStart(tmp_path, None, 20), **{name: "other"})[name] == "other"
+    assert resolve_settings(logger, RunStart(tmp_path, None, None)).get(name) is None
 
 
 def test_mlflow_gets_settings_and_changed_tags() -> None:
@@ -279,15 +279,15 @@ def test_wandb_leaves_no_outside_link(tmp_path: Path) -> None:
     assert [path.name for path in logs.iterdir()] == ["debug.log"]
 
 
-def end_well() -> None:
+def succeed() -> None:
     """Do nothing."""
 
 
-def end_badly() -> None:
+def fail() -> None:
     raise InputError("no")
 
 
-@pytest.mark.parametrize(("work", "status"), [(end_well, 0), (end_badly, 1)])
+@pytest.mark.parametrize(("work", "status"), [(succeed, 0), (fail, 1)])
 def test_wandb_run_ends_with_exit_code(work: Callable[[], None], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run at W&B ends with the local run, with its exit code."""
     ended: list[int] = []

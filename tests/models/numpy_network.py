@@ -50,7 +50,7 @@ def one_vs_rest(z: Array, y: Array) -> tuple[float, Array]:
 COSTS: dict[str, Cost] = {"quadratic": quadratic, "cross_entropy": cross_entropy, "one_vs_rest": one_vs_rest}
 
 
-class Normalised(NamedTuple):
+class BatchNormOutput(NamedTuple):
     """What batch norm made of its inputs (N, H), and what its gradients need."""
 
     outputs: Array
@@ -66,12 +66,14 @@ class Normalised(NamedTuple):
         return self.scale * delta, gradients
 
 
-def batch_norm(x: Array, parameters: Arrays, running: tuple[Array, Array] | None, epsilon: float = 1e-5) -> Normalised:
+def batch_norm(
+    x: Array, parameters: Arrays, running: tuple[Array, Array] | None, epsilon: float = 1e-5
+) -> BatchNormOutput:
     """Normalise by the batch's mean and biased variance, or by running ones (mean and variance)."""
     mean, variance = (x.mean(axis=0), x.var(axis=0)) if running is None else running
     hat = (x - mean) / np.sqrt(variance + epsilon)
     scale = parameters["gamma"] / np.sqrt(variance + epsilon)
-    return Normalised(parameters["gamma"] * hat + parameters["beta"], hat, scale, running is None)
+    return BatchNormOutput(parameters["gamma"] * hat + parameters["beta"], hat, scale, running is None)
 
 
 class Network:

@@ -10,7 +10,7 @@ from torch import nn
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.airbench import Airbench
-from tests.doubles import SGD, Given, is_plain, quiet_trainer, reloaded
+from tests.doubles import SGD, InMemoryDataModule, is_plain, quiet_trainer, reload_model
 
 
 def airbench(widths: list[int], in_shape: tuple[int, ...] = (3, 9, 9), **settings: Any) -> Airbench:
@@ -70,7 +70,9 @@ def test_batch_norm_biases_train_faster() -> None:
 def test_scales_of_batch_norms_stay_at_1(tmp_path: Path) -> None:
     model = airbench([4], optimizer={**SGD, "weight_decay": 0.1, "momentum": 0.9, "fused": True})
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    quiet_trainer(tmp_path).fit(model, datamodule=Given(Samples(torch.randn(20, 3, 9, 9), torch.arange(20) % 10)))
+    quiet_trainer(tmp_path).fit(
+        model, datamodule=InMemoryDataModule(Samples(torch.randn(20, 3, 9, 9), torch.arange(20) % 10))
+    )
     stayed = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
     assert stayed == {f"net.features.{name}.weight" for name in ("0", "2.2", "2.5")}
     assert all((norm.weight == 1).all() for norm in norms(model))
@@ -100,5 +102,5 @@ def test_too_many_blocks_are_refused(side: int, most: int) -> None:
 def test_checkpoint_restores_model(tmp_path: Path) -> None:
     model, x = airbench([4, 6]), torch.randn(16, 3, 9, 9)
     model(x)  # batch norm's running statistics move
-    assert torch.equal(reloaded(model, tmp_path).eval()(x), model.eval()(x))
+    assert torch.equal(reload_model(model, tmp_path).eval()(x), model.eval()(x))
     assert is_plain(dict(model.hparams))

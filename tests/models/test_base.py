@@ -14,22 +14,24 @@ from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import Settings
 from src.models.cnn import CNN
 from src.models.mlp import MLP
-from tests.doubles import FIXED, SGD, Given, LearningRates, points, quiet_trainer
+from tests.doubles import SGD, ZERO_RATE_SGD, InMemoryDataModule, LearningRates, make_samples, quiet_trainer
 
 CLASSES = ("a", "b", "c")
 
 
-def linear(task: str = "multiclass", optimizer: Settings | None = FIXED, **settings: Any) -> MLP:
+def linear(task: str = "multiclass", optimizer: Settings | None = ZERO_RATE_SGD, **settings: Any) -> MLP:
     """A model of two inputs without a hidden layer; three classes, two if binary."""
     num_classes = {"multiclass": 3, "binary": 2, "regression": 0}[task]
     given = {"in_shape": [2], "num_classes": num_classes, "task": task, "optimizer": optimizer, **settings}
     return MLP(hidden_size=[], activation="relu", dropout=0.0, batch_norm=False, **given)
 
 
-def data(train: int = 40, val: int = 0, test: int = 0, task: Any = "multiclass", **settings: Any) -> Given:
+def data(train: int = 40, val: int = 0, test: int = 0, task: Any = "multiclass", **settings: Any) -> InMemoryDataModule:
     classes = {"multiclass": 3, "binary": 2, "regression": 0}[task]
-    sets: Any = {name: points(count, classes) for name, count in {"train": train, "val": val, "test": test}.items()}
-    return Given(**sets, task=task, class_names=CLASSES[:classes], **settings)
+    sets: Any = {
+        name: make_samples(count, classes) for name, count in {"train": train, "val": val, "test": test}.items()
+    }
+    return InMemoryDataModule(**sets, task=task, class_names=CLASSES[:classes], **settings)
 
 
 # The loss, against its formula
@@ -55,7 +57,7 @@ def loss_by_formula(outputs: Tensor, targets: Tensor, task: str, smoothing: floa
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
 def test_loss_matches_task_formula(task: str, smoothing: float) -> None:
     model = linear(task)
-    samples = points(50, {"multiclass": 3, "binary": 2, "regression": 0}[task])
+    samples = make_samples(50, {"multiclass": 3, "binary": 2, "regression": 0}[task])
     outputs = 3 * torch.randn(50, model.out_features)
     expected = loss_by_formula(outputs, samples.targets, task, smoothing).mean()
     assert model.loss(outputs, samples.targets, smoothing).item() == pytest.approx(expected, rel=1e-5)
@@ -77,7 +79,7 @@ def test_predictions_follow_task() -> None:
 # What is logged
 
 
-def metrics_of(model: MLP, samples: Samples, task: str, smoothing: float = 0.0) -> tuple[float, float]:
+def compute_metrics(model: MLP, samples: Samples, task: str, smoothing: float = 0.0) -> tuple[float, float]:
     """Mean loss and accuracy over the samples, each counted once."""
     outputs = model(samples.inputs).detach()
     loss = loss_by_formula(outputs, samples.targets, task, smoothing).mean()
@@ -93,13 +95,13 @@ def test_validation_metrics_average_over_samples(task: str, tmp_path: Path) -> N
     trainer = quiet_trainer(tmp_path)
     trainer.fit(model, datamodule=given)
 
-    loss, accuracy = metrics_of(model, given.val_set, task)
+    loss, accuracy = compute_metrics(model, given.val_set, task)
     logged = trainer.callback_metrics
     assert logged["val/loss"].item() == pytest.approx(loss, rel=1e-5)
     if task != "regression":
         assert logged["val/acc"].item() == pytest.approx(accuracy, rel=1e-6)
     halves = [given.val_set.take(part) for part in (slice(EVAL_BATCH_SIZE), slice(EVAL_BATCH_SIZE, None))]
-    mean_of_means = np.mean([metrics_of(model, half, task)[0] for half in halves])
+    mean_of_means = np.mean([compute_metrics(model, half, task)[0] for half in halves])
     assert abs(mean_of_means - loss) > 0.01
 
 
@@ -111,7 +113,7 @@ def test_training_metrics_average_over_samples(task: str, tmp_path: Path) -> Non
     assert given.train_set is not None
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(model, datamodule=given)
-    loss, accuracy = metrics_of(model, given.train_set, task, smoothing)
+    loss, accuracy = compute_metrics(model, given.train_set, task, smoothing)
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(loss, rel=1e-5)
     if task != "regression":
         assert trainer.callback_metrics["train/acc"].item() == pytest.approx(accuracy, rel=1e-6)
@@ -121,7 +123,7 @@ def test_validation_ignores_label_smoothing(tmp_path: Path) -> None:
     model, given = linear(label_smoothing=0.3), data(val=30)
     assert given.val_set is not None
     (metrics,) = quiet_trainer(tmp_path).validate(model, datamodule=given, verbose=False)
-    assert metrics["val/loss"] == pytest.approx(metrics_of(model, given.val_set, "multiclass")[0], rel=1e-5)
+    assert metrics["val/loss"] == pytest.approx(compute_metrics(model, given.val_set, "multiclass")[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
@@ -162,7 +164,7 @@ def test_each_evaluation_resets_counts(tmp_path: Path) -> None:
 # Divergence
 
 
-def poisoned(step: int, value: float = float("nan"), **settings: Any) -> Given:
+def make_diverging_data(step: int, value: float = float("nan"), **settings: Any) -> InMemoryDataModule:
     """Ten batches a epoch, of which number ``step`` (from 1) has an input that is not finite."""
     given = data(train=100, **settings)
     assert given.train_set is not None
@@ -177,12 +179,12 @@ def test_non_finite_loss_stops_training(step: int, log_every: int, value: float,
     """Training stops at a loss that is NaN or infinite, and the error names the step."""
     trainer = quiet_trainer(tmp_path, max_epochs=3, log_every_n_steps=log_every)
     with pytest.raises(DivergedError, match=rf"^the loss became nan at step {step} \(epoch 1\): lower optimizer\.lr"):
-        trainer.fit(linear(optimizer=SGD), datamodule=poisoned(step, value))
+        trainer.fit(linear(optimizer=SGD), datamodule=make_diverging_data(step, value))
     looked = min(-(-step // log_every) * log_every, 10)
     assert trainer.global_step == looked - 1
 
 
-class Poison(Callback):
+class WeightPoisoner(Callback):
     """Makes a weight NaN before an epoch."""
 
     def __init__(self, epoch: int) -> None:
@@ -195,7 +197,7 @@ class Poison(Callback):
 
 @pytest.mark.parametrize("log_every", [4, 50])
 def test_reported_step_counts_all_epochs(log_every: int, tmp_path: Path) -> None:
-    trainer = quiet_trainer(tmp_path, max_epochs=3, log_every_n_steps=log_every, callbacks=[Poison(epoch=1)])
+    trainer = quiet_trainer(tmp_path, max_epochs=3, log_every_n_steps=log_every, callbacks=[WeightPoisoner(epoch=1)])
     with pytest.raises(DivergedError, match=r"at step 11 \(epoch 2\)"):
         trainer.fit(linear(), datamodule=data(train=100))
 
@@ -206,13 +208,13 @@ def test_reported_step_counts_accumulated_batches(batch: int, step: int, log_eve
     """With gradient accumulation the step is counted in updates, not in batches."""
     trainer = quiet_trainer(tmp_path, accumulate_grad_batches=3, log_every_n_steps=log_every)
     with pytest.raises(DivergedError, match=rf"at step {step} \(epoch 1\)"):
-        trainer.fit(linear(optimizer=SGD), datamodule=poisoned(batch))
+        trainer.fit(linear(optimizer=SGD), datamodule=make_diverging_data(batch))
 
 
 def test_max_steps_keeps_reported_step(tmp_path: Path) -> None:
     """A limit on the steps does not change the step that the error names."""
     with pytest.raises(DivergedError, match=r"at step 2 \(epoch 1\)"):
-        quiet_trainer(tmp_path, max_steps=4).fit(linear(optimizer=SGD), datamodule=poisoned(2))
+        quiet_trainer(tmp_path, max_steps=4).fit(linear(optimizer=SGD), datamodule=make_diverging_data(2))
 
 
 def test_non_finite_validation_loss_stops_training(tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ def test_non_finite_validation_loss_stops_training(tmp_path: Path) -> None:
 # Optimisers and schedulers
 
 
-def rates(scheduler: Settings | None, epochs: int, folder: Path, lr: float = 0.1) -> list[float]:
+def record_learning_rates(scheduler: Settings | None, epochs: int, folder: Path, lr: float = 0.1) -> list[float]:
     """The learning rate of each step, ten an epoch, and at last the one that would come next."""
     noted = LearningRates()
     trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=[noted])
@@ -238,7 +240,7 @@ def test_one_cycle_peaks_at_learning_rate(tmp_path: Path) -> None:
     """One-cycle rises to the optimizer's learning rate and then falls to a small fraction of it."""
     settings = {"max_lr": "lr", "total_steps": "total_steps", "pct_start": 0.3, "div_factor": 25.0}
     scheduler = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "interval": "step", **settings}
-    steps = rates({**scheduler, "final_div_factor": 100.0}, 2, tmp_path)[:-1]
+    steps = record_learning_rates({**scheduler, "final_div_factor": 100.0}, 2, tmp_path)[:-1]
     assert len(steps) == 20
     assert steps[0] == pytest.approx(0.1 / 25)
     assert steps.index(max(steps)) == 5  # 0.3 · 20 steps, the sixth
@@ -249,19 +251,21 @@ def test_one_cycle_peaks_at_learning_rate(tmp_path: Path) -> None:
 def test_cosine_spans_whole_run(tmp_path: Path) -> None:
     """The cosine schedule falls from the learning rate to its minimum over the whole run."""
     scheduler = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "interval": "step", "eta_min": 0.01}
-    steps = rates({**scheduler, "T_max": "total_steps"}, 2, tmp_path)
+    steps = record_learning_rates({**scheduler, "T_max": "total_steps"}, 2, tmp_path)
     expected = 0.01 + 0.09 * (1 + np.cos(np.pi * np.arange(21) / 20)) / 2
     assert steps == pytest.approx(expected.tolist(), abs=1e-8)
 
 
 def test_exponential_decays_each_epoch(tmp_path: Path) -> None:
     scheduler = {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "interval": "epoch", "gamma": 0.5}
-    assert rates(scheduler, 3, tmp_path) == pytest.approx([0.1] * 10 + [0.05] * 10 + [0.025] * 10 + [0.0125])
+    assert record_learning_rates(scheduler, 3, tmp_path) == pytest.approx(
+        [0.1] * 10 + [0.05] * 10 + [0.025] * 10 + [0.0125]
+    )
 
 
 @pytest.mark.parametrize("scheduler", [None, {}])
 def test_learning_rate_is_constant_without_scheduler(scheduler: Settings | None, tmp_path: Path) -> None:
-    assert set(rates(scheduler, 2, tmp_path)) == {0.1}
+    assert set(record_learning_rates(scheduler, 2, tmp_path)) == {0.1}
 
 
 def test_optimizer_gets_all_settings(tmp_path: Path) -> None:
@@ -306,5 +310,7 @@ def test_logged_step_loss_is_averaged(tmp_path: Path) -> None:
     quiet_trainer(tmp_path, logger=logger, log_every_n_steps=2).fit(model, datamodule=given)
     with (tmp_path / "metrics.csv").open() as file:
         logged = [float(row["train/loss_step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
-    batches = [metrics_of(model, given.train_set.take(slice(i, i + 10)), "multiclass")[0] for i in range(0, 50, 10)]
+    batches = [
+        compute_metrics(model, given.train_set.take(slice(i, i + 10)), "multiclass")[0] for i in range(0, 50, 10)
+    ]
     assert logged == pytest.approx([np.mean(batches[:2]), np.mean(batches[2:4]), batches[4]], rel=1e-5)

@@ -8,7 +8,7 @@ from torch import nn
 
 from src.core.errors import InputError
 from src.models.cnn import CNN
-from tests.doubles import SGD, is_plain, reloaded
+from tests.doubles import SGD, is_plain, reload_model
 
 
 def cnn(channels: list[int], in_shape: tuple[int, ...] = (1, 28, 28), **settings: Any) -> CNN:
@@ -18,7 +18,7 @@ def cnn(channels: list[int], in_shape: tuple[int, ...] = (1, 28, 28), **settings
     return CNN(channels, **{**base, **given})
 
 
-def convolution(inputs: int, outputs: int) -> nn.Conv2d:
+def make_dirac_convolution(inputs: int, outputs: int) -> nn.Conv2d:
     """The first block's, in a network that begins by passing on what comes in."""
     model = cnn([outputs], (inputs, 8, 8), init="dirac")
     return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -77,7 +77,7 @@ def test_too_many_blocks_are_refused(size: int, most: int) -> None:
 @pytest.mark.parametrize("outputs", [3, 2, 5])
 def test_dirac_convolutions_start_as_identity(outputs: int) -> None:
     images, passed = torch.randn(2, 3, 8, 8), min(outputs, 3)
-    assert torch.equal(convolution(3, outputs)(images)[:, :passed], images[:, :passed])
+    assert torch.equal(make_dirac_convolution(3, outputs)(images)[:, :passed], images[:, :passed])
 
 
 def test_dirac_keeps_extra_filters_random() -> None:
@@ -97,7 +97,7 @@ def test_dirac_keeps_extra_filters_random() -> None:
 def test_old_checkpoint_restores_model(tmp_path: Path) -> None:
     """A checkpoint that was written before a setting existed gives the same model back."""
     model, x = cnn([4, 6]).eval(), torch.randn(3, 1, 28, 28)
-    reloaded(model, tmp_path)
+    reload_model(model, tmp_path)
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     kept = ("channels", "hidden_size", "activation", "dropout", "batch_norm", "in_shape", "num_classes", "task")
     content["hyper_parameters"] = {name: content["hyper_parameters"][name] for name in kept}
@@ -108,7 +108,7 @@ def test_old_checkpoint_restores_model(tmp_path: Path) -> None:
 def test_checkpoint_restores_model(tmp_path: Path) -> None:
     model, x = cnn([4, 6], dropout=0.2), torch.randn(16, 1, 28, 28)
     model(x)  # batch norm's running statistics move
-    assert torch.equal(reloaded(model, tmp_path).eval()(x), model.eval()(x))
+    assert torch.equal(reload_model(model, tmp_path).eval()(x), model.eval()(x))
 
 
 def test_hyperparameters_are_plain_values() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.models import graphs
-from tests.command_line import load, quick
+from tests.command_line import load_checkpoint, train_bare
 
 Result = tuple[dict[str, Any], dict[str, Any], str]
 SETTINGS = ("data.batch_size=4", "data.train_size=98", "trainer.max_epochs=3", "model.dropout=0.2")
@@ -31,9 +31,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 def run(tmp_path: Path, *settings: str) -> Result:
     """Return what a run came to: its metrics, its weights, its log."""
-    outcome = quick(*SETTINGS, *settings, cwd=tmp_path)
+    outcome = train_bare(*SETTINGS, *settings, cwd=tmp_path)
     metrics = {name: value for name, value in outcome.metrics.items() if "/" in name}
-    weights = load(outcome.folder / "checkpoints" / "last.ckpt")["state_dict"]
+    weights = load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["state_dict"]
     return metrics, weights, (outcome.folder / "train.log").read_text()
 
 

@@ -9,16 +9,16 @@ from torch import nn
 from src.data.base import Samples, Task
 from src.models.cnn import CNN
 from src.models.images import ImageModule
-from tests.command_line import Seen, evaluate, images, quick, read_json
-from tests.doubles import FIXED, Given, quiet_trainer
+from tests.command_line import BatchRecorder, evaluate, get_small_image_settings, read_json, train_bare
+from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer
 
 
 def test_flip_test_combines_both_views(data_dir: Path, tmp_path: Path) -> None:
     """The outputs for a test image and for its mirror image are added before the class is predicted."""
     small = ["model=cnn", "model.channels=[4]", "model.hidden_size=[]", "trainer.max_epochs=1", "model.flip_test=true"]
-    outcome = quick(*images("mnist", data_dir), *small, Seen.SETTING, cwd=tmp_path)
+    outcome = train_bare(*get_small_image_settings("mnist", data_dir), *small, BatchRecorder.SETTING, cwd=tmp_path)
     model = CNN.load_from_checkpoint(outcome.folder / "checkpoints" / "best.ckpt", weights_only=True).eval()
-    ((inputs, targets),) = Seen.last.tested
+    ((inputs, targets),) = BatchRecorder.last.tested
     with torch.no_grad():
         alone, mirrored = model(inputs), model(inputs.flip(3))  # (100, 10)
     metrics = outcome.metrics
@@ -30,12 +30,12 @@ def test_flip_test_combines_both_views(data_dir: Path, tmp_path: Path) -> None:
     assert read_json(outcome.folder / "eval_test.json")["test/acc_flip"] == metrics["test/acc_flip"]
 
 
-class Weighed(ImageModule):
+class FixedWeights(ImageModule):
     """Twice the left pixel minus the right one; of both views the mean is half the pixels' sum."""
 
     def __init__(self, task: str) -> None:
         super().__init__(
-            flip_test=True, in_shape=[1, 1, 2], num_classes=2 * (task == "binary"), task=task, optimizer=FIXED
+            flip_test=True, in_shape=[1, 1, 2], num_classes=2 * (task == "binary"), task=task, optimizer=ZERO_RATE_SGD
         )
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
         self.net[1].weight.data = torch.tensor([[2.0, -1.0]])
@@ -46,6 +46,6 @@ def test_flip_accuracy_needs_classes(task: Task, found: dict[str, float], tmp_pa
     """The mean of both views decides the class; regression has no such metric."""
     inputs = torch.tensor([[1.0, -3.0], [-1.0, 3.0], [1.0, 0.0], [0.0, -1.0]]).view(4, 1, 1, 2)
     samples = Samples(inputs, torch.tensor([0, 1, 1, 1]))  # alone 1, 0, 1, 1; both 0, 1, 1, 0
-    data = Given(samples, test=samples, task=task, class_names=("a", "b") if task == "binary" else ())
-    (metrics,) = quiet_trainer(tmp_path).test(Weighed(task), datamodule=data, verbose=False)
+    data = InMemoryDataModule(samples, test=samples, task=task, class_names=("a", "b") if task == "binary" else ())
+    (metrics,) = quiet_trainer(tmp_path).test(FixedWeights(task), datamodule=data, verbose=False)
     assert {name: value for name, value in metrics.items() if "acc" in name} == found

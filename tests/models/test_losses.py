@@ -13,7 +13,7 @@ from src.data.base import Samples
 from src.models.losses import LOSSES, LOSSES_BY_TASK, compute_penalty, encode_targets
 from src.models.mlp import MLP
 from tests.command_line import BARE, run
-from tests.doubles import Given, points, quiet_trainer
+from tests.doubles import InMemoryDataModule, make_samples, quiet_trainer
 
 LN3 = log(3)  # its sigmoid is 3/4
 
@@ -120,14 +120,14 @@ def test_targets_are_encoded_with_smoothing(
 # Rosenblatt's rule
 
 
-def unit(task: str = "binary", **settings: Any) -> MLP:
+def make_unit(task: str = "binary", **settings: Any) -> MLP:
     """A model without a hidden layer: for two classes one unit."""
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.0, "fused": None}
     given = {"activation": "sigmoid", "dropout": 0.0, "batch_norm": False, "optimizer": optimizer, **settings}
     return MLP([], **given, in_shape=[2], num_classes=2 if task != "regression" else 0, task=task)
 
 
-def only_layer(model: MLP) -> torch.nn.Linear:
+def get_only_layer(model: MLP) -> torch.nn.Linear:
     (layer,) = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     return layer
 
@@ -144,12 +144,14 @@ def only_layer(model: MLP) -> torch.nn.Linear:
     ],
 )
 def test_perceptron_step_follows_rosenblatt_rule(x: list[float], y: int, error: int, tmp_path: Path) -> None:
-    model = unit(loss="perceptron")
-    layer = only_layer(model)
+    model = make_unit(loss="perceptron")
+    layer = get_only_layer(model)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, -2.0]]))
         layer.bias.fill_(0.25)
-    data = Given(Samples(torch.tensor([x]), torch.tensor([y])), task="binary", class_names=("0", "1"), batch_size=1)
+    data = InMemoryDataModule(
+        Samples(torch.tensor([x]), torch.tensor([y])), task="binary", class_names=("0", "1"), batch_size=1
+    )
     quiet_trainer(tmp_path, limit_val_batches=0).fit(model, datamodule=data)
     assert layer.weight.tolist() == [[1 + 0.5 * error * x[0], -2 + 0.5 * error * x[1]]]
     assert layer.bias.tolist() == [0.25 + 0.5 * error]
@@ -158,7 +160,7 @@ def test_perceptron_step_follows_rosenblatt_rule(x: list[float], y: int, error: 
 # What a step descends on
 
 
-def gradients(model: MLP, batch: Samples) -> list[Tensor]:
+def compute_gradients(model: MLP, batch: Samples) -> list[Tensor]:
     model.zero_grad()
     model.compute_objective(model.loss(model(batch.inputs), batch.targets), batch.size).backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
@@ -167,19 +169,19 @@ def gradients(model: MLP, batch: Samples) -> list[Tensor]:
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in names])
 def test_sum_gradient_scales_with_batch(task: str, name: str) -> None:
     """The gradient of the summed loss is that of the mean, times the batch size."""
-    batch = points(7, classes=0 if task == "regression" else 2)
-    model = unit(task, loss=name)
-    mean = gradients(model, batch)
+    batch = make_samples(7, classes=0 if task == "regression" else 2)
+    model = make_unit(task, loss=name)
+    mean = compute_gradients(model, batch)
     model.reduction = "sum"
-    for summed, averaged in zip(gradients(model, batch), mean, strict=True):
+    for summed, averaged in zip(compute_gradients(model, batch), mean, strict=True):
         assert torch.allclose(summed, 7 * averaged, atol=1e-6)
         assert averaged.any()
 
 
 def test_penalty_ignores_batch_size() -> None:
     """With the summed loss the penalty is not multiplied by the batch size."""
-    model = unit(reduction="sum", l1=0.5, l2=0.25)
-    layer = only_layer(model)
+    model = make_unit(reduction="sum", l1=0.5, l2=0.25)
+    layer = get_only_layer(model)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, -3.0]]))
         layer.bias.fill_(9.0)
@@ -213,7 +215,7 @@ def test_penalty_matches_known_values() -> None:
 
 
 def test_each_task_has_default_loss() -> None:
-    assert {task: unit(task).loss_name for task in LOSSES_BY_TASK} == {
+    assert {task: make_unit(task).loss_name for task in LOSSES_BY_TASK} == {
         "multiclass": "cross_entropy",
         "binary": "cross_entropy",
         "regression": "squared_error",
@@ -226,7 +228,7 @@ def test_each_task_has_default_loss() -> None:
 def test_unsuitable_loss_is_refused(task: str, name: str) -> None:
     """A loss that does not suit the task is refused, and the error lists those that do."""
     with pytest.raises(InputError) as caught:
-        unit(task, loss=name)
+        make_unit(task, loss=name)
     assert (
         str(caught.value)
         == f"model.loss={name} does not suit {task} targets: choose {' or '.join(LOSSES_BY_TASK[task])}"
@@ -238,7 +240,7 @@ def test_unsuitable_loss_is_refused(task: str, name: str) -> None:
 )
 def test_meaningless_label_smoothing_is_refused(task: str, name: str | None) -> None:
     with pytest.raises(InputError) as caught:
-        unit(task, loss=name, label_smoothing=0.1)
+        make_unit(task, loss=name, label_smoothing=0.1)
     chosen = name or "squared_error"
     assert str(caught.value) == f"model.label_smoothing=0.1 has no meaning for the loss {chosen}"
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from src.models.layers import ACTIVATIONS, PairwiseProducts
 from src.models.mlp import MLP
-from tests.doubles import SGD, is_plain, reloaded
+from tests.doubles import SGD, is_plain, reload_model
 
 
 def mlp(hidden_size: int | list[int], in_shape: tuple[int, ...] = (1, 4, 5), **settings: Any) -> MLP:
@@ -17,7 +17,7 @@ def mlp(hidden_size: int | list[int], in_shape: tuple[int, ...] = (1, 4, 5), **s
     return MLP(hidden_size, **given, in_shape=list(in_shape), num_classes=3, task="multiclass", optimizer=SGD)
 
 
-def kinds(model: MLP) -> list[str]:
+def list_layer_types(model: MLP) -> list[str]:
     """The names of the layers in order."""
     return [type(layer).__name__ for layer in model.net.modules() if not list(layer.children())]
 
@@ -54,8 +54,8 @@ def test_inputs_of_any_shape_are_flattened(in_shape: tuple[int, ...]) -> None:
 )
 def test_layer_order_follows_settings(settings: dict[str, Any], layers: list[str]) -> None:
     """Batch norm stands before or after the activation as configured, and dropout after both."""
-    assert kinds(mlp(4, **settings)) == layers
-    assert kinds(mlp([4, 4], **settings)) == layers[:-1] + layers
+    assert list_layer_types(mlp(4, **settings)) == layers
+    assert list_layer_types(mlp([4, 4], **settings)) == layers[:-1] + layers
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_dropout_drops_in_training_only() -> None:
 @pytest.mark.parametrize("hidden_size", [5, [5, 4], []])
 def test_checkpoint_restores_model(hidden_size: int | list[int], tmp_path: Path) -> None:
     model, x = mlp(hidden_size, batch_norm=True, dropout=0.1).eval(), torch.randn(8, 1, 4, 5)
-    assert torch.equal(reloaded(model, tmp_path).eval()(x), model(x))
+    assert torch.equal(reload_model(model, tmp_path).eval()(x), model(x))
 
 
 def test_hyperparameters_are_plain_settings() -> None:

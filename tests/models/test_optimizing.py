@@ -24,7 +24,7 @@ EXPONENTIAL = {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "gamma": 0.
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 
 
-def trained(scheduler: Settings, folder: Path, **settings: Any) -> tuple[list[float], Trainer]:
+def train_with_schedule(scheduler: Settings, folder: Path, **settings: Any) -> tuple[list[float], Trainer]:
     """The learning rate of each batch, ten an epoch, and the trainer as it ends."""
     noted = LearningRates()
     trainer = quiet_trainer(folder, callbacks=[noted, *settings.pop("callbacks", [])], **settings)
@@ -53,14 +53,14 @@ def trained(scheduler: Settings, folder: Path, **settings: Any) -> tuple[list[fl
 )
 def test_schedule_steps_match_count(pace: Settings, settings: Settings, tmp_path: Path) -> None:
     """A schedule is stepped as often as `count_learning_rates` says."""
-    rates, trainer = trained({**EXPONENTIAL, **pace}, tmp_path, **settings)
+    rates, trainer = train_with_schedule({**EXPONENTIAL, **pace}, tmp_path, **settings)
     assert len(set(rates)) == count_learning_rates(trainer, **{"frequency": 1, **pace})
 
 
 @pytest.mark.parametrize("pace", [{"interval": "epoch"}, {"interval": "step"}], ids=str)
 def test_cosine_ends_at_minimum(pace: Settings, tmp_path: Path) -> None:
     settings = {"max_epochs": 4, "accumulate_grad_batches": 3}  # four steps in each epoch of ten batches
-    rates, trainer = trained({**COSINE, **pace, "eta_min": 0.01}, tmp_path, **settings)
+    rates, trainer = train_with_schedule({**COSINE, **pace, "eta_min": 0.01}, tmp_path, **settings)
     count = 4 if pace["interval"] == "epoch" else 16
     expected = [0.01 + 0.09 * (1 + torch.tensor(torch.pi * step / count).cos().item()) / 2 for step in range(count + 1)]
     assert sorted(set(rates), reverse=True) == pytest.approx(expected[:-1], abs=1e-7)
@@ -70,27 +70,27 @@ def test_cosine_ends_at_minimum(pace: Settings, tmp_path: Path) -> None:
 def test_unknown_total_steps_are_refused(tmp_path: Path) -> None:
     """`total_steps` is refused if a time limit leaves the number of steps open."""
     with pytest.raises(InputError, match=r"trainer\.max_time total_steps is not known"):
-        trained({**COSINE, "interval": "step"}, tmp_path, callbacks=[Timer("00:01:00:00")])
+        train_with_schedule({**COSINE, "interval": "step"}, tmp_path, callbacks=[Timer("00:01:00:00")])
 
 
 def test_plateau_steps_at_each_validation(tmp_path: Path) -> None:
     """The loss never falls by 99%: the rate is halved at each validation but the first."""
     settings: Settings = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "monitor": "val/loss"}
     settings |= {"patience": 0, "factor": 0.5, "threshold": 0.99}
-    rates, _ = trained(settings, tmp_path, max_epochs=7, check_val_every_n_epoch=2)
+    rates, _ = train_with_schedule(settings, tmp_path, max_epochs=7, check_val_every_n_epoch=2)
     assert rates[::10] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025])
 
 
-def scheduled(settings: Settings, steps: int, lr: float = 0.1, batches: int = 20) -> list[float]:
+def simulate_schedule(settings: Settings, steps: int, lr: float = 0.1, batches: int = 20) -> list[float]:
     """The learning rates by which so many steps are taken."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     trainer = quiet_trainer(Path(), max_epochs=1, limit_train_batches=batches)
     trainer.fit_loop.setup_data = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.max_batches = batches
-    return followed(make_schedule(settings, optimizer, trainer)["scheduler"], optimizer, steps)
+    return step_schedule(make_schedule(settings, optimizer, trainer)["scheduler"], optimizer, steps)
 
 
-def followed(schedule: lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+def step_schedule(schedule: lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
     rates = []
     for _ in range(steps):
         rates.append(float(optimizer.param_groups[0]["lr"]))
@@ -99,21 +99,21 @@ def followed(schedule: lr_scheduler.LRScheduler, optimizer: torch.optim.Optimize
     return rates
 
 
-def in_sequence(steps: int, rising: int) -> list[float]:
+def compute_sequence_rates(steps: int, rising: int) -> list[float]:
     """The rates of PyTorch's own schedules, one after the other."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     parts: list[lr_scheduler.LRScheduler] = [
         lr_scheduler.LinearLR(optimizer, 0.01, total_iters=rising),
         lr_scheduler.CosineAnnealingLR(optimizer, steps - rising, eta_min=0.002),
     ]
-    return followed(lr_scheduler.SequentialLR(optimizer, parts, [rising]), optimizer, steps)
+    return step_schedule(lr_scheduler.SequentialLR(optimizer, parts, [rising]), optimizer, steps)
 
 
 def test_warmup_cosine_matches_pytorch_sequence() -> None:
     """Warmup and cosine give the rates of PyTorch's own schedules in sequence."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedule = WarmupCosine(optimizer, 20, warmup=0.25, start_factor=0.01, eta_min=0.002)
-    assert followed(schedule, optimizer, 20) == pytest.approx(in_sequence(20, 5))
+    assert step_schedule(schedule, optimizer, 20) == pytest.approx(compute_sequence_rates(20, 5))
 
 
 def test_sequential_schedule_joins_parts() -> None:
@@ -123,32 +123,32 @@ def test_sequential_schedule_joins_parts() -> None:
         {**COSINE, "eta_min": 0.002},
     ]
     settings = {"_target_": "torch.optim.lr_scheduler.SequentialLR", "schedulers": parts, "milestones": [5]}
-    assert scheduled({**settings, "interval": "step"}, 20) == pytest.approx(in_sequence(20, 5))
+    assert simulate_schedule({**settings, "interval": "step"}, 20) == pytest.approx(compute_sequence_rates(20, 5))
     with pytest.raises(
         InputError, match=r"scheduler\.milestones=\[25\]: give increasing numbers of steps, below .* 20"
     ):
-        scheduled({**settings, "milestones": [25], "interval": "step"}, 20)
+        simulate_schedule({**settings, "milestones": [25], "interval": "step"}, 20)
 
 
 def halve(step: int) -> float:
     return 0.5**step
 
 
-def thirds(optimizer: torch.optim.Optimizer, by: float) -> lr_scheduler.LRScheduler:
+def make_step_schedule(optimizer: torch.optim.Optimizer, by: float) -> lr_scheduler.LRScheduler:
     return lr_scheduler.StepLR(optimizer, 1, gamma=1 / by)
 
 
-def nothing(optimizer: torch.optim.Optimizer) -> None:
+def return_nothing(optimizer: torch.optim.Optimizer) -> None:
     pass
 
 
 def test_functions_are_resolved_by_name() -> None:
     by_name = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": f"{__name__}.halve"}
-    assert scheduled(by_name, 3) == pytest.approx([0.1, 0.05, 0.025])
-    assert scheduled({**by_name, "lr_lambda": [f"{__name__}.halve"]}, 3) == pytest.approx([0.1, 0.05, 0.025])
-    assert scheduled({"_target_": f"{__name__}.thirds", "by": 4}, 3) == pytest.approx([0.1, 0.025, 0.00625])
+    assert simulate_schedule(by_name, 3) == pytest.approx([0.1, 0.05, 0.025])
+    assert simulate_schedule({**by_name, "lr_lambda": [f"{__name__}.halve"]}, 3) == pytest.approx([0.1, 0.05, 0.025])
+    assert simulate_schedule({"_target_": f"{__name__}.thirds", "by": 4}, 3) == pytest.approx([0.1, 0.025, 0.00625])
     with pytest.raises(InputError, match=r"scheduler: there is no tests\.nothing"):
-        scheduled({**by_name, "lr_lambda": "tests.nothing"}, 3)
+        simulate_schedule({**by_name, "lr_lambda": "tests.nothing"}, 3)
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_functions_are_resolved_by_name() -> None:
 def test_wrong_schedule_settings_are_refused(settings: Settings, words: str) -> None:
     """Missing settings and those that a schedule does not take are named in an error."""
     with pytest.raises(InputError) as caught:
-        scheduled(settings, 3)
+        simulate_schedule(settings, 3)
     assert words in str(caught.value)
 
 
 # Optimisers
 
 
-def groups(lr: float) -> list[Settings]:
+def make_parameter_groups(lr: float) -> list[Settings]:
     return [{"params": [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3))], "lr": lr}]
 
 
@@ -178,7 +178,7 @@ def test_unknown_optimizer_settings_are_listed() -> None:
     """All settings that an optimizer does not take are named in one error."""
     settings = {"_target_": "torch.optim.LBFGS", "lr": 1.0, "betas": [0.9, 0.9], "weight_decay": 0.0, "fused": None}
     with pytest.raises(InputError) as caught:
-        make_optimizer(settings, groups, "cpu")
+        make_optimizer(settings, make_parameter_groups, "cpu")
     told = "optimizer.betas, optimizer.weight_decay: torch.optim.LBFGS has no such settings; leave out: "
     assert str(caught.value) == told + "'~optimizer.betas' '~optimizer.weight_decay'"
 
@@ -187,9 +187,11 @@ def test_unknown_optimizer_settings_are_listed() -> None:
 def test_optimizers_without_fused_kernel_are_built(name: str) -> None:
     """Optimizers without a fused kernel are built, with `fused` in their settings or without it."""
     settings = {"_target_": f"torch.optim.{name}", "lr": 0.5, "fused": None}
-    made = make_optimizer(settings, groups, "cpu")
+    made = make_optimizer(settings, make_parameter_groups, "cpu")
     assert (type(made).__name__, made.param_groups[0]["lr"]) == (name, 0.5)
-    assert make_optimizer({"_target_": f"torch.optim.{name}"}, groups, "cpu").param_groups[0]["lr"] > 0  # its own
+    assert (
+        make_optimizer({"_target_": f"torch.optim.{name}"}, make_parameter_groups, "cpu").param_groups[0]["lr"] > 0
+    )  # its own
 
 
 def test_muon_combines_muon_and_adamw() -> None:
@@ -228,7 +230,7 @@ def test_gradients_are_unscaled_before_clipping(fused: bool, tmp_path: Path) -> 
     assert float(torch.cat(steps).detach().norm()) == pytest.approx(0.01, rel=1e-3)
 
 
-class Twice(torch.optim.SGD):
+class TwiceEvaluatingSGD(torch.optim.SGD):
     """Evaluates a batch twice before it takes a step, as sharpness-aware minimisation does."""
 
     def step(self, closure: Any = None) -> Any:

@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from src.data.toy import XOR
 from src.models.mlp import MLP
-from tests.command_line import quick, train
+from tests.command_line import train, train_bare
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
 
 
-def made() -> LightningModule:
+def make_model() -> LightningModule:
     adam = {"_target_": "torch.optim.Adam", "lr": 0.05}
     return MLP(8, "tanh", 0.0, False, in_shape=[2], num_classes=2, task="binary", optimizer=adam)
 
@@ -22,7 +22,7 @@ def made() -> LightningModule:
 def test_plain_trainer_runs_all_stages(tmp_path: Path) -> None:
     """A plain Trainer fits, validates, tests and predicts."""
     torch.manual_seed(0)
-    model, data = made(), XOR(train_size=100, val_size=20, test_size=30, noise=0.1, batch_size=10)
+    model, data = make_model(), XOR(train_size=100, val_size=20, test_size=30, noise=0.1, batch_size=10)
     trainer = Trainer(max_epochs=10, default_root_dir=tmp_path, **QUIET)  # with its summary, logger and checkpoints
     trainer.fit(model, data)
     (validated,) = trainer.validate(model, data, verbose=False)
@@ -36,7 +36,7 @@ def test_plain_trainer_runs_all_stages(tmp_path: Path) -> None:
 
 
 def test_model_accepts_ordinary_data_loaders(tmp_path: Path) -> None:
-    model, inputs = made(), torch.randn(20, 2)
+    model, inputs = make_model(), torch.randn(20, 2)
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, logger=False, enable_checkpointing=False, **QUIET)
     loader = DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), 5)
     trainer.fit(model, loader, loader)
@@ -55,7 +55,7 @@ def test_model_accepts_ordinary_data_loaders(tmp_path: Path) -> None:
 )
 def test_lightning_summaries_use_example_inputs(setting: str, tmp_path: Path) -> None:
     """Lightning's model summaries accept a model's example inputs."""
-    assert quick(setting, "trainer.max_epochs=1", cwd=tmp_path).metrics["epochs"] == 1
+    assert train_bare(setting, "trainer.max_epochs=1", cwd=tmp_path).metrics["epochs"] == 1
 
 
 def test_tensorboard_gets_the_graph(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.core.errors import InputError
 from src.data.base import Samples
 from src.models.resnet18 import ResNet18
-from tests.doubles import SGD, Given, is_plain, quiet_trainer, reloaded
+from tests.doubles import SGD, InMemoryDataModule, is_plain, quiet_trainer, reload_model
 
 State = dict[str, Tensor]
 
@@ -24,17 +24,17 @@ def resnet(in_shape: tuple[int, ...] = (3, 32, 32), **settings: Any) -> ResNet18
     return ResNet18(**{**given, "resize": None, **base, **settings})
 
 
-def images(channels: int = 3) -> Given:
+def images(channels: int = 3) -> InMemoryDataModule:
     """Eight images in two batches."""
     samples = Samples(torch.randn(8, channels, 32, 32), torch.arange(8))
-    return Given(samples, samples, class_names=tuple("0123456789"), batch_size=4)
+    return InMemoryDataModule(samples, samples, class_names=tuple("0123456789"), batch_size=4)
 
 
-def state_of(model: nn.Module) -> State:
+def copy_state(model: nn.Module) -> State:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def changed(before: State, after: nn.Module) -> set[str]:
+def find_changed_weights(before: State, after: nn.Module) -> set[str]:
     """The names of the weights and running statistics that are no longer the same."""
     now = after.state_dict()
     assert set(before) == set(now)
@@ -104,25 +104,25 @@ def test_dropout_is_active_in_training_only() -> None:
 def test_checkpoint_restores_model(tmp_path: Path) -> None:
     model, x = resnet(stem="small"), torch.randn(4, 3, 8, 8)
     model(x)  # batch norm's running statistics move
-    assert torch.equal(reloaded(model, tmp_path).eval()(x), model.eval()(x))
+    assert torch.equal(reload_model(model, tmp_path).eval()(x), model.eval()(x))
     assert is_plain(dict(model.hparams))
 
 
 # Weights learned elsewhere
 
 
-class First(Callback):
+class InitialWeights(Callback):
     """Keeps a copy of the weights that training starts with."""
 
     state: State
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.state = state_of(pl_module)
+        self.state = copy_state(pl_module)
 
 
-def first_weights(weights: str, folder: Path, **settings: Any) -> tuple[State, State]:
+def get_initial_weights(weights: str, folder: Path, **settings: Any) -> tuple[State, State]:
     """The backbone and the head that a run with these weights starts from."""
-    first = First()
+    first = InitialWeights()
     fit(resnet(weights=weights, **settings), folder, callbacks=[first], limit_train_batches=1, limit_val_batches=0)
     backbone = {
         name.removeprefix("net.backbone."): value
@@ -136,7 +136,7 @@ def is_same(first: State, second: State) -> bool:
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def without_output(state: State) -> State:
+def drop_output_layer(state: State) -> State:
     return {name: value for name, value in state.items() if not name.startswith("fc.")}
 
 
@@ -144,7 +144,7 @@ def without_output(state: State) -> State:
 def theirs() -> State:
     """A state dict in torchvision's own form, of random weights."""
     torch.manual_seed(7)
-    return state_of(torchvision.models.resnet18())
+    return copy_state(torchvision.models.resnet18())
 
 
 def test_weights_load_from_run_checkpoint(tmp_path: Path) -> None:
@@ -152,15 +152,15 @@ def test_weights_load_from_run_checkpoint(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path)
     trainer.strategy.connect(source)
     trainer.save_checkpoint(tmp_path / "source.ckpt")
-    backbone, head = first_weights(str(tmp_path / "source.ckpt"), tmp_path)
-    assert is_same(backbone, state_of(source.net.backbone))
+    backbone, head = get_initial_weights(str(tmp_path / "source.ckpt"), tmp_path)
+    assert is_same(backbone, copy_state(source.net.backbone))
     assert head["net.head.1.weight"].shape == (10, 512)
 
 
 def test_weights_load_from_torchvision_state_dict(theirs: State, tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "theirs.pth")
-    backbone, head = first_weights(str(tmp_path / "theirs.pth"), tmp_path)
-    assert is_same(backbone, without_output(theirs))
+    backbone, head = get_initial_weights(str(tmp_path / "theirs.pth"), tmp_path)
+    assert is_same(backbone, drop_output_layer(theirs))
     assert head["net.head.1.weight"].shape == (10, 512)
 
 
@@ -172,8 +172,8 @@ def test_published_weights_load_from_cache(theirs: State, tmp_path: Path, monkey
     digest = hashlib.sha256((cache / "new.pth").read_bytes()).hexdigest()[:8]
     path = (cache / "new.pth").rename(cache / f"resnet18-{digest}.pth")
     monkeypatch.setattr(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value, "url", f"https://none/{path.name}")
-    backbone, _ = first_weights("IMAGENET1K_V1", tmp_path, stem="auto")
-    assert is_same(backbone, without_output(theirs))
+    backbone, _ = get_initial_weights("IMAGENET1K_V1", tmp_path, stem="auto")
+    assert is_same(backbone, drop_output_layer(theirs))
 
 
 def test_failed_download_names_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_failed_download_names_weights_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     with pytest.raises(InputError) as caught:
-        first_weights("IMAGENET1K_V1", tmp_path)
+        get_initial_weights("IMAGENET1K_V1", tmp_path)
     assert f"put resnet18-f37072fd.pth into {tmp_path / 'hub/checkpoints'}" in str(caught.value)
 
 
@@ -196,7 +196,7 @@ def test_damaged_cached_weights_are_refused(tmp_path: Path, monkeypatch: pytest.
     cache.mkdir(parents=True)
     (cache / "resnet18-f37072fd.pth").write_bytes(b"<html>moved</html>")
     with pytest.raises(InputError, match=r"resnet18-f37072fd\.pth is damaged: its SHA-256 does not"):
-        first_weights("IMAGENET1K_V1", tmp_path)
+        get_initial_weights("IMAGENET1K_V1", tmp_path)
 
 
 def test_wrong_cached_weights_are_refused(theirs: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,24 +205,24 @@ def test_wrong_cached_weights_are_refused(theirs: State, tmp_path: Path, monkeyp
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.save(theirs, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
     with pytest.raises(InputError, match="does not begin with f37072fd"):
-        first_weights("IMAGENET1K_V1", tmp_path)
+        get_initial_weights("IMAGENET1K_V1", tmp_path)
 
 
 def test_weights_of_other_stem_are_refused(theirs: State, tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "theirs.pth")
     with pytest.raises(InputError, match=r"does not fit this backbone at conv1\.weight: choose model\.stem"):
-        first_weights(str(tmp_path / "theirs.pth"), tmp_path, stem="small")
+        get_initial_weights(str(tmp_path / "theirs.pth"), tmp_path, stem="small")
 
 
 def test_weights_of_other_model_are_refused(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other\.pth does not contain a ResNet18"):
-        first_weights(str(tmp_path / "other.pth"), tmp_path)
+        get_initial_weights(str(tmp_path / "other.pth"), tmp_path)
 
 
 def test_missing_weights_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.ckpt does not exist"):
-        first_weights(str(tmp_path / "none.ckpt"), tmp_path)
+        get_initial_weights(str(tmp_path / "none.ckpt"), tmp_path)
 
 
 def test_pretrained_weights_load_only_once(tmp_path: Path) -> None:
@@ -234,26 +234,26 @@ def test_pretrained_weights_load_only_once(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     resumed = quiet_trainer(tmp_path, max_epochs=1)
     resumed.fit(model, datamodule=images(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert not changed(state_of(source), model)
+    assert not find_changed_weights(copy_state(source), model)
 
 
 # Freezing
 
 
-class Changes(Callback):
+class ChangeRecorder(Callback):
     """Notes what each epoch changes."""
 
     def __init__(self) -> None:
         self.epochs: list[set[str]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.before = state_of(pl_module)
+        self.before = copy_state(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epochs.append(changed(self.before, pl_module))
+        self.epochs.append(find_changed_weights(self.before, pl_module))
 
 
-HEAD = {"net.head.1.weight", "net.head.1.bias"}
+HEAD_WEIGHTS = {"net.head.1.weight", "net.head.1.bias"}
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ HEAD = {"net.head.1.weight", "net.head.1.bias"}
 )
 def test_frozen_backbone_does_not_change(freeze: str | int, frozen: list[bool], tmp_path: Path) -> None:
     """The weights and the running statistics of a frozen backbone stay as they are."""
-    model, changes = resnet(freeze=freeze), Changes()
+    model, changes = resnet(freeze=freeze), ChangeRecorder()
     fit(model, tmp_path, max_epochs=2, callbacks=[changes])
     everything = set(model.state_dict())
-    assert changes.epochs == [HEAD if epoch else everything for epoch in frozen]
+    assert changes.epochs == [HEAD_WEIGHTS if epoch else everything for epoch in frozen]
 
 
 @pytest.mark.parametrize("freeze", ["backbone", 1])
@@ -273,7 +273,7 @@ def test_frozen_backbone_stays_in_evaluation_mode(freeze: str | int, tmp_path: P
     """A frozen backbone has no gradients and stays in evaluation mode."""
     model = resnet(freeze=freeze)
     fit(model, tmp_path)
-    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == HEAD
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == HEAD_WEIGHTS
     model.train()
     assert not any(module.training for module in model.net.backbone.modules())
     assert model.net.head.training

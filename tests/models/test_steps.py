@@ -8,44 +8,50 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.command_line import (
     BARE,
+    BatchRecorder,
     Outcome,
-    Seen,
-    history,
-    images,
-    let_last_count,
-    load,
-    quick,
+    drop_overridden,
+    drop_seconds,
+    get_small_image_settings,
+    is_identical,
+    load_checkpoint,
+    read_history,
     read_json,
     run,
-    same,
-    timeless,
     train,
+    train_bare,
 )
 
 IN_CHUNKS = "steps: in chunks"
-LIVELY = ("model.hidden_size=[8,8]", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3", "seed=3")
+STOCHASTIC_SETTINGS = (
+    "model.hidden_size=[8,8]",
+    "model.dropout=0.2",
+    "model.batch_norm=true",
+    "data.noise=0.3",
+    "seed=3",
+)
 
 
-def said(folder: Path) -> str:
+def read_step_mode(folder: Path) -> str:
     """How a run took its steps, from its log."""
     return next(line for line in (folder / "train.log").read_text().splitlines() if "steps: " in line)
 
 
-def both_ways(*overrides: str, cwd: Path) -> tuple[Outcome, Outcome]:
+def train_in_both_modes(*overrides: str, cwd: Path) -> tuple[Outcome, Outcome]:
     """A run in chunks, and the same with a callback that must see each step."""
-    chunks, single = quick(*overrides, cwd=cwd), quick(*overrides, Seen.SETTING, cwd=cwd)
-    assert IN_CHUNKS in said(chunks.folder) and "one by one, because of Seen" in said(single.folder)
+    chunks, single = train_bare(*overrides, cwd=cwd), train_bare(*overrides, BatchRecorder.SETTING, cwd=cwd)
+    assert IN_CHUNKS in read_step_mode(chunks.folder) and "one by one, because of Seen" in read_step_mode(single.folder)
     return chunks, single
 
 
-def assert_the_same(first: Path, second: Path) -> None:
+def assert_same_training(first: Path, second: Path) -> None:
     """All that training leaves; losses are summed in the same groups, so that they agree to the bit as well."""
-    one, two = [load(folder / "checkpoints" / "last.ckpt") for folder in (first, second)]
+    one, two = [load_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (first, second)]
     assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert same(one[part], two[part]), part
-    assert history(first) == history(second)
-    assert timeless(read_json(first / "metrics.json")) == timeless(read_json(second / "metrics.json"))
+        assert is_identical(one[part], two[part]), part
+    assert read_history(first) == read_history(second)
+    assert drop_seconds(read_json(first / "metrics.json")) == drop_seconds(read_json(second / "metrics.json"))
 
 
 @pytest.mark.parametrize(
@@ -63,40 +69,47 @@ def assert_the_same(first: Path, second: Path) -> None:
 )
 def test_chunks_match_single_steps(settings: tuple[str, ...], tmp_path: Path) -> None:
     """Training in chunks gives the same run as training step by step."""
-    lively = [item for item in LIVELY if not ("batch_size=1" in settings[-1] and "batch_norm" in item)]
-    chunks, single = both_ways(*lively, *settings, "trainer.max_epochs=3", cwd=tmp_path)
-    assert_the_same(chunks.folder, single.folder)
+    lively = [item for item in STOCHASTIC_SETTINGS if not ("batch_size=1" in settings[-1] and "batch_norm" in item)]
+    chunks, single = train_in_both_modes(*lively, *settings, "trainer.max_epochs=3", cwd=tmp_path)
+    assert_same_training(chunks.folder, single.folder)
 
 
 def test_chunks_keep_augmented_images(data_dir: Path, tmp_path: Path) -> None:
     lively = ("model=cnn", "model.channels=[4]", "data.flip=true", "data.crop=3", "data.cutout=4")
-    chunks, single = both_ways(*images("cifar10", data_dir), *lively, "trainer.max_epochs=2", cwd=tmp_path)
-    assert_the_same(chunks.folder, single.folder)
+    chunks, single = train_in_both_modes(
+        *get_small_image_settings("cifar10", data_dir), *lively, "trainer.max_epochs=2", cwd=tmp_path
+    )
+    assert_same_training(chunks.folder, single.folder)
 
 
 @pytest.mark.parametrize("shuffle", ["true", "false"])
 def test_chunks_keep_rounding_of_sums(shuffle: str, data_dir: Path, tmp_path: Path) -> None:
     """Sums over many inputs are rounded in the same way wherever a batch lies in memory."""
-    settings = (*images("mnist", data_dir), f"data.shuffle={shuffle}", "data.batch_size=7", "trainer.max_epochs=2")
-    chunks, single = both_ways(*settings, "model.hidden_size=13", cwd=tmp_path)
-    assert_the_same(chunks.folder, single.folder)
+    settings = (
+        *get_small_image_settings("mnist", data_dir),
+        f"data.shuffle={shuffle}",
+        "data.batch_size=7",
+        "trainer.max_epochs=2",
+    )
+    chunks, single = train_in_both_modes(*settings, "model.hidden_size=13", cwd=tmp_path)
+    assert_same_training(chunks.folder, single.folder)
 
 
 def test_chunked_run_resumes_exactly(tmp_path: Path) -> None:
     """A run in chunks is resumed exactly, both in chunks and step by step."""
-    settings = (*LIVELY, "scheduler=exponential", "optimizer=sgd")
-    straight = quick(*settings, "trainer.max_epochs=4", cwd=tmp_path)
-    for how in ((), (Seen.SETTING,)):
-        parted = quick(*settings, "trainer.max_epochs=2", cwd=tmp_path)
+    settings = (*STOCHASTIC_SETTINGS, "scheduler=exponential", "optimizer=sgd")
+    straight = train_bare(*settings, "trainer.max_epochs=4", cwd=tmp_path)
+    for how in ((), (BatchRecorder.SETTING,)):
+        parted = train_bare(*settings, "trainer.max_epochs=2", cwd=tmp_path)
         resumed = run("src.train", f"resume={parted.folder}", "trainer.max_epochs=4", *how, cwd=tmp_path)
         assert resumed.code == 0, resumed.text
-        assert_the_same(straight.folder, parted.folder)
+        assert_same_training(straight.folder, parted.folder)
 
 
 def test_chunks_log_at_same_steps(tmp_path: Path) -> None:
     settings = ("data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=10", "callbacks=none")
     logged = []
-    for how in ((), (Seen.SETTING,)):
+    for how in ((), (BatchRecorder.SETTING,)):
         folder = train(*settings, *how, cwd=tmp_path).folder
         events = EventAccumulator(str(folder)).Reload()
         logged.append({tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]})
@@ -109,7 +122,7 @@ def test_chunks_report_diverged_step(tmp_path: Path) -> None:
     """In chunks, too, the error for a loss that is not finite names the step of that loss."""
     settings = ("optimizer=sgd", "optimizer.lr=1e38", "data.batch_size=2", "callbacks=none", "logger=none")
     chunks = run("src.train", *settings, cwd=tmp_path).error
-    assert chunks == run("src.train", *settings, Seen.SETTING, cwd=tmp_path).error
+    assert chunks == run("src.train", *settings, BatchRecorder.SETTING, cwd=tmp_path).error
     assert "at step" in chunks
 
 
@@ -138,26 +151,26 @@ def test_chunks_report_diverged_step(tmp_path: Path) -> None:
 )
 def test_settings_can_prevent_chunks(setting: str, reason: str, tmp_path: Path) -> None:
     """Settings and callbacks that need each step turn off chunks, and the log says why."""
-    folder = train(*let_last_count(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
-    assert said(folder).endswith(f"steps: one by one, because of {reason}")
+    folder = train(*drop_overridden(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
+    assert read_step_mode(folder).endswith(f"steps: one by one, because of {reason}")
 
 
-class Hooked(Callback):
+class StepHookCounter(Callback):
     """Has the optimiser itself tell of each step, as libraries do that know nothing of Lightning."""
 
-    SETTING = "+callbacks.hooked._target_=tests.models.test_steps.Hooked"
+    SETTING = "+callbacks.hooked._target_=tests.models.test_steps.StepHookCounter"
     steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        Hooked.steps = 0
+        StepHookCounter.steps = 0
         trainer.optimizers[0].register_step_post_hook(self.count)
 
     def count(self, *_: object) -> None:
-        Hooked.steps += 1
+        StepHookCounter.steps += 1
 
 
 def test_optimizer_hooks_see_each_step(tmp_path: Path) -> None:
     """Hooks on the optimizer are called for each step of a chunk."""
-    hooked = quick("data.batch_size=8", "trainer.max_epochs=3", Hooked.SETTING, cwd=tmp_path)
-    assert IN_CHUNKS in said(hooked.folder) and Hooked.steps == 3 * 13  # of 100 points
-    assert_the_same(hooked.folder, quick("data.batch_size=8", "trainer.max_epochs=3", cwd=tmp_path).folder)
+    hooked = train_bare("data.batch_size=8", "trainer.max_epochs=3", StepHookCounter.SETTING, cwd=tmp_path)
+    assert IN_CHUNKS in read_step_mode(hooked.folder) and StepHookCounter.steps == 3 * 13  # of 100 points
+    assert_same_training(hooked.folder, train_bare("data.batch_size=8", "trainer.max_epochs=3", cwd=tmp_path).folder)

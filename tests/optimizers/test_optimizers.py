@@ -11,28 +11,28 @@ from torch.optim import lr_scheduler
 
 from src.core.errors import InputError
 from src.models.mlp import MLP
-from tests.command_line import Seen, history, quick, run, train
-from tests.models.test_steps import IN_CHUNKS, assert_the_same, said
+from tests.command_line import BatchRecorder, read_history, run, train, train_bare
+from tests.models.test_steps import IN_CHUNKS, assert_same_training, read_step_mode
 from tests.training.test_resume import assert_the_same_run
 
 FUNCTION = ("scheduler=exponential", "scheduler._target_=torch.optim.lr_scheduler.LambdaLR", "~scheduler.gamma")
 PLAIN = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1", "trainer.limit_train_batches=3")
-ONCE = "trainer.max_epochs=1"
+ONE_EPOCH = "trainer.max_epochs=1"
 
 
-class Lengths(Callback):
+class StepLengths(Callback):
     """Keeps how far each step goes: the norm of the change and its largest part."""
 
-    SETTING = "+callbacks.lengths._target_=tests.optimizers.test_optimizers.Lengths"
+    SETTING = "+callbacks.lengths._target_=tests.optimizers.test_optimizers.StepLengths"
     steps: ClassVar[list[tuple[float, float]]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        Lengths.steps, self.before = [], self.weights(pl_module)
+        StepLengths.steps, self.before = [], self.weights(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         now = self.weights(pl_module)
         change, self.before = now - self.before, now
-        Lengths.steps.append((float(change.norm()), float(change.abs().max())))
+        StepLengths.steps.append((float(change.norm()), float(change.abs().max())))
 
     def weights(self, module: LightningModule) -> Tensor:
         return torch.cat([weight.detach().double().flatten() for weight in module.parameters()])
@@ -41,36 +41,36 @@ class Lengths(Callback):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradient_clipping_limits_steps(precision: str, tmp_path: Path) -> None:
     """Gradients are clipped by norm and by value in each precision."""
-    settings = (*PLAIN, ONCE, f"trainer.precision={precision}", Lengths.SETTING)
-    quick(*settings, cwd=tmp_path)
-    assert min(length for length, _ in Lengths.steps) > 0.02
-    quick(*settings, "trainer.gradient_clip_val=0.01", cwd=tmp_path)
-    assert [length for length, _ in Lengths.steps] == pytest.approx([0.01] * 3, rel=1e-3)
+    settings = (*PLAIN, ONE_EPOCH, f"trainer.precision={precision}", StepLengths.SETTING)
+    train_bare(*settings, cwd=tmp_path)
+    assert min(length for length, _ in StepLengths.steps) > 0.02
+    train_bare(*settings, "trainer.gradient_clip_val=0.01", cwd=tmp_path)
+    assert [length for length, _ in StepLengths.steps] == pytest.approx([0.01] * 3, rel=1e-3)
     value = ("trainer.gradient_clip_val=0.003", "+trainer.gradient_clip_algorithm=value")
-    quick(*settings, *value, cwd=tmp_path)
-    assert [part for _, part in Lengths.steps] == pytest.approx([0.003] * 3, rel=1e-3)
+    train_bare(*settings, *value, cwd=tmp_path)
+    assert [part for _, part in StepLengths.steps] == pytest.approx([0.003] * 3, rel=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "lbfgs", "muon", "nadam", "rmsprop"])
 def test_optimizers_learn_with_bfloat16_clipping(optimizer: str, tmp_path: Path) -> None:
     """Each optimizer learns with clipped gradients in bfloat16."""
     settings = ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1", "trainer.max_epochs=3")
-    rows = history(quick(f"optimizer={optimizer}", *settings, cwd=tmp_path).folder)
+    rows = read_history(train_bare(f"optimizer={optimizer}", *settings, cwd=tmp_path).folder)
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
 def test_custom_fused_optimizer_is_clipped(tmp_path: Path) -> None:
     """Gradients are also clipped for a fused optimizer that the model builds itself."""
     settings = (
-        "model._target_=tests.optimizers.test_optimizers.Fused",
+        "model._target_=tests.optimizers.test_optimizers.FusedModel",
         "trainer.precision=bf16-mixed",
-        Lengths.SETTING,
+        StepLengths.SETTING,
     )
-    quick(*settings, "trainer.gradient_clip_val=0.01", "trainer.max_epochs=1", cwd=tmp_path)
-    assert [length for length, _ in Lengths.steps] == pytest.approx([0.01] * 10, rel=1e-3)
+    train_bare(*settings, "trainer.gradient_clip_val=0.01", "trainer.max_epochs=1", cwd=tmp_path)
+    assert [length for length, _ in StepLengths.steps] == pytest.approx([0.01] * 10, rel=1e-3)
 
 
-class Fused(MLP):
+class FusedModel(MLP):
     """Makes its optimiser by itself."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -135,22 +135,22 @@ def test_accumulation_callback_is_validated(settings: list[str], words: str, tmp
 def test_repeated_evaluation_works_in_chunks(tmp_path: Path) -> None:
     """In a chunk, too, an optimizer may evaluate a batch twice."""
     settings = ("optimizer=sgd", "data.noise=0.3", "trainer.max_epochs=2")
-    twice = ("optimizer._target_=tests.models.test_optimizing.Twice", "optimizer.fused=false")
-    once = quick(*settings, "optimizer.fused=false", cwd=tmp_path)
-    chunks = quick(*settings, *twice, cwd=tmp_path)
-    single = quick(*settings, *twice, Seen.SETTING, cwd=tmp_path)
-    assert IN_CHUNKS in said(chunks.folder)
-    assert_the_same(once.folder, chunks.folder)
-    assert_the_same(once.folder, single.folder)
+    twice = ("optimizer._target_=tests.models.test_optimizing.TwiceEvaluatingSGD", "optimizer.fused=false")
+    once = train_bare(*settings, "optimizer.fused=false", cwd=tmp_path)
+    chunks = train_bare(*settings, *twice, cwd=tmp_path)
+    single = train_bare(*settings, *twice, BatchRecorder.SETTING, cwd=tmp_path)
+    assert IN_CHUNKS in read_step_mode(chunks.folder)
+    assert_same_training(once.folder, chunks.folder)
+    assert_same_training(once.folder, single.folder)
 
 
 # Going on exactly
 
 
-class FailOnce(Callback):
+class SingleFailure(Callback):
     """Ends a run at the beginning of its fourth epoch, once."""
 
-    SETTING = "+callbacks.fail._target_=tests.optimizers.test_optimizers.FailOnce"
+    SETTING = "+callbacks.fail._target_=tests.optimizers.test_optimizers.SingleFailure"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mark = Path(trainer.default_root_dir) / "has_failed"
@@ -200,12 +200,12 @@ FACTORY = (
 def test_schedules_resume_exactly(settings: tuple[str, ...], rates: list[float] | None, tmp_path: Path) -> None:
     """With each schedule a resumed run equals one without interruption."""
     settings = (*settings, "trainer.max_epochs=6", "data.noise=0.3", "model.dropout=0.2")
-    whole = quick(*settings, Seen.SETTING, "name=whole", cwd=tmp_path).folder
+    whole = train_bare(*settings, BatchRecorder.SETTING, "name=whole", cwd=tmp_path).folder
     if rates:
-        each = Seen.last.rates[::10]
+        each = BatchRecorder.last.rates[::10]
         assert [rate / each[0] for rate in each] == pytest.approx(rates)
     stopped = run(
-        "src.train", "callbacks=none", "logger=none", *settings, FailOnce.SETTING, "name=parted", cwd=tmp_path
+        "src.train", "callbacks=none", "logger=none", *settings, SingleFailure.SETTING, "name=parted", cwd=tmp_path
     )
     assert "stopped in the fourth epoch" in stopped.error
     train(f"resume={stopped.folder}", cwd=tmp_path)

@@ -11,14 +11,14 @@ import torch
 
 from src.core.errors import InputError
 from src.models.mlp import MLP
-from tests.command_line import evaluate, load, quick, read_json, run, same, weights
+from tests.command_line import evaluate, is_identical, load_checkpoint, read_json, read_weights, run, train_bare
 
-MORE = "trainer.max_epochs=4"
+MORE_EPOCHS = "trainer.max_epochs=4"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return quick("trainer.max_epochs=2", cwd=tmp_path_factory.mktemp("trained")).folder
+    return train_bare("trainer.max_epochs=2", cwd=tmp_path_factory.mktemp("trained")).folder
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "outputs" / "runs" / "copy"))
 
 
-def refusal(folder: Path, cwd: Path) -> str:
+def resume_and_get_error(folder: Path, cwd: Path) -> str:
     """Resume a run that is to train longer; return the line that refuses it. Nothing in its folder has changed."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
-    error = run("src.train", f"resume={folder}", MORE, cwd=cwd).error
+    error = run("src.train", f"resume={folder}", MORE_EPOCHS, cwd=cwd).error
     assert {path: path.read_bytes() for path in before} == before
     return error
 
@@ -37,7 +37,7 @@ def refusal(folder: Path, cwd: Path) -> str:
 # The right part under another name, of another type, or none
 
 
-def without(*names: str) -> Callable[[dict[str, Any]], None]:
+def make_removal(*names: str) -> Callable[[dict[str, Any]], None]:
     def remove(content: dict[str, Any]) -> None:
         for name in names[:-1]:
             content = content[name]
@@ -46,7 +46,7 @@ def without(*names: str) -> Callable[[dict[str, Any]], None]:
     return remove
 
 
-def with_other(value: Any, *names: str) -> Callable[[dict[str, Any]], None]:
+def make_replacement(value: Any, *names: str) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         for name in names[:-1]:
             content = content[name]
@@ -59,31 +59,31 @@ def test_missing_or_invalid_parts_are_named(folder: Path, tmp_path: Path) -> Non
     last = folder / "checkpoints" / "last.ckpt"
     whole = last.read_bytes()
     changes = {
-        "loops is missing": without("loops"),
-        "callbacks is missing or wrong": with_other(5, "callbacks"),
-        "optimizer_states is missing or wrong": without("optimizer_states"),
-        "epoch is missing or wrong": with_other("x", "epoch"),
-        "callbacks.History is missing or wrong": with_other([{"epoch": "one"}], "callbacks", "History", "rows"),
-        "callbacks.RunCheckpoint is missing or wrong": with_other("best", "callbacks", "RunCheckpoint", "stops"),
-        "callbacks.EpochSeed is missing or wrong": without("callbacks", "EpochSeed"),
-        "does not fit this run (ValueError: 2 epochs, not 0": with_other({}, "loops", "fit_loop"),
-        "does not fit this run (ValueError: 0 optimizers, not 1": with_other([], "optimizer_states"),
-        "does not fit this run (KeyError: 'param_groups')": with_other([{}], "optimizer_states"),
-        "loops is missing or wrong; start": with_other(
+        "loops is missing": make_removal("loops"),
+        "callbacks is missing or wrong": make_replacement(5, "callbacks"),
+        "optimizer_states is missing or wrong": make_removal("optimizer_states"),
+        "epoch is missing or wrong": make_replacement("x", "epoch"),
+        "callbacks.History is missing or wrong": make_replacement([{"epoch": "one"}], "callbacks", "History", "rows"),
+        "callbacks.RunCheckpoint is missing or wrong": make_replacement("best", "callbacks", "RunCheckpoint", "stops"),
+        "callbacks.EpochSeed is missing or wrong": make_removal("callbacks", "EpochSeed"),
+        "does not fit this run (ValueError: 2 epochs, not 0": make_replacement({}, "loops", "fit_loop"),
+        "does not fit this run (ValueError: 0 optimizers, not 1": make_replacement([], "optimizer_states"),
+        "does not fit this run (KeyError: 'param_groups')": make_replacement([{}], "optimizer_states"),
+        "loops is missing or wrong; start": make_replacement(
             "x", "loops", "fit_loop", "epoch_loop.batch_progress", "total", "ready"
         ),
-        "does not fit this run (AttributeError": with_other(5, "loops", "fit_loop"),
-        "state_dict is missing or wrong": with_other(5, "state_dict"),
-        "net.layers.0.0.weight has shape none there": with_other("x", "state_dict", "net.layers.0.0.weight"),
+        "does not fit this run (AttributeError": make_replacement(5, "loops", "fit_loop"),
+        "state_dict is missing or wrong": make_replacement(5, "state_dict"),
+        "net.layers.0.0.weight has shape none there": make_replacement("x", "state_dict", "net.layers.0.0.weight"),
     }
     for words, change in changes.items():
-        content = load(last)
+        content = load_checkpoint(last)
         change(content)
         torch.save(content, last)
-        error = run("src.train", f"resume={folder}", MORE, cwd=tmp_path).error
+        error = run("src.train", f"resume={folder}", MORE_EPOCHS, cwd=tmp_path).error
         assert f"checkpoint {last} " in error and words in error, error
         last.write_bytes(whole)
-    assert run("src.train", f"resume={folder}", MORE, cwd=tmp_path).code == 0
+    assert run("src.train", f"resume={folder}", MORE_EPOCHS, cwd=tmp_path).code == 0
 
 
 def test_checkpoint_of_other_run_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -94,22 +94,22 @@ def test_checkpoint_of_other_run_is_refused(folder: Path, tmp_path: Path) -> Non
         "optimizer=sgd": "another run's: optimizer is {_target_: torch.optim.SGD",
         "seed=5": "another run's: seed is 5 there, 0 here",
     }.items():
-        other = quick("trainer.max_epochs=1", setting, cwd=tmp_path).folder
+        other = train_bare("trainer.max_epochs=1", setting, cwd=tmp_path).folder
         shutil.copy(other / "checkpoints" / "last.ckpt", last)
-        error = refusal(folder, tmp_path)
+        error = resume_and_get_error(folder, tmp_path)
         assert f"checkpoint {last} " in error and words in error, error
 
 
 def test_missing_best_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
     """A missing best checkpoint is reported before training starts."""
     (folder / "checkpoints" / "best.ckpt").unlink()
-    assert "best.ckpt is missing: start a new run from last.ckpt" in refusal(folder, tmp_path)
+    assert "best.ckpt is missing: start a new run from last.ckpt" in resume_and_get_error(folder, tmp_path)
 
 
 def test_invalid_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     """Weights to start from and weights to evaluate are checked."""
     best = folder / "checkpoints" / "best.ckpt"
-    whole = load(best)
+    whole = load_checkpoint(best)
     for value in (5, {3: torch.zeros(2)}):
         torch.save(whole | {"state_dict": value}, best)
         for command in (["src.train", f"ckpt_path={best}"], ["src.eval", f"run={folder}"]):
@@ -122,7 +122,7 @@ def test_invalid_weights_are_refused(folder: Path, tmp_path: Path) -> None:
 # Bit rot
 
 
-def flip(path: Path, bit: int) -> None:
+def flip_bit(path: Path, bit: int) -> None:
     content = bytearray(path.read_bytes())
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
@@ -131,23 +131,23 @@ def flip(path: Path, bit: int) -> None:
 def test_flipped_bit_is_refused_by_commands(folder: Path, tmp_path: Path) -> None:
     """Of the weights: in the middle of the file."""
     for name, commands in {
-        "last": [["src.train", f"resume={folder}", MORE]],
+        "last": [["src.train", f"resume={folder}", MORE_EPOCHS]],
         "best": [
-            ["src.train", f"resume={folder}", MORE],
+            ["src.train", f"resume={folder}", MORE_EPOCHS],
             ["src.train", f"ckpt_path={folder}/checkpoints/best.ckpt"],
             ["src.eval", f"run={folder}"],
         ],
     }.items():
         path = folder / "checkpoints" / f"{name}.ckpt"
-        place = path.read_bytes().index(weights(folder, name)["net.layers.0.0.weight"].numpy().tobytes())
-        flip(path, bit := 8 * place + random.Random(0).randrange(800))
+        place = path.read_bytes().index(read_weights(folder, name)["net.layers.0.0.weight"].numpy().tobytes())
+        flip_bit(path, bit := 8 * place + random.Random(0).randrange(800))
         for command in commands:
             assert f"checkpoint {path} is damaged" in run(*command, cwd=tmp_path).error
         with pytest.raises(InputError, match=rf"{name}\.ckpt is damaged"):
             MLP.load_from_checkpoint(path)
-        flip(path, bit)
+        flip_bit(path, bit)
 
 
 def test_model_is_loaded_from_checkpoint(folder: Path) -> None:
     model = MLP.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
-    assert same(dict(model.state_dict()), dict(weights(folder, "best")))
+    assert is_identical(dict(model.state_dict()), dict(read_weights(folder, "best")))

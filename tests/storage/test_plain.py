@@ -13,7 +13,7 @@ from src.storage.plain import read_yaml
 from src.storage.references import UNRESOLVED, check_expanded_size, extract_external_references
 
 
-def written(folder: Path, content: str | bytes) -> Path:
+def write_config(folder: Path, content: str | bytes) -> Path:
     path = folder / "config.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -21,7 +21,7 @@ def written(folder: Path, content: str | bytes) -> Path:
 
 def test_plain_values_match_omegaconf(tmp_path: Path) -> None:
     content = "a: 1e-3\nb: [1, 2.5, true, null, 2026-11-27]\nc: {d: '1', 2: 'ü\n\n  e'}\n"
-    assert read_yaml(written(tmp_path, content)) == {
+    assert read_yaml(write_config(tmp_path, content)) == {
         "a": 0.001,
         "b": [1, 2.5, True, None, "2026-11-27"],
         "c": {"d": "1", 2: "ü\ne"},
@@ -69,7 +69,7 @@ BILLION = "\n".join(
 )
 def test_unsafe_yaml_is_refused(tmp_path: Path, content: str | bytes, told: str) -> None:
     """Anything but plain values is refused in one line, before it is built."""
-    path = written(tmp_path, content)
+    path = write_config(tmp_path, content)
     with pytest.raises(InputError) as error:
         read_yaml(path)
     assert str(error.value).startswith(f"{path} is damaged: ")
@@ -118,7 +118,7 @@ def test_only_external_references_are_extracted() -> None:
     assert (resolved["lr"], resolved["nothing"], resolved["name"]) == (0.001, None, "width_1_1")
 
 
-def doubled(count: int, what: Any) -> dict[str, Any]:
+def make_doubling_settings(count: int, what: Any) -> dict[str, Any]:
     """Settings that each name the one before it twice."""
     return {"a0": what} | {f"a{n}": f"${{a{n - 1}}}${{a{n - 1}}}" for n in range(1, count)}
 
@@ -126,7 +126,7 @@ def doubled(count: int, what: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (doubled(40, "x"), "more than 4,194,304 characters"),
+        (make_doubling_settings(40, "x"), "more than 4,194,304 characters"),
         ({"a0": ["x"]} | {f"a{n}": [f"${{a{n - 1}}}"] * 9 for n in range(1, 20)}, "more than 4,194,304 characters"),
         ({"a": "${b}", "b": "${a}"}, "form a cycle"),
         ({"a": {"b": "${a}"}}, "form a cycle"),
@@ -143,4 +143,4 @@ def test_invalid_references_are_refused(content: dict[str, Any], told: str) -> N
 
 
 def test_many_references_are_accepted() -> None:
-    check_expanded_size({"seed": 1, "list": ["${seed}"] * 10_000} | doubled(10, "x"))
+    check_expanded_size({"seed": 1, "list": ["${seed}"] * 10_000} | make_doubling_settings(10, "x"))

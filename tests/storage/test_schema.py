@@ -17,7 +17,7 @@ SEARCH = {"sampler": "tpe", "metric": "a", "mode": "min", "trials": [], "importa
 TRIAL = {"number": 0, "job": 0, "state": "complete", "value": 1.0}
 
 
-def told(path: Path, check: Check) -> str:
+def get_fault(path: Path, check: Check) -> str:
     """What is wrong with a file, which is told in one line that begins with its path."""
     with pytest.raises(DamagedError) as error:
         read_checked(path, check)
@@ -82,7 +82,7 @@ def test_invalid_field_is_named(
     assert read_checked(path, check) == whole
     content = {key: each for key, each in {**whole, field: value}.items() if each is not ...}
     path.write_text(json.dumps(content))
-    assert told(path, check).startswith(fault)
+    assert get_fault(path, check).startswith(fault)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_invalid_field_is_named(
 )
 def test_invalid_json_is_reported(content: bytes, fault: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_bytes(content)
-    assert told(tmp_path / "status.json", schema.STATUS).startswith(fault)
+    assert get_fault(tmp_path / "status.json", schema.STATUS).startswith(fault)
 
 
 def test_missing_file_is_not_damaged(tmp_path: Path) -> None:
@@ -117,15 +117,15 @@ def test_irregular_file_is_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "folder.json").mkdir()
     for name in ("pipe.json", "folder.json"):
-        assert told(tmp_path / name, schema.STATUS) == "is not a regular file"
+        assert get_fault(tmp_path / name, schema.STATUS) == "is not a regular file"
 
 
 def test_only_first_faults_are_reported(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {f"val/{number}": "x" for number in range(1000)})
     fault = 'val/{} is "x" and must be a finite number'
-    assert told(tmp_path / "a.json", schema.check_metrics) == f"{'; '.join(map(fault.format, range(3)))}; and more"
+    assert get_fault(tmp_path / "a.json", schema.check_metrics) == f"{'; '.join(map(fault.format, range(3)))}; and more"
     write_json(tmp_path / "a.json", {f"val/{number}": 1 for number in range(10_001)})
-    assert told(tmp_path / "a.json", schema.check_metrics) == "it has 10,001 values and must have at most 10,000"
+    assert get_fault(tmp_path / "a.json", schema.check_metrics) == "it has 10,001 values and must have at most 10,000"
 
 
 def test_null_and_unknown_fields_are_accepted(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from src.core.errors import InputError
 from src.storage.tensors import read_tensors
-from tests.command_line import same
+from tests.command_line import is_identical
 
 CONTENT: dict[str, Any] = {
     "state_dict": {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(7)},
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path) -> Any:
+def read_or_get_error(path: Path) -> Any:
     """Return what is read, or the line that refuses it."""
     try:
         return read_tensors(path)
@@ -41,7 +41,7 @@ def read(path: Path) -> Any:
 
 
 def test_tensors_are_read_as_written(path: Path) -> None:
-    assert same(read_tensors(path), CONTENT)
+    assert is_identical(read_tensors(path), CONTENT)
 
 
 def test_flipped_bit_is_refused_or_harmless(path: Path) -> None:
@@ -55,8 +55,8 @@ def test_flipped_bit_is_refused_or_harmless(path: Path) -> None:
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        found = read(path)
-        assert isinstance(found, str) or same(found, CONTENT), f"bit {bit}"
+        found = read_or_get_error(path)
+        assert isinstance(found, str) or is_identical(found, CONTENT), f"bit {bit}"
         refused += isinstance(found, str)
     assert refused > 250
 
@@ -65,10 +65,10 @@ def test_flipped_bit_is_refused_or_harmless(path: Path) -> None:
 def test_truncated_file_is_refused(share: float, path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    assert "is truncated or not a checkpoint" in read(path)
+    assert "is truncated or not a checkpoint" in read_or_get_error(path)
 
 
-def rewritten(path: Path, change: Callable[[zipfile.ZipFile, list[tuple[str, bytes]]], None]) -> None:
+def rewrite_parts(path: Path, change: Callable[[zipfile.ZipFile, list[tuple[str, bytes]]], None]) -> None:
     """Write a file's parts anew, as ``change`` does it."""
     with zipfile.ZipFile(path) as archive:
         parts = [(name, archive.read(name)) for name in archive.namelist()]
@@ -81,9 +81,9 @@ def test_compressed_parts_are_refused(path: Path) -> None:
         for name, content in [*parts, ("a/data/9", bytes(10**7))]:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
-    rewritten(path, compress)
+    rewrite_parts(path, compress)
     assert path.stat().st_size < 10**5
-    assert "its layout is not that of torch.save" in read(path)
+    assert "its layout is not that of torch.save" in read_or_get_error(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -92,8 +92,8 @@ def test_duplicate_parts_are_refused(path: Path) -> None:
         for name, content in [*parts, parts[0]]:
             archive.writestr(zipfile.ZipInfo(name), content)
 
-    rewritten(path, repeat)
-    assert "its layout is not that of torch.save" in read(path)
+    rewrite_parts(path, repeat)
+    assert "its layout is not that of torch.save" in read_or_get_error(path)
 
 
 def test_overlapping_parts_are_refused(path: Path) -> None:
@@ -106,8 +106,8 @@ def test_overlapping_parts_are_refused(path: Path) -> None:
             again.file_size = again.compress_size = first.file_size
             archive.filelist.append(again)
 
-    rewritten(path, overlap)
-    assert "its layout is not that of torch.save" in read(path)
+    rewrite_parts(path, overlap)
+    assert "its layout is not that of torch.save" in read_or_get_error(path)
 
 
 def test_extra_bytes_are_refused_or_harmless(path: Path) -> None:
@@ -115,16 +115,16 @@ def test_extra_bytes_are_refused_or_harmless(path: Path) -> None:
     content = path.read_bytes()
     for other in (b"#!/bin/sh\n" + content, content + b"more"):
         path.write_bytes(other)
-        found = read(path)
-        assert isinstance(found, str) or same(found, CONTENT)
+        found = read_or_get_error(path)
+        assert isinstance(found, str) or is_identical(found, CONTENT)
 
 
 def test_irregular_files_are_refused_immediately(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ckpt")
     (tmp_path / "folder.ckpt").mkdir()
-    assert read(tmp_path / "pipe.ckpt").endswith("is not a regular file")
-    assert read(tmp_path / "folder.ckpt").endswith("is not a regular file")
-    assert read(tmp_path / "none.ckpt").endswith("does not exist")
+    assert read_or_get_error(tmp_path / "pipe.ckpt").endswith("is not a regular file")
+    assert read_or_get_error(tmp_path / "folder.ckpt").endswith("is not a regular file")
+    assert read_or_get_error(tmp_path / "none.ckpt").endswith("does not exist")
 
 
 def test_pickled_code_is_not_run(path: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_pickled_code_is_not_run(path: Path, tmp_path: Path) -> None:
             return (os.mkdir, (str(tmp_path / "made"),))
 
     torch.save({"state_dict": Evil()}, path)
-    assert "not a checkpoint" in read(path)
+    assert "not a checkpoint" in read_or_get_error(path)
     assert not (tmp_path / "made").exists()
 
 
@@ -144,12 +144,12 @@ def test_legacy_format_is_refused_with_instructions(tmp_path: Path) -> None:
     """The message has a command that converts the file."""
     path = tmp_path / "it's old.pth"
     torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
-    line = read(path)
+    line = read_or_get_error(path)
     assert "old format" in line
     command = line.split("python -c ")[1]
     assert os.system(f"true {command}") == 0  # quoted for the shell
     exec(compile(os.popen(f"printf %s {command}").read(), "command", "exec"))
-    assert same(read_tensors(path), CONTENT)
+    assert is_identical(read_tensors(path), CONTENT)
 
 
 def test_legacy_format_requires_digest_in_name(tmp_path: Path) -> None:
@@ -159,18 +159,18 @@ def test_legacy_format_requires_digest_in_name(tmp_path: Path) -> None:
     digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
     path = tmp_path / f"net-{digest}.pth"
     path.write_bytes(content.getvalue())
-    assert same(read_tensors(path), CONTENT)
+    assert is_identical(read_tensors(path), CONTENT)
     path.write_bytes(content.getvalue()[:-1] + b"x")
-    assert f"its SHA-256 does not begin with {digest}" in read(path)
+    assert f"its SHA-256 does not begin with {digest}" in read_or_get_error(path)
 
 
 def test_digest_like_name_is_harmless(tmp_path: Path) -> None:
     torch.save(CONTENT, tmp_path / "run-20261124.ckpt")
-    assert same(read_tensors(tmp_path / "run-20261124.ckpt"), CONTENT)
+    assert is_identical(read_tensors(tmp_path / "run-20261124.ckpt"), CONTENT)
 
 
 def test_requested_digest_must_match(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    assert same(read_tensors(path, digest), CONTENT)
+    assert is_identical(read_tensors(path, digest), CONTENT)
     with pytest.raises(InputError, match="does not begin with 0badc0de"):
         read_tensors(path, "0badc0de")

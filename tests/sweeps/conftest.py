@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps.reports import epochs, made
+from tests.sweeps.reports import epochs, make_accuracy_job
 
 
 @pytest.fixture
@@ -16,7 +16,9 @@ def grid(tmp_path: Path) -> Path:
         typed = (f"model.hidden_size={width}", f"optimizer.lr={rate}", f"seed={seed}", "data=xor")
         if (width, rate) in found:
             val = found[width, rate][seed]
-            made(tmp_path / "grid", f"{number}_x", *typed, val=val, test=val - 0.375, history=epochs(0.5, 0.25))
+            make_accuracy_job(
+                tmp_path / "grid", f"{number}_x", *typed, val=val, test=val - 0.375, history=epochs(0.5, 0.25)
+            )
         else:
-            made(tmp_path / "grid", f"{number}_x", *typed, status="failed", reason="diverged")
+            make_accuracy_job(tmp_path / "grid", f"{number}_x", *typed, status="failed", reason="diverged")
     return tmp_path / "grid"

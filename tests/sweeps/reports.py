@@ -99,7 +99,7 @@ class Page(HTMLParser):
         return found
 
 
-def read(*folders: Path) -> Page:
+def read_report(*folders: Path) -> Page:
     """The report of sweeps, written and read."""
     return Page(write_report(load_sweeps(list(folders))))
 
@@ -107,7 +107,9 @@ def read(*folders: Path) -> Page:
 NASTY = "<b>a</b> & </script><script>alert('x')</script> %{x}"
 
 
-def made(sweep: Path, name: str, *overrides: str, val: float | None = None, test: float = 0.5, **more: Any) -> Path:
+def make_accuracy_job(
+    sweep: Path, name: str, *overrides: str, val: float | None = None, test: float = 0.5, **more: Any
+) -> Path:
     """A job that is chosen by its validation accuracy."""
     metrics = None if val is None else {"val/acc": val, "test/acc": test, "monitor": "val/acc", "mode": "max"}
     return made_job(sweep, name, *overrides, metrics=metrics, **more)

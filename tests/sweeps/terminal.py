@@ -8,11 +8,11 @@ import termios
 import threading
 from pathlib import Path
 
-from tests.command_line import PATIENCE, ROOT
+from tests.command_line import PROCESS_TIMEOUT, ROOT
 
 # What an environment may say of terminals and output.
-SAID = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
-SAID |= {"PYTHONIOENCODING", "PYTHONUNBUFFERED"}
+TERMINAL_VARIABLES = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+TERMINAL_VARIABLES |= {"PYTHONIOENCODING", "PYTHONUNBUFFERED"}
 
 
 class Terminal:
@@ -74,9 +74,9 @@ class Terminal:
         self.column = len(self.rows[self.row])  # the cursor stands behind what was written last
 
 
-def spawned(script: str, cwd: Path, stdout: int, **environment: str) -> "subprocess.Popen[str]":
+def spawn_script(script: str, cwd: Path, stdout: int, **environment: str) -> "subprocess.Popen[str]":
     """A process that runs a script in an environment that says nothing of terminals."""
-    given = {key: value for key, value in os.environ.items() if key not in SAID}
+    given = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES}
     return subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=cwd,
@@ -88,15 +88,15 @@ def spawned(script: str, cwd: Path, stdout: int, **environment: str) -> "subproc
     )
 
 
-def on_terminal(script: str, cwd: Path, columns: int = 80, rows: int = 24, **environment: str) -> Terminal:
+def run_on_terminal(script: str, cwd: Path, columns: int = 80, rows: int = 24, **environment: str) -> Terminal:
     """What a terminal shows after a script, whatever its end."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (rows, columns))
-    with spawned(script, cwd, theirs, **environment) as process:
+    with spawn_script(script, cwd, theirs, **environment) as process:
         os.close(theirs)
-        patience = threading.Timer(PATIENCE, process.kill)
+        patience = threading.Timer(PROCESS_TIMEOUT, process.kill)
         patience.start()
-        written = b"".join(iter(lambda: chunk(ours), b""))
+        written = b"".join(iter(lambda: read_chunk(ours), b""))
         patience.cancel()
         errors = process.communicate()[1]
     os.close(ours)
@@ -106,7 +106,7 @@ def on_terminal(script: str, cwd: Path, columns: int = 80, rows: int = 24, **env
     return terminal
 
 
-def chunk(descriptor: int) -> bytes:
+def read_chunk(descriptor: int) -> bytes:
     """What was written to a terminal since; nothing when all who could write have gone."""
     try:
         return os.read(descriptor, 65536)

@@ -25,7 +25,7 @@ def compare(folder: Path) -> Outcome:
     return run("src.compare", str(folder), cwd=folder.parent)
 
 
-def shown(folder: Path) -> dict[str, tuple[int, int]]:
+def read_image_sizes(folder: Path) -> dict[str, tuple[int, int]]:
     """The pictures in a sweep's events of TensorBoard, each with the size of the one that was drawn last."""
     events = EventAccumulator(str(folder)).Reload()
     images = {tag: events.Images(tag)[-1] for tag in events.Tags()["images"]}
@@ -47,7 +47,7 @@ def sweep(ended: tuple[Path, Outcome], tmp_path: Path) -> Path:
     return shutil.copytree(ended[0], tmp_path / "moved here")
 
 
-def with_pictures(folder: Path, pictures: object) -> Path:
+def make_sweep_folder(folder: Path, pictures: object) -> Path:
     """A sweep's folder, of a sweep that was started with these pictures."""
     folder.mkdir(exist_ok=True)
     OmegaConf.save({"hydra": {"callbacks": {"pictures": {"pictures": pictures}}}}, folder / "multirun.yaml")
@@ -62,7 +62,7 @@ def test_preset_writes_figures_and_tensorboard_images(ended: tuple[Path, Outcome
     folder, outcome = ended
     assert [path.name for path in (folder / "figures").iterdir()] == ["panels.png"]
     with Image.open(folder / "figures" / "panels.png") as picture:
-        assert shown(folder) == {"visuals/panels": picture.size}
+        assert read_image_sizes(folder) == {"visuals/panels": picture.size}
     (told,) = [line for line in outcome.text.splitlines() if "figure: " in line]
     assert Path(told.split("figure: ")[1]).parts[-5:] == ("outputs", "sweeps", folder.name, "figures", "panels.png")
 
@@ -105,7 +105,7 @@ def test_errors_at_sweep_end_are_single_lines(tmp_path: Path, caplog: pytest.Log
 # Again
 
 
-def last_lines(outcome: Outcome) -> list[str]:
+def list_written_files(outcome: Outcome) -> list[str]:
     """The files that ``python -m src.compare`` tells below its table."""
     return outcome.out.split("\n\n")[-1].splitlines()
 
@@ -120,9 +120,9 @@ def test_compare_reproduces_results_and_figures(sweep: Path) -> None:
     assert outcome.out.startswith("\nmoved here: 2 jobs, 2 finished\n\nbest first by val/acc, higher is better\n")
     (best,) = [line for line in outcome.out.splitlines() if line.startswith("chosen: hidden size ")]
     assert "test/acc" in best and "(n = 1)" in best
-    assert last_lines(outcome) == [str(sweep / "results.csv"), str(path)]
+    assert list_written_files(outcome) == [str(sweep / "results.csv"), str(path)]
     assert path.read_bytes() == before
-    assert list(shown(sweep)) == ["visuals/panels"]
+    assert list(read_image_sizes(sweep)) == ["visuals/panels"]
     with (sweep / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["number"], row["status"], row["model.hidden_size"], row["folder"]) for row in rows] == [
@@ -147,10 +147,10 @@ def test_compare_summarises_incomplete_sweep(sweep: Path) -> None:
     """The compare command summarises the available results of a sweep that stopped early."""
     (sweep / "1_hidden_size-2" / "metrics.json").unlink()
     write_json(sweep / "1_hidden_size-2" / "status.json", {"status": "failed", "reason": "killed", "message": None})
-    with_pictures(sweep, {"scores": {"_target_": "src.sweeps.figures.base.Scores", "metric": "test/acc"}})
+    make_sweep_folder(sweep, {"scores": {"_target_": "src.sweeps.figures.base.Scores", "metric": "test/acc"}})
     outcome = compare(sweep)
     assert (outcome.code, outcome.out.splitlines()[1]) == (0, "moved here: 2 jobs, 1 finished, 1 failed")
-    assert last_lines(outcome) == [str(sweep / "results.csv"), str(sweep / "figures" / "scores.png")]
+    assert list_written_files(outcome) == [str(sweep / "results.csv"), str(sweep / "figures" / "scores.png")]
 
 
 def test_compare_draws_remaining_figures(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_compare_draws_remaining_figures(tmp_path: Path) -> None:
         "strange": {"_target_": scores, "metric": "test/acc", "colour": "red"},
         "good": {"_target_": scores, "metric": "test/acc"},
     }
-    made_job(with_pictures(tmp_path / "mine", pictures), "0", metrics={"test/acc": 1.0})
+    made_job(make_sweep_folder(tmp_path / "mine", pictures), "0", metrics={"test/acc": 1.0})
     outcome = compare(tmp_path / "mine")
     figures = tmp_path / "mine" / "figures"
-    assert (outcome.code, last_lines(outcome)[1:]) == (1, [f"{figures}/good.png"])
+    assert (outcome.code, list_written_files(outcome)[1:]) == (1, [f"{figures}/good.png"])
     assert [path.name for path in figures.iterdir()] == ["good.png"]
     assert outcome.err.splitlines() == [
         f"error: {figures}/none_has_it.png cannot be drawn: none of the 1 runs has the metric test/f1",
@@ -178,7 +178,7 @@ def test_compare_handles_sweep_without_figures(tmp_path: Path, content: str) -> 
     folder = made_job(tmp_path / "mine", "0", "seed=0", metrics={"val/acc": 0.5, "monitor": "val/acc"}).parent
     (folder / "multirun.yaml").write_text(content)
     outcome = compare(folder)
-    assert (outcome.code, outcome.err, last_lines(outcome)) == (0, "", [str(folder / "results.csv")])
+    assert (outcome.code, outcome.err, list_written_files(outcome)) == (0, "", [str(folder / "results.csv")])
     assert not (folder / "figures").exists()
 
 
@@ -198,7 +198,7 @@ def test_folder_without_sweep_is_reported(sweep: Path) -> None:
 
 def test_missing_and_damaged_jobs_are_reported(sweep: Path, tmp_path: Path) -> None:
     """A sweep without jobs or with a damaged job is reported."""
-    empty = with_pictures(tmp_path / "empty", {})
+    empty = make_sweep_folder(tmp_path / "empty", {})
     assert compare(empty).error == f"error: {empty}: it contains no jobs"
     (sweep / "0_hidden_size-1" / "job.json").write_text("{")
     assert compare(sweep).error.startswith(f"error: {sweep}/0_hidden_size-1/job.json is damaged: ")

@@ -28,7 +28,9 @@ def metrics(best: float | None, monitor: str = "val/loss", mode: str = "min", **
     return {"val/acc": 0.5, monitor: best, "test/acc": 0.25, **more, "monitor": monitor, "mode": mode, "best": best}
 
 
-def told(display: Display, number: int, result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+def record_and_read_line(
+    display: Display, number: int, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> str:
     """The line on a job that ends well."""
     display.record_end(number, "finished", None, None, result)
     return capsys.readouterr().out
@@ -72,24 +74,24 @@ def test_time_left_covers_latest_job(capsys: pytest.CaptureFixture[str]) -> None
         display.record_start(1, Path("1"))
         clock.now = 10.0
         display.record_start(2, Path("2"))
-        assert told(display, 0, metrics(0.5), capsys).endswith(" · about 0:10 left\n")
+        assert record_and_read_line(display, 0, metrics(0.5), capsys).endswith(" · about 0:10 left\n")
         clock.now = 21.0  # (10 + 20) / 2 s per job, of which 11 have passed
-        assert told(display, 1, metrics(0.75), capsys).endswith("val/loss 0.5 · about 0:04 left\n")
-        assert told(display, 2, metrics(0.75), capsys).endswith("val/loss 0.5\n")
+        assert record_and_read_line(display, 1, metrics(0.75), capsys).endswith("val/loss 0.5 · about 0:04 left\n")
+        assert record_and_read_line(display, 2, metrics(0.75), capsys).endswith("val/loss 0.5\n")
 
 
 def test_earlier_jobs_count_and_can_win(capsys: pytest.CaptureFixture[str]) -> None:
     """Jobs that had finished before are counted and can be the best."""
     with Display({**NAMES, 10: "late"}, finished_before=1, parallel_jobs=1, clock=Clock()) as display:
         display.add_finished(3, metrics(0.001))
-        line = told(display, 10, metrics(0.002), capsys)
+        line = record_and_read_line(display, 10, metrics(0.002), capsys)
     assert line.startswith("[2/5] 10 late: val/loss 0.002, ")
     assert line.endswith(" · best: 3 hidden size [4,4], seed 1, val/loss 0.001\n")
 
 
 def test_counts_are_as_wide_as_their_total(capsys: pytest.CaptureFixture[str]) -> None:
     with Display(dict.fromkeys(range(1000), "job"), finished_before=7, parallel_jobs=1, clock=Clock()) as display:
-        assert told(display, 0, metrics(0.5), capsys).startswith("[   8/1000] 0 job: ")
+        assert record_and_read_line(display, 0, metrics(0.5), capsys).startswith("[   8/1000] 0 job: ")
 
 
 @pytest.mark.parametrize(
@@ -102,22 +104,22 @@ def test_best_follows_mode_and_first_tie(
     """The best job has the lowest or highest value, depending on the mode; in a tie the first one wins."""
     with Display(NAMES, 0, 1, Clock()) as display:
         for number in reversed(range(len(values))):
-            line = told(display, number, metrics(values[number], "val/f1", mode), capsys)
+            line = record_and_read_line(display, number, metrics(values[number], "val/f1", mode), capsys)
     assert f" · best: {best} {NAMES[best]}, val/f1 {values[best]:.4g}" in line
 
 
 def test_each_monitored_metric_has_its_best(capsys: pytest.CaptureFixture[str]) -> None:
     with Display({0: "a", 1: "b", 2: "c"}, 0, 1, Clock()) as display:
-        told(display, 0, metrics(0.5), capsys)
-        told(display, 1, metrics(0.875, "val/acc", "max"), capsys)
-        line = told(display, 2, metrics(0.25, "val/acc", "max"), capsys)
+        record_and_read_line(display, 0, metrics(0.5), capsys)
+        record_and_read_line(display, 1, metrics(0.875, "val/acc", "max"), capsys)
+        line = record_and_read_line(display, 2, metrics(0.25, "val/acc", "max"), capsys)
     assert line == "[3/3] 2 c: val/acc 25.00% · best: 0 a, val/loss 0.5; 1 b, val/acc 87.50%\n"
 
 
 def test_only_finished_jobs_can_be_the_best(capsys: pytest.CaptureFixture[str]) -> None:
     with Display({0: "a", 1: "b"}, 0, 1, Clock()) as display:
         display.record_end(0, "failed", "error", None, metrics(0.1))
-        assert "best: 1 b, val/loss 0.2\n" in told(display, 1, metrics(0.2), capsys)
+        assert "best: 1 b, val/loss 0.2\n" in record_and_read_line(display, 1, metrics(0.2), capsys)
 
 
 def test_without_validation_training_metrics_are_printed(
@@ -126,8 +128,8 @@ def test_without_validation_training_metrics_are_printed(
     """Without validation, the training metrics are printed and no job is the best."""
     result = {"train/loss": 0.25, "test/acc": 1.0, "monitor": None, "mode": None, "best": None, "seconds": 59.96}
     with Display({0: "a", 1: "b"}, 0, 1, Clock()) as display:
-        assert told(display, 0, result, capsys) == "[1/2] 0 a: train/loss 0.25 (60.0 s)\n"
-        assert told(display, 1, {}, capsys) == "[2/2] 1 b: finished\n"
+        assert record_and_read_line(display, 0, result, capsys) == "[1/2] 0 a: train/loss 0.25 (60.0 s)\n"
+        assert record_and_read_line(display, 1, {}, capsys) == "[2/2] 1 b: finished\n"
 
 
 def test_messages_become_short_printable_lines(

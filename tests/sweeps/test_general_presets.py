@@ -8,7 +8,14 @@ from unittest import mock
 import pytest
 from hydra.core.plugins import Plugins
 
-from tests.command_line import history, images, load, own_images, read_json, run
+from tests.command_line import (
+    get_image_settings,
+    get_small_image_settings,
+    load_checkpoint,
+    read_history,
+    read_json,
+    run,
+)
 from tests.course.presets import composed, sweep
 
 AXES = {
@@ -37,7 +44,7 @@ COUNTS = {
 # What is asked for
 
 
-class Asked:
+class RecordingLauncher:
     """A launcher that notes what it is asked to run, and ends there."""
 
     def __init__(self) -> None:
@@ -48,9 +55,9 @@ class Asked:
         raise SystemExit(0)
 
 
-def asked(*arguments: str, cwd: Path) -> list[dict[str, str]]:
+def get_requested_jobs(*arguments: str, cwd: Path) -> list[dict[str, str]]:
     """The settings of each run that a command line asks for; none of them is run."""
-    launcher = Asked()
+    launcher = RecordingLauncher()
     with mock.patch.object(Plugins, "instantiate_launcher", return_value=launcher):
         outcome = run("src.train", *arguments, cwd=cwd)
     assert outcome.code == 0 and launcher.jobs, outcome.text
@@ -62,7 +69,7 @@ def test_preset_runs_full_grid_once(preset: str, tmp_path: Path) -> None:
     """A preset runs each combination of its axes exactly once."""
     axes = AXES[preset]
     combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    jobs = asked(preset, cwd=tmp_path)
+    jobs = get_requested_jobs(preset, cwd=tmp_path)
     assert jobs == [{**combination, "sweep": preset.removeprefix("sweep=")} for combination in combinations]
     assert len(jobs) == COUNTS[preset]
 
@@ -85,7 +92,7 @@ def test_command_line_axis_replaces_preset_axis(preset: str, given: str, count: 
     """An axis on the command line replaces the preset's axis for the same setting."""
     replaced, others = given.split("=")[0], dict(AXES[preset])
     before = others.pop(replaced)
-    jobs = asked(preset, given, cwd=tmp_path)
+    jobs = get_requested_jobs(preset, given, cwd=tmp_path)
     assert len(jobs) == count
     assert not {job[replaced] for job in jobs} >= set(before)
     assert all({job[key] for job in jobs} == set(values) for key, values in others.items())
@@ -93,7 +100,7 @@ def test_command_line_axis_replaces_preset_axis(preset: str, given: str, count: 
 
 def test_new_axis_extends_preset(tmp_path: Path) -> None:
     """An axis on the command line that the preset lacks is added to its axes."""
-    jobs = asked("sweep=hidden_size", "seed=0", "optimizer.lr=0.1,0.2", cwd=tmp_path)
+    jobs = get_requested_jobs("sweep=hidden_size", "seed=0", "optimizer.lr=0.1,0.2", cwd=tmp_path)
     assert [(job["model.hidden_size"], job["optimizer.lr"]) for job in jobs] == list(
         product(AXES["sweep=hidden_size"]["model.hidden_size"], ["0.1", "0.2"])
     )
@@ -102,7 +109,7 @@ def test_new_axis_extends_preset(tmp_path: Path) -> None:
 # What the runs are made of
 
 
-def made_of(*arguments: str) -> tuple[Any, ...]:
+def summarise_config(*arguments: str) -> tuple[Any, ...]:
     """A run's model, data set, optimizer and number of epochs, and the folder's name."""
     config = composed(*arguments)
     choices = config.hydra.runtime.choices
@@ -121,25 +128,25 @@ def made_of(*arguments: str) -> tuple[Any, ...]:
 )
 def test_preset_defines_model_data_optimizer_name(preset: str, made: tuple[Any, ...]) -> None:
     """A preset has its own model, data, optimizer, number of epochs and name."""
-    assert made_of(preset) == made
+    assert summarise_config(preset) == made
 
 
 @pytest.mark.parametrize("preset", ["sweep=hidden_size", "sweep=learning_rate", "sweep=regularization", "sweep=seeds"])
 def test_command_line_choices_override_preset(preset: str) -> None:
     """Choices on the command line replace the preset's."""
     given = ["model=cnn", "data=fashion_mnist", "optimizer=sgd", "trainer.max_epochs=2", "name=mine"]
-    assert made_of(preset, *given) == ("cnn", "fashion_mnist", "sgd", 2, "mine")
+    assert summarise_config(preset, *given) == ("cnn", "fashion_mnist", "sgd", 2, "mine")
 
 
 @pytest.mark.parametrize(("data", "epochs"), [("mnist", 3), ("cifar10", 3), ("xor", 50), ("parabola", 20)])
 def test_models_data_epochs_depend_on_data(data: str, epochs: int) -> None:
     """The preset models_data trains briefly, but on a toy data set for as long as that needs."""
-    assert made_of("sweep=models_data", f"data={data}")[3:] == (epochs, "models_data")
+    assert summarise_config("sweep=models_data", f"data={data}")[3:] == (epochs, "models_data")
 
 
 def test_preset_keeps_experiment_settings() -> None:
     """A sweep preset over an experiment keeps the experiment's own settings."""
-    assert made_of("sweep=seeds", "experiment=fashion_cnn")[:2] == ("cnn", "fashion_mnist")
+    assert summarise_config("sweep=seeds", "experiment=fashion_cnn")[:2] == ("cnn", "fashion_mnist")
     assert composed("sweep=seeds", "experiment=fashion_cnn").model == composed("experiment=fashion_cnn").model
     alone, swept = composed("experiment=wheat"), composed("sweep=hidden_size", "experiment=wheat", "data=wheat")
     assert [swept[part] for part in ("model", "data", "trainer")] == [
@@ -165,7 +172,7 @@ def metrics(jobs: dict[str, Path], name: str) -> list[Any]:
 
 def settings(folder: Path) -> dict[str, Any]:
     """What a run's model was made from."""
-    return dict(load(folder / "checkpoints" / "last.ckpt")["hyper_parameters"])
+    return dict(load_checkpoint(folder / "checkpoints" / "last.ckpt")["hyper_parameters"])
 
 
 def test_hidden_size_preset_sets_widths(tmp_path: Path) -> None:
@@ -180,21 +187,21 @@ def test_hidden_size_preset_sets_widths(tmp_path: Path) -> None:
 
 
 def test_each_learning_rate_with_each_batch_size(data_dir: Path, tmp_path: Path) -> None:
-    small = [*own_images(data_dir), "data.val_size=40", "trainer.max_epochs=2"]
+    small = [*get_image_settings(data_dir), "data.val_size=40", "trainer.max_epochs=2"]
     given = ["data=fashion_mnist", "data.batch_size=16,160", "optimizer.lr=1e-4,1e-2"]
     jobs = sweep("sweep=learning_rate", *given, *small, cwd=tmp_path)
     assert list(jobs) == [f"batch_size-{batch}_lr-{rate}" for batch in (16, 160) for rate in ("0.0001", "0.01")]
-    last = [load(folder / "checkpoints" / "last.ckpt") for folder in jobs.values()]
+    last = [load_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in jobs.values()]
     assert [each["global_step"] for each in last] == [20, 20, 2, 2]  # two epochs of 160 images
     assert [each["optimizer_states"][0]["param_groups"][0]["lr"] for each in last] == [1e-4, 1e-2] * 2
-    slow, fast, slowest, _ = [history(folder)[-1]["train/loss"] for folder in jobs.values()]
+    slow, fast, slowest, _ = [read_history(folder)[-1]["train/loss"] for folder in jobs.values()]
     assert fast < slow < slowest
 
 
 def test_regularization_preset_combines_methods(data_dir: Path, tmp_path: Path) -> None:
     """The preset regularization runs each method alone and all combinations."""
     given = ["model.dropout=0,0.5", "optimizer.weight_decay=0,0.1", "trainer.max_epochs=1"]
-    jobs = sweep("sweep=regularization", *images("mnist", data_dir), *given, cwd=tmp_path)
+    jobs = sweep("sweep=regularization", *get_small_image_settings("mnist", data_dir), *given, cwd=tmp_path)
     made = [settings(folder) for folder in jobs.values()]
     combinations = [(each["dropout"], each["batch_norm"], each["optimizer"]["weight_decay"]) for each in made]
     assert combinations == list(product((0, 0.5), (False, True), (0, 0.1)))
@@ -205,7 +212,7 @@ def test_regularization_preset_combines_methods(data_dir: Path, tmp_path: Path) 
 def test_seeds_preset_repeats_given_run(data_dir: Path, tmp_path: Path) -> None:
     """The preset seeds repeats the run of the command line with ten seeds."""
     run_of = ["model=cnn", "model.channels=[4]", "model.hidden_size=[]", "trainer.max_epochs=1"]
-    jobs = sweep("sweep=seeds", *run_of, *images("fashion_mnist", data_dir), cwd=tmp_path)
+    jobs = sweep("sweep=seeds", *run_of, *get_small_image_settings("fashion_mnist", data_dir), cwd=tmp_path)
     assert list(jobs) == [f"seed-{seed}" for seed in range(10)]
     assert len(set(metrics(jobs, "val/loss"))) == 10
     assert len(set(metrics(jobs, "parameters"))) == 1
@@ -223,8 +230,13 @@ def test_each_model_on_each_data_set(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_search_preset_samples_mlp_settings(data_dir: Path, tmp_path: Path) -> None:
-    assert made_of("sweep=search")[:2] == ("mlp", "fashion_mnist")
-    small = [*images("fashion_mnist", data_dir), "trainer.max_epochs=1", "callbacks=none", "hydra.sweeper.trials=3"]
+    assert summarise_config("sweep=search")[:2] == ("mlp", "fashion_mnist")
+    small = [
+        *get_small_image_settings("fashion_mnist", data_dir),
+        "trainer.max_epochs=1",
+        "callbacks=none",
+        "hydra.sweeper.trials=3",
+    ]
     outcome = run("src.train", "sweep=search", *small, cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     made = [settings(folder) for folder in outcome.folders]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, images, own_images, read_json, run
+from tests.command_line import BARE, get_image_settings, get_small_image_settings, read_json, run
 
 
 def test_shared_setting_is_accepted(data_dir: Path, tmp_path: Path) -> None:
     """A setting that all swept choices have is accepted."""
-    shared = [*images("mnist,fashion_mnist", data_dir), "data.flip=true", "trainer.max_epochs=1"]
+    shared = [*get_small_image_settings("mnist,fashion_mnist", data_dir), "data.flip=true", "trainer.max_epochs=1"]
     assert run("src.train", "-m", *BARE, *shared, "name=flipped", cwd=tmp_path).code == 0
     found = [read_json(path)["settings"] for path in sorted(tmp_path.glob("outputs/sweeps/flipped/*/job.json"))]
     assert [each["data._target_"].split(".")[-1] for each in found] == ["MNIST", "FashionMNIST"]
@@ -18,7 +18,13 @@ def test_shared_setting_is_accepted(data_dir: Path, tmp_path: Path) -> None:
 
 def test_shared_setting_is_accepted_with_preset(data_dir: Path, tmp_path: Path) -> None:
     """A setting that all choices of a preset's axis have is accepted."""
-    shared = [*own_images(data_dir), "data.flip=true", "data=mnist,fashion_mnist", "model=mlp", "data.val_size=40"]
+    shared = [
+        *get_image_settings(data_dir),
+        "data.flip=true",
+        "data=mnist,fashion_mnist",
+        "model=mlp",
+        "data.val_size=40",
+    ]
     outcome = run("src.train", *BARE, "sweep=models_data", *shared, "trainer.max_epochs=1", "name=preset", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     notes = sorted(tmp_path.glob("outputs/sweeps/preset/*/job.json"))

@@ -38,22 +38,24 @@ def tensorboard(logdir: Path) -> Client:
     return Client(TensorBoardWSGI([HParamsPlugin(context), ScalarsPlugin(context)], data_provider=provider))
 
 
-def asked(client: Client, what: str, **question: Any) -> Any:
+def query_plugin(client: Client, what: str, **question: Any) -> Any:
     return json.loads(client.post(HPARAMS + what, json=question).get_data())
 
 
 def columns(client: Client) -> dict[str, str]:
     """The tab's settings with their types."""
-    return {told["name"]: told["type"].removeprefix("DATA_TYPE_") for told in told_experiment(client)["hparamInfos"]}
+    return {told["name"]: told["type"].removeprefix("DATA_TYPE_") for told in query_experiment(client)["hparamInfos"]}
 
 
-def told_experiment(client: Client) -> dict[str, Any]:
-    return dict(asked(client, "experiment", experimentName="", hparamsLimit=0))
+def query_experiment(client: Client) -> dict[str, Any]:
+    return dict(query_plugin(client, "experiment", experimentName="", hparamsLimit=0))
 
 
 def table(client: Client) -> dict[str, tuple[dict[str, Any], dict[str, float], str]]:
     """For each run its settings, its metrics and its status."""
-    groups = asked(client, "session_groups", startIndex=0, sliceSize=100, allowedStatuses=ANY_STATUS)["sessionGroups"]
+    groups = query_plugin(client, "session_groups", startIndex=0, sliceSize=100, allowedStatuses=ANY_STATUS)[
+        "sessionGroups"
+    ]
     assert all(len(group["sessions"]) == 1 for group in groups)
     return {
         group["name"]: (
@@ -89,7 +91,7 @@ def test_columns_are_varying_settings_with_types(tmp_path: Path) -> None:
     """The columns are exactly the settings that vary, each with its type."""
     client = tensorboard(sweep(tmp_path))
     assert columns(client) == {"model.lr": "FLOAT64", "model.norm": "BOOL", "model": "STRING"}
-    told = {each["name"]: each for each in told_experiment(client)["hparamInfos"]}
+    told = {each["name"]: each for each in query_experiment(client)["hparamInfos"]}
     assert told["model.lr"]["domainInterval"] == {"minValue": 0.1, "maxValue": 1.0}
     assert told["model.norm"]["domainDiscrete"] == [False, True]
     assert told["model"]["domainDiscrete"] == ["conv", "mlp"]
@@ -97,7 +99,7 @@ def test_columns_are_varying_settings_with_types(tmp_path: Path) -> None:
 
 def test_only_validation_and_test_metrics_are_listed(tmp_path: Path) -> None:
     """The listed metrics are the final ones of validation and test, separate from the curves."""
-    told = told_experiment(tensorboard(sweep(tmp_path)))["metricInfos"]
+    told = query_experiment(tensorboard(sweep(tmp_path)))["metricInfos"]
     assert [(each["name"]["tag"], each["displayName"]) for each in told] == [
         ("final/val/acc", "val/acc"),
         ("final/test/acc", "test/acc"),

@@ -9,10 +9,10 @@ from filelock import FileLock
 
 from src.storage.configs import read_config
 from src.sweeps.store.jobs import compute_identity, read_jobs
-from tests.command_line import BARE, Outcome, evaluate, read_json, run, timeless
-from tests.trouble import Trouble, make_trouble, read_notes
+from tests.command_line import BARE, Outcome, drop_seconds, evaluate, read_json, run
+from tests.trouble import FaultInjector, inject_faults, read_events
 
-QUICK = (*BARE, Trouble.SETTING, "trainer.max_epochs=2", "model.hidden_size=3")
+QUICK = (*BARE, FaultInjector.SETTING, "trainer.max_epochs=2", "model.hidden_size=3")
 RATES = "optimizer.lr=0.1,0.01"
 NAMES = ["0_lr-0.1", "1_lr-0.01"]
 
@@ -29,9 +29,9 @@ def statuses(cwd: Path) -> list[str]:
     return [job.status["status"] for job in read_jobs(cwd / "outputs/sweeps/swept")]
 
 
-def ended(cwd: Path) -> list[int]:
+def list_tested_jobs(cwd: Path) -> list[int]:
     """The numbers of the jobs that have come to their ends, once for each time."""
-    return sorted(note.number for note in read_notes(cwd) if note.event == "test")
+    return sorted(note.number for note in read_events(cwd) if note.event == "test")
 
 
 def files(cwd: Path) -> dict[Path, bytes]:
@@ -42,7 +42,7 @@ def files(cwd: Path) -> dict[Path, bytes]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a sweep of two jobs has finished."""
     cwd = tmp_path_factory.mktemp("made")
-    make_trouble(cwd, {})
+    inject_faults(cwd, {})
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
     return cwd
@@ -70,11 +70,11 @@ def test_identity_depends_on_settings_only() -> None:
 
 def test_equivalent_overrides_run_once(tmp_path: Path) -> None:
     """Equal jobs that were typed in different ways run once."""
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     outcome = sweep("optimizer.lr=0.1,1e-1,.1,0.10,0.01", "seed=0", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert "2 jobs: 2 to do" in outcome.out
-    assert ended(tmp_path) == [0, 1]
+    assert list_tested_jobs(tmp_path) == [0, 1]
     assert names(tmp_path) == ["0_lr-0.1", "1_lr-0.01"]
 
 
@@ -83,7 +83,7 @@ def test_finished_sweep_is_not_repeated(cwd: Path) -> None:
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0
     assert re.search(r"2 jobs: 2 finished before( \(commit [0-9a-f]{7}\))?\n", outcome.out)
-    assert ended(cwd) == [0, 1]
+    assert list_tested_jobs(cwd) == [0, 1]
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -93,7 +93,7 @@ def test_machine_settings_keep_job_identity(cwd: Path) -> None:
     outcome = sweep("optimizer.lr=1e-1,1e-2", *elsewhere, cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert "2 finished before" in outcome.out
-    assert ended(cwd) == [0, 1]
+    assert list_tested_jobs(cwd) == [0, 1]
 
 
 def test_new_values_add_jobs(cwd: Path) -> None:
@@ -103,12 +103,12 @@ def test_new_values_add_jobs(cwd: Path) -> None:
     assert "6 jobs: 2 finished before" in outcome.out and "4 to do" in outcome.out
     added = ["2_lr-1_noise-0.01", "3_lr-1_noise-0.1", "4_lr-0.01_noise-0.1", "5_lr-0.1_noise-0.1"]
     assert names(cwd) == [*NAMES, *added]
-    assert ended(cwd) == [0, 1, 2, 3, 4, 5]
+    assert list_tested_jobs(cwd) == [0, 1, 2, 3, 4, 5]
 
 
 def test_folder_names_work_with_eval(tmp_path: Path) -> None:
     """Folders have plain names, which the evaluation accepts."""
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     odd = ("model.hidden_size=[4,4],[]", "model.activation=relu,'re lu/ü (1)'")
     outcome = run("src.train", "-m", *QUICK[:-1], "name=swept", *odd, cwd=tmp_path)
     assert outcome.code == 1
@@ -127,14 +127,14 @@ def test_folder_names_work_with_eval(tmp_path: Path) -> None:
 
 def test_rerun_failed_restarts_failed_jobs(cwd: Path) -> None:
     """With rerun=failed, failed jobs are run again from the beginning."""
-    make_trouble(cwd, {2: "raise"})
+    inject_faults(cwd, {2: "raise"})
     assert sweep("optimizer.lr=0.1,1", cwd=cwd).code == 1
-    make_trouble(cwd, {})
+    inject_faults(cwd, {})
     outcome = sweep("optimizer.lr=0.1,0.01,1", "rerun=failed", cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert "2 finished before" in outcome.out and "1 to do" in outcome.out
-    assert [note.event for note in read_notes(cwd) if note.number == 2] == ["1", "2", "1", "2", "test"]
-    assert ended(cwd) == [0, 1, 2]
+    assert [note.event for note in read_events(cwd) if note.number == 2] == ["1", "2", "1", "2", "test"]
+    assert list_tested_jobs(cwd) == [0, 1, 2]
 
 
 def test_rerun_all_restarts_every_job(cwd: Path) -> None:
@@ -142,7 +142,7 @@ def test_rerun_all_restarts_every_job(cwd: Path) -> None:
     outcome = sweep(RATES, "rerun=all", cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert "2 jobs: 2 to do" in outcome.out
-    assert [note.event for note in read_notes(cwd) if note.number == 1] == ["1", "2", "test"] * 2
+    assert [note.event for note in read_events(cwd) if note.number == 1] == ["1", "2", "test"] * 2
     assert names(cwd) == NAMES
 
 
@@ -164,13 +164,13 @@ def test_single_run_refuses_rerun(tmp_path: Path) -> None:
 
 def test_resumed_job_keeps_random_seed(tmp_path: Path) -> None:
     """A job that drew its seed at random keeps it when it resumes."""
-    make_trouble(tmp_path, {0: "exit"})
+    inject_faults(tmp_path, {0: "exit"})
     assert sweep("seed=null", cwd=tmp_path).code == 1
     (job,) = read_jobs(tmp_path / "outputs/sweeps/swept")
     drawn = read_config(job.folder).seed
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     assert sweep("seed=null", cwd=tmp_path).code == 0
-    assert [note.event for note in read_notes(tmp_path)] == ["1", "2", "2", "test"]
+    assert [note.event for note in read_events(tmp_path)] == ["1", "2", "2", "test"]
     assert job.metrics["seed"] == drawn and drawn > 0
     assert statuses(tmp_path) == ["finished"]
 
@@ -202,13 +202,13 @@ def test_job_with_damaged_status_resumes(damage: str, cwd: Path) -> None:
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert "1 finished before" in outcome.out and "1 to resume" in outcome.out
-    assert ended(cwd) == [0, 0, 1]
+    assert list_tested_jobs(cwd) == [0, 0, 1]
     assert statuses(cwd) == ["finished"] * 2
 
 
 def test_early_killed_start_is_continued(tmp_path: Path) -> None:
     """A sweep that was killed right after its start can be continued."""
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     folder = tmp_path / "outputs/sweeps/swept"
     (folder / "0_lr-0.1").mkdir(parents=True)
     for name in (".lock", ".multirun.yaml.1f.partial", "0_lr-0.1/.job.json.2e.partial", "0_lr-0.1/status.json"):
@@ -229,7 +229,7 @@ def test_removed_job_is_run_again(cwd: Path) -> None:
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert names(cwd) == [NAMES[1], "2_lr-0.1"]
-    assert len(read_notes(cwd)) == 3 * 3
+    assert len(read_events(cwd)) == 3 * 3
 
 
 def test_truncated_checkpoint_fails_only_its_job(cwd: Path) -> None:
@@ -273,8 +273,8 @@ def test_damaged_metrics_are_restored_by_testing(damage: str | None, cwd: Path) 
     outcome = sweep(RATES, cwd=cwd)
     assert outcome.code == 0, outcome.text
     assert f"outputs/sweeps/swept/{NAMES[0]}/metrics.json is " in outcome.out and "the job resumes" in outcome.out
-    assert [note.event for note in read_notes(cwd) if note.number == 0] == ["1", "2", "test", "test"]
-    assert timeless(read_json(path)) == timeless(before)
+    assert [note.event for note in read_events(cwd) if note.number == 0] == ["1", "2", "test", "test"]
+    assert drop_seconds(read_json(path)) == drop_seconds(before)
 
 
 # Hydra's own launcher

@@ -12,18 +12,18 @@ import pytest
 from filelock import FileLock
 
 from src.sweeps.store.jobs import Job
-from tests.command_line import BARE, Outcome, let_last_count, read_json, run, spawn
-from tests.sweeps.outcomes import assert_the_same_results, jobs_of
-from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
+from tests.command_line import BARE, Outcome, drop_overridden, read_json, run, spawn
+from tests.sweeps.outcomes import assert_same_results, read_sweep_jobs
+from tests.trouble import FaultInjector, JobEvent, inject_faults, read_events, wait_for_second_epoch
 
-COMMON = ("-m", *BARE, Trouble.SETTING, "model.activation=relu", "trainer.max_epochs=3", "hydra.launcher.jobs=2")
+COMMON = ("-m", *BARE, FaultInjector.SETTING, "model.activation=relu", "trainer.max_epochs=3", "hydra.launcher.jobs=2")
 GRID = (*COMMON, "model.hidden_size=2,3,4", "optimizer.lr=0.003,0.01,0.03,0.1", "seed=0,1", "name=grid")
 CORNER = (*COMMON, "model.hidden_size=2", "optimizer.lr=0.003,0.01", "seed=0,1")  # the first four of them
 FAILING = {1: "raise", 4: "diverge", 16: "exit", 20: "hold"}
 
 
 def statuses(cwd: Path, name: str) -> list[str]:
-    return [job.status["status"] for job in jobs_of(cwd, name)]
+    return [job.status["status"] for job in read_sweep_jobs(cwd, name)]
 
 
 def rows(cwd: Path, name: str) -> list[dict[str, str]]:
@@ -31,7 +31,7 @@ def rows(cwd: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def assert_nothing_is_left(parent: "subprocess.Popen[str]", jobs: list[Job]) -> Outcome:
+def assert_all_processes_ended(parent: "subprocess.Popen[str]", jobs: list[Job]) -> Outcome:
     """All processes of a sweep have ended: none has its output open, and none holds a folder."""
     out, err = parent.communicate(timeout=60)  # so long as the process that forks has these open, this waits
     for folder in {jobs[0].folder.parent, *(job.folder for job in jobs)}:
@@ -44,8 +44,8 @@ def assert_nothing_is_left(parent: "subprocess.Popen[str]", jobs: list[Job]) -> 
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the grid was run without any trouble, three at once."""
     cwd = tmp_path_factory.mktemp("undisturbed")
-    make_trouble(cwd, {})
-    outcome = run("src.train", *let_last_count(*GRID, "hydra.launcher.jobs=3"), cwd=cwd)
+    inject_faults(cwd, {})
+    outcome = run("src.train", *drop_overridden(*GRID, "hydra.launcher.jobs=3"), cwd=cwd)
     assert outcome.code == 0, outcome.text
     return cwd
 
@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # A sweep with four jobs that fail, each in its own way, whose parent is killed half-way
 
 
-class Survived(NamedTuple):
+class KilledSweep(NamedTuple):
     """What there was to see of that sweep.
 
     Attributes:
@@ -75,36 +75,36 @@ class Survived(NamedTuple):
     third: Outcome
     statuses: list[dict[str, Any]]
     rows: list[dict[str, str]]
-    notes: list[list[Note]]
+    notes: list[list[JobEvent]]
 
 
 @pytest.fixture(scope="module")
-def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
+def survived(tmp_path_factory: pytest.TempPathFactory) -> KilledSweep:
     cwd = tmp_path_factory.mktemp("survived")
-    make_trouble(cwd, FAILING | {9: "hold", 10: "hold"})
+    inject_faults(cwd, FAILING | {9: "hold", 10: "hold"})
     with spawn("src.train", *GRID, cwd=cwd) as parent:
-        wait_for_trouble(cwd, 9, 10)
+        wait_for_second_epoch(cwd, 9, 10)
         parent.kill()
-        left = assert_nothing_is_left(parent, jobs_of(cwd, "grid"))
-    first, seen = statuses(cwd, "grid"), [read_notes(cwd)]
+        left = assert_all_processes_ended(parent, read_sweep_jobs(cwd, "grid"))
+    first, seen = statuses(cwd, "grid"), [read_events(cwd)]
 
-    make_trouble(cwd, FAILING)
+    inject_faults(cwd, FAILING)
     with spawn("src.train", *GRID, cwd=cwd) as parent:
-        (worker,) = wait_for_trouble(cwd, 20)
+        (worker,) = wait_for_second_epoch(cwd, 20)
         rival = run("src.train", *GRID, cwd=cwd)
         os.kill(worker, signal.SIGKILL)
-        second = assert_nothing_is_left(parent, jobs_of(cwd, "grid"))
-    between, table = [job.status for job in jobs_of(cwd, "grid")], rows(cwd, "grid")
-    seen.append(read_notes(cwd)[len(seen[0]) :])
+        second = assert_all_processes_ended(parent, read_sweep_jobs(cwd, "grid"))
+    between, table = [job.status for job in read_sweep_jobs(cwd, "grid")], rows(cwd, "grid")
+    seen.append(read_events(cwd)[len(seen[0]) :])
 
-    make_trouble(cwd, {})
+    inject_faults(cwd, {})
     third = run("src.train", *GRID, cwd=cwd)
-    seen.append(read_notes(cwd)[len(seen[0]) + len(seen[1]) :])
-    return Survived(cwd, first, left, rival, second, third, between, table, seen)
+    seen.append(read_events(cwd)[len(seen[0]) + len(seen[1]) :])
+    return KilledSweep(cwd, first, left, rival, second, third, between, table, seen)
 
 
 def test_killed_parent_ends_its_jobs(
-    survived: Survived,
+    survived: KilledSweep,
 ) -> None:
     """If the parent is killed, its jobs end with it, and their folders record how far they were."""
     assert survived.left.code == -signal.SIGKILL
@@ -112,7 +112,7 @@ def test_killed_parent_ends_its_jobs(
     assert survived.first == [*early, "running", "running", *["waiting"] * 13]
 
 
-def test_restart_reports_state_and_failures(survived: Survived) -> None:
+def test_restart_reports_state_and_failures(survived: KilledSweep) -> None:
     """The next start reports the state of the sweep and ends with a list of the failed jobs."""
     second = survived.second
     assert second.code == 1
@@ -129,14 +129,14 @@ def test_restart_reports_state_and_failures(survived: Survived) -> None:
     assert "Traceback" not in second.text
 
 
-def test_failed_job_records_reason_and_traceback(survived: Survived) -> None:
+def test_failed_job_records_reason_and_traceback(survived: KilledSweep) -> None:
     reasons = {number: each["reason"] for number, each in enumerate(survived.statuses) if each["status"] != "finished"}
     assert reasons == {1: "error", 4: "diverged", 16: "error", 20: "killed"}
-    log = (jobs_of(survived.cwd, "grid")[1].folder / "train.log").read_text()
+    log = (read_sweep_jobs(survived.cwd, "grid")[1].folder / "train.log").read_text()
     assert "Traceback" in log and "RuntimeError: this job is in trouble" in log
 
 
-def test_other_jobs_lose_at_most_one_epoch(survived: Survived) -> None:
+def test_other_jobs_lose_at_most_one_epoch(survived: KilledSweep) -> None:
     """All other jobs finished exactly once and lost at most the epoch in progress."""
     notes = survived.notes[0] + survived.notes[1]
     done = Counter((note.number, note.event) for note in notes)
@@ -145,15 +145,15 @@ def test_other_jobs_lose_at_most_one_epoch(survived: Survived) -> None:
     twice = {key for key, count in done.items() if count > 1}
     assert twice == {(1, "2"), (4, "2"), (9, "2"), (10, "2")}  # each from its last checkpoint on
     assert max(done.values()) == 2
-    for job in jobs_of(survived.cwd, "grid"):
+    for job in read_sweep_jobs(survived.cwd, "grid"):
         starts = 1 + len(read_json(job.folder / "provenance.json").get("resumed", []))
         assert starts == {1: 3, 4: 3, 9: 2, 10: 2, 16: 2, 20: 2}.get(job.number, 1)
 
 
-def test_results_have_one_row_per_job(survived: Survived, undisturbed: Path) -> None:
+def test_results_have_one_row_per_job(survived: KilledSweep, undisturbed: Path) -> None:
     """The file results.csv has a row per job with its settings, status and metrics."""
     assert [int(row["number"]) for row in survived.rows] == list(range(24))
-    for row, job in zip(survived.rows, jobs_of(undisturbed, "grid"), strict=True):
+    for row, job in zip(survived.rows, read_sweep_jobs(undisturbed, "grid"), strict=True):
         settings = (job.settings["model.hidden_size"], job.settings["optimizer.lr"], job.settings["seed"])
         assert (float(row["model.hidden_size"]), float(row["optimizer.lr"]), float(row["seed"])) == settings
         assert row["folder"] == job.folder.name
@@ -166,7 +166,7 @@ def test_results_have_one_row_per_job(survived: Survived, undisturbed: Path) -> 
     assert failed == {1: "error", 4: "diverged", 16: "error", 20: "killed"}
 
 
-def test_concurrent_start_is_refused(survived: Survived) -> None:
+def test_concurrent_start_is_refused(survived: KilledSweep) -> None:
     """A second start of a running sweep is refused in one line and changes nothing."""
     assert survived.rival.error.startswith("error: outputs/sweeps/grid: another process is running this sweep")
     assert survived.rival.out == ""
@@ -174,7 +174,7 @@ def test_concurrent_start_is_refused(survived: Survived) -> None:
 
 
 def test_restart_retries_only_failed_jobs(
-    survived: Survived,
+    survived: KilledSweep,
 ) -> None:
     """The third start runs only the failed jobs, and succeeds now that the causes are removed."""
     assert survived.third.code == 0, survived.third.text
@@ -185,10 +185,10 @@ def test_restart_retries_only_failed_jobs(
     assert [row["status"] for row in rows(survived.cwd, "grid")] == ["finished"] * 24
 
 
-def test_resumed_results_are_bit_identical(survived: Survived, undisturbed: Path) -> None:
+def test_resumed_results_are_bit_identical(survived: KilledSweep, undisturbed: Path) -> None:
     """Jobs that were killed or failed and then resumed have bit-identical results."""
-    assert_the_same_results(jobs_of(survived.cwd, "grid"), jobs_of(undisturbed, "grid"))
-    for job in jobs_of(survived.cwd, "grid"):
+    assert_same_results(read_sweep_jobs(survived.cwd, "grid"), read_sweep_jobs(undisturbed, "grid"))
+    for job in read_sweep_jobs(survived.cwd, "grid"):
         with (job.folder / "history.csv").open(newline="") as file:
             assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
 
@@ -200,25 +200,25 @@ def test_resumed_results_are_bit_identical(survived: Survived, undisturbed: Path
 def test_interrupted_sweep_resumes_identically(name: str, code: int, undisturbed: Path, tmp_path: Path) -> None:
     """An interrupted sweep stops its jobs; resumed, it has the same results."""
     arguments = (*CORNER, f"name={name}")
-    make_trouble(tmp_path, {0: "hold", 1: "hold"})
+    inject_faults(tmp_path, {0: "hold", 1: "hold"})
     with spawn("src.train", *arguments, cwd=tmp_path) as parent:
-        workers = wait_for_trouble(tmp_path, 0, 1)
+        workers = wait_for_second_epoch(tmp_path, 0, 1)
         if name == "SIGINT":  # Ctrl-C in a terminal reaches all of them
             for worker in workers:
                 os.kill(worker, signal.SIGINT)
         parent.send_signal(signal.Signals[name])
-        outcome = assert_nothing_is_left(parent, jobs_of(tmp_path, name))
+        outcome = assert_all_processes_ended(parent, read_sweep_jobs(tmp_path, name))
     assert outcome.code == code, outcome.text
     assert "Traceback" not in outcome.text
     assert f"4 unfinished of 4 jobs; resume with: python -m src.train -m {' '.join(BARE)}" in outcome.out
     assert statuses(tmp_path, name) == ["interrupted", "interrupted", "waiting", "waiting"]
     assert [row["status"] for row in rows(tmp_path, name)] == statuses(tmp_path, name)
 
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     assert run("src.train", *arguments, cwd=tmp_path).code == 0
-    events = Counter((note.number, note.event) for note in read_notes(tmp_path))
+    events = Counter((note.number, note.event) for note in read_events(tmp_path))
     assert {event for event, count in events.items() if count > 1} == {(0, "2"), (1, "2")}
-    assert_the_same_results(jobs_of(tmp_path, name), jobs_of(undisturbed, "grid"))
+    assert_same_results(read_sweep_jobs(tmp_path, name), read_sweep_jobs(undisturbed, "grid"))
 
 
 # Undisturbed
@@ -226,7 +226,7 @@ def test_interrupted_sweep_resumes_identically(name: str, code: int, undisturbed
 
 def test_jobs_use_separate_processes_and_cores(undisturbed: Path) -> None:
     """Each job runs in its own process with its share of the cores."""
-    notes = read_notes(undisturbed)
+    notes = read_events(undisturbed)
     processes = {number: {note.process for note in notes if note.number == number} for number in range(24)}
     assert all(len(found) == 1 for found in processes.values())
     assert len(set.union(*processes.values())) == 24
@@ -238,7 +238,7 @@ def test_jobs_use_separate_processes_and_cores(undisturbed: Path) -> None:
 
 def test_parallel_jobs_respect_limit(undisturbed: Path) -> None:
     """No more jobs run at once than the launcher's setting allows."""
-    ends = {note.number: at for at, note in enumerate(read_notes(undisturbed)) if note.event == "test"}
-    begins = {note.number: at for at, note in enumerate(read_notes(undisturbed)) if note.event == "1"}
+    ends = {note.number: at for at, note in enumerate(read_events(undisturbed)) if note.event == "test"}
+    begins = {note.number: at for at, note in enumerate(read_events(undisturbed)) if note.event == "1"}
     at_once = [sum(begins[n] <= at < ends[n] for n in range(24)) for at in begins.values()]
     assert max(at_once) <= 3

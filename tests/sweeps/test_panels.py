@@ -13,14 +13,14 @@ from src.data.base import Samples
 from src.models.mlp import MLP
 from src.sweeps.figures.model_grid import ModelGrid, draw_model, format_score
 from src.sweeps.store.runs import Run, read_runs
-from tests.command_line import quick
-from tests.doubles import FIXED, Given
+from tests.command_line import train_bare
+from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule
 from tests.sweeps import drawn, made_run
 
 
-def swept(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:
+def run_sweep(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:
     """A sweep's runs, and their models as anyone would load them."""
-    quick("-m", "name=swept", "hydra/launcher=basic", *arguments, cwd=cwd)
+    train_bare("-m", "name=swept", "hydra/launcher=basic", *arguments, cwd=cwd)
     runs = read_runs(cwd / "outputs" / "sweeps" / "swept")
     files = [run.folder / "checkpoints" / "best.ckpt" for run in runs]
     return runs, [MLP.load_from_checkpoint(path, map_location="cpu").eval() for path in files]
@@ -28,7 +28,7 @@ def swept(*arguments: str, cwd: Path) -> tuple[list[Run], list[MLP]]:
 
 def test_one_input_panels_show_probabilities(tmp_path: Path) -> None:
     """For one input, each panel shows its model's probabilities, all on the same axes."""
-    runs, models = swept("experiment=pulse", "model.hidden_size=1,2", "recipe.max_epochs=2", cwd=tmp_path)
+    runs, models = run_sweep("experiment=pulse", "model.hidden_size=1,2", "recipe.max_epochs=2", cwd=tmp_path)
     axes = drawn(ModelGrid(columns=2, name="panels", title="Panels"), runs)
     for axis, run, model in zip(axes, runs, models, strict=True):
         fit = next(line for line in axis.lines if line.get_label() == "probability of class 1")
@@ -45,7 +45,7 @@ def test_one_input_panels_show_probabilities(tmp_path: Path) -> None:
 
 def test_two_input_panels_show_decision_regions(tmp_path: Path) -> None:
     """For two inputs, each panel shows its model's decision regions and the lines of its hidden units."""
-    runs, models = swept("model.hidden_size=1,3,2", "trainer.max_epochs=1", cwd=tmp_path)
+    runs, models = run_sweep("model.hidden_size=1,3,2", "trainer.max_epochs=1", cwd=tmp_path)
     axes = drawn(ModelGrid(columns=2, name="panels", title="Panels"), runs)
     for axis, model, units in zip(axes, models, (1, 3, 2), strict=False):
         (image,) = axis.images
@@ -66,8 +66,10 @@ def test_two_input_panels_show_decision_regions(tmp_path: Path) -> None:
     [(torch.zeros(4, 3), ("a", "b")), (torch.zeros(4, 2), ()), (torch.zeros(4, 1), ("a", "b", "c"))],
 )
 def test_panels_of_other_data_are_refused(inputs: torch.Tensor, names: tuple[str, ...]) -> None:
-    data = Given(Samples(inputs, torch.zeros(4)), class_names=names)
-    model = MLP([], "relu", 0.0, False, in_shape=data.in_shape, num_classes=3, task="multiclass", optimizer=FIXED)
+    data = InMemoryDataModule(Samples(inputs, torch.zeros(4)), class_names=names)
+    model = MLP(
+        [], "relu", 0.0, False, in_shape=data.in_shape, num_classes=3, task="multiclass", optimizer=ZERO_RATE_SGD
+    )
     with pytest.raises(InputError, match="panels need data with one input and a value or two classes"):
         draw_model(Figure().subplots(), data, model)
 

@@ -16,7 +16,7 @@ from src.sweeps.figures.base import Curves, ImageGrid, Scores, SuccessRate, comp
 from src.sweeps.store.runs import Run, read_runs
 from tests.sweeps import drawn, made_job, made_run, made_runs
 
-Scored = Mapping[str, Sequence[float | None]]
+ValuesBySize = Mapping[str, Sequence[float | None]]
 
 
 def ticks(axis: Any) -> list[str]:
@@ -30,7 +30,7 @@ def texts(axis: Any) -> list[str]:
 # Scores
 
 
-def scores(metric: str, values: Scored, tmp_path: Path) -> Any:
+def scores(metric: str, values: ValuesBySize, tmp_path: Path) -> Any:
     (axis,) = drawn(Scores(metric, name="scores", title="Scores"), made_runs(tmp_path, metric, values))
     return axis
 
@@ -125,7 +125,7 @@ def test_missing_metric_raises_error(tmp_path: Path) -> None:
 # The metric that runs are judged by
 
 
-def judged(*judges: str | None) -> list[Run]:
+def make_monitored_runs(*judges: str | None) -> list[Run]:
     """A run for each judge, of sizes 0, 1, …, with an accuracy of 0.5 and losses of its size + 1."""
     sizes = enumerate(judges)
     known = [
@@ -145,29 +145,31 @@ def judged(*judges: str | None) -> list[Run]:
 )
 def test_default_metric_is_most_common_monitor(judges: list[str | None], metric: str) -> None:
     """Without a metric, a figure uses the one that most runs monitor."""
-    assert Scores(name="scores").choose_metric(judged(*judges)) == metric
-    assert Curves("test/acc", name="curves").choose_metric(judged(*judges)) == "test/acc"
+    assert Scores(name="scores").choose_metric(make_monitored_runs(*judges)) == metric
+    assert Curves("test/acc", name="curves").choose_metric(make_monitored_runs(*judges)) == "test/acc"
 
 
 def test_default_scores_are_losses_or_accuracies() -> None:
     """By default the scores are the losses of a regression and the accuracies of a classification."""
     picture = Scores(metric=None, name="scores", title="Scores")
-    (regression,) = drawn(picture, judged("val/loss", "val/loss"))
+    (regression,) = drawn(picture, make_monitored_runs("val/loss", "val/loss"))
     assert (regression.get_xlabel(), texts(regression)) == ("validation loss", ["1 (n=1)", "2 (n=1)"])
-    (classification,) = drawn(picture, judged("val/acc"))
+    (classification,) = drawn(picture, make_monitored_runs("val/acc"))
     assert (classification.get_xlabel(), texts(classification)) == ("validation accuracy", ["50.00% (n=1)"])
 
 
 def test_success_rate_defaults_to_monitor() -> None:
     """Without a metric, the success rate uses the one that the runs monitor."""
-    (axis,) = drawn(SuccessRate(2.0, name="share", title="Share"), judged("val/loss", "val/loss", "val/loss"))
+    (axis,) = drawn(
+        SuccessRate(2.0, name="share", title="Share"), make_monitored_runs("val/loss", "val/loss", "val/loss")
+    )
     assert texts(axis) == ["0 of 1", "1 of 1", "1 of 1"]
     assert axis.get_xlabel() == "fraction of runs with validation loss ≥ 2\n(line: 95% interval)"
 
 
 def test_runs_without_common_monitor_are_omitted() -> None:
     """Runs without the metric that most runs monitor are omitted."""
-    runs = judged("val/acc", "val/acc", "val/loss")
+    runs = make_monitored_runs("val/acc", "val/acc", "val/loss")
     del runs[2].metrics["val/acc"]
     (axis,) = drawn(Scores(name="scores", title="Scores"), runs)
     assert ticks(axis) == ["hidden size 0", "hidden size 1"]
@@ -212,7 +214,7 @@ def test_interval_is_wilson_score_interval(successes: int, trials: int, interval
     assert compute_wilson_interval(successes, trials) == pytest.approx(interval, abs=1e-4)
 
 
-def share_of(at_least: float, metric: str, values: Scored, tmp_path: Path) -> Any:
+def draw_success_rate(at_least: float, metric: str, values: ValuesBySize, tmp_path: Path) -> Any:
     picture = SuccessRate(at_least, metric=metric, name="share", title="Share")
     (axis,) = drawn(picture, made_runs(tmp_path, metric, values))
     return axis
@@ -220,7 +222,7 @@ def share_of(at_least: float, metric: str, values: Scored, tmp_path: Path) -> An
 
 def test_bars_show_success_rate_and_interval(tmp_path: Path) -> None:
     """The bars show the fraction of runs that reach the threshold, with its 95% interval."""
-    axis = share_of(1.0, "test/acc", {"1": [0.75] * 20, "2": [1.0] * 8 + [0.75] * 2}, tmp_path)
+    axis = draw_success_rate(1.0, "test/acc", {"1": [0.75] * 20, "2": [1.0] * 8 + [0.75] * 2}, tmp_path)
     assert [bar.get_width() for bar in axis.patches] == [0.0, 0.8]
     intervals = [(line.get_xdata(), line.get_ydata()) for line in axis.lines]
     np.testing.assert_allclose(intervals[0], [[0, 0.1611], [0, 0]], atol=1e-4)
@@ -234,13 +236,13 @@ def test_threshold_allows_single_precision_rounding(tmp_path: Path) -> None:
     """A single-precision accuracy that equals the threshold up to rounding counts as a success."""
     value = float(torch.tensor(0.95))
     assert value < 0.95
-    assert texts(share_of(0.95, "test/acc", {"1": [value, 0.9499]}, tmp_path)) == ["1 of 2"]
+    assert texts(draw_success_rate(0.95, "test/acc", {"1": [value, 0.9499]}, tmp_path)) == ["1 of 2"]
 
 
 def test_axis_label_shows_threshold_with_unit(tmp_path: Path) -> None:
     """The axis label states the threshold in the metric's unit."""
-    assert "validation accuracy ≥ 97.5%\n" in share_of(0.975, "val/acc", {"1": [1.0]}, tmp_path).get_xlabel()
-    assert "seconds ≥ 2.5\n" in share_of(2.5, "seconds", {"1": [3.0]}, tmp_path).get_xlabel()
+    assert "validation accuracy ≥ 97.5%\n" in draw_success_rate(0.975, "val/acc", {"1": [1.0]}, tmp_path).get_xlabel()
+    assert "seconds ≥ 2.5\n" in draw_success_rate(2.5, "seconds", {"1": [3.0]}, tmp_path).get_xlabel()
 
 
 # Curves
@@ -325,7 +327,7 @@ def test_metric_missing_from_histories_raises_error(tmp_path: Path) -> None:
 # Gallery
 
 
-def galleried(tmp_path: Path, grey: dict[str, int | None]) -> list[Run]:
+def make_image_runs(tmp_path: Path, grey: dict[str, int | None]) -> list[Run]:
     """Runs whose picture is of one grey; ``None``: those that have drawn none."""
     for rate, value in grey.items():
         folder = made_job(tmp_path, f"{rate}_x", f"optimizer.lr={rate}", metrics={"epochs": 1})
@@ -337,7 +339,7 @@ def galleried(tmp_path: Path, grey: dict[str, int | None]) -> list[Run]:
 
 def test_gallery_shows_titled_images_in_order(tmp_path: Path) -> None:
     """A gallery shows the image of each run under its title, in the order of the runs."""
-    runs = galleried(tmp_path, {"1": 10, "2": None, "3": 30, "10": 100})
+    runs = make_image_runs(tmp_path, {"1": 10, "2": None, "3": 30, "10": 100})
     axes = drawn(ImageGrid("descent", columns=2, name="gallery", title="Gallery"), runs)
     shown = [(axis.get_title(), np.unique(axis.images[0].get_array()).tolist()) for axis in axes if axis.images]
     assert shown == [(f"learning rate {rate}", [grey]) for rate, grey in ((1, 10), (3, 30), (10, 100))]
@@ -348,6 +350,6 @@ def test_gallery_shows_titled_images_in_order(tmp_path: Path) -> None:
 
 
 def test_gallery_without_images_raises_error(tmp_path: Path) -> None:
-    runs = galleried(tmp_path, {"1": None, "2": None})
+    runs = make_image_runs(tmp_path, {"1": None, "2": None})
     with pytest.raises(InputError, match=r"^none of the 2 runs has the figure figures/descent\.png$"):
         ImageGrid("descent", columns=2, name="gallery").get_size(runs)

@@ -19,11 +19,11 @@ from src.sweeps.store.jobs import Job, read_jobs
 from src.sweeps.workers import pool
 from src.sweeps.workers.pool import infer_status
 from tests.command_line import BARE, ROOT, Outcome, run
-from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+from tests.trouble import FaultInjector, inject_faults, read_events, wait_for_second_epoch
 
 
 def sweep(*arguments: str, cwd: Path) -> Outcome:
-    settings = ("-m", *BARE, Trouble.SETTING, "trainer.max_epochs=2", "name=swept")
+    settings = ("-m", *BARE, FaultInjector.SETTING, "trainer.max_epochs=2", "name=swept")
     return run("src.train", *settings, *arguments, cwd=cwd)
 
 
@@ -31,12 +31,12 @@ def jobs(cwd: Path) -> list[Job]:
     return read_jobs(cwd / "outputs/sweeps/swept")
 
 
-def ends(cwd: Path) -> list[tuple[str, str | None]]:
+def get_job_outcomes(cwd: Path) -> list[tuple[str, str | None]]:
     return [(job.status["status"], job.status["reason"]) for job in jobs(cwd)]
 
 
-FINE = ("finished", None)
-LIMIT = ("time limit", "stopped after 5 seconds")
+FINISHED = ("finished", None)
+TIME_LIMIT = ("time limit", "stopped after 5 seconds")
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ LIMIT = ("time limit", "stopped after 5 seconds")
         ),
         ("running", 255, None, ("failed", "killed", "its process was lost because the fork server died")),
         ("failed", 1, None, ("failed", None, None)),
-        ("interrupted", -signal.SIGTERM, LIMIT, ("failed", *LIMIT)),
-        ("running", -signal.SIGKILL, LIMIT, ("failed", *LIMIT)),
-        ("finished", 0, LIMIT, ("finished", None, None)),
+        ("interrupted", -signal.SIGTERM, TIME_LIMIT, ("failed", *TIME_LIMIT)),
+        ("running", -signal.SIGKILL, TIME_LIMIT, ("failed", *TIME_LIMIT)),
+        ("finished", 0, TIME_LIMIT, ("finished", None, None)),
         ("running", -signal.SIGTERM, ("killed", "stopped"), ("interrupted", "killed", "stopped")),
     ],
 )
@@ -70,68 +70,68 @@ def test_status_is_inferred_from_exit_code(
 
 def test_single_worker_runs_jobs_in_order(tmp_path: Path) -> None:
     """With one job at a time, the jobs run one after another in their order."""
-    make_trouble(tmp_path, {1: "raise"})
+    inject_faults(tmp_path, {1: "raise"})
     assert sweep("seed=1,2,3", "hydra.launcher.jobs=1", cwd=tmp_path).code == 1
-    assert [(note.number, note.event) for note in read_notes(tmp_path)] == [
+    assert [(note.number, note.event) for note in read_events(tmp_path)] == [
         *[(0, "1"), (0, "2"), (0, "test")],
         *[(1, "1"), (1, "2")],
         *[(2, "1"), (2, "2"), (2, "test")],
     ]
-    assert ends(tmp_path) == [FINE, ("failed", "error"), FINE]
+    assert get_job_outcomes(tmp_path) == [FINISHED, ("failed", "error"), FINISHED]
 
 
 def test_time_limit_stops_or_kills_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock leaps as soon as both jobs hang."""
-    make_trouble(tmp_path, {0: "hold", 1: "defy"})
+    inject_faults(tmp_path, {0: "hold", 1: "defy"})
 
     def clock() -> float:
-        hanging = {note.number for note in read_notes(tmp_path) if note.event == "2"} >= {0, 1}
+        hanging = {note.number for note in read_events(tmp_path) if note.event == "2"} >= {0, 1}
         return time.monotonic() + (1e6 if hanging else 0)
 
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(pool, "STOP_GRACE_SECONDS", 0.5)
     outcome = sweep("seed=1,2,3", "hydra.launcher.jobs=2", "hydra.launcher.time_limit=5000", cwd=tmp_path)
     assert outcome.code == 1
-    assert ends(tmp_path) == [("failed", "time limit"), ("failed", "time limit"), FINE]
+    assert get_job_outcomes(tmp_path) == [("failed", "time limit"), ("failed", "time limit"), FINISHED]
     assert outcome.out.count("(time limit): stopped after 5000 seconds") == 2
 
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     assert sweep("seed=1,2,3", cwd=tmp_path).code == 0
-    assert [note.event for note in read_notes(tmp_path) if note.number == 1] == ["1", "2", "2", "test"]
+    assert [note.event for note in read_events(tmp_path) if note.number == 1] == ["1", "2", "2", "test"]
 
 
 def test_out_of_memory_is_recorded(tmp_path: Path) -> None:
     """A job that ran out of memory fails with that reason."""
-    make_trouble(tmp_path, {0: "memory"})
+    inject_faults(tmp_path, {0: "memory"})
     assert sweep("seed=1,2", cwd=tmp_path).code == 1
-    assert ends(tmp_path) == [("failed", "out of memory"), FINE]
+    assert get_job_outcomes(tmp_path) == [("failed", "out of memory"), FINISHED]
 
 
 def test_spawned_processes_run_jobs(tmp_path: Path) -> None:
     """The start method spawn works as well."""
-    make_trouble(tmp_path, {1: "exit"})
+    inject_faults(tmp_path, {1: "exit"})
     settings = ("seed=1,2", "hydra.launcher.jobs=2", "hydra.launcher.start_method=spawn")
     assert sweep(*settings, cwd=tmp_path).code == 1
-    assert ends(tmp_path) == [FINE, ("failed", "error")]
-    assert {note.parent for note in read_notes(tmp_path)} == {os.getpid()}
+    assert get_job_outcomes(tmp_path) == [FINISHED, ("failed", "error")]
+    assert {note.parent for note in read_events(tmp_path)} == {os.getpid()}
 
 
 def test_killed_fork_server_fails_only_running_jobs(
     tmp_path: Path,
 ) -> None:
     """If the fork server is killed, the running jobs fail and the others still finish."""
-    make_trouble(tmp_path, {0: "hold"})
+    inject_faults(tmp_path, {0: "hold"})
 
     def kill() -> None:
-        wait_for_trouble(tmp_path, 0)
-        os.kill(read_notes(tmp_path)[0].parent, signal.SIGKILL)
+        wait_for_second_epoch(tmp_path, 0)
+        os.kill(read_events(tmp_path)[0].parent, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     outcome = sweep("seed=1,2", "hydra.launcher.jobs=1", "hydra.launcher.start_method=forkserver", cwd=tmp_path)
     killer.join()
     assert outcome.code == 1
-    assert ends(tmp_path) == [("failed", "killed"), FINE]
+    assert get_job_outcomes(tmp_path) == [("failed", "killed"), FINISHED]
     with FileLock(jobs(tmp_path)[0].folder / ".lock", timeout=10):  # the lost one no longer holds its folder
         pass
 

@@ -19,48 +19,48 @@ import pytest
 from lightning import Callback, LightningModule, Trainer
 
 from src.sweeps.store.jobs import Job
-from tests.command_line import BARE, ROOT, Outcome, process, run, spawn, wait_for
-from tests.sweeps.outcomes import assert_the_same_results, jobs_of
-from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+from tests.command_line import BARE, ROOT, Outcome, run, run_process, spawn, wait_for
+from tests.sweeps.outcomes import assert_same_results, read_sweep_jobs
+from tests.trouble import FaultInjector, inject_faults, read_events, wait_for_second_epoch
 
 RAY = "hydra/launcher=ray"
-SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAY_AUTH_TOKEN")
+RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAY_AUTH_TOKEN")
 
 
-class Surroundings(Callback):
+class EnvironmentRecorder(Callback):
     """Writes down what a job finds in its environment."""
 
-    SETTING = "+callbacks.surroundings._target_=tests.sweeps.test_ray_cluster.Surroundings"
+    SETTING = "+callbacks.surroundings._target_=tests.sweeps.test_ray_cluster.EnvironmentRecorder"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = [f"{name}={os.environ.get(name)}" for name in SEEN]
+        found = [f"{name}={os.environ.get(name)}" for name in RECORDED_VARIABLES]
         (Path(trainer.default_root_dir) / "surroundings.txt").write_text("\n".join(found))
 
 
-SWEEP = ("-m", *BARE, Trouble.SETTING, Surroundings.SETTING, "model.hidden_size=4", "trainer.max_epochs=3")
+SWEEP = ("-m", *BARE, FaultInjector.SETTING, EnvironmentRecorder.SETTING, "model.hidden_size=4", "trainer.max_epochs=3")
 SIX = (*SWEEP, "seed=0,1,2,3,4,5", "name=six")
 ONE = (*SWEEP, "seed=0", "name=one")
 
 
-def surroundings(job: Job) -> dict[str, str]:
+def read_environment(job: Job) -> dict[str, str]:
     lines = (job.folder / "surroundings.txt").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 
-def ends(cwd: Path, name: str) -> list[tuple[str, str | None]]:
-    return [(job.status["status"], job.status["reason"]) for job in jobs_of(cwd, name)]
+def get_job_outcomes(cwd: Path, name: str) -> list[tuple[str, str | None]]:
+    return [(job.status["status"], job.status["reason"]) for job in read_sweep_jobs(cwd, name)]
 
 
 def events(cwd: Path) -> Counter[tuple[int, str]]:
     """How often each job began each epoch, and was tested."""
-    return Counter((note.number, note.event) for note in read_notes(cwd))
+    return Counter((note.number, note.event) for note in read_events(cwd))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the six jobs were run by the local launcher, without any trouble."""
     cwd = tmp_path_factory.mktemp("undisturbed")
-    make_trouble(cwd, {})
+    inject_faults(cwd, {})
     outcome = run("src.train", *SIX, cwd=cwd)
     assert outcome.code == 0, outcome.text
     return cwd
@@ -79,7 +79,7 @@ def processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def with_descendants(pid: int) -> set[int]:
+def find_process_tree(pid: int) -> set[int]:
     """A process and all that it has started."""
     found, new = set(), {pid}
     while new:
@@ -121,7 +121,7 @@ class Nodes(NamedTuple):
             for pid, (_, command) in processes().items()
             if of in command and (str(self.folder) in command or self.address in command)
         ]
-        for pid in set().union(*map(with_descendants, heads)):
+        for pid in set().union(*map(find_process_tree, heads)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -148,7 +148,7 @@ def nodes() -> Iterator[Nodes]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Lost(NamedTuple):
+class NodeLoss(NamedTuple):
     """What there was to see of a sweep on two machines, the second of which was killed.
 
     Attributes:
@@ -171,29 +171,29 @@ class Lost(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def lost(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Lost:
+def lost(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> NodeLoss:
     cwd = tmp_path_factory.mktemp("lost")
     on_ray = (RAY, f"hydra.launcher.address={nodes.address}", "hydra.launcher.gpus_per_job=0.5")
 
     def held() -> set[int]:
         return {number for number, event in events(cwd) if event == "2"}
 
-    make_trouble(cwd, dict.fromkeys(range(6), "hold"))
+    inject_faults(cwd, dict.fromkeys(range(6), "hold"))
     with spawn("src.train", *SIX, *on_ray, cwd=cwd, **nodes.environment) as sweep:
         wait_for(lambda: len(held()) == 2, "a job on each machine")
         running = held()
         raises, exits, killed, _ = rest = sorted(set(range(6)) - running)
         nodes.kill(2)
-        make_trouble(cwd, {raises: "raise", exits: "exit", killed: "hold"})
-        os.kill(wait_for_trouble(cwd, killed)[0], signal.SIGKILL)
+        inject_faults(cwd, {raises: "raise", exits: "exit", killed: "hold"})
+        os.kill(wait_for_second_epoch(cwd, killed)[0], signal.SIGKILL)
         out, err = sweep.communicate(timeout=120)
-    first, seen, done = Outcome(sweep.returncode, out, err), ends(cwd, "six"), events(cwd)
-    make_trouble(cwd, {})
+    first, seen, done = Outcome(sweep.returncode, out, err), get_job_outcomes(cwd, "six"), events(cwd)
+    inject_faults(cwd, {})
     again = run("src.train", *SIX, cwd=cwd)
-    return Lost(cwd, first, running, rest[:3], seen, done, again)
+    return NodeLoss(cwd, first, running, rest[:3], seen, done, again)
 
 
-def test_job_of_lost_node_resumes_elsewhere(lost: Lost) -> None:
+def test_job_of_lost_node_resumes_elsewhere(lost: NodeLoss) -> None:
     """If a machine is lost, its job resumes on another one, and each result exists exactly once."""
     fine = set(range(6)) - set(lost.failing)
     assert {number for number, end in enumerate(lost.statuses) if end == ("finished", None)} == fine
@@ -202,7 +202,7 @@ def test_job_of_lost_node_resumes_elsewhere(lost: Lost) -> None:
     assert len(twice) == 1 and twice[0][0] in lost.held and twice[0][1] == "2"  # the epoch in flight, no other
 
 
-def test_failing_job_does_not_affect_others(lost: Lost) -> None:
+def test_failing_job_does_not_affect_others(lost: NodeLoss) -> None:
     """A job on Ray that raises an error, exits or is killed fails alone."""
     assert [lost.statuses[number] for number in lost.failing] == [
         ("failed", "error"),
@@ -214,34 +214,34 @@ def test_failing_job_does_not_affect_others(lost: Lost) -> None:
     assert "Traceback" not in lost.first.text and "raylet" not in lost.first.text
 
 
-def test_job_environment_has_gpu_without_token(lost: Lost) -> None:
+def test_job_environment_has_gpu_without_token(lost: NodeLoss) -> None:
     """A job on Ray sees its GPU and the sweep's threads, but not the cluster's token."""
     expected = {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "RAY_AUTH_TOKEN": "None"}
-    assert [surroundings(jobs_of(lost.cwd, "six")[number]) for number in lost.held] == [expected] * 2
-    assert {note.cores for note in read_notes(lost.cwd) if note.number in lost.held} == {1}
+    assert [read_environment(read_sweep_jobs(lost.cwd, "six")[number]) for number in lost.held] == [expected] * 2
+    assert {note.cores for note in read_events(lost.cwd) if note.number in lost.held} == {1}
 
 
-def test_local_launcher_reuses_ray_results(lost: Lost, undisturbed: Path) -> None:
+def test_local_launcher_reuses_ray_results(lost: NodeLoss, undisturbed: Path) -> None:
     """The local launcher skips jobs that finished on Ray; all results are bit-identical."""
     assert lost.again.code == 0, lost.again.text
     assert "6 jobs: 3 finished before" in lost.again.out
-    assert_the_same_results(jobs_of(lost.cwd, "six"), jobs_of(undisturbed, "six"))
+    assert_same_results(read_sweep_jobs(lost.cwd, "six"), read_sweep_jobs(undisturbed, "six"))
 
 
 def test_missing_resources_and_wrong_token_are_reported(nodes: Nodes, tmp_path: Path) -> None:
     """Resources that the cluster lacks and a wrong token are each reported in one line."""
     where = (*ONE, RAY, f"hydra.launcher.address={nodes.address}")
-    outcome = process("src.train", *where, "hydra.launcher.gpus_per_job=2", cwd=tmp_path, **nodes.environment)
+    outcome = run_process("src.train", *where, "hydra.launcher.gpus_per_job=2", cwd=tmp_path, **nodes.environment)
     assert outcome.error == (
         "error: hydra.launcher.cpus_per_job=1 gpus_per_job=2: no machine of the Ray cluster at "
         f"{nodes.address} has that much; available: 1 CPUs and 1 GPUs"
     )
     wrong = {**nodes.environment, "RAY_AUTH_TOKEN": "1f" * 32}
-    outcome = process("src.train", *where, cwd=tmp_path, **wrong)
+    outcome = run_process("src.train", *where, cwd=tmp_path, **wrong)
     assert outcome.error.startswith(f"error: the Ray cluster at {nodes.address}: it requires the token")
-    outcome = process("src.train", *where, "trainer=gpu", cwd=tmp_path, **nodes.environment)
+    outcome = run_process("src.train", *where, "trainer=gpu", cwd=tmp_path, **nodes.environment)
     assert outcome.error == "error: trainer=gpu needs GPUs: hydra.launcher.gpus_per_job=1, or a fraction to share one"
-    assert jobs_of(tmp_path, "one") == [] or ends(tmp_path, "one") == [("waiting", None)]
+    assert read_sweep_jobs(tmp_path, "one") == [] or get_job_outcomes(tmp_path, "one") == [("waiting", None)]
 
 
 # Stopped
@@ -250,67 +250,72 @@ def test_missing_resources_and_wrong_token_are_reported(nodes: Nodes, tmp_path: 
 def stop(parent: "subprocess.Popen[str]", name: str) -> None:
     """Send a sweep a signal; Ctrl-C in a terminal reaches all processes of its group."""
     group = os.getpgid(parent.pid)
-    for pid in with_descendants(parent.pid) if name == "SIGINT" else {parent.pid}:
+    for pid in find_process_tree(parent.pid) if name == "SIGINT" else {parent.pid}:
         if os.getpgid(pid) == group:
             os.kill(pid, signal.Signals[name])
 
 
-def held_job(cwd: Path, settings: tuple[str, ...], signal_name: str, **environment: str) -> tuple[Outcome, set[int]]:
+def run_and_stop_job(
+    cwd: Path, settings: tuple[str, ...], signal_name: str, **environment: str
+) -> tuple[Outcome, set[int]]:
     """A sweep of one job that is stopped while the job runs, and the processes that were there for it."""
-    make_trouble(cwd, {0: "hold"})
+    inject_faults(cwd, {0: "hold"})
     with spawn("src.train", *ONE, RAY, *settings, cwd=cwd, **environment) as parent:
-        wait_for_trouble(cwd, 0)
-        started = with_descendants(parent.pid) | with_descendants(read_notes(cwd)[0].parent)
+        wait_for_second_epoch(cwd, 0)
+        started = find_process_tree(parent.pid) | find_process_tree(read_events(cwd)[0].parent)
         stop(parent, signal_name)
         out, err = parent.communicate(timeout=60)
     return Outcome(parent.returncode, out, err), started
 
 
-def assert_it_goes_on(cwd: Path, undisturbed: Path) -> None:
-    make_trouble(cwd, {})
+def assert_sweep_resumes(cwd: Path, undisturbed: Path) -> None:
+    inject_faults(cwd, {})
     assert run("src.train", *ONE, cwd=cwd).code == 0
     assert events(cwd) == {(0, "1"): 1, (0, "2"): 2, (0, "3"): 1, (0, "test"): 1}
-    assert_the_same_results(jobs_of(cwd, "one"), jobs_of(undisturbed, "six"))
+    assert_same_results(read_sweep_jobs(cwd, "one"), read_sweep_jobs(undisturbed, "six"))
 
 
 def test_ctrl_c_stops_jobs_and_own_cluster(undisturbed: Path, short: Path, tmp_path: Path) -> None:
     """Ctrl-C stops the jobs and the sweep's own cluster; the sweep can be resumed."""
-    outcome, started = held_job(tmp_path, (), "SIGINT", TMPDIR=str(short))
+    outcome, started = run_and_stop_job(tmp_path, (), "SIGINT", TMPDIR=str(short))
     wait_for(lambda: not started & set(processes()), f"{started} to end")
     assert outcome.code == 130 and "Traceback" not in outcome.text, outcome.text
     assert "1 unfinished of 1 jobs; resume with: " in outcome.out
-    assert ends(tmp_path, "one") == [("interrupted", "killed")]
-    assert surroundings(jobs_of(tmp_path, "one")[0])["CUDA_VISIBLE_DEVICES"] == ""
+    assert get_job_outcomes(tmp_path, "one") == [("interrupted", "killed")]
+    assert read_environment(read_sweep_jobs(tmp_path, "one")[0])["CUDA_VISIBLE_DEVICES"] == ""
     assert list(short.glob("ray-*")) == []
-    assert_it_goes_on(tmp_path, undisturbed)
+    assert_sweep_resumes(tmp_path, undisturbed)
 
 
 def test_sigterm_stops_jobs_but_not_cluster(nodes: Nodes, undisturbed: Path, tmp_path: Path) -> None:
     """SIGTERM stops the sweep's jobs on an existing cluster, but not the cluster itself."""
     where = (f"hydra.launcher.address={nodes.address}",)
-    outcome, _ = held_job(tmp_path, where, "SIGTERM", **nodes.environment)
-    job = read_notes(tmp_path)[0].process
+    outcome, _ = run_and_stop_job(tmp_path, where, "SIGTERM", **nodes.environment)
+    job = read_events(tmp_path)[0].process
     wait_for(lambda: job not in processes(), "the job to end")
     assert outcome.code == 143 and "Traceback" not in outcome.text, outcome.text
-    assert ends(tmp_path, "one") == [("interrupted", "killed")]
+    assert get_job_outcomes(tmp_path, "one") == [("interrupted", "killed")]
     socket.create_connection(("127.0.0.2", int(nodes.address.split(":")[1])), timeout=5).close()
-    assert_it_goes_on(tmp_path, undisturbed)
+    assert_sweep_resumes(tmp_path, undisturbed)
 
 
 def test_jobs_of_killed_sweep_end(undisturbed: Path, short: Path, tmp_path: Path) -> None:
     """If the sweep is killed, its jobs end by themselves; the sweep can be resumed."""
-    outcome, _ = held_job(tmp_path, (), "SIGKILL", TMPDIR=str(short))
-    note = read_notes(tmp_path)[0]  # of Ray itself two agents live on for a minute; they know of no job
+    outcome, _ = run_and_stop_job(tmp_path, (), "SIGKILL", TMPDIR=str(short))
+    note = read_events(tmp_path)[0]  # of Ray itself two agents live on for a minute; they know of no job
     wait_for(lambda: not {note.process, note.parent} & set(processes()), "the job to end")
     assert outcome.code == -signal.SIGKILL
-    assert ends(tmp_path, "one")[0] in [("running", None), ("interrupted", "killed")]  # as Ray leaves it time
-    assert_it_goes_on(tmp_path, undisturbed)
+    assert get_job_outcomes(tmp_path, "one")[0] in [
+        ("running", None),
+        ("interrupted", "killed"),
+    ]  # as Ray leaves it time
+    assert_sweep_resumes(tmp_path, undisturbed)
 
 
 # Told before there is a cluster
 
 
-def refused(*settings: str, cwd: Path) -> str:
+def run_refused_sweep(*settings: str, cwd: Path) -> str:
     outcome = run("src.train", *ONE, RAY, *settings, cwd=cwd)
     assert outcome.folders == []
     return outcome.error
@@ -331,14 +336,17 @@ def refused(*settings: str, cwd: Path) -> str:
 )
 def test_invalid_launcher_setting_is_refused(setting: str, words: str, tmp_path: Path) -> None:
     """An invalid setting of the launcher is refused by name."""
-    assert refused(f"hydra.launcher.{setting}", cwd=tmp_path) == f"error: hydra.launcher.{setting} must be {words}"
+    assert (
+        run_refused_sweep(f"hydra.launcher.{setting}", cwd=tmp_path)
+        == f"error: hydra.launcher.{setting} must be {words}"
+    )
 
 
 def test_unreachable_cluster_is_reported(tmp_path: Path) -> None:
     """A cluster that cannot be reached is reported before the sweep starts."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    told = refused(f"hydra.launcher.address={address}", cwd=tmp_path)
+    told = run_refused_sweep(f"hydra.launcher.address={address}", cwd=tmp_path)
     assert told.startswith(f"error: hydra.launcher.address={address}: nothing answers there")
 
 
@@ -350,6 +358,6 @@ def test_missing_ray_gives_install_command(tmp_path: Path) -> None:
 
     found = util.find_spec
     with mock.patch("src.core.extras.find_spec", find_spec):
-        told = refused(cwd=tmp_path)
+        told = run_refused_sweep(cwd=tmp_path)
     assert told.startswith("error: hydra/launcher=ray needs the package ray, which is not installed: ")
     assert told.endswith("pip install -c constraints.txt -e '.[ray]'")

@@ -11,14 +11,14 @@ import pytest
 
 from src.storage.files import write_json
 from tests.sweeps import made_job
-from tests.sweeps.reports import NASTY, Page, epochs, made, read
+from tests.sweeps.reports import NASTY, Page, epochs, make_accuracy_job, read_report
 
 # Numbers
 
 
 def test_leaderboard_merges_seeds_best_first(grid: Path) -> None:
     """The leaderboard combines seeds into one row and lists the best first."""
-    assert read(grid).rows[:5] == [
+    assert read_report(grid).rows[:5] == [
         ["#", "hidden size", "lr", "val/acc", "n", "failed", "runs"],
         ["1", "8", "0.01", "90.00 ± 14.14%", "2", "", "4 5"],
         ["2", "4", "0.01", "60.00 ± 14.14%", "2", "", "0 1"],
@@ -29,14 +29,14 @@ def test_leaderboard_merges_seeds_best_first(grid: Path) -> None:
 
 def test_test_metric_appears_only_for_chosen(grid: Path) -> None:
     """The test metric appears once, for the chosen setting only."""
-    page = read(grid)
+    page = read_report(grid)
     assert "Chosen hidden size 8, lr 0.01 val/acc 90.00 ± 14.14% test/acc 52.50 ± 14.14% n = 2" in page.text
     assert page.text.count("test/") == 1
     assert "its test metrics were read only afterwards (those of all runs are in results.csv)" in page.text
     assert (grid / "results.csv").read_text().splitlines()[0].count("test/acc") == 1
     assert "test/" not in json.dumps(page.data)
-    assert "test/" not in taken(page, "runs.csv") + taken(page, "leaderboard.csv")
-    table = [line for line in taken(page, "leaderboard.tex").splitlines() if " & " in line]
+    assert "test/" not in decode_download(page, "runs.csv") + decode_download(page, "leaderboard.csv")
+    table = [line for line in decode_download(page, "leaderboard.tex").splitlines() if " & " in line]
     assert [line.split(" & ")[-1] for line in table] == [
         r"test/acc \\",
         r"\textbf{52.50 $\pm$ 14.14\%} \\",
@@ -48,7 +48,7 @@ def test_test_metric_appears_only_for_chosen(grid: Path) -> None:
 
 def test_effect_shows_mean_and_deviation(grid: Path) -> None:
     """The effect of a setting is the mean and standard deviation at each of its values."""
-    figures = read(grid).figures("scatter")
+    figures = read_report(grid).figures("scatter")
     assert list(figures) == ["model.hidden_size / val/acc", "optimizer.lr / val/acc"]
     dots, means = figures["model.hidden_size / val/acc"]["data"]
     assert sorted(dots["y"]) == [0.5, 0.6, 0.6, 0.7, 0.8, 1.0]
@@ -65,7 +65,7 @@ def test_effects_use_only_finished_runs(grid: Path) -> None:
     """Runs that have not finished do not count in the effect of a setting."""
     for number, status in ((0, "running"), (2, "failed"), (4, "interrupted")):
         write_json(grid / f"{number}_x" / "status.json", {"status": status, "reason": None, "message": None})
-    page = read(grid)
+    page = read_report(grid)
     dots, means = page.figures("scatter")["model.hidden_size / val/acc"]["data"]
     assert sorted(dots["y"]) == [0.6, 0.7, 1.0]
     assert means["y"] == pytest.approx([0.65, 1.0])
@@ -75,7 +75,7 @@ def test_effects_use_only_finished_runs(grid: Path) -> None:
 
 def test_learning_rate_axis_is_logarithmic(grid: Path) -> None:
     """A learning rate has a logarithmic axis whose labels count the failed runs."""
-    axis = read(grid).figures("scatter")["optimizer.lr / val/acc"]["layout"]["xaxis"]
+    axis = read_report(grid).figures("scatter")["optimizer.lr / val/acc"]["layout"]["xaxis"]
     assert axis["type"] == "log"
     assert axis["tickvals"] == pytest.approx([0.01, 0.1])
     assert axis["ticktext"] == ["0.01", "0.1<br>2 failed"]
@@ -84,7 +84,7 @@ def test_learning_rate_axis_is_logarithmic(grid: Path) -> None:
 
 def test_pair_shows_mean_per_combination(grid: Path) -> None:
     """The heat map of two settings shows the mean for each pair of their values."""
-    (figure,) = read(grid).figures("heatmap").values()
+    (figure,) = read_report(grid).figures("heatmap").values()
     (heat,), layout = figure["data"], figure["layout"]
     assert (layout["xaxis"]["title"]["text"], layout["yaxis"]["title"]["text"]) == ("model.hidden_size", "optimizer.lr")
     assert heat["z"] == [pytest.approx([0.6, 0.9]), [pytest.approx(0.6), None]]
@@ -97,7 +97,7 @@ def test_better_cells_are_brighter(tmp_path: Path) -> None:
     for number in range(4):
         metrics = {"val/loss": [1.0, 10.0, 100.0, 1000.0][number], "monitor": "val/loss", "mode": "min"}
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"model.b={number % 2}", metrics=metrics)
-    (figure,) = read(tmp_path).figures("heatmap").values()
+    (figure,) = read_report(tmp_path).figures("heatmap").values()
     assert figure["data"][0]["reversescale"]
     assert figure["data"][0]["z"] == [pytest.approx([0, 2]), pytest.approx([1, 3])]  # by their logarithms
     assert figure["data"][0]["text"] == [["1", "100"], ["10", "1e+03"]]
@@ -116,7 +116,7 @@ def test_diverged_value_does_not_stretch_plots(tmp_path: Path) -> None:
             metrics={"val/loss": value, "monitor": "val/loss", "mode": "min"},
             history=history,
         )
-    page = read(tmp_path)
+    page = read_report(tmp_path)
     effect = page.figures("scatter")["model.a<br>1 run far above / val/loss"]
     dots, far, far_mean, means = effect["data"]
     low, high = effect["layout"]["yaxis"]["range"]
@@ -139,8 +139,10 @@ def test_only_strongest_pairs_are_shown(tmp_path: Path) -> None:
     keys = "abcdef"  # 15 pairs
     for number in range(64):
         typed = [f"model.{key}={number >> place & 1}" for place, key in enumerate(keys)]
-        made(tmp_path, f"{number}", *typed, val=number / 64)  # each setting twice as strong as the one before
-    page = read(tmp_path)
+        make_accuracy_job(
+            tmp_path, f"{number}", *typed, val=number / 64
+        )  # each setting twice as strong as the one before
+    page = read_report(tmp_path)
     assert "12 of 15 pairs are shown" in page.sections["pairs"]
     shown = list(page.figures("heatmap"))
     assert len(shown) == 12
@@ -149,7 +151,7 @@ def test_only_strongest_pairs_are_shown(tmp_path: Path) -> None:
 
 
 def test_learning_curves_match_histories(grid: Path) -> None:
-    curves = read(grid).curves
+    curves = read_report(grid).curves
     assert curves["metrics"] == ["loss"]
     assert curves["epochs"] == [[1, 2]]
     assert curves["runs"][0] == {
@@ -173,7 +175,7 @@ def test_curves_have_axes_per_data_set(tmp_path: Path) -> None:
         made_job(
             tmp_path, f"{number}", f"data={data}", metrics=metrics | {"epochs": 1, "seconds": 3.0}, history=history
         )
-    page = read(tmp_path)
+    page = read_report(tmp_path)
     assert page.curves["data"] == ["xor", "gate"]
     assert [list(axes) for axes in page.curves["axes"]] == [["loss", "acc"], ["loss"]]
     assert [(run["data"], run["seconds"]) for run in page.curves["runs"]] == [(0, 3.0), (1, 3.0)]
@@ -182,9 +184,9 @@ def test_curves_have_axes_per_data_set(tmp_path: Path) -> None:
 
 def test_long_curves_are_subsampled(tmp_path: Path) -> None:
     """Long curves are subsampled at regular epochs and keep their last one."""
-    made(tmp_path, "0", "seed=0", val=0.5, history=epochs(*[1.0] * 1000))
-    made(tmp_path, "1", "seed=1", val=0.5, history=epochs(*[1.0] * 50))
-    page = read(tmp_path)
+    make_accuracy_job(tmp_path, "0", "seed=0", val=0.5, history=epochs(*[1.0] * 1000))
+    make_accuracy_job(tmp_path, "1", "seed=1", val=0.5, history=epochs(*[1.0] * 50))
+    page = read_report(tmp_path)
     assert page.curves["epochs"] == [[*range(1, 1001, 3)], [*range(1, 50, 3), 50]]
     assert "subsampled to 400 points" in page.text
 
@@ -193,7 +195,7 @@ def test_failures_show_reason_message_and_log(grid: Path) -> None:
     """Each failure is listed with its reason, its message and the end of its log."""
     write_json(grid / "6_x" / "status.json", {"status": "failed", "reason": "error", "message": "no such <layer>"})
     (grid / "6_x" / "train.log").write_text("\n".join(f"line {number}" for number in range(100)))
-    told = read(grid).sections["failures"]
+    told = read_report(grid).sections["failures"]
     assert told.startswith("Failures 1 error, 1 diverged error 6: hidden size 8, lr 0.1, seed 0 no such <layer>")
     assert "line 84" not in told and "line 85 line 86" in told and "line 99" in told
     assert "diverged 7: hidden size 8, lr 0.1, seed 1" in told
@@ -211,7 +213,7 @@ def test_header_shows_provenance(grid: Path) -> None:
             "device": "CPU, 2 threads",
         }
         write_json(grid / f"{number}_x" / "provenance.json", told)
-    page = read(grid)
+    page = read_report(grid)
     assert page.text.startswith("grid: report Report of a sweep grid 8 jobs 6 finished 2 failed")
     assert "started 2026-01-01 10:20 UTC" in page.text
     assert "commit 0123456789 with changes device CPU, 2 threads versions Python 3.12.1, torch 2.11" in page.text
@@ -222,13 +224,13 @@ def test_unstarted_sweep_shows_its_command(tmp_path: Path) -> None:
     """If no job has started, the page shows the sweep's own command."""
     made_job(tmp_path, "0", "seed=0")
     (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=0,1', 'name=a b']}}")
-    assert "python -m src.train -m seed=0,1 'name=a b'" in read(tmp_path).text
+    assert "python -m src.train -m seed=0,1 'name=a b'" in read_report(tmp_path).text
 
 
 # Tables to take away
 
 
-def taken(page: Page, name: str) -> str:
+def decode_download(page: Page, name: str) -> str:
     """A file that the page hands out."""
     (link,) = [each for each in page.all("a") if each.get("download") == name]
     return b64decode(link["href"].partition("base64,")[2]).decode()
@@ -236,12 +238,12 @@ def taken(page: Page, name: str) -> str:
 
 def test_downloads_contain_the_numbers(grid: Path) -> None:
     """The tables for download contain the unrounded numbers."""
-    page = read(grid)
-    best = next(csv.DictReader(io.StringIO(taken(page, "leaderboard.csv"))))
+    page = read_report(grid)
+    best = next(csv.DictReader(io.StringIO(decode_download(page, "leaderboard.csv"))))
     assert (best["model.hidden_size"], best["n"]) == ("8", "2")
     assert float(best["val/acc mean"]) == pytest.approx(0.9)
     assert float(best["val/acc sd"]) == pytest.approx(math.sqrt(0.02))
-    runs = list(csv.DictReader(io.StringIO(taken(page, "runs.csv"))))
+    runs = list(csv.DictReader(io.StringIO(decode_download(page, "runs.csv"))))
     assert [run["val/acc"] for run in runs] == ["0.5", "0.7", "0.6", "0.6", "0.8", "1.0", "", ""]
     assert len((grid / "results.csv").read_text().splitlines()) == 9
 
@@ -254,9 +256,9 @@ def test_latex_table_is_ready_for_paper(grid: Path) -> None:
             notes["settings"]["model.hidden_size"]
         ]
         write_json(folder / "job.json", notes)
-    page = read(grid)
+    page = read_report(grid)
     lines = (grid / "leaderboard.tex").read_text().splitlines()
-    assert taken(page, "leaderboard.tex").splitlines() == lines
+    assert decode_download(page, "leaderboard.tex").splitlines() == lines
     start = lines.index(r"\begin{tabular}{lrrrr}")
     assert lines[start + 1 : start + 4] == [r"\toprule", r"hidden size & lr & val/acc & n & test/acc \\", r"\midrule"]
     assert lines[start + 4] == (
@@ -277,8 +279,8 @@ def test_latex_table_is_ready_for_paper(grid: Path) -> None:
 def test_latex_tables_have_unique_labels(tmp_path: Path) -> None:
     sweep = tmp_path / "my sweep_1"
     for number, data in enumerate(("xor", "fashion_mnist")):
-        made(sweep, f"{number}", f"data={data}", val=0.5)
-    read(sweep)
+        make_accuracy_job(sweep, f"{number}", f"data={data}", val=0.5)
+    read_report(sweep)
     labels = [line for line in (sweep / "leaderboard.tex").read_text().splitlines() if "label" in line]
     assert labels == [r"\label{tab:my-sweep-1-xor}", r"\label{tab:my-sweep-1-fashion-mnist}"]
 
@@ -288,14 +290,14 @@ def test_latex_tables_have_unique_labels(tmp_path: Path) -> None:
 
 def test_tables_have_a_filter_field(grid: Path) -> None:
     """Each table has a field to find rows, which explains its syntax."""
-    fields = [each for each in read(grid).all("input") if "data-filter" in each]
+    fields = [each for each in read_report(grid).all("input") if "data-filter" in each]
     assert [each["placeholder"] for each in fields] == ["words, or hidden_size=…"] * 2
     assert fields[0]["aria-label"] == "find entries: words, or a column with <, >, = or != and a value"
 
 
 def test_markup_has_no_event_handlers(grid: Path) -> None:
     """Whoever put text into an attribute could not make it run."""
-    assert not [name for each in read(grid).elements for name in each.attributes if name.startswith("on")]
+    assert not [name for each in read_report(grid).elements for name in each.attributes if name.startswith("on")]
 
 
 # Text is text
@@ -305,7 +307,7 @@ def test_html_in_texts_is_escaped(tmp_path: Path) -> None:
     """Names, values and messages that contain HTML are shown as text."""
     sweep = tmp_path / "<i>sweep"
     for number, value in enumerate((NASTY, "plain")):
-        made(
+        make_accuracy_job(
             sweep,
             f"{number}",
             f"+model.act=x{number}",
@@ -314,10 +316,10 @@ def test_html_in_texts_is_escaped(tmp_path: Path) -> None:
             val=0.5,
             history=epochs(1),
         )
-    folder = made(sweep, "2", "+model.act=y", "+model.b=2", status="failed", reason="<u>bad")
+    folder = make_accuracy_job(sweep, "2", "+model.act=y", "+model.b=2", status="failed", reason="<u>bad")
     (folder / "train.log").write_text(NASTY)
     write_json(folder / "provenance.json", {"command": NASTY, "git": {"commit": "<s>"}, "device": "<q>"})
-    page = read(sweep)
+    page = read_report(sweep)
     assert page.text.count(NASTY) >= 4  # command, leaderboard, runs, the end of a log
     assert {"i", "b", "u", "s", "q"}.isdisjoint(element.tag for element in page.elements)
     assert len(page.scripts) == 2  # plotly's and the page's own
@@ -328,7 +330,7 @@ def test_plotly_data_is_escaped(tmp_path: Path) -> None:
     """Markup in a sweep's settings reaches Plotly only in escaped form."""
     for number, value in enumerate((NASTY, "plain")):
         for b in (0, 1):
-            made(
+            make_accuracy_job(
                 tmp_path,
                 f"{2 * number + b}",
                 f"+model.a={number}",
@@ -337,7 +339,7 @@ def test_plotly_data_is_escaped(tmp_path: Path) -> None:
                 val=0.5,
                 history=epochs(1),
             )
-    page = read(tmp_path)
+    page = read_report(tmp_path)
     told = json.dumps(page.data).replace("<br>", "").replace("<extra></extra>", "")
     assert "<" not in told
     assert page.figures("scatter")["model.a / val/acc"]["layout"]["xaxis"]["ticktext"][0].startswith(

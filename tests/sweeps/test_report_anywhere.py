@@ -16,7 +16,7 @@ from PIL import Image
 from src.core.errors import InputError
 from src.sweeps.report.write import load_sweeps, write_report
 from tests.sweeps import made_job
-from tests.sweeps.reports import Page, epochs, made, read
+from tests.sweeps.reports import Page, epochs, make_accuracy_job, read_report
 
 # At any time, anywhere
 
@@ -30,7 +30,7 @@ def test_links_survive_moving_the_sweep(grid: Path, tmp_path: Path) -> None:
     assert {"0_x/", "7_x/", "4_x/figures/curves.png"} <= set(page.links)
     assert all((moved / unquote(link)).exists() for link in page.links)
     assert str(tmp_path) not in page.source
-    assert read(moved).text.startswith("mo#ved?")
+    assert read_report(moved).text.startswith("mo#ved?")
 
 
 def picture(folder: Path, name: str) -> Path:
@@ -40,7 +40,7 @@ def picture(folder: Path, name: str) -> Path:
 
 def test_page_loads_nothing_external(grid: Path) -> None:
     Image.new("RGB", (30, 20)).save(picture(grid / "4_x", "curves"))
-    page = read(grid)
+    page = read_report(grid)
     assert not page.all("link")
     assert all("src" not in each for each in page.all("script"))
     assert all(each["src"].startswith("data:image/webp;base64,") for each in page.all("img"))
@@ -52,11 +52,11 @@ def test_page_loads_nothing_external(grid: Path) -> None:
 
 def test_unfinished_sweep_has_interim_report(tmp_path: Path) -> None:
     """A sweep that is running or was killed has a report of its results so far."""
-    made(tmp_path, "0", "seed=0", "model.a=1", val=0.5, history=epochs(1, 0.5))
-    made(tmp_path, "1", "seed=1", "model.a=1", status="running", history=epochs(1))
-    made(tmp_path, "2", "seed=0", "model.a=2")
-    made(tmp_path, "3", "seed=1", "model.a=2", status="interrupted", reason="killed")
-    page = read(tmp_path)
+    make_accuracy_job(tmp_path, "0", "seed=0", "model.a=1", val=0.5, history=epochs(1, 0.5))
+    make_accuracy_job(tmp_path, "1", "seed=1", "model.a=1", status="running", history=epochs(1))
+    make_accuracy_job(tmp_path, "2", "seed=0", "model.a=2")
+    make_accuracy_job(tmp_path, "3", "seed=1", "model.a=2", status="interrupted", reason="killed")
+    page = read_report(tmp_path)
     assert "4 jobs 1 finished 1 interrupted 1 running 1 waiting" in page.text
     assert "before the sweep ended" in page.text
     assert "Best so far a 1 val/acc 50.00% test/acc 50.00% n = 1" in page.text
@@ -67,8 +67,8 @@ def test_unfinished_sweep_has_interim_report(tmp_path: Path) -> None:
 def test_no_finished_run_gives_no_plots(tmp_path: Path) -> None:
     """If no run has finished, the page has no plots."""
     for number in range(3):
-        made(tmp_path, f"{number}", f"model.a={number}")
-    page = read(tmp_path)
+        make_accuracy_job(tmp_path, f"{number}", f"model.a={number}")
+    page = read_report(tmp_path)
     assert "no run has finished" in page.text
     assert not page.data
     assert set(page.sections) == {"leaderboard", "runs"}
@@ -76,8 +76,8 @@ def test_no_finished_run_gives_no_plots(tmp_path: Path) -> None:
 
 def test_single_job_report_shows_test(tmp_path: Path) -> None:
     """The report of a single job shows its test metrics."""
-    made(tmp_path, "0", "data=xor", val=0.5, test=0.25, history=epochs(1))
-    page = read(tmp_path)
+    make_accuracy_job(tmp_path, "0", "data=xor", val=0.5, test=0.25, history=epochs(1))
+    page = read_report(tmp_path)
     assert "Only candidate all runs val/acc 50.00% test/acc 25.00% n = 1" in page.text
     assert page.curves["groups"][0]["labels"] == ["finished"]
 
@@ -87,7 +87,7 @@ def test_without_validation_nothing_is_chosen(tmp_path: Path) -> None:
     for number in range(2):
         metrics = {"train/acc": 0.5 + number / 4, "test/acc": 0.1, "monitor": None, "mode": None}
         made_job(tmp_path, f"{number}", f"model.a={number}", metrics=metrics)
-    page = read(tmp_path)
+    page = read_report(tmp_path)
     assert "no validation set to rank by" in page.text
     assert "Without a validation set, train/acc is shown" in page.text
     assert "test/" not in page.text + json.dumps(page.data)
@@ -99,7 +99,7 @@ def test_unmeasured_monitor_falls_back_to_training(tmp_path: Path) -> None:
     for number in range(4):
         metrics = {"train/acc": number / 4, "test/acc": 0.1, "monitor": "val/acc", "mode": "max", "best": None}
         made_job(tmp_path, f"{number}", f"model.a={number // 2}", f"seed={number % 2}", metrics=metrics)
-    page = read(tmp_path)
+    page = read_report(tmp_path)
     assert "no run has measured val/acc: there is nothing to rank by" in page.text
     assert "No run has measured val/acc, train/acc is shown; do not choose a setting by it." in page.text
     assert page.figures("scatter")["model.a / train/acc"]["data"][1]["y"] == [0.125, 0.625]
@@ -128,7 +128,7 @@ def test_all_damaged_jobs_give_a_page(grid: Path) -> None:
     """If all jobs are damaged, there is still a page, which says so."""
     for path in grid.glob("*/job.json"):
         path.write_text("[]")
-    page = read(grid)
+    page = read_report(grid)
     assert "8 jobs 8 damaged" in page.text
     assert page.text.count("job.json is damaged: it is a list and must be a mapping") == 16
     assert not page.figures("scatter") and not page.figures("heatmap")
@@ -137,8 +137,8 @@ def test_all_damaged_jobs_give_a_page(grid: Path) -> None:
 def test_seed_effect_shown_if_nothing_else_varies(tmp_path: Path) -> None:
     """If only the seed varies, its effect is shown."""
     for seed in range(3):
-        made(tmp_path, f"{seed}", f"seed={seed}", val=seed / 4)
-    assert read(tmp_path).figures("scatter")["seed / val/acc"]["data"][1]["y"] == [0, 0.25, 0.5]
+        make_accuracy_job(tmp_path, f"{seed}", f"seed={seed}", val=seed / 4)
+    assert read_report(tmp_path).figures("scatter")["seed / val/acc"]["data"][1]["y"] == [0, 0.25, 0.5]
 
 
 def test_damaged_files_are_listed_on_page(grid: Path) -> None:
@@ -146,7 +146,7 @@ def test_damaged_files_are_listed_on_page(grid: Path) -> None:
     (grid / "0_x" / "history.csv").write_text("epoch,val/loss\n1,<b>\n")
     (grid / "1_x" / "job.json").write_text("{")
     picture(grid / "4_x", "curves").write_text("none")
-    page = read(grid)
+    page = read_report(grid)
     notes = page.text.partition("Could not be read or drawn:")[2]
     assert '0_x/history.csv is damaged: val/loss in line 2 is "<b>" and must be a number' in notes
     assert "1_x/job.json is damaged: it is not JSON" in notes
@@ -160,8 +160,8 @@ def test_each_data_set_has_own_leaderboard(tmp_path: Path) -> None:
     """Each of several data sets has its own leaderboard and plots."""
     for number in range(4):
         data = ("xor", "gate")[number // 2]
-        made(tmp_path, f"{number}", f"data={data}", f"model.a={number % 2}", val=number / 4, test=0.125)
-    page = read(tmp_path)
+        make_accuracy_job(tmp_path, f"{number}", f"data={data}", f"model.a={number % 2}", val=number / 4, test=0.125)
+    page = read_report(tmp_path)
     told = page.sections["leaderboard"]
     assert told.index("xor Chosen") < told.index("a 1 val/acc 25.00%") < told.index("gate Chosen")
     assert told.index("gate Chosen") < told.index("a 1 val/acc 75.00%")
@@ -174,8 +174,8 @@ def test_several_sweeps_share_one_report(tmp_path: Path) -> None:
     """Several sweeps share one report, with a column for their names."""
     for name, values in {"one": (0.25, 0.5), "two": (0.75, 1.0)}.items():
         for number, val in enumerate(values):
-            made(tmp_path / name, f"{number}", f"model.a={number}", f"name={name}", "data=xor", val=val)
-    page = read(tmp_path / "one", tmp_path / "two")
+            make_accuracy_job(tmp_path / name, f"{number}", f"model.a={number}", f"name={name}", "data=xor", val=val)
+    page = read_report(tmp_path / "one", tmp_path / "two")
     assert page.rows[0][:4] == ["#", "sweep", "a", "val/acc"]
     assert page.rows[1][:4] == ["1", "two", "1", "100.00%"]
     assert page.text.startswith("one and two: report")
@@ -194,7 +194,7 @@ def test_images_follow_ranking(grid: Path) -> None:
             Image.new("RGB", (1300, 100)).save(picture(grid / f"{number}_x", name))
     (grid / "figures").mkdir()
     Image.new("RGB", (300, 100)).save(grid / "figures" / "over_all.png")
-    shown = [each["alt"] for each in read(grid).all("img")]
+    shown = [each["alt"] for each in read_report(grid).all("img")]
     assert shown == [
         "over all",
         "decision regions of run 4: hidden size 8, lr 0.01, seed 0",
@@ -208,9 +208,9 @@ def test_images_follow_ranking(grid: Path) -> None:
 def test_images_are_small_and_limited(tmp_path: Path) -> None:
     """Figures are scaled down; beyond the best twelve there are only links."""
     for number in range(15):
-        folder = made(tmp_path, f"{number}", f"seed={number}", val=0.5)
+        folder = make_accuracy_job(tmp_path, f"{number}", f"seed={number}", val=0.5)
         Image.effect_noise((1300, 650), 50).save(picture(folder, "curves"))
-    page = read(tmp_path)
+    page = read_report(tmp_path)
     sources = [each["src"] for each in page.all("img")]
     assert len(sources) == 12
     for source in sources:
@@ -228,7 +228,7 @@ def test_repeated_figure_has_epoch_slider(grid: Path) -> None:
             path = grid / f"{number}_x" / "figures" / "fit" / f"{epoch}.png"
             path.parent.mkdir(exist_ok=True)
             Image.new("L", (900, 90), 2 * epoch).save(path)
-    page = read(grid)
+    page = read_report(grid)
     (slider,) = [each for each in page.all("input") if "data-epochs" in each]
     shown = [1, 11, 31, 51, 61, 81]  # of ten six
     assert (json.loads(slider["data-epochs"]), slider["max"], slider["value"]) == (shown, "6", "6")
@@ -246,12 +246,12 @@ def test_repeated_figure_has_epoch_slider(grid: Path) -> None:
 def test_earlier_images_have_size_budget(tmp_path: Path) -> None:
     """Figures of earlier epochs have a limited total size, which the best runs use first."""
     for number in range(6):
-        folder = made(tmp_path, f"{number}", f"model.a={number}", val=number / 8)
+        folder = make_accuracy_job(tmp_path, f"{number}", f"model.a={number}", val=number / 8)
         Image.new("L", (330, 330)).save(picture(folder, "fit"))
         (folder / "figures" / "fit").mkdir()
         for epoch in (1, 2):
             Image.effect_noise((150, 150), 60).save(folder / "figures" / "fit" / f"{epoch}.png")
-    earlier = [each for each in read(tmp_path).all("img") if "data-epoch" in each]
+    earlier = [each for each in read_report(tmp_path).all("img") if "data-epoch" in each]
     assert [each["alt"].split(":")[0] for each in earlier[:2]] == ["fit of run 5"] * 2
     assert len(earlier) < 12 and sum(len(each["src"]) for each in earlier) <= 100_000
 
@@ -261,7 +261,10 @@ def test_differing_images_precede_identical_ones(grid: Path) -> None:
     for number in (0, 4):
         Image.new("L", (8, 8), 50 * number).save(picture(grid / f"{number}_x", "first_layer"))
         Image.new("L", (8, 8)).save(picture(grid / f"{number}_x", "augmented_batch"))
-    assert [each["alt"].split(" of ")[0] for each in read(grid).all("img")][::2] == ["first layer", "augmented batch"]
+    assert [each["alt"].split(" of ")[0] for each in read_report(grid).all("img")][::2] == [
+        "first layer",
+        "augmented batch",
+    ]
 
 
 # Many jobs, the command
@@ -273,7 +276,7 @@ def test_page_of_thousand_jobs_stays_small(tmp_path: Path, monkeypatch: pytest.M
         rate, width = 10 ** (-5 + number / 250), (16, 32, 64)[number % 3]
         typed = (f"optimizer.lr={rate:.5g}", f"model.hidden_size={width}", "data=xor")
         history = [{"epoch": e, "train/loss": 1 / e, "val/loss": 1 / e, "val/acc": 0.5} for e in range(1, 101)]
-        made(tmp_path, f"{number}", *typed, val=(number % 97) / 97, history=history)
+        make_accuracy_job(tmp_path, f"{number}", *typed, val=(number % 97) / 97, history=history)
     path = write_report(load_sweeps([tmp_path]))
     assert path.stat().st_size < 9e6  # 5 of them are plotly
     page = Page(path)

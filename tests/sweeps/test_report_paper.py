@@ -11,7 +11,7 @@ from src.core.errors import InputError
 from src.report import main
 from src.sweeps.report.paper import write_figures
 from src.sweeps.report.reading import read_sweeps
-from tests.sweeps.reports import NASTY, epochs, made
+from tests.sweeps.reports import NASTY, epochs, make_accuracy_job
 
 FILES = ["curves_loss", "effect_hidden_size", "effect_lr"]
 COLUMN = 3.35 * 72  # points
@@ -49,7 +49,7 @@ def test_each_data_set_has_own_figures(tmp_path: Path) -> None:
     for number in range(4):
         data, value = ("xor", "gate")[number // 2], (NASTY, "$x_")[number % 2]
         typed = (f"data={data}", f"+model.act={number % 2}")
-        made(tmp_path, f"{number}", *typed, settings={"model.act": value}, val=0.5, history=epochs(1, 0.5))
+        make_accuracy_job(tmp_path, f"{number}", *typed, settings={"model.act": value}, val=0.5, history=epochs(1, 0.5))
     told: list[str] = []
     files = write_figures(read_sweeps([tmp_path]), "pdf", (), told.append)
     names = ["curves_loss_xor", "curves_loss_gate", "effect_act_xor", "effect_act_gate"]

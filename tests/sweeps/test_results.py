@@ -30,7 +30,7 @@ def loss(value: float | None, test: float = 0.5) -> dict[str, Any]:
     return {"val/loss": value, "test/loss": test, "monitor": "val/loss", "mode": "min"}
 
 
-def made_jobs(sweep: Path, jobs: list[tuple[str, dict[str, Any] | str]]) -> Path:
+def make_jobs(sweep: Path, jobs: list[tuple[str, dict[str, Any] | str]]) -> Path:
     """A sweep's jobs, each with its overrides in a line, and its metrics or why it has none."""
     for number, (overrides, outcome) in enumerate(jobs):
         told: Any = {"status": outcome} if isinstance(outcome, str) else {"metrics": outcome}
@@ -43,7 +43,7 @@ def read_table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def told(folder: Path, **settings: Any) -> list[str]:
+def render_leaderboards(folder: Path, **settings: Any) -> list[str]:
     """What the leaderboard tells, line by line without the blanks at their ends; as into a file if not told else."""
     stream = io.StringIO()
     print_leaderboards(folder, Console(file=stream, highlight=False, **settings))
@@ -109,10 +109,10 @@ def test_random_seed_is_recorded(tmp_path: Path) -> None:
 
 def test_file_is_updated_after_moving(tmp_path: Path) -> None:
     """The file is updated with the sweep, also after the sweep was moved."""
-    folder = made_jobs(tmp_path / "old", [("seed=0", accuracy(0.5)), ("seed=1", "running")])
+    folder = make_jobs(tmp_path / "old", [("seed=0", accuracy(0.5)), ("seed=1", "running")])
     write_results(folder)
     shutil.move(folder, tmp_path / "new")
-    made_jobs(tmp_path / "more", [("seed=0", accuracy(0.5)), ("seed=1", accuracy(1.0))])
+    make_jobs(tmp_path / "more", [("seed=0", accuracy(0.5)), ("seed=1", accuracy(1.0))])
     shutil.copytree(tmp_path / "more" / "1_x", tmp_path / "new" / "1_x", dirs_exist_ok=True)
     write_results(tmp_path / "new")
     rows = [(row["status"], row["val/acc"], row["folder"]) for row in read_table(tmp_path / "new")]
@@ -120,7 +120,7 @@ def test_file_is_updated_after_moving(tmp_path: Path) -> None:
 
 
 def test_concurrent_writes_keep_file_intact(tmp_path: Path) -> None:
-    made_jobs(tmp_path, [(f"seed={seed}", accuracy(0.5)) for seed in range(50)])
+    make_jobs(tmp_path, [(f"seed={seed}", accuracy(0.5)) for seed in range(50)])
     errors: list[Exception] = []
 
     def write() -> None:
@@ -147,12 +147,12 @@ def test_folder_without_jobs_raises_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"it contains no jobs$"):
         write_results(tmp_path)
     with pytest.raises(InputError, match=r"it contains no jobs$"):
-        told(tmp_path)
+        render_leaderboards(tmp_path)
 
 
 def test_damaged_jobs_have_own_status(tmp_path: Path) -> None:
     """Damaged jobs have a status of their own, and the others are listed as usual."""
-    made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", accuracy(n / 10)) for n in range(6)])
+    make_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", accuracy(n / 10)) for n in range(6)])
     (tmp_path / "1_x" / "job.json").write_text("{")
     (tmp_path / "2_x" / "metrics.json").write_text('{"val/acc": "high"}')
     (tmp_path / "3_x" / "status.json").write_text("")
@@ -166,7 +166,7 @@ def test_damaged_jobs_have_own_status(tmp_path: Path) -> None:
         ["4", "finished", "", "0.4"],
         ["5", "finished", "", "0.5"],
     ]
-    lines = told(tmp_path)
+    lines = render_leaderboards(tmp_path)
     assert lines[1].endswith(": 6 jobs, 3 finished, 3 damaged")
     assert table(lines) == [
         ["lr", "val/acc", "n", "damaged"],
@@ -180,7 +180,7 @@ def test_damaged_jobs_have_own_status(tmp_path: Path) -> None:
 def test_unmeasured_monitor_chooses_nothing(tmp_path: Path) -> None:
     """If no run has measured the monitored metric, the table says so and nothing is chosen."""
     early = {"train/loss": 0.5, "test/acc": 0.5, "monitor": "val/acc", "mode": "max", "best": None}
-    lines = told(made_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", early) for n in range(4)]))
+    lines = render_leaderboards(make_jobs(tmp_path, [(f"optimizer.lr={n // 2} seed={n % 2}", early) for n in range(4)]))
     assert lines[3] == "no run has measured val/acc: there is nothing to rank by"
     assert table(lines) == [["lr", "val/acc", "n"], ["0", "–", "2"], ["1", "–", "2"]]
     assert not any("test/" in line or "src.eval" in line for line in lines)
@@ -190,15 +190,15 @@ def test_runs_without_monitor_are_counted(tmp_path: Path) -> None:
     """Runs that have not measured the monitored metric are counted."""
     early = {"monitor": "val/acc", "mode": "max", "best": None}
     jobs = [("optimizer.lr=1 seed=0", accuracy(0.5)), ("optimizer.lr=1 seed=1", early), ("optimizer.lr=2", early)]
-    lines = told(made_jobs(tmp_path, jobs))
+    lines = render_leaderboards(make_jobs(tmp_path, jobs))
     assert lines[3].endswith("; not measured by 2 finished runs")
     assert table(lines)[1:] == [["1", "50.00%", "2"], ["2", "–", "1"]]
 
 
 def test_overflowing_mean_is_shown(tmp_path: Path) -> None:
     """Numbers whose sum overflows are shown nevertheless."""
-    made_jobs(tmp_path, [(f"optimizer.lr=1 seed={n}", loss(value)) for n, value in enumerate((1.5e308, 1e308))])
-    assert table(told(tmp_path))[1:] == [["inf ± 3.5e+307", "2"]]
+    make_jobs(tmp_path, [(f"optimizer.lr=1 seed={n}", loss(value)) for n, value in enumerate((1.5e308, 1e308))])
+    assert table(render_leaderboards(tmp_path))[1:] == [["inf ± 3.5e+307", "2"]]
 
 
 # The table: what counts
@@ -207,7 +207,7 @@ def test_overflowing_mean_is_shown(tmp_path: Path) -> None:
 def test_seeds_are_averaged_and_ranked(tmp_path: Path) -> None:
     """Seeds are combined into mean and standard deviation; the best mean is first."""
     by_rate = {"0.1": [0.50, 0.70], "0.01": [0.80, 0.90, 0.97], "1": [0.85]}
-    made_jobs(
+    make_jobs(
         tmp_path,
         [
             (f"optimizer.lr={rate} seed={seed}", accuracy(v))
@@ -215,7 +215,7 @@ def test_seeds_are_averaged_and_ranked(tmp_path: Path) -> None:
             for seed, v in enumerate(row)
         ],
     )
-    lines = told(tmp_path)
+    lines = render_leaderboards(tmp_path)
     # of 80, 90, 97: mean 89, deviations −9, 1, 8, √(146 / 2) = 8.544; of 50, 70: √200 = 14.142
     assert table(lines) == [
         ["lr", "val/acc", "n"],
@@ -229,8 +229,8 @@ def test_seeds_are_averaged_and_ranked(tmp_path: Path) -> None:
 
 def test_lowest_loss_is_first(tmp_path: Path) -> None:
     """The lowest value is first if lower is better."""
-    made_jobs(tmp_path, [(f"optimizer.lr={lr}", loss(v)) for lr, v in ((1, 0.5), (2, 0.012344), (3, 1e-05), (4, 12.0))])
-    lines = told(tmp_path)
+    make_jobs(tmp_path, [(f"optimizer.lr={lr}", loss(v)) for lr, v in ((1, 0.5), (2, 0.012344), (3, 1e-05), (4, 12.0))])
+    lines = render_leaderboards(tmp_path)
     assert table(lines)[1:] == [["3", "1e-05", "1"], ["2", "0.01234", "1"], ["1", "0.5", "1"], ["4", "12", "1"]]
     assert lines[3] == "best first by val/loss, lower is better"
 
@@ -239,14 +239,14 @@ def test_ties_prefer_more_runs_then_order(tmp_path: Path) -> None:
     """In a tie the row with more runs is first, then the one that came first."""
     jobs = [("optimizer.lr=1", accuracy(1.0)), ("optimizer.lr=2", accuracy(1.0))]
     jobs += [(f"optimizer.lr=3 seed={seed}", accuracy(1.0)) for seed in (0, 1)]
-    assert [row[0] for row in table(told(made_jobs(tmp_path, jobs)))[1:]] == ["3", "1", "2"]
+    assert [row[0] for row in table(render_leaderboards(make_jobs(tmp_path, jobs)))[1:]] == ["3", "1", "2"]
 
 
 def test_folds_are_averaged_like_seeds(tmp_path: Path) -> None:
     """The folds of a cross-validation are combined like seeds."""
     folds = [(1, 0, 0.9), (1, 1, 0.7), (2, 0, 0.95), (2, 1, 0.5)]
-    made_jobs(tmp_path, [(f"model.hidden_size={size} data.fold={fold}", accuracy(v)) for size, fold, v in folds])
-    assert table(told(tmp_path))[1:] == [["1", "80.00 ± 14.14%", "2"], ["2", "72.50 ± 31.82%", "2"]]
+    make_jobs(tmp_path, [(f"model.hidden_size={size} data.fold={fold}", accuracy(v)) for size, fold, v in folds])
+    assert table(render_leaderboards(tmp_path))[1:] == [["1", "80.00 ± 14.14%", "2"], ["2", "72.50 ± 31.82%", "2"]]
 
 
 def test_incomplete_settings_are_marked(tmp_path: Path) -> None:
@@ -255,10 +255,10 @@ def test_incomplete_settings_are_marked(tmp_path: Path) -> None:
     jobs += [("optimizer.lr=2 seed=0", accuracy(0.5)), ("optimizer.lr=2 seed=1", "failed")]
     jobs += [("optimizer.lr=3 seed=0", accuracy(0.25)), ("optimizer.lr=3 seed=1", accuracy(0.75))]
     jobs += [("optimizer.lr=4 seed=0", "running"), ("optimizer.lr=4 seed=1", accuracy(0.4))]
-    made_jobs(tmp_path, jobs)
+    make_jobs(tmp_path, jobs)
     made_job(tmp_path, "8", "optimizer.lr=2", "seed=2", metrics=accuracy(1.0), status="failed")  # diverged later on
     made_job(tmp_path, "9", "optimizer.lr=4", "seed=2", metrics=accuracy(1.0), status="interrupted")
-    lines = told(tmp_path)
+    lines = render_leaderboards(tmp_path)
     assert table(lines) == [
         ["lr", "val/acc", "n", "failed", "left"],
         ["3", "50.00 ± 35.36%", "2"],
@@ -272,22 +272,22 @@ def test_incomplete_settings_are_marked(tmp_path: Path) -> None:
 
 def test_non_finite_results_come_last(tmp_path: Path) -> None:
     jobs = [("optimizer.lr=1 seed=0", loss(None)), ("optimizer.lr=1 seed=1", loss(0.1)), ("optimizer.lr=2", loss(9.0))]
-    lines = told(made_jobs(tmp_path, jobs))
+    lines = render_leaderboards(make_jobs(tmp_path, jobs))
     assert table(lines)[1:] == [["2", "9", "1"], ["1", "nan", "2"]]
     assert any(line.startswith("chosen: lr 2") for line in lines)
 
 
 def test_no_finite_result_chooses_nothing(tmp_path: Path) -> None:
     """If no result is finite, nothing is chosen."""
-    lines = told(made_jobs(tmp_path, [("optimizer.lr=1", loss(None)), ("optimizer.lr=2", "failed")]))
+    lines = render_leaderboards(make_jobs(tmp_path, [("optimizer.lr=1", loss(None)), ("optimizer.lr=2", "failed")]))
     assert table(lines)[1:] == [["1", "nan", "1"], ["2", "–", "0", "1"]]
     assert not any("src.eval" in line or "test/" in line for line in lines)
 
 
 def test_nearly_equal_values_stay_separate(tmp_path: Path) -> None:
     """Values that differ only in a late digit are two settings."""
-    made_jobs(tmp_path, [(f"optimizer.lr={lr}", accuracy(0.5)) for lr in ("0.12345671", "0.12345672")])
-    assert [row[0] for row in table(told(tmp_path))[1:]] == ["0.12345671", "0.12345672"]
+    make_jobs(tmp_path, [(f"optimizer.lr={lr}", accuracy(0.5)) for lr in ("0.12345671", "0.12345672")])
+    assert [row[0] for row in table(render_leaderboards(tmp_path))[1:]] == ["0.12345671", "0.12345672"]
 
 
 def test_each_data_and_monitor_has_table(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_each_data_and_monitor_has_table(tmp_path: Path) -> None:
     jobs: list[tuple[str, Any]] = [("data=mnist model=mlp", accuracy(0.9)), ("data=cifar10 model=mlp", accuracy(0.5))]
     jobs += [("data=cubic model=mlp", loss(0.1)), ("data=mnist model=cnn", accuracy(0.99))]
     jobs += [("data=cifar10 model=cnn", "failed"), ("data=cubic model=cnn", loss(0.2))]
-    lines = told(made_jobs(tmp_path, jobs))
+    lines = render_leaderboards(make_jobs(tmp_path, jobs))
     starts = [number for number, line in enumerate(lines) if "better" in line] + [len(lines)]
     assert [lines[start].split(",")[0] for start in starts[:-1]] == [
         "mnist: best first by val/acc",
@@ -325,7 +325,7 @@ def test_test_metrics_shown_only_for_chosen(tmp_path: Path) -> None:
         (f"optimizer.lr=2 seed={s}", accuracy(0.6, test, **{"test/loss": 2.0 * test}))
         for s, test in enumerate([0.4, 0.5])
     ]
-    lines = told(made_jobs(tmp_path / "my sweep", jobs))
+    lines = render_leaderboards(make_jobs(tmp_path / "my sweep", jobs))
     # 45 ± √50 = 7.07%; 0.9 ± √0.02 = 0.1414
     assert lines[-2] == "chosen: lr 2: test/acc 45.00 ± 7.07%, test/loss 0.9 ± 0.14 (n = 2)"
     folder = tmp_path / "my sweep" / "2_x"
@@ -336,22 +336,25 @@ def test_test_metrics_shown_only_for_chosen(tmp_path: Path) -> None:
 
 def test_chosen_folder_is_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the chosen run is printed as one would type it."""
-    made_jobs(tmp_path / "outputs" / "s", [(f"seed={seed}", accuracy(1.0)) for seed in range(9)])
+    make_jobs(tmp_path / "outputs" / "s", [(f"seed={seed}", accuracy(1.0)) for seed in range(9)])
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path / "outputs" / "s", Path("outputs/s")):
-        assert told(folder)[-1] == "  evaluate it:  python -m src.eval run=outputs/s/0_x  (one of its 9 runs)"
+        assert (
+            render_leaderboards(folder)[-1]
+            == "  evaluate it:  python -m src.eval run=outputs/s/0_x  (one of its 9 runs)"
+        )
 
 
 def test_a_single_setting_needs_no_choosing(tmp_path: Path) -> None:
     metrics = {"test/acc": 0.5, "monitor": None, "mode": None}
-    lines = told(made_jobs(tmp_path, [("seed=0", metrics), ("seed=1", {**metrics, "test/acc": 0.6})]))
+    lines = render_leaderboards(make_jobs(tmp_path, [("seed=0", metrics), ("seed=1", {**metrics, "test/acc": 0.6})]))
     assert lines[-2] == "all runs: test/acc 55.00 ± 7.07% (n = 2)"
 
 
 def test_without_validation_nothing_is_chosen(tmp_path: Path) -> None:
     """Without a validation set, none of several settings is chosen."""
     metrics = {"test/acc": 0.5, "monitor": None, "mode": None}
-    lines = told(made_jobs(tmp_path, [("optimizer.lr=1", metrics), ("optimizer.lr=2", metrics)]))
+    lines = render_leaderboards(make_jobs(tmp_path, [("optimizer.lr=1", metrics), ("optimizer.lr=2", metrics)]))
     assert lines[3] == "no validation set to rank by"
     assert table(lines) == [["lr", "n"], ["1", "1"], ["2", "1"]]
     assert not any("test/" in line or "src.eval" in line for line in lines)
@@ -359,7 +362,7 @@ def test_without_validation_nothing_is_chosen(tmp_path: Path) -> None:
 
 def test_sweep_without_finished_run_is_reported(tmp_path: Path) -> None:
     """If no run has finished, the table says so."""
-    lines = told(made_jobs(tmp_path, [("optimizer.lr=1", "failed"), ("optimizer.lr=2", "running")]))
+    lines = render_leaderboards(make_jobs(tmp_path, [("optimizer.lr=1", "failed"), ("optimizer.lr=2", "running")]))
     assert lines[3] == "no run has finished"
     assert table(lines) == [["lr", "n", "failed", "left"], ["1", "0", "1"], ["2", "0", "1"]]
     assert not any("src.eval" in line for line in lines)
@@ -368,7 +371,7 @@ def test_sweep_without_finished_run_is_reported(tmp_path: Path) -> None:
 def test_untested_run_is_reported(tmp_path: Path) -> None:
     """A run that was not tested is marked so."""
     metrics = {"val/acc": 0.5, "monitor": "val/acc", "mode": "max"}
-    assert told(made_jobs(tmp_path, [("seed=0", metrics)]))[-2] == "all runs: not tested (n = 1)"
+    assert render_leaderboards(make_jobs(tmp_path, [("seed=0", metrics)]))[-2] == "all runs: not tested (n = 1)"
 
 
 # The table: how it looks
@@ -376,8 +379,8 @@ def test_untested_run_is_reported(tmp_path: Path) -> None:
 
 def test_table_shows_twenty_best_rows(tmp_path: Path) -> None:
     """The table shows the best twenty rows and counts the others."""
-    made_jobs(tmp_path, [(f"optimizer.lr={rate}", accuracy(rate / 100)) for rate in range(48)])
-    lines = told(tmp_path)
+    make_jobs(tmp_path, [(f"optimizer.lr={rate}", accuracy(rate / 100)) for rate in range(48)])
+    lines = render_leaderboards(tmp_path)
     assert [row[0] for row in table(lines)[1:]] == [str(rate) for rate in range(47, 27, -1)]
     assert f"… and 28 more: {tmp_path}/results.csv" in lines
 
@@ -385,7 +388,7 @@ def test_table_shows_twenty_best_rows(tmp_path: Path) -> None:
 def test_constant_settings_have_no_column(tmp_path: Path) -> None:
     """Settings that do not vary on some data have no column in that table."""
     jobs = [("data=mnist optimizer.lr=1", accuracy(0.9)), ("data=xor optimizer.lr=1", accuracy(0.9))]
-    lines = told(made_jobs(tmp_path, [*jobs, ("data=xor optimizer.lr=2", accuracy(0.8))]))
+    lines = render_leaderboards(make_jobs(tmp_path, [*jobs, ("data=xor optimizer.lr=2", accuracy(0.8))]))
     second = next(number for number, line in enumerate(lines) if line.startswith("xor: "))
     assert table(lines[:second]) == [["val/acc", "n"], ["90.00%", "1"]]
     assert table(lines[second:])[0] == ["lr", "val/acc", "n"]
@@ -394,15 +397,15 @@ def test_constant_settings_have_no_column(tmp_path: Path) -> None:
 def test_ambiguous_setting_names_are_qualified(tmp_path: Path) -> None:
     """Settings with the same last name are distinguished by their group."""
     settings = "optimizer.lr={0} scheduler.lr={0} model.hidden_size={0}"
-    made_jobs(tmp_path, [(settings.format(value), accuracy(0.5)) for value in (1, 2)])
-    assert table(told(tmp_path))[0][:3] == ["optimizer lr", "scheduler lr", "hidden size"]
+    make_jobs(tmp_path, [(settings.format(value), accuracy(0.5)) for value in (1, 2)])
+    assert table(render_leaderboards(tmp_path))[0][:3] == ["optimizer lr", "scheduler lr", "hidden size"]
 
 
 def test_values_are_not_parsed_as_markup(tmp_path: Path) -> None:
     """Values are printed literally and not interpreted as markup."""
     for number, value in enumerate([["red", "bold"], None, "[/x] ‘π’", True]):
         made_job(tmp_path, str(number), f"+model.x={number}", metrics=accuracy(0.5), settings={"model.x": value})
-    assert [row[0] for row in table(told(tmp_path))[1:]] == ["[red,bold]", "null", "[/x] ‘π’", "true"]
+    assert [row[0] for row in table(render_leaderboards(tmp_path))[1:]] == ["[red,bold]", "null", "[/x] ‘π’", "true"]
 
 
 def long_sweep(tmp_path: Path) -> Path:
@@ -411,12 +414,12 @@ def long_sweep(tmp_path: Path) -> Path:
     shared += "model.activation=leaky_relu{0} optimizer.weight_decay=0.000{0} optimizer.lr=0.00{0} "
     shared += "model.loss=cross_entropy{0} optimizer=adam{0}"
     jobs = [(shared.format(512 + n, ["true", "false"][n % 2]), accuracy(0.5 + n / 100)) for n in range(3)]
-    return made_jobs(tmp_path / "a_sweep_with_a_long_name_that_says_what_it_is_all_about", jobs)
+    return make_jobs(tmp_path / "a_sweep_with_a_long_name_that_says_what_it_is_all_about", jobs)
 
 
 def test_file_output_is_plain_and_unwrapped(tmp_path: Path) -> None:
     """Output to a file has no colours and is not wrapped."""
-    lines = told(long_sweep(tmp_path), width=80)
+    lines = render_leaderboards(long_sweep(tmp_path), width=80)
     assert not any(ESCAPE in line for line in lines)
     rows = table(lines)
     assert len(rows) == 4 and max(map(len, lines)) > 130
@@ -426,7 +429,7 @@ def test_file_output_is_plain_and_unwrapped(tmp_path: Path) -> None:
 def test_table_fits_80_columns(tmp_path: Path) -> None:
     """In a terminal of 80 columns no row is wider, and nothing is cut off."""
     settings: dict[str, Any] = {"width": 80, "force_terminal": True, "color_system": None}
-    lines = told(long_sweep(tmp_path), **settings)
+    lines = render_leaderboards(long_sweep(tmp_path), **settings)
     start = next(number for number, line in enumerate(lines) if "───" in line)
     end = next(number for number, line in enumerate(lines) if line.startswith("chosen"))
     assert max(map(len, lines[start - 3 : end])) <= 80
@@ -436,8 +439,8 @@ def test_table_fits_80_columns(tmp_path: Path) -> None:
 
 
 def test_best_row_is_bold_in_terminal(tmp_path: Path) -> None:
-    made_jobs(tmp_path, [("optimizer.lr=1", accuracy(0.5)), ("optimizer.lr=2", accuracy(0.6))])
-    lines = told(tmp_path, width=80, force_terminal=True, color_system="standard")
+    make_jobs(tmp_path, [("optimizer.lr=1", accuracy(0.5)), ("optimizer.lr=2", accuracy(0.6))])
+    lines = render_leaderboards(tmp_path, width=80, force_terminal=True, color_system="standard")
     best = next(line for line in lines if "60.00%" in line)
     assert f"{ESCAPE}1m" in best
     assert ESCAPE not in next(line for line in lines if "50.00%" in line)

@@ -21,7 +21,7 @@ from tests.sweeps import made_job, made_run
 DONE = {"test/acc": 0.5}
 
 
-def run_of(**swept: Any) -> Run:
+def make_swept_run(**swept: Any) -> Run:
     return made_run({key.replace("__", "."): value for key, value in swept.items()}, {})
 
 
@@ -155,7 +155,7 @@ def test_missing_or_duplicate_job_file_is_reported(tmp_path: Path) -> None:
 # What was swept
 
 
-def swept(tmp_path: Path) -> list[dict[str, Any]]:
+def read_swept_settings(tmp_path: Path) -> list[dict[str, Any]]:
     return [run.swept for run in read_runs(tmp_path)]
 
 
@@ -163,7 +163,10 @@ def test_only_varying_settings_are_swept(tmp_path: Path) -> None:
     """A run's swept settings are those that vary, with their types."""
     for number, size in enumerate(["[2,3]", "4"]):
         made_job(tmp_path, str(number), "name=x", f"++model.hidden_size={size}", f"seed={number}", metrics=DONE)
-    assert swept(tmp_path) == [{"model.hidden_size": [2, 3], "seed": 0}, {"model.hidden_size": 4, "seed": 1}]
+    assert read_swept_settings(tmp_path) == [
+        {"model.hidden_size": [2, 3], "seed": 0},
+        {"model.hidden_size": 4, "seed": 1},
+    ]
 
 
 def test_single_run_has_no_swept_settings(tmp_path: Path) -> None:
@@ -176,21 +179,21 @@ def test_default_value_counts_as_swept(tmp_path: Path) -> None:
     """A job without an override for a swept setting is listed with its default value."""
     made_job(tmp_path, "0", settings={"model.dropout": 0.0})
     made_job(tmp_path, "1", "model.dropout=0.5")
-    assert swept(tmp_path) == [{"model.dropout": 0.0}, {"model.dropout": 0.5}]
+    assert read_swept_settings(tmp_path) == [{"model.dropout": 0.0}, {"model.dropout": 0.5}]
 
 
 def test_partial_setting_is_listed_where_present(tmp_path: Path) -> None:
     """A setting that some jobs do not have is listed for the others only."""
     made_job(tmp_path, "0")
     made_job(tmp_path, "1", "+model.extra=1")
-    assert swept(tmp_path) == [{}, {"model.extra": 1}]
+    assert read_swept_settings(tmp_path) == [{}, {"model.extra": 1}]
 
 
 def test_equivalent_spellings_are_one_value(tmp_path: Path) -> None:
     """A value that was typed in two ways is one value."""
     for number, rate in enumerate(["1e-3", "0.001", "1e-3"]):
         made_job(tmp_path, str(number), f"optimizer.lr={rate}", f"seed={number}")
-    assert swept(tmp_path) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert read_swept_settings(tmp_path) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
 
 
 def test_interpolated_settings_are_not_swept(tmp_path: Path) -> None:
@@ -198,7 +201,7 @@ def test_interpolated_settings_are_not_swept(tmp_path: Path) -> None:
     for number in (1, 2):
         typed = (f"optimizer.lr={number}", "optimizer.weight_decay=${optimizer.lr}")
         made_job(tmp_path, str(number), *typed, settings={"optimizer.weight_decay": number})
-    assert swept(tmp_path) == [{"optimizer.lr": 1}, {"optimizer.lr": 2}]
+    assert read_swept_settings(tmp_path) == [{"optimizer.lr": 1}, {"optimizer.lr": 2}]
 
 
 def test_choices_are_swept_but_deletions_not(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_choices_are_swept_but_deletions_not(tmp_path: Path) -> None:
     path = tmp_path / "1" / "job.json"
     notes = json.loads(path.read_text())
     path.write_text(json.dumps({**notes, "overrides": [*notes["overrides"], "~callbacks.samples=x", "~scheduler"]}))
-    assert swept(tmp_path) == [{"model": "mlp"}, {"model": "cnn"}]
+    assert read_swept_settings(tmp_path) == [{"model": "mlp"}, {"model": "cnn"}]
 
 
 def test_nested_setting_is_shown_as_typed(tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_nested_setting_is_shown_as_typed(tmp_path: Path) -> None:
         path = made_job(tmp_path, str(number), f"+callbacks.stop={{epoch:{number}}}") / "job.json"
         notes = json.loads(path.read_text())
         path.write_text(json.dumps({**notes, "settings": {"callbacks.stop.epoch": number}}))
-    assert swept(tmp_path) == [{"callbacks.stop": "{epoch:1}"}, {"callbacks.stop": "{epoch:2}"}]
+    assert read_swept_settings(tmp_path) == [{"callbacks.stop": "{epoch:1}"}, {"callbacks.stop": "{epoch:2}"}]
 
 
 # History
@@ -257,14 +260,18 @@ def test_values_are_formatted_as_typed(value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("run", "label", "title"),
     [
-        (run_of(model__hidden_size=3, seed=7), "hidden size 3", "hidden size 3, seed 7"),
-        (run_of(model__hidden_size=[4, 4], model__dropout=0.0), *2 * ["hidden size [4,4], dropout 0"]),
-        (run_of(experiment="gates", data__gate="and"), "gates, gate and", "gates, gate and"),
-        (run_of(experiment=None, model__batch_norm=True), *2 * ["experiment null, batch norm true"]),
-        (run_of(model="mlp", data="mnist", optimizer="sgd"), "mlp, mnist, optimizer sgd", "mlp, mnist, optimizer sgd"),
-        (run_of(data__fold=1, data__split_seed=2), "fold 1", "fold 1, split seed 2"),
-        (run_of(seed=7), "all runs", "seed 7"),
-        (run_of(), "all runs", "7_some"),
+        (make_swept_run(model__hidden_size=3, seed=7), "hidden size 3", "hidden size 3, seed 7"),
+        (make_swept_run(model__hidden_size=[4, 4], model__dropout=0.0), *2 * ["hidden size [4,4], dropout 0"]),
+        (make_swept_run(experiment="gates", data__gate="and"), "gates, gate and", "gates, gate and"),
+        (make_swept_run(experiment=None, model__batch_norm=True), *2 * ["experiment null, batch norm true"]),
+        (
+            make_swept_run(model="mlp", data="mnist", optimizer="sgd"),
+            "mlp, mnist, optimizer sgd",
+            "mlp, mnist, optimizer sgd",
+        ),
+        (make_swept_run(data__fold=1, data__split_seed=2), "fold 1", "fold 1, split seed 2"),
+        (make_swept_run(seed=7), "all runs", "seed 7"),
+        (make_swept_run(), "all runs", "7_some"),
     ],
 )
 def test_label_omits_seeds_title_has_them(run: Run, label: str, title: str) -> None:
@@ -275,13 +282,16 @@ def test_label_omits_seeds_title_has_them(run: Run, label: str, title: str) -> N
 @pytest.mark.parametrize(
     ("run", "caption", "full"),
     [
-        (run_of(model__hidden_size=3, seed=7), "hidden size 3", "hidden size 3, seed 7"),
-        (run_of(experiment="overfit_batch_norm"), *2 * ["overfit batch norm"]),
-        (run_of(optimizer__lr=0.1, model__batch_norm=True), *2 * ["learning rate 0.1, batch norm"]),
-        (run_of(model__batch_norm=False, model__weights=None), *2 * ["no batch norm, weights none"]),
-        (run_of(model__loss="cross_entropy", model__hidden_size=[]), *2 * ["loss cross entropy, hidden size none"]),
-        (run_of(model__weights="a_b/c_d.ckpt"), *2 * ["weights a_b/c_d.ckpt"]),
-        (run_of(), "all runs", "7 some"),
+        (make_swept_run(model__hidden_size=3, seed=7), "hidden size 3", "hidden size 3, seed 7"),
+        (make_swept_run(experiment="overfit_batch_norm"), *2 * ["overfit batch norm"]),
+        (make_swept_run(optimizer__lr=0.1, model__batch_norm=True), *2 * ["learning rate 0.1, batch norm"]),
+        (make_swept_run(model__batch_norm=False, model__weights=None), *2 * ["no batch norm, weights none"]),
+        (
+            make_swept_run(model__loss="cross_entropy", model__hidden_size=[]),
+            *2 * ["loss cross entropy, hidden size none"],
+        ),
+        (make_swept_run(model__weights="a_b/c_d.ckpt"), *2 * ["weights a_b/c_d.ckpt"]),
+        (make_swept_run(), "all runs", "7 some"),
     ],
 )
 def test_captions_describe_runs_in_words(run: Run, caption: str, full: str) -> None:
@@ -290,7 +300,7 @@ def test_captions_describe_runs_in_words(run: Run, caption: str, full: str) -> N
 
 def test_runs_group_by_caption() -> None:
     """Runs that differ only in their seeds are grouped, in their order."""
-    runs = [run_of(optimizer__lr=rate, seed=seed) for rate in (1, 0.1) for seed in (0, 1)]
+    runs = [make_swept_run(optimizer__lr=rate, seed=seed) for rate in (1, 0.1) for seed in (0, 1)]
     assert group_by_caption(runs) == {"learning rate 1": runs[:2], "learning rate 0.1": runs[2:]}
-    only_seeds = [run_of(seed=0), run_of(seed=1)]
+    only_seeds = [make_swept_run(seed=0), make_swept_run(seed=1)]
     assert group_by_caption(only_seeds) == {"all runs": only_seeds}

@@ -13,34 +13,34 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from src.sweeps.store.jobs import Job, read_jobs
-from tests.command_line import BARE, PATIENCE, Outcome, let_last_count, read_json, run, spawn, wait_for
-from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+from tests.command_line import BARE, PROCESS_TIMEOUT, Outcome, drop_overridden, read_json, run, spawn, wait_for
+from tests.trouble import FaultInjector, inject_faults, read_events, wait_for_second_epoch
 
 SPACE = ("model.hidden_size=tag(log,interval(2,16))", "optimizer.lr=tag(log,interval(1e-3,1e-1))")
 COMMON = ("-m", "hydra/sweeper=optuna", *BARE, "data=cubic", "hydra.launcher.jobs=3")
 PLAN = ("hydra.sweeper.at_once=3", "hydra.sweeper.trials=14")
-LONG = (*COMMON, Trouble.SETTING, *SPACE, *PLAN, "trainer.max_epochs=2", "name=long")
+LONG = (*COMMON, FaultInjector.SETTING, *SPACE, *PLAN, "trainer.max_epochs=2", "name=long")
 FAILING = {1: "raise", 4: "diverge"}  # ten of the first twelve come to a result: then TPE begins
 
 
-def folder(cwd: Path, name: str = "long") -> Path:
+def get_sweep_folder(cwd: Path, name: str = "long") -> Path:
     return cwd / "outputs" / "sweeps" / name
 
 
-def trials(cwd: Path, name: str = "long") -> list[optuna.trial.FrozenTrial]:
+def load_trials(cwd: Path, name: str = "long") -> list[optuna.trial.FrozenTrial]:
     """A search's trials as any Optuna program sees them."""
-    path = folder(cwd, name) / "study.journal"
+    path = get_sweep_folder(cwd, name) / "study.journal"
     return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(path)))).trials
 
 
-def told(cwd: Path, name: str = "long") -> list[tuple[Any, ...]]:
-    return [(each.number, each.state.name, each.params, each.value) for each in trials(cwd, name)]
+def summarise_trials(cwd: Path, name: str = "long") -> list[tuple[Any, ...]]:
+    return [(each.number, each.state.name, each.params, each.value) for each in load_trials(cwd, name)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     cwd = tmp_path_factory.mktemp("undisturbed")
-    make_trouble(cwd, FAILING)
+    inject_faults(cwd, FAILING)
     return cwd, run("src.train", *LONG, cwd=cwd)
 
 
@@ -51,18 +51,18 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     In its second start the process of another trial is killed.
     """
     cwd = tmp_path_factory.mktemp("killed")
-    make_trouble(cwd, FAILING | {10: "hold"})
+    inject_faults(cwd, FAILING | {10: "hold"})
     with spawn("src.train", *LONG, cwd=cwd) as parent:
-        wait_for_trouble(cwd, 10)
-        wait_for(lambda: {9, 11} <= {note.number for note in read_notes(cwd) if note.event == "test"}, "the others")
+        wait_for_second_epoch(cwd, 10)
+        wait_for(lambda: {9, 11} <= {note.number for note in read_events(cwd) if note.event == "test"}, "the others")
         parent.send_signal(signal.SIGKILL)
         parent.communicate(timeout=60)
-    make_trouble(cwd, FAILING | {12: "hold"})
+    inject_faults(cwd, FAILING | {12: "hold"})
     with spawn("src.train", *LONG, cwd=cwd) as parent:
-        (worker,) = wait_for_trouble(cwd, 12)
+        (worker,) = wait_for_second_epoch(cwd, 12)
         os.kill(worker, signal.SIGKILL)
-        make_trouble(cwd, FAILING)
-        out, err = parent.communicate(timeout=PATIENCE)
+        inject_faults(cwd, FAILING)
+        out, err = parent.communicate(timeout=PROCESS_TIMEOUT)
     return cwd, Outcome(parent.returncode, out, err)
 
 
@@ -70,8 +70,8 @@ def test_killed_search_equals_uninterrupted_one(
     undisturbed: tuple[Path, Outcome], killed: tuple[Path, Outcome]
 ) -> None:
     """A killed and resumed search has the trials of the uninterrupted search."""
-    assert told(killed[0]) == told(undisturbed[0])
-    assert [each[:2] for each in told(killed[0])] == [
+    assert summarise_trials(killed[0]) == summarise_trials(undisturbed[0])
+    assert [each[:2] for each in summarise_trials(killed[0])] == [
         (number, "FAIL" if number in FAILING else "COMPLETE") for number in range(14)
     ]
 
@@ -79,7 +79,7 @@ def test_killed_search_equals_uninterrupted_one(
 def test_resumed_search_restarts_no_job(killed: tuple[Path, Outcome]) -> None:
     """Jobs that were finished or running when the search was killed do not start over."""
     assert "14 trials (tpe): 9 done before, 5 to do" in killed[1].out
-    begun = [note.number for note in read_notes(killed[0]) if note.event == "1"]
+    begun = [note.number for note in read_events(killed[0]) if note.event == "1"]
     assert sorted(begun) == list(range(14))
 
 
@@ -87,7 +87,7 @@ def test_killed_trial_resumes(killed: tuple[Path, Outcome]) -> None:
     """A trial whose process is killed runs again and resumes from its last checkpoint."""
     cwd, outcome = killed
     assert "FAILED, killed: by signal SIGKILL" in outcome.out and outcome.code == 0
-    assert [note.event for note in read_notes(cwd) if note.number == 12] == ["1", "2", "2", "test"]
+    assert [note.event for note in read_events(cwd) if note.number == 12] == ["1", "2", "2", "test"]
     assert "2 of 14 trials failed" in outcome.out
 
 
@@ -102,23 +102,23 @@ def test_failed_trials_do_not_end_search(undisturbed: tuple[Path, Outcome]) -> N
 
 
 def test_trial_value_is_best_monitored_metric(undisturbed: tuple[Path, Outcome]) -> None:
-    jobs = {job.number: job for job in read_jobs(folder(undisturbed[0]))}
-    for trial in trials(undisturbed[0]):
+    jobs = {job.number: job for job in read_jobs(get_sweep_folder(undisturbed[0]))}
+    for trial in load_trials(undisturbed[0]):
         job = jobs[trial.number]
         assert job.settings["model.hidden_size"] == trial.params["model.hidden_size"]
         assert job.settings["optimizer.lr"] == trial.params["optimizer.lr"]
         assert trial.value == (None if trial.number in FAILING else job.metrics["best"])
-    value, number = min((each.value, each.number) for each in trials(undisturbed[0]) if each.value is not None)
-    best = trials(undisturbed[0])[number]
+    value, number = min((each.value, each.number) for each in load_trials(undisturbed[0]) if each.value is not None)
+    best = load_trials(undisturbed[0])[number]
     line = f"best of 12 trials: {number}, val/loss {value:.4g}, with"
     assert f"{line} model.hidden_size={best.params['model.hidden_size']}" in undisturbed[1].out
 
 
 def test_search_json_has_all_trials(undisturbed: tuple[Path, Outcome]) -> None:
-    found = read_json(folder(undisturbed[0]) / "search.json")
+    found = read_json(get_sweep_folder(undisturbed[0]) / "search.json")
     assert (found["metric"], found["mode"], found["sampler"], found["seed"]) == ("val/loss", "min", "tpe", 0)
     assert [(each["number"], each["job"], each["value"]) for each in found["trials"]] == [
-        (number, number, value) for number, _, _, value in told(undisturbed[0])
+        (number, number, value) for number, _, _, value in summarise_trials(undisturbed[0])
     ]
     assert {each["number"] for each in found["trials"] if each["state"] == "failed"} == set(FAILING)
     assert sorted(found["importance"]) == ["model.hidden_size", "optimizer.lr"]
@@ -131,7 +131,7 @@ SMALL = (*COMMON, "trainer.max_epochs=1", "hydra.sweeper.at_once=2", "name=small
 WIDTH = "model.hidden_size=interval(1,100)"
 
 
-def numbers(jobs: list[Job]) -> list[int]:
+def list_job_numbers(jobs: list[Job]) -> list[int]:
     return [job.number for job in jobs]
 
 
@@ -139,12 +139,12 @@ def test_search_extends_only_by_more_trials(tmp_path: Path) -> None:
     """A search is extended by a larger number of trials; the same number runs nothing."""
     first = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=tmp_path)
     again = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=2", cwd=tmp_path)
-    before = told(tmp_path, "small")
+    before = summarise_trials(tmp_path, "small")
     longer = run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=3", cwd=tmp_path)
     assert [first.code, again.code, longer.code] == [0, 0, 0]
     assert [len(each.folders) for each in (first, again, longer)] == [2, 0, 1]
-    assert len(before) == 2 and told(tmp_path, "small")[:2] == before
-    assert numbers(read_jobs(folder(tmp_path, "small"))) == [0, 1, 2]
+    assert len(before) == 2 and summarise_trials(tmp_path, "small")[:2] == before
+    assert list_job_numbers(read_jobs(get_sweep_folder(tmp_path, "small"))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_search_extends_only_by_more_trials(tmp_path: Path) -> None:
 )
 def test_changed_search_is_refused(changed: list[str], line: str, small: Path) -> None:
     """A search with other settings is refused in the folder of an existing search."""
-    before = (folder(small, "small") / "study.journal").read_bytes()
-    outcome = run("src.train", *let_last_count(*SMALL, *changed), "hydra.sweeper.trials=9", cwd=small)
+    before = (get_sweep_folder(small, "small") / "study.journal").read_bytes()
+    outcome = run("src.train", *drop_overridden(*SMALL, *changed), "hydra.sweeper.trials=9", cwd=small)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
-    assert (folder(small, "small") / "study.journal").read_bytes() == before
+    assert (get_sweep_folder(small, "small") / "study.journal").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_setting_order_and_device_keep_search(tmp_path: Path) -> None:
     both = (WIDTH, "model.dropout=interval(0,0.5)")
     for given in (both, (*both[::-1], "threads=1", "trainer.accelerator=cpu")):
         assert run("src.train", *SMALL, *given, "hydra.sweeper.trials=2", cwd=tmp_path).code == 0
-    assert len(told(tmp_path, "small")) == 2
+    assert len(summarise_trials(tmp_path, "small")) == 2
 
 
 def test_equal_trials_share_one_job(tmp_path: Path) -> None:
@@ -186,15 +186,15 @@ def test_equal_trials_share_one_job(tmp_path: Path) -> None:
     outcome = run("src.train", *SMALL, "model.hidden_size=2,3", "hydra.sweeper.trials=6", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert len(outcome.folders) == 2
-    values = {str(params): value for _, _, params, value in told(tmp_path, "small")}
-    assert len(told(tmp_path, "small")) == 6 and len(set(values.values())) == 2
+    values = {str(params): value for _, _, params, value in summarise_trials(tmp_path, "small")}
+    assert len(summarise_trials(tmp_path, "small")) == 6 and len(set(values.values())) == 2
     assert "6 trials" in outcome.out and "2 jobs, 2 finished" in outcome.out
 
 
 def test_search_fails_if_all_trials_fail(tmp_path: Path) -> None:
     outcome = run("src.train", *SMALL, "model.hidden_size=0,-1", "hydra.sweeper.trials=2", cwd=tmp_path)
     assert outcome.error == "error: 2 of 2 trials failed: see the reasons above"
-    assert {each[1] for each in told(tmp_path, "small")} == {"FAIL"}
+    assert {each[1] for each in summarise_trials(tmp_path, "small")} == {"FAIL"}
     assert "model.hidden_size=-1 must be" in outcome.out or "model.hidden_size=0 must be" in outcome.out
 
 
@@ -226,7 +226,7 @@ def test_search_refuses_folder_of_plain_sweep(tmp_path: Path) -> None:
 def test_invalid_search_is_refused(given: list[str], line: str, tmp_path: Path) -> None:
     """An invalid search gives a one-line error and creates no jobs."""
     common = [each for each in SMALL if each != "hydra.launcher.jobs=3" or "hydra/launcher=basic" not in given]
-    outcome = run("src.train", *let_last_count(*common, *given), cwd=tmp_path)
+    outcome = run("src.train", *drop_overridden(*common, *given), cwd=tmp_path)
     assert outcome.error.startswith(f"error: {line}"), outcome.error
     assert outcome.folders == []
     assert not list(tmp_path.glob("outputs/sweeps/small/*/job.json"))
@@ -241,19 +241,22 @@ def test_missing_optuna_is_refused(tmp_path: Path) -> None:
 
 def test_repeatedly_killed_trial_fails(tmp_path: Path) -> None:
     """A trial that is killed each time fails, and the search runs the next one."""
-    make_trouble(tmp_path, {0: "kill"})
+    inject_faults(tmp_path, {0: "kill"})
     plan = ("trainer.max_epochs=2", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=1")
-    outcome = run("src.train", *COMMON, Trouble.SETTING, WIDTH, *plan, "name=small", cwd=tmp_path)
+    outcome = run("src.train", *COMMON, FaultInjector.SETTING, WIDTH, *plan, "name=small", cwd=tmp_path)
     assert outcome.code == 0 and "1 of 2 trials failed" in outcome.out
-    assert [each[1] for each in told(tmp_path, "small")] == ["FAIL", "COMPLETE"]
-    assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "2"]
+    assert [each[1] for each in summarise_trials(tmp_path, "small")] == ["FAIL", "COMPLETE"]
+    assert [note.event for note in read_events(tmp_path) if note.number == 0] == ["1", "2", "2", "2"]
 
 
 def test_lost_journal_is_rebuilt(small: Path) -> None:
     """A search refuses a damaged journal and rebuilds a lost one without running trials again."""
-    journal, command = folder(small, "small") / "study.journal", (*SMALL, WIDTH, "hydra.sweeper.trials=2")
+    journal, command = get_sweep_folder(small, "small") / "study.journal", (*SMALL, WIDTH, "hydra.sweeper.trials=2")
     assert run("src.train", *command, cwd=small).code == 0
-    before, jobs = told(small, "small"), {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")}
+    before, jobs = (
+        summarise_trials(small, "small"),
+        {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")},
+    )
     content = journal.read_bytes()
     journal.write_bytes(content.replace(b"trial", b"trail", 1))
     assert run("src.train", *command, cwd=small).error.startswith(
@@ -263,15 +266,15 @@ def test_lost_journal_is_rebuilt(small: Path) -> None:
     other = run("src.train", *command, "hydra.sweeper.seed=1", cwd=small)
     assert other.error.startswith("error: hydra.sweeper.seed is 1 and the search in outputs/sweeps/small has 0")
     outcome = run("src.train", *command, cwd=small)
-    assert outcome.code == 0 and told(small, "small") == before
+    assert outcome.code == 0 and summarise_trials(small, "small") == before
     assert {path: path.stat().st_mtime_ns for path in small.rglob("metrics.json")} == jobs
 
 
 def test_torn_journal_line_is_skipped(small: Path) -> None:
     """Half a line that a killed process has left in the journal is skipped."""
-    journal = folder(small, "small") / "study.journal"
-    before = told(small, "small")
+    journal = get_sweep_folder(small, "small") / "study.journal"
+    before = summarise_trials(small, "small")
     with journal.open("a") as file:
         file.write(json.dumps({"op_code": 4, "worker_id": "x"})[:20])
     assert run("src.train", *SMALL, WIDTH, "hydra.sweeper.trials=3", cwd=small).code == 0
-    assert told(small, "small")[: len(before)] == before and len(told(small, "small")) == 3
+    assert summarise_trials(small, "small")[: len(before)] == before and len(summarise_trials(small, "small")) == 3

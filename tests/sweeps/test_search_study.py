@@ -10,7 +10,7 @@ from src.core.errors import InputError
 from src.sweeps.search.space import SearchSpace, read_space
 from src.sweeps.search.study import Study, StudyInfo
 
-ABOUT = StudyInfo("val/acc", "max", {"hydra.sweeper.seed": 0})
+INFO = StudyInfo("val/acc", "max", {"hydra.sweeper.seed": 0})
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def space() -> SearchSpace:
     return read_space(typed, None)
 
 
-def begun(path: Path, space: SearchSpace, sampler: str = "tpe", seed: int = 0) -> Study:
+def start_study(path: Path, space: SearchSpace, sampler: str = "tpe", seed: int = 0) -> Study:
     study = Study(path / "study.journal", space, sampler, seed)
-    study.start(ABOUT)
+    study.start(INFO)
     return study
 
 
@@ -30,7 +30,7 @@ def score(trial: optuna.trial.FrozenTrial) -> float:
     return 1 - 0.1 * abs(math.log10(trial.params["lr"]) + 2) + 1e-4 * trial.params["width"]
 
 
-def searched(study: Study, trials: int, at_once: int = 4) -> list[dict[str, float]]:
+def run_trials(study: Study, trials: int, at_once: int = 4) -> list[dict[str, float]]:
     while len(study.trials) < trials:
         for _ in range(at_once):
             study.suggest_trial()
@@ -43,8 +43,8 @@ def test_suggestions_survive_restarts(space: SearchSpace, tmp_path: Path) -> Non
     """Suggestions depend on the trials and the seed, not on the process."""
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    whole = searched(begun(tmp_path / "one", space), 20)
-    begun(tmp_path / "other", space).suggest_trial()
+    whole = run_trials(start_study(tmp_path / "one", space), 20)
+    start_study(tmp_path / "other", space).suggest_trial()
     for number in range(20):
         again = Study(tmp_path / "other" / "study.journal", space, "tpe", 0)  # as after a kill, at any moment
         if len(again.trials) < min(20, number // 4 * 4 + 4):
@@ -67,7 +67,7 @@ def test_seeds_and_trials_draw_different_values(space: SearchSpace, tmp_path: Pa
     found = []
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
-        found += searched(begun(tmp_path / str(seed), space, "random", seed), 8)
+        found += run_trials(start_study(tmp_path / str(seed), space, "random", seed), 8)
     assert len({params["lr"] for params in found}) == 16
 
 
@@ -75,14 +75,14 @@ def test_tpe_beats_random_search(space: SearchSpace, tmp_path: Path) -> None:
     means = {}
     for sampler in ("tpe", "random"):
         (tmp_path / sampler).mkdir()
-        searched(study := begun(tmp_path / sampler, space, sampler), 40)
+        run_trials(study := start_study(tmp_path / sampler, space, sampler), 40)
         last = [trial.value or 0.0 for trial in study.trials[20:]]
         means[sampler] = sum(last) / len(last)
     assert means["tpe"] > means["random"] + 0.03
 
 
 def test_failed_trial_has_no_value(space: SearchSpace, tmp_path: Path) -> None:
-    study = begun(tmp_path, space)
+    study = start_study(tmp_path, space)
     study.suggest_trial()
     study.record_result(0, None)
     assert (study.trials[0].state.name, study.trials[0].value) == ("FAIL", None)
@@ -90,19 +90,19 @@ def test_failed_trial_has_no_value(space: SearchSpace, tmp_path: Path) -> None:
 
 
 def test_study_info_is_saved(space: SearchSpace, tmp_path: Path) -> None:
-    study = begun(tmp_path, space)
+    study = start_study(tmp_path, space)
     study.suggest_trial()
-    assert Study(study.path, space, "tpe", 0).info == ABOUT
+    assert Study(study.path, space, "tpe", 0).info == INFO
 
 
 def test_study_without_trials_has_no_info(space: SearchSpace, tmp_path: Path) -> None:
-    study = begun(tmp_path, space)
+    study = start_study(tmp_path, space)
     assert Study(study.path, space, "tpe", 0).info is None
 
 
 def test_damaged_journal_is_refused(space: SearchSpace, tmp_path: Path) -> None:
     """A damaged journal gives a one-line error."""
-    study = begun(tmp_path, space)
+    study = start_study(tmp_path, space)
     study.path.write_text("no journal\n" + study.path.read_text())
     with pytest.raises(InputError, match=r"study.journal is damaged \(line 1 is damaged\): remove it, and"):
         Study(study.path, space, "tpe", 0)
@@ -110,7 +110,7 @@ def test_damaged_journal_is_refused(space: SearchSpace, tmp_path: Path) -> None:
 
 def test_leftover_optuna_lock_is_ignored(space: SearchSpace, tmp_path: Path) -> None:
     """A lock that another program has left does not delay a search."""
-    study = begun(tmp_path, space)
+    study = start_study(tmp_path, space)
     study.suggest_trial()
     (tmp_path / "study.journal.lock").symlink_to(study.path)
     Study(study.path, space, "tpe", 0).suggest_trial()  # Optuna itself would wait for half a minute
@@ -119,10 +119,10 @@ def test_leftover_optuna_lock_is_ignored(space: SearchSpace, tmp_path: Path) -> 
 
 def test_decisive_setting_is_most_important(space: SearchSpace, tmp_path: Path) -> None:
     """The setting that decides the result has the highest importance."""
-    study = begun(tmp_path, space, "random")
-    searched(study, 8)
+    study = start_study(tmp_path, space, "random")
+    run_trials(study, 8)
     assert study.estimate_importance() == {}  # too few to tell
-    searched(study, 40)
+    run_trials(study, 40)
     found = study.estimate_importance()
     assert next(iter(found)) == "lr" and found["lr"] > 0.6
     assert sum(found.values()) == pytest.approx(1)

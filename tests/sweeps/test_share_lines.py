@@ -18,7 +18,7 @@ SCORES = {  # of each seed, by width and learning rate
 }
 
 
-def runs() -> list[Run]:
+def make_scored_runs() -> list[Run]:
     return [
         made_run({WIDTH: width, LR: rate, "seed": seed}, {"test/acc": score})
         for (width, rate), scores in SCORES.items()
@@ -26,13 +26,13 @@ def runs() -> list[Run]:
     ]
 
 
-def picture(**settings: Any) -> SuccessRateLines:
+def make_figure(**settings: Any) -> SuccessRateLines:
     return SuccessRateLines(at_least=1.0, x=WIDTH, by=LR, metric="test/acc", name="solved", title="Solved", **settings)
 
 
 def test_lines_show_success_rate_by_width() -> None:
     """Each line has the success rates in the order of the widths."""
-    (axis,) = drawn(picture(), runs())
+    (axis,) = drawn(make_figure(), make_scored_runs())
     lines = {line.get_label(): line.get_ydata() for line in axis.lines}
     np.testing.assert_allclose(lines["0.1"], [0.5, 1.0])
     np.testing.assert_allclose(lines["1"], [0.0, np.nan])  # that width was not trained at this rate
@@ -41,7 +41,7 @@ def test_lines_show_success_rate_by_width() -> None:
 
 
 def test_band_is_wilson_interval() -> None:
-    band = drawn(picture(), runs())[0].collections[0].get_paths()[0].vertices
+    band = drawn(make_figure(), make_scored_runs())[0].collections[0].get_paths()[0].vertices
     at_first = band[band[:, 0] == 0][:, 1]
     assert at_first.min() == pytest.approx(0.15, abs=0.001)  # of 2 of 4: (0.150, 0.850)
     assert at_first.max() == pytest.approx(0.85, abs=0.001)
@@ -49,4 +49,4 @@ def test_band_is_wilson_interval() -> None:
 
 def test_runs_without_metric_are_refused() -> None:
     with pytest.raises(InputError, match="none of the 1 runs has the metric test/acc"):
-        drawn(picture(), [made_run({WIDTH: 2, LR: 0.1}, {})])
+        drawn(make_figure(), [made_run({WIDTH: 2, LR: 0.1}, {})])

@@ -29,24 +29,24 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return become
 
 
-def wish(
+def make_request(
     *accelerators: str, threads: int | None = None, jobs: int | None = None, jobs_per_gpu: int = 1
 ) -> ResourceRequest:
     return ResourceRequest(set(accelerators or ("auto",)), threads, jobs, jobs_per_gpu)
 
 
-def cores_of(found: list[dict[str, str]]) -> list[str]:
+def list_cores(found: list[dict[str, str]]) -> list[str]:
     return [share["THUNDERHEAD_CORES"] for share in found]
 
 
-def gpus_of(found: list[dict[str, str]]) -> list[str | None]:
+def list_gpus(found: list[dict[str, str]]) -> list[str | None]:
     return [share.get("CUDA_VISIBLE_DEVICES") for share in found]
 
 
 def test_cpu_machine_has_job_per_core(machine: Machine) -> None:
     """Without a GPU there is one job for each core."""
     machine(cores=8)
-    assert allocate_resources(wish()) == [{"THUNDERHEAD_CORES": "1"}] * 8
+    assert allocate_resources(make_request()) == [{"THUNDERHEAD_CORES": "1"}] * 8
 
 
 @pytest.mark.parametrize(
@@ -57,21 +57,21 @@ def test_threads_limit_parallel_jobs(
 ) -> None:
     """The threads of a job limit how many jobs run at once."""
     machine(cores=8)
-    assert cores_of(allocate_resources(wish(threads=threads))) == [cores] * at_once
+    assert list_cores(allocate_resources(make_request(threads=threads))) == [cores] * at_once
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    assert cores_of(allocate_resources(wish())) == [cores] * at_once
+    assert list_cores(allocate_resources(make_request())) == [cores] * at_once
 
 
 @pytest.mark.parametrize(("jobs", "cores"), [(1, "8"), (2, "4"), (3, "2"), (16, "1")])
 def test_cores_are_divided_among_jobs(jobs: int, cores: str, machine: Machine) -> None:
     machine(cores=8)
-    assert cores_of(allocate_resources(wish(jobs=jobs))) == [cores] * jobs
+    assert list_cores(allocate_resources(make_request(jobs=jobs))) == [cores] * jobs
 
 
 def test_each_gpu_has_one_job(machine: Machine) -> None:
     """Each GPU has one job, which sees no other GPU."""
     machine(cores=8, gpus=4)
-    assert allocate_resources(wish("gpu")) == [
+    assert allocate_resources(make_request("gpu")) == [
         {"THUNDERHEAD_CORES": "2", "CUDA_VISIBLE_DEVICES": number} for number in ("0", "1", "2", "3")
     ]
 
@@ -80,11 +80,11 @@ def test_jobs_per_gpu_are_assigned_in_turn(machine: Machine, monkeypatch: pytest
     """Several jobs share a GPU if asked to; they are assigned to the GPUs in turn."""
     machine(cores=8, gpus=2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (8 * 2**30, 80 * 2**30))
-    found = allocate_resources(wish(jobs_per_gpu=2))
-    assert gpus_of(found) == ["0", "1", "0", "1"]
-    assert cores_of(found) == ["2"] * 4
-    assert gpus_of(allocate_resources(wish(jobs=3))) == ["0", "1", "0"]
-    assert gpus_of(allocate_resources(wish(jobs=1))) == ["0"]
+    found = allocate_resources(make_request(jobs_per_gpu=2))
+    assert list_gpus(found) == ["0", "1", "0", "1"]
+    assert list_cores(found) == ["2"] * 4
+    assert list_gpus(allocate_resources(make_request(jobs=3))) == ["0", "1", "0"]
+    assert list_gpus(allocate_resources(make_request(jobs=1))) == ["0"]
 
 
 def test_jobs_divide_gpu_memory(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +92,12 @@ def test_jobs_divide_gpu_memory(machine: Machine, monkeypatch: pytest.MonkeyPatc
     machine(cores=8, gpus=2)
     free = [8 * 2**30, 5 * 2**30]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[number], 80 * 2**30))
-    assert [share.get(GPU_FRACTION_VARIABLE) for share in allocate_resources(wish(jobs_per_gpu=4))] == ["0.2500"] * 8
-    assert [share.get(GPU_FRACTION_VARIABLE) for share in allocate_resources(wish())] == [None] * 2
+    assert [share.get(GPU_FRACTION_VARIABLE) for share in allocate_resources(make_request(jobs_per_gpu=4))] == [
+        "0.2500"
+    ] * 8
+    assert [share.get(GPU_FRACTION_VARIABLE) for share in allocate_resources(make_request())] == [None] * 2
     with pytest.raises(InputError, match=r"jobs_per_gpu: 6 jobs on a GPU with 5.0 GB of free memory, .* at most 5"):
-        allocate_resources(wish(jobs_per_gpu=6))
+        allocate_resources(make_request(jobs_per_gpu=6))
 
 
 def test_job_limits_its_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,31 +122,31 @@ def test_only_visible_gpus_are_used(
 ) -> None:
     machine(cores=8, gpus=count)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert gpus_of(allocate_resources(wish("gpu"))) == pinned
+    assert list_gpus(allocate_resources(make_request("gpu"))) == pinned
 
 
 def test_cpu_jobs_take_no_gpu(machine: Machine) -> None:
     machine(cores=4, gpus=2)
-    assert allocate_resources(wish("cpu")) == [{"THUNDERHEAD_CORES": "1"}] * 4
+    assert allocate_resources(make_request("cpu")) == [{"THUNDERHEAD_CORES": "1"}] * 4
 
 
 def test_mixed_jobs_are_assigned_to_gpus(machine: Machine) -> None:
     """If some jobs need a GPU, all jobs are assigned to the GPUs."""
     machine(cores=4, gpus=2)
-    assert gpus_of(allocate_resources(wish("cpu", "gpu"))) == ["0", "1"]
+    assert list_gpus(allocate_resources(make_request("cpu", "gpu"))) == ["0", "1"]
 
 
 def test_apple_gpu_has_one_job(machine: Machine) -> None:
     machine(cores=8, mps=True)
-    assert allocate_resources(wish()) == [{"THUNDERHEAD_CORES": "8"}]
-    assert cores_of(allocate_resources(wish("cpu"))) == ["1"] * 8
-    assert cores_of(allocate_resources(wish(jobs=2))) == ["4"] * 2
+    assert allocate_resources(make_request()) == [{"THUNDERHEAD_CORES": "8"}]
+    assert list_cores(allocate_resources(make_request("cpu"))) == ["1"] * 8
+    assert list_cores(allocate_resources(make_request(jobs=2))) == ["4"] * 2
 
 
 def test_missing_gpu_is_left_to_jobs(machine: Machine) -> None:
     """Jobs that ask for a missing GPU get CPU resources and report the error themselves."""
     machine(cores=2)
-    assert allocate_resources(wish("gpu")) == [{"THUNDERHEAD_CORES": "1"}] * 2
+    assert allocate_resources(make_request("gpu")) == [{"THUNDERHEAD_CORES": "1"}] * 2
 
 
 def test_worker_counts_only_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:

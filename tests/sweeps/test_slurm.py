@@ -11,17 +11,24 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.command_line import BARE, Outcome, let_last_count, run, spawn, wait_for
-from tests.sweeps.outcomes import assert_the_same_results, jobs_of
+from tests.command_line import BARE, Outcome, drop_overridden, run, spawn, wait_for
+from tests.sweeps.outcomes import assert_same_results, read_sweep_jobs
 from tests.sweeps.test_local_launcher import rows, statuses
-from tests.trouble import Note, Trouble, make_trouble, read_notes, wait_for_trouble
+from tests.trouble import FaultInjector, JobEvent, inject_faults, read_events, wait_for_second_epoch
 
 pytest.importorskip("submitit")
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
-GRID = ("-m", *BARE, Trouble.SETTING, "model.activation=relu", "trainer.max_epochs=3", "optimizer.lr=0.003,0.01,0.03")
+GRID = (
+    "-m",
+    *BARE,
+    FaultInjector.SETTING,
+    "model.activation=relu",
+    "trainer.max_epochs=3",
+    "optimizer.lr=0.003,0.01,0.03",
+)
 
 
-class Story(NamedTuple):
+class SweepHistory(NamedTuple):
     """A sweep of three jobs, one at once, that meets with everything.
 
     In the first start job 0 fails, job 1 is preempted and comes back, and then the sweep is interrupted. In the
@@ -43,68 +50,68 @@ class Story(NamedTuple):
     orphan: bool
 
     @property
-    def notes(self) -> list[Note]:
-        return read_notes(self.cwd)
+    def notes(self) -> list[JobEvent]:
+        return read_events(self.cwd)
 
 
-def alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, 0)
         return True
     return False
 
 
-def second_epochs(cwd: Path, number: int) -> list[Note]:
-    return [note for note in read_notes(cwd) if note.number == number and note.event == "2"]
+def read_second_epochs(cwd: Path, number: int) -> list[JobEvent]:
+    return [note for note in read_events(cwd) if note.number == number and note.event == "2"]
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory) -> SweepHistory:
     quiet, cwd = tmp_path_factory.mktemp("quiet"), tmp_path_factory.mktemp("story")
-    make_trouble(quiet, {})
+    inject_faults(quiet, {})
     outcome = run("src.train", *GRID, "name=grid", "hydra.launcher.jobs=3", cwd=quiet)
     assert outcome.code == 0, outcome.text
 
     arguments = (*GRID, *SLURM, "name=grid", "hydra.launcher.jobs=1")
-    make_trouble(cwd, {0: "raise", 1: "hold"})
+    inject_faults(cwd, {0: "raise", 1: "hold"})
     with spawn("src.train", *arguments, cwd=cwd) as sweep:
-        wait_for_trouble(cwd, 1)
-        before = second_epochs(cwd, 1)[0]
+        wait_for_second_epoch(cwd, 1)
+        before = read_second_epochs(cwd, 1)[0]
         for process in (before.process, before.parent):  # as Slurm does it: all processes of the job get the signal
             os.kill(process, signal.SIGUSR2)
-        wait_for(lambda: len(second_epochs(cwd, 1)) == 2, "job 1 to come back")
+        wait_for(lambda: len(read_second_epochs(cwd, 1)) == 2, "job 1 to come back")
         sweep.send_signal(signal.SIGINT)
         first = Outcome(0, *sweep.communicate(timeout=60))
         first.code = sweep.returncode
-    between = [job.status for job in jobs_of(cwd, "grid")]
+    between = [job.status for job in read_sweep_jobs(cwd, "grid")]
 
-    make_trouble(cwd, {0: "hold"})
+    inject_faults(cwd, {0: "hold"})
     with spawn("src.train", *arguments, cwd=cwd) as sweep:
-        wait_for(lambda: len(second_epochs(cwd, 0)) == 2, "job 0 to go on")
+        wait_for(lambda: len(read_second_epochs(cwd, 0)) == 2, "job 0 to go on")
         sweep.kill()
-    held = second_epochs(cwd, 0)[-1]
+    held = read_second_epochs(cwd, 0)[-1]
     time.sleep(0.5)
-    orphan = alive(held.process)
-    make_trouble(cwd, {0: ""})  # the one that holds still does, another one will not
+    orphan = is_alive(held.process)
+    inject_faults(cwd, {0: ""})  # the one that holds still does, another one will not
     third = run("src.train", *arguments[:-1], "hydra.launcher.jobs=2", cwd=cwd)
-    return Story(cwd, quiet, first, third, between, orphan)
+    return SweepHistory(cwd, quiet, first, third, between, orphan)
 
 
-def test_preempted_job_is_requeued_and_resumes(story: Story) -> None:
+def test_preempted_job_is_requeued_and_resumes(story: SweepHistory) -> None:
     """A preempted job stops, is submitted again and resumes from its last epoch."""
     first = [note for note in story.notes if note.number == 1][:3]
     assert [note.event for note in first] == ["1", "2", "2"]
     assert first[1].process != first[2].process and first[1].parent != first[2].parent
 
 
-def test_crash_fails_only_one_job(story: Story) -> None:
+def test_crash_fails_only_one_job(story: SweepHistory) -> None:
     """A crash fails one job and is reported in one line."""
     assert story.between[0]["status"] == "failed"
     assert story.between[0]["message"] == "RuntimeError: this job is in trouble"
     assert "grid/0_lr-0.003 (error): RuntimeError: this job is in trouble" in story.first.out
 
 
-def test_ctrl_c_stops_jobs(story: Story) -> None:
+def test_ctrl_c_stops_jobs(story: SweepHistory) -> None:
     """Ctrl-C stops the jobs and prints the command that resumes the sweep."""
     assert story.first.code == 130
     assert "Traceback" not in story.first.text
@@ -113,31 +120,31 @@ def test_ctrl_c_stops_jobs(story: Story) -> None:
 
 
 def test_next_start_stops_orphaned_jobs(
-    story: Story,
+    story: SweepHistory,
 ) -> None:
     """Jobs of a killed sweep keep running; the next start stops them before it runs any."""
     assert story.orphan
     assert "jobs of an earlier start are still in the queue: stopping them, then resuming" in story.third.out
-    held, after = second_epochs(story.cwd, 0)[1:]
-    assert held.process != after.process and not alive(held.process)
+    held, after = read_second_epochs(story.cwd, 0)[1:]
+    assert held.process != after.process and not is_alive(held.process)
 
 
-def test_results_equal_undisturbed_sweep(story: Story) -> None:
+def test_results_equal_undisturbed_sweep(story: SweepHistory) -> None:
     """Each job finishes once, with the weights of the undisturbed sweep."""
     assert story.third.code == 0, story.third.text
     tests = Counter(note.number for note in story.notes if note.event == "test")
     assert tests == {0: 1, 1: 1, 2: 1}
-    assert_the_same_results(jobs_of(story.cwd, "grid"), jobs_of(story.quiet, "grid"))
+    assert_same_results(read_sweep_jobs(story.cwd, "grid"), read_sweep_jobs(story.quiet, "grid"))
     assert [row["status"] for row in rows(story.cwd, "grid")] == ["finished"] * 3
 
 
-def test_finished_jobs_count_for_both_launchers(story: Story) -> None:
+def test_finished_jobs_count_for_both_launchers(story: SweepHistory) -> None:
     """Jobs that one launcher has finished are not run again by the other."""
     for cwd, launcher in ((story.cwd, ()), (story.quiet, SLURM)):
-        notes = read_notes(cwd)
+        notes = read_events(cwd)
         outcome = run("src.train", *GRID, *launcher, "name=grid", cwd=cwd)
         assert outcome.code == 0 and "3 jobs: 3 finished before" in outcome.out
-        assert read_notes(cwd) == notes and statuses(cwd, "grid") == ["finished"] * 3
+        assert read_events(cwd) == notes and statuses(cwd, "grid") == ["finished"] * 3
 
 
 @pytest.mark.parametrize(
@@ -156,7 +163,7 @@ def test_finished_jobs_count_for_both_launchers(story: Story) -> None:
 )
 def test_invalid_launcher_setting_is_refused(setting: str, words: str, tmp_path: Path) -> None:
     """A launcher setting that no sweep can run with is refused in one line."""
-    settings = let_last_count("-m", *SLURM, "seed=0,1", f"hydra.launcher.{setting}")
+    settings = drop_overridden("-m", *SLURM, "seed=0,1", f"hydra.launcher.{setting}")
     outcome = run("src.train", *settings, cwd=tmp_path)
     assert outcome.error.startswith(f"error: hydra.launcher.{setting.split('=')[0]}=") and words in outcome.error
 

@@ -16,25 +16,36 @@ from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store import endings
 from src.sweeps.store.jobs import Job, create_job, read_jobs
 from src.sweeps.workers.worker import JobSpec
-from tests.command_line import BARE, PATIENCE, Outcome, quick, run, same, spawn, timeless, wait_for, weights
-from tests.sweeps.outcomes import jobs_of
-from tests.trouble import Trouble, make_trouble, read_notes, wait_for_trouble
+from tests.command_line import (
+    BARE,
+    PROCESS_TIMEOUT,
+    Outcome,
+    drop_seconds,
+    is_identical,
+    read_weights,
+    run,
+    spawn,
+    train_bare,
+    wait_for,
+)
+from tests.sweeps.outcomes import read_sweep_jobs
+from tests.trouble import FaultInjector, inject_faults, read_events, wait_for_second_epoch
 
 SHARED = (*BARE, "trainer.max_epochs=2", "model.hidden_size=3")
-GRID = ("-m", *SHARED, Trouble.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2,3,4,5,6,7,8", "name=touched")
+GRID = ("-m", *SHARED, FaultInjector.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2,3,4,5,6,7,8", "name=touched")
 
 
-def rows(cwd: Path, name: str) -> list[dict[str, str]]:
+def read_rows(cwd: Path, name: str) -> list[dict[str, str]]:
     with (cwd / "outputs" / "sweeps" / name / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def ended(parent: "subprocess.Popen[str]") -> Outcome:
-    out, err = parent.communicate(timeout=PATIENCE)
+def wait_for_exit(parent: "subprocess.Popen[str]") -> Outcome:
+    out, err = parent.communicate(timeout=PROCESS_TIMEOUT)
     return Outcome(parent.returncode, out, err)
 
 
-class Touched(NamedTuple):
+class ModifiedSweep(NamedTuple):
     """A sweep that was touched and then started again, with the jobs and the table after each start."""
 
     cwd: Path
@@ -45,13 +56,13 @@ class Touched(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def touched(tmp_path_factory: pytest.TempPathFactory) -> Touched:
+def touched(tmp_path_factory: pytest.TempPathFactory) -> ModifiedSweep:
     """Jobs 0 and 1 were running, the others waiting; 7 and 8 were left alone."""
     cwd = tmp_path_factory.mktemp("touched")
-    make_trouble(cwd, {0: "hold", 1: "hold"})
+    inject_faults(cwd, {0: "hold", 1: "hold"})
     folder = cwd / "outputs/sweeps/touched"
     with spawn("src.train", *GRID, cwd=cwd) as parent:
-        wait_for_trouble(cwd, 0, 1)
+        wait_for_second_epoch(cwd, 0, 1)
         shutil.rmtree(folder / "0_seed-0")
         (folder / "1_seed-1").rename(folder / "1_elsewhere")
         shutil.rmtree(folder / "2_seed-2")
@@ -62,14 +73,14 @@ def touched(tmp_path_factory: pytest.TempPathFactory) -> Touched:
         (folder / "6_seed-6/status.json").unlink()
         (folder / "6_seed-6/status.json").mkdir()
         (folder / "multirun.yaml").unlink()
-        make_trouble(cwd, {})
-        first = ended(parent)
-    ends, table = {job.number: job.status for job in jobs_of(cwd, "touched")}, rows(cwd, "touched")
+        inject_faults(cwd, {})
+        first = wait_for_exit(parent)
+    ends, table = {job.number: job.status for job in read_sweep_jobs(cwd, "touched")}, read_rows(cwd, "touched")
     (folder / "6_seed-6/status.json").rmdir()
-    return Touched(cwd, first, ends, table, run("src.train", *GRID, cwd=cwd))
+    return ModifiedSweep(cwd, first, ends, table, run("src.train", *GRID, cwd=cwd))
 
 
-def test_job_without_folder_fails_alone(touched: Touched) -> None:
+def test_job_without_folder_fails_alone(touched: ModifiedSweep) -> None:
     """A job whose folder is lost is reported as failed and does not affect the others."""
     assert touched.first.error.startswith(
         "error: 4 failed and 2 unfinished of 9 jobs; resume with: python -m src.train"
@@ -91,7 +102,7 @@ def test_job_without_folder_fails_alone(touched: Touched) -> None:
     assert {touched.ends[number]["status"] for number in (4, 7, 8)} == {"finished"}
 
 
-def test_jobs_with_folder_keep_rows(touched: Touched) -> None:
+def test_jobs_with_folder_keep_rows(touched: ModifiedSweep) -> None:
     """Each job whose folder can be written keeps its row in results.csv."""
     told = {int(row["number"]): (row["status"], row["folder"]) for row in touched.table}
     assert told[0] == ("failed", "0_seed-0") and told[1] == ("failed", "1_elsewhere") and told[3][1] == "3_aside"
@@ -99,18 +110,18 @@ def test_jobs_with_folder_keep_rows(touched: Touched) -> None:
     assert len(touched.table) == 8
 
 
-def test_next_start_restores_lost_jobs(touched: Touched) -> None:
+def test_next_start_restores_lost_jobs(touched: ModifiedSweep) -> None:
     """The next start runs the lost jobs and leaves files alone that are not the sweep's."""
     assert touched.second.code == 0, touched.second.text
-    jobs = {job.settings["seed"]: job for job in jobs_of(touched.cwd, "touched")}
+    jobs = {job.settings["seed"]: job for job in read_sweep_jobs(touched.cwd, "touched")}
     assert {job.status["status"] for job in jobs.values()} == {"finished"} and len(jobs) == 9
     assert jobs[5].folder.name == "9_seed-5"
     assert (jobs[5].folder.parent / "5_seed-5").read_text() == "mine"
-    assert [note.event for note in read_notes(touched.cwd) if note.number == 7] == ["1", "2", "test"]
+    assert [note.event for note in read_events(touched.cwd) if note.number == 7] == ["1", "2", "test"]
     for seed in (0, 1):  # the one began anew, the other went on in its new folder
-        alone = quick(*SHARED[2:], f"seed={seed}", f"name=alone{seed}", cwd=touched.cwd).folder
-        assert timeless(jobs[seed].metrics) == timeless(read_metrics(alone))
-        assert same(weights(jobs[seed].folder), weights(alone))
+        alone = train_bare(*SHARED[2:], f"seed={seed}", f"name=alone{seed}", cwd=touched.cwd).folder
+        assert drop_seconds(jobs[seed].metrics) == drop_seconds(read_metrics(alone))
+        assert is_identical(read_weights(jobs[seed].folder), read_weights(alone))
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -119,18 +130,18 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def test_renamed_sweep_stops_and_resumes(tmp_path: Path) -> None:
     """A sweep whose folder is renamed stops at once and resumes under its new name."""
-    grid = ("-m", *SHARED, Trouble.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2")
-    make_trouble(tmp_path, {0: "hold", 1: "hold"})
+    grid = ("-m", *SHARED, FaultInjector.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2")
+    inject_faults(tmp_path, {0: "hold", 1: "hold"})
     with spawn("src.train", *grid, "name=before", cwd=tmp_path) as parent:
-        wait_for_trouble(tmp_path, 0, 1)
+        wait_for_second_epoch(tmp_path, 0, 1)
         (tmp_path / "outputs/sweeps/before").rename(tmp_path / "outputs/sweeps/after")
-        outcome = ended(parent)
+        outcome = wait_for_exit(parent)
     assert outcome.error.startswith("error: outputs/sweeps/before is gone: it was removed or renamed while the sweep")
     assert not (tmp_path / "outputs/sweeps/before").exists()
-    make_trouble(tmp_path, {})
+    inject_faults(tmp_path, {})
     again = run("src.train", *grid, "name=after", cwd=tmp_path)
     assert again.code == 0 and "3 jobs: 2 to resume, 1 to do" in again.out
-    assert [note.event for note in read_notes(tmp_path) if note.number == 0] == ["1", "2", "2", "test"]
+    assert [note.event for note in read_events(tmp_path) if note.number == 0] == ["1", "2", "2", "test"]
 
 
 def test_unwritable_sweep_files_are_reported_last(tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_job_held_elsewhere_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(endings, "LOCK_TIMEOUT", 0.1)
     grid = ("-m", *SHARED, "seed=0", "name=held")
     assert run("src.train", *grid, cwd=tmp_path).code == 0
-    (job,) = jobs_of(tmp_path, "held")
+    (job,) = read_sweep_jobs(tmp_path, "held")
     job.write_status("running")
     with FileLock(job.folder / ".lock"):
         outcome = run("src.train", *grid, cwd=tmp_path)
@@ -173,19 +184,19 @@ def test_lost_folder_spares_rest_of_stack(tmp_path: Path) -> None:
     with spawn("src.train", *STACK, *SEEDS, cwd=tmp_path) as parent:
         wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
         (folder / "1_seed-1").rename(tmp_path / "taken")
-        outcome = ended(parent)
+        outcome = wait_for_exit(parent)
     assert outcome.error.startswith("error: 1 failed of 3 jobs; resume with: ")
     assert (
         "failed: outputs/sweeps/stack/1_seed-1 (folder lost): its folder was removed while the sweep ran" in outcome.out
     )
-    assert [row["status"] for row in rows(tmp_path, "stack")] == ["finished", "failed", "finished"]
+    assert [row["status"] for row in read_rows(tmp_path, "stack")] == ["finished", "failed", "finished"]
     assert run("src.train", *STACK, *SEEDS, cwd=tmp_path).code == 0
 
 
 # On a cluster
 
 
-class Machines:
+class FakeCluster:
     """A cluster that does a job at each look, by writing that it has finished; before that something is done to it."""
 
     def __init__(self, before: dict[int, Callable[[Path], None]]) -> None:
@@ -218,7 +229,7 @@ def test_lost_folders_spare_other_cluster_jobs(tmp_path: Path) -> None:
     told: dict[str, Any] = {"overrides": [], "choices": {}, "settings": {}}
     jobs = [create_job(tmp_path / str(number), number, {"identity": f"{number:016}", **told}) for number in range(4)]
     shutil.rmtree(jobs[0].folder)
-    machines = Machines({1: shutil.rmtree, 2: lambda folder: (folder / "job.json").unlink()})
+    machines = FakeCluster({1: shutil.rmtree, 2: lambda folder: (folder / "job.json").unlink()})
     with SweepMonitor(tmp_path, refuse) as watch:
         watch.add_jobs(jobs[1:])
         watch.display.progress.add_jobs({0: "0"}, 0)

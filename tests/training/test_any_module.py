@@ -5,7 +5,19 @@ from textwrap import dedent
 
 import pytest
 
-from tests.command_line import BARE, evaluate, history, load, process, quick, read_json, run, same, train, weights
+from tests.command_line import (
+    BARE,
+    evaluate,
+    is_identical,
+    load_checkpoint,
+    read_history,
+    read_json,
+    read_weights,
+    run,
+    run_process,
+    train,
+    train_bare,
+)
 
 PACKAGE = """
 import torch
@@ -156,14 +168,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mine(project: Path, model: str, data: str) -> list[str]:
+def make_overrides(project: Path, model: str, data: str) -> list[str]:
     return [f"hydra.searchpath=[file://{project / 'conf'}]", f"model={model}", f"data={data}"]
 
 
 def test_plain_modules_train_monitored_by_val_loss(project: Path) -> None:
     """A plain LightningModule and data module run unchanged and are monitored by their val_loss."""
-    outcome = train(*mine(project, "classifier", "points"), "callbacks=early_stopping", "logger=none", TWO, cwd=project)
-    metrics, rows = outcome.metrics, history(outcome.folder)
+    outcome = train(
+        *make_overrides(project, "classifier", "points"), "callbacks=early_stopping", "logger=none", TWO, cwd=project
+    )
+    metrics, rows = outcome.metrics, read_history(outcome.folder)
     assert {*rows[0]} == {"epoch", "val/loss", "val/acc", "train/loss", "train/acc"}  # logged as val_loss, …
     assert (metrics["monitor"], metrics["mode"]) == ("val/loss", "min")
     assert metrics["best"] == min(row["val/loss"] for row in rows) == metrics["test/loss"]  # the same points
@@ -180,7 +194,7 @@ def test_batch_fractions_are_checked_before_training(project: Path) -> None:
     for stage in ("val", "test"):
         limit = f"trainer.limit_{stage}_batches=0.1"
         error = run(
-            "src.train", *BARE, *mine(project, "classifier", "points"), limit, f"name={stage}", cwd=project
+            "src.train", *BARE, *make_overrides(project, "classifier", "points"), limit, f"name={stage}", cwd=project
         ).error
         assert f"{limit} of 8 {stage} batches is none: give 0.13 or more" in error
         assert not list((project / "outputs" / "runs" / stage).rglob("*.ckpt"))
@@ -188,12 +202,14 @@ def test_batch_fractions_are_checked_before_training(project: Path) -> None:
 
 def test_missing_stages_are_noted_and_skipped(project: Path) -> None:
     """A missing validation or test is noted in one line, and the run does without it."""
-    outcome = quick(*mine(project, "autoencoder", "bare"), TWO, cwd=project)
+    outcome = train_bare(*make_overrides(project, "autoencoder", "bare"), TWO, cwd=project)
     (note,) = [line for line in outcome.text.splitlines() if line.startswith("note: ")]
     assert "no validation (AutoEncoder has no validation_step): the last epoch's weights are kept" in note
     assert "no test (AutoEncoder has no test_step)" in note
-    assert outcome.metrics["train/loss"] == history(outcome.folder)[-1]["train/loss"] > 0
-    assert load(outcome.folder / "checkpoints" / "last.ckpt")["hyper_parameters"] == {"lr": 0.01}  # without the network
+    assert outcome.metrics["train/loss"] == read_history(outcome.folder)[-1]["train/loss"] > 0
+    assert load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["hyper_parameters"] == {
+        "lr": 0.01
+    }  # without the network
     error = run("src.eval", f"run={outcome.folder}", "split=test", "trust=plain", cwd=project).error
     assert "has no test: its model has no test_step" in error
 
@@ -203,44 +219,50 @@ def test_missing_stages_are_noted_and_skipped(project: Path) -> None:
 )
 def test_resume_with_shuffling_loaders_is_exact(model: str, data: str, project: Path) -> None:
     """A resumed run whose loaders shuffle ends with the weights and history of an uninterrupted one."""
-    whole = quick(*mine(project, model, data), "trainer.max_epochs=3", cwd=project).folder
-    resumed = quick(*mine(project, model, data), "trainer.max_epochs=1", cwd=project).folder
+    whole = train_bare(*make_overrides(project, model, data), "trainer.max_epochs=3", cwd=project).folder
+    resumed = train_bare(*make_overrides(project, model, data), "trainer.max_epochs=1", cwd=project).folder
     train(f"resume={resumed}", "trainer.max_epochs=3", "trust=plain", cwd=project)
-    assert same(weights(resumed), weights(whole))
-    assert history(resumed) == history(whole)
+    assert is_identical(read_weights(resumed), read_weights(whole))
+    assert read_history(resumed) == read_history(whole)
 
 
 def test_several_validation_sets_are_measured_separately(project: Path) -> None:
     """Each of several validation sets has its own metrics, and one of them can be the monitor."""
     asked = "monitor=val_loss/dataloader_idx_1"
-    outcome = quick(*mine(project, "ofdicts", "streams"), asked, TWO, cwd=project)
-    rows = history(outcome.folder)
+    outcome = train_bare(*make_overrides(project, "ofdicts", "streams"), asked, TWO, cwd=project)
+    rows = read_history(outcome.folder)
     assert outcome.metrics["best"] == min(row["val/loss/dataloader_idx_1"] for row in rows)
     assert all("val/loss/dataloader_idx_0" in row and "train/loss" in row for row in rows)
 
 
 def test_lightnings_own_example_runs(project: Path) -> None:
-    assert quick(*mine(project, "boring", "boring"), "trainer.limit_train_batches=2", cwd=project).metrics["epochs"]
+    assert train_bare(
+        *make_overrides(project, "boring", "boring"), "trainer.limit_train_batches=2", cwd=project
+    ).metrics["epochs"]
 
 
 def test_unmeasured_monitor_ends_the_run(project: Path) -> None:
     """A monitor that is never measured ends the run with an error that names what is measured."""
-    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "monitor=val/auc", cwd=project).error
+    error = run(
+        "src.train", *BARE, *make_overrides(project, "classifier", "points"), "monitor=val/auc", cwd=project
+    ).error
     assert error == (
         "error: monitor=val/auc is never measured; this run measures train/acc, train/loss, val/acc, val/loss"
     )
-    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "monitor=train_los", cwd=project).error
+    error = run(
+        "src.train", *BARE, *make_overrides(project, "classifier", "points"), "monitor=train_los", cwd=project
+    ).error
     assert "did you mean" not in error
-    error = run("src.train", *BARE, *mine(project, "gan", "bare"), "monitor=g_loss", cwd=project).error
+    error = run("src.train", *BARE, *make_overrides(project, "gan", "bare"), "monitor=g_loss", cwd=project).error
     assert error.startswith("error: monitor=g_loss is never measured, did you mean train/g_loss? this run measures")
     asked = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val_auc", "logger=none")
-    error = run("src.train", *mine(project, "classifier", "points"), *asked, cwd=project).error
+    error = run("src.train", *make_overrides(project, "classifier", "points"), *asked, cwd=project).error
     assert "monitor=val_auc is never measured; this run measures" in error
 
 
 def test_always_nan_monitor_selects_no_epoch(project: Path) -> None:
     """If the monitor is NaN in every epoch, the last epoch's weights are kept and a note says so."""
-    outcome = quick(*mine(project, "lost", "points"), TWO, cwd=project)
+    outcome = train_bare(*make_overrides(project, "lost", "points"), TWO, cwd=project)
     assert "val/loss was NaN in every epoch, so the last epoch's weights are kept, not the best ones" in outcome.out
     assert outcome.metrics["best_epoch"] == 2
 
@@ -248,7 +270,7 @@ def test_always_nan_monitor_selects_no_epoch(project: Path) -> None:
 @pytest.mark.parametrize("model", ["late", "configured"])
 def test_lazily_created_weights_are_supported(model: str, project: Path) -> None:
     """A module may create its weights in setup or configure_model."""
-    outcome = quick(*mine(project, model, "points"), TWO, cwd=project)
+    outcome = train_bare(*make_overrides(project, model, "points"), TWO, cwd=project)
     assert outcome.metrics["parameters"] == (4 + 1) * 8 + (8 + 1) * 2
     evaluate(f"run={outcome.folder}", "trust=plain", cwd=project)
     assert read_json(outcome.folder / "eval_val.json")["val/loss"] == pytest.approx(outcome.metrics["best"])
@@ -258,15 +280,17 @@ def test_lazily_created_weights_are_supported(model: str, project: Path) -> None
 
 def test_settings_a_module_lacks_are_refused(project: Path) -> None:
     """A setting without effect on a module is refused, and so is a module without the settings it needs."""
-    error = run("src.train", *BARE, *mine(project, "classifier", "points"), "optimizer.lr=0.5", cwd=project).error
+    error = run(
+        "src.train", *BARE, *make_overrides(project, "classifier", "points"), "optimizer.lr=0.5", cwd=project
+    ).error
     assert "optimizer.lr=0.5 has no effect: plain.Classifier creates its optimizer itself" in error
-    error = run("src.train", *BARE, *mine(project, "mlp", "points"), cwd=project).error
+    error = run("src.train", *BARE, *make_overrides(project, "mlp", "points"), cwd=project).error
     assert "src.models.mlp.MLP needs 'in_shape', 'num_classes', and 'task': give +model.NAME=" in error
 
 
 def test_data_module_without_batches_is_refused(project: Path) -> None:
     """A data module that yields no batch is refused, and the run leaves no folder."""
-    outcome = run("src.train", *BARE, *mine(project, "classifier", "empty"), "name=empty", cwd=project)
+    outcome = run("src.train", *BARE, *make_overrides(project, "classifier", "empty"), "name=empty", cwd=project)
     assert outcome.error == "error: Empty gives no batch: there is nothing to train on"
     assert not (project / "outputs" / "runs" / "empty").exists()
 
@@ -274,7 +298,7 @@ def test_data_module_without_batches_is_refused(project: Path) -> None:
 def test_last_validation_must_end_the_epoch(project: Path) -> None:
     """A validation interval whose last validation would come before the epoch's end is refused."""
     interval = ("+trainer.val_check_interval=3", "name=interval")
-    error = run("src.train", *BARE, *mine(project, "classifier", "points"), *interval, cwd=project).error
+    error = run("src.train", *BARE, *make_overrides(project, "classifier", "points"), *interval, cwd=project).error
     assert "after each 3 of 8 batches the last validation would come before the epoch's end" in error
     assert not (project / "outputs" / "runs" / "interval").exists()
 
@@ -282,17 +306,19 @@ def test_last_validation_must_end_the_epoch(project: Path) -> None:
 def test_mlp_trains_on_plain_data_module(project: Path) -> None:
     """A model of this project trains on a plain data module if its shape, classes and task are set."""
     told = ("+model.in_shape=[4]", "+model.num_classes=2", "+model.task=binary")
-    outcome = train(*mine(project, "mlp", "points"), *told, TWO, "logger=none", cwd=project)
-    assert outcome.metrics["best"] == min(row["val/loss"] for row in history(outcome.folder))
+    outcome = train(*make_overrides(project, "mlp", "points"), *told, TWO, "logger=none", cwd=project)
+    assert outcome.metrics["best"] == min(row["val/loss"] for row in read_history(outcome.folder))
     assert set(outcome.metrics["test/acc_per_class"]) == {"0", "1"}
 
 
 def test_ranks_divide_samples_of_plain_loader(project: Path) -> None:
     """Two ranks divide the samples of an ordinary data loader, and each step takes a batch for each rank."""
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=5")
-    outcome = process(
-        "src.train", *BARE, *mine(project, "classifier", "points"), f"+{two[3]}", *two[:3], TWO, cwd=project
+    outcome = run_process(
+        "src.train", *BARE, *make_overrides(project, "classifier", "points"), f"+{two[3]}", *two[:3], TWO, cwd=project
     )
     assert outcome.code == 0, outcome.text
     assert "a step takes a batch for each of 2 processes" in outcome.text
-    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 7  # 64 samples, 5 for each of two
+    assert (
+        load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 7
+    )  # 64 samples, 5 for each of two

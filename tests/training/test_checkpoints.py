@@ -13,8 +13,8 @@ from src.models.base import SupervisedModule
 from src.storage.files import StorageError
 from src.storage.weights import load_weights, read_checkpoint
 from src.training.checkpointing.checkpoint import AtomicCheckpointIO, RunCheckpoint
-from tests.command_line import history, quick, read_json, train
-from tests.doubles import Given, points, quiet_trainer
+from tests.command_line import read_history, read_json, train, train_bare
+from tests.doubles import InMemoryDataModule, make_samples, quiet_trainer
 from tests.training.test_resume import assert_the_same_run
 
 
@@ -39,11 +39,15 @@ def fit(
 ) -> RunCheckpoint:
     checkpoint = RunCheckpoint(folder, monitor, mode, History())
     trainer = quiet_trainer(folder, callbacks=[checkpoint], max_epochs=len(scores), **settings)
-    trainer.fit(Scripted(scores), datamodule=Given(points(4), points(4), task="regression"), ckpt_path=ckpt_path)
+    trainer.fit(
+        Scripted(scores),
+        datamodule=InMemoryDataModule(make_samples(4), make_samples(4), task="regression"),
+        ckpt_path=ckpt_path,
+    )
     return checkpoint
 
 
-def epoch_of(path: str | Path) -> int:
+def read_epoch(path: str | Path) -> int:
     return int(read_checkpoint(path)["epoch"])
 
 
@@ -51,21 +55,21 @@ def test_best_and_last_epochs_are_saved(tmp_path: Path) -> None:
     """The file best.ckpt holds the best epoch and last.ckpt the last one."""
     checkpoint = fit(tmp_path, [0.1, 0.9, 0.5])
     assert Path(checkpoint.best_model_path) == tmp_path / "best.ckpt"
-    assert epoch_of(tmp_path / "best.ckpt") == 1
-    assert epoch_of(tmp_path / "last.ckpt") == 2
+    assert read_epoch(tmp_path / "best.ckpt") == 1
+    assert read_epoch(tmp_path / "last.ckpt") == 2
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
 
 
 def test_best_epoch_follows_monitor_mode(tmp_path: Path) -> None:
     """With mode min the epoch with the lowest score is the best."""
     fit(tmp_path, [0.5, 0.1, 0.9], mode="min")
-    assert epoch_of(tmp_path / "best.ckpt") == 1
+    assert read_epoch(tmp_path / "best.ckpt") == 1
 
 
 def test_latest_of_equal_epochs_is_kept(tmp_path: Path) -> None:
     """Of several epochs with the same score, the latest is kept as the best."""
     fit(tmp_path, [0.5, 0.9, 0.9, 0.7])
-    assert epoch_of(tmp_path / "best.ckpt") == 2
+    assert read_epoch(tmp_path / "best.ckpt") == 2
 
 
 def test_only_last_is_kept_without_monitor(tmp_path: Path) -> None:
@@ -78,8 +82,8 @@ def test_unvalidated_epoch_is_not_scored(tmp_path: Path) -> None:
     """An epoch without validation is not judged by the score of an earlier one."""
     checkpoint = fit(tmp_path, [0.0, 0.9, 0.0, 0.5, 0.0], check_val_every_n_epoch=2)
     assert [row.get("val/score") for row in checkpoint.history.rows] == [None, pytest.approx(0.9), None, 0.5, None]
-    assert epoch_of(tmp_path / "best.ckpt") == 1
-    assert epoch_of(tmp_path / "last.ckpt") == 4
+    assert read_epoch(tmp_path / "best.ckpt") == 1
+    assert read_epoch(tmp_path / "last.ckpt") == 4
 
 
 def test_last_is_kept_if_never_validated(tmp_path: Path) -> None:
@@ -90,26 +94,26 @@ def test_last_is_kept_if_never_validated(tmp_path: Path) -> None:
 # Validated, and kept, every fifth epoch
 
 
-class Kept(Callback):
+class SavedEpochs(Callback):
     """Notes in each epoch what is on the disk: the epochs of last.ckpt, of metrics.json and of history.csv."""
 
-    SETTING = "+callbacks.kept._target_=tests.training.test_checkpoints.Kept"
+    SETTING = "+callbacks.kept._target_=tests.training.test_checkpoints.SavedEpochs"
     seen: ClassVar[list[list[int]]] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.seen.append(on_disk(Path(trainer.default_root_dir)))
+            self.seen.append(read_saved_epochs(Path(trainer.default_root_dir)))
 
 
-def on_disk(folder: Path) -> list[int]:
+def read_saved_epochs(folder: Path) -> list[int]:
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not checkpoint.exists():
         assert not (folder / "metrics.json").exists() and not (folder / "history.csv").exists()
         return [0, 0, 0]
-    return [epoch_of(checkpoint) + 1, read_json(folder / "metrics.json")["epochs"], len(table(folder))]
+    return [read_epoch(checkpoint) + 1, read_json(folder / "metrics.json")["epochs"], len(read_history_table(folder))]
 
 
-def table(folder: Path) -> list[dict[str, str]]:
+def read_history_table(folder: Path) -> list[dict[str, str]]:
     with (folder / "history.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -126,26 +130,26 @@ class StopOnce(Callback):
             raise RuntimeError("stopped in the eighth epoch")
 
 
-FIFTH = ("trainer.check_val_every_n_epoch=5", "trainer.max_epochs=12", "data.train_size=40")
+EVERY_FIFTH = ("trainer.check_val_every_n_epoch=5", "trainer.max_epochs=12", "data.train_size=40")
 
 
 def test_checkpoints_follow_the_validation_interval(tmp_path: Path) -> None:
     """Checkpoints and metrics are written at every fifth epoch, which is validated, and at the last one."""
-    Kept.seen.clear()
-    folder = quick(*FIFTH, Kept.SETTING, cwd=tmp_path).folder
-    assert Kept.seen == [[0, 0, 0]] * 5 + [[5, 5, 5]] * 5 + [[10, 10, 10]] * 2
-    assert on_disk(folder) == [12, 12, 12]
-    assert epoch_of(folder / "checkpoints" / "best.ckpt") + 1 in (5, 10)
+    SavedEpochs.seen.clear()
+    folder = train_bare(*EVERY_FIFTH, SavedEpochs.SETTING, cwd=tmp_path).folder
+    assert SavedEpochs.seen == [[0, 0, 0]] * 5 + [[5, 5, 5]] * 5 + [[10, 10, 10]] * 2
+    assert read_saved_epochs(folder) == [12, 12, 12]
+    assert read_epoch(folder / "checkpoints" / "best.ckpt") + 1 in (5, 10)
 
 
 def test_history_has_a_row_per_epoch(tmp_path: Path) -> None:
     """The file history.csv has a row of metrics for each epoch."""
-    folder = quick(*FIFTH, cwd=tmp_path).folder
-    rows = table(folder)
+    folder = train_bare(*EVERY_FIFTH, cwd=tmp_path).folder
+    rows = read_history_table(folder)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
     assert [int(row["epoch"]) for row in rows if row["val/loss"]] == [5, 10]
     assert all((row["val/acc"] == "") == (row["val/loss"] == "") for row in rows)
-    for row, kept in zip(rows, history(folder), strict=True):
+    for row, kept in zip(rows, read_history(folder), strict=True):
         assert {name: float(value) for name, value in row.items() if value} == kept
         assert {"train/loss", "train/acc"} <= set(kept)
 
@@ -153,12 +157,12 @@ def test_history_has_a_row_per_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheduler", ["none", "cosine"])
 def test_failed_run_resumes_from_fifth_epoch(scheduler: str, tmp_path: Path) -> None:
     """A failed run resumes from the fifth epoch with the result of a run that never failed."""
-    settings = [*FIFTH, "model.dropout=0.2", "optimizer=sgd", f"scheduler={scheduler}", "data.noise=0.3"]
-    whole = quick(*settings, "name=whole", cwd=tmp_path).folder
+    settings = [*EVERY_FIFTH, "model.dropout=0.2", "optimizer=sgd", f"scheduler={scheduler}", "data.noise=0.3"]
+    whole = train_bare(*settings, "name=whole", cwd=tmp_path).folder
     with pytest.raises(RuntimeError, match="in the eighth epoch"):
-        quick(*settings, StopOnce.SETTING, "name=stopped", cwd=tmp_path)
+        train_bare(*settings, StopOnce.SETTING, "name=stopped", cwd=tmp_path)
     stopped = whole.parent / "stopped"
-    assert on_disk(stopped) == [5, 5, 5]  # all of them tell of the weights that it goes on from
+    assert read_saved_epochs(stopped) == [5, 5, 5]  # all of them tell of the weights that it goes on from
     train(f"resume={stopped}", cwd=tmp_path)
     assert_the_same_run(stopped, whole)
     assert (stopped / "history.csv").read_text() == (whole / "history.csv").read_text()
@@ -166,10 +170,10 @@ def test_failed_run_resumes_from_fifth_epoch(scheduler: str, tmp_path: Path) -> 
 
 def test_run_ended_between_validations_resumes_exactly(tmp_path: Path) -> None:
     """A run that ended between two validations trains longer with the result of one run of that length."""
-    settings = [*FIFTH, "model.dropout=0.2", "optimizer=sgd", "data.noise=0.3"]
-    whole = quick(*settings, "name=whole", cwd=tmp_path).folder
-    longer = quick(*settings, "trainer.max_epochs=7", "name=longer", cwd=tmp_path).folder
-    assert on_disk(longer) == [7, 7, 7]
+    settings = [*EVERY_FIFTH, "model.dropout=0.2", "optimizer=sgd", "data.noise=0.3"]
+    whole = train_bare(*settings, "name=whole", cwd=tmp_path).folder
+    longer = train_bare(*settings, "trainer.max_epochs=7", "name=longer", cwd=tmp_path).folder
+    assert read_saved_epochs(longer) == [7, 7, 7]
     train(f"resume={longer}", "trainer.max_epochs=12", cwd=tmp_path)
     assert_the_same_run(longer, whole)
     assert (longer / "history.csv").read_text() == (whole / "history.csv").read_text()
@@ -185,8 +189,8 @@ def test_resume_in_moved_folder_keeps_best(tmp_path: Path) -> None:
     last = str(tmp_path / "new" / "last.ckpt")
     checkpoint = fit(tmp_path / "new", [0.5, 0.9, 0.7], ckpt_path=last)
     assert checkpoint.best_model_score == pytest.approx(0.9)
-    assert epoch_of(tmp_path / "new" / "best.ckpt") == 1
-    assert epoch_of(tmp_path / "new" / "last.ckpt") == 2
+    assert read_epoch(tmp_path / "new" / "best.ckpt") == 1
+    assert read_epoch(tmp_path / "new" / "last.ckpt") == 2
 
 
 def test_failed_write_keeps_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

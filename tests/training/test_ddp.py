@@ -13,20 +13,20 @@ import torch
 
 from tests.command_line import (
     BARE,
-    PATIENCE,
+    PROCESS_TIMEOUT,
     Outcome,
-    history,
-    load,
-    process,
-    quick,
+    load_checkpoint,
+    read_history,
     read_json,
+    read_weights,
     run,
     run_folders,
+    run_process,
     spawn,
     train,
-    weights,
+    train_bare,
 )
-from tests.uneven_shares import CASES, result
+from tests.uneven_shares import CASES, train_case
 
 # Plain gradient descent, so that only rounding may differ; odd numbers of points, so that the processes' shares of
 # the last batch differ.
@@ -42,7 +42,7 @@ SETTINGS = (
 )
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 # Notes what its process listens on (of the sockets in /proc/net those that it has open); then the second one fails.
-ILL = """
+FAILING_CALLBACK = """
 import os
 from pathlib import Path
 from lightning import Callback
@@ -66,7 +66,7 @@ class Ill(Callback):
 """
 
 
-def outer_interface() -> str:
+def find_outer_interface() -> str:
     """A network interface that leads out of this machine; where it has none, the one that does not."""
     names = [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name.startswith(("e", "w"))), names[0])
@@ -78,15 +78,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     ill = "+callbacks.ill._target_=ill.Ill"
     commands = {"right": SETTINGS, "uneven": (*SETTINGS, "data.batch_size=15"), "ill": (*SETTINGS, ill)}
     folders = {name: tmp_path_factory.mktemp(name) for name in commands}
-    (folders["ill"] / "ill.py").write_text(ILL)
-    outside = {"GLOO_SOCKET_IFNAME": outer_interface(), "MASTER_ADDR": "192.0.2.1"}  # as for several machines
+    (folders["ill"] / "ill.py").write_text(FAILING_CALLBACK)
+    outside = {"GLOO_SOCKET_IFNAME": find_outer_interface(), "MASTER_ADDR": "192.0.2.1"}  # as for several machines
     started: dict[str, subprocess.Popen[str]] = {}
     outcomes = {}
     try:
         for name, settings in commands.items():
             started[name] = spawn("src.train", *BARE, *TWO, *settings, cwd=folders[name], **outside)
         for name, process in started.items():
-            out, err = process.communicate(timeout=PATIENCE)
+            out, err = process.communicate(timeout=PROCESS_TIMEOUT)
             outcomes[name] = Outcome(process.returncode, out, err, sorted(run_folders(folders[name])))
     finally:
         for process in started.values():
@@ -97,7 +97,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The same run in one process."""
-    return quick(*SETTINGS, cwd=tmp_path_factory.mktemp("alone"))
+    return train_bare(*SETTINGS, cwd=tmp_path_factory.mktemp("alone"))
 
 
 def test_two_processes_share_one_folder(runs: dict[str, Outcome]) -> None:
@@ -130,10 +130,10 @@ def test_local_processes_listen_on_loopback_only(runs: dict[str, Outcome]) -> No
     sockets = [(cwd / f"listens{rank}").read_text().split() for rank in (0, 1)]
     assert [len(each) for each in sockets] == [2, 1]  # where all meet, and what each opens for the other
     for address in (*sockets[0], *sockets[1]):
-        assert address_of(address.split(":")[0]).is_loopback, address
+        assert parse_address(address.split(":")[0]).is_loopback, address
 
 
-def address_of(text: str) -> Any:
+def parse_address(text: str) -> Any:
     """An IP address from its words of four bytes, each as this machine keeps it, in hexadecimal digits."""
     words = [bytes.fromhex(text[start : start + 8]) for start in range(0, len(text), 8)]
     found: Any = ip_address(b"".join(int.from_bytes(word, "big").to_bytes(4, sys.byteorder) for word in words))
@@ -141,13 +141,13 @@ def address_of(text: str) -> Any:
 
 
 def test_metrics_match_single_process(runs: dict[str, Outcome], alone: Outcome) -> None:
-    for row, other in zip(history(runs["right"].folder), history(alone.folder), strict=True):
+    for row, other in zip(read_history(runs["right"].folder), read_history(alone.folder), strict=True):
         assert row == pytest.approx(other, rel=1e-5)
 
 
 def test_weights_match_single_process(runs: dict[str, Outcome], alone: Outcome) -> None:
     for name in ("best", "last"):
-        shared, single = weights(runs["right"].folder, name), weights(alone.folder, name)
+        shared, single = read_weights(runs["right"].folder, name), read_weights(alone.folder, name)
         assert shared.keys() == single.keys()
         assert all(torch.allclose(shared[key], single[key], rtol=1e-5, atol=1e-7) for key in single)
 
@@ -174,7 +174,7 @@ def test_ddp_run_resumes_in_one_process(runs: dict[str, Outcome], alone: Outcome
     for folder in folders:
         one = ["trainer.strategy=auto", "trainer.devices=1", "trainer.max_epochs=5"]
         train(f"resume={folder}", *one, cwd=tmp_path)
-    shared, single = [history(folder) for folder in folders]
+    shared, single = [read_history(folder) for folder in folders]
     assert len(shared) == 5
     for row, other in zip(shared, single, strict=True):
         assert row == pytest.approx(other, rel=1e-4)
@@ -187,15 +187,15 @@ def test_ddp_run_resumes_in_one_process(runs: dict[str, Outcome], alone: Outcome
 def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What two processes make of each case."""
     folder = tmp_path_factory.mktemp("together")
-    outcome = process("tests.uneven_shares", str(folder), cwd=folder)
+    outcome = run_process("tests.uneven_shares", str(folder), cwd=folder)
     assert outcome.code == 0, outcome.text
-    return load(folder / "results.pt")
+    return load_checkpoint(folder / "results.pt")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_uneven_shards_match_single_process(name: str, together: dict[str, dict[str, Any]]) -> None:
     """Steps and metrics equal those of one process, however unevenly the samples are divided."""
-    shared, single = together[name], result(CASES[name], devices=1)
+    shared, single = together[name], train_case(CASES[name], devices=1)
     assert shared["weights"].keys() == single["weights"].keys()
     for key, weight in single["weights"].items():
         assert torch.allclose(shared["weights"][key], weight, rtol=1e-10, atol=1e-12), key

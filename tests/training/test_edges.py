@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import BARE, load, quick, read_json, run, run_folders
+from tests.command_line import BARE, load_checkpoint, read_json, run, run_folders, train_bare
 
 
 @pytest.mark.parametrize("settings", [("data.batch_size=1",), ("data.batch_size=33",)])
@@ -17,8 +17,8 @@ def test_batch_norm_refuses_single_sample_batch(settings: tuple[str, ...], tmp_p
 def test_drop_last_removes_single_sample_batch(tmp_path: Path) -> None:
     """With data.drop_last=true a last batch of one sample is dropped, and batch norm works."""
     settings = ("model.batch_norm=true", "data.batch_size=33", "data.drop_last=true", "trainer.max_epochs=2")
-    folder = quick(*settings, cwd=tmp_path).folder
-    assert load(folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 3
+    folder = train_bare(*settings, cwd=tmp_path).folder
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_double_precision_trains_and_draws(settings: tuple[str, ...], data_dir: 
     more = ("trainer.precision=64-true", "trainer.max_epochs=1", f"paths.data={data_dir}")
     outcome = run("src.train", *settings, *more, cwd=tmp_path)
     assert outcome.code == 0, outcome.text
-    state = load(outcome.folder / "checkpoints" / "last.ckpt")["state_dict"]
+    state = load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["state_dict"]
     assert {str(value.dtype) for value in state.values()} == {"torch.float64"}
 
 
@@ -72,12 +72,12 @@ def test_deleted_group_is_named(tmp_path: Path) -> None:
 
 def test_name_becomes_plain_folder_name(tmp_path: Path) -> None:
     """A name with spaces and commas becomes a folder name of plain characters."""
-    outcome = quick("name=my run, no. 1", "trainer.max_epochs=1", cwd=tmp_path)
+    outcome = train_bare("name=my run, no. 1", "trainer.max_epochs=1", cwd=tmp_path)
     assert outcome.folder.name == "my-run-no.-1"
 
 
 def test_zero_is_a_valid_name(tmp_path: Path) -> None:
-    assert quick("name=0", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "0"
+    assert train_bare("name=0", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "0"
 
 
 @pytest.mark.parametrize("name", [".", "..", "{}"])
@@ -90,7 +90,7 @@ def test_unusable_folder_name_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_odd_folder_name_resumes_and_evaluates(tmp_path: Path) -> None:
     """A run in a folder with spaces and commas can be resumed and evaluated."""
-    folder = quick("name=a", "trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("name=a", "trainer.max_epochs=1", cwd=tmp_path).folder
     odd = folder.with_name("moved, and renamed")
     folder.rename(odd)
     assert run("src.train", f"resume={odd}", "trainer.max_epochs=2", cwd=tmp_path).code == 0
@@ -106,7 +106,7 @@ def test_a_sweep_over_names_is_refused(tmp_path: Path) -> None:
 
 def test_missing_last_checkpoint_preserves_best(tmp_path: Path) -> None:
     """A run whose last checkpoint is missing is not resumed, and its best one is not overwritten."""
-    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder
     best = (folder / "checkpoints" / "best.ckpt").read_bytes()
     (folder / "checkpoints" / "last.ckpt").unlink()
     error = run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
@@ -115,7 +115,7 @@ def test_missing_last_checkpoint_preserves_best(tmp_path: Path) -> None:
 
 
 def test_fewer_epochs_than_trained_are_refused(tmp_path: Path) -> None:
-    folder = quick("trainer.max_epochs=3", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=3", cwd=tmp_path).folder
     assert "has 3 epochs already" in run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).error
 
 
@@ -132,7 +132,7 @@ def test_early_stopped_run_suggests_more_patience(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]"])
 def test_damaged_records_do_not_stop_a_resume(damage: str, tmp_path: Path) -> None:
-    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder
     for name in ("status.json", "provenance.json", "metrics.json"):
         (folder / name).write_text(damage)
     assert run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).code == 0
@@ -141,7 +141,7 @@ def test_damaged_records_do_not_stop_a_resume(damage: str, tmp_path: Path) -> No
 
 
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:
-    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder
     config = folder / ".hydra" / "config.yaml"
     config.write_text("model: [")
     assert f"{config} is damaged" in run("src.eval", f"run={folder}", cwd=tmp_path).error
@@ -151,8 +151,8 @@ def test_a_damaged_config_is_named(tmp_path: Path) -> None:
 
 def test_resume_does_not_need_initial_weights(tmp_path: Path) -> None:
     """A resumed run no longer needs the checkpoint whose weights it started from."""
-    first = quick("trainer.max_epochs=1", cwd=tmp_path).folder / "checkpoints" / "last.ckpt"
-    folder = quick("trainer.max_epochs=1", f"ckpt_path={first}", cwd=tmp_path).folder
+    first = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder / "checkpoints" / "last.ckpt"
+    folder = train_bare("trainer.max_epochs=1", f"ckpt_path={first}", cwd=tmp_path).folder
     first.unlink()
     assert run("src.train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path).code == 0
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
-from tests.command_line import Outcome, history, load, quick, read_json, run, train
+from tests.command_line import Outcome, load_checkpoint, read_history, read_json, run, train, train_bare
 from tests.training.test_resume import assert_the_same_run
 
 TRUST = "trust=tests"  # for callbacks of the tests in a config that is read back
@@ -113,14 +113,14 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def get(*settings: str) -> Path:
         if settings not in made:
-            made[settings] = quick(*SETTINGS, *settings, cwd=tmp_path_factory.mktemp("straight")).folder
+            made[settings] = train_bare(*SETTINGS, *settings, cwd=tmp_path_factory.mktemp("straight")).folder
         return made[settings]
 
     return get
 
 
 def train_short(*settings: str, cwd: Path) -> Outcome:
-    outcome = quick(*SETTINGS, *settings, CopyAtTest.SETTING, "name=short", cwd=cwd)
+    outcome = train_bare(*SETTINGS, *settings, CopyAtTest.SETTING, "name=short", cwd=cwd)
     outcome.folders[:] = [folder for folder in outcome.folders if folder.name == "short"]
     return outcome
 
@@ -180,18 +180,18 @@ def test_timed_out_run_trains_longer(
     """The epoch cut short is validated and, as good as any, is the best: what was so before it comes back."""
     equal = ("optimizer.lr=1e-30", *FOUR)
     monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", Clock())
-    outcome = quick(*SETTINGS, *equal, "+trainer.max_time=00:02:00:00", "name=short", cwd=tmp_path)
+    outcome = train_bare(*SETTINGS, *equal, "+trainer.max_time=00:02:00:00", "name=short", cwd=tmp_path)
     monkeypatch.undo()
-    best, last = (load(outcome.folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    best, last = (load_checkpoint(outcome.folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
     assert BATCHES < last["global_step"] == best["global_step"]
     assert last["global_step"] % BATCHES > 0
-    assert "val/acc" in history(outcome.folder)[-1]
+    assert "val/acc" in read_history(outcome.folder)[-1]
     assert best["whole_epoch"]["global_step"] == last["whole_epoch"]["global_step"] == BATCHES
     printed = find_hint(outcome)
     assert printed == "resume=outputs/runs/short trainer.max_time=00:04:00:00"
     train(*shlex.split(printed), cwd=tmp_path)
     assert_the_same_run(outcome.folder, straight(*equal))
-    assert "whole_epoch" not in load(outcome.folder / "checkpoints" / "last.ckpt")
+    assert "whole_epoch" not in load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")
 
 
 def test_run_killed_while_extending_trains_longer(
@@ -216,7 +216,7 @@ def test_run_killed_while_extending_trains_longer(
 def test_run_killed_between_checkpoints_resumes(straight: Callable[..., Path], tmp_path: Path) -> None:
     """A run killed between its first two checkpoints resumes with the result of an uninterrupted one."""
     with pytest.raises(Killed):
-        quick(*SETTINGS, *FOUR, KillInFirst.SETTING, "name=killed", cwd=tmp_path)
+        train_bare(*SETTINGS, *FOUR, KillInFirst.SETTING, "name=killed", cwd=tmp_path)
     folder = tmp_path / "outputs" / "runs" / "killed"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["best.ckpt"]
     train(f"resume={folder}", cwd=tmp_path)
@@ -225,7 +225,7 @@ def test_run_killed_between_checkpoints_resumes(straight: Callable[..., Path], t
 
 def test_resume_to_step_limit_counts_epochs_once(straight: Callable[..., Path], tmp_path: Path) -> None:
     """A run that is resumed with a limit of steps counts each epoch once."""
-    folder = quick(*SETTINGS, "trainer.max_epochs=2", cwd=tmp_path).folder
+    folder = train_bare(*SETTINGS, "trainer.max_epochs=2", cwd=tmp_path).folder
     train(f"resume={folder}", "trainer.max_epochs=50", "trainer.max_steps=40", cwd=tmp_path)
     assert_the_same_run(folder, straight(*FOUR))
 
@@ -240,10 +240,10 @@ def test_resume_to_step_limit_counts_epochs_once(straight: Callable[..., Path], 
 )
 def test_unextendable_run_says_why(settings: list[str], reason: str, tmp_path: Path) -> None:
     """If no command can train a run longer, the error says why."""
-    outcome = quick(*SETTINGS, *settings, cwd=tmp_path)
+    outcome = train_bare(*SETTINGS, *settings, cwd=tmp_path)
     assert find_hint(outcome) is None
     error = run("src.train", f"resume={outcome.folder}", cwd=tmp_path).error
-    assert f"is finished, with {len(history(outcome.folder))} epochs: {reason}" in error
+    assert f"is finished, with {len(read_history(outcome.folder))} epochs: {reason}" in error
     assert "ckpt_path=" in error
 
 
@@ -258,7 +258,9 @@ CHECKPOINTS = "+callbacks.own={_target_:lightning.pytorch.callbacks.ModelCheckpo
 
 def test_hint_includes_directories_outside_folder(tmp_path: Path) -> None:
     """The command to train longer repeats the directories that the run's folder does not determine."""
-    outcome = quick(f"{CHECKPOINTS}dirpath:'a b',save_last:true}}", "trainer.max_epochs=1", "name=placed", cwd=tmp_path)
+    outcome = train_bare(
+        f"{CHECKPOINTS}dirpath:'a b',save_last:true}}", "trainer.max_epochs=1", "name=placed", cwd=tmp_path
+    )
     (line,) = [line for line in outcome.out.splitlines() if "train longer:" in line]
     assert "'callbacks.own.dirpath=a b' trust=lightning trainer.max_epochs=2" in line
     train(*shlex.split(line.partition("src.train ")[2]), cwd=tmp_path)
@@ -269,6 +271,6 @@ def test_hint_includes_directories_outside_folder(tmp_path: Path) -> None:
 def test_run_that_cannot_reopen_says_why(tmp_path: Path) -> None:
     """If no command can evaluate a run or train it longer, its output says why."""
     time = "train_time_interval:{_target_:datetime.timedelta,hours:1}}"
-    out = quick(f"{CHECKPOINTS}{time}", "trainer.max_epochs=1", cwd=tmp_path).out
+    out = train_bare(f"{CHECKPOINTS}{time}", "trainer.max_epochs=1", cwd=tmp_path).out
     assert "no command evaluates it or trains it longer: callbacks.own.train_time_interval._target_=datetime" in out
     assert "evaluate it:" not in out and "train longer:" not in out

@@ -5,14 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Outcome, Seen, Spoil, evaluate, own_images, quick, read_json, run
+from tests.command_line import (
+    BatchRecorder,
+    Outcome,
+    WeightEraser,
+    evaluate,
+    get_image_settings,
+    read_json,
+    run,
+    train_bare,
+)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A run whose metrics are far from round numbers, and whose best and last epochs differ."""
-    settings = ["data.noise=0.3", "trainer.max_epochs=6", Spoil.setting(epoch=5), "name=trained"]
-    return quick(*settings, cwd=tmp_path_factory.mktemp("eval"))
+    settings = ["data.noise=0.3", "trainer.max_epochs=6", WeightEraser.setting(epoch=5), "name=trained"]
+    return train_bare(*settings, cwd=tmp_path_factory.mktemp("eval"))
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def test_split_test_gives_the_runs_test_metrics(folder: Path, tmp_path: Path) ->
 def test_evaluation_uses_the_runs_precision(tmp_path: Path) -> None:
     """A run is evaluated in the precision in which it was tested, unless another one is given."""
     settings = ("model.hidden_size=300", "data.noise=0.4", "trainer.precision=bf16-mixed", "trainer.max_epochs=3")
-    folder = quick(*settings, cwd=tmp_path).folder
+    folder = train_bare(*settings, cwd=tmp_path).folder
     evaluate(f"run={folder}", "split=test", cwd=tmp_path)
     tested = read_json(folder / "metrics.json")["test/loss"]
     assert read_json(folder / "eval_test.json")["test/loss"] == tested
@@ -88,7 +97,7 @@ def test_evaluation_changes_no_other_file(folder: Path, tmp_path: Path) -> None:
 
 def test_run_without_validation_needs_split_test(tmp_path: Path) -> None:
     """A run without a validation set can only be evaluated on the test set."""
-    outcome = quick("data.val_size=0", "trainer.max_epochs=1", cwd=tmp_path)
+    outcome = train_bare("data.val_size=0", "trainer.max_epochs=1", cwd=tmp_path)
     error = run("src.eval", f"run={outcome.folder}", cwd=tmp_path).error
     assert "data.val_size is 0" in error
     assert "split=test" in error
@@ -98,8 +107,8 @@ def test_run_without_validation_needs_split_test(tmp_path: Path) -> None:
 
 
 def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
-    settings = ["data=mnist", "data.val_size=40", "trainer.max_epochs=1", *own_images(data_dir)]
-    outcome = quick(*settings, cwd=tmp_path)
+    settings = ["data=mnist", "data.val_size=40", "trainer.max_epochs=1", *get_image_settings(data_dir)]
+    outcome = train_bare(*settings, cwd=tmp_path)
     config = outcome.folder / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace(str(data_dir), str(tmp_path / "no-longer-here")))
     evaluate(f"run={outcome.folder}", f"paths.data={data_dir}", cwd=tmp_path)
@@ -108,9 +117,9 @@ def test_the_data_folder_may_have_moved(data_dir: Path, tmp_path: Path) -> None:
 
 def test_evaluation_repeats_the_validation_split(data_dir: Path, tmp_path: Path) -> None:
     """Evaluation uses the validation split that the run's settings determine."""
-    settings = ["data=mnist", "data.val_size=0.25", "data.split_seed=7", "seed=3", *own_images(data_dir)]
-    outcome = quick(*settings, Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
-    assert Seen.last.data.val_set.size == 50
+    settings = ["data=mnist", "data.val_size=0.25", "data.split_seed=7", "seed=3", *get_image_settings(data_dir)]
+    outcome = train_bare(*settings, BatchRecorder.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
+    assert BatchRecorder.last.data.val_set.size == 50
     evaluate(f"run={outcome.folder}", cwd=tmp_path)
     result = read_json(outcome.folder / "eval_val.json")
     assert result["val/acc"] == outcome.metrics["val/acc"]

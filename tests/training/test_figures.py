@@ -13,16 +13,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.core.errors import InputError
 from src.training.redraw import draw_figures
-from tests.command_line import images, load, train
+from tests.command_line import get_small_image_settings, load_checkpoint, train
 
 XOR = ("trainer.max_epochs=3", "model.hidden_size=2", "optimizer.lr=0.1", "callbacks=plane")
 PLANE = {"cost_and_accuracy", "confusion_matrix", "curves", "decision_regions", "hidden_space"}
 CIFAR = ("model=cnn", "callbacks=images", "trainer.max_epochs=2", "data.flip=true", "data.crop=4", "seed=3")
-OF_IMAGES = {"augmented_batch", "class_accuracy", "class_probabilities", "confusion_matrix", "curves", "feature_maps"}
-OF_IMAGES |= {"first_layer", "misclassified", "samples"}
+IMAGE_FIGURES = {
+    "augmented_batch",
+    "class_accuracy",
+    "class_probabilities",
+    "confusion_matrix",
+    "curves",
+    "feature_maps",
+}
+IMAGE_FIGURES |= {"first_layer", "misclassified", "samples"}
 
 
-class Drawn(NamedTuple):
+class RunFigures(NamedTuple):
     """A run's pictures (H, W, 3) by their names, and what lies in its folder beside them and its events.
 
     Those of earlier epochs, which are drawn while it trains, are left out.
@@ -32,11 +39,11 @@ class Drawn(NamedTuple):
     others: dict[str, bytes]
 
 
-def drawn(folder: Path) -> Drawn:
+def read_figures(folder: Path) -> RunFigures:
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     pictures = {path.stem: np.asarray(Image.open(path)) for path in folder.glob("figures/*.png")}
     others = {name: path.read_bytes() for name, path in files.items() if not name.endswith(".png") and not events(path)}
-    return Drawn(pictures, others)
+    return RunFigures(pictures, others)
 
 
 def events(path: Path) -> bool:
@@ -49,16 +56,16 @@ def last_steps(folder: Path) -> dict[str, int]:
     return {tag: found.Images(tag)[-1].step for tag in found.Tags()["images"]}
 
 
-def drawn_again(folder: Path) -> Drawn:
+def redraw_figures(folder: Path) -> RunFigures:
     """What is there when a run without its pictures has been drawn anew."""
     for path in [path for path in folder.rglob("*") if path.suffix == ".png" or events(path)]:
         path.unlink()
     shutil.rmtree(folder / "figures")
     draw_figures(folder)
-    return drawn(folder)
+    return read_figures(folder)
 
 
-def assert_equal(again: Drawn, before: Drawn) -> None:
+def assert_equal(again: RunFigures, before: RunFigures) -> None:
     assert set(again.pictures) == set(before.pictures)
     for name, picture in before.pictures.items():
         np.testing.assert_array_equal(again.pictures[name], picture, err_msg=name)
@@ -68,20 +75,20 @@ def assert_equal(again: Drawn, before: Drawn) -> None:
 def test_figures_of_points_redraw_identically(tmp_path: Path) -> None:
     """Redrawn figures of points equal the run's own pixel for pixel, and nothing else changes."""
     folder = train(*XOR, cwd=tmp_path).folder
-    before, steps = drawn(folder), last_steps(folder)
+    before, steps = read_figures(folder), last_steps(folder)
     assert set(before.pictures) == PLANE
-    assert_equal(drawn_again(folder), before)
+    assert_equal(redraw_figures(folder), before)
     assert last_steps(folder) == steps
     assert EventAccumulator(str(folder)).Reload().Tags()["scalars"] == []  # those of the run it has logged itself
 
 
 def test_figures_of_images_redraw_identically(data_dir: Path, tmp_path: Path) -> None:
     """Redrawn figures of images equal the run's own pixel for pixel."""
-    settings = (*images("cifar10", data_dir), *CIFAR, "model.channels=[4,8]")
+    settings = (*get_small_image_settings("cifar10", data_dir), *CIFAR, "model.channels=[4,8]")
     folder = train(*settings, cwd=tmp_path).folder
-    before = drawn(folder)
-    assert set(before.pictures) == OF_IMAGES
-    assert_equal(drawn_again(folder), before)
+    before = read_figures(folder)
+    assert set(before.pictures) == IMAGE_FIGURES
+    assert_equal(redraw_figures(folder), before)
 
 
 def test_redraw_uses_the_available_device(tmp_path: Path) -> None:
@@ -91,8 +98,8 @@ def test_redraw_uses_the_available_device(tmp_path: Path) -> None:
     config.trainer.update({"accelerator": "gpu", "devices": 2, "strategy": "ddp", "num_nodes": 2})
     config.ckpt_path = "gone.ckpt"
     OmegaConf.save(config, folder / ".hydra" / "config.yaml")
-    before = drawn(folder)
-    assert_equal(drawn_again(folder), before)
+    before = read_figures(folder)
+    assert_equal(redraw_figures(folder), before)
     assert not any(map(events, folder.iterdir()))  # as it has kept none
 
 
@@ -103,21 +110,21 @@ def test_redraw_needs_callback_state_in_checkpoint(
     norms = "+callbacks.norms={_target_:src.callbacks.figures.gradient_norms.GradientNorms,every_n_steps:2}"
     descent = ("data=linear", "model.hidden_size=[]", "model.output_bias=false", "callbacks=descent", norms)
     folder = train(*descent, "optimizer=sgd", "trainer.max_epochs=2", cwd=tmp_path).folder
-    before = drawn(folder)
+    before = read_figures(folder)
     assert {"descent", "gradient_norms", "curves"} < set(before.pictures)
-    assert_equal(drawn_again(folder), before)
+    assert_equal(redraw_figures(folder), before)
     last = folder / "checkpoints" / "last.ckpt"
-    content = load(last)
+    content = load_checkpoint(last)
     content["callbacks"] = {name: content["callbacks"][name] for name in ("History", "RunCheckpoint")}
     torch.save(content, last)
-    assert set(before.pictures) - set(drawn_again(folder).pictures) == {"descent", "gradient_norms"}
+    assert set(before.pictures) - set(redraw_figures(folder).pictures) == {"descent", "gradient_norms"}
 
 
 def test_best_checkpoint_suffices_to_redraw(tmp_path: Path) -> None:
     folder = train(*XOR, cwd=tmp_path).folder
     (folder / "checkpoints" / "last.ckpt").unlink()
-    before = drawn(folder)
-    assert_equal(drawn_again(folder), before)
+    before = read_figures(folder)
+    assert_equal(redraw_figures(folder), before)
 
 
 def test_failed_redraw_changes_nothing(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from src.core.errors import InputError
 from src.training.validation.limits import check_limits
-from tests.command_line import BARE, Seen, evaluate, quick, read_json, run
-from tests.doubles import Given, points
+from tests.command_line import BARE, BatchRecorder, evaluate, read_json, run, train_bare
+from tests.doubles import InMemoryDataModule, make_samples
 
 # 30 training batches, 40 validation samples, 300 test samples: the smallest share that will do, and what is refused.
 SMALLEST = {
@@ -21,13 +21,13 @@ SMALLEST = {
 
 
 @pytest.fixture(scope="module")
-def data() -> Given:
+def data() -> InMemoryDataModule:
     torch.manual_seed(0)
-    return Given(points(300, 2), points(40, 2), points(300, 2), class_names=("a", "b"))
+    return InMemoryDataModule(make_samples(300, 2), make_samples(40, 2), make_samples(300, 2), class_names=("a", "b"))
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_too_small_fraction_is_refused(name: str, data: Given) -> None:
+def test_too_small_fraction_is_refused(name: str, data: InMemoryDataModule) -> None:
     """A fraction that leaves nothing is refused with the smallest one that would do."""
     smallest, none, words = SMALLEST[name]
     with pytest.raises(InputError) as caught:
@@ -54,7 +54,9 @@ def test_too_small_fraction_is_refused(name: str, data: Given) -> None:
         ({"min_epochs": 5, "max_epochs": 3}, "trainer.min_epochs=5 has no effect: training ends with"),
     ],
 )
-def test_ineffective_limits_are_refused(settings: dict[str, float], words: str | None, data: Given) -> None:
+def test_ineffective_limits_are_refused(
+    settings: dict[str, float], words: str | None, data: InMemoryDataModule
+) -> None:
     """Limits that have no effect, and intervals that leave an epoch's end unvalidated, are refused."""
     if words is None:
         check_limits(OmegaConf.create(settings), data)
@@ -67,9 +69,9 @@ def test_ineffective_limits_are_refused(settings: dict[str, float], words: str |
 def test_evaluation_fraction_is_of_samples(tmp_path: Path) -> None:
     """XOR's 100 validation and 1000 test points fit one batch and two."""
     shares = ("trainer.limit_val_batches=0.3", "trainer.limit_test_batches=0.25", "data.noise=0.4")
-    outcome = quick(*shares, "data.test_size=1000", "trainer.max_epochs=2", Seen.SETTING, cwd=tmp_path)
-    assert [len(batch.targets) for batch in Seen.last.tested] == [250]
-    metrics, given = outcome.metrics, Seen.last.data
+    outcome = train_bare(*shares, "data.test_size=1000", "trainer.max_epochs=2", BatchRecorder.SETTING, cwd=tmp_path)
+    assert [len(batch.targets) for batch in BatchRecorder.last.tested] == [250]
+    metrics, given = outcome.metrics, BatchRecorder.last.data
     assert (given.test_set.size, given.val_set.size) == (1000, 100)
     assert [len(batch.targets) for batch in given.val_dataloader()] == [30]
     for split in ("val", "test"):
@@ -83,7 +85,7 @@ def test_evaluation_fraction_is_of_samples(tmp_path: Path) -> None:
 
 def test_overfit_run_evaluates_its_own_batches(tmp_path: Path) -> None:
     """A run that overfits a few batches is evaluated on those on which it was validated."""
-    outcome = quick("trainer.overfit_batches=0.2", "data.noise=0.4", "trainer.max_epochs=2", cwd=tmp_path)
+    outcome = train_bare("trainer.overfit_batches=0.2", "data.noise=0.4", "trainer.max_epochs=2", cwd=tmp_path)
     evaluate(f"run={outcome.folder}", cwd=tmp_path)
     told = read_json(outcome.folder / "eval_val.json")["val/loss"]
     assert told == pytest.approx(outcome.metrics["val/loss"], rel=1e-6)
@@ -97,7 +99,7 @@ def test_a_limit_is_refused_before_training(tmp_path: Path) -> None:
 
 def test_cut_epoch_has_no_validation_metrics(tmp_path: Path) -> None:
     """The validation after step 15 is not one of the weights after step 17."""
-    outcome = quick("+trainer.val_check_interval=0.5", "trainer.max_steps=17", cwd=tmp_path)
+    outcome = train_bare("+trainer.val_check_interval=0.5", "trainer.max_steps=17", cwd=tmp_path)
     assert outcome.metrics["epochs"] == 2
     assert outcome.metrics["best_epoch"] == 1
     evaluate(f"run={outcome.folder}", cwd=tmp_path)

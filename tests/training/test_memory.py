@@ -7,15 +7,15 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from src.models.base import SupervisedModule
-from tests.command_line import BARE, quick, read_json, run
+from tests.command_line import BARE, read_json, run, train_bare
 
-ASKED = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB …"
+CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB …"
 ERRORS = [  # as torch tells them
-    torch.OutOfMemoryError(ASKED),
+    torch.OutOfMemoryError(CUDA_MESSAGE),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported …"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
-TOLD = "there is not enough memory{}: take a smaller model or data.batch_size"
+OUT_OF_MEMORY_MESSAGE = "there is not enough memory{}: take a smaller model or data.batch_size"
 
 
 class Fail(Callback):
@@ -33,7 +33,7 @@ def test_training_out_of_memory_is_reported(error: Exception, tmp_path: Path) ->
     """A run that needs more memory than the GPU has ends with an error in one line."""
     Fail.error = error
     outcome = run("src.train", *BARE, Fail.SETTING, cwd=tmp_path)
-    told = TOLD.format(" (PyTorch asked for 2.00 GiB)" if error is ERRORS[0] else "")
+    told = OUT_OF_MEMORY_MESSAGE.format(" (PyTorch asked for 2.00 GiB)" if error is ERRORS[0] else "")
     assert outcome.error == f"error: {told}"
     assert read_json(outcome.folder / "status.json") == {
         "status": "failed",
@@ -44,14 +44,14 @@ def test_training_out_of_memory_is_reported(error: Exception, tmp_path: Path) ->
 
 def test_evaluation_out_of_memory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation that needs more memory than the GPU has ends with an error in one line."""
-    folder = quick("trainer.max_epochs=1", cwd=tmp_path).folder
+    folder = train_bare("trainer.max_epochs=1", cwd=tmp_path).folder
 
     def exhausted(*batch: object) -> None:
-        raise torch.OutOfMemoryError(ASKED)
+        raise torch.OutOfMemoryError(CUDA_MESSAGE)
 
     monkeypatch.setattr(SupervisedModule, "test_step", exhausted)
     outcome = run("src.eval", f"run={folder}", "split=test", cwd=tmp_path)
-    assert outcome.error == f"error: {TOLD.format(' (PyTorch asked for 2.00 GiB)')}"
+    assert outcome.error == f"error: {OUT_OF_MEMORY_MESSAGE.format(' (PyTorch asked for 2.00 GiB)')}"
 
 
 def test_nondeterministic_operation_is_named(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from src.models.mlp import MLP
 from src.vectorized import model as stack
 from src.vectorized.batches import StackedBatches
 from src.vectorized.schedules import Schedules
-from tests.command_line import images, quick
-from tests.doubles import Given
+from tests.command_line import get_small_image_settings, train_bare
+from tests.doubles import InMemoryDataModule
 
 ON_IMAGES = ("data.flip=true", "data.crop=2", "data.cutout=4", "model.dropout=0.1")
 
@@ -99,8 +99,8 @@ def test_training_uses_only_mps_operations(
 
         monkeypatch.setattr(lightning.Trainer, name, watched)
     data = settings[0].removeprefix("data=") if "mnist" in settings[0] or "cifar" in settings[0] else None
-    more = images(data, data_dir) if data else []
-    quick(*more, *[each for each in settings if each not in more], "trainer.max_epochs=2", cwd=tmp_path)
+    more = get_small_image_settings(data, data_dir) if data else []
+    train_bare(*more, *[each for each in settings if each not in more], "trainer.max_epochs=2", cwd=tmp_path)
     assert watch.count > 100
     assert not watch.found
     assert not {name for name in watch.operations if not has_kernel(name)}
@@ -114,7 +114,10 @@ def test_stack_uses_only_mps_operations(monkeypatch: pytest.MonkeyPatch) -> None
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
     models = [MLP(hidden_size=[8], dropout=0.1, batch_norm=True, optimizer=optimizer, **about) for _ in range(2)]
     feed = StackedBatches(
-        Given(samples, class_names=("a", "b", "c"), shuffle=True), [0, 1], torch.device("cpu"), torch.float32
+        InMemoryDataModule(samples, class_names=("a", "b", "c"), shuffle=True),
+        [0, 1],
+        torch.device("cpu"),
+        torch.float32,
     )
     jobs = stack.StackedModel(models, [0, 1], feed, Schedules(models, 9, 1), log_interval=3, eval_batch=50)
     outputs = torch.randn(30, 2, 3)

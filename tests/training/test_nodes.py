@@ -15,22 +15,22 @@ from src.core.processes import BY_HAND, SINGLE_PROCESS, SRUN, TORCHRUN, ProcessI
 from src.training.distributed import make_cluster_environment
 from tests.command_line import (
     BARE,
-    PATIENCE,
+    PROCESS_TIMEOUT,
     Outcome,
-    history,
-    let_last_count,
-    quick,
+    drop_overridden,
+    read_history,
     read_json,
+    read_weights,
     run,
     run_folders,
     spawn,
-    weights,
+    train_bare,
 )
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1")
 TWO = (*DDP, "trainer.num_nodes=2")
 SETTINGS = ("optimizer=sgd", "data.noise=0.3", "data.val_size=51", "data.test_size=1001", "trainer.max_epochs=3")
-ILL = """
+FAILING_CALLBACK = """
 from pathlib import Path
 from lightning import Callback
 
@@ -53,22 +53,22 @@ def no_place(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def free_port() -> str:
+def find_free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
-def on_two_nodes(*settings: str, cwd: Path, **environment: str) -> list[Outcome]:
+def run_on_two_nodes(*settings: str, cwd: Path, **environment: str) -> list[Outcome]:
     """The same command on node 0 and on node 1, to their ends; node 1 starts first."""
-    meeting = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    meeting = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": find_free_port()}
     started: list[subprocess.Popen[str]] = []
     outcomes = []
     try:
         for node in "10":
             started.insert(0, spawn("src.train", *settings, cwd=cwd, NODE_RANK=node, **meeting))
         for process in started:
-            out, err = process.communicate(timeout=PATIENCE)
+            out, err = process.communicate(timeout=PROCESS_TIMEOUT)
             outcomes.append(Outcome(process.returncode, out, err, sorted(run_folders(cwd))))
     finally:
         for process in started:
@@ -84,8 +84,8 @@ def cwd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def failed(cwd: Path) -> list[Outcome]:
     """A run on two nodes, of which the second fails in its second epoch."""
-    (cwd / "ill.py").write_text(ILL)
-    outcomes = on_two_nodes(*TWO, *SETTINGS, *BARE, "+callbacks.ill._target_=ill.Ill", "name=two", cwd=cwd)
+    (cwd / "ill.py").write_text(FAILING_CALLBACK)
+    outcomes = run_on_two_nodes(*TWO, *SETTINGS, *BARE, "+callbacks.ill._target_=ill.Ill", "name=two", cwd=cwd)
     shutil.copy(outcomes[0].folder / "status.json", cwd / "status.json")
     return outcomes
 
@@ -94,13 +94,13 @@ def failed(cwd: Path) -> list[Outcome]:
 def resumed(failed: list[Outcome], cwd: Path) -> list[Outcome]:
     """The same run gone on with on both nodes."""
     (cwd / "well").touch()
-    return on_two_nodes("resume=outputs/runs/two", "trust=ill", cwd=cwd)
+    return run_on_two_nodes("resume=outputs/runs/two", "trust=ill", cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The same run in one process, never stopped."""
-    return quick(*SETTINGS, cwd=tmp_path_factory.mktemp("alone"))
+    return train_bare(*SETTINGS, cwd=tmp_path_factory.mktemp("alone"))
 
 
 def test_failing_node_ends_all_nodes(failed: list[Outcome], cwd: Path) -> None:
@@ -118,11 +118,11 @@ def test_resumed_two_node_run_matches_single_process(resumed: list[Outcome], alo
     """A run on two nodes resumes with the result of a run in one process."""
     assert [outcome.code for outcome in resumed] == [0, 0], resumed
     folder = resumed[0].folder
-    rows = history(folder)
+    rows = read_history(folder)
     assert len(rows) == 3
-    for row, other in zip(rows, history(alone.folder), strict=True):
+    for row, other in zip(rows, read_history(alone.folder), strict=True):
         assert row == pytest.approx(other, rel=1e-5)
-    together, single = weights(folder), weights(alone.folder)
+    together, single = read_weights(folder), read_weights(alone.folder)
     assert all(torch.allclose(together[key], single[key], rtol=1e-4, atol=1e-6) for key in single)
     for metric in ("test/loss", "test/acc", "best_epoch", "seed"):
         assert resumed[0].metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-5)
@@ -146,7 +146,7 @@ def test_existing_name_is_refused_on_each_node(
 ) -> None:
     before = (resumed[0].folder / "metrics.json").read_text()
     for node in "01":
-        meet(monkeypatch, NODE_RANK=node)
+        set_rendezvous(monkeypatch, NODE_RANK=node)
         assert (
             "outputs/runs/two already exists: choose another name="
             in run(*("src.train", *TWO, "name=two"), cwd=cwd).error
@@ -154,7 +154,7 @@ def test_existing_name_is_refused_on_each_node(
     assert (resumed[0].folder / "metrics.json").read_text() == before
 
 
-def meet(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+def set_rendezvous(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0", **variables}.items():
         monkeypatch.setenv(name, value)
 
@@ -181,8 +181,8 @@ def test_endless_wait_is_refused(
 ) -> None:
     """Settings with which the nodes would wait for ever are refused in one line."""
     if variables is not None:
-        meet(monkeypatch, **variables)
-    assert said in run("src.train", *let_last_count(*TWO, *settings), cwd=tmp_path).error
+        set_rendezvous(monkeypatch, **variables)
+    assert said in run("src.train", *drop_overridden(*TWO, *settings), cwd=tmp_path).error
 
 
 def test_unshared_folder_is_refused(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_unshared_folder_is_refused(tmp_path: Path) -> None:
 def test_local_processes_meet_on_loopback(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of one machine meet at an address that no other machine can reach."""
     outside = {"MASTER_ADDR": "192.0.2.1", "GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
-    for name, value in {**variables, **outside, "MASTER_PORT": free_port()}.items():
+    for name, value in {**variables, **outside, "MASTER_PORT": find_free_port()}.items():
         monkeypatch.setenv(name, value)
     meeting = make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 1})
     assert meeting.main_address == "127.0.0.1"
@@ -219,7 +219,7 @@ def test_occupied_port_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nodes_meet_at_master_addr(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of several machines meet at the address in MASTER_ADDR."""
-    meet(monkeypatch, MASTER_ADDR="192.0.2.1", GLOO_SOCKET_IFNAME="eth0")
+    set_rendezvous(monkeypatch, MASTER_ADDR="192.0.2.1", GLOO_SOCKET_IFNAME="eth0")
     assert make_cluster_environment({"strategy": "ddp", "devices": 2, "num_nodes": 2}).main_address == "192.0.2.1"
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
 

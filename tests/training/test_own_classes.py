@@ -8,7 +8,18 @@ from textwrap import dedent
 import pytest
 
 from src.models.mlp import MLP
-from tests.command_line import BARE, Outcome, evaluate, history, load, quick, read_json, run, train, weights
+from tests.command_line import (
+    BARE,
+    Outcome,
+    evaluate,
+    load_checkpoint,
+    read_history,
+    read_json,
+    read_weights,
+    run,
+    train,
+    train_bare,
+)
 
 
 def write(path: Path, content: str) -> None:
@@ -115,7 +126,7 @@ def test_custom_model_and_data_train(project: Path) -> None:
     assert metrics["parameters"] == 20 * 2 + 20 * 3 + 3
     assert metrics["test/acc"] > 0.95
     assert list(metrics["test/acc_per_class"]) == ["inner", "middle", "outer"]
-    assert history(outcome.folder)[-1]["train/loss"] < history(outcome.folder)[0]["train/loss"] / 2
+    assert read_history(outcome.folder)[-1]["train/loss"] < read_history(outcome.folder)[0]["train/loss"] / 2
     assert {path.stem for path in (outcome.folder / "figures").glob("*.png")} == {
         "curves",
         "decision_regions",
@@ -126,10 +137,10 @@ def test_custom_model_and_data_train(project: Path) -> None:
 def test_custom_model_resumes_and_evaluates(project: Path) -> None:
     """A custom model is resumed and evaluated like any other."""
     settings = [searchpath(project), "model=centres", "data=rings"]
-    folder = quick(*settings, "trainer.max_epochs=2", cwd=project).folder
-    longer = quick(*settings, "trainer.max_epochs=4", cwd=project).folder
+    folder = train_bare(*settings, "trainer.max_epochs=2", cwd=project).folder
+    longer = train_bare(*settings, "trainer.max_epochs=4", cwd=project).folder
     train(f"resume={folder}", "trainer.max_epochs=4", "trust=mine", cwd=project)
-    assert history(folder) == history(longer)
+    assert read_history(folder) == read_history(longer)
     evaluate(f"run={folder}", "split=test", "trust=mine", cwd=project)
     assert read_json(folder / "eval_test.json")["test/acc"] == read_json(folder / "metrics.json")["test/acc"]
 
@@ -154,9 +165,9 @@ def test_sweep_of_custom_models_needs_no_trust(project: Path) -> None:
 
 def test_custom_class_takes_other_choices_settings(project: Path) -> None:
     """A custom class can take the settings of another choice."""
-    outcome = quick("model=mlp", "model._target_=mine.model.Doubled", "trainer.max_epochs=2", cwd=project)
+    outcome = train_bare("model=mlp", "model._target_=mine.model.Doubled", "trainer.max_epochs=2", cwd=project)
     assert outcome.metrics["parameters"] == 200 * 2 + 200 + 1
-    assert weights(outcome.folder)["net.centres"].shape == (200, 2)
+    assert read_weights(outcome.folder)["net.centres"].shape == (200, 2)
 
 
 def test_unknown_custom_setting_is_named(project: Path) -> None:
@@ -202,7 +213,7 @@ def test_plain_data_module_batch_size_is_checked(project: Path) -> None:
 
 def test_checkpoint_loads_in_python(project: Path) -> None:
     """A run's checkpoint can be loaded with load_from_checkpoint."""
-    outcome = quick("model.hidden_size=[5,4]", "trainer.max_epochs=1", cwd=project)
+    outcome = train_bare("model.hidden_size=[5,4]", "trainer.max_epochs=1", cwd=project)
     model = MLP.load_from_checkpoint(outcome.folder / "checkpoints" / "best.ckpt")
     assert sum(parameter.numel() for parameter in model.parameters()) == outcome.metrics["parameters"] == 44
     assert (model.in_shape, model.task) == ((2,), "binary")
@@ -213,28 +224,30 @@ def test_checkpoint_loads_in_python(project: Path) -> None:
 
 def optimizer(outcome: Outcome) -> dict[str, float]:
     """The settings that the optimizer had in the end."""
-    states = load(outcome.folder / "checkpoints" / "last.ckpt")["optimizer_states"]
+    states = load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["optimizer_states"]
     group: dict[str, float] = states[0]["param_groups"][0]
     return group
 
 
 def test_preset_sets_its_optimizers_values(project: Path) -> None:
     """The optimizer that a preset chooses has the preset's values."""
-    outcome = quick(searchpath(project), "experiment=tuned", cwd=project)
+    outcome = train_bare(searchpath(project), "experiment=tuned", cwd=project)
     assert (optimizer(outcome)["lr"], optimizer(outcome)["momentum"]) == (0.25, 0.5)
     assert outcome.metrics["epochs"] == 2
 
 
 def test_other_optimizer_ignores_preset_values(project: Path) -> None:
     """An optimizer that replaces the one of a preset has its own values."""
-    outcome = quick(searchpath(project), "experiment=tuned", "optimizer=adam", cwd=project)
+    outcome = train_bare(searchpath(project), "experiment=tuned", "optimizer=adam", cwd=project)
     assert optimizer(outcome)["lr"] == 0.01  # XOR's own for Adam
     assert "momentum" not in optimizer(outcome)
     assert outcome.metrics["epochs"] == 2
 
 
 def test_command_line_overrides_preset(project: Path) -> None:
-    outcome = quick(searchpath(project), "experiment=tuned", "optimizer.lr=0.125", "trainer.max_epochs=1", cwd=project)
+    outcome = train_bare(
+        searchpath(project), "experiment=tuned", "optimizer.lr=0.125", "trainer.max_epochs=1", cwd=project
+    )
     assert (optimizer(outcome)["lr"], optimizer(outcome)["momentum"]) == (0.125, 0.5)
     assert outcome.metrics["epochs"] == 1
 
@@ -244,9 +257,9 @@ def test_preset_value_for_other_optimizer_is_refused(project: Path) -> None:
     error = run("src.train", searchpath(project), "experiment=direct", "optimizer=adam", cwd=project).error
     for words in ("experiment=direct", "optimizer.lr", "optimizer=sgd", "optimizer=adam", "recipe.sgd"):
         assert words in error
-    given = quick(searchpath(project), "experiment=direct", "optimizer=adam", "optimizer.lr=0.005", cwd=project)
+    given = train_bare(searchpath(project), "experiment=direct", "optimizer=adam", "optimizer.lr=0.005", cwd=project)
     assert optimizer(given)["lr"] == 0.005
-    kept = quick(searchpath(project), "experiment=direct", cwd=project)
+    kept = train_bare(searchpath(project), "experiment=direct", cwd=project)
     assert optimizer(kept)["lr"] == 0.25
 
 
@@ -254,14 +267,14 @@ def test_data_recipe_follows_the_optimizer(tmp_path: Path) -> None:
     """The recipe of a data set has a learning rate for each optimizer."""
     rates = {}
     for name in ("adam", "adamw", "sgd"):
-        rates[name] = optimizer(quick(f"optimizer={name}", "trainer.max_epochs=1", cwd=tmp_path))["lr"]
+        rates[name] = optimizer(train_bare(f"optimizer={name}", "trainer.max_epochs=1", cwd=tmp_path))["lr"]
     assert rates == {"adam": 0.01, "adamw": 0.01, "sgd": 0.1}
 
 
 def test_project_folder_may_contain_spaces(project: Path) -> None:
     spaced = project / "a folder, and more"
     spaced.mkdir()
-    outcome = quick("trainer.max_epochs=1", "name=here", cwd=spaced)
+    outcome = train_bare("trainer.max_epochs=1", "name=here", cwd=spaced)
     assert outcome.folder == spaced / "outputs" / "runs" / "here"
     train(f"resume='{outcome.folder}'", "trainer.max_epochs=2", cwd=spaced)
     assert outcome.metrics["epochs"] == 2

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.command_line import BARE, ROOT, evaluate, quick, read_json
+from tests.command_line import BARE, ROOT, evaluate, read_json, train_bare
 
 SCRIPT = """
 from hydra import compose, initialize_config_dir
@@ -50,7 +50,7 @@ def test_composed_config_trains_like_command_line(tmp_path: Path) -> None:
     assert "hydra.run.dir=x has no effect in Python; name=… and paths.outputs=…" in refused[4]
     assert [path.name for path in (tmp_path / "outputs" / "runs").iterdir()] == ["a-b"]
     assert "best epoch" in told and "best epoch" in (tmp_path / "outputs/runs/a-b/train.log").read_text()
-    alone = quick("trainer.max_epochs=3", "name=c", cwd=tmp_path).metrics
+    alone = train_bare("trainer.max_epochs=3", "name=c", cwd=tmp_path).metrics
     found = read_json(tmp_path / "outputs/runs/a-b/metrics.json")
     assert [found[name] for name in ("val/loss", "test/loss")] == [alone[name] for name in ("val/loss", "test/loss")]
     evaluate("run=outputs/runs/a-b", cwd=tmp_path)

@@ -16,7 +16,7 @@ from src.cli.messages import EXTRA_TRAINER_ARGUMENTS
 from src.core.errors import InputError
 from src.training.build import build_plain_trainer
 from src.training.validation.refusals import REFUSED_ARGUMENTS, REFUSED_CALLBACKS, refuse_unsupported
-from tests.command_line import BARE, CONF, quick, run, train
+from tests.command_line import BARE, CONF, run, train, train_bare
 
 LIGHTNING = "lightning.pytorch.callbacks"
 DDP = "lightning.pytorch.strategies.DDPStrategy"
@@ -39,28 +39,32 @@ HONOURED: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "log_every_n_steps": (3, lambda trainer: trainer.log_every_n_steps),
     "max_epochs": (3, lambda trainer: trainer.max_epochs),
     "max_steps": (3, lambda trainer: trainer.max_steps),
-    "max_time": ({"minutes": 2, "seconds": 3}, lambda trainer: timer_of(trainer)),
+    "max_time": ({"minutes": 2, "seconds": 3}, lambda trainer: get_timer_duration(trainer)),
     "min_epochs": (3, lambda trainer: trainer.min_epochs),
     "min_steps": (3, lambda trainer: trainer.min_steps),
     "num_nodes": (2, lambda trainer: trainer.num_nodes),
     "overfit_batches": (2, lambda trainer: trainer.overfit_batches),
     "precision": ("bf16-mixed", lambda trainer: trainer.precision),
     "profiler": ("AdvancedProfiler", lambda trainer: type(trainer.profiler).__name__),
-    "reload_dataloaders_every_n_epochs": (3, lambda trainer: reloading(trainer)),
+    "reload_dataloaders_every_n_epochs": (3, lambda trainer: get_reload_interval(trainer)),
     "strategy": ("DDPStrategy", lambda trainer: type(trainer.strategy).__name__),
     "sync_batchnorm": (True, lambda trainer: type(trainer.strategy._layer_sync).__name__ == "TorchSyncBatchNorm"),
     "val_check_interval": (0.5, lambda trainer: trainer.val_check_interval),
 }
-TYPED = {"accelerator": "cpu", "strategy": "ddp", "profiler": "advanced"}  # where the Trainer tells it in other words
-TOGETHER = {"num_nodes": {"strategy": "ddp"}, "sync_batchnorm": {"strategy": "ddp"}}
+CONFIG_VALUES = {
+    "accelerator": "cpu",
+    "strategy": "ddp",
+    "profiler": "advanced",
+}  # where the Trainer tells it in other words
+REQUIRED_SETTINGS = {"num_nodes": {"strategy": "ddp"}, "sync_batchnorm": {"strategy": "ddp"}}
 
 
-def timer_of(trainer: Any) -> dict[str, float]:
+def get_timer_duration(trainer: Any) -> dict[str, float]:
     seconds = next(each for each in trainer.callbacks if isinstance(each, callbacks.Timer))._duration or 0.0
     return {"minutes": seconds // 60, "seconds": seconds % 60}
 
 
-def reloading(trainer: Any) -> int:
+def get_reload_interval(trainer: Any) -> int:
     return int(trainer._data_connector.trainer.reload_dataloaders_every_n_epochs)
 
 
@@ -89,7 +93,12 @@ def test_an_argument_reaches_the_trainer(name: str, tmp_path: Path, monkeypatch:
     for variable, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("NODE_RANK", "0")):
         monkeypatch.setenv(variable, value)
     value, told = HONOURED[name]
-    settings = {"_target_": "lightning.Trainer", "devices": 1, **TOGETHER.get(name, {}), name: TYPED.get(name, value)}
+    settings = {
+        "_target_": "lightning.Trainer",
+        "devices": 1,
+        **REQUIRED_SETTINGS.get(name, {}),
+        name: CONFIG_VALUES.get(name, value),
+    }
     cfg = OmegaConf.create({"trainer": settings})
     refuse_unsupported(cfg)
     assert told(build_plain_trainer(cfg, "cpu", tmp_path)) == value
@@ -118,7 +127,7 @@ def test_lightnings_environment_variable_is_refused(monkeypatch: pytest.MonkeyPa
         refuse_unsupported(OmegaConf.create({}))
 
 
-def own(callback: str) -> str:
+def make_callback_override(callback: str) -> str:
     return f"+callbacks={{own: {{_target_: {LIGHTNING}.{callback}}}}}"
 
 
@@ -127,14 +136,14 @@ class Faulty(Callback):
         _ = 1 / 0
 
 
-class Late(Callback):
+class LateAccumulation(Callback):
     """Accumulates gradients, and tells nobody beforehand."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         trainer.accumulate_grad_batches = 2
 
 
-class OwnFinder(callbacks.LearningRateFinder):
+class CustomFinder(callbacks.LearningRateFinder):
     """One made from Lightning's."""
 
 
@@ -158,23 +167,38 @@ class OwnFinder(callbacks.LearningRateFinder):
         ("+trainer.max_time={seconds: 0}", "and not all 0"),
         ("+trainer.gradient_clip_algorithm=nrm", "must be null, norm or value"),
         (
-            own("LambdaCallback, on_train_end: builtins.print"),
+            make_callback_override("LambdaCallback, on_train_end: builtins.print"),
             "callbacks.own.on_train_end=builtins.print must be a function",
         ),
-        (own("WeightAveraging, avg_fn: a.b"), "callbacks.own.avg_fn=a.b must be a function (a setting cannot name one"),
-        (own("ThroughputMonitor, batch_size_fn: len"), "callbacks.own.batch_size_fn=len must be a function"),
         (
-            own("WeightAveraging, decay: 0.9"),
+            make_callback_override("WeightAveraging, avg_fn: a.b"),
+            "callbacks.own.avg_fn=a.b must be a function (a setting cannot name one",
+        ),
+        (
+            make_callback_override("ThroughputMonitor, batch_size_fn: len"),
+            "callbacks.own.batch_size_fn=len must be a function",
+        ),
+        (
+            make_callback_override("WeightAveraging, decay: 0.9"),
             "callbacks.own.decay: lightning.pytorch.callbacks.WeightAveraging has no s",
         ),
-        (own("BackboneFinetuning"), "BackboneFinetuning freezes the model's backbone, and MLP has no such part"),
         (
-            own("Timer, interval: days"),
+            make_callback_override("BackboneFinetuning"),
+            "BackboneFinetuning freezes the model's backbone, and MLP has no such part",
+        ),
+        (
+            make_callback_override("Timer, interval: days"),
             "callbacks.own: lightning.pytorch.callbacks.Timer does not take these settings: Uns",
         ),
-        (own("EMAWeightAveraging, decay: 2"), "does not take these settings: Invalid decay value 2"),
-        (own("DeviceStatsMonitor, cpu_stats: false"), "DeviceStatsMonitor has nowhere to log; choose logger="),
-        (own(f"WeightAveraging}}, two: {{_target_: {LIGHTNING}.EMAWeightAveraging"), "leave one out: ~callbacks.own"),
+        (make_callback_override("EMAWeightAveraging, decay: 2"), "does not take these settings: Invalid decay value 2"),
+        (
+            make_callback_override("DeviceStatsMonitor, cpu_stats: false"),
+            "DeviceStatsMonitor has nowhere to log; choose logger=",
+        ),
+        (
+            make_callback_override(f"WeightAveraging}}, two: {{_target_: {LIGHTNING}.EMAWeightAveraging"),
+            "leave one out: ~callbacks.own",
+        ),
         (
             f"+callbacks.own._target_={__name__}.Faulty",
             "Faulty cannot be created (ZeroDivisionError: division by zero); ",
@@ -193,7 +217,7 @@ def test_unsupported_setting_is_refused_before_training(given: str, words: str, 
 
 def test_time_limit_accepts_parts(tmp_path: Path) -> None:
     """A time limit can be given in parts, and a run that it ended can be resumed with more time."""
-    outcome = quick("+trainer.max_time={seconds: 0.01}", "trainer.max_epochs=100000", cwd=tmp_path)
+    outcome = train_bare("+trainer.max_time={seconds: 0.01}", "trainer.max_epochs=100000", cwd=tmp_path)
     assert outcome.metrics["epochs"] < 100
     assert "trainer.max_time=00:00:00:02" in outcome.out
     settings = ("trainer.max_time=01:00:00:00", "trainer.max_epochs=3")
@@ -202,12 +226,12 @@ def test_time_limit_accepts_parts(tmp_path: Path) -> None:
 
 
 def test_profiler_tables_are_shown_and_logged(tmp_path: Path) -> None:
-    outcome = quick("trainer.profiler=simple", "trainer.max_epochs=1", cwd=tmp_path)
+    outcome = train_bare("trainer.profiler=simple", "trainer.max_epochs=1", cwd=tmp_path)
     for text in (outcome.out, (outcome.folder / "train.log").read_text()):
         assert text.count("Profiler Report") == 2  # of training and of the test
         assert "run_training_epoch" in text
-    outcome = quick("trainer.profiler=advanced", "trainer.max_epochs=1", cwd=tmp_path)
+    outcome = train_bare("trainer.profiler=advanced", "trainer.max_epochs=1", cwd=tmp_path)
     assert "function calls" in outcome.out
-    outcome = quick("trainer.profiler=pytorch", "trainer.max_epochs=1", cwd=tmp_path)
+    outcome = train_bare("trainer.profiler=pytorch", "trainer.max_epochs=1", cwd=tmp_path)
     assert "Self CPU time total" in outcome.out
     assert len(list(outcome.folder.glob("*.pt.trace.json"))) == 3

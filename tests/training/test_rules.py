@@ -7,7 +7,17 @@ import torch
 from omegaconf import OmegaConf
 
 from src.data.mnist import MNIST
-from tests.command_line import Outcome, Seen, history, images, quick, same, timeless, train, weights
+from tests.command_line import (
+    BatchRecorder,
+    Outcome,
+    drop_seconds,
+    get_small_image_settings,
+    is_identical,
+    read_history,
+    read_weights,
+    train,
+    train_bare,
+)
 
 STEPS = 10  # of an epoch on XOR: 100 points in batches of 10
 
@@ -21,52 +31,58 @@ def of_seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """The same run four times: with the default seed, twice with seed 0, and with seed 1."""
     seeds = {"default": (), "zero": ("seed=0",), "zero again": ("seed=0",), "one": ("seed=1",)}
     cwd = tmp_path_factory.mktemp("seeds")
-    return {name: quick(*NOISY, *setting, cwd=cwd) for name, setting in seeds.items()}
+    return {name: train_bare(*NOISY, *setting, cwd=cwd) for name, setting in seeds.items()}
 
 
 @pytest.mark.parametrize("other", ["default", "zero again"])
 def test_same_seed_gives_identical_run(other: str, of_seeds: dict[str, Outcome]) -> None:
     """The same seed gives the same run bit for bit."""
     first, second = of_seeds["zero"], of_seeds[other]
-    assert timeless(first.metrics) == timeless(second.metrics)
+    assert drop_seconds(first.metrics) == drop_seconds(second.metrics)
     for name in ("best", "last"):
-        assert same(weights(first.folder, name), weights(second.folder, name))
-    assert history(first.folder) == history(second.folder)
+        assert is_identical(read_weights(first.folder, name), read_weights(second.folder, name))
+    assert read_history(first.folder) == read_history(second.folder)
 
 
 def test_another_seed_gives_another_run(of_seeds: dict[str, Outcome]) -> None:
     zero, one = of_seeds["zero"], of_seeds["one"]
-    assert not same(weights(zero.folder), weights(one.folder))
+    assert not is_identical(read_weights(zero.folder), read_weights(one.folder))
     assert zero.metrics["train/loss"] != one.metrics["train/loss"]
 
 
 def test_null_seed_differs_each_time(tmp_path: Path) -> None:
     """With seed=null each run draws a new seed."""
-    first, second = [quick(*NOISY, "seed=null", cwd=tmp_path) for _ in range(2)]
-    assert not same(weights(first.folder), weights(second.folder))
+    first, second = [train_bare(*NOISY, "seed=null", cwd=tmp_path) for _ in range(2)]
+    assert not is_identical(read_weights(first.folder), read_weights(second.folder))
     assert "seed: null" not in (first.folder / ".hydra" / "config.yaml").read_text()
 
 
 def test_drawn_seed_is_kept(tmp_path: Path) -> None:
     """A run without a seed saves the one it drew, with which it can be repeated and resumed."""
-    drawn = quick(*NOISY, "seed=null", cwd=tmp_path)
+    drawn = train_bare(*NOISY, "seed=null", cwd=tmp_path)
     seed = OmegaConf.load(drawn.folder / ".hydra" / "config.yaml").seed
-    again = quick(*NOISY, f"seed={seed}", cwd=tmp_path)
-    assert timeless(drawn.metrics) == timeless(again.metrics)
-    longer = quick(*NOISY, f"seed={seed}", "trainer.max_epochs=5", cwd=tmp_path)
+    again = train_bare(*NOISY, f"seed={seed}", cwd=tmp_path)
+    assert drop_seconds(drawn.metrics) == drop_seconds(again.metrics)
+    longer = train_bare(*NOISY, f"seed={seed}", "trainer.max_epochs=5", cwd=tmp_path)
     train(f"resume={drawn.folder}", "trainer.max_epochs=5", cwd=tmp_path)
-    assert history(drawn.folder) == history(longer.folder)
+    assert read_history(drawn.folder) == read_history(longer.folder)
 
 
 def test_validation_split_ignores_the_seed(data_dir: Path, tmp_path: Path) -> None:
     splits = {}
     for settings in (("seed=1",), ("seed=2",), ("seed=1", "data.split_seed=5")):
-        quick(Seen.SETTING, *images("mnist", data_dir), "debug=one_batch", *settings, cwd=tmp_path)
-        splits[settings] = (Seen.last.data.val_set, Seen.last.trained[0])
+        train_bare(
+            BatchRecorder.SETTING,
+            *get_small_image_settings("mnist", data_dir),
+            "debug=one_batch",
+            *settings,
+            cwd=tmp_path,
+        )
+        splits[settings] = (BatchRecorder.last.data.val_set, BatchRecorder.last.trained[0])
     one, two, other = splits.values()
-    assert same(one[0], two[0])
-    assert not same(one[1], two[1])  # the batches' order does depend on the seed
-    assert not same(one[0], other[0])
+    assert is_identical(one[0], two[0])
+    assert not is_identical(one[1], two[1])  # the batches' order does depend on the seed
+    assert not is_identical(one[0], other[0])
 
 
 # The test set
@@ -82,20 +98,24 @@ def test_test_set_is_used_once(data_dir: Path, tmp_path: Path, monkeypatch: pyte
         return original(self)
 
     monkeypatch.setattr(MNIST, "test_dataloader", test_dataloader)
-    quick(Seen.SETTING, *images("mnist", data_dir), "trainer.max_epochs=2", cwd=tmp_path)
+    train_bare(
+        BatchRecorder.SETTING, *get_small_image_settings("mnist", data_dir), "trainer.max_epochs=2", cwd=tmp_path
+    )
     assert calls == [("test", 2)]
-    assert same(torch.cat([batch.targets for batch in Seen.last.tested]), Seen.last.data.test_set.targets)
+    assert is_identical(
+        torch.cat([batch.targets for batch in BatchRecorder.last.tested]), BatchRecorder.last.data.test_set.targets
+    )
 
 
 def test_skipped_test_has_no_metrics(tmp_path: Path) -> None:
-    outcome = quick("trainer.limit_test_batches=0", "trainer.max_epochs=1", cwd=tmp_path)
+    outcome = train_bare("trainer.limit_test_batches=0", "trainer.max_epochs=1", cwd=tmp_path)
     assert not [name for name in outcome.metrics if name.startswith("test/")]
 
 
 def test_epoch_sees_each_training_point_once(tmp_path: Path) -> None:
     """Each epoch sees each training point once and no test point."""
-    quick(Seen.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
-    seen, data = Seen.last, Seen.last.data
+    train_bare(BatchRecorder.SETTING, "trainer.max_epochs=2", cwd=tmp_path)
+    seen, data = BatchRecorder.last, BatchRecorder.last.data
     for epoch in range(2):
         batches = seen.trained[STEPS * epoch : STEPS * (epoch + 1)]
         points = sorted(point for batch in batches for point in batch.inputs.tolist())

@@ -22,7 +22,7 @@ from src.training.validation.settings import CHECKS, EVALUATION, OPTIMIZER, OPTI
 from tests.chaos.settings import leaves
 from tests.command_line import CONF
 
-RIGHT_OF_OPTIMIZERS = {
+VALID_OPTIMIZER_VALUES = {
     "lr": 0.1,
     "betas": [0.9, 0.99],
     "eps": 1e-6,
@@ -40,7 +40,7 @@ RIGHT_OF_OPTIMIZERS = {
     "line_search_fn": None,
 }
 
-WRONG = [
+INVALID = [
     ("scheduler.frequency", 0),
     ("scheduler.monitor", 5),
     ("scheduler.strict", None),
@@ -257,7 +257,7 @@ WRONG = [
     *[(f"recipe.{choice}.{name}", "abc") for choice in OPTIMIZER_CHOICES for name in OPTIMIZER],
 ]
 
-RIGHT = [
+VALID = [
     ("scheduler.frequency", None),
     ("scheduler.monitor", "val/loss"),
     ("scheduler.strict", False),
@@ -388,7 +388,7 @@ RIGHT = [
     ("optimizer.eps", 1e-8),
     ("optimizer.dampening", 0.5),
     ("optimizer.nesterov", True),
-    *[(f"optimizer.{name}", value) for name, value in RIGHT_OF_OPTIMIZERS.items()],
+    *[(f"optimizer.{name}", value) for name, value in VALID_OPTIMIZER_VALUES.items()],
     ("optimizer.fused", None),
     ("scheduler.eta_min", 0),
     ("scheduler.max_lr", "lr"),
@@ -445,7 +445,7 @@ RIGHT = [
     ("recipe.max_epochs", 10),
     ("recipe.check_val_every_n_epoch", 5),
     ("recipe.picture_every_n_epochs", 0),
-    *[(f"recipe.{choice}.{name}", RIGHT_OF_OPTIMIZERS[name]) for choice in OPTIMIZER_CHOICES for name in OPTIMIZER],
+    *[(f"recipe.{choice}.{name}", VALID_OPTIMIZER_VALUES[name]) for choice in OPTIMIZER_CHOICES for name in OPTIMIZER],
 ]
 
 
@@ -476,7 +476,7 @@ def config(key: str, value: object, target: object = None) -> DictConfig:
     return made
 
 
-@pytest.mark.parametrize(("key", "value"), WRONG)
+@pytest.mark.parametrize(("key", "value"), INVALID)
 def test_invalid_value_is_named(key: str, value: object) -> None:
     """An invalid value is named together with what it must be."""
     with pytest.raises(InputError) as caught:
@@ -487,11 +487,11 @@ def test_invalid_value_is_named(key: str, value: object) -> None:
 def test_every_check_has_both_examples() -> None:
     """Each check is tried with a value that it accepts and one that it refuses."""
     assert (
-        {key for key, _ in WRONG} == {key for key, _ in RIGHT} == {key for key in ALL if not key.startswith("hydra.")}
+        {key for key, _ in INVALID} == {key for key, _ in VALID} == {key for key in ALL if not key.startswith("hydra.")}
     )
 
 
-@pytest.mark.parametrize(("key", "value"), RIGHT)
+@pytest.mark.parametrize(("key", "value"), VALID)
 def test_valid_value_passes(key: str, value: object) -> None:
     check_config(config(key, value))
 
@@ -515,11 +515,11 @@ def test_each_config_setting_has_a_check(path: Path) -> None:
     }
     several = r"(callbacks|logger)\.\w+\._target_|(.*\.)?defaults|hydra\.job_logging\.root\..*"
     unchecked = [name for name, value in names.items() if value != {} and not re.fullmatch(several, name)]
-    missing = [name for name in unchecked if name not in known and not own(name, names)]
+    missing = [name for name in unchecked if name not in known and not is_checked_elsewhere(name, names)]
     assert missing == [], "add them to src/training/validation/settings.py"
 
 
-def own(name: str, names: dict[str, Any]) -> bool:
+def is_checked_elsewhere(name: str, names: dict[str, Any]) -> bool:
     """Return whether a setting is an axis of a sweep, which has a check, or one whose type a figure's class tells."""
     if name.startswith("hydra.sweeper.params."):
         varied = name.removeprefix("hydra.sweeper.params.")
@@ -541,7 +541,7 @@ def test_custom_classes_accept_any_value() -> None:
     check_config(config("model.dropout", [0.1, 0.2], target=f"{__name__}.Own"))
 
 
-class Own(LightningModule):
+class CustomModel(LightningModule):
     """A model of one's own."""
 
 
@@ -566,11 +566,11 @@ class Own(LightningModule):
 )
 def test_class_of_wrong_kind_is_refused(part: str, target: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_config(of(part, target))
+        check_config(make_class_config(part, target))
     assert words in str(caught.value)
 
 
-def of(part: str, target: object) -> DictConfig:
+def make_class_config(part: str, target: object) -> DictConfig:
     made = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer"}} if part == "trainer.profiler" else {})
     OmegaConf.update(made, f"{part}._target_", target)
     return made

@@ -12,19 +12,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.command_line import (
+    BatchRecorder,
     Outcome,
-    Returned,
-    Seen,
-    Spoil,
-    history,
-    images,
-    load,
-    quick,
+    ReturnRecorder,
+    WeightEraser,
+    get_small_image_settings,
+    is_identical,
+    load_checkpoint,
+    read_history,
     read_json,
+    read_weights,
     run,
-    same,
     train,
-    weights,
+    train_bare,
 )
 
 STEPS = 10  # of an epoch on XOR: 100 points in batches of 10
@@ -55,7 +55,7 @@ def test_the_default_run_solves_xor(default: Outcome) -> None:
 
 def test_metrics_json_has_kept_epoch_and_test(default: Outcome) -> None:
     """The file metrics.json has the metrics of the kept epoch and of the test."""
-    metrics, rows = default.metrics, history(default.folder)
+    metrics, rows = default.metrics, read_history(default.folder)
     best = max(row["val/acc"] for row in rows)
     kept = [row for row in rows if row["val/acc"] == best][-1]  # of equals the latest
     stages = {f"{stage}/{measure}" for stage in ("train", "val", "test") for measure in ("loss", "acc")}
@@ -98,9 +98,9 @@ def test_provenance_has_command_versions_and_device(default: Outcome) -> None:
 
 def test_the_checkpoints_are_tensors_and_plain_values(default: Outcome) -> None:
     assert {path.name for path in (default.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert load(default.folder / "checkpoints" / "last.ckpt")["epoch"] == 49
-    assert load(default.folder / "checkpoints" / "best.ckpt")["epoch"] == default.metrics["best_epoch"] - 1
-    assert sum(tensor.numel() for tensor in weights(default.folder, "best").values()) == 401
+    assert load_checkpoint(default.folder / "checkpoints" / "last.ckpt")["epoch"] == 49
+    assert load_checkpoint(default.folder / "checkpoints" / "best.ckpt")["epoch"] == default.metrics["best_epoch"] - 1
+    assert sum(tensor.numel() for tensor in read_weights(default.folder, "best").values()) == 401
 
 
 def test_tensorboard_has_all_metrics(default: Outcome, events: EventAccumulator) -> None:
@@ -110,7 +110,7 @@ def test_tensorboard_has_all_metrics(default: Outcome, events: EventAccumulator)
         for measure in ("loss", "acc"):
             points = events.Scalars(f"{stage}/{measure}")
             assert [point.step for point in points] == [STEPS * (epoch + 1) - 1 for epoch in range(50)]
-            expected = [row[f"{stage}/{measure}"] for row in history(default.folder)]
+            expected = [row[f"{stage}/{measure}"] for row in read_history(default.folder)]
             assert [point.value for point in points] == pytest.approx(expected)
     for measure in ("test/loss", "test/acc"):
         assert [point.value for point in events.Scalars(measure)] == pytest.approx([default.metrics[measure]])
@@ -151,13 +151,13 @@ def test_the_run_keeps_all_its_settings(default: Outcome, tmp_path: Path) -> Non
 
 def test_best_metric_is_returned_to_hydra(tmp_path: Path) -> None:
     """The best value of the monitor is returned to Hydra, for its sweeper."""
-    Returned.values.clear()
+    ReturnRecorder.values.clear()
     # Hardly any learning: the accuracy goes up and down, so that best and last differ.
-    outcome = quick(
-        Returned.SETTING, "trainer.max_epochs=8", "optimizer=sgd", "optimizer.lr=0.02", "seed=3", cwd=tmp_path
+    outcome = train_bare(
+        ReturnRecorder.SETTING, "trainer.max_epochs=8", "optimizer=sgd", "optimizer.lr=0.02", "seed=3", cwd=tmp_path
     )
-    rows = history(outcome.folder)
-    assert Returned.values == [outcome.metrics["best"]] == [max(row["val/acc"] for row in rows)]
+    rows = read_history(outcome.folder)
+    assert ReturnRecorder.values == [outcome.metrics["best"]] == [max(row["val/acc"] for row in rows)]
     assert len({row["val/acc"] for row in rows}) > 1
 
 
@@ -172,38 +172,40 @@ def test_smallest_loss_is_best(tmp_path: Path) -> None:
         "        x = torch.linspace(-1, 1, 60)[:, None]\n"
         "        return Samples(x, 3 * x[:, 0]), Samples(x, 3 * x[:, 0])\n"
     )
-    Returned.values.clear()
+    ReturnRecorder.values.clear()
     settings = ["data._target_=line.Line", *[f"~data.{name}" for name in ("test_size", "noise")], "data.val_size=20"]
-    outcome = quick(Returned.SETTING, *settings, "data.train_size=null", "trainer.max_epochs=3", cwd=tmp_path)
-    losses = [row["val/loss"] for row in history(outcome.folder)]
+    outcome = train_bare(
+        ReturnRecorder.SETTING, *settings, "data.train_size=null", "trainer.max_epochs=3", cwd=tmp_path
+    )
+    losses = [row["val/loss"] for row in read_history(outcome.folder)]
     assert (outcome.metrics["monitor"], outcome.metrics["mode"]) == ("val/loss", "min")
-    assert Returned.values == [outcome.metrics["best"]] == [min(losses)]
+    assert ReturnRecorder.values == [outcome.metrics["best"]] == [min(losses)]
     assert losses[-1] < losses[0]
 
 
 def test_last_epoch_counts_without_validation(tmp_path: Path) -> None:
     """Without a validation set the last epoch is kept, and Hydra gets no value."""
-    Returned.values.clear()
-    outcome = quick(Returned.SETTING, "data.val_size=0", "trainer.max_epochs=3", cwd=tmp_path)
-    assert Returned.values == [None]
+    ReturnRecorder.values.clear()
+    outcome = train_bare(ReturnRecorder.SETTING, "data.val_size=0", "trainer.max_epochs=3", cwd=tmp_path)
+    assert ReturnRecorder.values == [None]
     assert {path.name for path in (outcome.folder / "checkpoints").iterdir()} == {"last.ckpt"}
     metrics = outcome.metrics
     assert (metrics["monitor"], metrics["mode"], metrics["best"]) == (None, None, None)
     assert (metrics["best_epoch"], metrics["epochs"]) == (3, 3)
     assert not [name for name in metrics if name.startswith("val/")]
-    assert metrics["train/loss"] == history(outcome.folder)[-1]["train/loss"]
+    assert metrics["train/loss"] == read_history(outcome.folder)[-1]["train/loss"]
     assert 0 <= metrics["test/acc"] <= 1
 
 
 def test_best_differs_from_last_epoch(tmp_path: Path) -> None:
     """If the score falls, the best and the last checkpoint are those of different epochs."""
-    outcome = quick(Spoil.setting(epoch=3), "trainer.max_epochs=4", cwd=tmp_path)
-    assert [row["val/acc"] for row in history(outcome.folder)] == [1.0, 1.0, 0.5, 0.5]
-    assert load(outcome.folder / "checkpoints" / "best.ckpt")["epoch"] == 1
-    assert load(outcome.folder / "checkpoints" / "last.ckpt")["epoch"] == 3
+    outcome = train_bare(WeightEraser.setting(epoch=3), "trainer.max_epochs=4", cwd=tmp_path)
+    assert [row["val/acc"] for row in read_history(outcome.folder)] == [1.0, 1.0, 0.5, 0.5]
+    assert load_checkpoint(outcome.folder / "checkpoints" / "best.ckpt")["epoch"] == 1
+    assert load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["epoch"] == 3
     assert (outcome.metrics["best_epoch"], outcome.metrics["epochs"]) == (2, 4)
     assert outcome.metrics["test/acc"] == 1.0  # of the kept weights, not of the last
-    assert not any(weights(outcome.folder, "last")[name].any() for name in weights(outcome.folder))
+    assert not any(read_weights(outcome.folder, "last")[name].any() for name in read_weights(outcome.folder))
 
 
 # Every model, data set, optimizer, scheduler, debug preset
@@ -212,7 +214,9 @@ def test_best_differs_from_last_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_model_learns_small_grey_images(model: str, data: str, data_dir: Path, tmp_path: Path) -> None:
-    outcome = quick(f"model={model}", *images(data, data_dir), "trainer.max_epochs=3", cwd=tmp_path)
+    outcome = train_bare(
+        f"model={model}", *get_small_image_settings(data, data_dir), "trainer.max_epochs=3", cwd=tmp_path
+    )
     assert outcome.metrics["parameters"] == LEARNABLE[model]
     assert outcome.metrics["test/acc"] > 0.9
     assert len(outcome.metrics["test/acc_per_class"]) == 10
@@ -221,7 +225,9 @@ def test_a_model_learns_small_grey_images(model: str, data: str, data_dir: Path,
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_model_learns_small_colour_images(model: str, data_dir: Path, tmp_path: Path) -> None:
-    outcome = quick(f"model={model}", *images("cifar10", data_dir), "trainer.max_epochs=3", cwd=tmp_path)
+    outcome = train_bare(
+        f"model={model}", *get_small_image_settings("cifar10", data_dir), "trainer.max_epochs=3", cwd=tmp_path
+    )
     assert outcome.metrics["parameters"] == LEARNABLE_COLOUR[model]
     assert outcome.metrics["test/acc"] > 0.5
 
@@ -229,15 +235,17 @@ def test_a_model_learns_small_colour_images(model: str, data_dir: Path, tmp_path
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10"])
 def test_resnet18_trains_on_each_image_set(data: str, data_dir: Path, tmp_path: Path) -> None:
     few = ["data.train_size=32", "data.val_size=10", "trainer.max_epochs=1", "model.stem=imagenet"]
-    outcome = quick("model=resnet18", *images(data, data_dir), *few, cwd=tmp_path)
+    outcome = train_bare("model=resnet18", *get_small_image_settings(data, data_dir), *few, cwd=tmp_path)
     assert outcome.metrics["parameters"] == LEARNABLE["resnet18"]
-    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 2
     assert 0 < outcome.metrics["train/loss"] < 5
     assert sum(outcome.metrics["test/acc_per_class"].values()) / 10 == pytest.approx(outcome.metrics["test/acc"])
 
 
 def test_image_run_draws_samples_and_mistakes(data_dir: Path, tmp_path: Path) -> None:
-    outcome = train(*images("fashion_mnist", data_dir), "trainer.max_epochs=1", "optimizer.lr=1e-5", cwd=tmp_path)
+    outcome = train(
+        *get_small_image_settings("fashion_mnist", data_dir), "trainer.max_epochs=1", "optimizer.lr=1e-5", cwd=tmp_path
+    )
     assert {path.stem for path in (outcome.folder / "figures").glob("*.png")} == {
         "curves",
         "samples",
@@ -260,8 +268,8 @@ RATES = {
 def test_scheduler_sets_the_learning_rate(optimizer: str, scheduler: str, tmp_path: Path) -> None:
     """Each scheduler sets the learning rate of each optimizer at each step."""
     choices = [f"optimizer={optimizer}", f"scheduler={scheduler}", "optimizer.lr=0.1"]
-    outcome = quick(Seen.SETTING, *choices, f"trainer.max_epochs={EPOCHS}", cwd=tmp_path)
-    rates = [rate / 0.1 for rate in Seen.last.rates]
+    outcome = train_bare(BatchRecorder.SETTING, *choices, f"trainer.max_epochs={EPOCHS}", cwd=tmp_path)
+    rates = [rate / 0.1 for rate in BatchRecorder.last.rates]
     assert len(rates) == TOTAL
     if scheduler == "one_cycle":
         top = 0.3 * TOTAL - 1  # the step at which the rate is optimizer.lr
@@ -271,44 +279,52 @@ def test_scheduler_sets_the_learning_rate(optimizer: str, scheduler: str, tmp_pa
         assert rates == sorted(rates[: int(top)]) + sorted(rates[int(top) :], reverse=True)
     else:
         assert rates == pytest.approx(RATES[scheduler])
-    assert outcome.metrics["train/loss"] < history(outcome.folder)[0]["train/loss"]
+    assert outcome.metrics["train/loss"] < read_history(outcome.folder)[0]["train/loss"]
 
 
 def test_one_cycle_supports_linear_annealing(tmp_path: Path) -> None:
     """One cycle can rise and fall linearly and leave the momentum unchanged."""
     straight = ["scheduler.anneal_strategy=linear", "scheduler.cycle_momentum=false", "scheduler.pct_start=0.2"]
     ends = ["scheduler.div_factor=5", "scheduler.final_div_factor=2", "optimizer.lr=0.1", "optimizer.momentum=0.7"]
-    outcome = quick(
-        "optimizer=sgd", "scheduler=one_cycle", *straight, *ends, "trainer.max_epochs=3", Seen.SETTING, cwd=tmp_path
+    outcome = train_bare(
+        "optimizer=sgd",
+        "scheduler=one_cycle",
+        *straight,
+        *ends,
+        "trainer.max_epochs=3",
+        BatchRecorder.SETTING,
+        cwd=tmp_path,
     )
     rise = [0.02 + 0.08 * step / 5 for step in range(6)]  # a fifth of 30 steps, from 0.1 / 5
     fall = [0.1 - 0.09 * step / 24 for step in range(1, 25)]  # to 0.02 / 2
-    assert Seen.last.rates == pytest.approx(rise + fall)
-    (group,) = load(outcome.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert BatchRecorder.last.rates == pytest.approx(rise + fall)
+    (group,) = load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
     assert group["momentum"] == 0.7
 
 
 def test_overfit_learns_one_batch_by_heart(tmp_path: Path) -> None:
-    outcome = quick("debug=overfit", Seen.SETTING, cwd=tmp_path)
+    outcome = train_bare("debug=overfit", BatchRecorder.SETTING, cwd=tmp_path)
     assert outcome.metrics["epochs"] == 100
-    losses = [row["train/loss"] for row in history(outcome.folder)]
+    losses = [row["train/loss"] for row in read_history(outcome.folder)]
     assert losses[-1] < losses[0] / 50
-    assert len(Seen.last.trained) == 100
-    assert all(same(batch, Seen.last.trained[0]) for batch in Seen.last.trained)
+    assert len(BatchRecorder.last.trained) == 100
+    assert all(is_identical(batch, BatchRecorder.last.trained[0]) for batch in BatchRecorder.last.trained)
 
 
 def test_one_batch_goes_through_everything_once(data_dir: Path, tmp_path: Path) -> None:
-    outcome = train("debug=one_batch", *images("mnist", data_dir), Seen.SETTING, cwd=tmp_path)
-    assert load(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 1
-    assert [len(batch.targets) for batch in Seen.last.trained] == [16]
-    assert len(Seen.last.tested) == 1
+    outcome = train(
+        "debug=one_batch", *get_small_image_settings("mnist", data_dir), BatchRecorder.SETTING, cwd=tmp_path
+    )
+    assert load_checkpoint(outcome.folder / "checkpoints" / "last.ckpt")["global_step"] == 1
+    assert [len(batch.targets) for batch in BatchRecorder.last.trained] == [16]
+    assert len(BatchRecorder.last.tested) == 1
     assert outcome.metrics["epochs"] == 1
     assert {"val/acc", "test/acc"} <= set(outcome.metrics)
     assert (outcome.folder / "figures" / "confusion_matrix.png").is_file()
 
 
 def test_profiler_report_is_in_the_folder(tmp_path: Path) -> None:
-    outcome = quick("debug=profiler", cwd=tmp_path)
+    outcome = train_bare("debug=profiler", cwd=tmp_path)
     assert outcome.metrics["epochs"] == 1
     report = (outcome.folder / "fit-profile.txt").read_text()
     steps = re.search(r"optimizer_step\S*\s*\|\s*[\d.e-]+\s*\|\s*(\d+)", report)
@@ -321,7 +337,7 @@ def test_early_stopping_ends_stagnating_run(tmp_path: Path) -> None:
     outcome = train(
         "callbacks=early_stopping", "callbacks.early_stopping.patience=2", "trainer.max_epochs=40", cwd=tmp_path
     )
-    scores = [row["val/acc"] for row in history(outcome.folder)]
+    scores = [row["val/acc"] for row in read_history(outcome.folder)]
     assert len(scores) == scores.index(max(scores)) + 1 + 2
     assert outcome.metrics["epochs"] == len(scores)
 
@@ -349,13 +365,13 @@ def test_the_learning_rate_is_in_tensorboard(tmp_path: Path) -> None:
 
 def test_ckpt_path_starts_from_checkpoint_weights(tmp_path: Path) -> None:
     """The setting ckpt_path starts a new run from the weights of a checkpoint."""
-    old = quick("trainer.max_epochs=10", cwd=tmp_path)
+    old = train_bare("trainer.max_epochs=10", cwd=tmp_path)
     path = old.folder / "checkpoints" / "last.ckpt"
-    new = quick(f"ckpt_path={path}", "trainer.max_epochs=1", "optimizer.lr=1e-12", cwd=tmp_path)
+    new = train_bare(f"ckpt_path={path}", "trainer.max_epochs=1", "optimizer.lr=1e-12", cwd=tmp_path)
     assert new.folder != old.folder
     assert new.metrics["epochs"] == 1
-    assert new.metrics["val/loss"] == pytest.approx(history(old.folder)[-1]["val/loss"], rel=1e-5)
-    assert new.metrics["val/loss"] < history(old.folder)[0]["val/loss"] / 5
+    assert new.metrics["val/loss"] == pytest.approx(read_history(old.folder)[-1]["val/loss"], rel=1e-5)
+    assert new.metrics["val/loss"] < read_history(old.folder)[0]["val/loss"] / 5
 
 
 def test_json_files_are_standard_json(tmp_path: Path) -> None:
@@ -368,12 +384,14 @@ def test_json_files_are_standard_json(tmp_path: Path) -> None:
 
 
 def test_name_names_the_folder_with_plain_characters(tmp_path: Path) -> None:
-    assert quick("name='my run: 2/3'", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "my-run-2-3"
+    assert train_bare("name='my run: 2/3'", "trainer.max_epochs=1", cwd=tmp_path).folder.name == "my-run-2-3"
 
 
 def test_gradients_accumulate_over_batches(tmp_path: Path) -> None:
-    whole = quick("data.batch_size=20", "optimizer=sgd", "trainer.max_epochs=2", "data.shuffle=false", cwd=tmp_path)
-    halves = quick(
+    whole = train_bare(
+        "data.batch_size=20", "optimizer=sgd", "trainer.max_epochs=2", "data.shuffle=false", cwd=tmp_path
+    )
+    halves = train_bare(
         "data.batch_size=10",
         "trainer.accumulate_grad_batches=2",
         "optimizer=sgd",
@@ -381,12 +399,12 @@ def test_gradients_accumulate_over_batches(tmp_path: Path) -> None:
         "data.shuffle=false",
         cwd=tmp_path,
     )
-    assert load(halves.folder / "checkpoints" / "last.ckpt")["global_step"] == STEPS
-    for name, value in weights(whole.folder).items():
-        assert torch.allclose(value, weights(halves.folder)[name], atol=1e-5)
+    assert load_checkpoint(halves.folder / "checkpoints" / "last.ckpt")["global_step"] == STEPS
+    for name, value in read_weights(whole.folder).items():
+        assert torch.allclose(value, read_weights(halves.folder)[name], atol=1e-5)
 
 
 def test_one_batch_overrides_validation_interval(tmp_path: Path) -> None:
     """With debug=one_batch a run validates even if its preset validates only every few epochs."""
-    metrics = quick("experiment=xor", "debug=one_batch", cwd=tmp_path).metrics
+    metrics = train_bare("experiment=xor", "debug=one_batch", cwd=tmp_path).metrics
     assert {"train/loss", "val/loss", "val/acc", "test/acc"} <= set(metrics)

@@ -66,7 +66,7 @@ class Colours(ImageDataModule):
         self.train_set = Samples(torch.randint(256, (200, 3, 8, 8), dtype=torch.uint8), torch.arange(200) % 3)
 
 
-def augmented(data: ImageDataModule, seeds: list[int], draws: BatchedRandomNumbers | None) -> Tensor:
+def augment_first_batch(data: ImageDataModule, seeds: list[int], draws: BatchedRandomNumbers | None) -> Tensor:
     """Return the first batch of jobs with these seeds, (B, k, C, H, W)."""
     if draws is not None:
         draws.reset(seeds)
@@ -80,7 +80,7 @@ def test_augmentation_does_not_depend_on_stack(at_once: bool) -> None:
     """A job's images are augmented the same whichever jobs are stacked with it."""
     data = Colours()
     make = (lambda: BatchedRandomNumbers(CPU)) if at_once else (lambda: None)
-    three, two = augmented(data, [3, 4, 5], make()), augmented(data, [5, 3], make())
+    three, two = augment_first_batch(data, [3, 4, 5], make()), augment_first_batch(data, [5, 3], make())
     assert torch.equal(three[:, [2, 0]], two)
     assert not torch.equal(three[:, 0], three[:, 1])
 
@@ -88,7 +88,7 @@ def test_augmentation_does_not_depend_on_stack(at_once: bool) -> None:
 def test_generators_augment_as_single_run() -> None:
     """With a generator for each job images are augmented as in a separate run."""
     data = Colours()
-    found = augmented(data, [3, 4], None)
+    found = augment_first_batch(data, [3, 4], None)
     first = data.train_set.inputs[data.draw_order(7, 0)[:50]]
     for job, seed in enumerate([3, 4]):
         torch.manual_seed(seed)
@@ -116,13 +116,13 @@ def test_operations_do_not_grow_with_jobs() -> None:
         draws.reset(seeds)
         inputs = data.train_set.inputs[:50, None].expand(-1, len(seeds), -1, -1, -1).contiguous()
         feed = StackedBatches(data, [7] * len(seeds), CPU, torch.float32)
-        with Count() as count:
+        with OperationCounter() as count:
             feed.prepare_inputs(inputs, [], draws)
         counts.append(count.operations)
     assert counts[0] == counts[1] > 20
 
 
-class Count(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Count the operations."""
 
     operations = 0

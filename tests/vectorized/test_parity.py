@@ -10,14 +10,14 @@ from src.models.mlp import MLP
 from src.vectorized.batches import StackedBatches
 from src.vectorized.model import StackedModel
 from src.vectorized.schedules import Schedules
-from tests.command_line import images
-from tests.doubles import Given
-from tests.vectorized.both_ways import assert_both_ways_the_same, jobs_with
+from tests.command_line import get_small_image_settings
+from tests.doubles import InMemoryDataModule
+from tests.vectorized.both_ways import assert_same_as_alone, make_job_settings
 
 XOR = ["data=xor", "model.hidden_size=5", "trainer.max_epochs=6"]  # 60 steps
 SGD, ADAM, ADAMW = (["optimizer=sgd", "optimizer.momentum=0"], ["optimizer=adam"], ["optimizer=adamw"])
 MOMENTUM = ["optimizer=sgd"]
-DIFFERENT = {
+JOB_CASES = {
     "plain gradient descent": (SGD, "optimizer.lr=0.3", "optimizer.lr=0.1 optimizer.weight_decay=0.01", "seed=3"),
     "momentum": (MOMENTUM, "optimizer.momentum=0.5", "optimizer.momentum=0.9 seed=1", "optimizer.weight_decay=0.1"),
     "nesterov": ([*MOMENTUM, "optimizer.nesterov=true"], "optimizer.momentum=0.5", "optimizer.lr=0.2 seed=1"),
@@ -87,11 +87,11 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("what", DIFFERENT)
+@pytest.mark.parametrize("what", JOB_CASES)
 def test_stack_equals_single_runs(what: str, tmp_path: Path) -> None:
     """Jobs trained together end as each does when trained alone."""
-    shared, *own = DIFFERENT[what]
-    assert_both_ways_the_same(tmp_path, jobs_with([*XOR, *shared], *own))
+    shared, *own = JOB_CASES[what]
+    assert_same_as_alone(tmp_path, make_job_settings([*XOR, *shared], *own))
 
 
 CNN = ["model=cnn", "model.channels=[3,4]", "model.hidden_size=6", "trainer.max_epochs=5"]  # 10 steps each
@@ -108,14 +108,16 @@ CNN = ["model=cnn", "model.channels=[3,4]", "model.hidden_size=6", "trainer.max_
     ],
 )
 def test_convolutional_stack_equals_single_runs(data: str, shared: list[str], data_dir: Path, tmp_path: Path) -> None:
-    jobs = jobs_with([*CNN, *images(data, data_dir), *shared], "seed=0", "seed=1 optimizer.lr=0.003")
-    assert_both_ways_the_same(tmp_path, jobs)
+    jobs = make_job_settings(
+        [*CNN, *get_small_image_settings(data, data_dir), *shared], "seed=0", "seed=1 optimizer.lr=0.003"
+    )
+    assert_same_as_alone(tmp_path, jobs)
 
 
 def test_step_losses_equal_plain_loop() -> None:
     """The loss of each step is that of a plain training loop."""
     samples = Samples(torch.randn(90, 4, dtype=torch.float64), torch.arange(90) % 3)
-    data, models = Given(samples, class_names=("a", "b", "c"), shuffle=True), []
+    data, models = InMemoryDataModule(samples, class_names=("a", "b", "c"), shuffle=True), []
     for seed, lr in enumerate((0.3, 0.1, 0.03)):
         torch.manual_seed(seed)
         optimizer = {"_target_": "torch.optim.SGD", "lr": lr, "momentum": 0.9}
@@ -127,10 +129,10 @@ def test_step_losses_equal_plain_loop() -> None:
     losses = [[loss for looks in epochs for _, loss in looks[job]] for job in range(3)]
     found = torch.tensor(losses, dtype=torch.float64).T  # (63, 3)
     for job, model in enumerate(models):
-        torch.testing.assert_close(found[:, job], plain_loop(model, data, 10 + job), rtol=0, atol=1e-9)
+        torch.testing.assert_close(found[:, job], train_plain_loop(model, data, 10 + job), rtol=0, atol=1e-9)
 
 
-def plain_loop(model: MLP, data: Given, seed: int) -> torch.Tensor:
+def train_plain_loop(model: MLP, data: InMemoryDataModule, seed: int) -> torch.Tensor:
     """The losses of seven epochs, step by step."""
     optimizer, losses = model.configure_optimizers(), []
     assert data.train_set is not None

@@ -13,15 +13,15 @@ from src.data.toy import XOR
 from src.models.mlp import MLP
 from src.vectorized.batches import has_augmentation
 from src.vectorized.eligibility import check_eligibility
-from tests.command_line import BARE, own_process_state
+from tests.command_line import BARE, isolate_process_state
 from tests.course.presets import composed
 
 STOPPING = "callbacks=early_stopping"
 
 
-def reason(*settings: str, cwd: Path) -> str | None:
+def find_reason(*settings: str, cwd: Path) -> str | None:
     """Why jobs with these settings are not trained together."""
-    with own_process_state("src.train", (), cwd):
+    with isolate_process_state("src.train", (), cwd):
         config = composed(*BARE, "trainer=cpu", *settings)
         HydraConfig.instance().set_config(config)
         return check_eligibility(config, processes=1).reason
@@ -66,7 +66,7 @@ def reason(*settings: str, cwd: Path) -> str | None:
 )
 def test_reason_for_separate_run_is_given(settings: list[str], told: str, tmp_path: Path) -> None:
     """The setting that needs a separate run is given as the reason."""
-    assert str(reason(*settings, cwd=tmp_path)).startswith(told)
+    assert str(find_reason(*settings, cwd=tmp_path)).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_reason_for_separate_run_is_given(settings: list[str], told: str, tmp_pa
     ],
 )
 def test_project_networks_are_stacked(settings: list[str], tmp_path: Path) -> None:
-    assert reason(*settings, cwd=tmp_path) is None
+    assert find_reason(*settings, cwd=tmp_path) is None
 
 
 class Joined(nn.Module):
@@ -141,13 +141,13 @@ class Starting(MLP):
 )
 def test_custom_network_is_stacked_if_equivalent(make: str, suited: bool, tmp_path: Path) -> None:
     """A user-defined network is stacked if the stack computes what the network computes."""
-    found = reason(f"model._target_={__name__}.Own", f"+model.make={make}", cwd=tmp_path)
+    found = find_reason(f"model._target_={__name__}.Own", f"+model.make={make}", cwd=tmp_path)
     assert found == (None if suited else "Own, whose network computes something outside its layers")
 
 
 def test_model_with_custom_training_is_refused(tmp_path: Path) -> None:
     """A model that customises its training is not stacked."""
-    found = reason(f"model._target_={__name__}.Starting", cwd=tmp_path)
+    found = find_reason(f"model._target_={__name__}.Starting", cwd=tmp_path)
     assert found == "Starting, which customises its training"
 
 
@@ -177,5 +177,5 @@ def test_custom_augmentation_is_detected() -> None:
 
 def test_custom_data_loading_is_not_stacked(tmp_path: Path) -> None:
     """Data that load their batches in a custom way are not stacked."""
-    found = reason(f"data._target_={__name__}.Sorted", cwd=tmp_path)
+    found = find_reason(f"data._target_={__name__}.Sorted", cwd=tmp_path)
     assert found == "Sorted, which loads its batches in a custom way"
