@@ -146,7 +146,9 @@ def test_functions_are_resolved_by_name() -> None:
     by_name = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": f"{__name__}.halve"}
     assert simulate_schedule(by_name, 3) == pytest.approx([0.1, 0.05, 0.025])
     assert simulate_schedule({**by_name, "lr_lambda": [f"{__name__}.halve"]}, 3) == pytest.approx([0.1, 0.05, 0.025])
-    assert simulate_schedule({"_target_": f"{__name__}.thirds", "by": 4}, 3) == pytest.approx([0.1, 0.025, 0.00625])
+    assert simulate_schedule({"_target_": f"{__name__}.make_step_schedule", "by": 4}, 3) == pytest.approx(
+        [0.1, 0.025, 0.00625]
+    )
     with pytest.raises(InputError, match=r"scheduler: there is no tests\.nothing"):
         simulate_schedule({**by_name, "lr_lambda": "tests.nothing"}, 3)
 
@@ -157,7 +159,7 @@ def test_functions_are_resolved_by_name() -> None:
         ({**EXPONENTIAL, "gama": 1}, "scheduler.gama: torch.optim.lr_scheduler.ExponentialLR has no such setting"),
         ({**EXPONENTIAL, "monitor": "val/loss"}, "scheduler.monitor: torch.optim.lr_scheduler.ExponentialLR watches"),
         ({"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau"}, "scheduler.monitor is missing"),
-        ({"_target_": f"{__name__}.nothing"}, "nothing returns no learning rate schedule, but NoneType"),
+        ({"_target_": f"{__name__}.return_nothing"}, "return_nothing returns no learning rate schedule, but NoneType"),
     ],
 )
 def test_wrong_schedule_settings_are_refused(settings: Settings, words: str) -> None:
@@ -240,7 +242,7 @@ class TwiceEvaluatingSGD(torch.optim.SGD):
 
 
 def test_batch_evaluated_twice_counts_once(tmp_path: Path) -> None:
-    model = linear(optimizer={"_target_": f"{__name__}.Twice", "lr": 0.1})
+    model = linear(optimizer={"_target_": f"{__name__}.TwiceEvaluatingSGD", "lr": 0.1})
     trainer = quiet_trainer(tmp_path, max_epochs=2, log_every_n_steps=2)
     trainer.fit(model, datamodule=data(train=45))
     assert trainer.global_step == 10
@@ -250,6 +252,8 @@ def test_batch_evaluated_twice_counts_once(tmp_path: Path) -> None:
 
 def test_repeated_evaluation_refuses_accumulation(tmp_path: Path) -> None:
     """An optimizer that evaluates a batch several times is refused with gradient accumulation."""
-    model = linear(optimizer={"_target_": f"{__name__}.Twice", "lr": 0.1})
-    with pytest.raises(InputError, match=r"accumulate_grad_batches=2: Twice evaluates a batch several times"):
+    model = linear(optimizer={"_target_": f"{__name__}.TwiceEvaluatingSGD", "lr": 0.1})
+    with pytest.raises(
+        InputError, match=r"accumulate_grad_batches=2: TwiceEvaluatingSGD evaluates a batch several times"
+    ):
         quiet_trainer(tmp_path, accumulate_grad_batches=2).fit(model, datamodule=data(train=40))

@@ -40,7 +40,9 @@ def read_step_mode(folder: Path) -> str:
 def train_in_both_modes(*overrides: str, cwd: Path) -> tuple[Outcome, Outcome]:
     """A run in chunks, and the same with a callback that must see each step."""
     chunks, single = train_bare(*overrides, cwd=cwd), train_bare(*overrides, BatchRecorder.SETTING, cwd=cwd)
-    assert IN_CHUNKS in read_step_mode(chunks.folder) and "one by one, because of Seen" in read_step_mode(single.folder)
+    assert IN_CHUNKS in read_step_mode(chunks.folder) and "one by one, because of BatchRecorder" in read_step_mode(
+        single.folder
+    )
     return chunks, single
 
 

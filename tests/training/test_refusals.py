@@ -151,7 +151,7 @@ class CustomFinder(callbacks.LearningRateFinder):
     ("given", "words"),
     [
         ("+trainer.deterministic=true", "use deterministic=true"),
-        (f"+callbacks.mine._target_={__name__}.OwnFinder", "use -m sweep=learning_rate"),
+        (f"+callbacks.mine._target_={__name__}.CustomFinder", "use -m sweep=learning_rate"),
         (
             f"+callbacks.ema={{_target_: {LIGHTNING}.EMAWeightAveraging, update_starting_at_epoch: 1}}",
             "use callbacks.ema.update_starting_at_step",
@@ -203,7 +203,10 @@ class CustomFinder(callbacks.LearningRateFinder):
             f"+callbacks.own._target_={__name__}.Faulty",
             "Faulty cannot be created (ZeroDivisionError: division by zero); ",
         ),
-        (f"+callbacks.own._target_={__name__}.Late", "a callback set trainer.accumulate_grad_batches to 2 while steps"),
+        (
+            f"+callbacks.own._target_={__name__}.LateAccumulation",
+            "a callback set trainer.accumulate_grad_batches to 2 while steps",
+        ),
     ],
 )
 def test_unsupported_setting_is_refused_before_training(given: str, words: str, tmp_path: Path) -> None:

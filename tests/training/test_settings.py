@@ -538,7 +538,7 @@ def test_all_errors_are_reported_at_once() -> None:
 
 def test_custom_classes_accept_any_value() -> None:
     """The values of a custom class's settings are left to that class."""
-    check_config(config("model.dropout", [0.1, 0.2], target=f"{__name__}.Own"))
+    check_config(config("model.dropout", [0.1, 0.2], target=f"{__name__}.CustomModel"))
 
 
 class CustomModel(LightningModule):
