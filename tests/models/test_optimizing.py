@@ -253,7 +253,5 @@ def test_batch_evaluated_twice_counts_once(tmp_path: Path) -> None:
 def test_repeated_evaluation_refuses_accumulation(tmp_path: Path) -> None:
     """An optimizer that evaluates a batch several times is refused with gradient accumulation."""
     model = linear(optimizer={"_target_": f"{__name__}.TwiceEvaluatingSGD", "lr": 0.1})
-    with pytest.raises(
-        InputError, match=r"accumulate_grad_batches=2: TwiceEvaluatingSGD evaluates a batch several times"
-    ):
+    with pytest.raises(InputError, match=r"_batches=2: TwiceEvaluatingSGD evaluates a batch several times"):
         quiet_trainer(tmp_path, accumulate_grad_batches=2).fit(model, datamodule=data(train=40))
