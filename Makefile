@@ -6,9 +6,6 @@ INSTALLED := .venv/.installed
 LOCK = $(shell $(PYTHON) -c 'import sys, sysconfig; print(f"lock-{sysconfig.get_platform()}-{sys.implementation.cache_tag}.txt")')
 
 .DEFAULT_GOAL := help
-# One process more than cores: some tests wait for others to stop.
-WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-
 .PHONY: help install install-locked lock audit train test test-fast bench gpu chaos lint format tensorboard screenshots clean
 
 help: ## list these targets
@@ -41,10 +38,10 @@ train: $(INSTALLED) ## train the default model on a built-in data set: make trai
 	$(BIN)/python -m src.train $(ARGS)
 
 test: lint ## lint, check types, run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-fast: $(INSTALLED) ## run the tests that take little: a first look after each change
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not slow and not gpu"
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
