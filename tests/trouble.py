@@ -79,7 +79,8 @@ def inject_faults(cwd: Path, jobs: dict[int, str]) -> None:
     folder = cwd / FOLDER
     folder.mkdir(exist_ok=True)
     for file in folder.glob("[0-9]*"):
-        file.unlink()
+        if int(file.name) not in jobs:  # a job that holds must find its file at any time
+            file.unlink()
     for number, what in jobs.items():
         (folder / str(number)).write_text(what)
 
