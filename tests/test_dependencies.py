@@ -4,15 +4,26 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from src.core.extras import LOGGER_PACKAGES
+from tests.command_line import build_python_path, run_process
 from tests.dependencies import LOCK, ROOT, audit, line_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HIDE_MODULES = """
+import sys
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden)
+"""
 LOCK_LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 
 
@@ -28,6 +39,38 @@ def read_pinned_versions() -> dict[str, str]:
     """The versions in constraints.txt, by their names in one spelling."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def find_packages_of_plain_installation() -> set[str]:
+    """The packages that come with the project if none of its extras is asked for, by their names in one spelling."""
+    found: set[str] = set()
+    waiting = [Requirement(text) for text in PROJECT["dependencies"]]
+    while waiting:
+        each = waiting.pop()
+        if (name := canonicalize_name(each.name)) in found or (each.marker and not each.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        waiting += [Requirement(text) for text in requires(name) or []]
+    return found
+
+
+def test_plain_installation_has_every_import(tmp_path: Path) -> None:
+    """A run, its evaluation, a sweep and the lists work without any package that only the extras bring."""
+    plain = find_packages_of_plain_installation()
+    providers = {name: {canonicalize_name(each) for each in by} for name, by in packages_distributions().items()}
+    hidden = sorted(name for name, by in providers.items() if not by & plain and name not in ("src", "tests"))
+    assert {"ray", "optuna", "requests", "pytest"} <= set(hidden)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(HIDE_MODULES.format(names=hidden))
+    path = f"{tmp_path / 'path'}:{build_python_path()}"
+    for module, *arguments in (
+        ("src.train", "trainer.max_epochs=2", "name=one"),
+        ("src.eval", "run=outputs/runs/one"),
+        ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
+        ("src.runs",),
+    ):
+        outcome = run_process(module, *arguments, cwd=tmp_path, PYTHONPATH=path)
+        assert outcome.code == 0, outcome.text
 
 
 @pytest.mark.parametrize(

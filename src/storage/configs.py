@@ -1,6 +1,7 @@
 """Open the config in a run's folder, and compare two configs."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +206,17 @@ def _make_rules(writing_sections: tuple[str, ...]) -> Rules:
     """Return the rules for the classes and paths that a run's config may name."""
     from lightning import Callback, LightningDataModule  # importing it takes seconds, see `src.train`
     from lightning.pytorch import callbacks, loggers
-    from lightning.pytorch.serve import ServableModuleValidator
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
     classes = {f"{name}.*" if name in MULTI_SECTIONS else name: get_class(kind) for name, kind in BASE_CLASSES.items()}
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
-    unasked = (callbacks.Checkpoint, callbacks.SpikeDetection, ServableModuleValidator, *elsewhere)
+    unasked = (callbacks.Checkpoint, callbacks.SpikeDetection, *elsewhere)
+    with suppress(ImportError):  # a server of models; without the package requests no config can name it either
+        from lightning.pytorch.serve import ServableModuleValidator
+
+        unasked = (*unasked, ServableModuleValidator)
     return Rules(classes, (nn.Module, Optimizer, LRScheduler, Callback, LightningDataModule), unasked, writing_sections)
 
 

@@ -15,6 +15,7 @@ from tests import command_line
 DRY = os.environ.get("GPU_DRY") == "1"
 SECONDS = float(os.environ.get("GPU_SECONDS", "inf"))  # after so many no further test begins
 REPORT = os.environ.get("GPU_REPORT")  # a file: the tests' names, then of each that ran its name and what was wrong
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # of several processes that run the tests, this one; else None
 BEGAN = time.monotonic()
 DEVICE = "cuda" if torch.cuda.is_available() and not DRY else "cpu"
 
@@ -38,11 +39,12 @@ def note(line: list[Any]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    note([item.name for item in session.items])
+    if WORKER in (None, "gw0"):  # each of several processes collects them all
+        note([item.name for item in session.items])
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" or report.failed:
+    if WORKER is None and (report.when == "call" or report.failed):  # the first process hears of all
         name = report.nodeid.rpartition("::")[2]
         note([name, str(report.longrepr).splitlines()[-1] if report.failed else None])
 

@@ -23,6 +23,7 @@ PACKAGES = {  # as they are imported: as they are installed
     "tqdm": "tqdm",
     "rich": "rich",
     "pytest": "pytest",
+    "xdist": "pytest-xdist",
 }
 SETS = {  # by the choice of ``data=``: the folder in the data folder, a file in it, the name
     "mnist": ("MNIST/raw", "train-images-idx3-ubyte", "MNIST"),

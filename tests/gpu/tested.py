@@ -11,6 +11,8 @@ from typing import Any
 from tests.bench.measuring import ROOT, tell
 from tests.gpu.stage import LAST, Stage
 
+BYTES_PER_WORKER = 2**33  # of a GPU's memory, for each process that runs tests
+
 
 def run_pytest(stage: Stage) -> dict[str, Any]:
     """Return the names of the tests that passed, that failed with the end of why, and that were not run.
@@ -19,6 +21,7 @@ def run_pytest(stage: Stage) -> dict[str, Any]:
         RuntimeError: if pytest finds none.
     """
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
+    command += [f"--numprocesses={count_workers(stage)}", "--dist=worksteal"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.jsonl"
         told = {"GPU_REPORT": str(report), "GPU_DRY": str(int(stage.dry))}
@@ -38,3 +41,14 @@ def run_pytest(stage: Stage) -> dict[str, Any]:
         "failed": {name: fault for name, fault in found.items() if fault is not None},
         "not_run": [name for name in lines[0] if name not in found],
     }
+
+
+def count_workers(stage: Stage) -> int:
+    """Return how many processes run tests at once: most of a test's time is the host's."""
+    cores = os.cpu_count() or 1
+    if stage.dry:
+        return cores
+    import torch
+
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return max(1, min(cores // 2, memory // BYTES_PER_WORKER))
