@@ -131,8 +131,15 @@ def _compute_gradient(model: Any, weights: list[Tensor], batch: Any, batch_index
         objective: Tensor = model.compute_step_objective(batch, batch_index)
     gradients = torch.autograd.grad(objective, weights, allow_unused=True)  # new tensors: nothing to zero or add to
     for weight, its_gradient in zip(weights, gradients, strict=True):
-        weight.grad = its_gradient
+        weight.grad = _match_layout(its_gradient, weight)
     return objective
+
+
+def _match_layout(gradient: Tensor | None, weight: Tensor) -> Tensor | None:
+    """Return a gradient in its weight's memory layout, which fused optimisers need, as a backward pass leaves it."""
+    if gradient is None or gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)  # torch.compile may pad its rows
 
 
 def _enter_precision(trainer: Any) -> AbstractContextManager[None]:

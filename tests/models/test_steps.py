@@ -1,8 +1,10 @@
 """Steps taken in chunks are those taken one by one, bit for bit, counted and logged alike."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -158,6 +160,43 @@ def test_settings_can_prevent_chunks(setting: str, reason: str, tmp_path: Path) 
     """Settings and callbacks that need each step turn off chunks, and the log says why."""
     folder = train(*drop_overridden(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert read_step_mode(folder).endswith(f"steps: one by one, because of {reason}")
+
+
+class PaddedGradient(torch.autograd.Function):
+    """The identity, whose gradient has padded rows, as torch.compile may leave it on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(gradient, (0, 3))[..., :-3]
+
+
+class PaddedLinear(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, PaddedGradient.apply(self.weight), self.bias)
+
+
+class PaddedGradients(Callback):
+    """Puts layers with padded gradients in the place of the network's own."""
+
+    SETTING = "+callbacks.padded._target_=tests.models.test_steps.PaddedGradients"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for layer in pl_module.modules():
+            if type(layer) is torch.nn.Linear:
+                layer.__class__ = PaddedLinear
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_gradients_have_their_weights_layout(optimizer: str, tmp_path: Path) -> None:
+    """Fused optimisers read a gradient as if it lay in memory like its weight."""
+    settings = (f"optimizer={optimizer}", "data.batch_size=8", "trainer.max_epochs=3")
+    padded = train_bare(*settings, PaddedGradients.SETTING, cwd=tmp_path)
+    assert IN_CHUNKS in read_step_mode(padded.folder)
+    assert_same_training(padded.folder, train_bare(*settings, cwd=tmp_path).folder)
 
 
 class StepHookCounter(Callback):
