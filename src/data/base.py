@@ -229,7 +229,7 @@ class TensorDataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: int,
-        val_size: int | float,
+        val_size: int | float | None,
         train_size: int | float | None = None,
         split_seed: int = 0,
         order_seed: int | None = None,
@@ -237,6 +237,8 @@ class TensorDataModule(LightningDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__()
+        if val_size is None:
+            raise InputError("data.val_size=null must be a number of samples, or a fraction")
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
