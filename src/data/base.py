@@ -237,8 +237,6 @@ class TensorDataModule(LightningDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__()
-        if val_size is None:
-            raise InputError("data.val_size=null must be a number of samples, or a fraction")
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.split_seed, self.shuffle, self.drop_last = split_seed, shuffle, drop_last
         self.order_seed = torch.initial_seed() % 2**32 if order_seed is None else order_seed
@@ -274,6 +272,8 @@ class TensorDataModule(LightningDataModule):
         """Split the samples into training and validation samples, stratified by class."""
         generator = torch.Generator().manual_seed(self.split_seed)
         classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
+        if self.val_size is None:
+            raise InputError("data.val_size=null must be a number of samples, or a fraction")
         val_count = resolve_count(self.val_size, samples.size, "data.val_size")
         val, train = split_stratified(classes, val_count, generator)
         if self.train_size is not None:
