@@ -63,7 +63,7 @@ class ImageFolder(ImageDataModule):
         self.stated = self._check_statistics(mean, std, settings.get("standardize", True))
         super().__init__(val_size=val_size, **settings)
         self.own_val_set: Samples | None = None  # the images of val/
-        self.digest = ""
+        self.digest = self.trained_digest = ""  # of these images, and of those of the run that goes on
 
     def _check_classes(self) -> None:
         """Refuse a single class, and classes that are only validated or tested on."""
@@ -152,6 +152,7 @@ class ImageFolder(ImageDataModule):
         assert self.train_set is not None
         assert self.val_set is not None
         assert self.test_set is not None
+        self._compare_digests()
         self._check_splits(self.train_set, self.val_set, self.test_set)
         if self.stated:
             self.mean, self.std = self.stated
@@ -187,5 +188,11 @@ class ImageFolder(ImageDataModule):
         """
         if list(self.class_names) != state_dict.get("class_names"):
             raise InputError(f"data.root={self.root}: the classes are others than when the run started")
-        if self.digest != state_dict.get("digest") and is_main_process():
+        self.trained_digest = state_dict.get("digest", "")
+        self._compare_digests()
+
+    def _compare_digests(self) -> None:
+        """Tell if the images are not those that a checkpoint was trained on, as soon as both are known."""
+        known = self.digest and self.trained_digest
+        if known and self.digest != self.trained_digest and is_main_process():
             log.warning("%s: the images or their labels have changed since the run started", self.root)

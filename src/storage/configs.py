@@ -163,7 +163,7 @@ def _resolve_paths(content: dict[str, Any], overridden: set[str], external: dict
         else:
             data["root"] = "${paths.data}"
     if "cache" in data and "data.cache" not in overridden:
-        data["cache"] = "${paths.data}/image_folder"  # files are written there
+        data["cache"] = "${paths.outputs}/cache"  # files are written there
 
 
 def _is_folder(path: Any) -> bool:

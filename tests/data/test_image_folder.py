@@ -67,12 +67,25 @@ def test_resumed_run_equals_straight_one(birds: Path) -> None:
 def test_resumed_run_notices_changes(birds: Path) -> None:
     first = train_bare(*SMALL, "trainer.max_epochs=1", cwd=birds.parent)
     write_image(birds / "red" / "new.png", COLOURS["red"], seed=999)
+    assert "have changed since the run started" in evaluate(f"run={first.folder}", cwd=birds.parent).text
     resumed = run("src.train", f"resume={first.folder}", "trainer.max_epochs=2", cwd=birds.parent)
     assert resumed.code == 0
     assert "have changed since the run started" in resumed.text
     (birds / "red").rename(birds / "pink")
+    assert "the classes are others" in run("src.eval", f"run={first.folder}", cwd=birds.parent).error
     error = run("src.train", f"resume={first.folder}", "trainer.max_epochs=3", cwd=birds.parent).error
     assert "the classes are others than when the run started" in error
+
+
+def test_strange_config_writes_nothing_elsewhere(birds: Path) -> None:
+    """A folder's config may be a stranger's: it does not choose where decoded images are written."""
+    first = train_bare(*SMALL, "trainer.max_epochs=1", "data.cache=own", cwd=birds.parent)
+    assert list((birds.parent / "own").glob("*.npy"))
+    config = first.folder / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("cache: own", "cache: /tmp/strange"))
+    evaluate(f"run={first.folder}", cwd=birds.parent)
+    assert not Path("/tmp/strange").exists()
+    assert list((birds.parent / "outputs/cache").glob("*.npy"))
 
 
 def test_folders_are_swept_over(birds: Path) -> None:

@@ -27,7 +27,6 @@ from src.core.formatting import format_long_duration, to_relative_path
 from src.core.processes import count_cores, get_memory_bytes
 from src.data.own.decoding import decode_image
 from src.storage.files import open_atomic, read_bytes, read_json, write_json
-from src.storage.trust import is_external_data
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # raised when the same files would be decoded into other bytes
@@ -89,8 +88,6 @@ class ImageCache:
         if found := self._read():
             return found
         folder = self.array_file.parent
-        if is_external_data(folder):  # it was named by a run's saved config, and nothing may be written there
-            return DecodedImages(*self._decode())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _wait_for(FileLock(self.array_file.with_suffix(".lock"))):
