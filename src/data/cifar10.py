@@ -8,7 +8,7 @@ import torchvision.datasets
 
 from src.data.base import Samples
 from src.data.images import ImageDataModule
-from src.data.pickles import PickledArray, unpickle
+from src.data.published.pickles import PickledArray, unpickle
 
 
 class CIFAR10(ImageDataModule):

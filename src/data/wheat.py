@@ -15,8 +15,8 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
-from src.data.download import download_once
-from src.data.files import is_present, read_file
+from src.data.published.download import download_once
+from src.data.published.files import is_present, read_file
 from src.storage.files import open_atomic
 
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer before a download fails

@@ -246,7 +246,9 @@ def count_learning_rates(trainer: Any, interval: str, frequency: int) -> int:
     """
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
-    batches, parts, frequency = trainer.num_training_batches, trainer.accumulate_grad_batches, int(frequency)
+    chunked = getattr(trainer.train_dataloader, "batches", None)  # Lightning counts chunks of them
+    batches = trainer.num_training_batches if chunked is None else len(chunked)
+    parts, frequency = trainer.accumulate_grad_batches, int(frequency)
     epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else math.inf
     steps = trainer.max_steps if (trainer.max_steps or -1) > 0 else math.inf
     if batches == math.inf and interval == "epoch" and steps == math.inf > epochs:

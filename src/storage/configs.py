@@ -212,7 +212,7 @@ def _make_rules(writing_sections: tuple[str, ...]) -> Rules:
 
     classes = {f"{name}.*" if name in MULTI_SECTIONS else name: get_class(kind) for name, kind in BASE_CLASSES.items()}
     elsewhere = (loggers.CometLogger, loggers.LitLogger, loggers.MLFlowLogger, loggers.WandbLogger)
-    unasked = (callbacks.Checkpoint, callbacks.SpikeDetection, *elsewhere)
+    unasked: tuple[type, ...] = (callbacks.Checkpoint, callbacks.SpikeDetection, *elsewhere)
     with suppress(ImportError):  # a server of models; without the package requests no config can name it either
         from lightning.pytorch.serve import ServableModuleValidator
 

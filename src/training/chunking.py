@@ -11,7 +11,6 @@ from src.core.devices import get_small_step, is_main_process
 from src.core.hints import has_custom_hooks
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
-from src.optimizers.settings import has_total_steps
 
 log = logging.getLogger(__name__)
 # Hooks that Lightning would call for each single step, and that a chunk does not call.
@@ -41,7 +40,10 @@ LOADING_HOOKS = (
     "on_before_batch_transfer",
     "on_after_batch_transfer",
 )
-LOGS_PER_CHUNK = 4  # times that losses are logged per chunk
+LOGS_PER_CHUNK = 4  # times that losses are logged per chunk, at most
+# Of a chunk, at most: it takes a second or so on a large GPU and is copied to its memory, and between two chunks the
+# progress bar stands still.
+CHUNK_OPERATIONS, CHUNK_BYTES = 5e13, 2**29  # of the forward passes, of the samples
 SIZE_REASON = "their size, compared with which Lightning's overhead is small"
 SUPERVISED_HOOKS = ("training_step", "configure_optimizers", "build_scheduler")  # of `SupervisedModule`
 CHUNK_SAFE_CALLBACKS = (ProgressBar, LearningRateMonitor, EarlyStopping)  # Lightning's callbacks that work with chunks
@@ -51,17 +53,21 @@ def enable_chunking(
     trainer: Trainer, model: LightningModule, data: LightningDataModule, operations: int, use_cuda_graphs: bool
 ) -> None:
     """Enable training in chunks of batches for one of our models, unless something needs to see every single step."""
-    ours = isinstance(model, SupervisedModule) and isinstance(data, TensorDataModule)
-    if not ours or has_custom_hooks(data, TensorDataModule, LOADING_HOOKS):
+    if not isinstance(model, SupervisedModule) or not isinstance(data, TensorDataModule):
+        return
+    if has_custom_hooks(data, TensorDataModule, LOADING_HOOKS):
         return
     reason = _find_chunking_blocker(trainer, model, SupervisedModule, operations)
+    if reason is None and not _choose_chunk_length(trainer, data, operations):
+        reason = SIZE_REASON
     # Large steps lose nothing without chunks, so that the reason SIZE is not worth a line in the log.
     worth_logging = is_main_process() and reason not in (None, SIZE_REASON)
     level = logging.INFO if worth_logging else logging.DEBUG
     log.log(level, "steps: %s", f"one by one, because of {reason}" if reason else "in chunks")
     if reason is None:
-        model.automatic_optimization, data.chunk_length = False, LOGS_PER_CHUNK * trainer.log_every_n_steps  # type: ignore[attr-defined]
-        model.uses_cuda_graphs = use_cuda_graphs  # type: ignore[assignment]
+        model.automatic_optimization = False
+        data.chunk_length = _choose_chunk_length(trainer, data, operations)
+        model.uses_cuda_graphs = use_cuda_graphs
 
 
 def _find_chunking_blocker(trainer: Any, model: Any, base_class: type, operations: int) -> str | None:
@@ -77,14 +83,12 @@ def _find_chunking_blocker(trainer: Any, model: Any, base_class: type, operation
     reasons = {
         SIZE_REASON: not 0 < operations < get_small_step(trainer.strategy.root_device.type),
         "several processes": trainer.world_size > 1,
-        f"precision {trainer.precision}": trainer.precision != "32-true",
+        f"precision {trainer.precision}": trainer.precision not in ("32-true", "bf16-mixed"),
         "gradient accumulation": trainer.accumulate_grad_batches != 1,
         "gradient clipping": trainer.gradient_clip_val is not None,
         "a number of steps or batches": _has_batch_limits(trainer),
         "a profiler": not isinstance(trainer.profiler, PassThroughProfiler),
         "the loss of each step": trainer.log_every_n_steps < 2,
-        "a schedule of the learning rate step by step": schedule.get("interval") == "step",
-        "a schedule made for a number of steps": has_total_steps(schedule),
         "a schedule that watches a metric": bool(schedule.get("monitor")),
         type(model).__name__: has_custom_hooks(model, LightningModule, MODULE_HOOKS)
         or has_custom_hooks(model, base_class, SUPERVISED_HOOKS),
@@ -92,6 +96,21 @@ def _find_chunking_blocker(trainer: Any, model: Any, base_class: type, operation
     for callback in trainer.callbacks:
         reasons[type(callback).__name__] = _has_step_hooks(callback)
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _choose_chunk_length(trainer: Any, data: TensorDataModule, operations: int) -> int:
+    """Return the number of batches in a chunk, a multiple of those between two logs; 0 if even so few are too many.
+
+    Args:
+        trainer: the trainer, with its interval of logging.
+        data: the data module, with its samples loaded.
+        operations: floating-point operations of one forward pass of a batch.
+    """
+    assert data.train_set is not None
+    size = sum(values.nbytes for values in data.train_set) / data.train_set.size * data.batch_size
+    every = trainer.log_every_n_steps
+    logs = min(CHUNK_OPERATIONS // (operations * every), CHUNK_BYTES // (size * every), LOGS_PER_CHUNK)
+    return int(logs) * every
 
 
 def _has_batch_limits(trainer: Any) -> bool:

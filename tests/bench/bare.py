@@ -24,6 +24,7 @@ from src.core import devices
 from src.core.places import CONF
 from src.data.base import Samples, TensorDataModule
 from src.training import build
+from tests.bench.turns import take_turn
 
 WARM_UP = 3  # steps before one is captured
 Step = Callable[[Tensor], None]  # on the samples of these numbers, (B,)
@@ -56,15 +57,16 @@ def train_and_time(kind: str, *arguments: str) -> dict[str, list[float]]:
         for group in optimizer.param_groups:
             group.update({"capturable": True} if "capturable" in group else {})
         step = Graphs(step)
-    for _ in range(cfg.trainer.max_epochs):
-        began = now(device)
-        order = torch.randperm(train.size, device=device)
-        for batch in order.split(data.batch_size):
-            step(batch)
-        trained = now(device)
-        count_correct(model.net, val, data)
-        seconds["training"].append(trained - began)
-        seconds["epochs"].append(now(device) - began)
+    with take_turn():
+        for _ in range(cfg.trainer.max_epochs):
+            began = now(device)
+            order = torch.randperm(train.size, device=device)
+            for batch in order.split(data.batch_size):
+                step(batch)
+            trained = now(device)
+            count_correct(model.net, val, data)
+            seconds["training"].append(trained - began)
+            seconds["epochs"].append(now(device) - began)
     return seconds
 
 

@@ -2,10 +2,13 @@
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+
+from tests.bench.turns import take_turn
 
 SETTING = "+callbacks.times._target_=tests.bench.times.Times"
 FILE = "times.json"
@@ -27,6 +30,10 @@ class Times(Callback):
     def __init__(self) -> None:
         self.began: list[float] = []
         self.trained: list[float] = []
+        self.turn = ExitStack()  # it lasts until the process ends: a test and figures would disturb the next one
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.turn.enter_context(take_turn())
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began.append(now())

@@ -36,7 +36,7 @@ def test_unreadable_file_is_named(error: OSError, published: Path, monkeypatch: 
     def fail(path: Path, most: int) -> bytes:
         raise error
 
-    monkeypatch.setattr("src.data.files.read_bytes", fail)
+    monkeypatch.setattr("src.data.published.files.read_bytes", fail)
     assert get_error(MNIST, published) == f"{published / MNIST.folder / IMAGES} cannot be read ({error.strerror})"
 
 

@@ -280,7 +280,7 @@ def test_concurrent_starts_download_once(tmp_path: Path, monkeypatch: pytest.Mon
         downloads.append(self.url)
         download(self)
 
-    monkeypatch.setattr("src.data.download.FileLock", lock)
+    monkeypatch.setattr("src.data.published.download.FileLock", lock)
     monkeypatch.setattr(Wheat, "download", downloading)
     threads = [threading.Thread(target=wheat(tmp_path / "data").prepare_data) for _ in range(count)]
     for thread in threads:

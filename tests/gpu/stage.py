@@ -4,10 +4,12 @@ import importlib.util
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.measuring import child, tell
+from tests.bench.turns import VARIABLE
 
 PACKAGES = {  # as they are imported: as they are installed
     "torch": "torch",
@@ -91,7 +93,7 @@ class Stage(NamedTuple):
         if self.left < LAST and not self.dry:
             raise TimeUp("the part's time is over")
 
-    def run(self, *arguments: str, piped: bool = False) -> tuple[float, str]:
+    def run(self, *arguments: str, piped: bool = False, **environment: str) -> tuple[float, str]:
         """Run ``python ARGUMENTS``; return its seconds and what it printed, if that is ``piped``.
 
         Raises:
@@ -101,11 +103,31 @@ class Stage(NamedTuple):
         self.check_time()
         tell(f"  {' '.join(arguments[1:])} …")
         try:
-            done = child(*arguments, piped=piped, limit=self.limit, OMP_NUM_THREADS="1")
+            done = child(*arguments, piped=piped, limit=self.limit, OMP_NUM_THREADS="1", **environment)
         except subprocess.CalledProcessError as error:
             said = " / ".join(line for line in error.output.splitlines()[-40:] if line.strip())[-1500:]
             raise RuntimeError(f"{arguments[1]} ended with status {error.returncode}: {said}") from error
         return done.seconds, done.out
+
+    def run_together(self, *commands: tuple[str, ...], turns: int = 0) -> list[tuple[float, str]]:
+        """Run several commands as `run` does, all at once; what they time they time in turns.
+
+        Args:
+            commands: the arguments of each; the standard output of those of `tests` is returned.
+            turns: how many of them take turns, if not all.
+
+        Raises:
+            TimeUp: if it is too late.
+            RuntimeError: if one does not end well.
+        """
+        self.check_time()
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(commands)) as pool:
+            environment = {VARIABLE: f"{turns or len(commands)}:{folder}"}
+            started = [
+                pool.submit(self.run, *command, piped=command[1].startswith("tests."), **environment)
+                for command in commands
+            ]
+            return [each.result() for each in started]
 
     @property
     def limit(self) -> float | None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.bench import times
 from tests.bench.measuring import OURS, Table, tell
@@ -42,24 +42,27 @@ NETS = {
 def measure(stage: Stage) -> Iterator[tuple[str, Table]]:
     """Microseconds of a step of each network, then ResNet18's as a share of the device's ceiling."""
     values: dict[str, dict[str, list[float]]] = {}
-    resnet: list[float] = []
+    nets = {}
+    for what, net in NETS.items():
+        try:
+            nets[what] = settings_of(stage, net)
+        except MissingError as error:
+            tell(f"{what}: left out: {error}")
+    products: dict[str, Any] = {}
     for number in range(stage.size(ROUNDS, 1)):
-        for what, net in NETS.items():
-            try:
-                found = one_round(stage, net)
-            except MissingError as error:
-                tell(f"{what}: left out: {error}")
-                continue
-            except TimeUp:
-                if number:  # each has been measured
-                    return
-                raise
-            for side, times_ in found.items():
+        try:
+            found, more = one_round(stage, nets, with_ceiling=not number and RESNET in nets)
+        except TimeUp:
+            if number:  # each has been measured
+                return
+            raise
+        products |= more
+        for what, sides in found.items():
+            for side, times_ in sides.items():
                 values.setdefault(what, {}).setdefault(side, []).extend(times_)
-            yield what, table(what, net, values[what])
-            if what == RESNET:
-                resnet += found[OURS]
-                yield "ceiling", share_of_ceiling(stage, net, resnet)
+            yield what, table(what, NETS[what], values[what])
+        if products:
+            yield "ceiling", share_of_ceiling(stage, NETS[RESNET], products, values[RESNET][OURS])
 
 
 def table(what: str, net: Net, values: dict[str, list[float]]) -> Table:
@@ -78,30 +81,37 @@ def settings_of(stage: Stage, net: Net) -> list[str]:
     return [*net.settings, *stage.images(net.data), *count, *images]
 
 
-def one_round(stage: Stage, net: Net) -> dict[str, list[float]]:
-    """Microseconds of a step in each epoch but the first, by side."""
-    settings = [*settings_of(stage, net), stage.trainer]
-    steps = 100 if net.data is None else stage.size(net.steps, 3)
-    found = {OURS: ours(stage, settings)}
-    kinds = [kind for kind in SIDES if kind != "graph" or not stage.dry]
-    _, told = stage.run("-m", "tests.bench.bare", ",".join(kinds), *settings, piped=True)
-    found |= {SIDES[kind]: seconds["training"] for kind, seconds in json.loads(told.splitlines()[-1]).items()}
-    return {side: [1e6 * seconds / steps for seconds in epochs[1:]] for side, epochs in found.items()}
+def one_round(
+    stage: Stage, nets: dict[str, list[str]], with_ceiling: bool
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, Any]]:
+    """Microseconds of a step in each epoch but the first, by network and side; what the device calculates at most.
 
-
-def ours(stage: Stage, settings: list[str]) -> list[float]:
-    """Seconds of each epoch's training in a run of the project with its default callbacks."""
+    All processes start together, and are timed in turns.
+    """
+    kinds = ",".join(kind for kind in SIDES if kind != "graph" or not stage.dry)
     with tempfile.TemporaryDirectory() as folder:
-        stage.run("-m", "src.train", *settings, times.SETTING, f"paths.outputs={folder}")
-        found: list[float] = json.loads(next(Path(folder).glob(f"runs/*/{times.FILE}")).read_text())["training"]
-        return found
+        commands = []
+        for number, settings in enumerate(nets.values()):
+            ours = ("-m", "src.train", *settings, stage.trainer, times.SETTING, f"paths.outputs={folder}/{number}")
+            commands += [ours, ("-m", "tests.bench.bare", kinds, *settings, stage.trainer)]
+        if with_ceiling:
+            commands.append(("-m", "tests.gpu.ceiling", stage.device, *nets[RESNET]))
+        told = [out for _, out in stage.run_together(*commands)]
+        found = {}
+        for number, what in enumerate(nets):
+            written = next(Path(folder, str(number)).glob(f"runs/*/{times.FILE}")).read_text()
+            bare = json.loads(told[2 * number + 1].splitlines()[-1])
+            sides = {OURS: json.loads(written)} | {SIDES[kind]: seconds for kind, seconds in bare.items()}
+            count = 100 if NETS[what].data is None else stage.size(NETS[what].steps, 3)
+            found[what] = {
+                side: [1e6 * each / count for each in seconds["training"][1:]] for side, seconds in sides.items()
+            }
+    return found, json.loads(told[-1].splitlines()[-1]) if with_ceiling else {}
 
 
-def share_of_ceiling(stage: Stage, net: Net, microseconds: list[float]) -> Table:
+def share_of_ceiling(stage: Stage, net: Net, found: dict[str, Any], microseconds: list[float]) -> Table:
     """ResNet18's operations per second beside those of large matrix products in bfloat16."""
     size = stage.size(net.batch_size, 8)
-    _, told = stage.run("-m", "tests.gpu.ceiling", stage.device, *settings_of(stage, net), piped=True)
-    found = json.loads(told.splitlines()[-1])
     products, step = f"matrix products in bfloat16, {found['side']}³", f"ResNet18's step, batch {size}, bf16-mixed"
     rates = [found["operations"] * size / time / 1e6 for time in microseconds]
     title = f"Trillions of floating-point operations per second; torch {version('torch')}"

@@ -12,8 +12,9 @@ TOYS = ("xor", "gate", "pulse", "linear", "parabola", "cubic", "ten_points", "wh
 IMAGES = ("mnist", "fashion_mnist", "cifar10")
 CASES = [
     *[(model, data) for model in ("mlp", "nearest_neighbor") for data in (*TOYS, *IMAGES)],
-    *[(model, data) for model in ("cnn", "resnet18") for data in IMAGES],
+    *[("cnn", data) for data in IMAGES],
 ]
+EXACT_CASES = [("mlp", "cifar10"), ("cnn", "cifar10"), *[("resnet18", data) for data in IMAGES]]
 SETTINGS = ("optimizer=sgd", "optimizer.lr=0.02", "trainer.max_epochs=2")
 NO_AUGMENTATION = ("data.flip=false", "data.crop=0", "data.cutout=0")  # on a GPU other random numbers are drawn
 
@@ -50,10 +51,13 @@ def test_float32_run_agrees_with_cpu(model: str, data: str, wheat_dir: Path, tra
     assert_close(train_bare(*settings, trainer, cwd=tmp_path), train_bare(*settings, "trainer=cpu", cwd=tmp_path), 2e-3)
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_float64_run_agrees_with_cpu(model: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
-    """In float64 the weights agree with those of a run on the CPU to nine digits."""
-    settings = [*make_settings(model, "cifar10", data_dir), "trainer.precision=64-true"]
+@pytest.mark.parametrize(("model", "data"), EXACT_CASES, ids=["-".join(case) for case in EXACT_CASES])
+def test_float64_run_agrees_with_cpu(model: str, data: str, data_dir: Path, trainer: str, tmp_path: Path) -> None:
+    """In float64 the weights agree with those of a run on the CPU to nine digits.
+
+    In ResNet18 batch norm over the few images of these tests makes differences of float32 a percent within two epochs.
+    """
+    settings = [*make_settings(model, data, data_dir), "trainer.precision=64-true"]
     # Metrics are logged in float32.
     here, there = train_bare(*settings, trainer, cwd=tmp_path), train_bare(*settings, "trainer=cpu", cwd=tmp_path)
     assert_close(here, there, 1e-6)

@@ -51,4 +51,4 @@ def count_workers(stage: Stage) -> int:
     import torch
 
     memory = torch.cuda.get_device_properties(0).total_memory
-    return max(1, min(cores // 2, memory // BYTES_PER_WORKER))
+    return max(1, min(cores, memory // BYTES_PER_WORKER))

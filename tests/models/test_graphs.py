@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 
 from src.models import graphs
 from tests.command_line import load_checkpoint, train_bare
@@ -13,6 +14,12 @@ from tests.command_line import load_checkpoint, train_bare
 Result = tuple[dict[str, Any], dict[str, Any], str]
 SETTINGS = ("data.batch_size=4", "data.train_size=98", "trainer.max_epochs=3", "model.dropout=0.2")
 SHAPES = {"adam": (), "sgd with batch norm": ("optimizer=sgd", "model.batch_norm=true"), "adamw": ("optimizer=adamw",)}
+
+
+class NewMomentum(Callback):
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.optimizers[0].param_groups[0]["momentum"] = 0.5
 
 
 @pytest.fixture
@@ -52,10 +59,21 @@ def test_recorded_step_gives_same_result(settings: tuple[str, ...], recorded: li
     assert len(recorded) == 1
 
 
-def test_new_learning_rate_records_step_again(recorded: list[Any], tmp_path: Path) -> None:
-    repeated = run(tmp_path, "scheduler=exponential")
-    assert len(recorded) == 3  # in each epoch
-    assert_same(repeated, run(tmp_path, "scheduler=exponential", "cuda_graph=false"))
+@pytest.mark.parametrize("schedule", ["exponential", "one_cycle"])
+def test_learning_rates_need_no_new_record(schedule: str, recorded: list[Any], tmp_path: Path) -> None:
+    """A recorded step follows a schedule of its learning rates, by epoch or by step."""
+    settings = (f"scheduler={schedule}", *(["scheduler.cycle_momentum=false"] if schedule == "one_cycle" else []))
+    repeated = run(tmp_path, *settings)
+    assert len(recorded) == 1
+    assert_same(repeated, run(tmp_path, *settings, "cuda_graph=false"))
+
+
+def test_new_momentum_records_step_again(recorded: list[Any], tmp_path: Path) -> None:
+    """A setting that is a constant of the recorded step makes a new record once it stays."""
+    momentum = "+callbacks.momentum._target_=tests.models.test_graphs.NewMomentum"
+    repeated = run(tmp_path, "optimizer=sgd", momentum)
+    assert len(recorded) == 2
+    assert_same(repeated, run(tmp_path, "optimizer=sgd", momentum, "cuda_graph=false"))
 
 
 def test_unrecordable_step_warns_once(recorded: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

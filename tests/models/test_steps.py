@@ -1,8 +1,10 @@
 """Steps taken in chunks are those taken one by one, bit for bit, counted and logged alike."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -64,6 +66,9 @@ def assert_same_training(first: Path, second: Path) -> None:
         ("optimizer=adamw", "scheduler=exponential"),
         ("optimizer=muon", "scheduler=exponential", "+scheduler.frequency=2"),
         ("optimizer=lbfgs", "optimizer.max_iter=3"),
+        ("scheduler=one_cycle", "data.batch_size=8"),
+        ("optimizer=sgd", "scheduler=exponential", "scheduler.interval=step", "+scheduler.frequency=3"),
+        ("trainer.precision=bf16-mixed", "optimizer=muon"),
         ("data.batch_size=8", "data.drop_last=true", "data.shuffle=false"),
         ("data.batch_size=2", "trainer.log_every_n_steps=7"),
     ],
@@ -108,8 +113,10 @@ def test_chunked_run_resumes_exactly(tmp_path: Path) -> None:
         assert_same_training(straight.folder, parted.folder)
 
 
-def test_chunks_log_at_same_steps(tmp_path: Path) -> None:
-    settings = ("data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=10", "callbacks=none")
+@pytest.mark.parametrize("schedule", ["exponential", "one_cycle"])
+def test_chunks_log_at_same_steps(schedule: str, tmp_path: Path) -> None:
+    """Losses and learning rates are logged at the same steps whether or not steps are taken in chunks."""
+    settings = ("data.batch_size=4", "trainer.max_epochs=3", "trainer.log_every_n_steps=10", f"scheduler={schedule}")
     logged = []
     for how in ((), (BatchRecorder.SETTING,)):
         folder = train(*settings, *how, cwd=tmp_path).folder
@@ -141,10 +148,8 @@ def test_chunks_report_diverged_step(tmp_path: Path) -> None:
         ("trainer.precision=64-true", "precision 64-true"),
         ("model.hidden_size=[3000,3000]", "their size, compared with which Lightning's overhead is small"),
         ("trainer.overfit_batches=1", "a number of steps or batches"),
-        ("trainer.precision=bf16-mixed", "precision bf16-mixed"),
         ("trainer.log_every_n_steps=1", "the loss of each step"),
         ("trainer.profiler=simple", "a profiler"),
-        ("scheduler=one_cycle", "a schedule of the learning rate step by step"),
         ("scheduler=plateau", "a schedule that watches a metric"),
         ("+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging}", "EMAWeightAveraging"),
         ("callbacks=descent", "Descent"),
@@ -155,6 +160,43 @@ def test_settings_can_prevent_chunks(setting: str, reason: str, tmp_path: Path) 
     """Settings and callbacks that need each step turn off chunks, and the log says why."""
     folder = train(*drop_overridden(*BARE, setting), "trainer.max_epochs=1", cwd=tmp_path).folder
     assert read_step_mode(folder).endswith(f"steps: one by one, because of {reason}")
+
+
+class PaddedGradient(torch.autograd.Function):
+    """The identity, whose gradient has padded rows, as torch.compile may leave it on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(gradient, (0, 3))[..., :-3]
+
+
+class PaddedLinear(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, PaddedGradient.apply(self.weight), self.bias)
+
+
+class PaddedGradients(Callback):
+    """Puts layers with padded gradients in the place of the network's own."""
+
+    SETTING = "+callbacks.padded._target_=tests.models.test_steps.PaddedGradients"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for layer in pl_module.modules():
+            if type(layer) is torch.nn.Linear:
+                layer.__class__ = PaddedLinear
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_gradients_have_their_weights_layout(optimizer: str, tmp_path: Path) -> None:
+    """Fused optimisers read a gradient as if it lay in memory like its weight."""
+    settings = (f"optimizer={optimizer}", "data.batch_size=8", "trainer.max_epochs=3")
+    padded = train_bare(*settings, PaddedGradients.SETTING, cwd=tmp_path)
+    assert IN_CHUNKS in read_step_mode(padded.folder)
+    assert_same_training(padded.folder, train_bare(*settings, cwd=tmp_path).folder)
 
 
 class StepHookCounter(Callback):

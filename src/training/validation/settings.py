@@ -197,7 +197,7 @@ DATA = {
 }
 
 CALLBACKS = {
-    "callbacks.progress.refresh_rate": allow_integer(0),
+    "callbacks.progress.refresh_rate": allow_integer(1),
     "callbacks.early_stopping.monitor": allow_null_or(METRIC),
     "callbacks.early_stopping.mode": allow_one_of(None, "min", "max"),
     "callbacks.early_stopping.patience": allow_integer(0),

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.data.pickles import PickledArray, unpickle
+from src.data.published.pickles import PickledArray, unpickle
 
 ROWS = np.arange(24, dtype=np.uint8).reshape(4, 6)
 

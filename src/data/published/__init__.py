@@ -1,0 +1,1 @@
+"""Files of published data sets: downloaded once, verified, and read without running code from them."""
