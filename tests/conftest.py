@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.composing import composing_once
 from tests.small_data import write_cifar10, write_mnist
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ignores Ctrl-C, which some tests send
@@ -44,6 +46,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mnist(root, "FashionMNIST", seed=1)
     write_cifar10(root)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composing_once() -> Iterator[None]:
+    with composing_once():
+        yield
 
 
 @pytest.fixture(autouse=True)
