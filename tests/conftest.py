@@ -25,7 +25,7 @@ SLOW = (
     *("optimizers/", "storage/test_foreign_checkpoints"),
     *(f"sweeps/test_{name}" for name in ("general_presets", "group_sweeps", "jobs", "local_launcher", "pool")),
     *(f"sweeps/test_{name}" for name in ("ray_cluster", "report_anywhere", "search.", "slurm", "touched", "undrawn")),
-    "sweeps/test_vectorized_launcher",
+    *(f"sweeps/test_{name}" for name in ("launcher_contract", "vectorized_launcher")),
     *(f"training/test_{name}" for name in ("any_module", "compilation", "ddp", "edges", "ends", "figures", "measured")),
     *(f"training/test_{name}" for name in ("mps", "nodes", "own_classes", "python_run", "refusals", "resume", "train")),
 )
