@@ -25,6 +25,9 @@ TEXT_SETTINGS = (
     "ckpt_path",
     "paths.data",
     "data.root",
+    "data.file",
+    "data.test_file",
+    "data.target",
     "model.weights",
 )
 NON_TEXT_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text
