@@ -14,7 +14,7 @@ from src.data.base import Samples, Task, TensorDataModule, resolve_count, split_
 from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
 from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns
 from src.data.tables.reading import Column, read_columns
-from src.data.targets import Target, find_target
+from src.data.targets import Target, find_target, suggest_unit
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Table(TensorDataModule):
     """The rows of a file: inputs (D,) float32 encoded from its columns, and the target column.
 
     Numbers are standardised and words are one-hot, by statistics of the training rows only
-    (`src.data.tables.encoding`). Targets of regression keep their unit. The file is read when the data module is
+    (`src.data.tables.encoding`). Targets of regression are not standardised. The file is read when the data module is
     created, because the shape of a model depends on it.
 
     Args:
@@ -36,6 +36,7 @@ class Table(TensorDataModule):
         ignore: a name or names of columns to leave out.
         missing: "median": an empty cell gets the median, or no word, and an input that marks it; "drop": rows with an
             empty cell are left out.
+        target_unit: for regression, what one unit of the target is, > 0: 1000 to predict thousands.
         delimiter: the sign between two cells, a key of `src.data.tables.reading.DELIMITERS`; ``None``: found.
         settings: those of `TensorDataModule`.
 
@@ -58,6 +59,7 @@ class Table(TensorDataModule):
         ignore: str | Sequence[str] = (),
         missing: str = "median",
         delimiter: str | None = None,
+        target_unit: float = 1.0,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -69,41 +71,34 @@ class Table(TensorDataModule):
         self.missing, self.delimiter = missing, delimiter
         self.notes: list[str] = []
         self.digests: dict[str, str] = {}  # SHA-256 of each file's content
-        self._read(task)
+        self._read(task, target_unit)
 
     @property
     def note(self) -> str:
         return "; ".join(self.notes)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Do nothing: the rows were read, split and encoded when the data module was created."""
-
-    def _read(self, task: Task | None) -> None:
+    def _read(self, task: Task | None, target_unit: float) -> None:
         """Read the files, split the rows and encode them."""
         columns = self._read_file(self.path)
         names = self._choose_columns(columns)
-        rows = self._find_usable_rows(columns, names)
-        self.target = find_target(columns[self.target_name].take(rows), self.target_name, task)
-        self.task, self.class_names = self.target
+        rows = self._find_usable_rows(columns, names, self.path)
+        self.target = find_target(columns[self.target_name].take(rows), self.target_name, task, target_unit)
+        self.task, self.class_names = self.target.task, self.target.class_names
         # Until they are encoded, the inputs of samples are the numbers of their rows.
-        samples, tested = self._number_rows(columns, rows), columns
+        every = self._number_rows(columns, rows, self.path)
         if self.test_path is None:
-            samples, test = self._split_test(samples)
+            rest, test = self._split_test(every)
+            tested = columns
         else:
-            as_words = [name for name, column in columns.items() if column.words is not None]
-            tested = self._read_file(self.test_path, as_words)
-            require_columns(f"data.test_file={self.test_path}", [*names, self.target_name], tested)
-            test = self._number_rows(tested, self._find_usable_rows(tested, names))
-        train, val = self.split(samples)
+            rest, (tested, test) = every, self._read_test_file(self.test_path, columns, names)
+        train, val = self.split(rest)
         self.encoder = fit_encoder({name: columns[name].take(train.inputs.numpy()) for name in names})
-        self._note_columns(names, samples.size + (0 if self.test_path else test.size), train)
-        self._note_suspects(columns, samples)
+        self._note_columns(names, every.size, train)
+        self._note_suspects(columns, every)
         self._note_unseen(columns, val, "validation")
         self._note_unseen(tested, test, "test")
-        self.train_set, self.val_set, self.test_set = (
-            Samples(torch.from_numpy(self.encoder.encode(source, part.inputs.numpy())), part.targets)
-            for source, part in ((columns, train), (columns, val), (tested, test))
-        )
+        self.train_set, self.val_set = self._encode(columns, train, self.path), self._encode(columns, val, self.path)
+        self.test_set = self._encode(tested, test, self.test_path or self.path)
         self.in_shape = (len(self.encoder.feature_names),)
 
     def _read_file(self, path: Path, as_words: Sequence[str] = ()) -> dict[str, Column]:
@@ -125,7 +120,20 @@ class Table(TensorDataModule):
         refuse_unusable({name: columns[name] for name in names}, self.max_categories, self.ignore)
         return names
 
-    def _find_usable_rows(self, columns: Mapping[str, Column], names: Sequence[str]) -> np.ndarray:
+    def _read_test_file(
+        self, path: Path, columns: Mapping[str, Column], names: Sequence[str]
+    ) -> tuple[dict[str, Column], Samples]:
+        """Return the columns of the file to test on and its samples, whose inputs are the numbers of their rows.
+
+        Raises:
+            InputError: if the file lacks a column, or has a class that the first file lacks.
+        """
+        tested = self._read_file(path, [name for name, column in columns.items() if column.words is not None])
+        if lacking := [name for name in (*names, self.target_name) if name not in tested]:
+            raise InputError(f"data.test_file={path} lacks the columns {join_names(lacking)}")
+        return tested, self._number_rows(tested, self._find_usable_rows(tested, names, path), path)
+
+    def _find_usable_rows(self, columns: Mapping[str, Column], names: Sequence[str], path: Path) -> np.ndarray:
         """Return the numbers of the rows with a target and, if rows with empty cells are dropped, without any: (N,).
 
         Raises:
@@ -136,20 +144,33 @@ class Table(TensorDataModule):
         for name in names:
             lacks_value |= columns[name].is_missing
         is_usable = ~lacks_target & (~lacks_value | (self.missing != "drop"))
+        if lacks_target.all():
+            raise InputError(f"{path}: the target {self.target_name} has no value in any row")
         if not is_usable.any():
-            why = f"has no value of the target {self.target_name}" if lacks_target.all() else "is without an empty cell"
-            raise InputError(f"{self.path}: no row {why}" + ("" if lacks_target.all() else ": set data.missing=median"))
-        if count := int(lacks_target.sum()):
-            self.notes.append(f"{format_count(count, 'row')} without a target left out")
-        if count := int((~lacks_target & ~is_usable).sum()):
-            self.notes.append(f"{format_count(count, 'row')} with an empty cell left out")
+            raise InputError(f"{path}: each row has an empty cell, and data.missing=drop leaves such rows out")
+        for count, what in (
+            (lacks_target.sum(), "without a target"),
+            ((~lacks_target & ~is_usable).sum(), "with empty cells"),
+        ):
+            if count:
+                self.notes.append(f"{path.name}: {format_count(int(count), 'row')} {what} left out")
         return np.flatnonzero(is_usable)
 
-    def _number_rows(self, columns: Mapping[str, Column], rows: np.ndarray) -> Samples:
+    def _number_rows(self, columns: Mapping[str, Column], rows: np.ndarray, path: Path) -> Samples:
         """Return samples of the rows (N,), whose inputs are the rows' numbers."""
-        return Samples(
-            torch.from_numpy(rows), self.target.encode(columns[self.target_name].take(rows), self.target_name)
-        )
+        targets = columns[self.target_name].take(rows)
+        return Samples(torch.from_numpy(rows), self.target.encode(targets, f"{self.target_name} of {path}"))
+
+    def _encode(self, columns: Mapping[str, Column], samples: Samples, path: Path) -> Samples:
+        """Return samples whose inputs are the numbers of their rows with the inputs (N, D) of these rows.
+
+        Raises:
+            InputError: if a column has words instead of numbers.
+        """
+        try:
+            return Samples(torch.from_numpy(self.encoder.encode(columns, samples.inputs.numpy())), samples.targets)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
     def _split_test(self, samples: Samples) -> tuple[Samples, Samples]:
         """Split the samples into those to train and validate on, and those to test on, stratified by class."""
@@ -188,6 +209,11 @@ class Table(TensorDataModule):
             counts = train.targets.bincount(minlength=self.num_classes).tolist()
             if absent := [name for name, count in zip(self.class_names, counts, strict=True) if not count]:
                 self.notes.append(f"no training row has the class {join_names(absent)}")
+        elif unit := suggest_unit(train.targets):
+            self.notes.append(
+                f"a network learns numbers near 1 best, and the target's are not: data.target_unit={unit:g} divides "
+                "them by this unit, in which the metrics are then"
+            )
 
     def _note_suspects(self, columns: Mapping[str, Column], samples: Samples) -> None:
         """Note the columns that give the target of the rows away, or count them."""

@@ -1,5 +1,6 @@
 """Find the task from a table's target column, and turn the column into targets."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,12 @@ class Target(NamedTuple):
     Attributes:
         task: the task.
         class_names: sorted, numbers by value; empty for regression.
+        unit: what the numbers of a regression are divided by.
     """
 
     task: Task
     class_names: tuple[str, ...] = ()
+    unit: float = 1.0
 
     def encode(self, column: Column, name: str) -> Tensor:
         """Return a column without empty cells as targets (N,): int64 classes, or float32 numbers for regression.
@@ -37,7 +40,7 @@ class Target(NamedTuple):
         if self.task == "regression":
             if column.words is not None:
                 raise InputError(f"target {name} has words, such as {column.words[0]}: regression needs numbers")
-            return torch.from_numpy(column.values.astype(np.float32))
+            return torch.from_numpy((column.values / self.unit).astype(np.float32))
         column = label_classes(column, name)
         assert column.words is not None
         places = {word: place for place, word in enumerate(self.class_names)}
@@ -46,23 +49,26 @@ class Target(NamedTuple):
         return torch.from_numpy(np.array([places[word] for word in column.words], np.int64)[column.values])
 
 
-def find_target(column: Column, name: str, task: Task | None) -> Target:
+def find_target(column: Column, name: str, task: Task | None, unit: float = 1.0) -> Target:
     """Return the target that a column without empty cells stands for.
 
     Args:
         column: the target column.
         name: its name.
         task: the task; ``None``: classes for words and for few whole numbers, otherwise regression.
+        unit: what the numbers of a regression are divided by.
 
     Raises:
         InputError: if the column does not suit the task, has a single class, or a class of a single row.
     """
     if task == "regression" or (task is None and not _has_classes(column)):
-        target = Target("regression")
+        target = Target("regression", unit=unit)
         target.encode(column, name)  # raises for words
         if column.values.min() == column.values.max():
             raise InputError(f"target {name} is {column.values[0]:g} in every row: there is nothing to learn")
         return target
+    if unit != 1:
+        raise InputError(f"data.target_unit={unit:g} is for regression, and target {name} has classes")
     column = label_classes(column, name)
     names, counts = column.words or (), np.bincount(column.values)
     if len(names) == 1:
@@ -85,6 +91,12 @@ def _has_classes(column: Column) -> bool:
     is_whole = bool((distinct == np.round(distinct)).all())
     few = min(MAX_NUMBER_CLASSES, max(2, len(column.values) // MIN_ROWS_PER_CLASS))
     return is_whole and len(distinct) <= few
+
+
+def suggest_unit(targets: Tensor) -> float | None:
+    """Return the power of ten in which targets (N,) of a regression are near 1; ``None`` if they are already."""
+    size = float(targets.double().square().mean().sqrt())
+    return None if 0.1 <= size <= 30 or size == 0 else 10.0 ** round(math.log10(size))
 
 
 def label_classes(column: Column, name: str) -> Column:

@@ -200,6 +200,7 @@ DATA = {
     "data.target": allow_null_or(TEXT),
     "data.test_file": allow_null_or(PATH),
     "data.task": allow_one_of(None, "multiclass", "binary", "regression"),
+    "data.target_unit": POSITIVE,
     "data.ignore": allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[id,name]'; [] for none)")),
     "data.missing": allow_one_of("median", "drop"),
     "data.max_categories": allow_integer(1, 10_000),
