@@ -13,6 +13,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "storage",
     "data.published",
     "data.own",
+    "data.tables",
     "data",
     "cli",
     "optimizers",

@@ -27,6 +27,9 @@ TEXT_SETTINGS = (
     "data.root",
     "data.labels",
     "data.cache",
+    "data.file",
+    "data.test_file",
+    "data.target",
     "model.weights",
 )
 NON_TEXT_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text

@@ -5,6 +5,7 @@ import re
 from src.core.checks import (
     BOOLEAN,
     FRACTION,
+    LABEL,
     MAPPING,
     NON_NEGATIVE,
     PATH,
@@ -23,6 +24,7 @@ from src.core.checks import (
 )
 from src.core.devices import MAX_THREADS
 from src.core.places import LOCATION_CHECKS, MAX_NAME_BYTES
+from src.data.tables.reading import DELIMITERS
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
 from src.models.losses import LOSSES
 from src.storage.trust import TRUST_CHECK
@@ -200,10 +202,19 @@ DATA = {
     "data.crop": allow_integer(0, 1000),
     "data.crop_padding": allow_one_of("zeros", "reflect"),
     "data.cutout": allow_integer(0, 1000),
+    "data.file": allow_null_or(PATH),
+    "data.target": allow_null_or(TEXT),
+    "data.test_file": allow_null_or(PATH),
+    "data.task": allow_one_of(None, "multiclass", "binary", "regression"),
+    "data.target_unit": POSITIVE,
+    "data.ignore": allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[id,name]'; [] for none)")),
+    "data.missing": allow_one_of("median", "drop"),
+    "data.max_categories": allow_integer(1, 10_000),
+    "data.delimiter": allow_one_of(None, *DELIMITERS),
 }
 
 CALLBACKS = {
-    "callbacks.progress.refresh_rate": allow_integer(0),
+    "callbacks.progress.refresh_rate": allow_integer(1),
     "callbacks.early_stopping.monitor": allow_null_or(METRIC),
     "callbacks.early_stopping.mode": allow_one_of(None, "min", "max"),
     "callbacks.early_stopping.patience": allow_integer(0),
