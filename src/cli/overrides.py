@@ -25,6 +25,8 @@ TEXT_SETTINGS = (
     "ckpt_path",
     "paths.data",
     "data.root",
+    "data.labels",
+    "data.cache",
     "data.file",
     "data.test_file",
     "data.target",

@@ -229,7 +229,7 @@ class TensorDataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: int,
-        val_size: int | float,
+        val_size: int | float | None,
         train_size: int | float | None = None,
         split_seed: int = 0,
         order_seed: int | None = None,
@@ -272,6 +272,8 @@ class TensorDataModule(LightningDataModule):
         """Split the samples into training and validation samples, stratified by class."""
         generator = torch.Generator().manual_seed(self.split_seed)
         classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
+        if self.val_size is None:
+            raise InputError("data.val_size=null must be a number of samples, or a fraction")
         val_count = resolve_count(self.val_size, samples.size, "data.val_size")
         val, train = split_stratified(classes, val_count, generator)
         if self.train_size is not None:

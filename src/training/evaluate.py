@@ -53,10 +53,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             cfg.trainer[name] = own.get(name) or 1.0  # 0 (the run skipped its test): use all batches
     model = build_model(run, data, kind)
     path = find_checkpoint(folder, cfg.checkpoint)
-    content = load_weights(model, path)
-    if isinstance(data, TensorDataModule) and isinstance(kept := content.get(type(data).__qualname__), dict):
-        data.load_state_dict(kept)  # as when training is resumed; a table tells that its file has changed
-    epoch = content.get("epoch")
+    checkpoint = load_weights(model, path)
+    epoch = checkpoint.get("epoch")
+    if isinstance(data, TensorDataModule) and isinstance(state := checkpoint.get(type(data).__qualname__), dict):
+        data.load_state_dict(state)  # it tells if the samples are others
     trainer = build_plain_trainer(cfg, kind, folder)
     limit_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test
