@@ -57,7 +57,9 @@ def split_paths(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
     A path is a word without "=", or one that begins like a path: ``./a=b.png``. A dash alone is one, too.
     """
-    paths, others, is_value = [], [], False  # is_value: the word before is a flag that takes a value
+    paths: list[str] = []
+    others: list[str] = []
+    is_value = False  # True: the word before is a flag that takes a value
     for argument in arguments:
         is_word = argument == "-" or not ("=" in argument or argument.startswith(("-", "~")))
         is_path = not is_value and (is_word or argument.startswith(PATH_STARTS))

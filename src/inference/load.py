@@ -90,7 +90,8 @@ class LoadedRun:
         if trainer.num_devices > 1 or trainer.num_nodes > 1:
             raise InputError(f"trainer.devices={cfg.trainer.devices}: a prediction uses one device")
         self.device = trainer.strategy.root_device
-        self.model = trainer.precision_plugin.convert_module(self.model).to(self.device)
+        trainer.precision_plugin.convert_module(self.model)  # in place
+        self.model.to(self.device)
         return trainer
 
     def compute_outputs(self, inputs: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
@@ -104,7 +105,7 @@ class LoadedRun:
             InputError: if the outputs are not of that shape.
         """
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-            outputs = self.model(prepare(inputs).to(self.device, self.model.dtype))
+            outputs = self.model(prepare(inputs).to(device=self.device).to(self.model.dtype))  # type: ignore[arg-type]
         expected = self.description.num_classes if self.description.task == "multiclass" else 1
         if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), expected):
             raise InputError(f"{self.folder}: its network does not return one output for each class or value")
@@ -122,7 +123,22 @@ class LoadedRun:
         samples = getattr(data, f"{split}_set")
         if samples is None or not samples.size:
             raise InputError(f"split={split}: {self.folder} has no such samples")
+        self._check_unchanged(split)
         return data
+
+    def _check_unchanged(self, split: str) -> None:
+        """Compare the data set with what the checkpoint says about it; log a warning if only its values differ.
+
+        Raises:
+            InputError: if it has other classes or inputs.
+        """
+        now, then = describe_data(self.data), self.description
+        if now is None or (now.task, now.in_shape, now.class_names) != (then.task, then.in_shape, then.class_names):
+            raise InputError(
+                f"split={split}: the data have other classes or inputs now than when {self.folder} trained"
+            )
+        if now.preprocessing != then.preprocessing:
+            log.warning("the data have changed since %s was trained: they are prepared as they are now", self.folder)
 
 
 def _open_config(cfg: DictConfig) -> DictConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
@@ -83,6 +83,9 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
 
 def _check_request(cfg: DictConfig, paths: Sequence[str]) -> None:
     """Refuse a request for nothing, for files and a split at once, or to write over what is read."""
+    if OmegaConf.is_missing(cfg, "run"):
+        folder = next((path for path in paths if (Path(path) / ".hydra").is_dir()), None)
+        raise InputError(f"run=… is missing: {f'did you mean run={folder}?' if folder else 'the folder of a run'}")
     if not paths and not cfg.split:
         raise InputError("there is nothing to predict: give images, folders, .npy or .csv files, - or split=test")
     if paths and cfg.split:

@@ -13,6 +13,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
 from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
@@ -111,6 +112,7 @@ class SupervisedModule(LightningModule):
         model = super().load_from_checkpoint(file, *args, **settings)
         if found := read_description(content, checkpoint_path):
             model.class_names, model.preprocessing = found.class_names, found.preprocessing
+            convert_to_channels_last(model, model.device.type)  # as in the run, whose outputs it repeats exactly
         model.is_loaded = True
         return model.eval()
 

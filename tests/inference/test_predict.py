@@ -16,6 +16,7 @@ from PIL import Image
 from src.callbacks.figures.predictions import compute_class_probabilities
 from src.data.preprocessing import Preprocessing
 from src.data.toy import XOR
+from src.models.cnn import CNN
 from src.models.mlp import MLP
 from tests.command_line import Outcome, get_small_image_settings, read_json, run, train_bare
 from tests.small_data import write_mnist
@@ -42,6 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mnist(cwd / "data")
     images = [*get_small_image_settings("mnist", cwd / "data"), "optimizer.lr=3e-5"]
     train_bare("model=mlp", "name=digits", *images, "trainer.max_epochs=3", "seed=1", cwd=cwd)
+    train_bare("model=cnn", "name=convolutions", "model.channels=[4,6]", *images, "trainer.max_epochs=1", cwd=cwd)
     train_bare("name=corners", "data.noise=0.4", "trainer.max_epochs=6", cwd=cwd)
     train_bare("name=curve", "data=cubic", "trainer.max_epochs=3", cwd=cwd)
     return cwd
@@ -66,13 +68,16 @@ def test_split_has_accuracy_of_test(name: str, place: Path, tmp_path: Path) -> N
     assert [row["input"] for row in rows] == [f"test[{index}]" for index in range(len(rows))]
 
 
-def test_loaded_model_repeats_outputs(place: Path, digits: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("digits", MLP), ("convolutions", CNN)])
+def test_loaded_model_repeats_outputs(
+    name: str, kind: type[MLP | CNN], place: Path, digits: np.ndarray, tmp_path: Path
+) -> None:
     """A model from `load_from_checkpoint` is ready to predict: for raw pixels it gives the run's outputs exactly."""
-    model = MLP.load_from_checkpoint(place / "outputs/runs/digits/checkpoints/best.ckpt")
+    model = kind.load_from_checkpoint(place / f"outputs/runs/{name}/checkpoints/best.ckpt")
     assert not model.training and model.class_names == tuple("0123456789") and model.preprocessing is not None
     with torch.no_grad():
         outputs = model(model.preprocessing(torch.tensor(digits)[:, None]))
-    predict(RUN, "split=test", "top=10", f"out={tmp_path}/all.json", cwd=place)
+    predict(f"run=outputs/runs/{name}", "split=test", "top=10", f"out={tmp_path}/all.json", cwd=place)
     content: Any = read_json(tmp_path / "all.json")
     found = [[each["probability"] for each in sorted(row["top"], key=lambda top: top["class"])] for row in content]
     assert found == compute_class_probabilities(outputs).tolist()
@@ -201,6 +206,13 @@ def test_predictions_need_no_data_set(place: Path, digits: np.ndarray, tmp_path:
     assert "lacks train-images" in run("src.predict", "run=run", "split=test", cwd=tmp_path).error
 
 
+def test_changed_data_are_noticed(place: Path, tmp_path: Path) -> None:
+    """If the data set is another than the one that the run was trained on, one line says so."""
+    write_mnist(tmp_path, seed=3)
+    assert "the data have changed since" in predict(RUN, "split=test", f"paths.data={tmp_path}", cwd=place).out
+    assert "the data have changed since" not in predict(RUN, "split=test", cwd=place).out
+
+
 def test_stacked_jobs_predict(tmp_path: Path) -> None:
     """A job that was trained in a stack predicts as one that was trained alone."""
     (tmp_path / "points.csv").write_text("0,1\n1,1\n")
@@ -211,6 +223,37 @@ def test_stacked_jobs_predict(tmp_path: Path) -> None:
     stacked, alone = (read_rows(tmp_path / f"{name}.csv") for name in ("stacked", "alone"))
     assert [row["prediction"] for row in stacked] == [row["prediction"] for row in alone]
     assert [float(row["probability"]) for row in stacked] == pytest.approx([float(r["probability"]) for r in alone])
+
+
+NETWORK = """
+import lightning, torch
+
+class Network(lightning.LightningModule):
+    def __init__(self, in_shape):
+        super().__init__()
+        self.layer = torch.nn.Linear(*in_shape, 1)
+
+    def forward(self, inputs):
+        return self.layer(inputs)
+
+    def training_step(self, batch, index):
+        inputs, targets = batch
+        return torch.nn.functional.binary_cross_entropy_with_logits(self(inputs)[:, 0], targets.float())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+
+
+def test_any_module_predicts(tmp_path: Path) -> None:
+    """A module of another package predicts with the names and the preprocessing of its data, if it is trusted."""
+    (tmp_path / "ownnetwork.py").write_text(NETWORK)
+    (tmp_path / "points.csv").write_text("0,1\n1,1\n")
+    train_bare("~model", "+model._target_=ownnetwork.Network", "name=own", "trainer.max_epochs=1", cwd=tmp_path)
+    predict("run=outputs/runs/own", "points.csv", "out=all.csv", "trust=ownnetwork", cwd=tmp_path)
+    assert {row["prediction"] for row in read_rows(tmp_path / "all.csv")} <= {"0", "1"}
+    refused = run("src.predict", "run=outputs/runs/own", "points.csv", "trust=null", cwd=tmp_path).error
+    assert "add trust=ownnetwork" in refused
 
 
 @pytest.mark.parametrize(
@@ -229,7 +272,8 @@ def test_stacked_jobs_predict(tmp_path: Path) -> None:
         ("run=outputs/runs/digits a=b.png", "there is no setting a"),
         ("run=outputs/runs/digits split=test trainer.max_epochs=1", "trainer.max_epochs has no effect in a prediction"),
         ("run=outputs/runs/digits split=test trainer=ddp", "a prediction uses one device"),
-        ("a.png", "run=… is missing"),
+        ("a.png", "run=… is missing: the folder of a run"),
+        ("outputs/runs/digits split=test", "did you mean run=outputs/runs/digits?"),
     ],
 )
 def test_wrong_request_is_refused(given: str, words: str, place: Path) -> None:
