@@ -12,6 +12,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "core",
     "storage",
     "data.published",
+    "data.own",
     "data",
     "cli",
     "optimizers",

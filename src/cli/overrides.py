@@ -27,6 +27,8 @@ TEXT_SETTINGS = (
     "ckpt_path",
     "paths.data",
     "data.root",
+    "data.labels",
+    "data.cache",
     "model.weights",
 )
 NON_TEXT_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text

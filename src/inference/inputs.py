@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE
+from src.data.own.decoding import decode_image, fit_image
+from src.data.own.listing import SUFFIXES
 from src.data.preprocessing import IMAGE, VALUES, DataDescription
-from src.inference.images import IMAGE_SUFFIXES, fit_image, read_image
-from src.storage.files import open_regular_file
+from src.storage.files import open_regular_file, read_bytes
 
 STDIN = "-"
+MAX_FILE_BYTES = 2**30  # of a picture
 ENCODING = "utf-8-sig"  # UTF-8, with or without a byte order mark
 
 
@@ -47,15 +50,15 @@ class Reader:
     def __init__(self, description: DataDescription) -> None:
         steps = description.preprocessing
         if steps is None or steps.kind not in (IMAGE, VALUES):
-            how = "it is not known how a new input is prepared for this network"
-            raise InputError(f"{how}; its own samples can be predicted: split=test")
+            how = "its data set does not say how (describe_preprocessing, docs/extend.md)"
+            raise InputError(f"files cannot be prepared for this network: {how}; its own samples can: split=test")
         self.in_shape, self.takes_images = description.in_shape, steps.kind == IMAGE
         self.errors: list[str] = []
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The endings of the files that can be read."""
-        return (*IMAGE_SUFFIXES, ".npy") if self.takes_images else (".csv", ".npy")
+        return (*SUFFIXES, ".npy") if self.takes_images else (".csv", ".npy")
 
     def find_files(self, paths: Sequence[str]) -> list[str]:
         """Return the files to read: folders are replaced by the files in them, sorted, hidden ones left out."""
@@ -98,12 +101,29 @@ class Reader:
         """Yield the inputs in files, in their order; pictures are decoded in threads."""
         pictures = [file for file in files if self.takes_images and _get_suffix(file) != ".npy"]
         with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
-            decoded = {file: pool.submit(read_image, Path(file), self.in_shape) for file in pictures}
+            decoded = {file: pool.submit(self._read_image, Path(file)) for file in pictures}
             for file in files:
                 try:
                     yield from [Item(file, decoded[file].result())] if file in decoded else self._read(file)
                 except InputError as error:
                     self.errors.append(str(error))
+
+    def _read_image(self, path: Path) -> Tensor:
+        """Return a picture as uint8 (C, H, W), fitted to the network's input.
+
+        Raises:
+            InputError: if the file is missing, damaged, too large or no picture.
+        """
+        channels, height, width = self.in_shape
+        try:
+            if height != width or channels not in (1, 3):
+                raise ValueError(f"this network takes {channels}×{height}×{width} numbers, from a .npy file")
+            return torch.from_numpy(decode_image(read_bytes(path, MAX_FILE_BYTES), height, channels).copy())
+        except OSError as error:
+            raise _explain(path, error) from error
+        except ValueError as error:
+            reason = re.sub(r"^(images|files) (are|have) ", "", str(error))  # it is told of many at once elsewhere
+            raise InputError(f"{path} cannot be read ({reason})") from error
 
     def _read(self, file: str) -> Iterator[Item]:
         """Yield the inputs in an array, a table or standard input."""
@@ -169,6 +189,8 @@ class Reader:
         """Return True if a shape is that of one input; an image may have any size."""
         if shape == self.in_shape or not self.takes_images:
             return shape == self.in_shape
+        if self.in_shape[1] != self.in_shape[2] or self.in_shape[0] not in (1, 3):
+            return False
         return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
 
     def _to_raw(self, values: np.ndarray) -> Tensor:
@@ -177,7 +199,8 @@ class Reader:
         if values.shape == self.in_shape:
             return torch.from_numpy(values.copy())
         squeezed = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
-        return fit_image(Image.fromarray(np.ascontiguousarray(squeezed)), self.in_shape)
+        image = Image.fromarray(np.ascontiguousarray(squeezed))
+        return torch.from_numpy(fit_image(image, self.in_shape[1], self.in_shape[0]).copy())
 
 
 def _get_suffix(file: str) -> str:

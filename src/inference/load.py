@@ -105,7 +105,7 @@ class LoadedRun:
             InputError: if the outputs are not of that shape.
         """
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-            outputs = self.model(prepare(inputs).to(device=self.device).to(self.model.dtype))  # type: ignore[arg-type]
+            outputs = self.model(prepare(inputs).to(device=self.device).to(self.model.dtype))
         expected = self.description.num_classes if self.description.task == "multiclass" else 1
         if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), expected):
             raise InputError(f"{self.folder}: its network does not return one output for each class or value")
@@ -134,9 +134,7 @@ class LoadedRun:
         """
         now, then = describe_data(self.data), self.description
         if now is None or (now.task, now.in_shape, now.class_names) != (then.task, then.in_shape, then.class_names):
-            raise InputError(
-                f"split={split}: the data have other classes or inputs now than when {self.folder} trained"
-            )
+            raise InputError(f"split={split}: the data have other classes or inputs than {self.folder} was trained on")
         if now.preprocessing != then.preprocessing:
             log.warning("the data have changed since %s was trained: they are prepared as they are now", self.folder)
 

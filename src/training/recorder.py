@@ -160,7 +160,11 @@ class RunRecorder(RunCheckpoint):
             yield
             self.write_metrics()
             self.write_status("finished")
-        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if _is_call_of_exit(stop):
+                message = f"the run's code called sys.exit({stop.code!r})"  # type: ignore[union-attr]
+                self.record_stop("failed", "error", message)
+                raise InputError(f"{message}; {self.stored_epochs_message}") from stop
             how = "asked to stop (SIGTERM)" if isinstance(stop, SIGTERMException) else "Ctrl-C"
             self.record_stop("interrupted", "killed", f"{how} after {len(self.history.saved_rows)} epochs")
             if is_main_process():
@@ -277,6 +281,11 @@ def explain_memory_errors() -> Iterator[None]:
         if is_out_of_memory(error):
             raise _make_memory_error(error) from error
         raise
+
+
+def _is_call_of_exit(stop: BaseException) -> bool:
+    """Return True for a call of ``sys.exit`` by a model or a callback; Lightning itself turns Ctrl-C into one."""
+    return type(stop) is SystemExit and not isinstance(stop.__context__, KeyboardInterrupt)
 
 
 def _explain_device_error(error: Exception) -> tuple[str, InputError] | None:

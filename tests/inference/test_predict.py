@@ -143,8 +143,8 @@ def test_damaged_file_is_named(place: Path, digits: np.ndarray, tmp_path: Path) 
     outcome = run("src.predict", RUN, str(tmp_path), "nowhere.png", f"out={tmp_path}/out.csv", cwd=place)
     assert outcome.code == 1 and "Traceback" not in outcome.text
     assert outcome.err.splitlines() == [
-        f"error: {tmp_path}/a.png cannot be read (damaged, or no picture)",
-        f"error: {tmp_path}/c.jpg cannot be read (damaged, or no picture)",
+        f"error: {tmp_path}/a.png cannot be read (damaged)",
+        f"error: {tmp_path}/c.jpg cannot be read (no images)",
         f"error: {tmp_path}/d.npy holds float32, and this network takes pixels as uint8, 0 to 255",
         f"error: {tmp_path}/e.npy has the shape 2×5×28×28, and this network takes images H×W×3, H×W or C×H×W, one or"
         " several",
@@ -272,6 +272,7 @@ def test_any_module_predicts(tmp_path: Path) -> None:
         ("run=outputs/runs/digits a=b.png", "there is no setting a"),
         ("run=outputs/runs/digits split=test trainer.max_epochs=1", "trainer.max_epochs has no effect in a prediction"),
         ("run=outputs/runs/digits split=test trainer=ddp", "a prediction uses one device"),
+        ("run=outputs/runs/digits a.png --out all.csv", "a setting is typed without dashes: out=…"),
         ("a.png", "run=… is missing: the folder of a run"),
         ("outputs/runs/digits split=test", "did you mean run=outputs/runs/digits?"),
     ],
@@ -287,6 +288,35 @@ def test_damaged_description_is_refused(place: Path, tmp_path: Path) -> None:
     content["data_description"]["in_shape"] = [2**40]
     torch.save(content, path)
     assert "best.ckpt is damaged" in run("src.predict", f"run={folder}", "split=test", cwd=place).error
+
+
+def test_link_out_of_run_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "outputs/runs/corners", tmp_path / "run"))
+    (folder / "note.txt").symlink_to(place / "data")
+    assert "is a link that leads out of" in run("src.predict", f"run={folder}", "split=test", cwd=place).error
+
+
+def test_own_folder_predicts_its_images(tmp_path: Path) -> None:
+    """A run on a folder of images of unequal sizes says the same of a test image as of its file."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 3)):
+        for label, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+            (tmp_path / "own" / part / label).mkdir(parents=True)
+            for index in range(count):
+                noise = rng.integers(0, 55, (20 + 3 * index, 30, 3))
+                image = Image.fromarray((noise + colour).astype(np.uint8))
+                image.save(tmp_path / "own" / part / label / f"{index}.jpg", quality=95)
+    settings = ("data=image_folder", "data.root=own", "data.size=16", "data.val_size=4", "data.batch_size=4")
+    train_bare("model=cnn", "model.channels=[4]", *settings, "trainer.max_epochs=2", "name=own", cwd=tmp_path)
+    predict("run=outputs/runs/own", "own/test", "out=files.csv", cwd=tmp_path)
+    predict("run=outputs/runs/own", "split=test", "out=samples.csv", cwd=tmp_path)
+    files, samples = read_rows(tmp_path / "files.csv"), read_rows(tmp_path / "samples.csv")
+    assert [row["input"] for row in files] == [
+        f"own/test/{label}/{n}.jpg" for label in ("blue", "red") for n in (0, 1, 2)
+    ]
+    assert [row["prediction"] for row in files] == [row["prediction"] for row in samples]
+    expected = [float(row["probability"]) for row in samples]
+    assert [float(row["probability"]) for row in files] == pytest.approx(expected, rel=1e-5)
 
 
 def test_preprocessing_standardizes_features() -> None:

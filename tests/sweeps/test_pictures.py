@@ -183,6 +183,16 @@ def test_curves_default_to_monitor(tmp_path: Path) -> None:
     assert (lines(axis), axis.get_ylabel()) == ({"all runs": [[1, 2], [1, 0.5]]}, "validation loss")
 
 
+def test_mean_curve_has_common_epochs(tmp_path: Path) -> None:
+    """The mean of curves is taken where all of them were measured, not over their first points."""
+    for number, epochs in enumerate(((1, 2, 3, 4), (2, 4, 6))):
+        history = [{"epoch": epoch, "val/acc": epoch / (10 + 10 * number)} for epoch in epochs]
+        made_job(tmp_path, str(number), metrics={"val/acc": 0.5, "monitor": "val/acc", "mode": "max"}, history=history)
+    (axis,) = drawn(Curves(name="curves", title="Curves"), read_runs(tmp_path))
+    (mean,) = [line for line in axis.lines if not line.get_label().startswith("_")]
+    assert (mean.get_xdata().tolist(), mean.get_ydata().tolist()) == ([2, 4], pytest.approx([0.15, 0.3]))
+
+
 @pytest.mark.parametrize(
     ("values", "share", "text"),
     [

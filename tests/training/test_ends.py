@@ -6,6 +6,7 @@ Both exactly: as if it had not been killed, and as if it had been longer from th
 import itertools
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
-from tests.command_line import Outcome, load_checkpoint, read_history, read_json, run, train, train_bare
+from tests.command_line import BARE, Outcome, load_checkpoint, read_history, read_json, run, train, train_bare
 from tests.training.test_resume import assert_the_same_run
 
 TRUST = "trust=tests"  # for callbacks of the tests in a config that is read back
@@ -64,6 +65,19 @@ class StopIn(Callback):
     ) -> None:
         if trainer.current_epoch + 1 == self.epoch and batch_idx == 3:
             trainer.should_stop = True
+
+
+class ExitIn(Callback):
+    """Ends the process as a library might."""
+
+    SETTING = "+callbacks.exit={_target_:tests.training.test_ends.ExitIn,status:STATUS}"
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            sys.exit(self.status)
 
 
 class KillInFirst(Callback):
@@ -274,3 +288,13 @@ def test_run_that_cannot_reopen_says_why(tmp_path: Path) -> None:
     out = train_bare(f"{CHECKPOINTS}{time}", "trainer.max_epochs=1", cwd=tmp_path).out
     assert "no command evaluates it or trains it longer: callbacks.own.train_time_interval._target_=datetime" in out
     assert "evaluate it:" not in out and "train longer:" not in out
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_call_of_exit_is_an_error(status: int, tmp_path: Path) -> None:
+    """A callback that calls sys.exit is named as what it is, not as Ctrl-C."""
+    outcome = run("src.train", *BARE, ExitIn.SETTING.replace("STATUS", str(status)), "name=left", cwd=tmp_path)
+    assert outcome.code == 1
+    assert outcome.error.startswith(f"error: the run's code called sys.exit({status}); ")
+    left = read_json(outcome.folder / "status.json")
+    assert (left["status"], left["reason"]) == ("failed", "error")

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,8 @@ class Curves(MetricFigure):
             for curve in curves if len(curves) > 1 else []:
                 axis.plot(*curve.T, alpha=max(0.05, 0.6 / len(curves)), linewidth=0.8, **style)
             if curves:
-                shortest = min(map(len, curves))  # average over the epochs that all curves have
-                mean = np.mean([curve[:shortest] for curve in curves], axis=0)
-                axis.plot(*mean.T, label=label, marker="o" if shortest < 20 else "", markersize=4, **style)
+                mean = _average_curves(curves)
+                axis.plot(*mean.T, label=label, marker="o" if len(mean) < 20 else "", markersize=4, **style)
         if not axis.lines:
             raise InputError(f"none of the {len(runs)} runs has the metric {metric} in its history.csv")
         axis.set(xlabel="epoch", ylabel=describe_metric(metric))
@@ -185,6 +185,13 @@ class Curves(MetricFigure):
         axis.grid(alpha=0.25)
         figure.legend(loc="outside lower center", ncols=self.count_columns(groups), fontsize=9)
         figure.suptitle(self.title)
+
+
+def _average_curves(curves: list[np.ndarray]) -> np.ndarray:
+    """Return the mean of curves of epochs and values, each (n, 2), at the epochs that all of them have."""
+    epochs = reduce(np.intersect1d, [curve[:, 0] for curve in curves])
+    values = np.mean([curve[np.isin(curve[:, 0], epochs), 1] for curve in curves], axis=0)
+    return np.stack([epochs, values], axis=1)
 
 
 class ImageGrid(SweepFigure):

@@ -192,10 +192,16 @@ SCHEDULER = {
 DATA = {
     "data.root": PATH,
     "data.verify": BOOLEAN,
+    "data.cache": PATH,
+    "data.labels": allow_null_or(PATH),
+    "data.size": allow_integer(1, 4096),
+    "data.channels": allow_one_of(1, 3),
+    "data.mean": allow_null_or(allow_list(FRACTION, "a list of numbers from 0 to 1, one for each channel", low=1)),
+    "data.std": allow_null_or(allow_list(UP_TO_ONE, "a list of numbers above 0, up to 1, one for each channel", low=1)),
     "data.batch_size": allow_integer(1),
-    "data.val_size": allow_count_or_fraction(0, MAX_SAMPLES),
+    "data.val_size": allow_null_or(allow_count_or_fraction(0, MAX_SAMPLES)),
     "data.train_size": allow_null_or(allow_count_or_fraction(1, MAX_SAMPLES)),
-    "data.test_size": allow_integer(1, MAX_SAMPLES),
+    "data.test_size": allow_null_or(allow_count_or_fraction(1, MAX_SAMPLES)),
     "data.noise": NON_NEGATIVE,
     "data.split_seed": SEED,
     "data.order_seed": allow_null_or(SEED),
@@ -213,7 +219,7 @@ DATA = {
 }
 
 CALLBACKS = {
-    "callbacks.progress.refresh_rate": allow_integer(0),
+    "callbacks.progress.refresh_rate": allow_integer(1),
     "callbacks.early_stopping.monitor": allow_null_or(METRIC),
     "callbacks.early_stopping.mode": allow_one_of(None, "min", "max"),
     "callbacks.early_stopping.patience": allow_integer(0),
