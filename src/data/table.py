@@ -11,6 +11,7 @@ import torch
 from src.core.errors import InputError
 from src.core.formatting import format_count
 from src.data.base import Samples, Task, TensorDataModule, resolve_count, split_stratified
+from src.data.preprocessing import ROW, Preprocessing
 from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
 from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns
 from src.data.tables.reading import Column, read_columns
@@ -228,6 +229,9 @@ class Table(TensorDataModule):
                 self.notes.append(f"{each.name}: no training row has the {stage} rows' {join_names(words)}")
 
     # What a checkpoint keeps
+
+    def describe_preprocessing(self) -> Preprocessing:
+        return Preprocessing(ROW, options={"delimiter": self.delimiter, "columns": self.encoder.to_plain()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the data: the digests of the files."""
