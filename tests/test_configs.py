@@ -121,6 +121,12 @@ def test_eval_composes() -> None:
     assert (config.run, config.split, config.checkpoint) == ("somewhere", "val", None)
 
 
+def test_predict_composes() -> None:
+    config = compose("predict", ["run=somewhere"])
+    check_config(config)
+    assert (config.run, config.split, config.top, config.out) == ("somewhere", None, 3, None)
+
+
 @pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "mps", "ddp"])
 def test_trainers_differ_in_devices_only(trainer: str) -> None:
     plain, other = compose_config(f"trainer={trainer}")[1]["trainer"], compose_config()[1]["trainer"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.core.checks import format_escaped
+from src.core.checks import format_escaped, format_value
 from src.core.devices import is_main_process
 from src.core.errors import InputError
 from src.core.formatting import format_count
@@ -94,8 +94,8 @@ class ImageFolder(ImageDataModule):
             return None
         if mean is None or std is None or not standardize or not len(mean) == len(std) == self.in_shape[0]:
             raise InputError(
-                f"data.mean={mean} and data.std={std} need each other, a number for each of the "
-                f"{format_count(self.in_shape[0], 'channel')}, and data.standardize=true"
+                f"data.mean={format_value(mean)} and data.std={format_value(std)} need each other, a number for each of "
+                f"the {format_count(self.in_shape[0], 'channel')}, and data.standardize=true"
             )
         return torch.tensor(mean).view(-1, 1, 1) * 255, torch.tensor(std).view(-1, 1, 1) * 255
 
@@ -174,7 +174,9 @@ class ImageFolder(ImageDataModule):
             )
         for split, samples, asked in (("val", val_set, self.val_size or self.own_val_set), ("test", test_set, True)):
             if asked and not samples.size:
-                raise InputError(f"data.root={self.root} has no images left for data.{split}_size: add images")
+                raise InputError(
+                    f"data.{split}_size: no image of {self.root} is left for it: add images, or choose more"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint remembers of the images: class names, and a hash of contents and labels."""

@@ -85,6 +85,7 @@ class ResNet18(ImageModule):
         self.net.backbone.requires_grad_(freeze != "backbone")  # before DDP fixes this set
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.trainer.world_size > 1 and self.backbone_frozen and self.frozen_epochs != "backbone":
             raise InputError(
                 f"model.freeze={self.frozen_epochs} cannot unfreeze under trainer=ddp, which fixes the trained "

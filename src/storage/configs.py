@@ -160,7 +160,7 @@ def _resolve_paths(content: dict[str, Any], overridden: set[str], external: dict
     if isinstance(data.get("root"), str) and "${" not in data["root"]:
         if _is_folder(data["root"]) and "paths.data" not in overridden:
             EXTERNAL_DATA_FOLDERS.add(Path(data["root"]).resolve())
-        else:
+        elif "paths.data" in overridden or not str(data["_target_"]).startswith(OWN_FILES):
             data["root"] = "${paths.data}"
     if "cache" in data and "data.cache" not in overridden:
         data["cache"] = "${paths.outputs}/cache"  # files are written there

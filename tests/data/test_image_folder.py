@@ -77,6 +77,17 @@ def test_resumed_run_notices_changes(birds: Path) -> None:
     assert "the classes are others than when the run started" in error
 
 
+def test_moved_folder_is_given_again(birds: Path) -> None:
+    first = train_bare(*SMALL, "trainer.max_epochs=1", cwd=birds.parent)
+    birds.rename(birds.parent / "moved")
+    error = run("src.eval", f"run={first.folder}", cwd=birds.parent).error
+    assert "data.root=birds: there is no such folder; if the images have moved" in error
+    evaluated = evaluate(f"run={first.folder}", "paths.data=moved", cwd=birds.parent)
+    resumed = run("src.train", f"resume={first.folder}", "data.root=moved", "trainer.max_epochs=2", cwd=birds.parent)
+    assert resumed.code == 0
+    assert "have changed" not in evaluated.text + resumed.text
+
+
 def test_strange_config_writes_nothing_elsewhere(birds: Path) -> None:
     """A folder's config may be a stranger's: it does not choose where decoded images are written."""
     first = train_bare(*SMALL, "trainer.max_epochs=1", "data.cache=own", cwd=birds.parent)
@@ -159,6 +170,11 @@ def test_wrong_csv_is_one_line(text: str, message: str, birds: Path) -> None:
     (birds / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         make_data(birds, labels="labels.csv")
+
+
+def test_missing_csv_is_one_line(birds: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.labels: .*none\.csv cannot be read"):
+        make_data(birds, labels="none.csv")
 
 
 # What is left out

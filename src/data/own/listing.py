@@ -152,7 +152,11 @@ def _is_inner_file(path: Path, real_root: Path) -> bool:
 
 
 def _list_by_csv(root: Path, path: Path, problems: Problems) -> list[ImageFile]:
-    rows = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff")), strict=True)
+    try:
+        text = read_text(path).removeprefix("\ufeff")
+    except OSError as error:
+        raise InputError(f"data.labels: {path} cannot be read ({error.strerror or error})") from error
+    rows = csv.DictReader(io.StringIO(text), strict=True)
     try:
         header = [name.strip() for name in rows.fieldnames or []]
         rows.fieldnames = header

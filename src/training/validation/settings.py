@@ -73,6 +73,14 @@ CLOCK_TIME = Check(
 
 UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
 
+
+def _allow_file(*suffixes: str) -> Check:
+    """Return a check for the path of a file with one of these suffixes."""
+    return Check(
+        lambda value: PATH.allows(value) and value.endswith(suffixes), f"a path that ends in {' or '.join(suffixes)}"
+    )
+
+
 RUN = {
     **LOCATION_CHECKS,
     "seed": allow_null_or(SEED),
@@ -98,6 +106,14 @@ EVALUATION = {  # these replace the checks of the same names when a run is evalu
     "trainer.precision": allow_one_of(None, *PRECISIONS),
     "trainer.limit_val_batches": allow_null_or(allow_count_or_fraction(0)),
     "trainer.limit_test_batches": allow_null_or(allow_count_or_fraction(0)),
+}
+
+PREDICTION = {  # these replace the checks of the same names when a run predicts
+    **{name: EVALUATION[name] for name in ("run", "checkpoint", "paths.data", "trainer.precision")},
+    "split": allow_one_of(None, "test", "val", "train"),
+    "top": allow_integer(1, 1_000_000),
+    "out": allow_null_or(_allow_file(".csv", ".json")),
+    "grid": allow_null_or(_allow_file(".png")),
 }
 
 MODEL = {
