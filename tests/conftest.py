@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.composing import composing_once
 from tests.small_data import write_cifar10, write_mnist
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ignores Ctrl-C, which some tests send
@@ -23,7 +25,7 @@ SLOW = (
     *("optimizers/", "storage/test_foreign_checkpoints"),
     *(f"sweeps/test_{name}" for name in ("general_presets", "group_sweeps", "jobs", "local_launcher", "pool")),
     *(f"sweeps/test_{name}" for name in ("ray_cluster", "report_anywhere", "search.", "slurm", "touched", "undrawn")),
-    "sweeps/test_vectorized_launcher",
+    *(f"sweeps/test_{name}" for name in ("launcher_contract", "vectorized_launcher")),
     *(f"training/test_{name}" for name in ("any_module", "compilation", "ddp", "edges", "ends", "figures", "measured")),
     *(f"training/test_{name}" for name in ("mps", "nodes", "own_classes", "python_run", "refusals", "resume", "train")),
 )
@@ -44,6 +46,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mnist(root, "FashionMNIST", seed=1)
     write_cifar10(root)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composing_once() -> Iterator[None]:
+    with composing_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,8 @@ class Trial(NamedTuple):
 def trials(seed: int, count: int) -> Iterator[Trial]:
     """Yield as many trials; the same seed yields the same."""
     draw = random.Random(seed)
-    kinds = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
+    turns = [((turn + 0.5) / weight, kind) for kind, weight in WEIGHTS.items() for turn in range(weight)]
+    kinds = [kind for _, kind in sorted(turns)]  # spread evenly: a few trials already have all
     for number in range(count):
         maker = MAKERS[kinds[number % len(kinds)]]
         trial = maker(draw)

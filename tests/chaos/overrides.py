@@ -26,11 +26,11 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from tests import command_line
-from tests.chaos.composing import composing_once
 from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import ACCEPT, REFUSE, TRAINED, Trial, trials
 from tests.chaos.settings import GROUPS, OF_PATHS, known
 from tests.command_line import Outcome, read_json, train_bare
+from tests.composing import composing_once
 from tests.small_data import write_cifar10, write_mnist
 
 PATIENCE = 240.0  # seconds; the slowest string takes a few on a busy machine

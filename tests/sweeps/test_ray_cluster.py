@@ -299,19 +299,6 @@ def test_sigterm_stops_jobs_but_not_cluster(nodes: Nodes, undisturbed: Path, tmp
     assert_sweep_resumes(tmp_path, undisturbed)
 
 
-def test_jobs_of_killed_sweep_end(undisturbed: Path, short: Path, tmp_path: Path) -> None:
-    """If the sweep is killed, its jobs end by themselves; the sweep can be resumed."""
-    outcome, _ = run_and_stop_job(tmp_path, (), "SIGKILL", TMPDIR=str(short))
-    note = read_events(tmp_path)[0]  # of Ray itself two agents live on for a minute; they know of no job
-    wait_for(lambda: not {note.process, note.parent} & set(processes()), "the job to end")
-    assert outcome.code == -signal.SIGKILL
-    assert get_job_outcomes(tmp_path, "one")[0] in [
-        ("running", None),
-        ("interrupted", "killed"),
-    ]  # as Ray leaves it time
-    assert_sweep_resumes(tmp_path, undisturbed)
-
-
 # Told before there is a cluster
 
 
@@ -319,27 +306,6 @@ def run_refused_sweep(*settings: str, cwd: Path) -> str:
     outcome = run("src.train", *ONE, RAY, *settings, cwd=cwd)
     assert outcome.folders == []
     return outcome.error
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("address=somewhere", "null or HOST:PORT"),
-        ("address=ray://here:1", "null or HOST:PORT"),
-        ("cpus_per_job=0", "a whole number from 1 to 1,024"),
-        ("cpus_per_job=0.5", "a whole number from 1 to 1,024"),
-        ("gpus_per_job=1.5", "a whole number from 0 to 1,024, or a fraction between 0 and 1"),
-        ("gpus_per_job=-1", "a whole number from 0 to 1,024, or a fraction between 0 and 1"),
-        ("retries=-1", "a whole number from 0 to 1,000,000"),
-        ("time_limit=0", "null or seconds above 0, up to 1,000,000,000"),
-    ],
-)
-def test_invalid_launcher_setting_is_refused(setting: str, words: str, tmp_path: Path) -> None:
-    """An invalid setting of the launcher is refused by name."""
-    assert (
-        run_refused_sweep(f"hydra.launcher.{setting}", cwd=tmp_path)
-        == f"error: hydra.launcher.{setting} must be {words}"
-    )
 
 
 def test_unreachable_cluster_is_reported(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.trouble import FaultInjector, inject_faults, read_events, wait_for_se
 
 SPACE = ("model.hidden_size=tag(log,interval(2,16))", "optimizer.lr=tag(log,interval(1e-3,1e-1))")
 COMMON = ("-m", "hydra/sweeper=optuna", *BARE, "data=cubic", "hydra.launcher.jobs=3")
-PLAN = ("hydra.sweeper.at_once=3", "hydra.sweeper.trials=14")
+PLAN = ("hydra.sweeper.at_once=3", "hydra.sweeper.trials=13")
 LONG = (*COMMON, FaultInjector.SETTING, *SPACE, *PLAN, "trainer.max_epochs=2", "name=long")
 FAILING = {1: "raise", 4: "diverge"}  # ten of the first twelve come to a result: then TPE begins
 
@@ -72,15 +72,15 @@ def test_killed_search_equals_uninterrupted_one(
     """A killed and resumed search has the trials of the uninterrupted search."""
     assert summarise_trials(killed[0]) == summarise_trials(undisturbed[0])
     assert [each[:2] for each in summarise_trials(killed[0])] == [
-        (number, "FAIL" if number in FAILING else "COMPLETE") for number in range(14)
+        (number, "FAIL" if number in FAILING else "COMPLETE") for number in range(13)
     ]
 
 
 def test_resumed_search_restarts_no_job(killed: tuple[Path, Outcome]) -> None:
     """Jobs that were finished or running when the search was killed do not start over."""
-    assert "14 trials (tpe): 9 done before, 5 to do" in killed[1].out
+    assert "13 trials (tpe): 9 done before, 4 to do" in killed[1].out
     begun = [note.number for note in read_events(killed[0]) if note.event == "1"]
-    assert sorted(begun) == list(range(14))
+    assert sorted(begun) == list(range(13))
 
 
 def test_killed_trial_resumes(killed: tuple[Path, Outcome]) -> None:
@@ -88,14 +88,14 @@ def test_killed_trial_resumes(killed: tuple[Path, Outcome]) -> None:
     cwd, outcome = killed
     assert "FAILED, killed: by signal SIGKILL" in outcome.out and outcome.code == 0
     assert [note.event for note in read_events(cwd) if note.number == 12] == ["1", "2", "2", "test"]
-    assert "2 of 14 trials failed" in outcome.out
+    assert "2 of 13 trials failed" in outcome.out
 
 
 def test_failed_trials_do_not_end_search(undisturbed: tuple[Path, Outcome]) -> None:
     """Failed trials are reported and do not end the search."""
     outcome = undisturbed[1]
     assert outcome.code == 0
-    assert "2 of 14 trials failed" in outcome.out
+    assert "2 of 13 trials failed" in outcome.out
     lines = [line for line in outcome.out.splitlines() if line.startswith("failed: ")]
     assert [line.split("long/")[1].split("_")[0] for line in lines] == ["1", "4"]
     assert "(diverged)" in lines[1]
@@ -110,7 +110,7 @@ def test_trial_value_is_best_monitored_metric(undisturbed: tuple[Path, Outcome])
         assert trial.value == (None if trial.number in FAILING else job.metrics["best"])
     value, number = min((each.value, each.number) for each in load_trials(undisturbed[0]) if each.value is not None)
     best = load_trials(undisturbed[0])[number]
-    line = f"best of 12 trials: {number}, val/loss {value:.4g}, with"
+    line = f"best of 11 trials: {number}, val/loss {value:.4g}, with"
     assert f"{line} model.hidden_size={best.params['model.hidden_size']}" in undisturbed[1].out
 
 

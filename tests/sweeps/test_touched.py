@@ -1,6 +1,5 @@
 """Sweeps whose folder is touched while they run: it costs the jobs that it is about, and is told."""
 
-import csv
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -28,16 +27,11 @@ from tests.command_line import (
     train_bare,
     wait_for,
 )
-from tests.sweeps.outcomes import read_sweep_jobs
+from tests.sweeps.outcomes import read_rows, read_sweep_jobs
 from tests.trouble import FaultInjector, inject_faults, read_events, wait_for_second_epoch
 
 SHARED = (*BARE, "trainer.max_epochs=2", "model.hidden_size=3")
 GRID = ("-m", *SHARED, FaultInjector.SETTING, "hydra.launcher.jobs=2", "seed=0,1,2,3,4,5,6,7,8", "name=touched")
-
-
-def read_rows(cwd: Path, name: str) -> list[dict[str, str]]:
-    with (cwd / "outputs" / "sweeps" / name / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def wait_for_exit(parent: "subprocess.Popen[str]") -> Outcome:

@@ -15,7 +15,7 @@ from src.callbacks.figures.base import FigureCallback
 from src.sweeps.report.reading import read_sweeps
 from src.sweeps.report.undrawn import NON_DRAWING_CALLBACKS, find_runs_without_figures
 from src.sweeps.report.write import load_sweeps, write_report
-from tests.command_line import CONF, Outcome, run, run_process
+from tests.command_line import CONF, Outcome, run
 from tests.sweeps.reports import Page, make_accuracy_job, read_report
 
 SWEEP = ("-m", "data=xor", "model.hidden_size=2,3", "seed=0,1", "trainer.max_epochs=1", "name=x", "logger=none")
@@ -117,7 +117,7 @@ def list_figure_folders(cwd: Path) -> list[Path]:
 
 
 def run_report(cwd: Path, *arguments: str, code: int = 0) -> tuple[Outcome, Page]:
-    outcome = run_process("src.report", SWEEP_FOLDER, *arguments, cwd=cwd)
+    outcome = run("src.report", SWEEP_FOLDER, *arguments, cwd=cwd)
     assert outcome.code == code, outcome.text
     assert outcome.out == f"{SWEEP_FOLDER}/report.html\n"
     return outcome, Page(cwd / SWEEP_FOLDER / "report.html")

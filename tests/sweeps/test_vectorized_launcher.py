@@ -1,7 +1,5 @@
 """Sweeps whose jobs are trained as one: what is stacked and what is not, failures, kills, going on."""
 
-import csv
-import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +10,7 @@ import pytest
 
 from src.sweeps.store.jobs import Job
 from tests.command_line import BARE, Outcome, drop_overridden, read_weights, run, spawn, train_bare, wait_for
-from tests.sweeps.outcomes import assert_same_results, read_sweep_jobs
+from tests.sweeps.outcomes import assert_same_results, read_statuses, read_sweep_jobs
 
 COMMON = ("-m", "hydra/launcher=vectorized", *BARE, "model.hidden_size=4", "trainer.max_epochs=3", "trainer=cpu")
 
@@ -66,28 +64,11 @@ def test_diverging_job_fails_alone(mixed: tuple[Path, Outcome]) -> None:
             assert job.metrics["test/acc"] == pytest.approx(alone.metrics["test/acc"], abs=0.02)
 
 
-def test_results_have_row_per_job(mixed: tuple[Path, Outcome]) -> None:
-    cwd, _ = mixed
-    with (cwd / "outputs" / "sweeps" / "together" / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["status"] for row in rows] == [job.status["status"] for job in read_sweep_jobs(cwd, "together")]
-    assert all(row["val/acc"] and row["test/acc"] for row in rows if row["status"] == "finished")
-
-
-@pytest.mark.parametrize("ways", [("vectorized", "local"), ("local", "vectorized")])
-def test_finished_jobs_count_for_both_launchers(ways: tuple[str, str], tmp_path: Path) -> None:
-    """Jobs finished by the local launcher count for the vectorized one, and vice versa."""
-    for number, way in enumerate(ways):
-        settings = drop_overridden(*COMMON, f"hydra/launcher={way}", "seed=0,1", "name=both")
-        outcome = run("src.train", *settings, cwd=tmp_path)
-        assert outcome.code == 0, outcome.text
-        assert f"2 jobs: 2 {['to do', 'finished before'][number]}" in outcome.text
-
-
 def test_shapes_form_separate_limited_stacks(tmp_path: Path) -> None:
     """Jobs of different shapes form separate stacks, none larger than asked for."""
-    settings = ("model.hidden_size=2,3", "model.dropout=0,0.1,0.2", "seed=0,1,2", "hydra.launcher.jobs=1")
-    outcome = run_sweep(*settings, "hydra.launcher.most=4", cwd=tmp_path)  # without dropout there is no such layer
+    settings = ("model.hidden_size=2,3", "model.dropout=0,0.1,0.2", "seed=0,1,2", "trainer.max_epochs=1")
+    most = ("hydra.launcher.jobs=1", "hydra.launcher.most=4")
+    outcome = run_sweep(*settings, *most, cwd=tmp_path)  # without dropout there is no such layer
     assert "18 jobs in 6 stacks (6× 3)" in outcome.text
     assert outcome.code == 0
 
@@ -98,7 +79,6 @@ def test_shapes_form_separate_limited_stacks(tmp_path: Path) -> None:
         (["model.label_smoothing=0,0.1,2"], 2, "model.label_smoothing=2 must be a number from 0 to below 1"),
         (["model.label_smoothing=2,0,0.1"], 0, "model.label_smoothing=2 must be a number from 0 to below 1"),
         (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0,0.5,0.9"], 0, "Nesterov momentum requires"),
-        (["ckpt_path=none.ckpt,null", "seed=0,1", "hydra.launcher.most=3"], 0, "none.ckpt: there is no such file"),
         (
             ["model.loss=squared_error,quadratic", "seed=0,1"],
             0,
@@ -108,7 +88,7 @@ def test_shapes_form_separate_limited_stacks(tmp_path: Path) -> None:
 )
 def test_invalid_setting_fails_only_its_jobs(settings: list[str], wrong: int, told: str, tmp_path: Path) -> None:
     """An invalid setting fails only the jobs that have it."""
-    outcome = run_sweep(*settings, "hydra.launcher.jobs=1", cwd=tmp_path)
+    outcome = run_sweep(*settings, "hydra.launcher.jobs=1", "trainer.max_epochs=1", cwd=tmp_path)
     assert outcome.code == 1
     jobs = read_sweep_jobs(tmp_path, "together")
     failed = [job for job in jobs if job.status["status"] == "failed"]
@@ -129,72 +109,33 @@ def test_job_without_seed_runs_separately(tmp_path: Path) -> None:
 
 def test_data_splits_form_separate_stacks(tmp_path: Path) -> None:
     """Jobs on different parts of the data form separate stacks."""
-    outcome = run_sweep(
-        "data.split_seed=0,1", "data.train_size=40,60", "seed=0,1", "hydra.launcher.jobs=1", cwd=tmp_path
-    )
+    parts = ("data.split_seed=0,1", "data.train_size=40,60")
+    outcome = run_sweep(*parts, "seed=0,1", "hydra.launcher.jobs=1", "trainer.max_epochs=1", cwd=tmp_path)
     assert "8 jobs in 4 stacks (4× 2)" in outcome.text
-
-
-@pytest.mark.parametrize("most", ["0", "many"])
-def test_invalid_stack_size_is_refused(most: str, tmp_path: Path) -> None:
-    outcome = run_sweep("seed=0,1", f"hydra.launcher.most={most}", cwd=tmp_path)
-    assert outcome.error == f"error: hydra.launcher.most={most} must be null or a whole number from 1 to 100,000"
 
 
 # Stopped and gone on with
 
-LONG = drop_overridden(*COMMON, "data.batch_size=1", "trainer.max_epochs=40", "optimizer.lr=0.01,0.03", "seed=0,1")
+LONG = drop_overridden(
+    *(*COMMON, "data.batch_size=1", "trainer.max_epochs=40", "optimizer.lr=0.01,0.03", "seed=0,1"),
+    *("hydra.launcher.jobs=1", "name=long"),
+)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("undisturbed")
-    assert run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=cwd).code == 0
+    assert run("src.train", *LONG, cwd=cwd).code == 0
     return cwd
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_sweep_resumes_with_same_results(stop: signal.Signals, undisturbed: Path, tmp_path: Path) -> None:
-    command = (*LONG, "hydra.launcher.jobs=1", "name=long")
-    folder = tmp_path / "outputs" / "sweeps" / "long"
-    with spawn("src.train", *command, cwd=tmp_path) as parent:
-        wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
-        os.kill(parent.pid, stop)
-        parent.communicate(timeout=60)
-    statuses = {job.status["status"] for job in read_sweep_jobs(tmp_path, "long")}
-    assert statuses == {"running" if stop == signal.SIGKILL else "interrupted"}
-    outcome = run("src.train", *command, cwd=tmp_path)
-    assert outcome.code == 0
-    assert "4 jobs: 4 to resume" in outcome.text
-    (log,) = folder.glob("stacks/*.log")
-    assert "resuming after epoch" in log.read_text()
-    assert not list(folder.glob("stacks/*.ckpt"))
-    assert_same_results(read_sweep_jobs(tmp_path, "long"), read_sweep_jobs(undisturbed, "long"))
-
-
-def test_rerun_all_does_not_resume(tmp_path: Path, undisturbed: Path) -> None:
-    """With `rerun=all` the jobs start from the beginning instead of resuming."""
-    command = (*LONG, "hydra.launcher.jobs=1", "name=long")
-    folder = tmp_path / "outputs" / "sweeps" / "long"
-    with spawn("src.train", *command, cwd=tmp_path) as parent:
-        wait_for(lambda: list(folder.glob("stacks/*.ckpt")), "a state of the stack")
-        parent.kill()
-        parent.communicate(timeout=60)
-    assert run("src.train", *command, "rerun=all", cwd=tmp_path).code == 0
-    (log,) = folder.glob("stacks/*.log")
-    assert "resuming" not in log.read_text()
-    assert_same_results(read_sweep_jobs(tmp_path, "long"), read_sweep_jobs(undisturbed, "long"))
-
-
-def kill_sweep(cwd: Path, *settings: str) -> Path:
-    """The folder of a sweep that was killed once it had kept the state of its stack."""
+def stop_sweep(cwd: Path, *settings: str, by: signal.Signals = signal.SIGKILL) -> Path:
+    """The folder of a sweep that got a signal once it had kept the state of its stack."""
     folder = cwd / "outputs" / "sweeps" / "long"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("stacks/*.ckpt")}
-    with spawn(
-        "src.train", *drop_overridden(*LONG, "hydra.launcher.jobs=1", "name=long", *settings), cwd=cwd
-    ) as parent:
+    with spawn("src.train", *drop_overridden(*LONG, *settings), cwd=cwd) as parent:
         wait_for(lambda: has_new_state(folder, before), "a state of the stack")
-        parent.kill()
+        parent.send_signal(by)
         parent.communicate(timeout=60)
     return folder
 
@@ -203,54 +144,91 @@ def has_new_state(folder: Path, before: dict[Path, int]) -> bool:
     return any(path.stat().st_mtime_ns != before.get(path) for path in folder.glob("stacks/*.ckpt"))
 
 
-def test_partly_resumed_stack_has_same_results(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("killed")
+    stop_sweep(cwd)
+    return cwd
+
+
+@pytest.fixture
+def killed(killed_once: Path, tmp_path: Path) -> Path:
+    """Where the sweep was killed once it had kept the state of its stack: a copy."""
+    return shutil.copytree(killed_once, tmp_path, dirs_exist_ok=True)
+
+
+def assert_resumes(cwd: Path, undisturbed: Path) -> None:
+    outcome = run("src.train", *LONG, cwd=cwd)
+    assert outcome.code == 0
+    assert "4 jobs: 4 to resume" in outcome.text
+    folder = cwd / "outputs" / "sweeps" / "long"
+    (log,) = folder.glob("stacks/*.log")
+    assert "resuming after epoch" in log.read_text()
+    assert not list(folder.glob("stacks/*.ckpt"))
+    assert_same_results(read_sweep_jobs(cwd, "long"), read_sweep_jobs(undisturbed, "long"))
+
+
+def test_killed_sweep_resumes_identically(undisturbed: Path, killed: Path) -> None:
+    assert read_statuses(killed, "long") == ["running"] * 4
+    assert_resumes(killed, undisturbed)
+
+
+def test_interrupted_sweep_resumes_identically(undisturbed: Path, tmp_path: Path) -> None:
+    stop_sweep(tmp_path, by=signal.SIGINT)
+    assert read_statuses(tmp_path, "long") == ["interrupted"] * 4
+    assert_resumes(tmp_path, undisturbed)
+
+
+def test_rerun_all_does_not_resume(undisturbed: Path, killed: Path) -> None:
+    """With `rerun=all` the jobs start from the beginning instead of resuming."""
+    assert run("src.train", *LONG, "rerun=all", cwd=killed).code == 0
+    (log,) = killed.glob("outputs/sweeps/long/stacks/*.log")
+    assert "resuming" not in log.read_text()
+    assert_same_results(read_sweep_jobs(killed, "long"), read_sweep_jobs(undisturbed, "long"))
+
+
+def test_partly_resumed_stack_has_same_results(undisturbed: Path, killed: Path) -> None:
     """If only some jobs of a stack were resumed, all come to the same results in the end."""
-    kill_sweep(tmp_path)
-    kill_sweep(tmp_path, "seed=0")
-    outcome = run(
-        "src.train", *drop_overridden(*LONG, "hydra.launcher.jobs=1", "seed=0,1,2", "name=long"), cwd=tmp_path
-    )
+    stop_sweep(killed, "seed=0")
+    outcome = run("src.train", *drop_overridden(*LONG, "seed=0,1,2"), cwd=killed)
     assert outcome.code == 0, outcome.text
-    jobs, others = read_sweep_jobs(tmp_path, "long"), read_sweep_jobs(undisturbed, "long")
+    jobs, others = read_sweep_jobs(killed, "long"), read_sweep_jobs(undisturbed, "long")
     assert len(jobs) == 6
     assert_same_results(jobs[:4], others)
 
 
-def test_job_stopped_while_writing_stays_stacked(undisturbed: Path, tmp_path: Path) -> None:
+def test_job_stopped_while_writing_stays_stacked(undisturbed: Path, killed: Path) -> None:
     """A job that was stopped while its files were written stays in its stack."""
-    kill_sweep(tmp_path)
-    job, other = read_sweep_jobs(tmp_path, "long")[0], read_sweep_jobs(undisturbed, "long")[0]
+    job, other = read_sweep_jobs(killed, "long")[0], read_sweep_jobs(undisturbed, "long")[0]
     shutil.copytree(other.folder / "checkpoints", job.folder / "checkpoints")
-    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
+    outcome = run("src.train", *LONG, cwd=killed)
     assert "4 jobs in 1 stack (1× 4)" in outcome.text
-    assert_same_results(read_sweep_jobs(tmp_path, "long"), read_sweep_jobs(undisturbed, "long"))
+    assert_same_results(read_sweep_jobs(killed, "long"), read_sweep_jobs(undisturbed, "long"))
 
 
-def test_local_launcher_takes_jobs_from_stack(undisturbed: Path, tmp_path: Path) -> None:
-    """The local launcher may finish some jobs of a stack; the others return to the stack."""
-    kill_sweep(tmp_path)
-    local = drop_overridden(*LONG, "hydra/launcher=local", "hydra.launcher.jobs=2", "seed=0", "name=long")
-    assert run("src.train", *local, cwd=tmp_path).code == 0
-    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
-    assert "2 jobs in 1 stack (1× 2)" in outcome.text
-    assert [job.stack for job in read_sweep_jobs(tmp_path, "long")] == [None] * 4
+def test_local_launcher_takes_jobs_from_stack(undisturbed: Path, killed: Path) -> None:
+    """The local launcher may finish a job of a stack; the others return to the stack."""
+    local = drop_overridden(*LONG, "hydra/launcher=local", "seed=0", "optimizer.lr=0.01")
+    assert run("src.train", *local, cwd=killed).code == 0
+    outcome = run("src.train", *LONG, cwd=killed)
+    assert "3 jobs in 1 stack (1× 3)" in outcome.text
+    assert [job.stack for job in read_sweep_jobs(killed, "long")] == [None] * 4
     # after 4,000 steps in float32, which rounds differently alone
-    for job, other in zip(read_sweep_jobs(tmp_path, "long"), read_sweep_jobs(undisturbed, "long"), strict=True):
+    for job, other in zip(read_sweep_jobs(killed, "long"), read_sweep_jobs(undisturbed, "long"), strict=True):
         assert job.metrics["test/loss"] == pytest.approx(other.metrics["test/loss"], rel=0.05)
 
 
-def test_damaged_stack_state_restarts_jobs(undisturbed: Path, tmp_path: Path) -> None:
+def test_damaged_stack_state_restarts_jobs(undisturbed: Path, killed: Path) -> None:
     """A stack's state with a flipped bit is reported, and its jobs start again."""
-    folder = kill_sweep(tmp_path)
-    (state,) = folder.glob("stacks/*.ckpt")
+    (state,) = killed.glob("outputs/sweeps/long/stacks/*.ckpt")
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 4
     state.write_bytes(content)
-    outcome = run("src.train", *LONG, "hydra.launcher.jobs=1", "name=long", cwd=tmp_path)
+    outcome = run("src.train", *LONG, cwd=killed)
     assert outcome.code == 0, outcome.text
     told = "is damaged: a part of it does not match its checksum; the jobs that would resume from it start again"
-    assert f"checkpoint {state.relative_to(tmp_path)} {told}" in outcome.out
-    assert_same_results(read_sweep_jobs(tmp_path, "long"), read_sweep_jobs(undisturbed, "long"))
+    assert f"checkpoint {state.relative_to(killed)} {told}" in outcome.out
+    assert_same_results(read_sweep_jobs(killed, "long"), read_sweep_jobs(undisturbed, "long"))
 
 
 def test_sweep_process_does_not_import_torch() -> None:

@@ -72,14 +72,25 @@ def assert_equal(again: RunFigures, before: RunFigures) -> None:
     assert again.others == before.others
 
 
-def test_figures_of_points_redraw_identically(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on points."""
+    return train(*XOR, cwd=tmp_path_factory.mktemp("drawn")).folder
+
+
+@pytest.fixture
+def points(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(drawn, tmp_path / "points"))
+
+
+def test_figures_of_points_redraw_identically(points: Path) -> None:
     """Redrawn figures of points equal the run's own pixel for pixel, and nothing else changes."""
-    folder = train(*XOR, cwd=tmp_path).folder
-    before, steps = read_figures(folder), last_steps(folder)
+    before, steps = read_figures(points), last_steps(points)
     assert set(before.pictures) == PLANE
-    assert_equal(redraw_figures(folder), before)
-    assert last_steps(folder) == steps
-    assert EventAccumulator(str(folder)).Reload().Tags()["scalars"] == []  # those of the run it has logged itself
+    assert_equal(redraw_figures(points), before)
+    assert last_steps(points) == steps
+    assert EventAccumulator(str(points)).Reload().Tags()["scalars"] == []  # those of the run it has logged itself
 
 
 def test_figures_of_images_redraw_identically(data_dir: Path, tmp_path: Path) -> None:
@@ -120,17 +131,15 @@ def test_redraw_needs_callback_state_in_checkpoint(
     assert set(before.pictures) - set(redraw_figures(folder).pictures) == {"descent", "gradient_norms"}
 
 
-def test_best_checkpoint_suffices_to_redraw(tmp_path: Path) -> None:
-    folder = train(*XOR, cwd=tmp_path).folder
-    (folder / "checkpoints" / "last.ckpt").unlink()
-    before = read_figures(folder)
-    assert_equal(redraw_figures(folder), before)
+def test_best_checkpoint_suffices_to_redraw(points: Path) -> None:
+    (points / "checkpoints" / "last.ckpt").unlink()
+    before = read_figures(points)
+    assert_equal(redraw_figures(points), before)
 
 
-def test_failed_redraw_changes_nothing(tmp_path: Path) -> None:
-    folder = train(*XOR, cwd=tmp_path).folder
-    (folder / "checkpoints" / "last.ckpt").write_bytes(b"none")
-    before = sorted(folder.rglob("*"))
+def test_failed_redraw_changes_nothing(points: Path) -> None:
+    (points / "checkpoints" / "last.ckpt").write_bytes(b"none")
+    before = sorted(points.rglob("*"))
     with pytest.raises(InputError, match=r"last\.ckpt is truncated or not a checkpoint"):
-        draw_figures(folder)
-    assert sorted(folder.rglob("*")) == before
+        draw_figures(points)
+    assert sorted(points.rglob("*")) == before

@@ -80,7 +80,7 @@ def test_table_of_kernels_knows_what_mps_lacks() -> None:
         ("data=gate", "optimizer=lbfgs"),
         ("data=fashion_mnist", "model=cnn", "model.label_smoothing=0.1", *ON_IMAGES),
         ("data=cifar10", "model=cnn", "optimizer=muon", "trainer.gradient_clip_val=1"),
-        ("data=cifar10", "model=resnet18", "model.weights=null"),
+        ("data=cifar10", "data.train_size=16", "model=resnet18", "model.weights=null"),
         ("data=fashion_mnist", "model=nearest_neighbor"),
     ],
     ids=lambda settings: " ".join(settings),

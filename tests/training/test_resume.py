@@ -328,8 +328,8 @@ def test_resume_keeps_tensorboard_steps_in_order(days: float, monkeypatch: pytes
 
 def test_early_stopping_count_survives_resume(tmp_path: Path) -> None:
     settings = ["callbacks=early_stopping", "callbacks.early_stopping.patience=3", "optimizer.lr=0.05"]
-    straight = train(*settings, "trainer.max_epochs=30", cwd=tmp_path).folder
-    folder = train(*settings, "trainer.max_epochs=2", cwd=tmp_path).folder
+    straight = train_bare(*settings, "trainer.max_epochs=30", cwd=tmp_path).folder
+    folder = train_bare(*settings, "trainer.max_epochs=2", cwd=tmp_path).folder
     train(f"resume={folder}", "trainer.max_epochs=30", cwd=tmp_path)
     assert 2 < len(read_history(straight)) < 30
     assert read_history(folder) == read_history(straight)
@@ -337,9 +337,9 @@ def test_early_stopping_count_survives_resume(tmp_path: Path) -> None:
 
 def test_resume_applies_new_patience(tmp_path: Path) -> None:
     """A resumed run uses the patience that is given on resuming."""
-    settings = ["callbacks=early_stopping", "optimizer.lr=1e-9", "trainer.max_epochs=30"]
-    patient = train(*settings, "callbacks.early_stopping.patience=5", cwd=tmp_path).folder
-    folder = train(*settings, "callbacks.early_stopping.patience=2", cwd=tmp_path).folder
+    settings = ["callbacks=early_stopping", "optimizer.lr=1e-9", "trainer.max_epochs=10"]
+    patient = train_bare(*settings, "callbacks.early_stopping.patience=5", cwd=tmp_path).folder
+    folder = train_bare(*settings, "callbacks.early_stopping.patience=2", cwd=tmp_path).folder
     train(f"resume={folder}", "callbacks.early_stopping.patience=5", cwd=tmp_path)
     assert len(read_history(patient)) == 6
     assert read_history(folder) == read_history(patient)

@@ -232,8 +232,8 @@ def test_a_model_learns_small_colour_images(model: str, data_dir: Path, tmp_path
     assert outcome.metrics["test/acc"] > 0.5
 
 
-@pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10"])
-def test_resnet18_trains_on_each_image_set(data: str, data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_resnet18_trains_on_grey_and_colour_images(data: str, data_dir: Path, tmp_path: Path) -> None:
     few = ["data.train_size=32", "data.val_size=10", "trainer.max_epochs=1", "model.stem=imagenet"]
     outcome = train_bare("model=resnet18", *get_small_image_settings(data, data_dir), *few, cwd=tmp_path)
     assert outcome.metrics["parameters"] == LEARNABLE["resnet18"]
@@ -263,8 +263,10 @@ RATES = {
 }
 
 
-@pytest.mark.parametrize("scheduler", ["none", "cosine", "exponential", "one_cycle"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"),
+    [("adam", "none"), ("adamw", "cosine"), ("sgd", "exponential"), ("sgd", "one_cycle"), ("adam", "one_cycle")],
+)
 def test_scheduler_sets_the_learning_rate(optimizer: str, scheduler: str, tmp_path: Path) -> None:
     """Each scheduler sets the learning rate of each optimizer at each step."""
     choices = [f"optimizer={optimizer}", f"scheduler={scheduler}", "optimizer.lr=0.1"]

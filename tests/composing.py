@@ -11,6 +11,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
+
+from src.cli.resumed import CONFIG_NAME
+from tests.command_line import CONF
 
 _create, _compose = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
 _load, _get_mode = FileConfigSource.load_config, Hydra.get_mode
@@ -19,18 +23,25 @@ _MODES = ("hydra", "sweep=", "experiment=")  # what may turn a run into a sweep
 
 @contextmanager
 def composing_once() -> Iterator[None]:
-    """Remember what files hold and what the choices of groups come to; the files must stay as they are meanwhile."""
+    """Remember what the files in conf/ hold and what the choices of groups come to.
+
+    The files in conf/ must stay as they are. Own files of a test and the config of a resumed run are read anew.
+    """
     remembered: dict[Any, bytes] = {}
 
     def load(source: FileConfigSource, config_path: str) -> Any:
+        if not _is_fixed(source):
+            return _load(source, config_path)
         key = (source.path, config_path)
         if key not in remembered:
             remembered[key] = pickle.dumps(_load(source, config_path))
         return pickle.loads(remembered[key])
 
     def create(repo: Any, config_name: Any, overrides_list: Any, prepend_hydra: bool, skip_missing: bool) -> Any:
+        if config_name == CONFIG_NAME or not all(map(_is_fixed, repo.get_sources())):
+            return _create(repo, config_name, overrides_list, prepend_hydra, skip_missing)
         groups = [each for each in overrides_list if _chooses(each, repo)]
-        key = (config_name, skip_missing, *[each.input_line for each in groups], *map(str, repo.get_sources()))
+        key = (config_name, prepend_hydra, skip_missing, *[each.input_line for each in groups])
         if key not in remembered:
             remembered[key] = pickle.dumps(_create(repo, config_name, groups, prepend_hydra, skip_missing))
         found = pickle.loads(remembered[key])
@@ -38,13 +49,17 @@ def composing_once() -> Iterator[None]:
         return found
 
     def compose(loader: Any, defaults: Any, repo: Any) -> Any:
-        key = (str(defaults), *map(str, repo.get_sources()))
+        resumed = any(each.config_path == CONFIG_NAME for each in defaults)
+        if resumed or not all(map(_is_fixed, repo.get_sources())):
+            return _compose(loader, defaults, repo)
+        key = str(defaults)
         if key not in remembered:
             remembered[key] = pickle.dumps(_compose(loader, defaults, repo))
         return pickle.loads(remembered[key])
 
     def get_mode(hydra: Hydra, config_name: Any, overrides: list[str]) -> Any:
-        may_sweep = any(each.lstrip("+~").startswith(_MODES) for each in overrides)
+        sources = hydra.config_loader.get_sources()
+        may_sweep = any(each.lstrip("+~").startswith(_MODES) for each in overrides) or not all(map(_is_fixed, sources))
         return _get_mode(hydra, config_name, overrides) if may_sweep else None
 
     found = Plugins.instance().__dict__
@@ -58,6 +73,11 @@ def composing_once() -> Iterator[None]:
         ):
             patches.enter_context(mock.patch.object(owner, name, own))
         yield
+
+
+def _is_fixed(source: ConfigSource) -> bool:
+    """Return whether a source of configs is conf/ or part of a package."""
+    return not isinstance(source, FileConfigSource) or source.path == str(CONF)
 
 
 def _chooses(override: Any, repo: Any) -> bool:
