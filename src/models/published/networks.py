@@ -27,7 +27,7 @@ def find_wrong_name(arch: str) -> str | None:
     if arch in (names := list_networks()):
         return None
     near = difflib.get_close_matches(arch.lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(names)}, such as {EXAMPLES}"
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(names)}, such as {EXAMPLES}"
     return f"model.arch={format_value(arch)}: torchvision has no such classification network, {hint}"
 
 
