@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 
 def cycle_labels(count: int) -> np.ndarray:
@@ -55,3 +56,22 @@ def write_cifar10(root: Path, train: int = 200, test: int = 100) -> None:
     parts["test_batch"] = rng.permutation(cycle_labels(test))
     for name, part in parts.items():
         (folder / name).write_bytes(pickle.dumps({"data": draw_colours(part, rng), "labels": part.tolist()}))
+
+
+def write_image(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (24, 30)) -> None:
+    """Write an image of one colour under a little noise; the seed makes it different from others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 30, (*size, 3))
+    Image.fromarray((np.array(colour) + noise).astype(np.uint8)).save(path)
+
+
+COLOURS = {"blue": (20, 20, 220), "green": (20, 220, 20), "red": (220, 20, 20)}
+
+
+def write_colour_folders(root: Path, each: int = 20, first_seed: int = 0) -> None:
+    """Write a folder of ``each`` images, of different sizes and formats, for each of the three `COLOURS`."""
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        for index in range(each):
+            seed = first_seed + 100 * number + index
+            suffix = ("png", "jpg", "webp", "bmp")[index % 4]
+            write_image(root / name / f"{index:02}.{suffix}", colour, seed, (20 + index, 40 - index))

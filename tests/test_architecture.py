@@ -12,6 +12,8 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "core",
     "storage",
     "data.published",
+    "data.own",
+    "data.tables",
     "data",
     "cli",
     "optimizers",
@@ -23,6 +25,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "training.validation",
     "training.checkpointing",
     "training",
+    "inference",
     "vectorized",
     "sweeps.store",
     "sweeps.workers",
@@ -39,7 +42,7 @@ FILES = {
     for path in sorted((ROOT / "src").rglob("*.py"))
     if path.name != "__init__.py"
 }
-COMMANDS = {"train", "eval", "report", "compare", "runs"}
+COMMANDS = {"train", "eval", "predict", "report", "compare", "runs"}
 MAX_FILES = 13  # in a folder
 
 

@@ -28,9 +28,9 @@ LOCK_LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 
 
 def read_requirements() -> dict[str, Requirement]:
-    """What the project asks for, its extras' included but for those of services, which the tests do without."""
+    """What the project asks for, its extras' included but for those that the tests do without."""
     parts = PROJECT["optional-dependencies"].items()
-    extras = [text for name, texts in parts if name not in LOGGER_PACKAGES.values() for text in texts]
+    extras = [text for name, texts in parts if name not in ("table", *LOGGER_PACKAGES.values()) for text in texts]
     found = [Requirement(text) for text in PROJECT["dependencies"] + extras]
     return {each.name: each for each in found if each.name != PROJECT["name"]}
 
@@ -66,6 +66,7 @@ def test_plain_installation_has_every_import(tmp_path: Path) -> None:
     for module, *arguments in (
         ("src.train", "trainer.max_epochs=2", "name=one"),
         ("src.eval", "run=outputs/runs/one"),
+        ("src.predict", "run=outputs/runs/one", "split=test"),
         ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
         ("src.runs",),
     ):

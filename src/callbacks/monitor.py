@@ -116,7 +116,7 @@ def has_validation(cfg: Mapping[str, Any], data: LightningDataModule) -> bool:
     """Return True if there are validation batches and the model has a ``validation_step``."""
     model = get_class(cfg["model"]["_target_"])
     ours = isinstance(data, TensorDataModule)
-    has_data = cfg["data"].get("val_size", 1) if ours else has_loader("val", data)
+    has_data = cfg["data"].get("val_size", 1) != 0 if ours else has_loader("val", data)
     return bool(has_data and cfg["trainer"].get("limit_val_batches", 1)) and has_step("validation", model)
 
 

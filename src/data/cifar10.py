@@ -7,12 +7,12 @@ import torch
 import torchvision.datasets
 
 from src.data.base import Samples
-from src.data.images import ImageDataModule
+from src.data.images import PublishedImages
 from src.data.published.pickles import PickledArray, unpickle
 
 
-class CIFAR10(ImageDataModule):
-    """Photographs of animals and vehicles, 10 classes, images (3, 32, 32). Settings: see `ImageDataModule`."""
+class CIFAR10(PublishedImages):
+    """Photographs of animals and vehicles, 10 classes, images (3, 32, 32). Settings: see `PublishedImages`."""
 
     in_shape = (3, 32, 32)
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

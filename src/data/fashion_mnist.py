@@ -8,7 +8,7 @@ from src.data.mnist import MNIST
 
 
 class FashionMNIST(MNIST):
-    """Articles of clothing in MNIST's format, 10 classes. Settings: see `ImageDataModule`."""
+    """Articles of clothing in MNIST's format, 10 classes. Settings: see `PublishedImages`."""
 
     class_names = (
         "T-shirt/top",

@@ -1,7 +1,7 @@
-"""Image data sets that torchvision downloads, verified and stored as one uint8 tensor.
+"""Image data sets, stored as one uint8 tensor: what all share, and those that torchvision downloads and we verify.
 
-Each data set (mnist.py, cifar10.py …) names the torchvision class that downloads it and the digests of its files, and
-decodes them. SHA-256 of all files takes 0.05 s for MNIST and 0.15 s for CIFAR-10, so the result is not cached.
+Each of the latter (mnist.py, cifar10.py …) names the torchvision class that downloads it and the digests of its files,
+and decodes them. SHA-256 of all files takes 0.05 s for MNIST and 0.15 s for CIFAR-10, so the result is not cached.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images
 from src.data.base import Samples, TensorDataModule
+from src.data.preprocessing import IMAGE, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
 from src.data.published.files import is_present, read_file
 
@@ -27,13 +28,7 @@ class ImageDataModule(TensorDataModule):
     Pixels are standardised per channel with the mean and standard deviation of the training
     split only, or else divided by 255.
 
-    A subclass declares ``folder`` (where torchvision stores the files below the root), ``sha256`` (the
-    digest of each file) and ``dataset`` (torchvision's class that downloads them), and implements ``read``.
-
     Args:
-        root: the folder that holds all data sets, laid out as torchvision does.
-        verify: accept the published files only; if false, custom files in the same format are read
-            and nothing is downloaded.
         flip: mirror training images left to right, each with probability one half.
         crop: the largest shift of training images in pixels, ≥ 0.
         crop_padding: the pixels that a shift brings in: "zeros" (black), or "reflect" (the image mirrored).
@@ -44,14 +39,9 @@ class ImageDataModule(TensorDataModule):
     """
 
     task = "multiclass"
-    folder: str
-    sha256: ClassVar[dict[str, str]]
-    dataset: type[Any]
 
     def __init__(
         self,
-        root: str,
-        verify: bool = True,
         flip: bool = False,
         crop: int = 0,
         crop_padding: str = "zeros",
@@ -60,13 +50,72 @@ class ImageDataModule(TensorDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.root, self.verify = Path(root), verify
         self.flip, self.crop, self.cutout, self.standardize = flip, crop, cutout, standardize
         self.crop_padding = crop_padding
         if crop_padding == "reflect" and crop >= min(self.in_shape[1:]):
             height, width = self.in_shape[1:]
             raise InputError(f"data.crop={crop}: images of {height}×{width} pixels cannot be mirrored so far")
         self.mean = self.std = torch.empty(0)
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train_set is None:
+            super().setup(stage)
+            assert self.train_set is not None
+            if self.standardize:
+                self.mean, self.std = compute_channel_statistics(self.train_set.inputs)
+            else:
+                self.mean, self.std = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 255.0)
+
+    @property
+    def has_augmentation(self) -> bool:
+        """Return True if training images are augmented."""
+        return bool(self.flip or self.crop or self.cutout)
+
+    def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
+        """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
+        return self.standardize_images(self.augment_images(inputs) if augment else inputs)
+
+    def describe_preprocessing(self) -> Preprocessing | None:
+        """Return how an image becomes a network's input; ``None`` if a subclass transforms it in its own way."""
+        if type(self).transform is not ImageDataModule.transform:
+            return None
+        return Preprocessing(IMAGE, flatten_numbers(self.mean), flatten_numbers(self.std))
+
+    def augment_images(self, images: Tensor, random_numbers: RandomNumbers = DEFAULT_NUMBERS) -> Tensor:
+        """Augment uint8 images (B, C, H, W) as the settings ask for."""
+        if self.flip:
+            images = flip_images(images, random_numbers)
+        if self.crop:
+            images = crop_images(images, self.crop, self.crop_padding, random_numbers)
+        return cut_out_squares(images, self.cutout, random_numbers) if self.cutout else images
+
+    def standardize_images(self, images: Tensor) -> Tensor:
+        """Standardise uint8 images (B, C, H, W) to float32 ones."""
+        if self.mean.device != images.device:
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        return images.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
+
+
+class PublishedImages(ImageDataModule):
+    """Images that torchvision downloads.
+
+    A subclass declares ``folder`` (where torchvision stores the files below the root), ``sha256`` (the
+    digest of each file) and ``dataset`` (torchvision's class that downloads them), and implements ``read``.
+
+    Args:
+        root: the folder that holds all data sets, laid out as torchvision does.
+        verify: accept the published files only; if false, custom files in the same format are read
+            and nothing is downloaded.
+        settings: those of `ImageDataModule`.
+    """
+
+    folder: str
+    sha256: ClassVar[dict[str, str]]
+    dataset: type[Any]
+
+    def __init__(self, root: str, verify: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.root, self.verify = Path(root), verify
 
     def read(self, train: bool) -> Samples:
         """Read the training or the test samples, each file with `read_file`."""
@@ -148,38 +197,6 @@ class ImageDataModule(TensorDataModule):
         if wrong := [label for label in labels if not 0 <= label < self.num_classes]:
             raise ValueError(f"label {wrong[0]} is none of the {self.num_classes} classes")
         return Samples(images, torch.tensor(labels, dtype=torch.int64))
-
-    def setup(self, stage: str | None = None) -> None:
-        if self.train_set is None:
-            super().setup(stage)
-            assert self.train_set is not None
-            if self.standardize:
-                self.mean, self.std = compute_channel_statistics(self.train_set.inputs)
-            else:
-                self.mean, self.std = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 255.0)
-
-    @property
-    def has_augmentation(self) -> bool:
-        """Return True if training images are augmented."""
-        return bool(self.flip or self.crop or self.cutout)
-
-    def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
-        """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
-        return self.standardize_images(self.augment_images(inputs) if augment else inputs)
-
-    def augment_images(self, images: Tensor, random_numbers: RandomNumbers = DEFAULT_NUMBERS) -> Tensor:
-        """Augment uint8 images (B, C, H, W) as the settings ask for."""
-        if self.flip:
-            images = flip_images(images, random_numbers)
-        if self.crop:
-            images = crop_images(images, self.crop, self.crop_padding, random_numbers)
-        return cut_out_squares(images, self.cutout, random_numbers) if self.cutout else images
-
-    def standardize_images(self, images: Tensor) -> Tensor:
-        """Standardise uint8 images (B, C, H, W) to float32 ones."""
-        if self.mean.device != images.device:
-            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-        return images.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
 
 
 def compute_channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,11 @@ import torchvision.datasets
 from torch import Tensor
 
 from src.data.base import Samples
-from src.data.images import ImageDataModule
+from src.data.images import PublishedImages
 
 
-class MNIST(ImageDataModule):
-    """Handwritten digits, 10 classes, images (1, 28, 28). Settings: see `ImageDataModule`."""
+class MNIST(PublishedImages):
+    """Handwritten digits, 10 classes, images (1, 28, 28). Settings: see `PublishedImages`."""
 
     in_shape = (1, 28, 28)
     class_names = tuple("0123456789")

@@ -1,6 +1,6 @@
 """Open the config in a run's folder, and compare two configs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ WRITING_SECTIONS = (*MULTI_SECTIONS, "trainer")  # sections whose objects write 
 
 # Settings that do not change a run's result: paths, whether files are verified, the device, and how the run is started.
 NON_IDENTIFYING = (
+    "data.cache",
     "data.root",
     "data.verify",
     "data_on_device",
@@ -50,6 +51,9 @@ NON_IDENTIFYING = (
     "trainer.num_nodes",
     "trainer.strategy",
 )
+
+# Data sets that are files of one's own: there ``data.root`` says which data, not only where they are.
+OWN_FILES = ("src.data.image_folder.",)
 
 # Settings that were added later, with the values that give the behaviour of runs from before they existed.
 ADDED_DEFAULTS: dict[str, Any] = {"monitor": None, "mode": None, "test": True, "cuda_graph": True}
@@ -156,8 +160,10 @@ def _resolve_paths(content: dict[str, Any], overridden: set[str], external: dict
     if isinstance(data.get("root"), str) and "${" not in data["root"]:
         if _is_folder(data["root"]) and "paths.data" not in overridden:
             EXTERNAL_DATA_FOLDERS.add(Path(data["root"]).resolve())
-        else:
+        elif "paths.data" in overridden or not str(data["_target_"]).startswith(OWN_FILES):
             data["root"] = "${paths.data}"
+    if "cache" in data and "data.cache" not in overridden:
+        data["cache"] = "${paths.outputs}/cache"  # files are written there
 
 
 def _is_folder(path: Any) -> bool:
@@ -232,12 +238,19 @@ def find_changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, 
 
 def select_identifying(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a run's result, as they were called first; all are given by full names."""
-    own = {key: value for key, value in restore_settings(settings).items() if not key.startswith(NON_IDENTIFYING)}
+    own = {key: value for key, value in restore_settings(settings).items() if is_identifying(key, settings)}
     return {
         key: restore_names(value)
         for key, value in own.items()
         if key not in ADDED_DEFAULTS or value != ADDED_DEFAULTS[key]
     }
+
+
+def is_identifying(key: str, settings: Mapping[str, Any]) -> bool:
+    """Return True if a setting, of a run with these settings by their full names, can change the run's result."""
+    if key == "data.root":
+        return str(settings.get("data._target_")).startswith(OWN_FILES)
+    return not key.startswith(NON_IDENTIFYING)
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from src.cli.evaluation import refuse_limits
 from src.core.errors import InputError
 from src.core.formatting import format_metrics
 from src.core.places import expand_home, resolve_data_dir
+from src.data.base import TensorDataModule
 from src.storage.configs import open_config
 from src.storage.files import write_json
 from src.storage.trust import read_packages
@@ -52,7 +53,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             cfg.trainer[name] = own.get(name) or 1.0  # 0 (the run skipped its test): use all batches
     model = build_model(run, data, kind)
     path = find_checkpoint(folder, cfg.checkpoint)
-    epoch = load_weights(model, path).get("epoch")
+    checkpoint = load_weights(model, path)
+    epoch = checkpoint.get("epoch")
+    if isinstance(data, TensorDataModule) and isinstance(state := checkpoint.get(type(data).__qualname__), dict):
+        data.load_state_dict(state)  # it tells if the samples are others
     trainer = build_plain_trainer(cfg, kind, folder)
     limit_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test

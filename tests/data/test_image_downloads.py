@@ -11,7 +11,7 @@ import pytest
 
 from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
-from src.data.images import ImageDataModule
+from src.data.images import PublishedImages
 from src.data.mnist import MNIST
 from tests.data.test_image_files import IMAGES, LABELS, SETS, get_error, make_data_module
 
@@ -20,7 +20,7 @@ from tests.data.test_image_files import IMAGES, LABELS, SETS, get_error, make_da
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize(("kind", "name"), [(MNIST, LABELS), (CIFAR10, "test_batch")])
-def test_irregular_file_is_refused(kind: type[ImageDataModule], name: str, verify: bool, published: Path) -> None:
+def test_irregular_file_is_refused(kind: type[PublishedImages], name: str, verify: bool, published: Path) -> None:
     """A folder, a pipe or a link to a device in the place of a file is refused by name."""
     path = published / kind.folder / name
     path.unlink()

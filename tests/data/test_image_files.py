@@ -16,24 +16,24 @@ from omegaconf import OmegaConf
 from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
-from src.data.images import ImageDataModule
+from src.data.images import PublishedImages
 from src.data.mnist import MNIST
 from tests.command_line import BARE, get_small_image_settings, run, train_bare
 from tests.small_data import write_idx, write_mnist
 
-SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
+SETS: list[type[PublishedImages]] = [MNIST, FashionMNIST, CIFAR10]
 FILES = [(kind, name) for kind in SETS for name in kind.sha256]
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-def make_data_module(kind: type[ImageDataModule], root: Path, **settings: Any) -> ImageDataModule:
+def make_data_module(kind: type[PublishedImages], root: Path, **settings: Any) -> PublishedImages:
     data = kind(root=str(root), batch_size=50, val_size=50, order_seed=0, **settings)
     data.prepare_data()
     data.setup()
     return data
 
 
-def get_error(kind: type[ImageDataModule], root: Path, **settings: Any) -> str:
+def get_error(kind: type[PublishedImages], root: Path, **settings: Any) -> str:
     with pytest.raises(InputError) as caught:
         make_data_module(kind, root, **settings)
     message = str(caught.value)
@@ -66,7 +66,7 @@ def test_published_files_need_no_note(published: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), FILES)
-def test_single_bit_flip_is_refused(kind: type[ImageDataModule], name: str, published: Path) -> None:
+def test_single_bit_flip_is_refused(kind: type[PublishedImages], name: str, published: Path) -> None:
     path = published / kind.folder / name
     content = bytearray(path.read_bytes())
     content[random.Random(name).randrange(len(content))] ^= 4

@@ -10,14 +10,14 @@ import torchvision.datasets
 from src.core.errors import InputError
 from src.data.cifar10 import CIFAR10
 from src.data.fashion_mnist import FashionMNIST
-from src.data.images import ImageDataModule, compute_channel_statistics
+from src.data.images import PublishedImages, compute_channel_statistics
 from src.data.mnist import MNIST
 from tests.doubles import BatchCollector, quiet_trainer
 
-SETS: list[type[ImageDataModule]] = [MNIST, FashionMNIST, CIFAR10]
+SETS: list[type[PublishedImages]] = [MNIST, FashionMNIST, CIFAR10]
 
 
-def make_data_module(kind: type[ImageDataModule], root: Path, val_size: int = 50, **settings: Any) -> ImageDataModule:
+def make_data_module(kind: type[PublishedImages], root: Path, val_size: int = 50, **settings: Any) -> PublishedImages:
     """A data module that has loaded its samples: 200 to train and validate on, 100 to test on."""
     data = kind(root=str(root), verify=False, batch_size=50, val_size=val_size, order_seed=0, **settings)
     data.prepare_data()
@@ -25,7 +25,7 @@ def make_data_module(kind: type[ImageDataModule], root: Path, val_size: int = 50
     return data
 
 
-def get_training_images(data: ImageDataModule) -> torch.Tensor:
+def get_training_images(data: PublishedImages) -> torch.Tensor:
     assert data.train_set is not None
     return data.train_set.inputs
 
@@ -34,7 +34,7 @@ def get_training_images(data: ImageDataModule) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_images_are_stored_as_bytes(kind: type[ImageDataModule], data_dir: Path) -> None:
+def test_images_are_stored_as_bytes(kind: type[PublishedImages], data_dir: Path) -> None:
     """Each of the three sets holds its images as bytes, with their classes."""
     data = make_data_module(kind, data_dir)
     for samples, count in ((data.train_set, 150), (data.val_set, 50), (data.test_set, 100)):
@@ -68,7 +68,7 @@ def test_fashion_mnist_has_its_own_folder(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_class_names_match_torchvision(kind: type[ImageDataModule]) -> None:
+def test_class_names_match_torchvision(kind: type[PublishedImages]) -> None:
     names = {
         MNIST: torchvision.datasets.MNIST.classes,
         FashionMNIST: torchvision.datasets.FashionMNIST.classes,
@@ -100,7 +100,7 @@ def test_statistics_use_only_training_samples(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_training_images_are_standardised(kind: type[ImageDataModule], data_dir: Path) -> None:
+def test_training_images_are_standardised(kind: type[PublishedImages], data_dir: Path) -> None:
     """Each channel has mean 0 and standard deviation 1."""
     data = make_data_module(kind, data_dir)
     images = data.transform(get_training_images(data))

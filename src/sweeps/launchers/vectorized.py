@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from src.core.checks import allow_integer, allow_null_or, check_settings
 from src.core.errors import InputError
-from src.storage.configs import NON_IDENTIFYING
+from src.storage.configs import is_identifying
 from src.storage.files import remove_file, sync_job_files, write_json
 from src.sweeps.launchers import local
 from src.sweeps.launchers.local import LocalEngine, call_in_subprocess
@@ -233,7 +233,7 @@ def _group_jobs(jobs: Iterator[Job]) -> list[list[Job]]:
 
 def _compute_group_key(job: Job) -> str:
     """Return a key of what the jobs of a stack have in common: settings other than numbers, and the state to resume."""
-    settings = {key: value for key, value in job.settings.items() if not key.startswith(NON_IDENTIFYING)}
+    settings = {key: value for key, value in job.settings.items() if is_identifying(key, job.settings)}
     common = {key: value for key, value in settings.items() if not _can_differ(key, value)}
     common["model.dropout"] = bool(job.settings.get("model.dropout"))  # with 0 the network has no dropout layer
     common["seed"] = job.settings.get("seed") is None  # a missing seed is drawn when the job starts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from src.core.errors import InputError
 from src.core.formatting import describe_settings, format_setting_value, format_settings
-from src.storage.configs import NON_IDENTIFYING
+from src.storage.configs import is_identifying
 from src.storage.schema import read_history
 from src.storage.status import DAMAGED, STATUS_FILE
 from src.sweeps.store.jobs import Job, read_job, read_jobs
@@ -188,7 +188,8 @@ def find_swept_settings(jobs: list[Job]) -> list[dict[str, Any]]:
     and devices are left out, as they do not change a job's result; damaged jobs are not compared.
     """
     typed = [_parse_overrides(job) for job in jobs]
-    keys = list(dict.fromkeys(key for values in typed for key in values if not key.startswith(NON_IDENTIFYING)))
+    pairs = [(job.settings, key) for job, values in zip(jobs, typed, strict=True) for key in values]
+    keys = list(dict.fromkeys(key for settings, key in pairs if is_identifying(key, settings)))
     resolved = [_select_resolved_settings(job, values, keys) for job, values in zip(jobs, typed, strict=True)]
     intact = [index for index, job in enumerate(jobs) if job.damage is None]
     # Values typed differently may mean the same (1e-3 and 0.001), and values typed alike may resolve differently

@@ -5,6 +5,7 @@ import re
 from src.core.checks import (
     BOOLEAN,
     FRACTION,
+    LABEL,
     MAPPING,
     NON_NEGATIVE,
     PATH,
@@ -23,6 +24,7 @@ from src.core.checks import (
 )
 from src.core.devices import MAX_THREADS
 from src.core.places import LOCATION_CHECKS, MAX_NAME_BYTES
+from src.data.tables.reading import DELIMITERS
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
 from src.models.losses import LOSSES
 from src.storage.trust import TRUST_CHECK
@@ -75,6 +77,14 @@ CLOCK_TIME = Check(
 
 UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
 
+
+def _allow_file(*suffixes: str) -> Check:
+    """Return a check for the path of a file with one of these suffixes."""
+    return Check(
+        lambda value: PATH.allows(value) and value.endswith(suffixes), f"a path that ends in {' or '.join(suffixes)}"
+    )
+
+
 RUN = {
     **LOCATION_CHECKS,
     "seed": allow_null_or(SEED),
@@ -100,6 +110,14 @@ EVALUATION = {  # these replace the checks of the same names when a run is evalu
     "trainer.precision": allow_one_of(None, *PRECISIONS),
     "trainer.limit_val_batches": allow_null_or(allow_count_or_fraction(0)),
     "trainer.limit_test_batches": allow_null_or(allow_count_or_fraction(0)),
+}
+
+PREDICTION = {  # these replace the checks of the same names when a run predicts
+    **{name: EVALUATION[name] for name in ("run", "checkpoint", "paths.data", "trainer.precision")},
+    "split": allow_one_of(None, "test", "val", "train"),
+    "top": allow_integer(1, 1_000_000),
+    "out": allow_null_or(_allow_file(".csv", ".json")),
+    "grid": allow_null_or(_allow_file(".png")),
 }
 
 MODEL = {
@@ -181,10 +199,16 @@ SCHEDULER = {
 DATA = {
     "data.root": PATH,
     "data.verify": BOOLEAN,
+    "data.cache": PATH,
+    "data.labels": allow_null_or(PATH),
+    "data.size": allow_integer(1, 4096),
+    "data.channels": allow_one_of(1, 3),
+    "data.mean": allow_null_or(allow_list(FRACTION, "a list of numbers from 0 to 1, one for each channel", low=1)),
+    "data.std": allow_null_or(allow_list(UP_TO_ONE, "a list of numbers above 0, up to 1, one for each channel", low=1)),
     "data.batch_size": allow_integer(1),
-    "data.val_size": allow_count_or_fraction(0, MAX_SAMPLES),
+    "data.val_size": allow_null_or(allow_count_or_fraction(0, MAX_SAMPLES)),
     "data.train_size": allow_null_or(allow_count_or_fraction(1, MAX_SAMPLES)),
-    "data.test_size": allow_integer(1, MAX_SAMPLES),
+    "data.test_size": allow_null_or(allow_count_or_fraction(1, MAX_SAMPLES)),
     "data.noise": NON_NEGATIVE,
     "data.split_seed": SEED,
     "data.order_seed": allow_null_or(SEED),
@@ -199,6 +223,15 @@ DATA = {
     "data.crop": allow_integer(0, 1000),
     "data.crop_padding": allow_one_of("zeros", "reflect"),
     "data.cutout": allow_integer(0, 1000),
+    "data.file": allow_null_or(PATH),
+    "data.target": allow_null_or(TEXT),
+    "data.test_file": allow_null_or(PATH),
+    "data.task": allow_one_of(None, "multiclass", "binary", "regression"),
+    "data.target_unit": POSITIVE,
+    "data.ignore": allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[id,name]'; [] for none)")),
+    "data.missing": allow_one_of("median", "drop"),
+    "data.max_categories": allow_integer(1, 10_000),
+    "data.delimiter": allow_one_of(None, *DELIMITERS),
 }
 
 CALLBACKS = {

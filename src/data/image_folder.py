@@ -1,0 +1,200 @@
+"""A folder of one's own images: a folder per class, splits in folders, or a CSV file of labels."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.core.checks import format_escaped, format_value
+from src.core.devices import is_main_process
+from src.core.errors import InputError
+from src.core.formatting import format_count
+from src.data.base import Samples, resolve_count, split_stratified
+from src.data.images import ImageDataModule
+from src.data.own.duplicates import drop_duplicates
+from src.data.own.image_cache import ImageCache
+from src.data.own.listing import SHOWN_NAMES, Problems, describe_problems, list_images, sort_classes
+
+log = logging.getLogger(__name__)
+HELD_OUT = 0.15  # of the images, to validate on and to test on, if neither folders nor settings say so
+
+
+class ImageFolder(ImageDataModule):
+    """Images (C, size, size) from files; the classes are the names of folders or the labels in a CSV file.
+
+    Args:
+        root: the folder.
+        cache: the folder for the decoded images.
+        labels: a CSV file, relative to the root; ``None``: the folders name the classes.
+        size: height and width in pixels to which images are scaled and cropped.
+        channels: 3 for colours, 1 for grey.
+        val_size: as in `TensorDataModule`; ``None``: the folder val/, and without it `HELD_OUT`.
+        test_size: images to test on, as ``val_size``, with the folder test/.
+        mean, std: numbers for each channel, of pixels from 0 to 1, to standardise with; ``None``: those of the
+            training images.
+        settings: those of `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        cache: str,
+        size: int,
+        channels: int,
+        labels: str | None = None,
+        val_size: int | float | None = None,
+        test_size: int | float | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.root, self.cache, self.labels, self.size = Path(root), Path(cache), labels, size
+        self.in_shape = (channels, size, size)
+        self.problems: Problems = {}
+        self.files = list_images(self.root, labels, self.problems)
+        self.class_names = tuple(sort_classes(file.label for file in self.files if file.split in ("", "train")))
+        self._check_classes()
+        val_size = self._choose_size("val", val_size)
+        self.test_size = self._choose_size("test", test_size)
+        self.stated = self._check_statistics(mean, std, settings.get("standardize", True))
+        super().__init__(val_size=val_size, **settings)
+        self.own_val_set: Samples | None = None  # the images of val/
+        self.digest = self.trained_digest = ""  # of these images, and of those of the run that goes on
+
+    def _check_classes(self) -> None:
+        """Refuse a single class, and classes that are only validated or tested on."""
+        if unseen := {file.label for file in self.files} - set(self.class_names):
+            names = ", ".join(map(format_escaped, sorted(unseen)[:SHOWN_NAMES]))
+            raise InputError(f"data.root={self.root}: there are no images to train on for {names}")
+        if len(self.class_names) == 1:
+            name = format_escaped(self.class_names[0])
+            deeper = f"; are the classes in {self.root / name}?" if (self.root / name).is_dir() else ""
+            raise InputError(f"data.root={self.root} has one class, {name}, and it takes two to tell apart{deeper}")
+
+    def _choose_size(self, split: str, size: int | float | None) -> int | float:
+        """Return the number or fraction of images to draw for a split; 0 if files belong to it already."""
+        if not any(file.split == split for file in self.files):
+            return HELD_OUT if size is None else size
+        if size is not None:
+            raise InputError(
+                f"data.{split}_size={size}: {self.labels or self.root} says which images are for "
+                f"{'validation' if split == 'val' else 'the test'}: leave the setting out"
+            )
+        return 0
+
+    def _check_statistics(
+        self, mean: Sequence[float] | None, std: Sequence[float] | None, standardize: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the stated mean and standard deviation of bytes, each (C, 1, 1)."""
+        if mean is None and std is None:
+            return None
+        if mean is None or std is None or not standardize or not len(mean) == len(std) == self.in_shape[0]:
+            raise InputError(
+                f"data.mean={format_value(mean)} and data.std={format_value(std)} need each other, a number for each of "
+                f"the {format_count(self.in_shape[0], 'channel')}, and data.standardize=true"
+            )
+        return torch.tensor(mean).view(-1, 1, 1) * 255, torch.tensor(std).view(-1, 1, 1) * 255
+
+    def load(self) -> tuple[Samples, Samples]:
+        names = [file.name for file in self.files]
+        decoded = ImageCache(self.root, names, self.size, self.in_shape[0], self.cache).load()
+        problems = {reason: list(names) for reason, names in self.problems.items()}
+        for reason, indices in decoded.failures.items():
+            problems[reason] = [names[index] for index in indices]
+        kept = drop_duplicates(self.files, decoded.digests, problems)
+        rows = {index: row for row, index in enumerate(index for index, one in enumerate(decoded.digests) if one)}
+        samples = {
+            split: self._take([index for index in kept if self.files[index].split in splits], rows, decoded.images)
+            for split, splits in {"train": ("", "train"), "val": ("val",), "test": ("test",)}.items()
+        }
+        content = sorted(f"{decoded.digests[index]} {self.files[index].label}\n" for index in kept)
+        self.digest = hashlib.sha256("".join(content).encode(errors="surrogateescape")).hexdigest()[:16]
+        self._tell(problems, samples["train"].targets)
+        self.own_val_set = samples["val"] if any(file.split == "val" for file in self.files) else None
+        return self._draw_test_set(samples["train"], samples["test"])
+
+    def _take(self, indices: list[int], rows: dict[int, int], images: Tensor) -> Samples:
+        """Return the samples of files by their indices; ``rows`` has the row of each in ``images``."""
+        classes = {name: number for number, name in enumerate(self.class_names)}
+        targets = torch.tensor([classes[self.files[index].label] for index in indices], dtype=torch.int64)
+        return Samples(images.index_select(0, torch.tensor([rows[index] for index in indices]).long()), targets)
+
+    def _tell(self, problems: Problems, targets: Tensor) -> None:
+        """Log what was left out, and classes with a single image."""
+        counts = targets.bincount(minlength=self.num_classes).tolist()
+        if single := [name for name, count in zip(self.class_names, counts, strict=True) if count == 1]:
+            problems["classes have a single image"] = single
+        if is_main_process():
+            for line in describe_problems(problems):
+                log.warning("%s: %s", self.root, line)
+
+    def _draw_test_set(self, samples: Samples, test_set: Samples) -> tuple[Samples, Samples]:
+        """Return the samples to train and validate on, and those to test on: given, or drawn from the former."""
+        if self.test_size:
+            count = resolve_count(self.test_size, samples.size, "data.test_size")
+            generator = torch.Generator().manual_seed(self.split_seed)
+            chosen, rest = split_stratified(samples.targets, count, generator)
+            samples, test_set = samples.take(rest), samples.take(chosen)
+        return samples, test_set
+
+    def split(self, samples: Samples) -> tuple[Samples, Samples]:
+        train_set, drawn = super().split(samples)
+        return train_set, drawn if self.own_val_set is None else self.own_val_set
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train_set is not None:
+            return
+        super().setup(stage)
+        assert self.train_set is not None
+        assert self.val_set is not None
+        assert self.test_set is not None
+        self._compare_digests()
+        self._check_splits(self.train_set, self.val_set, self.test_set)
+        if self.stated:
+            self.mean, self.std = self.stated
+        if is_main_process():
+            log.info(
+                "%s: %s of %d classes to train on, %d to validate on, %d to test on",
+                *(self.root, format_count(self.train_set.size, "image"), self.num_classes),
+                *(self.val_set.size, self.test_set.size),
+            )
+
+    def _check_splits(self, train_set: Samples, val_set: Samples, test_set: Samples) -> None:
+        """Refuse a training set without one of the classes, and a validation or test set without images."""
+        counts = train_set.targets.bincount(minlength=self.num_classes).tolist()
+        missing = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
+        if missing:
+            names = ", ".join(map(format_escaped, missing[:SHOWN_NAMES]))
+            raise InputError(
+                f"data.root={self.root}: of {names} no image is left to train on: add images, or remove the class"
+            )
+        for split, samples, asked in (("val", val_set, self.val_size or self.own_val_set), ("test", test_set, True)):
+            if asked and not samples.size:
+                raise InputError(
+                    f"data.{split}_size: no image of {self.root} is left for it: add images, or choose more"
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint remembers of the images: class names, and a hash of contents and labels."""
+        return {"class_names": list(self.class_names), "digest": self.digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the images with those that a checkpoint was trained on.
+
+        Raises:
+            InputError: if the classes are others.
+        """
+        if list(self.class_names) != state_dict.get("class_names"):
+            raise InputError(f"data.root={self.root}: the classes are others than when the run started")
+        self.trained_digest = state_dict.get("digest", "")
+        self._compare_digests()
+
+    def _compare_digests(self) -> None:
+        """Tell if the images are not those that a checkpoint was trained on, as soon as both are known."""
+        known = self.digest and self.trained_digest
+        if known and self.digest != self.trained_digest and is_main_process():
+            log.warning("%s: the images or their labels have changed since the run started", self.root)

@@ -1,0 +1,240 @@
+"""Tables of your own: a CSV or Parquet file with a column to predict from the others."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.core.errors import InputError
+from src.core.formatting import format_count
+from src.data.base import Samples, Task, TensorDataModule, resolve_count, split_stratified
+from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
+from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns
+from src.data.tables.reading import Column, read_columns
+from src.data.targets import Target, find_target, suggest_unit
+
+log = logging.getLogger(__name__)
+
+
+class Table(TensorDataModule):
+    """The rows of a file: inputs (D,) float32 encoded from its columns, and the target column.
+
+    Numbers are standardised and words are one-hot, by statistics of the training rows only
+    (`src.data.tables.encoding`). Targets of regression are not standardised. The file is read when the data module is
+    created, because the shape of a model depends on it.
+
+    Args:
+        file: a CSV file with the names of its columns in the first line, or a Parquet file.
+        target: the name of the column to predict.
+        test_size: the rows to test on, a count or a fraction, stratified by class.
+        max_categories: the number of different words that a column may have.
+        test_file: a second file, with the rows to test on in place of ``test_size``; ``None``: there is none.
+        task: the task; ``None``: found from the target.
+        ignore: a name or names of columns to leave out.
+        missing: "median": an empty cell gets the median, or no word, and an input that marks it; "drop": rows with an
+            empty cell are left out.
+        target_unit: for regression, what one unit of the target is, > 0: 1000 to predict thousands.
+        delimiter: the sign between two cells, a key of `src.data.tables.reading.DELIMITERS`; ``None``: found.
+        settings: those of `TensorDataModule`.
+
+    Attributes:
+        target: the task and the names of the classes.
+        encoder: how columns become inputs; plain values, which encode other rows as well.
+    """
+
+    target: Target
+    encoder: ColumnEncoder
+
+    def __init__(
+        self,
+        file: str | None,
+        target: str | None,
+        test_size: int | float,
+        max_categories: int,
+        test_file: str | None = None,
+        task: Task | None = None,
+        ignore: str | Sequence[str] = (),
+        missing: str = "median",
+        delimiter: str | None = None,
+        target_unit: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if file is None or target is None:
+            raise InputError("data=table needs a file and the column to predict: data.file=FILE.csv data.target=COLUMN")
+        self.path, self.test_path = Path(file), Path(test_file) if test_file else None
+        self.target_name, self.test_size, self.max_categories = target, test_size, max_categories
+        self.ignore = [ignore] if isinstance(ignore, str) else list(map(str, ignore))
+        self.missing, self.delimiter = missing, delimiter
+        self.notes: list[str] = []
+        self.digests: dict[str, str] = {}  # SHA-256 of each file's content
+        self._read(task, target_unit)
+
+    @property
+    def note(self) -> str:
+        return "; ".join(self.notes)
+
+    def _read(self, task: Task | None, target_unit: float) -> None:
+        """Read the files, split the rows and encode them."""
+        columns = self._read_file(self.path)
+        names = self._choose_columns(columns)
+        rows = self._find_usable_rows(columns, names, self.path)
+        self.target = find_target(columns[self.target_name].take(rows), self.target_name, task, target_unit)
+        self.task, self.class_names = self.target.task, self.target.class_names
+        # Until they are encoded, the inputs of samples are the numbers of their rows.
+        every = self._number_rows(columns, rows, self.path)
+        if self.test_path is None:
+            rest, test = self._split_test(every)
+            tested = columns
+        else:
+            rest, (tested, test) = every, self._read_test_file(self.test_path, columns, names)
+        train, val = self.split(rest)
+        self.encoder = fit_encoder({name: columns[name].take(train.inputs.numpy()) for name in names})
+        self._note_columns(names, every.size, train)
+        self._note_suspects(columns, every)
+        self._note_unseen(columns, val, "validation")
+        self._note_unseen(tested, test, "test")
+        self.train_set, self.val_set = self._encode(columns, train, self.path), self._encode(columns, val, self.path)
+        self.test_set = self._encode(tested, test, self.test_path or self.path)
+        self.in_shape = (len(self.encoder.feature_names),)
+
+    def _read_file(self, path: Path, as_words: Sequence[str] = ()) -> dict[str, Column]:
+        """Return a file's columns, and keep the digest of its content."""
+        columns, self.digests[str(path)] = read_columns(path, self.delimiter, as_words)
+        return columns
+
+    def _choose_columns(self, columns: Mapping[str, Column]) -> list[str]:
+        """Return the names of the columns to learn from.
+
+        Raises:
+            InputError: if a setting names no column, or a column cannot be encoded.
+        """
+        require_columns("data.target", [self.target_name], columns)
+        require_columns("data.ignore", self.ignore, columns)
+        if self.target_name in self.ignore:
+            raise InputError(f"data.ignore: {self.target_name} is the target, which cannot be left out")
+        names = [name for name in columns if name not in (*self.ignore, self.target_name)]
+        refuse_unusable({name: columns[name] for name in names}, self.max_categories, self.ignore)
+        return names
+
+    def _read_test_file(
+        self, path: Path, columns: Mapping[str, Column], names: Sequence[str]
+    ) -> tuple[dict[str, Column], Samples]:
+        """Return the columns of the file to test on and its samples, whose inputs are the numbers of their rows.
+
+        Raises:
+            InputError: if the file lacks a column, or has a class that the first file lacks.
+        """
+        tested = self._read_file(path, [name for name, column in columns.items() if column.words is not None])
+        if lacking := [name for name in (*names, self.target_name) if name not in tested]:
+            raise InputError(f"data.test_file={path} lacks the columns {join_names(lacking)}")
+        return tested, self._number_rows(tested, self._find_usable_rows(tested, names, path), path)
+
+    def _find_usable_rows(self, columns: Mapping[str, Column], names: Sequence[str], path: Path) -> np.ndarray:
+        """Return the numbers of the rows with a target and, if rows with empty cells are dropped, without any: (N,).
+
+        Raises:
+            InputError: if there are none.
+        """
+        lacks_target = columns[self.target_name].is_missing
+        lacks_value = np.zeros_like(lacks_target)
+        for name in names:
+            lacks_value |= columns[name].is_missing
+        is_usable = ~lacks_target & (~lacks_value | (self.missing != "drop"))
+        if lacks_target.all():
+            raise InputError(f"{path}: the target {self.target_name} has no value in any row")
+        if not is_usable.any():
+            raise InputError(f"{path}: each row has an empty cell, and data.missing=drop leaves such rows out")
+        for count, what in (
+            (lacks_target.sum(), "without a target"),
+            ((~lacks_target & ~is_usable).sum(), "with empty cells"),
+        ):
+            if count:
+                self.notes.append(f"{path.name}: {format_count(int(count), 'row')} {what} left out")
+        return np.flatnonzero(is_usable)
+
+    def _number_rows(self, columns: Mapping[str, Column], rows: np.ndarray, path: Path) -> Samples:
+        """Return samples of the rows (N,), whose inputs are the rows' numbers."""
+        targets = columns[self.target_name].take(rows)
+        return Samples(torch.from_numpy(rows), self.target.encode(targets, f"{self.target_name} of {path}"))
+
+    def _encode(self, columns: Mapping[str, Column], samples: Samples, path: Path) -> Samples:
+        """Return samples whose inputs are the numbers of their rows with the inputs (N, D) of these rows.
+
+        Raises:
+            InputError: if a column has words instead of numbers.
+        """
+        try:
+            return Samples(torch.from_numpy(self.encoder.encode(columns, samples.inputs.numpy())), samples.targets)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def _split_test(self, samples: Samples) -> tuple[Samples, Samples]:
+        """Split the samples into those to train and validate on, and those to test on, stratified by class."""
+        count = resolve_count(self.test_size, samples.size, "data.test_size")
+        if count in (0, samples.size):
+            raise InputError(
+                f"data.test_size={self.test_size} of {samples.size} rows leaves none to test or to train on"
+            )
+        classes = torch.zeros(samples.size) if self.task == "regression" else samples.targets
+        test, rest = split_stratified(classes, count, torch.Generator().manual_seed(self.split_seed))
+        return samples.take(rest), samples.take(test)
+
+    # What the log tells
+
+    def _note_columns(self, names: Sequence[str], rows: int, train: Samples) -> None:
+        """Note what is learned from which columns; ``names`` are all that could be used.
+
+        Raises:
+            InputError: if there is no column to learn from.
+        """
+        used = [each.name for each in self.encoder.columns]
+        if not used:
+            raise InputError(f"{self.path}: there is no column to learn from: each is the same in all training rows")
+        words = len(self.encoder.word_columns)
+        kinds = f"{len(used) - words} of numbers, {words} of words"
+        left_out = f", ignored: {join_names(self.ignore)}" if self.ignore else ""
+        task = f"{self.task}, {self.num_classes} classes ({join_names(self.class_names)})"
+        self.notes.insert(
+            0,
+            f"{self.path.name}: {format_count(rows, 'row')}, {format_count(len(used), 'column')} ({kinds}{left_out}), "
+            f"target {self.target_name}: {task if self.class_names else self.task}",
+        )
+        if constant := [name for name in names if name not in used]:
+            self.notes.append(f"the same in all training rows and so left out: {join_names(constant)}")
+        if self.class_names:
+            counts = train.targets.bincount(minlength=self.num_classes).tolist()
+            if absent := [name for name, count in zip(self.class_names, counts, strict=True) if not count]:
+                self.notes.append(f"no training row has the class {join_names(absent)}")
+        elif unit := suggest_unit(train.targets):
+            self.notes.append(
+                f"a network learns numbers near 1 best, and the target's are not: data.target_unit={unit:g} divides "
+                "them by this unit, in which the metrics are then"
+            )
+
+    def _note_suspects(self, columns: Mapping[str, Column], samples: Samples) -> None:
+        """Note the columns that give the target of the rows away, or count them."""
+        used = {each.name: columns[each.name].take(samples.inputs.numpy()) for each in self.encoder.columns}
+        self.notes += find_suspects(used, samples.targets.numpy(), self.task == "regression")
+
+    def _note_unseen(self, columns: Mapping[str, Column], samples: Samples, stage: str) -> None:
+        """Note the words of rows to validate or test on that no training row has."""
+        rows = samples.inputs.numpy()
+        for each in self.encoder.columns:
+            if isinstance(each, WordEncoding) and (words := each.find_unseen(columns[each.name].take(rows))):
+                self.notes.append(f"{each.name}: no training row has the {stage} rows' {join_names(words)}")
+
+    # What a checkpoint keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data: the digests of the files."""
+        return {"digests": list(self.digests.values())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warn if a file has changed since the checkpoint was written."""
+        for (path, digest), before in zip(self.digests.items(), state_dict.get("digests", ()), strict=False):
+            if digest != before:
+                log.warning("%s has changed since this run was trained: the results are those of other rows", path)
