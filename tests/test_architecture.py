@@ -17,6 +17,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "data",
     "cli",
     "optimizers",
+    "models.published",
     "models",
     "loggers",
     "callbacks",

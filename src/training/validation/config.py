@@ -28,6 +28,8 @@ KNOWN_PACKAGES = ("src.", "torch.", "lightning.")
 DEFAULTED_SETTINGS = ("monitor", "mode")  # of a callback: null stands for the run's monitored metric and its mode
 FACTORY_GROUPS = ("optimizer", "scheduler")  # a function that makes the object may stand for the class
 SCHEDULE_PLACEHOLDERS = ("total_steps", "lr")  # in a schedule's settings: for the run's number of steps, learning rate
+NETWORK_BY_NAME = "src.models.pretrained.Torchvision"  # its network is that of model.arch
+FIXED_NETWORKS = {"src.models.resnet18.ResNet18": "resnet18"}  # classes, and the name of their network in torchvision
 COMMON_DATA_SETTINGS = ("data.batch_size",)  # same meaning in any data module
 HYDRA_KEYS = ("_partial_", "_args_")  # with these Hydra would create something else than the part
 
@@ -234,12 +236,22 @@ def find_missing_files(settings: Mapping[str, Any]) -> list[str]:
         wrong.append("ckpt_path and model.weights both set the initial weights: use only one of them")
     if isinstance(path, str) and not isfile(path):
         wrong.append(f"ckpt_path={format_value(path)}: there is no such file")
-    if isinstance(weights, str) and _lookup_setting(settings, "model._target_")[1] == "src.models.resnet18.ResNet18":
-        from src.models.resnet18 import get_published_names  # importing torchvision's models is slow
+    return wrong + _find_unpublished(settings)
 
-        if weights not in get_published_names() and not isfile(weights):
-            names = ", ".join(get_published_names())
-            wrong.append(
-                f"model.weights={format_value(weights)}: there is no such file, and published weights are {names}"
-            )
-    return wrong
+
+def _find_unpublished(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the names of a network and of its weights that others published."""
+    target, arch, weights = (_lookup_setting(settings, f"model.{key}")[1] for key in ("_target_", "arch", "weights"))
+    arch = FIXED_NETWORKS.get(str(target), arch if target == NETWORK_BY_NAME else None)
+    if not isinstance(arch, str) or (target in FIXED_NETWORKS and weights is None):
+        return []
+    # Importing torchvision's models is slow.
+    from src.models.published.networks import find_wrong_name
+    from src.models.published.weights import get_published_names
+
+    if wrong := find_wrong_name(arch):
+        return [wrong]
+    if not isinstance(weights, str) or weights in (names := get_published_names(arch)) or isfile(weights):
+        return []
+    there = f"published weights are {', '.join(names)}"
+    return [f"model.weights={format_value(weights)}: there is no such file, and {there}"]

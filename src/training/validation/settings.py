@@ -39,6 +39,10 @@ FOLDER_NAME = Check(
 FILE_NAME = Check(
     lambda value: FOLDER_NAME.allows(value) and value != "", FOLDER_NAME.description.replace("folder", "file")
 )
+NETWORK_NAME = Check(
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.-]{1,100}", value)),
+    "the name of a network, such as resnet50",
+)
 METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
     "the name of a metric of training or validation (test metrics must not decide a choice)",
@@ -138,6 +142,7 @@ MODEL = {
     "model.distance": allow_one_of("l1", "l2"),
     "model.k": allow_integer(1, MAX_SAMPLES),
     "model.label_smoothing": PROBABILITY,
+    "model.arch": NETWORK_NAME,
     "model.freeze": allow_any_of(allow_one_of("none", "backbone"), allow_integer(0)),
     "model.backbone_lr_factor": POSITIVE,
     "model.stem": allow_one_of("auto", "small", "imagenet"),
