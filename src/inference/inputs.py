@@ -54,7 +54,7 @@ class Reader:
             how = "its data set does not say how (describe_preprocessing, docs/extend.md)"
             raise InputError(f"files cannot be prepared for this network: {how}; its own samples can: split=test")
         self.in_shape, self.takes_images = description.in_shape, steps.kind == IMAGE
-        self.table = TableReader(steps.options) if steps.kind == ROW else None
+        self.table = TableReader(steps.options, self.in_shape[0]) if steps.kind == ROW else None
         self.errors: list[str] = []
 
     @property

@@ -19,19 +19,20 @@ class TableReader:
 
     Args:
         options: those of the preprocessing in a checkpoint.
+        width: the number of the network's inputs.
 
     Raises:
         InputError: if they are damaged.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], width: int) -> None:
         self.delimiter = options.get("delimiter")
         try:
             self.encoder = ColumnEncoder.from_plain(options["columns"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError("the checkpoint is damaged: what it says about its table is no description") from error
-        if self.delimiter not in (None, *DELIMITERS):
-            raise InputError("the checkpoint is damaged: its table has an unknown delimiter")
+        if self.delimiter not in (None, *DELIMITERS) or len(self.encoder.feature_names) != width:
+            raise InputError("the checkpoint is damaged: what it says about its table does not fit its network")
 
     def read(self, path: Path) -> Tensor:
         """Return the rows of a file as a network's inputs: (N, D) float32.

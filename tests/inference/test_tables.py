@@ -70,11 +70,14 @@ def test_other_columns_are_named(content: str, message: str, cellar: Path) -> No
 def test_damaged_encoding_is_refused(cellar: Path) -> None:
     checkpoint = load_checkpoint(cellar / "outputs/runs/wines/checkpoints/last.ckpt")
     options = checkpoint["data_description"]["preprocessing"]["options"]
+    (width,) = checkpoint["data_description"]["in_shape"]
     assert torch.equal(
-        TableReader(options).read(cellar / "wine.csv")[:, -3:].sum(dim=1), torch.ones(60)
+        TableReader(options, width).read(cellar / "wine.csv")[:, -3:].sum(dim=1), torch.ones(60)
     )  # one colour each
     for change in ({"std": 0.0}, {"mean": "x"}, {"name": 5}):
         with pytest.raises(InputError, match="the checkpoint is damaged"):
-            TableReader({**options, "columns": [{**options["columns"][0], **change}]})
+            TableReader({**options, "columns": [{**options["columns"][0], **change}]}, 1)
     with pytest.raises(InputError, match="the checkpoint is damaged"):
-        TableReader({"columns": [7]})
+        TableReader({"columns": [7]}, 1)
+    with pytest.raises(InputError, match="does not fit its network"):
+        TableReader(options, width + 1)
