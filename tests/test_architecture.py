@@ -17,6 +17,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "data",
     "cli",
     "optimizers",
+    "models.published",
     "models",
     "loggers",
     "callbacks",
@@ -24,6 +25,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "training.validation",
     "training.checkpointing",
     "training",
+    "inference",
     "vectorized",
     "sweeps.store",
     "sweeps.workers",
@@ -40,7 +42,7 @@ FILES = {
     for path in sorted((ROOT / "src").rglob("*.py"))
     if path.name != "__init__.py"
 }
-COMMANDS = {"train", "eval", "report", "compare", "runs"}
+COMMANDS = {"train", "eval", "predict", "report", "compare", "runs"}
 MAX_FILES = 13  # in a folder
 
 

@@ -85,7 +85,8 @@ def test_config_names_match_modules(path: Path) -> None:
     target = compose_config(f"{group}={name}")[1][group]["_target_"]
     module, _, class_name = target.rpartition(".")
     folder = {"model": "models", "data": "data"}[group]
-    assert module in (f"src.{folder}.{name}", "src.data.toy")  # the toy sets are one family
+    # The toy sets are one family; a module torchvision would be mistaken for the package.
+    assert module in (f"src.{folder}.{name}", "src.data.toy", "src.models.pretrained")
     assert class_name.lower() == name.replace("_", "")
 
 
@@ -119,6 +120,12 @@ def test_eval_composes() -> None:
     config = compose("eval", ["run=somewhere"])
     check_config(config)
     assert (config.run, config.split, config.checkpoint) == ("somewhere", "val", None)
+
+
+def test_predict_composes() -> None:
+    config = compose("predict", ["run=somewhere"])
+    check_config(config)
+    assert (config.run, config.split, config.top, config.out) == ("somewhere", None, 3, None)
 
 
 @pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "mps", "ddp"])

@@ -66,6 +66,7 @@ def test_plain_installation_has_every_import(tmp_path: Path) -> None:
     for module, *arguments in (
         ("src.train", "trainer.max_epochs=2", "name=one"),
         ("src.eval", "run=outputs/runs/one"),
+        ("src.predict", "run=outputs/runs/one", "split=test"),
         ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
         ("src.runs",),
     ):

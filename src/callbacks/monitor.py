@@ -48,7 +48,7 @@ HIGHER_IS_BETTER = (
 STAGE_PREFIX = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
 LOGGING_METHODS = ("log", "finish_evaluation", "on_", "_step")  # prefixes and suffixes of methods that may log metrics
 MODULES_WITHOUT_METRICS = tuple(
-    f"src.models.{name}" for name in ("airbench", "mlp", "cnn", "images", "resnet18")
+    f"src.models.{name}" for name in ("airbench", "mlp", "cnn", "images", "pretrained", "resnet18")
 )  # modules that add no metrics
 MonitoredMetric = tuple[str | None, str]
 

@@ -19,6 +19,8 @@ UNTYPABLE_CATEGORIES = (
     "Zl",
     "Zp",
 )  # Unicode categories: control characters, surrogates, line and paragraph ends
+VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+PATH_STARTS = ("./", "../", "/", "~/")
 FLAGS_HINT = "--hydra-help lists all flags"
 
 
@@ -48,6 +50,28 @@ def check_arguments(arguments: Sequence[str]) -> None:
     for number, argument in enumerate(given.overrides):
         if argument.startswith("=") or ("=" not in argument and not argument.startswith("~")):
             raise InputError(_explain_word(argument, given.overrides[number + 1 :]))
+
+
+def split_paths(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the paths among the arguments of a command that takes paths and settings, and the other arguments.
+
+    A path is a word without "=", or one that begins like a path: ``./a=b.png``. A dash alone is one, too.
+    """
+    paths: list[str] = []
+    others: list[str] = []
+    is_value = False  # True: the word before is a flag that takes a value
+    for argument in arguments:
+        is_word = argument == "-" or not ("=" in argument or argument.startswith(("-", "~")))
+        is_path = not is_value and (is_word or argument.startswith(PATH_STARTS))
+        (paths if is_path else others).append(argument)
+        is_value = argument in VALUE_FLAGS
+    return paths, others
+
+
+def drop_completed_paths(line: str) -> str:
+    """Return a command line that the shell completes without the paths before its last word."""
+    command, *words = line.split(" ")
+    return " ".join([command, *split_paths(words[:-1])[1], *words[-1:]])
 
 
 def _is_flag(parser: ArgumentParser, name: str) -> bool:

@@ -32,12 +32,12 @@ def is_group(name: str) -> bool:
 
 
 def list_groups() -> list[str]:
-    """Return the names of all groups, nested ones included; in an evaluation only those of conf/eval.yaml."""
+    """Return the names of all groups, nested ones included; in an evaluation only those of its config."""
     found = [
         path.relative_to(folder) for folder in _get_search_folders() for path in folder.rglob("*") if path.is_dir()
     ]
     groups = sorted({path.as_posix() for path in found if not path.name.startswith((".", "_"))})
-    return [group for group in groups if not is_evaluation() or group in _get_composed_names("eval", (), ())]
+    return [group for group in groups if not is_evaluation() or group in _get_composed_names(get_config_name(), (), ())]
 
 
 def list_choices(group: str) -> list[str]:
@@ -57,9 +57,7 @@ def list_settings() -> list[str]:
     choices = tuple(
         f"{'+' * (not _is_project_group(group))}{group}={value}" for group, value in chosen.items() if value
     )
-    return _get_composed_names(
-        "eval" if is_evaluation() else "train", choices, tuple(map(str, _get_search_folders()[:-1]))
-    )
+    return _get_composed_names(get_config_name(), choices, tuple(map(str, _get_search_folders()[:-1])))
 
 
 def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str] | None:
@@ -88,9 +86,14 @@ def _flatten_names(node: Any, prefix: str = "") -> list[str]:
     return names + [name for key, value in node.items() for name in _flatten_names(value, f"{prefix}{key}.")]
 
 
+def get_config_name() -> str:
+    """Return the name of the program's config: "eval", "predict" or, for all others, "train"."""
+    return next((name for name in ("eval", "predict") if name in Path(sys.argv[0]).stem), "train")
+
+
 def is_evaluation() -> bool:
-    """Return True if the program is ``src.eval``, which has its own settings."""
-    return "eval" in Path(sys.argv[0]).stem
+    """Return True if the program uses a finished run, ``src.eval`` or ``src.predict``, and has settings for that."""
+    return get_config_name() != "train"
 
 
 def _is_project_group(group: str) -> bool:

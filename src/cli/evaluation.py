@@ -5,7 +5,7 @@ from typing import Any
 
 from src.core.errors import InputError
 
-TRAINER_SETTINGS = (
+EVALUATION_SETTINGS = (
     "accelerator",
     "benchmark",
     "detect_anomaly",
@@ -18,6 +18,8 @@ TRAINER_SETTINGS = (
     "profiler",
     "strategy",
 )
+# The trainer's settings that have an effect, by the name of the command's config.
+TRAINER_SETTINGS = {"eval": EVALUATION_SETTINGS, "predict": ("accelerator", "devices", "precision")}
 
 
 def refuse_limits(cfg: Mapping[str, Any]) -> None:
@@ -34,19 +36,26 @@ def refuse_limits(cfg: Mapping[str, Any]) -> None:
             raise InputError(f"trainer.limit_{split}_batches={limit}: there is nothing to evaluate")
 
 
-def is_training_setting(setting: str) -> bool:
-    """Return True if a setting, given by its full name, is a trainer setting that only affects training."""
+def is_training_setting(setting: str, config: str) -> bool:
+    """Return True if a setting, given by its full name, is a trainer setting without effect in a command.
+
+    Args:
+        setting: the setting.
+        config: the name of the command's config, "eval" or "predict".
+    """
     group, _, name = setting.partition(".")
-    return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER_SETTINGS, "_target_")
+    return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER_SETTINGS[config], "_target_")
 
 
-def refuse_training_settings(overrides: Iterable[str]) -> None:
-    """Refuse typed settings that have no effect in an evaluation.
+def refuse_training_settings(overrides: Iterable[str], config: str = "eval") -> None:
+    """Refuse typed settings that have no effect in a command, of which ``config`` is the config's name.
 
     Raises:
         InputError: naming the first of them.
     """
     for argument in overrides:
-        if is_training_setting(name := argument.partition("=")[0].lstrip("+~")):
-            known = f"{', '.join(TRAINER_SETTINGS[:-1])} and {TRAINER_SETTINGS[-1]}"
-            raise InputError(f"{name} has no effect in an evaluation, where trainer's only settings are {known}")
+        if is_training_setting(name := argument.partition("=")[0].lstrip("+~"), config):
+            *first, last = TRAINER_SETTINGS[config]
+            where = {"eval": "an evaluation", "predict": "a prediction"}[config]
+            known = f"{', '.join(first)} and {last}"
+            raise InputError(f"{name} has no effect in {where}, where trainer's only settings are {known}")

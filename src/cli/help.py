@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli.evaluation import is_training_setting
+from src.cli.evaluation import TRAINER_SETTINGS, is_training_setting
 from src.storage.files import read_text
 
 COMMENT_COLUMN = 36  # where comments start, unless the value is longer
@@ -23,8 +23,9 @@ def describe_settings(*, _root_: DictConfig) -> str:
     A resolver for ``hydra.help.template``. Dollar signs are doubled, for Hydra reads a single one as a variable.
     """
     comments: _Comments = {**_read_comments(_root_.hydra)}
-    if _root_.hydra.job.config_name == "eval":
-        comments |= dict.fromkeys(filter(is_training_setting, (f"trainer.{name}" for name in _root_.trainer)))
+    if (config := _root_.hydra.job.config_name) in TRAINER_SETTINGS:
+        names = [f"trainer.{name}" for name in _root_.trainer]
+        comments |= dict.fromkeys(name for name in names if is_training_setting(name, config))
     lines = [
         line for key in _root_ if key != "hydra" for line in _format_setting(_root_, str(key), str(key), 0, comments)
     ]

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import HydraException
 
-from src.cli.arguments import check_arguments
+from src.cli.arguments import VALUE_FLAGS, check_arguments
 from src.cli.catalog import is_group
 from src.cli.messages import SINGLE_CHOICE_GROUPS, describe_unknown_choice
 from src.cli.resumed import quote_for_hydra
@@ -22,6 +22,8 @@ TEXT_SETTINGS = (
     *SINGLE_PATH_SETTINGS,
     "run",
     "checkpoint",
+    "out",
+    "grid",
     "ckpt_path",
     "paths.data",
     "data.root",
@@ -34,7 +36,6 @@ TEXT_SETTINGS = (
 )
 NON_TEXT_WORDS = ("true", "false", "null", "nan", "inf")  # words that Hydra does not parse as text
 SWEEP_ARGUMENTS = ("-m", "--multirun", "hydra.mode=MULTIRUN", "sweep=")  # prefixes of the arguments that start a sweep
-VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 SWEEP_FUNCTION = re.compile(
     r"(choice|range|interval|glob|sort|shuffle|tag|extend_list)\("
 )  # functions of Hydra's grammar

@@ -92,7 +92,7 @@ def exit_quickly() -> Iterator[None]:
 
     def end() -> None:
         program = getattr(sys.modules["__main__"], "__spec__", None)
-        if succeeded and program is not None and program.name in ("src.train", "src.eval"):
+        if succeeded and program is not None and program.name in ("src.train", "src.eval", "src.predict"):
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()

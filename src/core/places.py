@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 PLUGIN_PREFIXES = ("hydra_plugins.", "hydra._internal.core_plugins.")
 MAX_NAME_BYTES = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names
 PATH_SETTINGS = (  # settings that are paths; a config need not have all of them
-    *("run", "resume", "checkpoint", "ckpt_path", "model.weights"),
+    *("run", "resume", "checkpoint", "ckpt_path", "model.weights", "out", "grid"),
     *("data.root", "data.cache", "data.file", "data.test_file"),
     *("paths.data", "paths.outputs", "hydra.run.dir", "hydra.sweep.dir"),
 )

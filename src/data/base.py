@@ -14,6 +14,7 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.placement import Placement, copy_ahead
+from src.data.preprocessing import Preprocessing
 
 Task = Literal["multiclass", "binary", "regression"]
 EVAL_BATCH_SIZE = 500  # samples; evaluation keeps no gradients, so its batches may be larger than in training
@@ -350,6 +351,14 @@ class TensorDataModule(LightningDataModule):
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
+
+    def describe_preprocessing(self) -> Preprocessing | None:
+        """Return how a raw input becomes a network's input, once the data are loaded.
+
+        Checkpoints carry it, so that new inputs are prepared as these data were. ``None``: unknown, and then no files
+        are predicted, since a wrong guess would go unnoticed.
+        """
+        return None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, Chunk) else super().transfer_batch_to_device(batch, device, 0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images
 from src.data.base import Samples, TensorDataModule
+from src.data.preprocessing import IMAGE, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
 from src.data.published.files import is_present, read_file
 
@@ -73,6 +74,12 @@ class ImageDataModule(TensorDataModule):
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
         return self.standardize_images(self.augment_images(inputs) if augment else inputs)
+
+    def describe_preprocessing(self) -> Preprocessing | None:
+        """Return how an image becomes a network's input; ``None`` if a subclass transforms it in its own way."""
+        if type(self).transform is not ImageDataModule.transform:
+            return None
+        return Preprocessing(IMAGE, flatten_numbers(self.mean), flatten_numbers(self.std))
 
     def augment_images(self, images: Tensor, random_numbers: RandomNumbers = DEFAULT_NUMBERS) -> Tensor:
         """Augment uint8 images (B, C, H, W) as the settings ask for."""

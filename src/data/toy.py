@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
+from src.data.preprocessing import VALUES, Preprocessing
 
 
 class SyntheticDataModule(TensorDataModule):
@@ -38,6 +39,10 @@ class SyntheticDataModule(TensorDataModule):
                 self.draw(size, torch.Generator().manual_seed(3 * self.split_seed + part))
                 for part, size in enumerate(self.sizes)
             ]
+
+    def describe_preprocessing(self) -> Preprocessing:
+        """Return that a network takes the points as they are."""
+        return Preprocessing(VALUES)
 
     def draw(self, count: int, generator: torch.Generator) -> Samples:
         """Draw ``count`` points."""
@@ -163,6 +168,10 @@ class TableDataModule(TensorDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self.train_set = self.val_set = self.test_set = self.get_points()
+
+    def describe_preprocessing(self) -> Preprocessing:
+        """Return that a network takes the points as they are."""
+        return Preprocessing(VALUES)
 
     def get_points(self) -> Samples:
         """Return all points."""

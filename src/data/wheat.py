@@ -15,6 +15,7 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import Samples, TensorDataModule
+from src.data.preprocessing import VALUES, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
 from src.data.published.files import is_present, read_file
 from src.storage.files import open_atomic
@@ -118,6 +119,10 @@ class Wheat(TensorDataModule):
             std, self.mean = torch.std_mean(parts[0].inputs, dim=0, correction=0)
             self.std = torch.where(std > 0, std, 1.0)  # a feature may be constant over a few samples
             self.train_set, self.val_set, self.test_set = map(self.standardize_samples, parts)
+
+    def describe_preprocessing(self) -> Preprocessing:
+        """Return how seven measurements become a network's input."""
+        return Preprocessing(VALUES, flatten_numbers(self.mean), flatten_numbers(self.std))
 
     def standardize_samples(self, samples: Samples) -> Samples:
         """Return features (N, 7) float64 as float32, with mean 0 and standard deviation 1 in training."""

@@ -13,7 +13,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
+from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
@@ -76,6 +78,9 @@ class SupervisedModule(LightningModule):
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.resolve_loss(loss)
+        self.class_names: tuple[str, ...] = ()  # read from a checkpoint, as is the preprocessing
+        self.preprocessing: Preprocessing | None = None
+        self.is_loaded = False  # True: loaded from a checkpoint, in evaluation mode, and not trained since
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
@@ -90,7 +95,10 @@ class SupervisedModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
-        """Load a model from a checkpoint as Lightning does; the file may be of earlier code.
+        """Load a model from a checkpoint, ready to predict: in evaluation mode, with its class names and preprocessing.
+
+        ``model(model.preprocessing(inputs))`` are the outputs for raw inputs (B, *in_shape); a checkpoint of earlier
+        code has neither names nor preprocessing. A trainer's ``fit`` puts the model into training mode again.
 
         Raises:
             InputError: if the file is missing, damaged or holds other objects than tensors and plain values.
@@ -101,7 +109,17 @@ class SupervisedModule(LightningModule):
         file = io.BytesIO()
         torch.save(content, file)
         file.seek(0)
-        return super().load_from_checkpoint(file, *args, **settings)
+        model = super().load_from_checkpoint(file, *args, **settings)
+        if found := read_description(content, checkpoint_path):
+            model.class_names, model.preprocessing = found.class_names, found.preprocessing
+            convert_to_channels_last(model, model.device.type)  # as in the run, whose outputs it repeats exactly
+        model.is_loaded = True
+        return model.eval()
+
+    def on_fit_start(self) -> None:
+        if self.is_loaded:  # Lightning would train it in evaluation mode
+            self.train()
+            self.is_loaded = False
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)

@@ -206,7 +206,7 @@ def _open_trainer(
     limit_samples(trainer, data)
     limitations = describe_limitations(cfg, data, model, trainer.world_size)
     notes = [note for note in (getattr(data, "note", ""), limitations, describe_unused(model)) if note]
-    title = f"{type(model).__name__} on {type(data).__name__}"
+    title = f"{getattr(model, 'arch', type(model).__name__)} on {type(data).__name__}"
     _log_run_header(cfg, folder, device_kind, title, notes, None if is_job else summary)
     open_loggers(loggers, cfg, start, any(isinstance(callback, FigureCallback) for callback in callbacks))
     if past is not None:

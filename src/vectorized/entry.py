@@ -20,6 +20,7 @@ from src.core import devices
 from src.core.disk import StorageError
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
+from src.data.preprocessing import write_description
 from src.storage.files import open_atomic, remove_file, require_folders, sync_job_files, write_json, write_text
 from src.storage.records import collect_provenance, is_finished, reserve_folder
 from src.training.build import build_tensor_data, check_batches, prepare_machine
@@ -194,6 +195,7 @@ def _write_best_checkpoints(training: Training) -> None:
             epochs = int(member.recorder.chosen["epoch"])
             callbacks = member.get_callback_states(epochs)
             found = make_checkpoint(member.model, extract_weights(stack, index), callbacks, epochs, batches)
+            write_description(found, stack.feed.data)
             _save_checkpoint(found, member, "best")
 
 
@@ -207,6 +209,7 @@ def _write_last_checkpoints(training: Training) -> None:
             found = make_checkpoint(
                 member.model, extract_weights(stack, index), member.get_callback_states(), epochs, batches
             )
+            write_description(found, stack.feed.data)
             found = add_optimizer_state(found, stack, index, training.last, epochs * batches, member.schedule)
             _save_checkpoint(found, member, "last")
 

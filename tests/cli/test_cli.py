@@ -91,6 +91,7 @@ def test_every_setting_has_a_comment() -> None:
         ("-m src.train -m data=mnist optimizer=ada", ["optimizer=adam", "optimizer=adamw"]),
         ("-m src.train model=cnn model.chan", ["model.channels."]),
         ("-m src.eval spl", ["split="]),
+        ("-m src.predict robin.jpg ./a=b.png trainer=cpu spl", ["split="]),
         ("-m src.train", []),
         ("some/script.py model=c", []),
     ],

@@ -55,6 +55,18 @@ def test_old_run_keeps_test_metrics(name: str, folders: Path) -> None:
     assert (after["test/loss"], after["test/acc"]) == (before["test/loss"], before["test/acc"])
 
 
+@pytest.mark.parametrize("name", ["perceptron", "airbench", "cnn"])
+def test_old_run_predicts_its_test_set(name: str, folders: Path) -> None:
+    """Predictions of an old run, whose checkpoint does not describe its data, have the accuracy of its own test."""
+    outcome = run("src.predict", f"run=outputs/runs/{name}", "split=test", "out=all.csv", cwd=folders)
+    assert outcome.code == 0, outcome.text
+    assert "does not describe its data" in outcome.out
+    with (folders / "all.csv").open() as file:
+        right = [row["target"] == row["prediction"] for row in csv.DictReader(file)]
+    measured = read_json(folders / f"outputs/runs/{name}/metrics.json")["test/acc"]
+    assert sum(right) / len(right) == pytest.approx(measured, abs=1e-7)  # which is a float32
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_old_command_gives_same_metrics(name: str, folders: Path) -> None:
     """The command of an old run, given again, gives the same metrics."""

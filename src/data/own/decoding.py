@@ -35,8 +35,7 @@ def decode_image(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"images have more than {MAX_PIXELS:,} pixels")
             image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG: decode no more than needed
-            upright = ImageOps.exif_transpose(image)
-            square = ImageOps.fit(_convert(upright, channels), (size, size), Image.Resampling.BILINEAR)
+            return fit_image(ImageOps.exif_transpose(image), size, channels)
     except Image.UnidentifiedImageError as error:
         raise ValueError("files are no images") from error
     except Image.DecompressionBombError as error:
@@ -45,6 +44,15 @@ def decode_image(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # a damaged file may raise anything
         raise ValueError("images are damaged") from error
+
+
+def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
+    """Return an image as bytes (C, size, size), as `decode_image` does.
+
+    Raises:
+        ValueError: if its numbers have no known range.
+    """
+    square = ImageOps.fit(_convert(image, channels), (size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
 
 

@@ -18,6 +18,7 @@ from src.callbacks.history import History
 from src.callbacks.monitor import describe_unmeasured, format_metric_name
 from src.core.devices import is_main_process
 from src.core.errors import InputError
+from src.data.preprocessing import write_description
 from src.storage.weights import read_checkpoint, write_checkpoint
 from src.training.checkpointing.weight_changes import (
     Weights,
@@ -198,6 +199,7 @@ class RunCheckpoint(Checkpoint):
             if config.monitor in trainer.callback_metrics
         }
         checkpoint["callbacks"][HISTORY] = self.history.state_dict()
+        write_description(checkpoint, getattr(trainer, "datamodule", None))
         if self.cut_short:
             checkpoint[WHOLE_EPOCH] = self._replaced_content
 

@@ -19,7 +19,7 @@ from src.core.errors import InputError
 from src.core.hints import describe_type, get_hints, get_parameters, is_of_type
 from src.core.names import suggest_name
 from src.storage.configs import BASE_CLASSES
-from src.training.validation.settings import CHECKS, EVALUATION
+from src.training.validation.settings import CHECKS, EVALUATION, PREDICTION
 
 NO_CLASS = "it is not a class"
 MULTI_GROUPS = ("callbacks", "logger")  # groups with several named parts
@@ -28,6 +28,8 @@ KNOWN_PACKAGES = ("src.", "torch.", "lightning.")
 DEFAULTED_SETTINGS = ("monitor", "mode")  # of a callback: null stands for the run's monitored metric and its mode
 FACTORY_GROUPS = ("optimizer", "scheduler")  # a function that makes the object may stand for the class
 SCHEDULE_PLACEHOLDERS = ("total_steps", "lr")  # in a schedule's settings: for the run's number of steps, learning rate
+NETWORK_BY_NAME = "src.models.pretrained.Torchvision"  # its network is that of model.arch
+FIXED_NETWORKS = {"src.models.resnet18.ResNet18": "resnet18"}  # classes, and the name of their network in torchvision
 COMMON_DATA_SETTINGS = ("data.batch_size",)  # same meaning in any data module
 HYDRA_KEYS = ("_partial_", "_args_")  # with these Hydra would create something else than the part
 
@@ -80,7 +82,8 @@ def find_wrong_settings(settings: Mapping[str, Any], unresolved: Mapping[str, An
         wrong += _find_wrong_types(part)
         if not part.settings["_target_"].startswith(KNOWN_PACKAGES):
             skipped += [f"{part.name}.{key}" for key in part.settings if not _is_known_setting(part, key)]
-    checks = CHECKS | EVALUATION if "run" in settings else CHECKS
+    used = {} if "run" not in settings else PREDICTION if "top" in settings else EVALUATION
+    checks = CHECKS | used
     values = {name: _lookup_setting(settings, name) for name in checks if not _is_within(name, skipped)}
     bad = {name: value for name, (exists, value) in values.items() if exists and not checks[name].allows(value)}
     texts = {name: str(_lookup_setting(unresolved or {}, name)[1]) for name in bad}
@@ -194,7 +197,7 @@ def _is_placeholder(component: str, key: str, value: Any) -> bool:
 
 def _find_unread_settings(settings: Mapping[str, Any], unresolved: str) -> list[str]:
     """Return an error for each setting that nothing reads: no part of a run, and no other setting's reference."""
-    known = {name.split(".")[0] for name in [*BASE_CLASSES, *CHECKS, *EVALUATION]}
+    known = {name.split(".")[0] for name in [*BASE_CLASSES, *CHECKS, *EVALUATION, *PREDICTION]}
     found = [key for key in settings if key not in known]
     for group in ("recipe", "paths"):
         found += [name for name in _get_leaf_names(settings.get(group), f"{group}.") if name not in CHECKS]
@@ -233,12 +236,22 @@ def find_missing_files(settings: Mapping[str, Any]) -> list[str]:
         wrong.append("ckpt_path and model.weights both set the initial weights: use only one of them")
     if isinstance(path, str) and not isfile(path):
         wrong.append(f"ckpt_path={format_value(path)}: there is no such file")
-    if isinstance(weights, str) and _lookup_setting(settings, "model._target_")[1] == "src.models.resnet18.ResNet18":
-        from src.models.resnet18 import get_published_names  # importing torchvision's models is slow
+    return wrong + _find_unpublished(settings)
 
-        if weights not in get_published_names() and not isfile(weights):
-            names = ", ".join(get_published_names())
-            wrong.append(
-                f"model.weights={format_value(weights)}: there is no such file, and published weights are {names}"
-            )
-    return wrong
+
+def _find_unpublished(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the names of a network and of its weights that others published."""
+    target, arch, weights = (_lookup_setting(settings, f"model.{key}")[1] for key in ("_target_", "arch", "weights"))
+    arch = FIXED_NETWORKS.get(str(target), arch if target == NETWORK_BY_NAME else None)
+    if not isinstance(arch, str) or (target in FIXED_NETWORKS and weights is None):
+        return []
+    # Importing torchvision's models is slow.
+    from src.models.published.networks import find_wrong_name
+    from src.models.published.weights import get_published_names
+
+    if wrong := find_wrong_name(arch):
+        return [wrong]
+    if not isinstance(weights, str) or weights in (names := get_published_names(arch)) or isfile(weights):
+        return []
+    there = f"published weights are {', '.join(names)}"
+    return [f"model.weights={format_value(weights)}: there is no such file, and {there}"]

@@ -39,6 +39,10 @@ FOLDER_NAME = Check(
 FILE_NAME = Check(
     lambda value: FOLDER_NAME.allows(value) and value != "", FOLDER_NAME.description.replace("folder", "file")
 )
+NETWORK_NAME = Check(
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.-]{1,100}", value)),
+    "the name of a network, such as resnet50",
+)
 METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
     "the name of a metric of training or validation (test metrics must not decide a choice)",
@@ -73,6 +77,14 @@ CLOCK_TIME = Check(
 
 UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
 
+
+def _allow_file(*suffixes: str) -> Check:
+    """Return a check for the path of a file with one of these suffixes."""
+    return Check(
+        lambda value: PATH.allows(value) and value.endswith(suffixes), f"a path that ends in {' or '.join(suffixes)}"
+    )
+
+
 RUN = {
     **LOCATION_CHECKS,
     "seed": allow_null_or(SEED),
@@ -100,6 +112,14 @@ EVALUATION = {  # these replace the checks of the same names when a run is evalu
     "trainer.limit_test_batches": allow_null_or(allow_count_or_fraction(0)),
 }
 
+PREDICTION = {  # these replace the checks of the same names when a run predicts
+    **{name: EVALUATION[name] for name in ("run", "checkpoint", "paths.data", "trainer.precision")},
+    "split": allow_one_of(None, "test", "val", "train"),
+    "top": allow_integer(1, 1_000_000),
+    "out": allow_null_or(_allow_file(".csv", ".json")),
+    "grid": allow_null_or(_allow_file(".png")),
+}
+
 MODEL = {
     "model.hidden_size": allow_any_of(WIDTH, allow_list(WIDTH, "a list of them ('[512,512]'; [] for none)")),
     "model.channels": allow_list(allow_integer(1, 100_000), "a list of whole numbers from 1 to 100,000", low=1),
@@ -122,6 +142,7 @@ MODEL = {
     "model.distance": allow_one_of("l1", "l2"),
     "model.k": allow_integer(1, MAX_SAMPLES),
     "model.label_smoothing": PROBABILITY,
+    "model.arch": NETWORK_NAME,
     "model.freeze": allow_any_of(allow_one_of("none", "backbone"), allow_integer(0)),
     "model.backbone_lr_factor": POSITIVE,
     "model.stem": allow_one_of("auto", "small", "imagenet"),

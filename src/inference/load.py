@@ -1,0 +1,149 @@
+"""Load a finished run to predict with: its network on a device, and what its data are."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from src.core.errors import InputError
+from src.data.base import TensorDataModule
+from src.data.preprocessing import DataDescription, describe_data, read_description
+from src.storage.configs import open_config
+from src.storage.trust import read_packages
+from src.storage.weights import load_weights, read_checkpoint
+from src.training.build import build_data, build_model, build_plain_trainer, load_data, prepare_machine
+from src.training.checkpointing.checkpoint import find_checkpoint
+from src.training.validation.config import find_wrong_settings
+
+log = logging.getLogger(__name__)
+TASKS = ("multiclass", "binary", "regression")
+
+
+class _DescribedData(LightningDataModule):
+    """A stand-in for a data module that is only asked for the shape and the classes of its data."""
+
+    def __init__(self, description: DataDescription) -> None:
+        super().__init__()
+        self.task, self.in_shape = description.task, description.in_shape
+        self.class_names, self.num_classes = description.class_names, description.num_classes
+
+
+class LoadedRun:
+    """A finished run: its network on a device, in evaluation mode, and the description of its data.
+
+    The description is read from the checkpoint; the data set is needed only for its own samples and for checkpoints
+    of earlier code.
+
+    Args:
+        cfg: the config of a command: ``run``, ``checkpoint``, ``trust``, ``trainer``, ``paths.data``.
+
+    Raises:
+        InputError: if the run cannot be opened or there is no such device.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        kind = prepare_machine(cfg)
+        torch.backends.cudnn.benchmark = False  # each time the same algorithms
+        self.folder = Path(cfg.run)
+        self.config = _open_config(cfg)
+        self.path = find_checkpoint(self.folder, cfg.checkpoint)
+        self._data: LightningDataModule | None = None
+        self.description = self._describe()
+        self.model = self._load_model(kind)
+        self.trainer = self._prepare_device(cfg, kind)
+
+    @property
+    def data(self) -> LightningDataModule:
+        """The run's data module with its samples, which are loaded when they are asked for."""
+        if self._data is None:
+            self._data = build_data(self.config)
+            load_data(self._data)
+        return self._data
+
+    def _describe(self) -> DataDescription:
+        """Return the description of the run's data, from its checkpoint or, if that has none, from the data set."""
+        found = read_description(read_checkpoint(self.path), self.path)
+        if found is None:
+            log.info("note: %s does not describe its data, as earlier code wrote it: they are loaded again", self.path)
+            found = describe_data(self.data)
+        if found is None or found.task not in TASKS:
+            needed = "a data module with task, in_shape, class_names and describe_preprocessing()"
+            raise InputError(f"{self.folder}: it is not known what its network predicts; that takes {needed}")
+        return found
+
+    def _load_model(self, kind: str) -> LightningModule:
+        self.config.scheduler = {}  # it may need the data set, and is not used
+        model = build_model(self.config, _DescribedData(self.description), kind)
+        load_weights(model, self.path)
+        return model.eval()
+
+    def _prepare_device(self, cfg: DictConfig, kind: str) -> Any:
+        """Move the network to the device, in the precision of the run or the one that is given."""
+        if cfg.trainer.precision is None:
+            cfg.trainer.precision = self.config.trainer.get("precision") or "32-true"
+        trainer = build_plain_trainer(cfg, kind, self.folder)
+        if trainer.num_devices > 1 or trainer.num_nodes > 1:
+            raise InputError(f"trainer.devices={cfg.trainer.devices}: a prediction uses one device")
+        self.device = trainer.strategy.root_device
+        trainer.precision_plugin.convert_module(self.model)  # in place
+        self.model.to(self.device)
+        return trainer
+
+    def compute_outputs(self, inputs: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the network's outputs for a batch of raw inputs, (B, out_features) float32, on the CPU.
+
+        Args:
+            inputs: as the data set stores them.
+            prepare: the preprocessing.
+
+        Raises:
+            InputError: if the outputs are not of that shape.
+        """
+        with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
+            outputs = self.model(prepare(inputs).to(device=self.device).to(self.model.dtype))
+        expected = self.description.num_classes if self.description.task == "multiclass" else 1
+        if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), expected):
+            raise InputError(f"{self.folder}: its network does not return one output for each class or value")
+        return outputs.float().cpu()
+
+    def get_samples(self, split: str) -> TensorDataModule:
+        """Return the data module if it has samples in a split ("train", "val" or "test").
+
+        Raises:
+            InputError: if it has none.
+        """
+        data = self.data
+        if not isinstance(data, TensorDataModule):
+            raise InputError(f"split={split}: {type(data).__name__} is no TensorDataModule, its samples are not known")
+        samples = getattr(data, f"{split}_set")
+        if samples is None or not samples.size:
+            raise InputError(f"split={split}: {self.folder} has no such samples")
+        self._check_unchanged(split)
+        return data
+
+    def _check_unchanged(self, split: str) -> None:
+        """Compare the data set with what the checkpoint says about it; log a warning if only its values differ.
+
+        Raises:
+            InputError: if it has other classes or inputs.
+        """
+        now, then = describe_data(self.data), self.description
+        if now is None or (now.task, now.in_shape, now.class_names) != (then.task, then.in_shape, then.class_names):
+            raise InputError(f"split={split}: the data have other classes or inputs than {self.folder} was trained on")
+        if now.preprocessing != then.preprocessing:
+            log.warning("the data have changed since %s was trained: they are prepared as they are now", self.folder)
+
+
+def _open_config(cfg: DictConfig) -> DictConfig:
+    """Return a run's own config, checked."""
+    run = open_config(Path(cfg.run), read_packages(cfg.trust), ["paths.data"] if cfg.paths.data else [])
+    run.paths.data = cfg.paths.data or run.paths.data
+    settings: Any = OmegaConf.to_container(run, resolve=True)
+    if wrong := find_wrong_settings(settings):
+        raise InputError(f"{cfg.run}: {'; '.join(wrong)}")
+    return run

@@ -1,0 +1,123 @@
+"""Present predictions: a table in the terminal, a CSV or JSON file, and a grid of images."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from src.callbacks.figures.base import draw_figure, draw_image_grid, format_percent, save_png
+from src.core.errors import InputError
+from src.core.formatting import format_metrics
+from src.storage.files import write_csv, write_json
+
+MAX_ROWS = 50  # of the table
+GRID_COLUMNS, GRID_ROWS = 6, 8
+TITLE_WIDTH = 22  # characters
+
+
+class Prediction(NamedTuple):
+    """What a network predicts for an input.
+
+    Attributes:
+        name: the input's.
+        target: the true class or value, if it is known.
+        value: the predicted class or value.
+        top: the most probable classes with their probabilities, the first is predicted; empty for regression.
+    """
+
+    name: str
+    target: str | float | None
+    value: str | float
+    top: list[tuple[str, float]]
+
+
+def make_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
+    """Return predictions as rows of a table: input, target if known, and classes with their probabilities."""
+    rows = []
+    for name, target, value, top in predictions:
+        row: dict[str, Any] = {"input": name}
+        if target is not None:
+            row["target"] = target
+        row["prediction"] = value
+        for rank, (label, probability) in enumerate(top, start=1):
+            row |= {f"prediction_{rank}": label} if rank > 1 else {}
+            row["probability" if rank == 1 else f"probability_{rank}"] = probability
+        rows.append(row)
+    return rows
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write predictions as CSV, a row for each, or as JSON, a list of objects with the classes in ``top``."""
+    if path.suffix == ".csv":
+        write_csv(path, make_rows(predictions))
+        return
+    content = []
+    for name, target, value, top in predictions:
+        known = {} if target is None else {"target": target}
+        classes = {"top": [{"class": label, "probability": each} for label, each in top]} if top else {}
+        content.append({"input": name, **known, "prediction": value, **classes})
+    write_json(path, content)
+
+
+def print_predictions(predictions: Sequence[Prediction]) -> None:
+    """Print the first predictions as a table; lines are wrapped only in a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    rows = make_rows(predictions[:MAX_ROWS])
+    for name in rows[0]:
+        table.add_column("" if name.startswith("prob") or name[-1].isdigit() else name, overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(_format_cell(name, value)) for name, value in row.items()])
+    console.print(table)
+    if (more := len(predictions) - MAX_ROWS) > 0:
+        print(f"… and {more:,} more: out=FILE.csv writes all of them")
+
+
+def _format_cell(name: str, value: Any) -> str:
+    if name.startswith("probability"):
+        return format_percent(value, 1)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def summarize(predictions: Sequence[Prediction], split: str) -> str:
+    """Return the accuracy, or for regression the mean squared error, of predictions whose targets are known."""
+    if predictions[0].top:
+        measure = {f"{split}/acc": sum(each.target == each.value for each in predictions) / len(predictions)}
+    else:
+        errors = [(float(each.value) - float(each.target or 0)) ** 2 for each in predictions]
+        measure = {f"{split}/mse": sum(errors) / len(errors)}
+    return f"{format_metrics(measure)} of {len(predictions):,} samples"
+
+
+def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction]) -> None:
+    """Draw images (N, C, H, W) with what is predicted, and with the true class where that is wrong.
+
+    Raises:
+        InputError: if the images have neither one nor three channels.
+    """
+    if images.shape[1] not in (1, 3):
+        raise InputError(f"grid={path}: images of {images.shape[1]} channels cannot be drawn")
+    titles = [_format_title(each) for each in predictions]
+    columns = min(GRID_COLUMNS, len(titles))
+    size = (columns * 1.6, -(-len(titles) // columns) * 1.8 + 0.1)
+
+    def draw(figure: Figure) -> None:
+        draw_image_grid(figure, images, titles, columns)
+
+    save_png(draw_figure(size, draw), path)
+
+
+def _format_title(prediction: Prediction) -> str:
+    _, target, value, top = prediction
+    shown = f"{value} {format_percent(top[0][1], 0)}" if top else f"{value:.4g}"
+    wrong = f"\n(true: {target})" if top and target not in (None, value) else ""
+    return "\n".join(line[:TITLE_WIDTH] for line in f"{shown}{wrong}".split("\n"))

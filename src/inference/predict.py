@@ -1,0 +1,168 @@
+"""Predict with a finished run, and print, write and draw what it predicts."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from src.callbacks.figures.predictions import compute_class_probabilities
+from src.core.errors import InputError
+from src.core.formatting import to_relative_path
+from src.core.places import expand_home, resolve_data_dir
+from src.data.base import Samples
+from src.data.preprocessing import DataDescription
+from src.inference.inputs import Reader
+from src.inference.load import LoadedRun
+from src.inference.outputs import (
+    GRID_COLUMNS,
+    GRID_ROWS,
+    Prediction,
+    draw_grid,
+    print_predictions,
+    summarize,
+    write_predictions,
+)
+from src.training.recorder import explain_memory_errors
+
+log = logging.getLogger(__name__)
+MAX_ERRORS = 20  # that are printed
+PROGRESS_DELAY = 2.0  # seconds before the progress bar appears
+
+
+class Batch(NamedTuple):
+    """Inputs with what the network makes of them.
+
+    Attributes:
+        names: one per input.
+        raw: the inputs (B, *in_shape) as they were read.
+        outputs: the network's, (B, out_features).
+        targets: true classes or values (B,), if known.
+    """
+
+    names: list[str]
+    raw: Tensor
+    outputs: Tensor
+    targets: Tensor | None
+
+
+@explain_memory_errors()
+def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
+    """Predict files or the samples of a split; print the predictions and write the files that the config asks for.
+
+    Args:
+        cfg: the config of ``src.predict``.
+        paths: images, folders, arrays, rows of numbers, or "-" for standard input.
+
+    Returns:
+        A line for each input that could not be read; the others have been predicted.
+
+    Raises:
+        InputError: if nothing can be predicted.
+    """
+    resolve_data_dir()
+    expand_home(cfg)
+    _check_request(cfg, paths)
+    run = LoadedRun(cfg)
+    if cfg.grid and len(run.description.in_shape) != 3:
+        raise InputError(f"grid={cfg.grid}: the inputs of {run.folder} are no images")
+    reader = None if cfg.split else Reader(run.description)
+    batches = _predict_split(run, cfg.split) if reader is None else _predict_files(run, reader, paths)
+    predictions, images = _collect(batches, run.description, cfg.top, bool(cfg.grid))
+    errors = [] if reader is None else reader.errors
+    if predictions:
+        _present(cfg, run, predictions, images)
+    more = [f"… and {len(errors) - MAX_ERRORS:,} more"] if len(errors) > MAX_ERRORS else []
+    return [*errors[:MAX_ERRORS], *more]
+
+
+def _check_request(cfg: DictConfig, paths: Sequence[str]) -> None:
+    """Refuse a request for nothing, for files and a split at once, or to write over what is read."""
+    if OmegaConf.is_missing(cfg, "run"):
+        folder = next((path for path in paths if (Path(path) / ".hydra").is_dir()), None)
+        raise InputError(f"run=… is missing: {f'did you mean run={folder}?' if folder else 'the folder of a run'}")
+    if not paths and not cfg.split:
+        raise InputError("there is nothing to predict: give images, folders, .npy or .csv files, - or split=test")
+    if paths and cfg.split:
+        raise InputError(f"split={cfg.split} predicts the run's own samples, and {paths[0]} is a file: give only one")
+    for setting in ("out", "grid"):
+        written = cfg[setting] and Path(cfg[setting]).resolve()
+        if written and any(written == Path(path).expanduser().resolve() for path in paths):
+            raise InputError(f"{setting}={cfg[setting]} is one of the files to predict: choose another")
+
+
+def _predict_split(run: LoadedRun, split: str) -> Iterator[Batch]:
+    """Yield the batches of a split, in the order and the batches of an evaluation."""
+    data = run.get_samples(split)
+    samples: Samples = getattr(data, f"{split}_set")
+    with _open_progress(samples.size, "samples") as progress:
+        for batch in data.make_batches(samples):
+            outputs = run.compute_outputs(batch.inputs.to(run.device), data.transform)
+            names = [f"{split}[{progress.n + index}]" for index in range(batch.size)]
+            progress.update(batch.size)
+            yield Batch(names, batch.inputs, outputs, batch.targets)
+
+
+def _predict_files(run: LoadedRun, reader: Reader, paths: Sequence[str]) -> Iterator[Batch]:
+    """Yield the batches of what the paths lead to."""
+    prepare = run.description.preprocessing
+    assert prepare is not None  # the reader has checked it
+    files = reader.find_files(paths)
+    with _open_progress(len(files), "files") as progress:
+        for items in reader.read_batches(files, progress.update):
+            raw = torch.stack([item.raw for item in items])
+            yield Batch([item.name for item in items], raw, run.compute_outputs(raw, prepare), None)
+
+
+def _open_progress(total: int, unit: str) -> "tqdm[None]":
+    """Return a progress bar, which appears in a terminal if it takes long."""
+    return tqdm(total=total, unit=f" {unit}", delay=PROGRESS_DELAY, leave=False, disable=None)
+
+
+def _collect(
+    batches: Iterator[Batch], description: DataDescription, top: int, with_images: bool
+) -> tuple[list[Prediction], Tensor | None]:
+    """Return the predictions of all batches and, if asked for, the first images."""
+    predictions: list[Prediction] = []
+    images: list[Tensor] = []
+    with ExitStack() as stack:
+        stack.callback(batches.close)  # type: ignore[attr-defined]  # removes the progress bar also after an error
+        for batch in batches:
+            if with_images and len(predictions) < GRID_COLUMNS * GRID_ROWS:
+                images.append(batch.raw[: GRID_COLUMNS * GRID_ROWS - len(predictions)].cpu())
+            predictions += _interpret(batch, description, top)
+    return predictions, torch.cat(images) if images else None
+
+
+def _interpret(batch: Batch, description: DataDescription, top: int) -> Iterator[Prediction]:
+    """Yield the predictions of a batch: the most probable classes, or the values."""
+    names, targets = description.class_names, None if batch.targets is None else batch.targets.tolist()
+    if description.task == "regression":
+        for index, value in enumerate(batch.outputs.squeeze(1).tolist()):
+            yield Prediction(batch.names[index], None if targets is None else targets[index], value, [])
+        return
+    probabilities = compute_class_probabilities(batch.outputs)
+    ranked = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top]
+    values = probabilities.gather(1, ranked).tolist()
+    for index, (order, row) in enumerate(zip(ranked.tolist(), values, strict=True)):
+        classes = [(names[number], value) for number, value in zip(order, row, strict=True)]
+        target = None if targets is None else names[targets[index]]
+        yield Prediction(batch.names[index], target, classes[0][0], classes)
+
+
+def _present(cfg: DictConfig, run: LoadedRun, predictions: list[Prediction], images: Tensor | None) -> None:
+    """Print predictions, and write and draw them where the config says."""
+    print_predictions(predictions)
+    if cfg.split:
+        log.info("%s of %s: %s", run.path.name, run.folder, summarize(predictions, cfg.split))
+    if cfg.out:
+        write_predictions(Path(cfg.out), predictions)
+        log.info("written: %s (%s predictions)", to_relative_path(Path(cfg.out)), f"{len(predictions):,}")
+    if cfg.grid and images is not None:
+        draw_grid(Path(cfg.grid), images, predictions[: len(images)])
+        log.info("drawn: %s (%d of %s images)", to_relative_path(Path(cfg.grid)), len(images), f"{len(predictions):,}")

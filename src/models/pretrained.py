@@ -1,0 +1,180 @@
+"""Networks for images that may start from pretrained weights, and all classification networks of torchvision."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.core.errors import InputError
+from src.models.base import Settings
+from src.models.images import ImageModule
+from src.models.published.networks import (
+    SMALL_SIDE,
+    build_network,
+    check_image_size,
+    find_output_layer,
+    use_small_stem,
+)
+from src.models.published.weights import get_published_names, load_all_but_output
+
+
+class PretrainedModule(ImageModule):
+    """A network (``net``) that may start from pretrained weights, of a backbone and a head for the data's classes.
+
+    Args:
+        weights: ``None`` for random weights; else what `load_backbone` reads when a run starts.
+        freeze: "none" trains all weights; "backbone" the head only; an int n the head only for the first n epochs,
+            then all.
+        backbone_lr_factor: the backbone's learning rate as a multiple of the head's, > 0; without
+            ``weights`` it is 1.
+        settings: those of `ImageModule`.
+
+    Raises:
+        InputError: if the images have another number of channels than 1 or 3.
+    """
+
+    def __init__(self, weights: str | None, freeze: str | int, backbone_lr_factor: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.in_shape[0] not in (1, 3):
+            raise InputError(f"{type(self).__name__} takes images of 1 or 3 channels, these have {self.in_shape[0]}")
+        self.weights, self.frozen_epochs = weights, freeze
+        self.backbone_frozen = freeze not in ("none", 0)
+        self.backbone_lr_factor = backbone_lr_factor if weights else 1.0
+
+    def get_head(self) -> nn.Module:
+        """Return the part of the network that is trained even if the backbone is frozen."""
+        raise AttributeError(f"{type(self).__name__} must define get_head()")
+
+    def load_backbone(self, weights: str) -> None:
+        """Load all weights but the head's.
+
+        Raises:
+            InputError: if they cannot be read or do not fit.
+        """
+        raise AttributeError(f"{type(self).__name__} must define load_backbone()")
+
+    def get_backbone_parameters(self) -> list[nn.Parameter]:
+        head = set(self.get_head().parameters())
+        return [weight for weight in self.net.parameters() if weight not in head]
+
+    def set_backbone_trainable(self, is_trainable: bool) -> None:
+        for weight in self.get_backbone_parameters():
+            weight.requires_grad_(is_trainable)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.world_size > 1 and self.backbone_frozen and self.frozen_epochs != "backbone":
+            raise InputError(
+                f"model.freeze={self.frozen_epochs} cannot unfreeze under trainer=ddp, which fixes the trained "
+                "weights at the start: use model.freeze=none or backbone"
+            )
+        if self.weights and not self.trainer.ckpt_path:  # a resumed run restores its own weights
+            self.load_backbone(self.weights)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if isinstance(self.frozen_epochs, int) and self.current_epoch >= self.frozen_epochs:
+            self.backbone_frozen = False
+        self.set_backbone_trainable(not self.backbone_frozen)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but keep a frozen backbone in evaluation mode so that its batch norms do not change."""
+        super().train(mode)
+        if self.backbone_frozen:
+            self.net.eval()
+            self.get_head().train(mode)
+        return self
+
+    def get_parameter_groups(self, lr: float) -> list[Settings]:
+        return [
+            {"params": self.get_backbone_parameters(), "lr": lr * self.backbone_lr_factor},
+            {"params": list(self.get_head().parameters()), "lr": lr},
+        ]
+
+
+def prepare_colour(images: Tensor, resize: int | None) -> Tensor:
+    """Return images as three channels, scaled to a side if one is given: (B, 1 or 3, H, W) → (B, 3, H, W)."""
+    images = images.expand(-1, 3, -1, -1)
+    return F.interpolate(images, size=(resize, resize), mode="bilinear", antialias=True) if resize else images
+
+
+class TorchvisionNet(nn.Module):
+    """One of torchvision's networks with an output layer of the right width; (B, 1 or 3, H, W) → (B, out_features).
+
+    Grey images are expanded to three channels.
+
+    Args:
+        in_shape: the images' shape (C, H, W).
+        out_features: width of the output layer.
+        arch, weights, stem, resize: as for `Torchvision`.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_features: int,
+        arch: str,
+        weights: str | None,
+        stem: str,
+        resize: int | None,
+    ) -> None:
+        super().__init__()
+        self.resize = resize
+        size = [resize, resize] if resize else list(in_shape[1:])
+        self.network = build_network(arch, out_features, max(size), weights)
+        is_small = min(size) < SMALL_SIDE and weights not in get_published_names(arch)
+        if stem == "small" or (stem == "auto" and is_small):
+            has_changed = use_small_stem(self.network)
+            if stem == "small" and not has_changed:
+                raise InputError(f"model.stem=small: {arch} has no first convolution that skips pixels; leave it out")
+        check_image_size(self.network, arch, size)
+        self.output_layer = find_output_layer(self.network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(prepare_colour(x, self.resize))
+
+
+class Torchvision(PretrainedModule):
+    """A classification network of torchvision, for image sets. Its head is its last layer.
+
+    Args:
+        arch: the network's name, such as "resnet50".
+        weights: ``None`` for random weights; the name of torchvision's published ones ("DEFAULT", "IMAGENET1K_V1"); or
+            the path of a checkpoint: one of a Thunderhead run, or a state dict of torchvision's network. All but the
+            output layer is loaded from it when a run starts.
+        freeze, backbone_lr_factor: as for `PretrainedModule`.
+        stem: "imagenet": as torchvision builds it; "small": its first convolution moves by one pixel at a time; "auto":
+            small for images below `SMALL_SIDE` pixels, unless ``weights`` names published ones or there is no such
+            convolution.
+        resize: side in pixels to scale images to; ``None`` leaves them as they are.
+        settings: those of `ImageModule`.
+
+    Raises:
+        InputError: if there is no such network, or the images have a size that it does not take.
+    """
+
+    net: TorchvisionNet
+
+    def __init__(
+        self,
+        arch: str,
+        weights: str | None,
+        freeze: str | int,
+        backbone_lr_factor: float,
+        stem: str,
+        resize: int | None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(weights, freeze, backbone_lr_factor, **settings)
+        self.save_hyperparameters(logger=False)
+        self.arch = arch
+        self.net = TorchvisionNet(self.in_shape, self.out_features, arch, weights, stem, resize)
+        self.set_backbone_trainable(freeze != "backbone")  # before DDP fixes this set
+
+    def get_head(self) -> nn.Module:
+        return self.net.network.get_submodule(self.net.output_layer)
+
+    def load_backbone(self, weights: str) -> None:
+        load_all_but_output(self.net.network, self.net.output_layer, self.arch, weights)

@@ -1,0 +1,1 @@
+"""Networks and weights that others published, by the names that torchvision gives them."""
