@@ -31,7 +31,7 @@ from src.storage.files import open_atomic, read_bytes, read_json, write_json
 log = logging.getLogger(__name__)
 FORMAT = 1  # raised when the same files would be decoded into other bytes
 MAX_FILE_BYTES = 2**28  # of one image file
-MAX_MEMORY_FRACTION = 0.8  # of the free memory that the images may take
+MAX_MEMORY_FRACTION = 0.4  # of the free memory that the images may take; there are two copies while they are split
 PROGRESS_IMAGES = 500  # with fewer, decoding takes about a second and shows no bar
 
 
