@@ -94,8 +94,8 @@ class ImageFolder(ImageDataModule):
             return None
         if mean is None or std is None or not standardize or not len(mean) == len(std) == self.in_shape[0]:
             raise InputError(
-                f"data.mean={format_value(mean)} and data.std={format_value(std)} need each other, a number for each of "
-                f"the {format_count(self.in_shape[0], 'channel')}, and data.standardize=true"
+                f"data.mean={format_value(mean)} and data.std={format_value(std)} need each other, a number for each "
+                f"of the {format_count(self.in_shape[0], 'channel')}, and data.standardize=true"
             )
         return torch.tensor(mean).view(-1, 1, 1) * 255, torch.tensor(std).view(-1, 1, 1) * 255
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.errors import InputError
 
 DATA_KEY = "data_description"  # of a checkpoint
-IMAGE, VALUES = "image", "values"
+IMAGE, VALUES, ROW = "image", "values", "row"
 MAX_VALUES = 2**28  # numbers of one input, in a checkpoint that may be a stranger's
 MAX_CLASSES = 1_000_000
 
@@ -25,7 +25,8 @@ class Preprocessing:
 
     Attributes:
         kind: what a raw input is. "image": a picture of any size and mode, to be fitted to the input's shape as uint8
-            (C, H, W); "values": numbers, already in the input's shape.
+            (C, H, W); "values": numbers, already in the input's shape; "row": a row of a table, to be encoded by its
+            columns' names as ``options`` say.
         mean, std: what is subtracted, and what is divided by then, per channel or feature; one number: for all of
             them; empty: nothing.
         options: further values of the kind.

@@ -11,6 +11,7 @@ import torch
 from src.core.errors import InputError
 from src.core.formatting import format_count
 from src.data.base import Samples, Task, TensorDataModule, resolve_count, split_stratified
+from src.data.preprocessing import ROW, Preprocessing
 from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
 from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns
 from src.data.tables.reading import Column, read_columns
@@ -229,12 +230,16 @@ class Table(TensorDataModule):
 
     # What a checkpoint keeps
 
+    def describe_preprocessing(self) -> Preprocessing:
+        return Preprocessing(ROW, options={"delimiter": self.delimiter, "columns": self.encoder.to_plain()})
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the data: the digests of the files."""
         return {"digests": list(self.digests.values())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Warn if a file has changed since the checkpoint was written."""
-        for (path, digest), before in zip(self.digests.items(), state_dict.get("digests", ()), strict=False):
-            if digest != before:
+        before = state_dict.get("digests")  # anything, in a stranger's checkpoint
+        for path, digest in self.digests.items():
+            if not isinstance(before, list) or digest not in before:
                 log.warning("%s has changed since this run was trained: the results are those of other rows", path)

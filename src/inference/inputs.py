@@ -19,7 +19,8 @@ from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE
 from src.data.own.decoding import decode_image, fit_image
 from src.data.own.listing import SUFFIXES
-from src.data.preprocessing import IMAGE, VALUES, DataDescription
+from src.data.preprocessing import IMAGE, ROW, VALUES, DataDescription
+from src.inference.tables import TableReader
 from src.storage.files import open_regular_file, read_bytes
 
 STDIN = "-"
@@ -49,15 +50,18 @@ class Reader:
 
     def __init__(self, description: DataDescription) -> None:
         steps = description.preprocessing
-        if steps is None or steps.kind not in (IMAGE, VALUES):
+        if steps is None or steps.kind not in (IMAGE, VALUES, ROW):
             how = "its data set does not say how (describe_preprocessing, docs/extend.md)"
             raise InputError(f"files cannot be prepared for this network: {how}; its own samples can: split=test")
         self.in_shape, self.takes_images = description.in_shape, steps.kind == IMAGE
+        self.table = TableReader(steps.options, self.in_shape[0]) if steps.kind == ROW else None
         self.errors: list[str] = []
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The endings of the files that can be read."""
+        if self.table is not None:
+            return (".csv", ".parquet")
         return (*SUFFIXES, ".npy") if self.takes_images else (".csv", ".npy")
 
     def find_files(self, paths: Sequence[str]) -> list[str]:
@@ -128,7 +132,11 @@ class Reader:
     def _read(self, file: str) -> Iterator[Item]:
         """Yield the inputs in an array, a table or standard input."""
         suffix = _get_suffix(file)
-        if suffix == ".npy":
+        if self.table is not None:
+            name = "standard input" if file == STDIN else file
+            rows = self.table.read_stdin() if file == STDIN else self.table.read(Path(file))
+            yield from (Item(f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
+        elif suffix == ".npy":
             yield from self._read_array(Path(file))
         elif file == STDIN:
             yield from self._read_rows("standard input", sys.stdin)

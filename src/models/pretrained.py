@@ -44,7 +44,7 @@ class PretrainedModule(ImageModule):
 
     def get_head(self) -> nn.Module:
         """Return the part of the network that is trained even if the backbone is frozen."""
-        raise NotImplementedError
+        raise AttributeError(f"{type(self).__name__} must define get_head()")
 
     def load_backbone(self, weights: str) -> None:
         """Load all weights but the head's.
@@ -52,7 +52,7 @@ class PretrainedModule(ImageModule):
         Raises:
             InputError: if they cannot be read or do not fit.
         """
-        raise NotImplementedError
+        raise AttributeError(f"{type(self).__name__} must define load_backbone()")
 
     def get_backbone_parameters(self) -> list[nn.Parameter]:
         head = set(self.get_head().parameters())

@@ -1,6 +1,8 @@
 """Build a run's objects from its config: prepared device, data module, model, callbacks, loggers and trainer."""
 
+import logging
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,20 @@ from src.training.validation.limits import check_limits
 from src.training.validation.refusals import refuse_unsupported
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+# Whoever builds a trainer imports this file.
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # a run logs the same information in two lines
+    # Lightning adds its own handler if it was imported before logging was configured.
+    logging.getLogger(name).handlers.clear()
+    logging.getLogger(name).propagate = True
+for name in ("profilers.profiler", "callbacks.model_summary"):
+    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that the user asked for
+warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are logged at the end of each epoch
+warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # intended with data.val_size=0
+warnings.filterwarnings("ignore", ".*srun.*is available")  # the settings decide whether srun is used
+warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
+warnings.filterwarnings("ignore", r".*add the following callbacks.*\['History'\]")  # the recorder restores it
 
 
 def prepare_machine(cfg: DictConfig, is_job: bool = False) -> str:

@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import warnings
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -63,18 +62,6 @@ from src.training.validation.limits import limit_samples
 from src.training.validation.refusals import refuse_gradient_settings, refuse_unsuitable_callbacks
 
 log = logging.getLogger(__name__)
-for name in ("lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(name).setLevel(logging.WARNING)  # `_log_run_header` logs the same information in two lines
-    # Lightning adds its own handler if it was imported before logging was configured.
-    logging.getLogger(name).handlers.clear()
-    logging.getLogger(name).propagate = True
-for name in ("profilers.profiler", "callbacks.model_summary"):
-    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)  # tables that the user asked for
-warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # losses are logged at the end of each epoch
-warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # intended with data.val_size=0
-warnings.filterwarnings("ignore", ".*srun.*is available")  # the settings decide whether srun is used
-warnings.filterwarnings("ignore", ".*treespec.*", module="lightning")
-warnings.filterwarnings("ignore", r".*add the following callbacks.*\['History'\]")  # the recorder restores it
 
 
 def train(cfg: DictConfig, folder: Path | None = None, is_job: bool = False) -> float | None:

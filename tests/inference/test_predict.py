@@ -18,7 +18,7 @@ from src.data.preprocessing import Preprocessing
 from src.data.toy import XOR
 from src.models.cnn import CNN
 from src.models.mlp import MLP
-from tests.command_line import Outcome, get_small_image_settings, read_json, run, train_bare
+from tests.command_line import Outcome, get_small_image_settings, read_json, run, run_process, train_bare
 from tests.small_data import write_mnist
 
 RUN = "run=outputs/runs/digits"
@@ -160,6 +160,12 @@ def test_grid_shows_images(place: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "grid.png") as image:
         width, height = image.size
     assert width > 900 and height > 1000
+
+
+def test_prediction_prints_its_table_alone(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("0,1\n1,1\n")
+    outcome = run_process("src.predict", "run=outputs/runs/corners", f"{tmp_path}/points.csv", cwd=place)
+    assert outcome.err == "" and len(outcome.out.splitlines()) == 4 and outcome.out.startswith("input ")
 
 
 def test_rows_of_numbers(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

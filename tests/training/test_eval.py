@@ -13,6 +13,7 @@ from tests.command_line import (
     get_image_settings,
     read_json,
     run,
+    run_process,
     train_bare,
 )
 
@@ -49,6 +50,12 @@ def test_split_test_gives_the_runs_test_metrics(folder: Path, tmp_path: Path) ->
     assert result["test/acc"] == metrics["test/acc"]
     assert result["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)
     assert not (folder / "eval_val.json").exists()
+
+
+def test_evaluation_prints_one_line(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own, too, where Lightning would tell much about itself."""
+    outcome = run_process("src.eval", f"run={folder}", cwd=tmp_path)
+    assert outcome.err == "" and outcome.out.count("\n") == 1 and outcome.out.startswith("best.ckpt of ")
 
 
 def test_evaluation_uses_the_runs_precision(tmp_path: Path) -> None:

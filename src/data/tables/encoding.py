@@ -120,13 +120,30 @@ class ColumnEncoder(NamedTuple):
 
     @classmethod
     def from_plain(cls, content: Iterable[Mapping[str, Any]]) -> "ColumnEncoder":
-        """Return the encoder whose `to_plain` gave these values."""
-        return cls(
-            tuple(
-                WordEncoding(**{**each, "words": tuple(each["words"])}) if "words" in each else NumberEncoding(**each)
-                for each in content
-            )
-        )
+        """Return the encoder whose `to_plain` gave these values.
+
+        Raises:
+            KeyError, TypeError, ValueError: for any other values, such as a damaged file may hold.
+        """
+        return cls(tuple(_parse_words(each) if "words" in each else _parse_numbers(each) for each in content))
+
+
+def _parse_numbers(content: Mapping[str, Any]) -> NumberEncoding:
+    mean, std, median = (float(content[name]) for name in ("mean", "std", "median"))
+    if not np.isfinite([mean, std, median]).all() or std <= 0:
+        raise ValueError
+    return NumberEncoding(_parse_text(content["name"]), mean, std, median, bool(content["marks_missing"]))
+
+
+def _parse_words(content: Mapping[str, Any]) -> WordEncoding:
+    words = tuple(map(_parse_text, content["words"]))
+    return WordEncoding(_parse_text(content["name"]), words, bool(content["marks_missing"]))
+
+
+def _parse_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def fit_encoder(columns: Mapping[str, Column]) -> ColumnEncoder:

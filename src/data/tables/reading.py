@@ -67,11 +67,21 @@ def read_columns(
         content = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise to_storage_error(path, error, "read") from error
-    digest = hashlib.sha256(content).hexdigest()
+    return parse_file(content, path, delimiter, as_words), hashlib.sha256(content).hexdigest()
+
+
+def parse_file(
+    content: bytes, path: Path, delimiter: str | None = None, as_words: Collection[str] = ()
+) -> dict[str, Column]:
+    """Return the columns in a file's content, see `read_columns`; messages name ``path``.
+
+    Raises:
+        InputError: naming what is wrong with the content, and the line.
+    """
     if content.startswith(PARQUET_MAGIC):
         content, delimiter = convert_parquet(content, path), "comma"
     try:
-        return parse_columns(content, delimiter, as_words), digest
+        return parse_columns(content, delimiter, as_words)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: save it as CSV in UTF-8") from error
     except csv.Error as error:
