@@ -56,6 +56,12 @@ def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.index_select(0, index) if index.dtype == torch.long else values[index]
 
 
+def flatten_targets(targets: Tensor) -> Tensor:
+    """Return targets (N,), given as (N,) or, as a table's column often is, (N, 1)."""
+    # With outputs (N,), targets (N, 1) would give N × N losses without any error.
+    return targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
+
+
 class Batches:
     """An iterable over batches of samples; each batch is made by a single indexing operation.
 
@@ -286,7 +292,7 @@ class TensorDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self.train_set is None:
-            samples, self.test_set = self.load()
+            samples, self.test_set = [Samples(part.inputs, flatten_targets(part.targets)) for part in self.load()]
             self.train_set, self.val_set = self.split(samples)
 
     def draw_epoch_order(self) -> Tensor:

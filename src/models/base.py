@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
+from src.data.base import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
@@ -183,13 +184,13 @@ class SupervisedModule(LightningModule):
         the first evaluation is kept.
 
         Args:
-            batch: inputs (B, *in_shape) and targets (B,).
+            batch: inputs (B, *in_shape) and targets (B,) or (B, 1).
             batch_index: the batch's index in its epoch, from 0; ``None``: the next.
 
         Raises:
             InputError: if a batch is evaluated again while gradients are accumulated over several batches.
         """
-        inputs, targets = batch
+        inputs, targets = batch[0], flatten_targets(batch[1])
         outputs = self(inputs)
         if outputs.dtype in (torch.bfloat16, torch.half):  # from mixed precision; too coarse for a loss
             outputs = outputs.float()
@@ -310,7 +311,7 @@ class SupervisedModule(LightningModule):
 
     def evaluate_batch(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Keep a batch's outputs for the end of the evaluation; return them, (B, out_features)."""
-        inputs, targets = batch
+        inputs, targets = batch[0], flatten_targets(batch[1])
         if not len(targets):  # the batch has fewer samples than there are ranks
             return inputs.new_zeros(0, self.out_features)
         outputs = self(inputs).float()
