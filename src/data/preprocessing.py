@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from src.core.errors import InputError
@@ -128,5 +127,5 @@ def _parse_steps(content: Any, shape: tuple[int, ...]) -> Preprocessing:
 
 
 def flatten_numbers(values: Tensor) -> tuple[float, ...]:
-    """Return a tensor's numbers, exactly, in double precision."""
-    return tuple(values.detach().cpu().to(torch.float64).flatten().tolist())
+    """Return a tensor's numbers, exactly."""
+    return tuple(values.detach().flatten().tolist())

@@ -30,7 +30,7 @@ class Table(TensorDataModule):
     Args:
         file: a CSV file with the names of its columns in the first line, or a Parquet file.
         target: the name of the column to predict.
-        test_size: the rows to test on, a count or a fraction, stratified by class.
+        test_size: the rows to test on, a count or a fraction, stratified by class; unused with ``test_file``.
         max_categories: the number of different words that a column may have.
         test_file: a second file, with the rows to test on in place of ``test_size``; ``None``: there is none.
         task: the task; ``None``: found from the target.
@@ -53,7 +53,7 @@ class Table(TensorDataModule):
         self,
         file: str | None,
         target: str | None,
-        test_size: int | float,
+        test_size: int | float | None,
         max_categories: int,
         test_file: str | None = None,
         task: Task | None = None,
@@ -67,7 +67,7 @@ class Table(TensorDataModule):
         if file is None or target is None:
             raise InputError("data=table needs a file and the column to predict: data.file=FILE.csv data.target=COLUMN")
         self.path, self.test_path = Path(file), Path(test_file) if test_file else None
-        self.target_name, self.test_size, self.max_categories = target, test_size, max_categories
+        self.target_name, self.test_size, self.max_categories = target, test_size or 0, max_categories
         self.ignore = [ignore] if isinstance(ignore, str) else list(map(str, ignore))
         self.missing, self.delimiter = missing, delimiter
         self.notes: list[str] = []

@@ -29,7 +29,7 @@ def test_generated_command_lines_run_or_are_refused() -> None:
     assert len(table.rows) == 14  # each kind of fault
     assert sum(row.tries for row in table.rows) == 25
     assert sum(row.refused for row in table.rows) > 15
-    assert sum(row.right for row in table.rows) > 1
+    assert sum(row.right for row in table.rows) > 0
 
 
 def test_same_seed_draws_same_command_lines() -> None:

@@ -190,7 +190,7 @@ def test_unknown_custom_choice_is_named(project: Path) -> None:
     ("setting", "told"),
     [
         ("data.batch_size=0", "data.batch_size=0 must be a whole number from 1"),
-        ("data.val_size=-5", "data.val_size=-5 must be a whole number from 0"),
+        ("data.val_size=-5", "data.val_size=-5 must be null or a whole number from 0"),
         ("+model.label_smoothing=2", "model.label_smoothing=2 must be a number from 0 to below 1"),
         ("data.pionts=5", "there is no setting data.pionts, did you mean data.points?"),
         ("points=5", "there is no setting points, did you mean data.points?"),
