@@ -194,7 +194,8 @@ class Table(TensorDataModule):
         """
         used = [each.name for each in self.encoder.columns]
         if not used:
-            raise InputError(f"{self.path}: there is no column to learn from: each is the same in all training rows")
+            reason = "each is the same in all training rows" if names else "data.ignore leaves all of them out"
+            raise InputError(f"{self.path}: there is no column to learn from: {reason}")
         words = len(self.encoder.word_columns)
         kinds = f"{len(used) - words} of numbers, {words} of words"
         left_out = f", ignored: {join_names(self.ignore)}" if self.ignore else ""

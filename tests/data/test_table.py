@@ -333,6 +333,7 @@ def test_other_encoding_is_refused(tmp_path: Path) -> None:
         ({"target": "x", "task": "binary"}, "data.task=binary: target x has 40 classes, not 2"),
         ({"target_unit": 10.0}, "data.target_unit=10 is for regression, and target y has classes"),
         ({"test_size": 0.01}, "data.test_size=0.01 of 40 rows leaves none to test or to train on"),
+        ({"ignore": ["x", "word"]}, "t.csv: there is no column to learn from: data.ignore leaves all of them out"),
         ({"test_size": None}, "data.test_size=0 of 40 rows leaves none to test or to train on"),
         ({"val_size": 1.0}, "data.val_size=1.0 leaves none of 32 samples to train on"),
     ],

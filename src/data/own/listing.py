@@ -68,7 +68,7 @@ def describe_problems(problems: Problems) -> list[str]:
     lines = []
     for reason, names in problems.items():
         more = ", …" if len(names) > SHOWN_NAMES else ""
-        lines.append(f"{len(names):,} {reason}: {', '.join(map(format_escaped, names[:SHOWN_NAMES]))}{more}")
+        lines.append(f"{reason} ({len(names):,}): {', '.join(map(format_escaped, names[:SHOWN_NAMES]))}{more}")
     return lines
 
 
