@@ -23,7 +23,7 @@ FEW_CPU_PROCESSES = 8  # allowed on a CPU with fewer cores, to try something out
 MAX_THREADS = 1024  # with a hundred times as many a process dies without a message
 # Floating-point operations of a forward pass below which a step is small: on a CPU one thread is then faster than
 # several, and on all devices the overhead around a step exceeds the step: an H200 takes 9 ms for ResNet18's step on 512
-# images of CIFAR-10 (6e11 operations), its host 15 to 20 ms to launch the kernels one by one.
+# images of CIFAR-10 (6e11 operations), and under the profiler its host took 25 ms to launch the kernels one by one.
 SMALL_STEP_OPERATIONS = {CPU: 20_000_000, CUDA: 1_000_000_000_000, MPS: 20_000_000}
 
 

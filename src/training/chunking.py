@@ -41,8 +41,8 @@ LOADING_HOOKS = (
     "on_after_batch_transfer",
 )
 LOGS_PER_CHUNK = 4  # times that losses are logged per chunk, at most
-# Of a chunk, at most: it takes a second or so on a large GPU and is copied to its memory, and between two chunks the
-# progress bar stands still.
+# Of a chunk, at most: it is copied to a GPU's memory, and the progress bar stands still until it ends, by estimate
+# about a second on a large GPU.
 CHUNK_OPERATIONS, CHUNK_BYTES = 5e13, 2**29  # of the forward passes, of the samples
 SIZE_REASON = "their size, compared with which Lightning's overhead is small"
 SUPERVISED_HOOKS = ("training_step", "configure_optimizers", "build_scheduler")  # of `SupervisedModule`

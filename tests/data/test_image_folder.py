@@ -94,9 +94,10 @@ def test_strange_config_writes_nothing_elsewhere(birds: Path) -> None:
     first = train_bare(*SMALL, "trainer.max_epochs=1", "data.cache=own", cwd=birds.parent)
     assert list((birds.parent / "own").glob("*.npy"))
     config = first.folder / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("cache: own", "cache: /tmp/strange"))
+    strange = birds.parent / "strange"
+    config.write_text(config.read_text().replace("cache: own", f"cache: {strange}"))
     evaluate(f"run={first.folder}", cwd=birds.parent)
-    assert not Path("/tmp/strange").exists()
+    assert not strange.exists()
     assert list((birds.parent / "outputs/cache").glob("*.npy"))
 
 

@@ -1,6 +1,6 @@
 """Test and measure on a GPU, in minutes; on a machine without one try it all out.
 
-    make gpu                           # all parts, under eight minutes on an H100; those that are measured are left out
+    make gpu                           # all parts, eight minutes by their limits; those that are measured are left out
     make gpu ARGS=tests                # some of them, anew, with up to three minutes each
     make gpu ARGS="bench steps"        # bench: steps, augment, evaluate
     make gpu ARGS=dry                  # everything on the CPU at tiny sizes: are all paths sound?
