@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 T = TypeVar("T")
-BLOCK_BYTES = 2**26  # read at once where all images are needed, and mapped at most before it is given back
+BLOCK_BYTES = 2**24  # read at once where all images are needed, and mapped at most before it is given back
 READERS = 2  # threads: while one waits for the disk, the other one copies
 AHEAD = 4  # batches that are read before they are used
 
 
 class MappedFile:
-    """The array uint8 (N, …) of a .npy file, of which the process holds at most about `BLOCK_BYTES` in memory."""
+    """The array uint8 (N, …) of a .npy file, of which the process keeps no more in memory than it has just read."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
