@@ -123,9 +123,11 @@ class NamedNet(nn.Module):
         self.network = library.build_network(arch, out_features, max(size), weights)
         is_small = min(size) < SMALL_SIDE and weights not in library.get_published_names(arch)
         if stem == "small" or (stem == "auto" and is_small):
-            has_changed = use_small_stem(self.network)
+            has_changed = use_small_stem(self.network, size)
             if stem == "small" and not has_changed:
-                raise InputError(f"model.stem=small: {arch} has no first convolution that skips pixels; leave it out")
+                raise InputError(
+                    f"model.stem=small: {arch} has no first convolution that skips pixels by itself; leave it out"
+                )
         check_image_size(self.network, arch, size, library.get_usual_side(arch))
         self.output_layer = library.find_output_layer(self.network)
 
@@ -181,10 +183,10 @@ class NamedNetwork(PretrainedModule):
 class Torchvision(NamedNetwork):
     """A classification network of torchvision; its published weights are named as there, such as IMAGENET1K_V1."""
 
-    library = networks
+    library: ClassVar[Library] = networks
 
 
 class Timm(NamedNetwork):
     """A network of timm; its published weights are named by their tags, such as a1_in1k."""
 
-    library = timm_networks
+    library: ClassVar[Library] = timm_networks

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 T = TypeVar("T")
-BLOCK_BYTES = 2**24  # read at once where all images are needed, and mapped at most before it is given back
+BLOCK_BYTES = 2**24  # read at once where all images are needed
 READERS = 2  # threads: while one waits for the disk, the other one copies
 AHEAD = 4  # batches that are read before they are used
 
@@ -32,15 +32,11 @@ class MappedFile:
             self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             content = np.frombuffer(self.memory, np.uint8, offset=file.tell())
         self.array = content.reshape(shape)
-        self.unreturned = 0  # bytes that were read since pages were given back
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return a copy of some rows; other threads run meanwhile."""
         found = self.array.take(rows, axis=0)
-        self.unreturned += found.nbytes
-        if self.unreturned > BLOCK_BYTES:
-            self.unreturned = 0
-            self.memory.madvise(mmap.MADV_DONTNEED)  # the system may keep the pages, but they are no longer ours
+        self.memory.madvise(mmap.MADV_DONTNEED)  # the system may keep the pages, but they are no longer this process's
         return found
 
 

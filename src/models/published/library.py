@@ -1,5 +1,6 @@
 """What a library of networks offers, and what is the same for the networks of all libraries."""
 
+import copy
 import difflib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -45,17 +46,25 @@ def describe_wrong_name(arch: str, names: Sequence[str], library: str, examples:
     return f"model.arch={format_value(arch)}: {library} has no such classification network, {hint}"
 
 
-def use_small_stem(network: nn.Module) -> bool:
+def use_small_stem(network: nn.Module, size: Sequence[int]) -> bool:
     """Let the first convolution move by one pixel at a time, for small images; its weights keep their shape.
 
+    Args:
+        network: the network.
+        size: of the images, (H, W).
+
     Returns:
-        False if it moves by one pixel as it is, or cuts the image into patches, and nothing has changed.
+        False if it moves by one pixel as it is, cuts the image into patches, or the network does not take such images
+        then; nothing has changed.
     """
     first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
     if max(first.stride) == 1 or first.stride == first.kernel_size:
         return False
-    first.stride = (1, 1)
-    return True
+    published, first.stride = first.stride, (1, 1)
+    if fits := _takes_images(_copy_shapes(network), *size):
+        return fits
+    first.stride = published  # layers beside it skip pixels, too, or the images are too small in any case
+    return False
 
 
 def check_image_size(network: nn.Module, arch: str, size: Sequence[int], usual: int) -> None:
@@ -70,27 +79,27 @@ def check_image_size(network: nn.Module, arch: str, size: Sequence[int], usual: 
     Raises:
         InputError: naming a size that it takes: the usual one, or else the nearest.
     """
-    height, width = size
-    mode = network.training
-    network.eval()
-    if not _takes_images(network, height, width):
+    (height, width), shapes = size, _copy_shapes(network)
+    if not _takes_images(shapes, height, width):
         sides = [usual, *sorted(range(1, MAX_SIDE), key=lambda side: abs(side - min(size)))]
-        near = next((side for side in sides if _takes_images(network, side, side)), None)
+        near = next((side for side in sides if _takes_images(shapes, side, side)), None)
         if near is not None:  # else it cannot run without calculating, and the first batch will tell
             raise InputError(
                 f"model.arch={arch} does not take images of {height}×{width} pixels: "
                 f"scale them to {near}×{near} with model.resize={near}"
             )
-    network.train(mode)
 
 
-def _takes_images(network: nn.Module, height: int, width: int) -> bool:
-    """Return True if a network in evaluation mode computes outputs for images of this size; nothing is calculated."""
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+def _copy_shapes(network: nn.Module) -> nn.Module:
+    """Return a copy of a network in evaluation mode that has the shapes of its weights and no values."""
+    return copy.deepcopy(network).to("meta").eval()
+
+
+def _takes_images(shapes: nn.Module, height: int, width: int) -> bool:
+    """Return True if a network, as `_copy_shapes` returns it, has outputs for images of this size."""
     try:
         with torch.no_grad():
-            torch.func.functional_call(network, shapes, torch.zeros(1, 3, height, width, device="meta"))
+            shapes(torch.zeros(1, 3, height, width, device="meta"))
     except (RuntimeError, AssertionError, ValueError):
         return False
     return True

@@ -59,11 +59,12 @@ def build_network(arch: str, out_features: int, side: int, weights: str | None) 
     if wrong := find_wrong_name(arch):
         raise InputError(wrong)
     timm = _import_timm()
-    described = timm.get_pretrained_cfg(arch)
+    described, network = timm.get_pretrained_cfg(arch), None
     if described and described.fixed_input_size and weights not in get_published_names(arch):
         with suppress(TypeError, ValueError, AssertionError):  # it knows no other size, or not this one
-            return timm.create_model(arch, num_classes=out_features, img_size=side)  # type: ignore[no-any-return]
-    return timm.create_model(arch, num_classes=out_features)  # type: ignore[no-any-return]
+            network = timm.create_model(arch, num_classes=out_features, img_size=side)
+    made: nn.Module = network or timm.create_model(arch, num_classes=out_features)
+    return made
 
 
 def find_output_layer(network: nn.Module) -> str:
