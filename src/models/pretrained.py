@@ -128,8 +128,8 @@ class NamedNet(nn.Module):
                 raise InputError(
                     f"model.stem=small: {arch} has no first convolution that skips pixels by itself; leave it out"
                 )
-        check_image_size(self.network, arch, size, library.get_usual_side(arch))
         self.output_layer = library.find_output_layer(self.network)
+        check_image_size(self.network, arch, size, library.get_usual_side(arch))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(prepare_colour(x, self.resize))

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def train(batches: Iterable[Batch], began: float) -> dict[str, float]:
 
 
 def measure_peak() -> float:
-    """Return the most memory that this process has had, in MB; Linux counts what its parent had, too, elsewhere."""
+    """Return the most memory that this process has had, in MB; ``ru_maxrss`` would count what its parent had, too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
 
@@ -113,5 +113,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     name, *arguments = sys.argv[1:]
     before = measure_peak()
-    found = train({"ours": ours, "theirs": theirs}[name](*arguments), time.perf_counter())
+    sides: dict[str, Callable[..., Iterator[Batch]]] = {"ours": ours, "theirs": theirs}
+    found = train(sides[name](*arguments), time.perf_counter())
     print(json.dumps({**found, "before": before, "peak": measure_peak()}), flush=True)
