@@ -53,9 +53,9 @@ def _format_latex_table(board: Leaderboard, sweep: str, label: str) -> str:
         sweep: the name of the sweep.
         label: the label for ``\\ref``.
     """
-    evidence = board.evidence
-    shown = [Column("#", "rank", evidence.ranks, evidence.ranks)] if evidence else []
-    shown += [column for column in make_columns(board, evidence) if column.name not in OMITTED]
+    ranks = board.evidence.ranks if board.evidence else []
+    shown = [Column("#", "rank", ranks, ranks)] if ranks else []
+    shown += [column for column in make_columns(board) if column.name not in OMITTED]
     count = min(len(board.entries), MAX_LATEX_ROWS)
     best = summarize_chosen(board)
     tests = _find_counterparts(board, best)

@@ -124,7 +124,7 @@ def _make_section(board: Leaderboard, several: bool) -> LeaderboardSection:
         title=board.data or "other data" if several else "",
         heading=format_table_title(board, several=False),
         entries=board.entries,
-        columns=make_columns(board, evidence),
+        columns=make_columns(board),
         ranks=evidence.ranks if evidence else [str(row + 1) for row in range(len(board.entries))],
         tied=describe_tied(evidence),
         optimism=describe_optimism(evidence, board.ranking_metric, len(board.entries)),

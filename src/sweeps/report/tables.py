@@ -9,7 +9,7 @@ from src.core.formatting import format_setting_value, format_settings, get_short
 from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
-from src.sweeps.store.evidence import Evidence, compute_interval, format_interval
+from src.sweeps.store.evidence import compute_interval, format_interval
 from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, make_interval_column
 from src.sweeps.store.results import build_rows, find_scalar_metrics
 from src.sweeps.store.runs import Run
@@ -36,7 +36,7 @@ class Column(NamedTuple):
     is_numeric: bool = True
 
 
-def make_columns(board: Leaderboard, evidence: Evidence | None) -> list[Column]:
+def make_columns(board: Leaderboard) -> list[Column]:
     """Return a board's columns: the settings that vary, the validation metrics, the numbers of runs, and costs."""
     entries = board.entries
     keys = find_varying_settings(entries)
@@ -52,8 +52,8 @@ def make_columns(board: Leaderboard, evidence: Evidence | None) -> list[Column]:
         _make_count_column("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
     ]
     found += [column for column in counts if column.name == "n" or any(column.sort_keys)]
-    if evidence and any(evidence.more):
-        found.append(_make_more_column(evidence.more))
+    if board.evidence and any(board.evidence.more):
+        found.append(_make_more_column(board.evidence.more))
     about = [
         _make_mean_column("best epoch", "best_epoch", entries, ".4g"),
         _make_mean_column("seconds", "seconds", entries, ".3g"),

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +80,8 @@ class LeaderboardEntry(NamedTuple):
         return [math.nan if value is None else value for value in found]
 
 
-class Leaderboard(NamedTuple):
+@dataclass(frozen=True)
+class Leaderboard:
     """A leaderboard: comparable entries, on one data set and with one monitored metric, best first."""
 
     data: str | None
@@ -110,7 +113,7 @@ class Leaderboard(NamedTuple):
             return first if first.finished and len(self.entries) == 1 else None
         return first if math.isfinite(compute_mean(first.collect_values(self.ranking_metric))) else None
 
-    @property
+    @cached_property
     def evidence(self) -> Evidence | None:
         """What repeated runs show of the entries; ``None`` if they cannot be compared."""
         return collect_evidence([entry.finished for entry in self.entries], self.ranking_metric, self.mode)
@@ -145,13 +148,12 @@ def print_leaderboards(
     found_boards = build_leaderboards(runs)
     for board in found_boards:
         _print_line(console, "\n" + format_table_title(board, several=len({board.data for board in found_boards}) > 1))
-        evidence = board.evidence
-        console.print(_build_table(board, evidence))
+        console.print(_build_table(board))
         if len(board.entries) > MAX_ROWS:
             _print_line(
                 console, f"… and {len(board.entries) - MAX_ROWS} more: {quote_relative_path(folder / 'results.csv')}"
             )
-        for line in [*describe_tied(evidence), *_format_winner_lines(board, evidence, format_trust(packages))]:
+        for line in [*describe_tied(board.evidence), *_format_winner_lines(board, format_trust(packages))]:
             _print_line(console, line)
 
 
@@ -218,11 +220,11 @@ def format_table_title(board: Leaderboard, several: bool) -> str:
     return f"{f'{board.data}: ' if several else ''}{text}{spread}{missing}"
 
 
-def _build_table(board: Leaderboard, evidence: Evidence | None) -> Table:
+def _build_table(board: Leaderboard) -> Table:
     """Return a leaderboard as a table, a row per entry: its rank if that is known, settings, metric, number of runs."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     settings, numbers = find_varying_settings(board.entries), _build_number_columns(board)
-    ranks = [evidence.ranks] if evidence else []
+    ranks = [board.evidence.ranks] if board.evidence else []
     for _ in ranks:
         grid.add_column("#", justify="right", no_wrap=True)
     for key, name in zip(settings, get_short_names(settings), strict=True):
@@ -265,7 +267,7 @@ def find_varying_settings(entries: list[LeaderboardEntry]) -> list[str]:
     return [key for key in keys if len({format_setting_value(entry.settings.get(key, "")) for entry in entries}) > 1]
 
 
-def _format_winner_lines(board: Leaderboard, evidence: Evidence | None, trust_arguments: str) -> list[str]:
+def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
     """Return the lines on the chosen entry: its test metrics, what its choice is worth, and a command to evaluate it.
 
     ``trust_arguments`` is the part of the command that lets it open a run with classes of other packages.
@@ -283,7 +285,7 @@ def _format_winner_lines(board: Leaderboard, evidence: Evidence | None, trust_ar
     command = f"{format_command('src.eval')} run={quote_relative_path(chosen.finished[0].folder)}{trust_arguments}"
     return [
         f"{title}: {results} (n = {len(chosen.finished)})",
-        *(f"  {line}" for line in describe_optimism(evidence, board.ranking_metric, len(board.entries))),
+        *(f"  {line}" for line in describe_optimism(board.evidence, board.ranking_metric, len(board.entries))),
         f"  evaluate it:  {command}{_describe_other_runs(chosen.finished)}",
     ]
 

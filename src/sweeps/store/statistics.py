@@ -23,8 +23,10 @@ def compute_t_interval(values: Array) -> tuple[float, float]:
 
     It covers as stated from two values on, where bootstraps of so few values are too narrow.
     """
-    reach = stdtrit(len(values) - 1, 1 - ALPHA / 2) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return float(np.mean(values) - reach), float(np.mean(values) + reach)
+    count, mean = len(values), float(values.mean())
+    variance = float(((values - mean) ** 2).sum()) / (count - 1)
+    reach = float(stdtrit(count - 1, 1 - ALPHA / 2)) * math.sqrt(variance / count)
+    return mean - reach, mean + reach
 
 
 def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:
