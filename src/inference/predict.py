@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -169,7 +169,8 @@ def _present(cfg: DictConfig, run: LoadedRun, predictions: list[Prediction], ima
         write_predictions(Path(cfg.out), predictions)
         log.info("written: %s (%s predictions)", to_relative_path(Path(cfg.out)), f"{len(predictions):,}")
     if cfg.grid and images is not None:
-        prepare = run.data.transform if cfg.split else run.description.preprocessing  # type: ignore[attr-defined]
+        described: Any = run.data if cfg.split else run.description
+        prepare = described.transform if cfg.split else described.preprocessing
         saliency = run.compute_saliency(images, prepare) if cfg.explain else None
         draw_grid(Path(cfg.grid), images, predictions[: len(images)], saliency)
         beside = f"; beside each what its prediction rests on: {saliency.method}" if saliency else ""

@@ -59,7 +59,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     epoch = checkpoint.get("epoch")
     if isinstance(data, TensorDataModule) and isinstance(state := checkpoint.get(type(data).__qualname__), dict):
         data.load_state_dict(state)  # it tells if the samples are others
-    trainer = build_plain_trainer(cfg, kind, folder, callbacks=_build_figures(cfg, data))
+    figures = _build_figures(cfg, data)
+    trainer = build_plain_trainer(cfg, kind, folder, callbacks=figures)
     limit_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test
     measured = loop(model, datamodule=data, verbose=False)
@@ -68,6 +69,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, format_metrics(metrics))
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
+        if figures:
+            log.info("drawn: %s", folder / "figures")
     return metrics
 
 

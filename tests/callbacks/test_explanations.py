@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from src.callbacks.explanations.calibration import ReliabilityDiagram, compute_error, count_by_confidence
 from src.callbacks.explanations.embedding import Embedding, compute_principal_components, make_thumbnails
-from src.callbacks.explanations.saliency import Saliency, SaliencyMaps, compute_saliency, attach_overlays
+from src.callbacks.explanations.saliency import Saliency, SaliencyMaps, attach_overlays, compute_saliency
 from src.data.base import Samples
 from src.models.mlp import MLP
 from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, make_brightness_model, pixels
@@ -41,18 +41,19 @@ def test_calibration_error_equals_that_of_torchmetrics(classes: int) -> None:
 
 def test_reliability_bars_are_accuracies(drawn: list[Figure], tmp_path: Path) -> None:
     # Outputs (0, b, 2b) with b = ±0.5 and ±3: the confidence is 0.506 or 0.950, in the bins from 7/15 and from 14/15.
-    test = pixels([105, 95, 105, 95, 130, 70], [2, 0, 0, 1, 2, 1])
+    test = pixels([105, 95, 105, 95, 130, 70], [2, 0, 0, 1, 2, 0])
     trainer = quiet_trainer(tmp_path, callbacks=[ReliabilityDiagram()])
     trainer.test(make_brightness_model(), datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
     upper, lower = drawn[0].axes
     low, high = [1 / (1 + np.exp(-b) + np.exp(-2 * b)) for b in (0.5, 3)]
-    bars, gaps = upper.containers
-    assert [bar.get_x() for bar in bars] == pytest.approx([7 / 15, 14 / 15])
-    assert [bar.get_height() for bar in bars] == pytest.approx([2 / 4, 1 / 2])
-    assert [bar.get_height() for bar in gaps] == pytest.approx([low - 2 / 4, high - 1 / 2])
+    bars, above, below = [[(bar.get_x(), bar.get_y(), bar.get_height()) for bar in each] for each in upper.containers]
+    assert np.allclose(bars, [(7 / 15, 0, 2 / 4), (14 / 15, 0, 1)])
+    assert np.allclose(above, [(7 / 15, 2 / 4, low - 2 / 4), (14 / 15, 1, 0)])
+    assert np.allclose(below, [(7 / 15, low, 0), (14 / 15, high, 1 - high)])
     assert [bar.get_height() for bar in lower.containers[0]] == pytest.approx([4 / 6, 2 / 6])
-    error = (4 * (low - 0.5) + 2 * (high - 0.5)) / 6
-    assert upper.get_title() == f"Test set: expected calibration error {error:.2%}"
+    error = (4 * (low - 0.5) + 2 * (1 - high)) / 6
+    assert f"expected calibration error {error:.2%}" in drawn[0].get_suptitle()
+    assert drawn[0].get_suptitle().startswith(f"Test set: 66.7% correct, mean confidence {(2 * low + high) / 3:.1%}")
     assert (tmp_path / "figures" / "reliability.png").is_file()
 
 
@@ -99,6 +100,14 @@ def test_saliency_without_convolution_is_gradient() -> None:
     assert saliency is not None and saliency.method == "gradient"
     torch.testing.assert_close(saliency.maps, torch.tensor([[[1.0, 0.5]]]).expand(3, 1, 2))
     assert model.training and layer.weight.grad is None
+
+
+def test_patches_are_no_maps_of_grad_cam() -> None:
+    """A network that only cuts an image into patches, as a transformer does, has gradients instead."""
+    model = Maps([[1.0, 1.0]])
+    model.net[0] = nn.Conv2d(2, 2, 2, stride=2)
+    saliency = compute_saliency(model, CHANNELS.repeat(1, 1, 2, 2))
+    assert saliency is not None and saliency.method == "gradient"
 
 
 def test_outputs_without_gradient_are_not_explained() -> None:
@@ -156,7 +165,8 @@ def test_projector_files_hold_hidden_values(drawn: list[Figure], tmp_path: Path)
     assert list(found.sprite.single_image_dim) == [1, 1]
     with Image.open(tmp_path / found.sprite.image_path) as sprite:
         assert np.asarray(sprite)[..., 0].flatten().tolist() == test.inputs[chosen].flatten().tolist()
-    assert sum(len(points.get_offsets()) for points in drawn[0].axes[0].collections) == 4
+    points: Any = drawn[0].axes[0].collections
+    assert sum(len(each.get_offsets()) for each in points) == 4
 
 
 def test_points_lie_along_principal_components() -> None:

@@ -41,7 +41,8 @@ def test_evaluation_draws_explanations(place: Path) -> None:
     """A finished run gets the figures that it was not trained with."""
     folder = place / "outputs/runs/digits"
     assert not (folder / "figures").exists()
-    evaluate(RUN, "split=test", "callbacks=explain", "callbacks.embedding.count=50", cwd=place)
+    outcome = evaluate(RUN, "split=test", "callbacks=explain", "callbacks.embedding.count=50", cwd=place)
+    assert "drawn: outputs/runs/digits/figures" in outcome.out
     drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert {"reliability", "saliency", "embedding", "confusion_matrix"} <= drawn
     assert np.loadtxt(folder / "projector/tensors.tsv").shape[0] == 50

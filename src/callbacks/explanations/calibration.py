@@ -10,9 +10,10 @@ from torch import Tensor
 
 from src.callbacks.figures.base import FigureCallback, format_percent, set_percent_ticks
 from src.callbacks.figures.predictions import compute_class_probabilities
-from src.core.colours import INCORRECT, OTHER, TRAIN
+from src.core.colours import COLOURS, INCORRECT, OTHER, TRAIN
 
 BINS = 15  # of equal width, as of Guo et al. (2017)
+PALE = COLOURS[5]
 CLASS_TASKS = ("multiclass", "binary")
 
 
@@ -43,31 +44,31 @@ class ReliabilityDiagram(FigureCallback):
             self.show(trainer, (5.2, 5.4), self.bins.numpy())
 
     def draw(self, figure: Figure, bins: np.ndarray) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        counts, confidences, rights = bins
-        filled = counts > 0
-        edges = np.linspace(0, 1, BINS + 1)[:-1][filled]
-        accuracy, confidence = (rights / np.maximum(counts, 1))[filled], (confidences / np.maximum(counts, 1))[filled]
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        filled = bins[:, bins[0] > 0]
+        starts, counts = (np.arange(BINS) / BINS)[bins[0] > 0], filled[0]
+        confidence, accuracy = filled[1:] / counts
         style: Any = {"width": 1 / BINS, "align": "edge", "edgecolor": "white"}
-        upper.bar(edges, accuracy, color=TRAIN, label="accuracy", **style)
-        gap: Any = {"color": INCORRECT, "alpha": 0.35, "hatch": "////", "label": "gap to the mean confidence"}
-        upper.bar(edges, confidence - accuracy, bottom=accuracy, **style | gap)
-        upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfect calibration")
-        upper.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
-        upper.set_title(f"Test set: expected calibration error {format_percent(compute_error(bins), 2)}")
-        lower.bar(edges, counts[filled] / counts.sum(), color=OTHER, **style)
-        lower.set(xlabel="confidence: probability of the predicted class", ylabel="samples")
-        total = counts.sum()
-        for mean, name, line in (
-            (rights.sum() / total, "accuracy", "-"),
-            (confidences.sum() / total, "confidence", ":"),
+        upper.bar(starts, accuracy, color=TRAIN, label="accuracy", **style)
+        for gap, colour, label in (
+            (confidence - accuracy, INCORRECT, "too sure: the confidence is higher"),
+            (accuracy - confidence, PALE, "not sure enough: it is lower"),
         ):
-            label = f"mean {name} {format_percent(mean, 1)}"
-            lower.axvline(mean, color="black", linestyle=line, linewidth=1, label=label)
-        for axis in (upper.yaxis, lower.yaxis, lower.xaxis):
-            set_percent_ticks(axis, 3 if axis is lower.yaxis else 6)
+            height = gap.clip(min=0)
+            bottom = np.maximum(accuracy, confidence) - height
+            upper.bar(starts, height, bottom=bottom, color=colour, hatch="///", label=label, **style)
+        upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="accuracy = confidence")
+        upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         upper.legend(loc="upper left", fontsize=9)
-        lower.legend(loc="upper left", fontsize=9)
+        lower.bar(starts, counts / counts.sum(), color=OTHER, **style)
+        lower.set(xlabel="confidence: probability of the predicted class", ylabel="samples")
+        for axis, ticks in ((upper.yaxis, 6), (lower.yaxis, 3), (lower.xaxis, 6)):
+            set_percent_ticks(axis, ticks)
+        claimed, correct = [format_percent(total / counts.sum(), 1) for total in filled[1:].sum(axis=1)]
+        error = format_percent(compute_error(bins), 2)
+        figure.suptitle(
+            f"Test set: {correct} correct, mean confidence {claimed}\nexpected calibration error {error} (15 bins)"
+        )
 
 
 def count_by_confidence(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -122,18 +122,22 @@ def compute_saliency(model: LightningModule, inputs: Tensor) -> Saliency | None:
             maps.append(found[:, 0].detach().float().cpu())
     joined = torch.cat(maps)
     highest = joined.amax(dim=(1, 2), keepdim=True)
-    return Saliency(joined / highest.clamp(min=1e-12), "gradient" if layer is None else "Grad-CAM")
+    return Saliency(
+        joined / highest.clamp(min=torch.finfo(joined.dtype).tiny), "gradient" if layer is None else "Grad-CAM"
+    )
 
 
 def _find_last_convolution(model: nn.Module, inputs: Tensor) -> tuple[Tensor, nn.Module | None]:
     """Return the model's outputs for inputs, and the last convolution that it calls with maps of several pixels.
 
-    Convolutions of a single pixel only weigh channels, as in squeeze-and-excitation.
+    Maps of a single pixel only weigh channels, as in squeeze-and-excitation. Convolutions whose kernels do not overlap
+    only cut an image into patches, as at the start of a transformer.
     """
     calls: list[nn.Module] = []
 
     def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim == 4 and output.shape[2:].numel() > 1:
+        is_patchwise = module.stride == module.kernel_size != (1, 1)
+        if output.ndim == 4 and output.shape[2:].numel() > 1 and not is_patchwise:
             calls.append(module)
 
     hooks = [each.register_forward_hook(keep) for each in model.modules() if isinstance(each, nn.Conv2d)]
