@@ -1,6 +1,7 @@
 """What explains predictions: calibration, saliency and the embedding, with the weights set by hand."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,17 @@ def test_projector_files_hold_hidden_values(drawn: list[Figure], tmp_path: Path)
         assert np.asarray(sprite)[..., 0].flatten().tolist() == test.inputs[chosen].flatten().tolist()
     points: Any = drawn[0].axes[0].collections
     assert sum(len(each.get_offsets()) for each in points) == 4
+
+
+def test_diverged_network_stops_no_figure(drawn: list[Figure], tmp_path: Path) -> None:
+    model, test = make_brightness_model(), pixels([150, 60], [2, 0])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(math.nan)
+    figures = [ReliabilityDiagram(), SaliencyMaps(count=2), Embedding(count=2)]
+    trainer = quiet_trainer(tmp_path, callbacks=figures)
+    trainer.test(model, datamodule=Pixels(test, test=test, class_names=NAMES), verbose=False)
+    assert "nan%" in drawn[0].get_suptitle()
 
 
 def test_points_lie_along_principal_components() -> None:

@@ -82,7 +82,7 @@ def count_by_confidence(outputs: Tensor, targets: Tensor) -> Tensor:
         The three rows, (3, 15) float64.
     """
     confidence, predicted = compute_class_probabilities(outputs).max(dim=1)
-    index = (confidence * BINS).long().clamp(max=BINS - 1)
+    index = (confidence * BINS).long().clamp(0, BINS - 1)
     rows = torch.stack([torch.ones_like(confidence), confidence, (predicted == targets.flatten()).double()])
     return torch.zeros(3, BINS, dtype=torch.float64).index_add(1, index, rows)
 

@@ -62,7 +62,7 @@ class Embedding(FigureCallback):
         chosen = order[: self.count].sort().values
         samples = data.test_set.take(chosen.to(data.test_set.device))
         features = compute_features(pl_module, data, samples.inputs)
-        if features is None or min(features[0].shape) < 2:
+        if features is None or min(features[0].shape) < 2 or not features[0].isfinite().all():
             return
         values, predicted = features
         targets = samples.targets.cpu()
