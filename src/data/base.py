@@ -6,7 +6,7 @@ a whole, on the device that trains.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -15,8 +15,8 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.placement import Placement, copy_ahead
 from src.data.preprocessing import Preprocessing
+from src.data.tasks import get_task
 
-Task = Literal["multiclass", "binary", "regression"]
 EVAL_BATCH_SIZE = 500  # samples; evaluation keeps no gradients, so its batches may be larger than in training
 
 
@@ -213,9 +213,9 @@ def split_stratified(targets: Tensor, count: int, generator: torch.Generator) ->
 class TensorDataModule(LightningDataModule):
     """The base class of all data sets.
 
-    A subclass declares ``task``, ``in_shape`` (one input's shape, without the batch) and
-    ``class_names`` (empty for regression), and implements ``load``, which returns the samples to
-    train and validate on, and those to test on.
+    A subclass declares ``task`` (a name in `src.data.tasks.TASKS`), ``in_shape`` (one input's shape, without the
+    batch) and ``class_names`` (empty for regression), and implements ``load``, which returns the samples to train and
+    validate on, and those to test on.
 
     Args:
         batch_size: samples per optimiser step, over all processes together, ≥ 1.
@@ -229,7 +229,7 @@ class TensorDataModule(LightningDataModule):
         drop_last: leave out a last training batch that is smaller than the others.
     """
 
-    task: Task
+    task: str
     in_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()
 
@@ -264,7 +264,7 @@ class TensorDataModule(LightningDataModule):
     @property
     def monitor(self) -> tuple[str, str]:
         """The validation metric that selects the best epoch, and its direction ("min" or "max")."""
-        return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
+        return get_task(self.task).monitor
 
     @property
     def note(self) -> str:
@@ -278,7 +278,7 @@ class TensorDataModule(LightningDataModule):
     def split(self, samples: Samples) -> tuple[Samples, Samples]:
         """Split the samples into training and validation samples, stratified by class."""
         generator = torch.Generator().manual_seed(self.split_seed)
-        classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
+        classes = self.get_strata(samples)
         if self.val_size is None:
             raise InputError("data.val_size=null must be a number of samples, or a fraction")
         val_count = resolve_count(self.val_size, samples.size, "data.val_size")
@@ -289,6 +289,10 @@ class TensorDataModule(LightningDataModule):
         if not len(train):
             raise InputError(f"data.val_size={self.val_size} leaves none of {samples.size} samples to train on")
         return samples.take(train), samples.take(val)
+
+    def get_strata(self, samples: Samples) -> Tensor:
+        """Return the numbers (N,) whose fractions a split keeps: the classes; for values all the same."""
+        return samples.targets if get_task(self.task).has_classes else torch.zeros(samples.size)
 
     def setup(self, stage: str | None = None) -> None:
         if self.train_set is None:

@@ -51,7 +51,7 @@ class DataDescription:
     """What is known about the data on which a model was trained.
 
     Attributes:
-        task: "multiclass", "binary" or "regression".
+        task: a name in `src.data.tasks.TASKS`.
         in_shape: one input's shape, without the batch.
         class_names: the classes; empty for regression.
         preprocessing: how a raw input becomes a network's input; ``None``: unknown.

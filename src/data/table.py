@@ -10,12 +10,12 @@ import torch
 
 from src.core.errors import InputError
 from src.core.formatting import format_count
-from src.data.base import Samples, Task, TensorDataModule, resolve_count, split_stratified
+from src.data.base import Samples, TensorDataModule, resolve_count, split_stratified
 from src.data.preprocessing import ROW, Preprocessing
 from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
 from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns
 from src.data.tables.reading import Column, read_columns
-from src.data.targets import Target, find_target, suggest_unit
+from src.data.tables.targets import Target, find_target, suggest_unit
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Table(TensorDataModule):
         test_size: int | float | None,
         max_categories: int,
         test_file: str | None = None,
-        task: Task | None = None,
+        task: str | None = None,
         ignore: str | Sequence[str] = (),
         missing: str = "median",
         delimiter: str | None = None,
@@ -78,7 +78,7 @@ class Table(TensorDataModule):
     def note(self) -> str:
         return "; ".join(self.notes)
 
-    def _read(self, task: Task | None, target_unit: float) -> None:
+    def _read(self, task: str | None, target_unit: float) -> None:
         """Read the files, split the rows and encode them."""
         columns = self._read_file(self.path)
         names = self._choose_columns(columns)
@@ -180,8 +180,7 @@ class Table(TensorDataModule):
             raise InputError(
                 f"data.test_size={self.test_size} of {samples.size} rows leaves none to test or to train on"
             )
-        classes = torch.zeros(samples.size) if self.task == "regression" else samples.targets
-        test, rest = split_stratified(classes, count, torch.Generator().manual_seed(self.split_seed))
+        test, rest = split_stratified(self.get_strata(samples), count, torch.Generator().manual_seed(self.split_seed))
         return samples.take(rest), samples.take(test)
 
     # What the log tells
@@ -220,7 +219,7 @@ class Table(TensorDataModule):
     def _note_suspects(self, columns: Mapping[str, Column], samples: Samples) -> None:
         """Note the columns that give the target of the rows away, or count them."""
         used = {each.name: columns[each.name].take(samples.inputs.numpy()) for each in self.encoder.columns}
-        self.notes += find_suspects(used, samples.targets.numpy(), self.task == "regression")
+        self.notes += find_suspects(used, samples.targets.numpy(), not self.class_names)
 
     def _note_unseen(self, columns: Mapping[str, Column], samples: Samples, stage: str) -> None:
         """Note the words of rows to validate or test on that no training row has."""

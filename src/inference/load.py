@@ -13,6 +13,7 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.data.preprocessing import DataDescription, describe_data, read_description
+from src.data.tasks import TASKS
 from src.storage.configs import open_config
 from src.storage.trust import read_packages
 from src.storage.weights import load_weights, read_checkpoint
@@ -21,7 +22,6 @@ from src.training.checkpointing.checkpoint import find_checkpoint
 from src.training.validation.config import find_wrong_settings
 
 log = logging.getLogger(__name__)
-TASKS = ("multiclass", "binary", "regression")
 
 
 class _DescribedData(LightningDataModule):
@@ -106,7 +106,7 @@ class LoadedRun:
         """
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
             outputs = self.model(prepare(inputs).to(device=self.device).to(self.model.dtype))
-        expected = self.description.num_classes if self.description.task == "multiclass" else 1
+        expected = TASKS[self.description.task].count_outputs(self.description.num_classes)
         if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), expected):
             raise InputError(f"{self.folder}: its network does not return one output for each class or value")
         return outputs.float().cpu()

@@ -17,6 +17,7 @@ from src.core.formatting import to_relative_path
 from src.core.places import expand_home, resolve_data_dir
 from src.data.base import Samples
 from src.data.preprocessing import DataDescription
+from src.data.tasks import TASKS
 from src.inference.inputs import Reader
 from src.inference.load import LoadedRun
 from src.inference.outputs import (
@@ -142,7 +143,7 @@ def _collect(
 def _interpret(batch: Batch, description: DataDescription, top: int) -> Iterator[Prediction]:
     """Yield the predictions of a batch: the most probable classes, or the values."""
     names, targets = description.class_names, None if batch.targets is None else batch.targets.tolist()
-    if description.task == "regression":
+    if not TASKS[description.task].has_classes:
         for index, value in enumerate(batch.outputs.squeeze(1).tolist()):
             yield Prediction(batch.names[index], None if targets is None else targets[index], value, [])
         return

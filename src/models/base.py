@@ -17,9 +17,10 @@ from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
 from src.data.base import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
+from src.data.tasks import get_task
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
-from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
+from src.models.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -33,7 +34,7 @@ class SupervisedModule(LightningModule):
     Args:
         in_shape: one input's shape, without the batch.
         num_classes: the number of classes; 0 for regression.
-        task: "multiclass", "binary" or "regression".
+        task: a name in `src.data.tasks.TASKS`.
         optimizer: ``{"_target_": "torch.optim.Adam", "lr": 0.001, …}``; ``None`` to predict only.
         build_scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``, see `make_schedule`; ``None`` keeps the
             learning rate.
@@ -73,8 +74,8 @@ class SupervisedModule(LightningModule):
                 f"{type(self).__name__} takes images of shape (C, H, W), these data have shape {tuple(in_shape)}: "
                 "model=mlp takes any shape"
             )
-        self.in_shape, self.num_classes, self.task = tuple(in_shape), num_classes, task
-        self.out_features = num_classes if task == "multiclass" else 1
+        self.in_shape, self.num_classes, self.task, self.kind = tuple(in_shape), num_classes, task, get_task(task)
+        self.out_features = self.kind.count_outputs(num_classes)
         self.example_input_array = torch.zeros(1, *in_shape)  # for the sizes in the model summary
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
@@ -133,7 +134,7 @@ class SupervisedModule(LightningModule):
         Raises:
             InputError: if the loss does not suit the task, or label smoothing does not suit the loss.
         """
-        suitable = LOSSES_BY_TASK[self.task]
+        suitable = self.kind.losses
         if name not in (None, *suitable):
             raise InputError(f"model.loss={name} does not suit {self.task} targets: choose {' or '.join(suitable)}")
         chosen = name or suitable[0]
@@ -156,9 +157,7 @@ class SupervisedModule(LightningModule):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Return the predicted classes, or the values for regression: (B, out_features) → (B,)."""
-        if self.task == "multiclass":
-            return outputs.argmax(dim=1)
-        return (outputs.squeeze(1) > 0).long() if self.task == "binary" else outputs.squeeze(1)
+        return self.kind.predict(outputs)
 
     # Training
 
@@ -240,7 +239,7 @@ class SupervisedModule(LightningModule):
 
     def compute_batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return loss times n, number of correct predictions and n of a batch of n samples: (3,)."""
-        correct = torch.zeros_like(loss) if self.task == "regression" else (self.predict(outputs) == targets).sum()
+        correct = self.kind.count_correct(self.predict(outputs), targets)
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 
@@ -294,7 +293,7 @@ class SupervisedModule(LightningModule):
         if not math.isfinite(loss) and self.trainer.state.fn == "fit":
             self.raise_diverged(loss / count, self.trainer.global_step)
         metrics = {f"{stage}/loss": loss / count}
-        if self.task != "regression":
+        if self.kind.has_classes:
             metrics[f"{stage}/acc"] = correct / count
         # The metrics are already equal on all ranks; without sync_dist Lightning would warn.
         self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)
@@ -328,14 +327,13 @@ class SupervisedModule(LightningModule):
     def finish_evaluation(self, stage: str) -> None:
         """Compute and log the metrics of a stage from all outputs of the evaluation, (N, out_features)."""
         sums = torch.zeros(3, device=self.device)
-        cells = torch.zeros(0, dtype=torch.long, device=self.device)
+        confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long, device=self.device)
         if self.eval_outputs:  # a rank may have received no samples
             outputs, targets = [torch.cat(parts) for parts in zip(*self.eval_outputs, strict=True)]
             sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
-            if self.task != "regression":
-                cells = targets * self.num_classes + self.predict(outputs)
+            if self.kind.has_classes:
+                confusion = self.kind.count_confusion(self.predict(outputs), targets, self.num_classes)
         self.eval_outputs.clear()
-        confusion = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
         self.confusion = self.all_reduce(confusion)
         self.log_sums(stage, sums)
 

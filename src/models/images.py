@@ -21,7 +21,7 @@ class ImageModule(SupervisedModule):
 
     def __init__(self, flip_test: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
-        self.flip_test = flip_test and self.task != "regression"
+        self.flip_test = flip_test and self.kind.has_classes
         self.flip_sums = torch.zeros(2)  # number correct, n
 
     def on_test_epoch_start(self) -> None:

@@ -63,11 +63,6 @@ def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction:
 LOSSES: dict[str, Loss] = {
     loss.__name__: loss for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error)
 }
-LOSSES_BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its default
-    "multiclass": ("cross_entropy", "one_vs_rest", "quadratic", "perceptron"),
-    "binary": ("cross_entropy", "quadratic", "perceptron"),
-    "regression": ("squared_error",),
-}
 SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from src.core.checks import format_escaped
 from src.core.errors import InputError
-from src.data.base import Task
 from src.data.tables.reading import Column
 
 MAX_CLASSES = 1000
@@ -27,7 +26,7 @@ class Target(NamedTuple):
         unit: what the numbers of a regression are divided by.
     """
 
-    task: Task
+    task: str
     class_names: tuple[str, ...] = ()
     unit: float = 1.0
 
@@ -49,7 +48,7 @@ class Target(NamedTuple):
         return torch.from_numpy(np.array([places[word] for word in column.words], np.int64)[column.values])
 
 
-def find_target(column: Column, name: str, task: Task | None, unit: float = 1.0) -> Target:
+def find_target(column: Column, name: str, task: str | None, unit: float = 1.0) -> Target:
     """Return the target that a column without empty cells stands for.
 
     Args:
