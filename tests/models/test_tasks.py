@@ -20,6 +20,7 @@ from src.models.nearest_neighbor import NearestNeighbor
 from tests.command_line import evaluate, read_json, read_weights, run, train, train_bare
 from tests.data.test_table import write_table
 from tests.doubles import SGD, InMemoryDataModule, quiet_trainer, reload_model
+from tests.vectorized.test_suited import find_reason
 
 NAMES = ("a", "b", "c")
 
@@ -288,3 +289,8 @@ def test_tokens_stay_whole_numbers(tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("3,3,3,3,20\n")
     outcome = run("src.predict", "run=outputs/runs/together", "new.csv", "trust=tests", cwd=tmp_path)
     assert outcome.error == "error: inputs must be tokens, whole numbers from 0 to 19, and these are none"
+
+
+def test_stacks_leave_several_targets_to_runs(table: Path) -> None:
+    for targets, told in (("[a,b]", "a regression of 2 values"), ("[warm,wet]", "the task multilabel")):
+        assert find_reason("data=table", "data.file=table.csv", f"data.target={targets}", cwd=table) == told
