@@ -251,8 +251,8 @@ def test_task_follows_target(
          "target a has the value 0.1, and a label of data.task=multilabel is 0 or 1"),
         (["warm", "word"], {"task": "multilabel"},
          "target word has the value u, and a label of data.task=multilabel is 0 or 1"),
-        (["a", "b"], {"task": "binary"}, "data.task=binary is for one target, and there are 2: multilabel or regression"),
-        ("wet", {"task": "multilabel"}, "data.task=multilabel needs several targets, and wet is one: use data.task=binary"),
+        (["a", "b"], {"task": "binary"}, "data.task=binary is for one target: 2 are multilabel or regression"),
+        ("wet", {"task": "multilabel"}, "data.task=multilabel needs several targets: wet alone is binary"),
         (["warm", "wet"], {"target_unit": 10.0}, "data.target_unit=10 is for regression, and the targets are labels"),
         (["b", "same"], {}, "target same is 1 in every row: there is nothing to learn"),
     ],
@@ -265,8 +265,8 @@ def test_several_targets_are_found(targets: Any, settings: dict[str, Any], told:
         return
     data = load(path, targets, **settings)
     assert (data.task, data.class_names, data.value_names) == told
-    order = [names.index(name) for names in [["x", "a", "b", "warm", "wet", "word", "same"]] for name in targets]
-    wanted = sorted([row[place] for place in order] for row in rows)
+    places = [("x", "a", "b", "warm", "wet", "word", "same").index(name) for name in targets]
+    wanted = sorted([row[place] for place in places] for row in rows)
     found = torch.cat([part.targets for part in (data.train_set, data.val_set, data.test_set)])
     np.testing.assert_allclose(sorted(found.view(60, -1).tolist()), wanted, rtol=1e-6)
 

@@ -90,11 +90,11 @@ def find_targets(columns: Mapping[str, Column], task: str | None, unit: float = 
     names = tuple(columns)
     if len(names) == 1:
         if task == "multilabel":
-            raise InputError(f"data.task=multilabel needs several targets, and {names[0]} is one: use data.task=binary")
+            raise InputError(f"data.task=multilabel needs several targets: {names[0]} alone is binary")
         return find_target(columns[names[0]], names[0], task, unit)
     chosen = task or ("multilabel" if all(map(_has_labels, columns.values())) else "regression")
     if chosen not in ("multilabel", "regression"):
-        raise InputError(f"data.task={task} is for one target, and there are {len(names)}: multilabel or regression")
+        raise InputError(f"data.task={task} is for one target: {len(names)} are multilabel or regression")
     is_regression = chosen == "regression"
     if unit != 1 and not is_regression:
         raise InputError(f"data.target_unit={unit:g} is for regression, and the targets are labels")
