@@ -167,7 +167,7 @@ def check_targets(targets: Tensor, name: str, num_classes: int, num_values: int)
         found = f"{str(targets.dtype).removeprefix('torch.')} {tuple(targets.shape)}"
         needed = f"{'int64' if task.has_classes else 'float32'} ({', '.join(shape).replace('K', str(width))})"
         raise InputError(f"the task {name} needs targets {needed}, and these are {found}")
-    if task.has_classes and targets.numel():
+    if num_classes and targets.numel():
         low, high = (int(end) for end in targets.aminmax())
         most = 1 if name == "multilabel" else num_classes - 1
         if low < 0 or high > most:

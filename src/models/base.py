@@ -78,8 +78,8 @@ class SupervisedModule(LightningModule):
         self.in_shape, self.num_classes, self.task, self.kind = tuple(in_shape), num_classes, task, get_task(task)
         self.num_values, self.num_tokens = num_values, num_tokens
         self.out_features = self.kind.count_outputs(num_classes, num_values)
-        kind = torch.long if num_tokens else torch.float32
-        self.example_input_array = torch.zeros(1, *in_shape, dtype=kind)  # for the sizes in the model summary
+        dtype = torch.long if num_tokens else torch.float32
+        self.example_input_array = torch.zeros(1, *in_shape, dtype=dtype)  # for the sizes in the model summary
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.resolve_loss(loss)
@@ -355,11 +355,12 @@ class SupervisedModule(LightningModule):
             if self.kind.has_classes:
                 predictions = self.predict(outputs)
         self.eval_outputs.clear()
-        if self.kind.has_classes:
-            self.confusion = self.all_reduce(self.kind.count_confusion(targets, predictions, self.num_classes))
         self.log_sums(stage, sums)
-        further = {name: compute(self.confusion) for name, compute in self.kind.confusion_metrics.items()}
-        self.log_dict({f"{stage}/{name}": value for name, value in further.items()}, sync_dist=True)
+        if self.kind.has_classes:
+            counts = self.all_reduce(self.kind.count_confusion(targets, predictions, self.num_classes))
+            self.confusion = counts
+            further = {f"{stage}/{name}": compute(counts) for name, compute in self.kind.confusion_metrics.items()}
+            self.log_dict(further, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self.finish_evaluation("val")
