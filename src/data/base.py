@@ -78,9 +78,9 @@ def check_tokens(inputs: Tensor, num_tokens: int) -> None:
         raise InputError(f"inputs must be tokens, whole numbers from 0 to {num_tokens - 1}, and these are none")
 
 
-def cast_inputs(inputs: Tensor, dtype: torch.dtype, num_tokens: int) -> Tensor:
+def cast_inputs(inputs: Tensor, dtype: str | torch.dtype, num_tokens: int) -> Tensor:
     """Return a network's inputs in its precision, or as int64 if they are tokens."""
-    return inputs.to(torch.long if num_tokens else dtype)
+    return inputs.long() if num_tokens else inputs.to(dtype)
 
 
 class Batches:
@@ -405,7 +405,7 @@ class TensorDataModule(LightningDataModule):
         """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
 
-    def cast_inputs(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    def cast_inputs(self, inputs: Tensor, dtype: str | torch.dtype) -> Tensor:
         """Return a network's inputs in its precision; tokens as int64."""
         return cast_inputs(inputs, dtype, self.num_tokens)
 

@@ -198,7 +198,7 @@ def test_unsuitable_models_are_refused() -> None:
         ),
     ):
         with pytest.raises(InputError) as caught:
-            make(**about, **settings)  # type: ignore[operator]
+            make(**about, **settings)
         assert str(caught.value).startswith(told)
 
 
