@@ -89,7 +89,7 @@ def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction:
 
 LOSSES: dict[str, Loss] = {
     loss.__name__: loss
-    for loss in (cross_entropy, one_vs_rest, binary_cross_entropy, quadratic, perceptron, squared_error)
+    for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error, binary_cross_entropy)
 }
 SMOOTHABLE = ("cross_entropy", "one_vs_rest", "binary_cross_entropy", "quadratic")
 
