@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,12 +18,13 @@ from src.core.formatting import to_relative_path
 from src.core.places import expand_home, resolve_data_dir
 from src.data.base import Samples
 from src.data.preprocessing import DataDescription
-from src.inference.inputs import Reader
+from src.inference.inputs import Reader, batch_items
 from src.inference.load import LoadedRun
 from src.inference.outputs import (
     GRID_COLUMNS,
     GRID_ROWS,
     Prediction,
+    Predictions,
     draw_grid,
     print_predictions,
     summarize,
@@ -79,6 +81,56 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
         _present(cfg, run, predictions, images)
     more = [f"… and {len(errors) - MAX_ERRORS:,} more"] if len(errors) > MAX_ERRORS else []
     return [*errors[:MAX_ERRORS], *more]
+
+
+@explain_memory_errors()
+def predict_inputs(run: LoadedRun, inputs: Any, split: str | None = None, top: int = 3) -> Predictions:
+    """Predict what Python code holds, or the samples of a split.
+
+    Args:
+        run: the run.
+        inputs: one input or several, as an array or a tensor; a data frame for a network that takes rows of a table; or
+            a path or several, of what `predict` takes. ``None`` with a split.
+        split: "train", "val" or "test"; ``None``: the inputs.
+        top: the number of classes with their probabilities in each prediction.
+
+    Raises:
+        InputError: if nothing can be predicted, or one of the inputs cannot be read.
+    """
+    if (inputs is None) == (split is None):
+        raise InputError("give either the inputs to predict or a split")
+    if split not in (None, "train", "val", "test"):
+        raise InputError(f"split={split} must be train, val or test")
+    reader = Reader(run.description) if split is None else None
+    batches = _predict_split(run, str(split)) if reader is None else _predict_values(run, reader, inputs)
+    outputs: list[Tensor] = []
+
+    def keep_outputs() -> Iterator[Batch]:
+        for batch in batches:
+            outputs.append(batch.outputs)
+            yield batch
+
+    predictions, _ = _collect(keep_outputs(), run.description, top, with_images=False)
+    if reader is not None and reader.errors:
+        more = f" (and {len(reader.errors) - 1:,} more)" if len(reader.errors) > 1 else ""
+        raise InputError(f"{reader.errors[0]}{more}")
+    if not predictions:
+        raise InputError("there is nothing to predict: the inputs are empty")
+    probabilities = compute_class_probabilities(torch.cat(outputs)).numpy() if predictions[0].top else None
+    return Predictions(predictions, probabilities, run.description.class_names)
+
+
+def _predict_values(run: LoadedRun, reader: Reader, inputs: Any) -> Iterator[Batch]:
+    """Yield the batches of arrays, a data frame or paths."""
+    paths = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
+    if isinstance(paths, (list, tuple)) and paths and all(isinstance(path, (str, PathLike)) for path in paths):
+        yield from _predict_files(run, reader, [str(path) for path in paths])
+        return
+    prepare = run.description.preprocessing
+    assert prepare is not None  # the reader has checked it
+    for items in batch_items(reader.read_python(inputs)):
+        raw = torch.stack([item.raw for item in items])
+        yield Batch([item.name for item in items], raw, run.compute_outputs(raw, prepare), None)
 
 
 def _check_request(cfg: DictConfig, paths: Sequence[str]) -> None:
