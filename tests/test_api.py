@@ -1,21 +1,26 @@
 """The API for Python code: the numbers of the command line, its errors, and the state of the process."""
 
+import importlib.util
 import json
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+import setuptools
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from src.api import InputError, Run, load_run, load_sweep, train
+import src.api
+from src.api import InputError, Run, load_run, load_sweep, sweep, train
 from src.core import formatting
-from tests.command_line import BARE, CONF, drop_seconds, run, train_bare
+from tests.command_line import BARE, CONF, ROOT, drop_seconds, run, train_bare
 
 EPOCHS = "trainer.max_epochs=2"
 
@@ -91,10 +96,39 @@ def test_table_run_predicts_data_frame(here: Path) -> None:
 def test_sweep_shows_its_table(here: Path) -> None:
     jobs = ["model.hidden_size=2,30", "name=width", "hydra/launcher=basic"]
     assert run("src.train", "-m", *BARE, EPOCHS, *jobs, cwd=here).code == 0
-    sweep = load_sweep("outputs/sweeps/width")
-    assert list(sweep.table["model.hidden_size"]) == [2, 30] == [each.config.model.hidden_size for each in sweep.runs]
-    assert sweep.best.metrics["best"] == max(sweep.table["val/acc"])
-    assert "<td>model.hidden_size</td>" in sweep._repr_html_()
+    found = load_sweep("outputs/sweeps/width")
+    assert list(found.table["model.hidden_size"]) == [2, 30] == [each.config.model.hidden_size for each in found.runs]
+    assert found.best.metrics["best"] == max(found.table["val/acc"])
+    assert "<td>model.hidden_size</td>" in found._repr_html_()
+
+
+def test_failing_sweep_tells_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"^data=xr: there is no such choice, did you mean xor\?"):
+        sweep("data=xr seed=1,2")
+    assert capsys.readouterr().out == "" and not list(here.iterdir())
+
+
+def test_thunderhead_is_the_same_package(here: Path) -> None:
+    """Each module and each class is there once, whichever name it is imported by."""
+    alias = importlib.import_module("thunderhead.api")
+    assert alias is src.api and alias.__spec__.name == "src.api"
+    assert importlib.import_module("thunderhead.core.errors").InputError is InputError
+    assert importlib.util.find_spec("thunderhead.train").origin == str(ROOT / "src" / "train.py")
+    with pytest.raises(ModuleNotFoundError, match=r"thunderhead\.nothing"):
+        importlib.import_module("thunderhead.nothing")
+
+
+def test_installation_has_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every folder of src/ is a package to install, and its other files and conf/ are in their packages."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    folders = {path.parent for path in Path("src").rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} | {"src.conf"} <= set(given["packages"])
+    others = [path for path in Path("src").rglob("*.*") if path.suffix not in (".py", ".pyc") and path.is_file()]
+    assert all(any(path.match(pattern) for pattern in given["package_data"][""]) for path in others)
+    assert {path.suffix for path in CONF.rglob("*.*")} == {".yaml"} and given["package_dir"] == {"src.conf": "conf"}
 
 
 @pytest.mark.parametrize(
