@@ -75,6 +75,7 @@ def test_predictions_are_those_of_command(here: Path) -> None:
     found = trained.predict(points)
     rows = json.loads(Path("all.json").read_text())
     assert found.values == [row["prediction"] for row in rows] and len(found) == 300
+    assert found.probabilities is not None
     assert found.probabilities.max(axis=1).tolist() == [row["top"][0]["probability"] for row in rows]
     for same in (torch.tensor(points), points.tolist(), "points.npy", [Path("points.npy")]):
         assert np.array_equal(trained.predict(same).probabilities, found.probabilities)

@@ -135,7 +135,7 @@ def to_table(rows: list[dict[str, Any]]) -> Any:
 def format_html(title: str, rows: Sequence[dict[str, Any]]) -> str:
     """Return a title and the first rows as HTML, numbers with four digits; the texts may be a stranger's."""
     names = list(dict.fromkeys(name for row in rows[:MAX_SHOWN_ROWS] for name in row))
-    lines = [names, *([row.get(name) for name in names] for row in rows[:MAX_SHOWN_ROWS])]
+    lines: list[list[Any]] = [names, *([row.get(name) for name in names] for row in rows[:MAX_SHOWN_ROWS])]
     cells = ["".join(f"<td>{escape(_format_cell(value))}</td>" for value in line) for line in lines]
     more = f"<p>… and {len(rows) - MAX_SHOWN_ROWS:,} more</p>" if len(rows) > MAX_SHOWN_ROWS else ""
     return f"<p>{escape(title)}</p><table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>{more}"

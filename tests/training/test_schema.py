@@ -25,7 +25,8 @@ VALUES: list[Any] = [
 
 def find_errors(name: str, content: Any) -> list[str]:
     """What a schema has against the content of a file."""
-    registry: Any = Registry(retrieve=lambda uri: Resource.from_contents(SCHEMAS[uri.removesuffix(".json")]))
+    files = [(f"{other}.json", Resource.from_contents(schema)) for other, schema in SCHEMAS.items()]
+    registry: Any = Registry().with_resources(files)
     return [error.message for error in Draft7Validator(SCHEMAS[name], registry=registry).iter_errors(content)]
 
 

@@ -89,7 +89,7 @@ def _build_section(path: str, names: Iterable[str], source: Source) -> Schema:
     properties = {key: _build_setting(f"{prefix}{key}", inside, source) for key in keys}
     schema: Schema = {"type": "object", "properties": properties}
     if path in MULTI_SECTIONS:
-        return {**schema, "additionalProperties": {"type": ["object", "null"]}}
+        return {**schema, "additionalProperties": {"type": ["object", "null", "array"]}}  # the array is "defaults"
     if not path or path not in source.targets:
         return {**schema, "additionalProperties": False}
     # A class of one's own has settings of its own: only those of the known classes are known.
@@ -132,7 +132,7 @@ def _find_targets(group: str, choices: Iterable[str]) -> dict[str, set[str]]:
 
 def _list_arguments(classes: Iterable[str]) -> list[str]:
     """Return the arguments of those classes that are not this project's, whose arguments are in the YAML files."""
-    found = [get_class(name) for name in classes if name.startswith(FOREIGN_CLASSES)]
+    found = [get_class(name) for name in sorted(classes) if name.startswith(FOREIGN_CLASSES)]
     return [name for target in found for name in get_parameters(target) if name not in ("self", "params")]
 
 
