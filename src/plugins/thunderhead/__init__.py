@@ -14,7 +14,7 @@ from types import CodeType, ModuleType
 
 import src
 
-__path__ = []  # type: ignore[no-redef]  # the finder below finds this package's modules
+__path__ = []  # the finder below finds this package's modules
 _OWN = (Path(__file__).parents[1] / "src", Path(__file__).parents[2])  # where it is installed, and in a checkout
 
 if not {*_OWN} & {*map(Path, src.__path__)}:
