@@ -133,8 +133,8 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str]) -> None
     paths = [str(Path(path).resolve()) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [cwd, *paths, *(path for path in sys.path[1:] if path != str(ROOT))]
     # The server's own streams remember whether one can seek in what was open there.
-    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.orig_argv[:] = arguments
     sys.argv[:] = ["-m", *rest]
     runpy._run_module_as_main(module)  # type: ignore[attr-defined]
