@@ -16,10 +16,12 @@ from torch import distributed
 from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
+from src.models.metrics import choose_metrics
 from src.models.mlp import MLP
 from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer
 
 CLASSES = {"multiclass": ("a", "b", "c"), "binary": ("a", "b"), "regression": ()}
+METRICS = {"multiclass": ("f1", "auroc", "top2"), "binary": ("f1", "auroc"), "regression": ("rmse", "mape")}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
 EVAL_BATCH_PLUS_ONE = EVAL_BATCH_SIZE + 1  # samples: one is left for a last batch of its own
 
@@ -82,6 +84,7 @@ def train_case(case: Case, **processes: Any) -> dict[str, Any]:
     """Train in float64 for two epochs and test; return weights, metrics and the loss of each step."""
     torch.manual_seed(0)
     model, losses = make_case_model(case), LossRecorder()
+    model.metrics = choose_metrics(METRICS[case.task], model.task, model.num_classes)
     train, val, test = [make_case_samples(case, count) for count in case.samples]
     shuffled = {"shuffle": True, "order_seed": 5, **case.data}
     data = InMemoryDataModule(train, val, test, task=case.task, class_names=CLASSES[case.task], **shuffled)

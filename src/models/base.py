@@ -20,6 +20,7 @@ from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
+from src.models.metrics import Metric, compute_metrics
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -84,6 +85,7 @@ class SupervisedModule(LightningModule):
         self.is_loaded = False  # True: loaded from a checkpoint, in evaluation mode, and not trained since
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
+        self.metrics: dict[str, Metric] = {}  # further metrics of an evaluation, by name
         self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
         self.last_logged_loss: float | None = None  # mean loss when losses were last logged, for the progress bar
         self.pending_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
@@ -334,10 +336,23 @@ class SupervisedModule(LightningModule):
             sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
             if self.task != "regression":
                 cells = targets * self.num_classes + self.predict(outputs)
-        self.eval_outputs.clear()
         confusion = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
         self.confusion = self.all_reduce(confusion)
         self.log_sums(stage, sums)
+        if self.metrics:
+            self.log_chosen_metrics(stage)
+        self.eval_outputs.clear()
+
+    def log_chosen_metrics(self, stage: str) -> None:
+        """Compute and log the metrics that the setting ``metrics`` names, from the outputs of all processes."""
+        dtype = torch.float32 if self.task == "regression" else torch.long
+        nothing = (torch.zeros(0, self.out_features, device=self.device), torch.zeros(0, device=self.device))
+        parts = zip(nothing, *self.eval_outputs, strict=True)  # a rank may have received no samples
+        outputs, targets = (torch.cat(part) for part in parts)
+        found = compute_metrics(self.metrics, outputs, targets.to(dtype), self.trainer.world_size)
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in found.items()}, prog_bar=stage != "test", sync_dist=True
+        )
 
     def on_validation_epoch_end(self) -> None:
         self.finish_evaluation("val")

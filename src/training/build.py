@@ -26,11 +26,14 @@ from src.callbacks.monitor import (
     resolve_scheduler_monitor,
 )
 from src.core import devices
+from src.core.checks import format_value
 from src.core.errors import InputError
 from src.core.hints import get_parameters
 from src.core.names import suggest_name
 from src.data.base import TensorDataModule
 from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
+from src.models.base import SupervisedModule
+from src.models.metrics import choose_metrics
 from src.training.checkpointing.checkpoint import AtomicCheckpointIO
 from src.training.distributed import make_cluster_environment, refuse_forked_processes
 from src.training.validation.abilities import find_arguments, is_sample_figure
@@ -164,7 +167,21 @@ def build_model(cfg: DictConfig, data: LightningDataModule, device_kind: str) ->
     with devices.limit_weight_memory(device_kind):
         model: LightningModule = instantiate_checked("model", parts["model"], **about, **how)
     devices.convert_to_channels_last(model, device_kind)
+    if names := cfg.get("metrics"):
+        _add_metrics(model, list(names))
     return model
+
+
+def _add_metrics(model: LightningModule, names: list[str]) -> None:
+    """Have a model measure further metrics when it is evaluated.
+
+    Raises:
+        InputError: if there is no such metric for the model's task, or the model measures its metrics itself.
+    """
+    if not isinstance(model, SupervisedModule):
+        why = f"{type(model).__name__} measures its own metrics; a subclass of src.models.base.SupervisedModule can"
+        raise InputError(f"metrics={format_value(names)}: {why}")
+    model.metrics = choose_metrics(names, model.task, model.num_classes)
 
 
 def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from src.callbacks.progress import Progress
 from src.cli.messages import format_error
 from src.cli.names import register_resolvers
 from src.core import devices
+from src.core.formatting import format_setting_value
 from src.core.hints import has_custom_hooks
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
@@ -138,6 +139,8 @@ def _find_unsupported_setting(cfg: DictConfig) -> str | None:
         return "data_on_device=false"
     if cfg.get("compile"):
         return f"compile={cfg.compile}"
+    if cfg.get("metrics"):
+        return f"metrics={format_setting_value(list(cfg.metrics))}"
     if unknown := set(cfg.optimizer) - SUPPORTED_OPTIMIZER_SETTINGS:
         return f"optimizer.{min(unknown)}"
     if get_object(cfg.optimizer._target_) not in STACKED_OPTIMIZERS:

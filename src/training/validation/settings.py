@@ -47,6 +47,7 @@ METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
     "the name of a metric of training or validation (test metrics must not decide a choice)",
 )
+METRICS = allow_list(TEXT, "a list of names of metrics ('[f1,auroc]'; [] for none)", high=100)
 LEARNING_RATE = allow_any_of(POSITIVE, allow_one_of("lr"), allow_list(POSITIVE, "a list of numbers above 0", low=1))
 STEP_COUNT = allow_any_of(allow_integer(1, 10**12), allow_one_of("total_steps"))
 DEVICE_NUMBERS = Check(
@@ -97,6 +98,7 @@ RUN = {
     "trust": TRUST_CHECK,
     "monitor": allow_null_or(METRIC),
     "mode": allow_one_of(None, "min", "max"),
+    "metrics": METRICS,
     "test": BOOLEAN,
     "ckpt_path": allow_null_or(PATH),
     "paths.data": PATH,
@@ -106,6 +108,7 @@ EVALUATION = {  # these replace the checks of the same names when a run is evalu
     "run": PATH,
     "split": allow_one_of("val", "test"),
     "checkpoint": allow_null_or(PATH),
+    "metrics": allow_null_or(METRICS),
     "paths.data": allow_null_or(PATH),
     "trainer.precision": allow_one_of(None, *PRECISIONS),
     "trainer.limit_val_batches": allow_null_or(allow_count_or_fraction(0)),
