@@ -44,6 +44,12 @@ CASES = {
     "the sum of the losses": Case(model={"reduction": "sum", "optimizer": {**SGD, "lr": 0.01}}),
     "penalties and label smoothing": Case(model={"l1": 0.01, "l2": 0.1, "label_smoothing": 0.2}),
     "a sum with penalties": Case(model={"reduction": "sum", "l2": 0.1, "optimizer": {**SGD, "lr": 0.01}}),
+    "class weights": Case((53, 5, 3), model={"class_weights": [0.5, 1.0, 4.0], "label_smoothing": 0.1}),
+    "a sum with class weights": Case(
+        (53, 5, 3),
+        task="binary",
+        model={"class_weights": "balanced", "reduction": "sum", "optimizer": {**SGD, "lr": 0.01}},
+    ),
     "Adam": Case(model={"optimizer": ADAM}),
     "a last batch of one": Case(data={"batch_size": 32}, model={"l2": 0.1}),
     "less than a batch": Case((7, 1, 1)),

@@ -18,6 +18,7 @@ from src.core.errors import DivergedError, InputError
 from src.data.base import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
+from src.models.class_weights import check_class_weights, compute_weighted_loss, make_class_weights, weigh_samples
 from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
 from src.models.metrics import Metric, compute_metrics
@@ -43,6 +44,8 @@ class SupervisedModule(LightningModule):
         loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
         reduction: a step minimises the "mean" or the "sum" of its samples' losses.
+        class_weights: weight of each class's samples in the training loss, or "balanced": n/(K·n_k), for n training
+            samples, n_k of them in the class. The losses of validation and test have no weights.
         l1, l2: penalties l1·Σ|w| and l2·Σw² over the trained weights, without biases; they are part of the
             objective, not of the logged losses.
 
@@ -67,6 +70,7 @@ class SupervisedModule(LightningModule):
         reduction: str = "mean",
         l1: float = 0.0,
         l2: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if self.images_only and len(in_shape) != 3:
@@ -80,6 +84,9 @@ class SupervisedModule(LightningModule):
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.resolve_loss(loss)
+        check_class_weights(class_weights, task, num_classes)
+        self.class_weights_setting = class_weights
+        self.class_weights: Tensor | None = None  # (K,), known when training starts
         self.class_names: tuple[str, ...] = ()  # read from a checkpoint, as is the preprocessing
         self.preprocessing: Preprocessing | None = None
         self.is_loaded = False  # True: loaded from a checkpoint, in evaluation mode, and not trained since
@@ -123,6 +130,9 @@ class SupervisedModule(LightningModule):
         if self.is_loaded:  # Lightning would train it in evaluation mode
             self.train()
             self.is_loaded = False
+        if self.class_weights_setting is not None:
+            weights = make_class_weights(self.class_weights_setting, self.trainer, self.num_classes)
+            self.class_weights = weights.to(self.device, torch.promote_types(self.dtype, torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
@@ -147,8 +157,14 @@ class SupervisedModule(LightningModule):
         """Return the mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
         return LOSSES[self.loss_name](outputs, targets, label_smoothing)
 
-    def compute_objective(self, loss: Tensor, sample_count: int) -> Tensor:
-        """Return the objective to minimise, from the mean loss of ``sample_count`` samples."""
+    def compute_training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a training batch, with label smoothing and class weights: ()."""
+        if self.class_weights is None:
+            return self.loss(outputs, targets, self.label_smoothing)
+        return compute_weighted_loss(self.loss_name, outputs, targets, self.label_smoothing, self.class_weights)
+
+    def compute_objective(self, loss: Tensor, sample_count: int | Tensor) -> Tensor:
+        """Return the objective to minimise, from the mean loss of ``sample_count`` samples, or of that much weight."""
         if self.reduction == "sum":
             loss = loss * sample_count
         if self.l1 or self.l2:
@@ -196,7 +212,7 @@ class SupervisedModule(LightningModule):
         outputs = self(inputs)
         if outputs.dtype in (torch.bfloat16, torch.half):  # from mixed precision; too coarse for a loss
             outputs = outputs.float()
-        loss = self.loss(outputs, targets, self.label_smoothing)
+        loss = self.compute_training_loss(outputs, targets)
         first = batch_index is None or batch_index >= self.num_batches
         if not first and self.trainer.accumulate_grad_batches > 1:
             name = type(self.optimizers(use_pl_optimizer=False)).__name__
@@ -208,7 +224,11 @@ class SupervisedModule(LightningModule):
             return self.compute_shard_objective(loss, outputs, targets, first)
         if first:
             self.pending_batches.append((loss.detach(), outputs.detach(), targets))
-        return self.compute_objective(loss, len(targets))
+        return self.compute_objective(loss, self.weigh_batch(targets))
+
+    def weigh_batch(self, targets: Tensor) -> int | Tensor:
+        """Return the weight of a batch in a sum of losses: its number of samples, or with class weights their sum."""
+        return len(targets) if self.class_weights is None else weigh_samples(targets, self.class_weights).sum()
 
     def compute_shard_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor, is_first: bool) -> Tensor:
         """Return this rank's objective from the mean loss of its shard of a batch; keep the loss the first time.
@@ -223,11 +243,15 @@ class SupervisedModule(LightningModule):
         # average the gradient that a single process would compute: of the mean over all samples, or of their sum, with
         # the penalties counted once. The loss that is kept is the shard's contribution to the whole batch's mean loss.
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
-        size, total = len(targets), len(targets) * self.num_processes  # other loaders: shards of equal size
+        size: int | Tensor = len(targets)
+        total: int | Tensor = len(targets) * self.num_processes  # other loaders: shards of equal size
         if count := getattr(loader, "count_samples", None):
             size, total = count(batch)
         if not size:
             outputs, targets = outputs[:0], targets[:0]
+        if self.class_weights is not None:
+            size = self.weigh_batch(targets)
+            total = self.all_reduce(size.detach().clone())
         if is_first:
             self.pending_batches.append((loss.detach() * (size / total), outputs.detach(), targets))
         return self.compute_objective(loss, total) * (self.num_processes * size / total)

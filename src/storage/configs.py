@@ -62,6 +62,7 @@ ADDED_DEFAULTS: dict[str, Any] = {
     "test": True,
     "cuda_graph": True,
     "metrics": [],
+    "model.class_weights": None,
 }
 
 

@@ -208,6 +208,8 @@ def _explain_unsupported_model(model: Any) -> str | None:
         return type(model).__name__
     if getattr(model, "flip_test", False):
         return "model.flip_test=true"
+    if model.class_weights_setting is not None:
+        return f"model.class_weights={format_setting_value(model.class_weights_setting)}"
     if _has_custom_training(model):
         return f"{type(model).__name__}, which customises its training"
     if layer := find_unsupported_layer(model.net):

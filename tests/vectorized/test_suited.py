@@ -34,6 +34,7 @@ def find_reason(*settings: str, cwd: Path) -> str | None:
         (["compile=default"], "compile=default"),
         (["deterministic=true"], "deterministic=true"),
         (["metrics=[f1,mcc]"], "metrics=[f1,mcc]"),
+        (["model.class_weights=balanced"], "model.class_weights=balanced"),
         (["trainer.max_steps=5"], "trainer.max_steps=5"),
         (["trainer.precision=bf16-mixed"], "trainer.precision=bf16-mixed"),
         (["trainer.limit_val_batches=1"], "trainer.limit_val_batches=1"),

@@ -145,6 +145,9 @@ MODEL = {
     "model.distance": allow_one_of("l1", "l2"),
     "model.k": allow_integer(1, MAX_SAMPLES),
     "model.label_smoothing": PROBABILITY,
+    "model.class_weights": allow_any_of(
+        allow_one_of(None, "balanced"), allow_list(POSITIVE, "a list of numbers above 0, one for each class", low=2)
+    ),
     "model.arch": NETWORK_NAME,
     "model.freeze": allow_any_of(allow_one_of("none", "backbone"), allow_integer(0)),
     "model.backbone_lr_factor": POSITIVE,
