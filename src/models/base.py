@@ -158,7 +158,12 @@ class SupervisedModule(LightningModule):
         return LOSSES[self.loss_name](outputs, targets, label_smoothing)
 
     def compute_training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss over a training batch, with label smoothing and class weights: ()."""
+        """Return the mean loss over a training batch, with label smoothing and class weights: ().
+
+        Targets of mixed images are shares of the classes (B, K).
+        """
+        if targets.is_floating_point():
+            targets = targets.to(outputs.dtype)
         if self.class_weights is None:
             return self.loss(outputs, targets, self.label_smoothing)
         return compute_weighted_loss(self.loss_name, outputs, targets, self.label_smoothing, self.class_weights)
@@ -265,7 +270,12 @@ class SupervisedModule(LightningModule):
         refuse_accumulated_sum(self.reduction, self.trainer.accumulate_grad_batches)
 
     def compute_batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return loss times n, number of correct predictions and n of a batch of n samples: (3,)."""
+        """Return loss times n, number of correct predictions and n of a batch of n samples: (3,).
+
+        Of a mixed image, the class with the largest share is the correct one.
+        """
+        if self.task == "multiclass" and targets.ndim == 2:
+            targets = targets.argmax(dim=1)
         correct = torch.zeros_like(loss) if self.task == "regression" else (self.predict(outputs) == targets).sum()
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])

@@ -1,5 +1,7 @@
 """Losses of a batch from outputs (B, K) and targets (B,): the mean over the samples, or for "none" all of them, (B,).
 
+Targets may also be shares of the classes (B, K), of mixed images, for the losses in `SMOOTHABLE`.
+
 Outputs come from the last linear layer, without an activation: a loss that is defined on sigmoid or softmax outputs
 applies that function itself.
 """
@@ -14,12 +16,14 @@ Loss = Callable[..., Tensor]
 
 
 def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the desired outputs: one-hot rows (B, K), or the class 0 or 1 itself (B, 1).
+    """Return the desired outputs: one-hot rows (B, K), or the class 0 or 1 itself (B, 1); shares (B, K) as they are.
 
     ``smoothing`` is the fraction of a target's weight that is spread over all classes.
     """
     width = outputs.shape[1]
-    hot = (targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)).to(outputs.dtype)
+    if targets.ndim == 1:
+        targets = targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)
+    hot = targets.to(outputs.dtype)
     return hot * (1 - smoothing) + smoothing / max(width, 2) if smoothing else hot
 
 

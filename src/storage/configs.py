@@ -61,8 +61,11 @@ ADDED_DEFAULTS: dict[str, Any] = {
     "mode": None,
     "test": True,
     "cuda_graph": True,
+    "ema": None,
     "metrics": [],
     "model.class_weights": None,
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
 }
 
 

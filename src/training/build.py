@@ -10,11 +10,12 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from src.callbacks.monitor import (
     check_measured,
@@ -39,7 +40,7 @@ from src.training.distributed import make_cluster_environment, refuse_forked_pro
 from src.training.validation.abilities import find_arguments, is_sample_figure
 from src.training.validation.config import check_config
 from src.training.validation.limits import check_limits
-from src.training.validation.refusals import refuse_unsupported
+from src.training.validation.refusals import refuse_mixing, refuse_unsupported
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -197,6 +198,8 @@ def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) 
 def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
     """Return the config's callbacks; one whose ``monitor`` is null watches the run's monitored metric.
 
+    With ``ema`` the last one averages the weights, and swaps them for validation, checkpoints and the test.
+
     Figures of samples are drawn for a `TensorDataModule` only: it is unknown what the batches of another one contain.
     """
     callbacks = []
@@ -207,6 +210,8 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
             callbacks.append(
                 instantiate_checked(f"callbacks.{key}", _add_monitor(f"callbacks.{key}", settings, cfg, data))
             )
+    if decay := cfg.get("ema"):
+        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay)))
     return callbacks
 
 
@@ -297,6 +302,7 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
     Only data sets whose size is known are checked.
     """
     check_limits(cfg.trainer, data)
+    refuse_mixing(data, model)
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size

@@ -118,6 +118,8 @@ def check_eligibility(config: DictConfig, processes: int) -> Eligibility:
         model = build_model(cfg, data, kind)
         if not isinstance(data, TensorDataModule) or has_custom_hooks(data, TensorDataModule, DATA_HOOKS):
             return Eligibility(f"{type(data).__name__}, which loads its batches in a custom way")
+        if data.is_mixing:
+            return Eligibility("data.mixup or data.cutmix")
         reason = _find_unsupported_monitor(cfg, data) or _explain_unsupported_model(model)
     except Exception as error:  # Hydra wraps errors of the objects that it instantiates
         return Eligibility(f"an error that each job reports itself ({format_error(error)})")
@@ -139,6 +141,8 @@ def _find_unsupported_setting(cfg: DictConfig) -> str | None:
         return "data_on_device=false"
     if cfg.get("compile"):
         return f"compile={cfg.compile}"
+    if cfg.get("ema"):
+        return f"ema={cfg.ema}"
     if cfg.get("metrics"):
         return f"metrics={format_setting_value(list(cfg.metrics))}"
     if unknown := set(cfg.optimizer) - SUPPORTED_OPTIMIZER_SETTINGS:

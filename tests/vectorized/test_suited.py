@@ -33,6 +33,8 @@ def find_reason(*settings: str, cwd: Path) -> str | None:
         (["seed=null"], "seed=null"),
         (["compile=default"], "compile=default"),
         (["deterministic=true"], "deterministic=true"),
+        (["ema=0.9"], "ema=0.9"),
+        (["data=mnist", "data.cutmix=1"], "data.mixup or data.cutmix"),
         (["metrics=[f1,mcc]"], "metrics=[f1,mcc]"),
         (["model.class_weights=balanced"], "model.class_weights=balanced"),
         (["trainer.max_steps=5"], "trainer.max_steps=5"),

@@ -76,6 +76,10 @@ CLOCK_TIME = Check(
     "a time as DD:HH:MM:SS",
 )
 
+MIXING = Check(
+    lambda value: is_number(value) and (value == 0 or 0.01 <= value <= 100), "0 for none, or a number from 0.01 to 100"
+)
+DECAY = Check(lambda value: is_number(value) and 0 < value < 1, "a number above 0 and below 1, such as 0.999")
 UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
 
 
@@ -92,6 +96,7 @@ RUN = {
     "deterministic": BOOLEAN,
     "threads": allow_null_or(allow_integer(1, MAX_THREADS)),
     "cuda_graph": BOOLEAN,
+    "ema": allow_null_or(DECAY),
     "data_on_device": allow_one_of(None, True, False),
     "compile": allow_one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": allow_one_of(None, "failed", "all"),
@@ -229,6 +234,8 @@ DATA = {
     "data.crop": allow_integer(0, 1000),
     "data.crop_padding": allow_one_of("zeros", "reflect"),
     "data.cutout": allow_integer(0, 1000),
+    "data.mixup": MIXING,
+    "data.cutmix": MIXING,
     "data.file": allow_null_or(PATH),
     "data.target": allow_null_or(TEXT),
     "data.test_file": allow_null_or(PATH),
