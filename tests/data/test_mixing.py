@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from src.data.base import Samples
 from src.data.images import ImageDataModule
@@ -41,39 +40,48 @@ def make_pictures(**settings: float) -> Pictures:
     return data
 
 
-def mix_batch(**settings: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a batch's images, the mixed ones and the shares of classes."""
-    data = make_pictures(**settings)
+def mix_batch(data: Pictures) -> tuple[Samples, Samples]:
+    """Return a batch before and after mixing, with one-hot targets before."""
     assert data.train_set is not None
     batch = data.train_set.take(slice(0, 8))
     images = data.transform(batch.inputs)
-    mixed, shares = data.mix(Samples(images, batch.targets))
-    return images, mixed, shares
+    hot = torch.nn.functional.one_hot(batch.targets, 3).float()
+    return Samples(images, hot), data.mix(Samples(images, batch.targets))
+
+
+def roll(samples: Samples) -> Samples:
+    """Return each sample's partner, the one before it."""
+    return Samples(*(part.roll(1, 0) for part in samples))
+
+
+def is_cut(before: Samples, after: Samples) -> bool:
+    """Whether each pixel is the image's own or its partner's."""
+    return bool(((after.inputs == before.inputs) | (after.inputs == roll(before).inputs)).all())
 
 
 def test_mixup_blends_images_and_targets_alike() -> None:
-    images, mixed, shares = mix_batch(mixup=1.0)
-    share = shares[0, 0]  # the first image is of class 0, the one before it of class 1
+    before, after = mix_batch(make_pictures(mixup=1.0))
+    share = after.targets.max() if after.targets.max() < 1 else after.targets[after.targets > 0].min()
     assert 0 < share < 1
-    assert torch.allclose(mixed, share * images + (1 - share) * images.roll(1, 0), atol=1e-6)
-    hot = torch.nn.functional.one_hot(torch.arange(8) % 3).float()
-    assert torch.allclose(shares, share * hot + (1 - share) * hot.roll(1, 0))
+    blends = [
+        all(torch.allclose(new, own * each + other * (1 - each), atol=1e-6) for new, own, other in parts)
+        for each in (share, 1 - share)
+        for parts in [zip(after, before, roll(before), strict=True)]
+    ]
+    assert sum(blends) == 1
+    assert not is_cut(before, after)
 
 
 def test_cutmix_share_is_pixels_kept() -> None:
-    images, mixed, shares = mix_batch(cutmix=1.0)
-    own = mixed == images
-    assert (own | (mixed == images.roll(1, 0))).all()
-    kept = (mixed != images.roll(1, 0)).float().mean(dim=(1, 2, 3))
-    assert torch.allclose(shares[torch.arange(8), torch.arange(8) % 3], kept, atol=0.05)  # a few pixels are equal
+    before, after = mix_batch(make_pictures(cutmix=1.0))
+    assert is_cut(before, after)
+    kept = (after.inputs != roll(before).inputs).float().mean(dim=(1, 2, 3)).unsqueeze(1)  # a few pixels are equal
+    assert torch.allclose(after.targets, kept * before.targets + (1 - kept) * roll(before).targets, atol=0.05)
 
 
 def test_both_kinds_are_chosen_at_random() -> None:
     data = make_pictures(mixup=1.0, cutmix=1.0)
-    assert data.train_set is not None
-    images = data.transform(data.train_set.inputs)
-    blended = [(data.mix(Samples(images, data.train_set.targets)).inputs != images).all().item() for _ in range(40)]
-    assert 5 < sum(blended) < 35
+    assert 5 < sum(is_cut(*mix_batch(data)) for _ in range(40)) < 35
 
 
 @pytest.mark.parametrize("name", SMOOTHABLE)
@@ -132,10 +140,10 @@ def test_resumed_mixed_run_is_identical(data_dir: Path, tmp_path: Path) -> None:
     [
         (("model.loss=perceptron",), "data.mixup and data.cutmix have no meaning for model.loss=perceptron"),
         (("model=nearest_neighbor",), "NearestNeighbor"),
-        (("data.mixup=-1",), "data.mixup=-1 must be 0 for none, or a number from 0.01 to 100"),
+        (("data.cutmix=-1",), "data.cutmix=-1 must be 0 for none, or a number from 0.01 to 100"),
         (("ema=1",), "ema=1 must be null or a number above 0 and below 1"),
         (("data=xor", "+data.mixup=0.2"), "data.mixup"),
-        (("model=nearest_neighbor", "data.mixup=0", "ema=0.9"), "averages weights, and NearestNeighbor has no"),
+        (("data=xor", "model=nearest_neighbor", "ema=0.9"), "averages weights, and NearestNeighbor has no"),
     ],
 )
 def test_unsuitable_mixing_is_refused(given: tuple[str, ...], message: str, data_dir: Path, tmp_path: Path) -> None:
