@@ -16,8 +16,8 @@ from torch import distributed
 from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
-from src.models.metrics import choose_metrics
 from src.models.mlp import MLP
+from src.models.supervision.metrics import choose_metrics
 from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer
 
 CLASSES = {"multiclass": ("a", "b", "c"), "binary": ("a", "b"), "regression": ()}

@@ -18,10 +18,15 @@ from src.core.errors import DivergedError, InputError
 from src.data.base import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
-from src.models.class_weights import check_class_weights, compute_weighted_loss, make_class_weights, weigh_samples
 from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
-from src.models.metrics import Metric, compute_metrics
+from src.models.supervision.class_weights import (
+    check_class_weights,
+    compute_weighted_loss,
+    make_class_weights,
+    weigh_samples,
+)
+from src.models.supervision.metrics import Metric, compute_metrics
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -132,7 +137,8 @@ class SupervisedModule(LightningModule):
             self.is_loaded = False
         if self.class_weights_setting is not None:
             weights = make_class_weights(self.class_weights_setting, self.trainer, self.num_classes)
-            self.class_weights = weights.to(self.device, torch.promote_types(self.dtype, torch.float32))
+            precise = torch.float64 if self.dtype == torch.float64 else torch.float32
+            self.class_weights = weights.to(self.device, precise)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features)
@@ -248,15 +254,16 @@ class SupervisedModule(LightningModule):
         # average the gradient that a single process would compute: of the mean over all samples, or of their sum, with
         # the penalties counted once. The loss that is kept is the shard's contribution to the whole batch's mean loss.
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
-        size: int | Tensor = len(targets)
-        total: int | Tensor = len(targets) * self.num_processes  # other loaders: shards of equal size
+        size: int | Tensor
+        total: int | Tensor
+        size, total = len(targets), len(targets) * self.num_processes  # other loaders: shards of equal size
         if count := getattr(loader, "count_samples", None):
             size, total = count(batch)
         if not size:
             outputs, targets = outputs[:0], targets[:0]
         if self.class_weights is not None:
-            size = self.weigh_batch(targets)
-            total = self.all_reduce(size.detach().clone())
+            size = weigh_samples(targets, self.class_weights).sum()
+            total = self.all_reduce(size.clone())
         if is_first:
             self.pending_batches.append((loss.detach() * (size / total), outputs.detach(), targets))
         return self.compute_objective(loss, total) * (self.num_processes * size / total)

@@ -34,7 +34,7 @@ from src.core.names import suggest_name
 from src.data.base import TensorDataModule
 from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
 from src.models.base import SupervisedModule
-from src.models.metrics import choose_metrics
+from src.models.supervision.metrics import choose_metrics
 from src.training.checkpointing.checkpoint import AtomicCheckpointIO
 from src.training.distributed import make_cluster_environment, refuse_forked_processes
 from src.training.validation.abilities import find_arguments, is_sample_figure

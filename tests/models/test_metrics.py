@@ -8,7 +8,7 @@ import torch
 import torchmetrics
 from torch import Tensor
 
-from src.models.metrics import choose_metrics, compute_metrics
+from src.models.supervision.metrics import choose_metrics, compute_metrics
 from tests.command_line import evaluate, read_history, read_json, run, train_bare
 
 CLASSES, SAMPLES = 7, 200

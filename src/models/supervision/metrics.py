@@ -25,7 +25,7 @@ CALIBRATION_BINS = 15
 PER_CLASS = {"average": "none"}  # the mean is then taken over the classes that occur, see `_compute_class_metric`
 
 # Functions of predicted classes, and of probabilities, with their settings.
-CLASS_METRICS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
+CLASS_METRICS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "f1": (F.f1_score, {"average": "macro"}),
     "precision": (F.precision, {"average": "macro"}),
     "recall": (F.recall, {"average": "macro"}),
@@ -33,7 +33,7 @@ CLASS_METRICS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
     "cohen_kappa": (F.cohen_kappa, {}),
     "mcc": (F.matthews_corrcoef, {}),
 }
-PROBABILITY_METRICS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
+PROBABILITY_METRICS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "auroc": (F.auroc, PER_CLASS),
     "average_precision": (F.average_precision, PER_CLASS),
     "ece": (F.calibration_error, {"n_bins": CALIBRATION_BINS, "norm": "l1"}),
@@ -132,8 +132,8 @@ def _find_top_k(name: str, task: str, num_classes: int, known: Mapping[str, Metr
     count = int(match[1])
     if count >= num_classes:
         raise InputError(f"metrics=[{name}]: of {num_classes} classes it would always be 1")
-    how = partial(F.accuracy, task=task, num_classes=num_classes, average="micro", top_k=count, validate_args=False)
-    return lambda outputs, targets: how(outputs, targets)
+    count_right = partial(F.accuracy, task="multiclass", num_classes=num_classes, average="micro", top_k=count)
+    return lambda outputs, targets: count_right(outputs, targets, validate_args=False)
 
 
 def _describe_unknown(name: str, task: str, known: Mapping[str, Metric]) -> str:

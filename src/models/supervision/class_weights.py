@@ -39,7 +39,7 @@ def make_class_weights(setting: str | Sequence[float], trainer: Any, num_classes
     """
     if setting != BALANCED:
         return torch.tensor(setting, dtype=torch.float32)
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     samples = getattr(data, "train_set", None)
     if samples is None:
         raise InputError("model.class_weights=balanced counts the classes of a TensorDataModule: give a list instead")
