@@ -396,6 +396,6 @@ class TensorDataModule(LightningDataModule):
         if isinstance(batch, Samples):
             return prepare(batch)
         # Transform each batch of a chunk when it is used; without a transform, convert the whole chunk at once.
-        if type(self).transform is not TensorDataModule.transform:
+        if self.is_mixing or type(self).transform is not TensorDataModule.transform:
             return Chunk(batch.samples, batch.batch_size, prepare)
         return Chunk(prepare(batch.samples), batch.batch_size)

@@ -172,7 +172,7 @@ class SupervisedModule(LightningModule):
             targets = targets.to(outputs.dtype)
         if self.class_weights is None:
             return self.loss(outputs, targets, self.label_smoothing)
-        return compute_weighted_loss(self.loss_name, outputs, targets, self.label_smoothing, self.class_weights)
+        return compute_weighted_loss(LOSSES[self.loss_name], outputs, targets, self.label_smoothing, self.class_weights)
 
     def compute_objective(self, loss: Tensor, sample_count: int | Tensor) -> Tensor:
         """Return the objective to minimise, from the mean loss of ``sample_count`` samples, or of that much weight."""

@@ -51,13 +51,13 @@ def test_two_classes_weigh_as_two_outputs() -> None:
     outputs, targets, weights = torch.randn(20, 1), torch.arange(20) % 2, torch.tensor([1.0, 5.0])
     both = torch.cat([torch.zeros(20, 1), outputs], dim=1)
     wanted = nn.functional.cross_entropy(both, targets, weights)
-    assert torch.allclose(compute_weighted_loss("cross_entropy", outputs, targets, 0.0, weights), wanted)
+    assert torch.allclose(compute_weighted_loss(LOSSES["cross_entropy"], outputs, targets, 0.0, weights), wanted)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "one_vs_rest", "quadratic", "perceptron"])
 def test_equal_weights_change_no_loss(name: str) -> None:
     outputs, targets = torch.randn(20, 3), torch.arange(20) % 3
-    found = compute_weighted_loss(name, outputs, targets, 0.0, torch.full((3,), 2.0))
+    found = compute_weighted_loss(LOSSES[name], outputs, targets, 0.0, torch.full((3,), 2.0))
     assert torch.allclose(found, LOSSES[name](outputs, targets, 0.0))
 
 

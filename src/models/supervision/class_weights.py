@@ -1,6 +1,6 @@
 """Weights of the classes in the training loss: how much each sample counts, by its class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from src.core.checks import format_value
 from src.core.errors import InputError
 from src.data.base import flatten_targets
-from src.models.losses import LOSSES
 
 BALANCED = "balanced"
 
@@ -55,12 +54,22 @@ def weigh_samples(targets: Tensor, weights: Tensor) -> Tensor:
     return weights[targets] if targets.ndim == 1 else targets.to(weights.dtype) @ weights
 
 
-def compute_weighted_loss(name: str, outputs: Tensor, targets: Tensor, smoothing: float, weights: Tensor) -> Tensor:
-    """Return Σ w·loss / Σ w over a batch, () as of `torch.nn.CrossEntropyLoss`, where w is the weight of a sample."""
+def compute_weighted_loss(
+    loss: Callable[..., Tensor], outputs: Tensor, targets: Tensor, smoothing: float, weights: Tensor
+) -> Tensor:
+    """Return Σ w·loss / Σ w over a batch, () as of `torch.nn.CrossEntropyLoss`, where w is the weight of a sample.
+
+    Args:
+        loss: one of `src.models.losses.LOSSES`.
+        outputs: (B, out_features).
+        targets: classes (B,), or shares of classes (B, K).
+        smoothing: the fraction of a target's weight that is spread over all classes.
+        weights: of the classes, (K,).
+    """
     weights = weights.to(outputs.dtype)
     each = weigh_samples(targets, weights)
-    if name == "cross_entropy" and outputs.shape[1] > 1:  # torch weighs each class of a smoothed target by itself
+    if loss.__name__ == "cross_entropy" and outputs.shape[1] > 1:  # torch weighs each class of a smoothed target itself
         total = F.cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="sum")
     else:
-        total = (LOSSES[name](outputs, targets, smoothing, reduction="none") * each).sum()
+        total = (loss(outputs, targets, smoothing, reduction="none") * each).sum()
     return total / each.sum()
