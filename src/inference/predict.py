@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from src.core.formatting import to_relative_path
 from src.core.places import expand_home, resolve_data_dir
 from src.data.base import Samples
 from src.data.preprocessing import DataDescription
+from src.data.tasks import TASKS
 from src.inference.inputs import Reader
 from src.inference.load import LoadedRun
 from src.inference.outputs import (
@@ -44,7 +46,7 @@ class Batch(NamedTuple):
         names: one per input.
         raw: the inputs (B, *in_shape) as they were read.
         outputs: the network's, (B, out_features).
-        targets: true classes or values (B,), if known.
+        targets: true classes, labels or values (B, …), if known.
     """
 
     names: list[str]
@@ -74,6 +76,9 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
         cfg.grid = cfg.grid or EXPLAINED
     _check_request(cfg, paths)
     run = LoadedRun(cfg)
+    if run.description.task == "dense":
+        how = "in Python, load_from_checkpoint returns its model"
+        raise InputError(f"{run.folder} predicts a class for each pixel, which is no row of a table: {how}")
     if cfg.grid and len(run.description.in_shape) != 3:
         raise InputError(f"grid={cfg.grid}: the inputs of {run.folder} are no images")
     reader = None if cfg.split else Reader(run.description)
@@ -145,19 +150,39 @@ def _collect(
 
 
 def _interpret(batch: Batch, description: DataDescription, top: int) -> Iterator[Prediction]:
-    """Yield the predictions of a batch: the most probable classes, or the values."""
-    names, targets = description.class_names, None if batch.targets is None else batch.targets.tolist()
+    """Yield the predictions of a batch: the most probable classes, the labels, or the values."""
+    name_all = {"regression": _name_values, "multilabel": _name_labels}.get(description.task, _name_classes)
+    targets = [None] * len(batch.names) if batch.targets is None else name_all(batch.targets, description)
+    values = name_all(TASKS[description.task].predict(batch.outputs), description)
+    tops = _rank_classes(batch.outputs, description, top)
+    for name, target, value, ranked in zip(batch.names, targets, values, tops, strict=True):
+        yield Prediction(name, target, ranked[0][0] if isinstance(value, str) else value, ranked)
+
+
+def _name_classes(classes: Tensor, description: DataDescription) -> list[Any]:
+    return [description.class_names[number] for number in classes.tolist()]
+
+
+def _name_labels(labels: Tensor, description: DataDescription) -> list[Any]:
+    return [list(compress(description.class_names, row)) for row in labels.tolist()]
+
+
+def _name_values(values: Tensor, description: DataDescription) -> list[Any]:
+    names = description.value_names
+    return [dict(zip(names, row, strict=True)) if names else row for row in values.tolist()]
+
+
+def _rank_classes(outputs: Tensor, description: DataDescription, top: int) -> list[list[tuple[str, float]]]:
+    """Return each input's most probable classes with their probabilities; all labels in their order; no values."""
+    names = description.class_names
     if description.task == "regression":
-        for index, value in enumerate(batch.outputs.squeeze(1).tolist()):
-            yield Prediction(batch.names[index], None if targets is None else targets[index], value, [])
-        return
-    probabilities = compute_class_probabilities(batch.outputs)
-    ranked = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top]
-    values = probabilities.gather(1, ranked).tolist()
-    for index, (order, row) in enumerate(zip(ranked.tolist(), values, strict=True)):
-        classes = [(names[number], value) for number, value in zip(order, row, strict=True)]
-        target = None if targets is None else names[targets[index]]
-        yield Prediction(batch.names[index], target, classes[0][0], classes)
+        return [[] for _ in outputs]
+    if description.task == "multilabel":
+        return [list(zip(names, row, strict=True)) for row in outputs.double().sigmoid().tolist()]
+    probabilities = compute_class_probabilities(outputs)
+    order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top]
+    pairs = zip(order.tolist(), probabilities.gather(1, order).tolist(), strict=True)
+    return [[(names[number], value) for number, value in zip(*pair, strict=True)] for pair in pairs]
 
 
 def _present(cfg: DictConfig, run: LoadedRun, predictions: list[Prediction], images: Tensor | None) -> None:

@@ -186,12 +186,23 @@ def _add_metrics(model: LightningModule, names: list[str]) -> None:
 
 
 def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
-    """Return the arguments that a model gets in addition to its settings: those that its class accepts."""
+    """Return the arguments that a model gets in addition to its settings: those that its class accepts.
+
+    Raises:
+        InputError: if a model of this project's kind does not accept what these data need.
+    """
     about: dict[str, Any] = {"optimizer": parts["optimizer"], "scheduler": parts["scheduler"]}
     about |= {name: getattr(data, name) for name in ("in_shape", "num_classes", "task") if hasattr(data, name)}
+    usual = {"num_values": 1, "num_tokens": 0}
+    unusual = {name: value for name in usual if (value := getattr(data, name, usual[name])) != usual[name]}
+    about |= unusual
     if "in_shape" in about:
         about["in_shape"] = list(about["in_shape"])
-    taken = find_arguments(get_class(parts["model"]["_target_"]))
+    model = get_class(parts["model"]["_target_"])
+    taken = find_arguments(model)
+    if taken is not None and issubclass(model, SupervisedModule) and (lacking := unusual.keys() - taken):
+        name = min(lacking)
+        raise InputError(f"{model.__name__} takes no {name}, and these data have {unusual[name]}: choose another model")
     return {name: value for name, value in about.items() if taken is None or name in taken}
 
 

@@ -66,6 +66,22 @@ def test_binary_metrics_equal_torchmetrics() -> None:
     assert measured == pytest.approx(wanted, rel=1e-6)
 
 
+def test_label_metrics_equal_torchmetrics() -> None:
+    outputs, targets = torch.randn(SAMPLES, 2), torch.randint(2, (SAMPLES, 2))
+    wanted = {
+        "f1": torchmetrics.F1Score("multilabel", num_labels=2)(outputs.sigmoid(), targets),
+        "auroc": torchmetrics.AUROC("multilabel", num_labels=2)(outputs.sigmoid(), targets),
+    }
+    assert measure("multilabel", outputs, targets, *wanted) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_metrics_of_several_values_are_means() -> None:
+    outputs, targets = torch.randn(SAMPLES, 3), torch.randn(SAMPLES, 3)
+    each = [measure("regression", outputs[:, [k]], targets[:, k], "mae", "r2", "pearson") for k in range(3)]
+    wanted = {name: sum(part[name] for part in each) / 3 for name in each[0]}
+    assert measure("regression", outputs, targets, *wanted) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_regression_metrics_equal_torchmetrics() -> None:
     outputs, targets = torch.randn(SAMPLES, 1), torch.randn(SAMPLES)
     wanted = {name: float(metric(outputs.squeeze(1), targets)) for name, metric in REGRESSION.items()}

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from src.core.checks import format_value
 from src.core.errors import InputError
 from src.data.base import flatten_targets
+from src.data.tasks import get_task
 
 BALANCED = "balanced"
 
 
 def check_class_weights(setting: str | Sequence[float] | None, task: str, num_classes: int) -> None:
-    """Refuse weights for a task without classes, or for another number of classes.
+    """Refuse weights for a task that has not one class for each sample, or for another number of classes.
 
     Raises:
         InputError: naming the setting.
@@ -23,8 +24,8 @@ def check_class_weights(setting: str | Sequence[float] | None, task: str, num_cl
     if setting is None:
         return
     given = f"model.class_weights={format_value(setting)}"
-    if not num_classes:
-        raise InputError(f"{given} has no meaning for {task} targets, which have no classes")
+    if not get_task(task).has_one_class:
+        raise InputError(f"{given} has no meaning for {task} targets: it needs one class for each sample")
     if setting != BALANCED and len(setting) != num_classes:
         raise InputError(f"{given}: these are {len(setting)} weights, and the data have {num_classes} classes")
 

@@ -1,7 +1,7 @@
 """Metrics of an evaluation that the setting ``metrics`` names, computed by torchmetrics from all outputs at once.
 
-Those of classes are macro averages: the mean over the classes, each counted alike. For two classes F1, precision and
-recall are those of the second class, as are the areas under its curves.
+Those of classes or labels are macro averages: the mean over the classes, each counted alike. For two classes F1,
+precision and recall are those of the second class, as are the areas under its curves.
 """
 
 import re
@@ -18,6 +18,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from src.core.checks import format_value
 from src.core.errors import InputError
 from src.core.names import suggest_name
+from src.data.tasks import get_task
 
 Metric = Callable[[Tensor, Tensor], Tensor]  # outputs (N, out_features), targets (N,) → ()
 TOP_K = re.compile(r"top([1-9]\d{0,5})", re.ASCII)  # the right class is among the k most probable
@@ -37,6 +38,12 @@ PROBABILITY_METRICS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "auroc": (F.auroc, PER_CLASS),
     "average_precision": (F.average_precision, PER_CLASS),
     "ece": (F.calibration_error, {"n_bins": CALIBRATION_BINS, "norm": "l1"}),
+}
+NOT_OF_LABELS = ("cohen_kappa", "ece")  # that torchmetrics does not define for several labels of a sample
+PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {  # from outputs (N, K), or (N, 1) for two classes
+    "multiclass": lambda outputs: outputs.softmax(dim=1),  # (N, K)
+    "binary": lambda outputs: outputs.squeeze(1).sigmoid(),  # (N,), of the second class
+    "multilabel": Tensor.sigmoid,  # (N, K)
 }
 VALUE_METRICS: dict[str, Metric] = {
     "mae": F.mean_absolute_error,
@@ -80,13 +87,19 @@ def compute_metrics(
 
 def _build_metrics(task: str, num_classes: int) -> dict[str, Metric]:
     """Return the metrics of a task by name, without those of `TOP_K`."""
+    if task == "dense":
+        return {}
     if task == "regression":
         return {name: partial(_compute_value_metric, function) for name, function in VALUE_METRICS.items()}
-    found: dict[str, Metric] = {"balanced_accuracy": partial(_compute_balanced_accuracy, num_classes)}
-    for table, convert in ((CLASS_METRICS, _predict_classes), (PROBABILITY_METRICS, _compute_probabilities)):
+    found: dict[str, Metric] = {}
+    left_out = NOT_OF_LABELS if task == "multilabel" else ()
+    for table, convert in ((CLASS_METRICS, get_task(task).predict), (PROBABILITY_METRICS, PROBABILITIES[task])):
         for name, (function, settings) in table.items():
-            how = partial(function, task=task, num_classes=num_classes, validate_args=False, **settings)
-            found[name] = partial(_compute_class_metric, how, convert)
+            how = partial(function, task=task, num_classes=num_classes, num_labels=num_classes, validate_args=False)
+            if name not in left_out:
+                found[name] = partial(_compute_class_metric, partial(how, **settings), convert)
+    if task != "multilabel":
+        found["balanced_accuracy"] = partial(_compute_balanced_accuracy, get_task(task).predict, num_classes)
     return found
 
 
@@ -95,29 +108,24 @@ def _compute_class_metric(
 ) -> Tensor:
     """Return a metric of classes or probabilities; of a value for each class (K,), the mean over those that occur."""
     value = function(convert(outputs), targets)
-    return value[targets.bincount(minlength=len(value)) > 0].mean() if value.ndim else value
+    if not value.ndim:
+        return value
+    counts = targets.sum(dim=0) if targets.ndim > 1 else targets.bincount(minlength=len(value))
+    return value[counts > 0].mean()
 
 
-def _compute_balanced_accuracy(num_classes: int, outputs: Tensor, targets: Tensor) -> Tensor:
+def _compute_balanced_accuracy(
+    predict: Callable[[Tensor], Tensor], num_classes: int, outputs: Tensor, targets: Tensor
+) -> Tensor:
     """Return the mean over the classes of the fraction of their samples that is predicted, also for two classes."""
-    return F.recall(_predict_classes(outputs), targets, "multiclass", num_classes=num_classes, average="macro")
+    return F.recall(predict(outputs), targets, "multiclass", num_classes=num_classes, average="macro")
 
 
 def _compute_value_metric(function: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return a metric of values; NaN for R² of a single sample."""
+    """Return a metric of values, of several the mean over them; NaN for R² of a single sample."""
     if function is F.r2_score and len(targets) == 1:
         return outputs.new_tensor(torch.nan)
-    return function(outputs.squeeze(1), targets.to(outputs.dtype))
-
-
-def _predict_classes(outputs: Tensor) -> Tensor:
-    """Return the predicted classes: outputs (N, K), or (N, 1) for two classes → (N,)."""
-    return outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs.squeeze(1) > 0).long()
-
-
-def _compute_probabilities(outputs: Tensor) -> Tensor:
-    """Return the probabilities of the classes (N, K), or of the second of two (N,), from outputs (N, K) or (N, 1)."""
-    return outputs.softmax(dim=1) if outputs.shape[1] > 1 else outputs.squeeze(1).sigmoid()
+    return function(outputs.view_as(targets), targets.to(outputs.dtype)).mean()
 
 
 def _find_top_k(name: str, task: str, num_classes: int, known: Mapping[str, Metric]) -> Metric:
@@ -138,9 +146,11 @@ def _find_top_k(name: str, task: str, num_classes: int, known: Mapping[str, Metr
 
 def _describe_unknown(name: str, task: str, known: Mapping[str, Metric]) -> str:
     """Return the error message for a metric that does not exist, or does not suit the task."""
-    measured = ("loss",) if task == "regression" else ("loss", "acc")
+    measured = ("loss", "acc") if get_task(task).has_classes else ("loss",)
     if name in (*measured, "accuracy"):
         return f"metrics=[{name}]: {' and '.join(measured)} are measured anyway: leave it out"
+    if not known:
+        return f"metrics=[{format_value(name)}]: for {task} targets there are none but those that are always measured"
     hint = f", did you mean {near}?" if (near := suggest_name(name, known)) else ""
     names = [*known, *(["topK, such as top5"] if task == "multiclass" else [])]
     problem = f"metrics=[{format_value(name)}]: there is no such metric for {task} targets{hint or ';'}"

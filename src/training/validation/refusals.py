@@ -160,7 +160,11 @@ def refuse_mixing(data: LightningDataModule, model: LightningModule) -> None:
     Raises:
         InputError: naming the reason.
     """
-    if not getattr(data, "is_mixing", False) or not isinstance(model, SupervisedModule):
+    if not getattr(data, "is_mixing", False):
+        return
+    if (task := getattr(data, "task", None)) != "multiclass":
+        raise InputError(f"data.mixup and data.cutmix mix images of one class each, and the task is {task}")
+    if not isinstance(model, SupervisedModule):
         return
     if is_untrainable(model):
         raise InputError(

@@ -238,9 +238,11 @@ DATA = {
     "data.mixup": MIXING,
     "data.cutmix": MIXING,
     "data.file": allow_null_or(PATH),
-    "data.target": allow_null_or(TEXT),
+    "data.target": allow_null_or(
+        allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[width,height]')", low=1)),
+    ),
     "data.test_file": allow_null_or(PATH),
-    "data.task": allow_one_of(None, "multiclass", "binary", "regression"),
+    "data.task": allow_one_of(None, "multiclass", "binary", "multilabel", "regression"),
     "data.target_unit": POSITIVE,
     "data.ignore": allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[id,name]'; [] for none)")),
     "data.missing": allow_one_of("median", "drop"),
