@@ -72,7 +72,8 @@ def test_label_metrics_equal_torchmetrics() -> None:
         "f1": torchmetrics.F1Score("multilabel", num_labels=2)(outputs.sigmoid(), targets),
         "auroc": torchmetrics.AUROC("multilabel", num_labels=2)(outputs.sigmoid(), targets),
     }
-    assert measure("multilabel", outputs, targets, *wanted) == pytest.approx(wanted, rel=1e-6)
+    found = measure("multilabel", outputs, targets, *wanted)
+    assert found == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-6)
 
 
 def test_metrics_of_several_values_are_means() -> None:

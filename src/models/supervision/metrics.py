@@ -93,9 +93,10 @@ def _build_metrics(task: str, num_classes: int) -> dict[str, Metric]:
         return {name: partial(_compute_value_metric, function) for name, function in VALUE_METRICS.items()}
     found: dict[str, Metric] = {}
     left_out = NOT_OF_LABELS if task == "multilabel" else ()
+    size = {"num_labels" if task == "multilabel" else "num_classes": num_classes}
     for table, convert in ((CLASS_METRICS, get_task(task).predict), (PROBABILITY_METRICS, PROBABILITIES[task])):
         for name, (function, settings) in table.items():
-            how = partial(function, task=task, num_classes=num_classes, num_labels=num_classes, validate_args=False)
+            how = partial(function, task=task, validate_args=False, **size)
             if name not in left_out:
                 found[name] = partial(_compute_class_metric, partial(how, **settings), convert)
     if task != "multilabel":
