@@ -1,16 +1,18 @@
 """Present predictions: a table in the terminal, a CSV or JSON file, and a grid of images."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.callbacks.explanations.saliency import Saliency, attach_overlays
 from src.callbacks.figures.base import draw_figure, draw_image_grid, format_percent, save_png
 from src.core.errors import InputError
-from src.core.formatting import format_metrics
+from src.core.formatting import format_html, format_metrics, to_table
 from src.storage.files import write_csv, write_json
 
 MAX_ROWS = 50  # of the table
@@ -37,6 +39,41 @@ class Prediction(NamedTuple):
 
 
 Value = str | list[str] | float | dict[str, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions:
+    """What a network predicts for N inputs, for Python code.
+
+    Attributes:
+        predictions: one for each input.
+        probabilities: (N, K) float64, a column for each class or label in the order of ``class_names``; ``None`` for
+            regression.
+        class_names: the K classes or labels; empty for regression.
+    """
+
+    predictions: list[Prediction]
+    probabilities: np.ndarray | None
+    class_names: tuple[str, ...]
+
+    @property
+    def values(self) -> list[Value]:
+        """What is predicted for each input: a class, a list of labels, a value, or several by their names."""
+        return [prediction.value for prediction in self.predictions]
+
+    @property
+    def table(self) -> Any:
+        """A row for each input, as in the file that ``src.predict`` writes; a data frame if pandas is installed."""
+        return to_table(make_rows(self.predictions))
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} predictions"
+
+    def _repr_html_(self) -> str:
+        return format_html(repr(self), make_rows(self.predictions))
 
 
 def make_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:

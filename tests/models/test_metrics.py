@@ -69,7 +69,7 @@ def test_binary_metrics_equal_torchmetrics() -> None:
 def test_label_metrics_equal_torchmetrics() -> None:
     outputs, targets = torch.randn(SAMPLES, 2), torch.randint(2, (SAMPLES, 2))
     wanted = {
-        "f1": torchmetrics.F1Score("multilabel", num_labels=2)(outputs.sigmoid(), targets),
+        "f1": torchmetrics.F1Score("multilabel", num_labels=2, average="macro")(outputs.sigmoid(), targets),
         "auroc": torchmetrics.AUROC("multilabel", num_labels=2)(outputs.sigmoid(), targets),
     }
     found = measure("multilabel", outputs, targets, *wanted)
