@@ -12,7 +12,6 @@ from src.core.checks import format_value
 from src.core.errors import InputError
 
 MAX_SIDE = 600  # pixels; the nearest size that a network takes is looked for up to it
-LARGE_SIDE = 256  # pixels; networks for images of any size take it
 SMALL_SIDE = 64  # pixels; images below it keep more of their resolution with a small stem
 
 
@@ -81,14 +80,14 @@ def check_image_size(network: nn.Module, arch: str, size: Sequence[int], usual: 
         InputError: naming a size that it takes: the usual one, or else the nearest.
     """
     (height, width), shapes = size, _copy_shapes(network)
-    takes_some = any(_takes_images(shapes, side, side) for side in (usual, LARGE_SIDE))
-    if takes_some and not _takes_images(shapes, height, width):  # else it cannot run without calculating
+    if not _takes_images(shapes, height, width):
         sides = [usual, *sorted(range(1, MAX_SIDE), key=lambda side: abs(side - min(size)))]
-        near = next(side for side in sides if _takes_images(shapes, side, side))
-        raise InputError(
-            f"model.arch={arch} does not take images of {height}×{width} pixels: "
-            f"scale them to {near}×{near} with model.resize={near}"
-        )
+        near = next((side for side in sides if _takes_images(shapes, side, side)), None)
+        if near is not None:  # else it cannot run without calculating, and the first batch will tell
+            raise InputError(
+                f"model.arch={arch} does not take images of {height}×{width} pixels: "
+                f"scale them to {near}×{near} with model.resize={near}"
+            )
 
 
 def _copy_shapes(network: nn.Module) -> nn.Module:
