@@ -58,6 +58,7 @@ def make_columns(board: Leaderboard) -> list[Column]:
         _make_count_column("n", "finished runs", [len(entry.finished) for entry in entries]),
         _make_count_column("failed", "failed runs", [entry.failed for entry in entries]),
         _make_count_column(DAMAGED, "runs whose files are damaged", [entry.damaged for entry in entries]),
+        _make_count_column("pruned", "runs stopped early, as others were better", [entry.pruned for entry in entries]),
         _make_count_column("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
     ]
     found += [column for column in counts if column.name == "n" or any(column.sort_keys)]
@@ -210,6 +211,8 @@ def _make_leaderboard_rows(board: Leaderboard) -> list[dict[str, Any]]:
             row[f"{name} mean"] = compute_mean(values) if values else None
             row[f"{name} sd"] = compute_std(values)
         counts = {"failed": entry.failed, DAMAGED: entry.damaged, "left": entry.left}
+        if any(each.pruned for each in board.entries):
+            counts["pruned"] = entry.pruned
         table.append({**row, "n": len(entry.finished), **counts})
     return table
 
@@ -250,7 +253,8 @@ def _format_latex_table(board: Leaderboard, sweep: str, label: str) -> str:
         sweep: the name of the sweep.
         label: the label for ``\\ref``.
     """
-    shown = [column for column in make_columns(board) if column.name not in ("seconds", "failed", DAMAGED, "left")]
+    left_out = ("seconds", "failed", DAMAGED, "pruned", "left")
+    shown = [column for column in make_columns(board) if column.name not in left_out]
     count = min(len(board.entries), MAX_LATEX_ROWS)
     best = summarize_chosen(board)
     tests = _find_counterparts(board, best)
