@@ -141,7 +141,7 @@ class GridSweeper(BasicSweeper):
 class HalvingSweeper(GridSweeper):
     """The grid's jobs by successive halving; its own settings are those of `src.sweeps.search.rungs.plan_rungs`."""
 
-    def __init__(self, params: DictConfig | None, **settings: Any) -> None:
+    def __init__(self, params: Any, **settings: Any) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.settings = settings
 

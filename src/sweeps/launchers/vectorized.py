@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.core.checks import allow_integer, allow_null_or, check_settings
-from src.core.errors import InputError
 from src.storage.configs import is_identifying
 from src.storage.files import remove_file, sync_job_files, write_json
 from src.sweeps.launchers import local

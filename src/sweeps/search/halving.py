@@ -20,12 +20,12 @@ from src.core.formatting import format_count
 from src.storage.configs import select_identifying
 from src.storage.files import sync_job_files, write_json
 from src.storage.schema import DamagedError, read_history
-from src.storage.status import Status, make_status
+from src.storage.status import make_status
 from src.sweeps.launchers.launch import Engine
 from src.sweeps.launchers.local import call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
-from src.sweeps.search.rungs import Rung, find_missing_metric, plan_rungs
+from src.sweeps.search.rungs import Rung, deal_brackets, find_missing_metric, plan_rungs
 from src.sweeps.store.aggregate import compute_mean, format_mean_std
 from src.sweeps.store.endings import has_ended_by_itself, record_end
 from src.sweeps.store.jobs import Job
@@ -90,15 +90,15 @@ class Halving:
                 raise InputError(refusal)
 
     def run(self, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor) -> None:
-        groups = group_repeats(jobs)
-        for rung in self.rungs:
-            if not groups:  # all of those that went on have failed
-                break
-            run_until(rung.epochs, sweep, engine, list(chain(*groups)), watch)
-            groups = self.decide(rung, groups, sweep, watch)
-        run_until(None, sweep, engine, list(chain(*groups)), watch)
+        factor, brackets = self.settings["factor"], self.settings["brackets"]
+        for bracket, groups in enumerate(deal_brackets(group_repeats(jobs), len(self.rungs), factor, brackets)):
+            for rung in self.rungs[bracket:]:
+                if groups:  # else all of those that went on have failed
+                    run_until(rung.epochs, sweep, engine, list(chain(*groups)), watch)
+                    groups = self.decide(rung, groups, sweep, watch)
+            run_until(None, sweep, engine, list(chain(*groups)), watch)
         spent, whole = sum(job.metrics.get("epochs", 0) for job in jobs), jobs[0].settings["trainer.max_epochs"]
-        watch.display.print_message(f"{spent} epochs trained, of {whole * len(jobs)} without halving")
+        watch.display.print_message(f"{spent:,} epochs trained, of {whole * len(jobs):,} without halving")
 
     def decide(self, rung: Rung, groups: list[list[Job]], sweep: Sweep, watch: SweepMonitor) -> list[list[Job]]:
         """Compare the jobs at a rung, and record which are pruned; return those that go on."""
@@ -115,9 +115,8 @@ class Halving:
                 for job in candidate.alive:
                     prune(job, why, watch)
         self.write_decision(sweep, metric, mode, rung, kept, pruned)
-        label = watch.display.progress.get_label(kept[0].jobs[0].number)
-        best = f"{label}, {metric} {format_mean_std(metric, [kept[0].mean])}"
-        settings = format_count(len(ranked), "setting")
+        label, settings = watch.display.progress.get_label(kept[0].jobs[0].number), format_count(len(ranked), "setting")
+        best = f"{label}, {metric} {format_mean_std(metric, [kept[0].mean])}" if kept[0].alive else "none, all failed"
         watch.display.print_message(f"after epoch {rung.epochs}: {count} of {settings} go on; best: {best}")
         return [candidate.alive for candidate in kept if candidate.alive]
 
@@ -175,16 +174,15 @@ def read_rows(job: Job) -> list[dict[str, float]]:
 
 
 def find_metric(jobs: Iterable[Job]) -> tuple[str, str]:
-    """Return the metric that the jobs are judged by, and its mode, from the first job that has measured it.
+    """Return the metric that the jobs are judged by, and its mode, as the first job with metrics has recorded them.
 
     Raises:
-        InputError: if none has.
+        InputError: if that job has no validation set.
     """
-    for job in jobs:
-        metrics = job.metrics
-        if metrics.get("monitor") is not None:
-            return metrics["monitor"], metrics["mode"]
-    raise InputError("no job has measured anything to compare it by; see the reasons above")
+    metrics = next((found for job in jobs if (found := job.metrics)), {"monitor": "nothing", "mode": "min"})
+    if metrics["monitor"] is None:
+        raise InputError("hydra/sweeper=halving needs a validation set to compare its jobs by: these have none")
+    return metrics["monitor"], metrics["mode"]
 
 
 def read_value(job: Job, epochs: int, metric: str, mode: str) -> float | None:
@@ -196,10 +194,7 @@ def read_value(job: Job, epochs: int, metric: str, mode: str) -> float | None:
 
 
 def prune(job: Job, why: str, watch: SweepMonitor) -> None:
-    """Set the status of a job that does not go on, unless it has ended."""
-
-    def update(status: Status) -> Status:
-        return status if status["status"] in ("finished", "failed") else make_status("pruned", None, why)
-
-    if record_end(job, update)["status"] == "pruned":
+    """Set the status of a job that does not go on, unless it has ended by itself."""
+    pruned = make_status("pruned", None, why)
+    if record_end(job, lambda left: left if has_ended_by_itself(job) else pruned) == pruned:
         watch.record_pruned(job)

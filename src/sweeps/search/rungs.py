@@ -3,6 +3,7 @@
 import math
 import pickle
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,7 @@ CHECKS = {
     "rule": allow_one_of(HALVING, ONE_EPOCH),
     "min_epochs": allow_integer(1),
     "factor": allow_integer(2, 1000),
+    "brackets": allow_integer(1, 1000),
     "keep": allow_null_or(allow_integer(1)),
 }
 SHARED_SETTINGS = ("trainer.max_epochs", "data._target_", "monitor", "mode")  # jobs that differ in them have no order
@@ -61,8 +63,24 @@ def plan_rungs(settings: Mapping[str, Any], jobs: list[Job]) -> list[Rung]:
     if first >= last:
         raise InputError(f"hydra.sweeper.min_epochs={first} must be below trainer.max_epochs={last}")
     epochs = [first] if rule == ONE_EPOCH else _list_powers(first, factor, last)
+    most = len(epochs) + (rule == HALVING)
+    if (brackets := settings["brackets"]) > most:
+        raise InputError(f"hydra.sweeper.brackets={brackets}: with these epochs there are at most {most}")
     _refuse_unmeasured(epochs, jobs)
     return [Rung(each, None if keep else factor, keep) for each in epochs]
+
+
+def deal_brackets(groups: list[list[Job]], rungs: int, factor: int, brackets: int) -> list[list[list[Job]]]:
+    """Divide groups of jobs among Hyperband's brackets; a bracket that starts later gets fewer of them.
+
+    With s rungs left a bracket gets a share of (rungs + 1) / (s + 1) · factorˢ (Li et al., Hyperband, JMLR 2018), drawn
+    by the hashes of the settings, so that it spans all axes.
+    """
+    left = [rungs - bracket for bracket in range(brackets)]
+    shares = [math.ceil((rungs + 1) / (count + 1) * factor**count) for count in left]
+    ends = [round(len(groups) * end / sum(shares)) for end in accumulate(shares, initial=0)]
+    shuffled = sorted(groups, key=lambda group: group[0].identity)
+    return [sorted(shuffled[start:end], key=lambda group: group[0].number) for start, end in pairwise(ends)]
 
 
 def _list_powers(first: int, factor: int, end: int) -> list[int]:
