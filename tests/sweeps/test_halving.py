@@ -9,22 +9,22 @@ from src.core.errors import InputError
 from src.core.processes import EPOCH_LIMIT_VARIABLE
 from src.sweeps.launchers.cluster import make_remote_job
 from src.sweeps.launchers.sweep import Sweep
-from src.sweeps.search.halving import Candidate, rank_candidates
+from src.sweeps.search.halving import Candidate, group_repeats, rank_candidates
 from src.sweeps.search.rungs import Rung, deal_brackets, plan_rungs
 from src.sweeps.store.hparams import EVENT_FILE
 from src.sweeps.store.jobs import Job
 from tests.command_line import BARE, Outcome, is_identical, load_checkpoint, read_json, read_weights, run
 from tests.sweeps.outcomes import assert_same_results, read_csv, read_rows, read_statuses, read_sweep_jobs
 from tests.sweeps.reports import Page
-from tests.trouble import FaultInjector, inject_faults
+from tests.trouble import FaultInjector, inject_faults, read_events
 
 SWEEP = (
     *("-m", *BARE, FaultInjector.SETTING, "model.hidden_size=4", "trainer.max_epochs=4", "trainer=cpu", "name=swept"),
-    *("optimizer.lr=0.003,0.03,0.1", "seed=0,1", "hydra.launcher.jobs=2"),
+    *("optimizer.lr=0.003,0.03,0.1", "seed=0", "hydra.launcher.jobs=2"),
 )
 HALVING = ("hydra/sweeper=halving", "hydra.sweeper.factor=2")  # rungs after epochs 1 and 2: 3, 2 and 1 settings
 STACKED = (*(each for each in SWEEP if each != FaultInjector.SETTING), "hydra/launcher=vectorized")
-STATUSES = ["pruned", "pruned", "pruned", "pruned", "finished", "finished"]
+STATUSES, EPOCHS = ["pruned", "finished", "pruned"], [1, 4, 2]
 
 
 def sweep(cwd: Path, *settings: str) -> Outcome:
@@ -56,7 +56,7 @@ def read_epochs(cwd: Path) -> list[int]:
 def test_survivors_equal_plain_sweep(whole: Path, halved: tuple[Path, Outcome]) -> None:
     """A job that goes on is the plain sweep's to the last bit; one that is pruned is the beginning of the plain one."""
     cwd, _ = halved
-    assert read_statuses(cwd, "swept") == STATUSES and read_epochs(cwd) == [1, 1, 2, 2, 4, 4]
+    assert read_statuses(cwd, "swept") == STATUSES and read_epochs(cwd) == EPOCHS
     for job, other in zip(read_sweep_jobs(cwd, "swept"), read_sweep_jobs(whole, "swept"), strict=True):
         assert job.identity == other.identity
         rows, others = (read_csv(each.folder / "history.csv") for each in (job, other))
@@ -73,39 +73,38 @@ def test_results_tell_pruned_jobs(halved: tuple[Path, Outcome]) -> None:
     cwd, outcome = halved
     folder = cwd / "outputs" / "sweeps" / "swept"
     assert "after epoch 1: 2 of 3 settings go on; best: " in outcome.out
-    assert "14 epochs trained, of 24 without halving" in outcome.out
-    assert "swept: 6 jobs, 2 finished, 4 pruned" in outcome.out and "chosen: lr 0.1" in outcome.out
+    assert "7 epochs trained, of 12 without halving" in outcome.out
+    assert "swept: 3 jobs, 1 finished, 2 pruned" in outcome.out and "chosen: lr 0.03" in outcome.out
     assert [(row["status"], row["reason"], row["test/acc"] != "") for row in read_rows(cwd, "swept")] == [
         (status, "", status == "finished") for status in STATUSES
     ]
     rungs = read_json(folder / "halving.json")["rungs"]
     assert [(each["epochs"], sorted(each["kept"]), sorted(each["pruned"])) for each in rungs] == [
-        (1, [2, 3, 4, 5], [0, 1]),
-        (2, [4, 5], [2, 3]),
+        (1, [1, 2], [0]),
+        (2, [1], [2]),
     ]
     assert "3 of 3 by val/acc after epoch 1, of which 2 went on" in read_sweep_jobs(cwd, "swept")[0].status["message"]
     files = [job.folder / EVENT_FILE for job in read_sweep_jobs(cwd, "swept")]
     ends = [b"_hparams_/session_end_info" in file.read_bytes() for file in files]
     assert ends == [status == "finished" for status in STATUSES]
     text = Page(folder / "report.html").text
-    assert "4 pruned" in text and "14 trained, of 24 without halving" in text
+    assert "2 pruned" in text and "7 trained, of 12 without halving" in text
 
 
 def test_plain_sweep_finishes_pruned_jobs(whole: Path, halved: tuple[Path, Outcome], tmp_path: Path) -> None:
-    """The same command trains nothing more; without halving it finishes the pruned jobs from their checkpoints."""
+    """The same command without halving finishes the pruned jobs from their checkpoints."""
     shutil.copytree(halved[0], tmp_path, dirs_exist_ok=True)
-    again = sweep(tmp_path, *SWEEP, *HALVING)
-    assert "2 finished before" in again.out and "4 pruned before" in again.out
-    assert read_statuses(tmp_path, "swept") == STATUSES and read_epochs(tmp_path) == [1, 1, 2, 2, 4, 4]
-    sweep(tmp_path, *SWEEP)
+    outcome = sweep(tmp_path, *SWEEP)
+    assert "1 finished before" in outcome.out and "2 pruned before" in outcome.out
+    assert [event.event for event in read_events(tmp_path) if event.number == 0] == ["1", "2", "2", "3", "4", "test"]
     assert_same_results(read_sweep_jobs(tmp_path, "swept"), read_sweep_jobs(whole, "swept"))
 
 
 def test_killed_jobs_change_no_decision(halved: tuple[Path, Outcome], tmp_path: Path) -> None:
     """A job that is killed each time stops the sweep, which then comes to the same decisions and weights."""
-    inject_faults(tmp_path, {2: "kill"})
+    inject_faults(tmp_path, {1: "kill"})
     outcome = run("src.train", *SWEEP, *HALVING, cwd=tmp_path)
-    assert outcome.error.startswith("error: the jobs cannot be compared after epoch 2 without outputs/sweeps/swept/2_")
+    assert outcome.error.startswith("error: the jobs cannot be compared after epoch 2 without outputs/sweeps/swept/1_")
     assert outcome.out.count("FAILED, killed: by signal SIGKILL") == 4
     sweep(tmp_path, *SWEEP, *HALVING)
     one, two = (each / "outputs" / "sweeps" / "swept" / "halving.json" for each in (tmp_path, halved[0]))
@@ -119,16 +118,16 @@ def test_stack_is_cut_to_survivors(halved: tuple[Path, Outcome], tmp_path: Path)
     """A stack goes on with the survivors alone, and the pruned jobs resume from the state that they left."""
     outcome = sweep(tmp_path, *STACKED, *HALVING)
     assert [line for line in outcome.out.splitlines() if "stack" in line] == [
-        f"{count} jobs in 1 stack (1× {count}); figures are drawn on demand" for count in (6, 4, 2)
+        f"{count} jobs in 1 stack (1× {count}); figures are drawn on demand" for count in (3, 2, 1)
     ]
-    assert read_statuses(tmp_path, "swept") == STATUSES and read_epochs(tmp_path) == [1, 1, 2, 2, 4, 4]
-    for job, other in zip(read_sweep_jobs(tmp_path, "swept")[4:], read_sweep_jobs(halved[0], "swept")[4:], strict=True):
-        mine, others = read_weights(job.folder), read_weights(other.folder)
-        assert all((mine[name] - others[name]).abs().max() < 1e-5 for name in others)
+    assert read_statuses(tmp_path, "swept") == STATUSES and read_epochs(tmp_path) == EPOCHS
+    job, other = read_sweep_jobs(tmp_path, "swept")[1], read_sweep_jobs(halved[0], "swept")[1]
+    mine, others = read_weights(job.folder), read_weights(other.folder)
+    assert all((mine[name] - others[name]).abs().max() < 1e-5 for name in others)
     states = tmp_path / "outputs" / "sweeps" / "swept" / "stacks"
     assert len(list(states.glob("*.ckpt"))) == 2
     sweep(tmp_path, *STACKED)
-    assert read_epochs(tmp_path) == [4] * 6 and not list(states.glob("*.ckpt"))
+    assert read_epochs(tmp_path) == [4] * 3 and not list(states.glob("*.ckpt"))
     assert sum("resuming after epoch" in path.read_text() for path in states.glob("*.log")) == 4
 
 
@@ -144,6 +143,8 @@ def test_candidates_are_ranked_by_mean() -> None:
     assert [each.jobs[0].number for each in rank_candidates(candidates, "max")] == [8, 0, 4, 2, 6, 10]
     assert [each.jobs[0].number for each in rank_candidates(candidates, "min")] == [0, 4, 8, 2, 6, 10]
     assert [job.number for job in candidates[1].alive] == [2]
+    jobs = [make_job(number, **{"optimizer.lr": number // 2, "seed": number % 2}) for number in range(4)]
+    assert group_repeats(jobs[::-1]) == [jobs[:2], jobs[2:]]
 
 
 DEFAULTS = {"rule": "halving", "min_epochs": 1, "factor": 3, "brackets": 1, "keep": None}
