@@ -70,7 +70,7 @@ def test_plain_installation_has_every_import(tmp_path: Path) -> None:
         ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
         ("src.runs",),
     ):
-        outcome = run_process(module, *arguments, cwd=tmp_path, PYTHONPATH=path)
+        outcome = run_process(module, *arguments, cwd=tmp_path, is_fresh=True, PYTHONPATH=path)
         assert outcome.code == 0, outcome.text
 
 
