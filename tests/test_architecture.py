@@ -26,6 +26,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "training.checkpointing",
     "training",
     "inference",
+    "inference.exporting",
     "vectorized",
     "sweeps.store",
     "sweeps.workers",
@@ -42,7 +43,7 @@ FILES = {
     for path in sorted((ROOT / "src").rglob("*.py"))
     if path.name != "__init__.py"
 }
-COMMANDS = {"train", "eval", "predict", "report", "compare", "runs"}
+COMMANDS = {"train", "eval", "predict", "export", "report", "compare", "runs"}
 MAX_FILES = 13  # in a folder
 
 

@@ -25,6 +25,7 @@ from src.cli.catalog import is_group
 from src.core.places import expand_home
 
 SWEEP_PREFIXES = ("hydra.", "hydra/", "paths.")  # prefixes of the settings that the sweep itself needs
+QUICK_ENDS = ("src.train", "src.eval", "src.predict", "src.export")  # programs that end at once
 
 _original_load_configuration = ConfigLoaderImpl.load_configuration
 
@@ -92,7 +93,7 @@ def exit_quickly() -> Iterator[None]:
 
     def end() -> None:
         program = getattr(sys.modules["__main__"], "__spec__", None)
-        if succeeded and program is not None and program.name in ("src.train", "src.eval", "src.predict"):
+        if succeeded and program is not None and program.name in QUICK_ENDS:
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
