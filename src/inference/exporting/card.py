@@ -32,20 +32,20 @@ class Reduction(NamedTuple):
         sizes: of the file with float32 weights and of that with 8-bit weights, in bytes.
         parity: of the smaller file.
         scores: of both files on all validation samples; empty if there are none.
-        count: the number of these samples.
+        tested: the number of these samples.
     """
 
     sizes: tuple[int, int]
     parity: Parity
     scores: tuple[dict[str, float], ...]
-    count: int
+    tested: int
 
     def __str__(self) -> str:
         large, small = (f"{size / 1e6:.3g} MB" for size in self.sizes)
         cost = "what that costs in accuracy is unknown, since there are no validation samples here"
         if self.scores:
             before, after = map(format_metrics, self.scores)
-            cost = f"{after} instead of {before.split()[-1]} on {self.count:,} validation samples"
+            cost = f"{after} instead of {before.split()[-1]} on {self.tested:,} validation samples"
         return f"8-bit weights: {small} instead of {large}, {cost}; largest difference {self.parity}"
 
 

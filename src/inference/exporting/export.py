@@ -12,7 +12,7 @@ from src.core.formatting import to_relative_path
 from src.core.places import expand_home, resolve_data_dir
 from src.inference.exporting.card import Export, Reduction, format_card
 from src.inference.exporting.formats import Format, find_format, open_file, write_file, write_reduced
-from src.inference.exporting.network import ExportedNetwork
+from src.inference.exporting.network import LOGITS, ExportedNetwork
 from src.inference.exporting.parity import Parity, RawSamples, compare_outputs, find_samples, measure_score
 from src.inference.load import LoadedRun
 from src.storage.files import open_atomic, sync_together, write_text
@@ -40,7 +40,8 @@ def export(cfg: DictConfig) -> Path:
     path = _choose_path(cfg, chosen)
     _check_request(cfg, path)
     run = LoadedRun(cfg, can_download=False)
-    network = ExportedNetwork(run.model, run.description, "logits" if cfg.format == "safetensors" else cfg.output)
+    logits = cfg.format == "safetensors" and run.description.class_names  # nothing is computed after the network
+    network = ExportedNetwork(run.model, run.description, LOGITS if logits else cfg.output)
     samples = find_samples(run, network)
     log.info("exporting %s of %s", run.path.name, run.folder)
     with TemporaryDirectory() as folder:

@@ -44,18 +44,18 @@ class Parity(NamedTuple):
     Attributes:
         difference: the largest absolute difference.
         relative: the same, with differences of outputs beyond ±1 divided by the output.
-        count: the number of samples.
-        source: what they are, in words.
+        batches: the number of samples in each batch.
+        source: what the samples are, in words.
     """
 
     difference: float
     relative: float
-    count: int
+    batches: list[int]
     source: str
 
     def __str__(self) -> str:
-        sizes = ", ".join(map(str, BATCH_SIZES))
-        return f"{self.difference:.1e} on {self.count:,} {self.source}, in batches of {sizes}"
+        sizes = ", ".join(map(str, sorted(set(self.batches))))
+        return f"{self.difference:.1e} on {sum(self.batches):,} {self.source}, in batches of {sizes}"
 
 
 def find_samples(run: LoadedRun, network: ExportedNetwork) -> RawSamples:
@@ -102,10 +102,11 @@ def _scale(inputs: Tensor, steps: Preprocessing) -> Tensor:
 def compare_outputs(compute: Compute, samples: RawSamples, network: ExportedNetwork, run: LoadedRun) -> Parity:
     """Compare a file's outputs with those of the run, which `src.predict` shows."""
     raw, difference, relative = samples.inputs[:MAX_SAMPLES], 0.0, 0.0
+    batches = list(_cut_batches(len(raw)))
     expected = torch.cat([run.compute_outputs(part, network.prepare) for part in raw.split(EVAL_BATCH_SIZE)])
     if network.output_name == PROBABILITIES:
         expected = compute_class_probabilities(expected)
-    for part in _cut_batches(len(raw)):
+    for part in batches:
         found, wanted = _compute(compute, raw[part]).double(), expected[part].double()
         if found.shape != wanted.shape:
             raise InputError(
@@ -114,7 +115,7 @@ def compare_outputs(compute: Compute, samples: RawSamples, network: ExportedNetw
         apart = (found - wanted).abs()
         difference = max(difference, _find_largest(apart))
         relative = max(relative, _find_largest(apart / wanted.abs().clamp(min=1)))
-    return Parity(difference, relative, len(raw), samples.source)
+    return Parity(difference, relative, [len(raw[part]) for part in batches], samples.source)
 
 
 def _find_largest(values: Tensor) -> float:
