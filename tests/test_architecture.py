@@ -22,6 +22,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "loggers",
     "callbacks",
     "callbacks.figures",
+    "callbacks.explanations",
     "training.validation",
     "training.checkpointing",
     "training",

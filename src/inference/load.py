@@ -10,6 +10,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from src.callbacks.explanations.saliency import Saliency, compute_saliency
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.data.preprocessing import DataDescription, describe_data, read_description
@@ -133,6 +134,17 @@ class LoadedRun:
         if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), expected):
             raise InputError(f"{self.folder}: its network does not return one output for each class or value")
         return outputs.float().cpu()
+
+    def compute_saliency(self, inputs: Tensor, prepare: Callable[[Tensor], Tensor]) -> Saliency:
+        """Return what in raw images the predictions rest on, see `compute_outputs`.
+
+        Raises:
+            InputError: if the outputs have no gradient with respect to the inputs.
+        """
+        found = compute_saliency(self.model, prepare(inputs).to(device=self.device).to(self.model.dtype))
+        if found is None:
+            raise InputError(f"explain=true: the outputs of {self.folder} have no gradient, so nothing explains them")
+        return found
 
     def get_samples(self, split: str) -> TensorDataModule:
         """Return the data module if it has samples in a split ("train", "val" or "test").

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from src.callbacks.explanations.saliency import Saliency, attach_overlays
 from src.callbacks.figures.base import draw_figure, draw_image_grid, format_percent, save_png
 from src.core.errors import InputError
 from src.core.formatting import format_metrics
@@ -98,8 +99,10 @@ def summarize(predictions: Sequence[Prediction], split: str) -> str:
     return f"{format_metrics(measure)} of {len(predictions):,} samples"
 
 
-def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction]) -> None:
+def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], saliency: Saliency | None = None) -> None:
     """Draw images (N, C, H, W) with what is predicted, and with the true class where that is wrong.
+
+    Each image has its map of ``saliency`` beside it, if there is any.
 
     Raises:
         InputError: if the images have neither one nor three channels.
@@ -107,8 +110,11 @@ def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction]) -> 
     if images.shape[1] not in (1, 3):
         raise InputError(f"grid={path}: images of {images.shape[1]} channels cannot be drawn")
     titles = [_format_title(each) for each in predictions]
-    columns = min(GRID_COLUMNS, len(titles))
-    size = (columns * 1.6, -(-len(titles) // columns) * 1.8 + 0.1)
+    if saliency is not None:
+        images = attach_overlays(images, saliency)
+    wide = 1 if saliency is None else 2  # images that are drawn for each
+    columns = min(GRID_COLUMNS // wide, len(titles))
+    size = (columns * 1.6 * wide, -(-len(titles) // columns) * 1.8 + 0.1)
 
     def draw(figure: Figure) -> None:
         draw_image_grid(figure, images, titles, columns)

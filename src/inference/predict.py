@@ -4,13 +4,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from src.callbacks.explanations.saliency import require_captum
 from src.callbacks.figures.predictions import compute_class_probabilities
 from src.core.errors import InputError
 from src.core.formatting import to_relative_path
@@ -31,6 +32,7 @@ from src.inference.outputs import (
 from src.training.recorder import explain_memory_errors
 
 log = logging.getLogger(__name__)
+EXPLAINED = "explained.png"  # what explain=true draws into if it is given no grid=
 MAX_ERRORS = 20  # that are printed
 PROGRESS_DELAY = 2.0  # seconds before the progress bar appears
 
@@ -67,6 +69,9 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
     """
     resolve_data_dir()
     expand_home(cfg)
+    if cfg.explain:
+        require_captum("explain=true")
+        cfg.grid = cfg.grid or EXPLAINED
     _check_request(cfg, paths)
     run = LoadedRun(cfg)
     if cfg.grid and len(run.description.in_shape) != 3:
@@ -164,5 +169,10 @@ def _present(cfg: DictConfig, run: LoadedRun, predictions: list[Prediction], ima
         write_predictions(Path(cfg.out), predictions)
         log.info("written: %s (%s predictions)", to_relative_path(Path(cfg.out)), f"{len(predictions):,}")
     if cfg.grid and images is not None:
-        draw_grid(Path(cfg.grid), images, predictions[: len(images)])
-        log.info("drawn: %s (%d of %s images)", to_relative_path(Path(cfg.grid)), len(images), f"{len(predictions):,}")
+        described: Any = run.data if cfg.split else run.description
+        prepare = described.transform if cfg.split else described.preprocessing
+        saliency = run.compute_saliency(images, prepare) if cfg.explain else None
+        draw_grid(Path(cfg.grid), images, predictions[: len(images)], saliency)
+        beside = f"; beside each what its prediction rests on: {saliency.method}" if saliency else ""
+        total = f"{len(predictions):,} images{beside}"
+        log.info("drawn: %s (%d of %s)", to_relative_path(Path(cfg.grid)), len(images), total)

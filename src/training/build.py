@@ -254,8 +254,8 @@ def build_trainer(
 
 
 def build_plain_trainer(cfg: DictConfig, device_kind: str, folder: Path, **kwargs: Any) -> Trainer:
-    """Return the config's Trainer with further arguments; without any it displays and saves nothing."""
-    quiet = {} if kwargs else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    """Return the config's Trainer with further arguments; without a ``logger`` it displays and saves nothing."""
+    quiet = {} if "logger" in kwargs else {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     own = {**cfg.trainer, "accelerator": device_kind}
     if "precision" in own:
         own["precision"] = devices.resolve_precision(own["precision"], device_kind)

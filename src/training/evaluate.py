@@ -4,9 +4,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule
+from hydra.utils import get_class
+from lightning import Callback, LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
+from src.callbacks.figures.base import FigureCallback
 from src.callbacks.monitor import explain_no_validation, format_metric_name, has_validation
 from src.cli.evaluation import refuse_limits
 from src.core.errors import InputError
@@ -17,7 +19,7 @@ from src.storage.configs import open_config
 from src.storage.files import write_json
 from src.storage.trust import read_packages
 from src.storage.weights import load_weights
-from src.training.build import build_data, build_model, build_plain_trainer, prepare_machine
+from src.training.build import build_callbacks, build_data, build_model, build_plain_trainer, prepare_machine
 from src.training.checkpointing.checkpoint import find_checkpoint
 from src.training.recorder import explain_memory_errors
 from src.training.validation.abilities import can_test
@@ -57,7 +59,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     epoch = checkpoint.get("epoch")
     if isinstance(data, TensorDataModule) and isinstance(state := checkpoint.get(type(data).__qualname__), dict):
         data.load_state_dict(state)  # it tells if the samples are others
-    trainer = build_plain_trainer(cfg, kind, folder)
+    figures = _build_figures(cfg, data)
+    trainer = build_plain_trainer(cfg, kind, folder, callbacks=figures)
     limit_samples(trainer, data)
     loop = trainer.validate if cfg.split == "val" else trainer.test
     measured = loop(model, datamodule=data, verbose=False)
@@ -66,7 +69,27 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         log.info("%s of %s (epoch %s): %s", path.name, folder, epoch, format_metrics(metrics))
         write_json(folder / f"eval_{cfg.split}.json", {**metrics, "checkpoint": path.name, "epoch": epoch})
+        if figures:
+            log.info("drawn: %s", folder / "figures")
     return metrics
+
+
+def _build_figures(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
+    """Return the figures among the callbacks that the evaluation is given.
+
+    Raises:
+        InputError: if there are callbacks, and another split than the test set is evaluated.
+    """
+    if not cfg.get("callbacks"):
+        return []
+    if cfg.split != "test":
+        raise InputError("callbacks=… draws figures of the test set: add split=test")
+    figures = {
+        key: settings
+        for key, settings in cfg.callbacks.items()
+        if settings and issubclass(get_class(settings._target_), FigureCallback)
+    }
+    return build_callbacks(OmegaConf.create({"callbacks": figures}), data)
 
 
 def _check_split(run: DictConfig, data: LightningDataModule, folder: Path, split: str) -> None:

@@ -19,7 +19,10 @@ WIDTH, FULL_WIDTH = 640, 1400  # pixels
 QUALITY = 82
 MAX_EARLIER = 6  # versions of a figure from earlier epochs
 EARLIER_BUDGET, EARLIER_WIDTH, EARLIER_QUALITY = 100_000, 330, 55  # bytes of all earlier versions, pixels, of 100
-TEST_FIGURES = ("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified")
+TEST_FIGURES = (
+    *("class_accuracy", "class_probabilities", "confusion_matrix", "misclassified"),
+    *("embedding", "reliability", "saliency"),
+)
 CURVES_FIGURE = "curves"  # the page draws learning curves itself
 
 

@@ -118,6 +118,7 @@ PREDICTION = {  # these replace the checks of the same names when a run predicts
     "top": allow_integer(1, 1_000_000),
     "out": allow_null_or(_allow_file(".csv", ".json")),
     "grid": allow_null_or(_allow_file(".png")),
+    "explain": BOOLEAN,
 }
 
 EXPORT = {  # these replace the checks of the same names when a run is exported
@@ -257,6 +258,8 @@ CALLBACKS = {
     "callbacks.first_layer.every_n_epochs": allow_integer(0),
     "callbacks.feature_maps.count": IMAGE_COUNT,
     "callbacks.augmented_batch.count": IMAGE_COUNT,
+    "callbacks.saliency.count": IMAGE_COUNT,
+    "callbacks.embedding.count": allow_integer(2, 10_000),
     "callbacks.decision_regions.every_n_epochs": allow_integer(0),
     "callbacks.hidden_space.every_n_epochs": allow_integer(0),
     "callbacks.fit.every_n_epochs": allow_integer(0),
