@@ -83,13 +83,14 @@ def write_file(name: str, network: ExportedNetwork, run: LoadedRun, path: Path) 
 @contextmanager
 def silence_exporters() -> Iterator[None]:
     """Keep warnings and notes of PyTorch's and ONNX's exporters about their own code from the user."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
 
 
 def _find_reason(error: BaseException) -> str:
