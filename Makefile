@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 LOCK = $(shell $(PYTHON) -c 'import sys, sysconfig; print(f"lock-{sysconfig.get_platform()}-{sys.implementation.cache_tag}.txt")')
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked lock audit train test test-fast bench gpu chaos lint format tensorboard screenshots clean
+.PHONY: help install install-locked lock audit train test test-fast schema bench gpu chaos lint format tensorboard screenshots clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: $(INSTALLED) ## check style and types
 format: $(INSTALLED) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schema: $(INSTALLED) ## write the schemas with which editors check the files in conf/
+	$(BIN)/python -m src.training.validation.schema
 
 bench: $(INSTALLED) ## measure the speed side by side with other ways (long; needs MNIST and CIFAR-10): make bench ARGS="steps_xor --rounds 1"
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt 'kornia>=0.8'

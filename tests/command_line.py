@@ -25,6 +25,7 @@ from hydra.experimental.callback import Callback as HydraCallback
 from lightning import Callback, LightningModule, Trainer
 
 from src.data.base import Samples
+from tests.forking import ForkedProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -264,9 +265,16 @@ def build_python_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def spawn(module: str, *arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
-    """Start ``python -m MODULE ARGUMENTS`` in a folder, its output in pipes."""
-    return subprocess.Popen(
+def spawn(
+    module: str, *arguments: str, cwd: Path, is_fresh: bool = False, **environment: str
+) -> "subprocess.Popen[str]":
+    """Start ``python -m MODULE ARGUMENTS`` in a folder, its output in pipes.
+
+    Args:
+        is_fresh: start a new interpreter, as a shell does, instead of a fork of one that has imported everything.
+    """
+    start = ForkedProcess if sys.platform == "linux" and not is_fresh else subprocess.Popen
+    return start(
         [sys.executable, "-m", module, *add_trust(arguments)],
         cwd=cwd,
         env={
@@ -282,10 +290,10 @@ def spawn(module: str, *arguments: str, cwd: Path, **environment: str) -> "subpr
     )
 
 
-def run_process(module: str, *arguments: str, cwd: Path, **environment: str) -> Outcome:
-    """``python -m MODULE ARGUMENTS`` in a process of its own, to its end."""
+def run_process(module: str, *arguments: str, cwd: Path, is_fresh: bool = False, **environment: str) -> Outcome:
+    """``python -m MODULE ARGUMENTS`` in a process of its own, to its end; see `spawn`."""
     before = run_folders(cwd)
-    with spawn(module, *arguments, cwd=cwd, **environment) as started:
+    with spawn(module, *arguments, cwd=cwd, is_fresh=is_fresh, **environment) as started:
         try:
             out, err = started.communicate(timeout=PROCESS_TIMEOUT)
         finally:

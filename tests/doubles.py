@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from src.data.base import Samples, Task, TensorDataModule
+from src.data.base import Samples, TensorDataModule
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
@@ -23,7 +23,7 @@ class InMemoryDataModule(TensorDataModule):
         train: Samples,
         val: Samples | None = None,
         test: Samples | None = None,
-        task: Task = "multiclass",
+        task: str = "multiclass",
         class_names: tuple[str, ...] = (),
         batch_size: int = 10,
         **settings: Any,

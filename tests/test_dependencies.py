@@ -18,11 +18,11 @@ from tests.dependencies import LOCK, ROOT, audit, line_of
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HIDE_MODULES = """
 import sys
-class Hidden:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in {names}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden)
+from importlib.machinery import PathFinder
+find_installed = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in {names} else find_installed(name, path, target)
+PathFinder.find_spec = find_spec
 """
 LOCK_LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 
@@ -70,7 +70,7 @@ def test_plain_installation_has_every_import(tmp_path: Path) -> None:
         ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
         ("src.runs",),
     ):
-        outcome = run_process(module, *arguments, cwd=tmp_path, PYTHONPATH=path)
+        outcome = run_process(module, *arguments, cwd=tmp_path, is_fresh=True, PYTHONPATH=path)
         assert outcome.code == 0, outcome.text
 
 

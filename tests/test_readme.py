@@ -34,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_example_model_learns_example_data(project: Path) -> None:
     outcome = run_process(
-        "src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, PYTHONPATH=str(project)
+        "src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, is_fresh=True, PYTHONPATH=str(project)
     )
     assert outcome.code == 0, outcome.text
     metrics = read_json(outcome.folder / "metrics.json")

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from src.core.checks import format_value
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
+from src.data.tasks import get_task
 from src.models.base import SupervisedModule
 
 LOWER_IS_BETTER = (
@@ -173,12 +174,15 @@ def _find_measured_metrics(cfg: Mapping[str, Any], data: LightningDataModule) ->
     """Return the metrics that a run measures; ``None`` if a user-defined class may log others."""
     model = get_class(cfg["model"]["_target_"])
     targets = [each["_target_"] for each in cfg["callbacks"].values() if each]
-    ours = isinstance(data, TensorDataModule) and issubclass(model, SupervisedModule) and not _can_log(model)
-    if not ours or not all(target.startswith(("src.", "lightning.")) for target in targets):
+    if not isinstance(data, TensorDataModule) or not issubclass(model, SupervisedModule) or _can_log(model):
         return None
-    measures = ["loss", *(["acc"] if data.num_classes else [])]  # type: ignore[attr-defined]
+    if not all(target.startswith(("src.", "lightning.")) for target in targets):
+        return None
+    task = get_task(data.task)
+    measures = ["loss", *(["acc"] if task.has_classes else [])]
     stages = ["train", *(["val"] if has_validation(cfg, data) else [])]
-    return [f"{stage}/{measure}" for stage in stages for measure in measures]
+    found = [f"{stage}/{measure}" for stage in stages for measure in measures]
+    return found + [f"val/{name}" for name in task.confusion_metrics if "val" in stages]
 
 
 def _can_log(model: type) -> bool:

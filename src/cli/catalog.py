@@ -72,18 +72,18 @@ def find_choices(guess: Callable[[Iterable[str]], str | None]) -> tuple[str, str
     for group in list_groups():
         if not group.startswith(GROUPS_WITHOUT_SECTION):
             for choice in list_choices(group):
-                for name in _read_setting_names(group, choice):
+                for name in read_setting_names(group, choice):
                     has[name] = [*has[name], choice] if name in has else [f"{group}={choice}"]
     meant = None if is_evaluation() else guess(has)
     return (meant, " or ".join(has[meant][:MAX_CHOICES])) if meant else None
 
 
-def _flatten_names(node: Any, prefix: str = "") -> list[str]:
+def flatten_names(node: Any, prefix: str = "") -> list[str]:
     """Return the full names of all settings below a node."""
     if not isinstance(node, dict):
         return []
     names = [f"{prefix}{key}" for key in node]
-    return names + [name for key, value in node.items() for name in _flatten_names(value, f"{prefix}{key}.")]
+    return names + [name for key, value in node.items() for name in flatten_names(value, f"{prefix}{key}.")]
 
 
 def get_config_name() -> str:
@@ -141,11 +141,11 @@ def _get_composed_names(config: str, choices: tuple[str, ...], folders: tuple[st
             found = compose(config, [*where, *choices])
         except Exception:  # an invalid custom choice; it is reported elsewhere
             found = compose(config)
-        return _flatten_names(OmegaConf.to_container(found, resolve=False))
+        return flatten_names(OmegaConf.to_container(found, resolve=False))
 
 
 @cache
-def _read_setting_names(group: str, choice: str) -> list[str]:
+def read_setting_names(group: str, choice: str) -> list[str]:
     """Return the names of the settings in a choice's file and in those it builds on; empty if it cannot be read."""
     path = next(path for folder in _get_search_folders() if (path := folder / group / f"{choice}.yaml").is_file())
     with suppress(Exception):  # an unreadable custom file is reported when it is chosen
@@ -153,6 +153,6 @@ def _read_setting_names(group: str, choice: str) -> list[str]:
         content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         prefix = "" if "@package _global_" in text else f"{group.replace('/', '.')}."
         bases = [entry.split("@")[0] for entry in content.pop("defaults", []) if isinstance(entry, str)]
-        names = [name for base in bases if base != "_self_" for name in _read_setting_names(group, base)]
-        return [*(name for name in _flatten_names(content, prefix) if name.startswith(f"{group}.")), *names]
+        names = [name for base in bases if base != "_self_" for name in read_setting_names(group, base)]
+        return [*(name for name in flatten_names(content, prefix) if name.startswith(f"{group}.")), *names]
     return []

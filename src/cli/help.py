@@ -75,11 +75,11 @@ def _read_comments(hydra: DictConfig) -> dict[str, str]:
     for group, choice in hydra.runtime.choices.items():
         if choice and not group.startswith("hydra"):
             found[group] = choice
-            found |= _read_file_comments(folders, f"{group}/{choice}", f"{group}.")
-    return found | _read_file_comments(folders, hydra.job.config_name, "")  # it overrides their values, too
+            found |= read_file_comments(folders, f"{group}/{choice}", f"{group}.")
+    return found | read_file_comments(folders, hydra.job.config_name, "")  # it overrides their values, too
 
 
-def _read_file_comments(folders: list[Path], name: str, prefix: str) -> dict[str, str]:
+def read_file_comments(folders: list[Path], name: str, prefix: str) -> dict[str, str]:
     """Return the comments in a config and in the configs of its group on which it is based."""
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
@@ -88,7 +88,7 @@ def _read_file_comments(folders: list[Path], name: str, prefix: str) -> dict[str
     found: dict[str, str] = {}
     for base in re.findall(r"^  - (\w+)(?:@\w+)?$", text, re.MULTILINE):
         if "/" in name and base != "_self_":
-            found |= _read_file_comments(folders, f"{name.rpartition('/')[0]}/{base}", prefix)
+            found |= read_file_comments(folders, f"{name.rpartition('/')[0]}/{base}", prefix)
     parents: list[str] = []
     own_prefix = "" if "# @package _global_" in text else prefix
     for line in filter(None, map(_LINE.fullmatch, text.splitlines())):

@@ -127,6 +127,8 @@ def _quote_argument(argument: str, is_sweep: bool) -> str:
     key = typed.lstrip("+")
     if key not in TEXT_SETTINGS or value in ("", "null") or value[0] in "'\"":
         return argument
+    if key == "data.target" and value[0] == "[":  # several columns
+        return argument
     if not is_sweep or key in SINGLE_PATH_SETTINGS or os.path.exists(os.path.expanduser(value)):
         return f"{typed}={_quote_value(key, value)}"
     if SWEEP_FUNCTION.match(value):  # such as choice(a,b): Hydra must parse it itself

@@ -17,6 +17,7 @@ from src.storage.configs import CONFIG_FILE, WRITING_SECTIONS, load_main_config,
 from src.storage.trust import extract_trust
 
 CONFIG_NAME = "resumed"  # the name under which Hydra's config store holds the run's config
+OWN_ARGUMENTS = (f"--config-name={CONFIG_NAME}", "hydra.output_subdir=null")  # the run saves its config itself
 CONFIG_FLAGS = ("--config-p", "-cp", "--config-n", "-cn")  # prefixes: argparse allows shortened flags
 
 
@@ -26,14 +27,28 @@ def expand_resume(arguments: list[str]) -> list[str]:
     Raises:
         InputError: if there is no run, or its config is damaged or names a class or path that is not trusted.
     """
+    if (found := register_resumed(arguments)) is None:
+        return arguments
+    path, rest = found
+    return [*OWN_ARGUMENTS, f"hydra.run.dir={path}", f"resume={path}", *rest]  # flags first: Hydra accepts none later
+
+
+def register_resumed(arguments: list[str]) -> tuple[str, list[str]] | None:
+    """Register the config of the run that ``resume=FOLDER`` names with Hydra, as `CONFIG_NAME`.
+
+    Returns:
+        The folder, quoted for Hydra, and the other arguments; ``None`` if no run is resumed.
+
+    Raises:
+        InputError: as `expand_resume`.
+    """
     asked = [argument for argument in arguments if argument.startswith("resume=") and not is_evaluation()]
     given = OverridesParser.create().parse_override(asked[-1]).value() if asked else None
     if not given:
-        return arguments
+        return None
     if not PATH.allows(given):
         raise InputError(describe_invalid("resume", given, PATH))
-    own = [f"--config-name={CONFIG_NAME}", "hydra.output_subdir=null"]  # the run saves its config itself when it starts
-    rest = [other for other in arguments if not other.startswith("resume=") and other not in own]
+    rest = [other for other in arguments if not other.startswith("resume=") and other not in OWN_ARGUMENTS]
     if {"-m", "--multirun"} & set(rest):
         raise InputError("resume= continues one run: leave out -m")
     if any(other.startswith(CONFIG_FLAGS) for other in rest):
@@ -46,8 +61,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
         run = open_config(folder, extract_trust(rest)[0], names, WRITING_SECTIONS)
     _refuse_foreign_weights(run, folder, names)
     _register_run_config(run)
-    path = quote_for_hydra(str(folder))
-    return [*own, f"hydra.run.dir={path}", f"resume={path}", *rest]  # flags first: Hydra accepts none between settings
+    return quote_for_hydra(str(folder)), rest
 
 
 def quote_for_hydra(value: str) -> str:

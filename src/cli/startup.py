@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf import base as omegaconf_base
 
 from src.cli.catalog import is_group
+from src.core.extras import skip_signal_processing
 from src.core.places import expand_home
 
 SWEEP_PREFIXES = ("hydra.", "hydra/", "paths.")  # prefixes of the settings that the sweep itself needs
@@ -69,7 +70,8 @@ def disable_gc_for_imports() -> Iterator[None]:
     """
     gc.disable()
     try:
-        yield
+        with skip_signal_processing():
+            yield
     finally:
         freeze_imported()
         gc.enable()

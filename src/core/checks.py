@@ -18,10 +18,12 @@ class Check(NamedTuple):
     Attributes:
         allows: returns True if a value is valid.
         description: the valid values in words, as they follow "must be" in a message.
+        schema: a JSON schema for editors that accepts these values, and perhaps others.
     """
 
     allows: Callable[[Any], bool]
     description: str
+    schema: Mapping[str, Any] = {}
 
 
 def is_integer(value: Any) -> bool:
@@ -35,7 +37,11 @@ def is_number(value: Any) -> bool:
 
 def allow_integer(low: int, high: int = BILLION) -> Check:
     """Return a check for whole numbers from ``low`` to ``high``."""
-    return Check(lambda value: is_integer(value) and low <= value <= high, f"a whole number from {low} to {high:,}")
+    return Check(
+        lambda value: is_integer(value) and low <= value <= high,
+        f"a whole number from {low} to {high:,}",
+        {"type": "integer", "minimum": low, "maximum": high},
+    )
 
 
 def allow_count_or_fraction(low: int, high: int = BILLION) -> Check:
@@ -44,6 +50,7 @@ def allow_count_or_fraction(low: int, high: int = BILLION) -> Check:
     return Check(
         lambda value: count.allows(value) or (isinstance(value, float) and 0 <= value <= 1 and (value > 0 or not low)),
         f"{count.description}, or a fraction {'from 0.0' if not low else 'above 0.0, up'} to 1.0",
+        {"type": "number", "minimum": 0, "maximum": high},
     )
 
 
@@ -53,6 +60,7 @@ def allow_one_of(*choices: Any) -> Check:
     return Check(
         lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
         f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0],
+        {"enum": list(choices)},
     )
 
 
@@ -61,32 +69,58 @@ def allow_list(check: Check, description: str, low: int = 0, high: int = 1000) -
     return Check(
         lambda value: isinstance(value, list) and low <= len(value) <= high and all(map(check.allows, value)),
         description,
+        {"type": "array", "items": check.schema, "minItems": low, "maxItems": high},
     )
 
 
 def allow_null_or(check: Check) -> Check:
-    return Check(lambda value: value is None or check.allows(value), f"null or {check.description}")
+    return Check(
+        lambda value: value is None or check.allows(value),
+        f"null or {check.description}",
+        {"anyOf": [{"type": "null"}, check.schema]},
+    )
 
 
 def allow_any_of(*checks: Check) -> Check:
     words = [check.description for check in checks]
-    return Check(lambda value: any(check.allows(value) for check in checks), f"{', '.join(words[:-1])} or {words[-1]}")
+    return Check(
+        lambda value: any(check.allows(value) for check in checks),
+        f"{', '.join(words[:-1])} or {words[-1]}",
+        {"anyOf": [check.schema for check in checks]},
+    )
 
 
-POSITIVE = Check(lambda value: is_number(value) and value > 0, "a number above 0, up to 1e38 (whole: 10¹⁸)")
-NON_NEGATIVE = Check(lambda value: is_number(value) and value >= 0, "a number from 0 to 1e38 (whole: 10¹⁸)")
-PROBABILITY = Check(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
-FRACTION = Check(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
-SEED = Check(lambda value: is_integer(value) and 0 <= value < 2**32, "a whole number from 0 to 2³²−1")
-SECONDS = Check(lambda value: is_number(value) and 0 < value <= BILLION, "seconds above 0, up to 1,000,000,000")
-BOOLEAN = Check(lambda value: isinstance(value, bool), "true or false")
-TEXT = Check(lambda value: isinstance(value, str) and bool(value), "a text")
-MAPPING = Check(lambda value: isinstance(value, Mapping), "a dictionary")
+def allow_number(allows: Callable[[Any], bool], description: str, **limits: float) -> Check:
+    """Return a check for numbers, with the limits of a JSON schema, such as ``minimum``."""
+    return Check(lambda value: is_number(value) and allows(value), description, {"type": "number", **limits})
+
+
+POSITIVE = allow_number(lambda value: value > 0, "a number above 0, up to 1e38 (whole: 10¹⁸)", exclusiveMinimum=0)
+NON_NEGATIVE = allow_number(lambda value: value >= 0, "a number from 0 to 1e38 (whole: 10¹⁸)", minimum=0)
+PROBABILITY = allow_number(lambda value: 0 <= value < 1, "a number from 0 to below 1", minimum=0, exclusiveMaximum=1)
+FRACTION = allow_number(lambda value: 0 <= value <= 1, "a number from 0 to 1", minimum=0, maximum=1)
+UP_TO_ONE = allow_number(lambda value: 0 < value <= 1, "a number above 0, up to 1", exclusiveMinimum=0, maximum=1)
+SECONDS = allow_number(
+    lambda value: 0 < value <= BILLION, "seconds above 0, up to 1,000,000,000", exclusiveMinimum=0, maximum=BILLION
+)
+SEED = Check(
+    lambda value: is_integer(value) and 0 <= value < 2**32,
+    "a whole number from 0 to 2³²−1",
+    {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+)
+BOOLEAN = Check(lambda value: isinstance(value, bool), "true or false", {"type": "boolean"})
+TEXT = Check(lambda value: isinstance(value, str) and bool(value), "a text", {"type": "string", "minLength": 1})
+MAPPING = Check(lambda value: isinstance(value, Mapping), "a dictionary", {"type": "object"})
 PATH = Check(
     lambda value: isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_PATH_LENGTH,
     f"a path of at most {MAX_PATH_LENGTH:,} characters",
+    {"type": "string", "minLength": 1, "maxLength": MAX_PATH_LENGTH},
 )
-LABEL = Check(lambda value: isinstance(value, (str, bool)) or is_number(value), "a text or a number")
+LABEL = Check(
+    lambda value: isinstance(value, (str, bool)) or is_number(value),
+    "a text or a number",
+    {"type": ["string", "number", "boolean"]},
+)
 
 
 def format_escaped(text: str) -> str:

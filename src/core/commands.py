@@ -1,14 +1,21 @@
-"""Read the arguments of commands, and format commands that the user can copy and run."""
+"""Read the arguments of commands, format commands that the user can copy and run, and run them from Python."""
 
 import argparse
+import os
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from os import sep
 from os.path import abspath, basename, dirname, join
 from pathlib import Path
 from typing import NoReturn
+
+from src.core.errors import InputError
+
+ERROR = "error: "  # how the line begins that says why a command failed
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -41,3 +48,26 @@ def _find_python() -> str:
     found = shutil.which(name := basename(typed))
     is_same = found is not None and dirname(abspath(found)) == dirname(sys.executable)
     return name if is_same or sep not in typed else typed
+
+
+def run_command(module: str, arguments: Iterable[str]) -> None:
+    """Run ``python -m MODULE`` of this project in a process of its own, and print what it prints.
+
+    Raises:
+        InputError: if it fails, with its error.
+        KeyboardInterrupt: on Ctrl-C, after the process has ended in good order.
+    """
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command, last = [sys.executable, "-m", module, *arguments], ""
+    environment, output = {**os.environ, "PYTHONPATH": path}, subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            for line in process.stdout or ():
+                last = line.strip() or last
+                if not line.startswith(ERROR):
+                    print(line, end="", flush=True)
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            raise
+    if process.returncode:
+        raise InputError(last.removeprefix(ERROR))

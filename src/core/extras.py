@@ -1,7 +1,11 @@
-"""Check optional packages and loggers' settings before a run starts."""
+"""Optional packages: check those that settings need before a run starts, and skip what nobody needs."""
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +19,27 @@ LOGGER_PACKAGES = {
 }  # Lightning's loggers and the packages that they need
 SECRET_NAME = re.compile(r"(.*_)?(key|token|password|secret)", re.IGNORECASE)
 LOGIN_URL = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@.*", re.IGNORECASE)  # an address with a password in it
+SIGNAL = "scipy.signal"
+
+
+@contextmanager
+def skip_signal_processing() -> Iterator[None]:
+    """Spare the imports SciPy's signal processing, which takes longer than Lightning itself.
+
+    torchmetrics, which Lightning imports, only wants to give one of its functions an old name back. Afterwards
+    `scipy.signal` can be imported as usual.
+    """
+    if SIGNAL in sys.modules:
+        yield
+        return
+    placeholder = ModuleType(SIGNAL)
+    placeholder.hamming = None  # type: ignore[attr-defined]  # so that torchmetrics looks no further
+    sys.modules[SIGNAL] = placeholder
+    try:
+        yield
+    finally:
+        if sys.modules.get(SIGNAL) is placeholder:
+            del sys.modules[SIGNAL]
 
 
 def require_package(package: str, extra: str, setting: str) -> None:

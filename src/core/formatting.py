@@ -1,11 +1,15 @@
-"""Format values as texts: numbers, metrics, settings and paths."""
+"""Format values as texts: numbers, metrics, settings and paths; and rows as tables for Python code."""
 
+from collections.abc import Sequence
 from contextlib import suppress
+from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 NO_VALUE = "–"
+MAX_SHOWN_ROWS = 20  # of a table in a notebook
 CHOICE_SETTINGS = ("experiment", "model", "data")  # settings whose values are clear without the setting's name
 SETTING_WORDS = {"lr": "learning rate"}  # words for settings whose names are abbreviations
 
@@ -114,3 +118,28 @@ def to_relative_path(path: object) -> str:
 def quote_relative_path(path: Path) -> str:
     """Return a path as by `to_relative_path`, quoted for a shell command."""
     return quote(to_relative_path(path))
+
+
+# Tables for Python code and notebooks
+
+
+def to_table(rows: list[dict[str, Any]]) -> Any:
+    """Return rows as a pandas data frame; as they are, a list of dictionaries, if pandas is not installed."""
+    if find_spec("pandas") is None:
+        return rows
+    import pandas
+
+    return pandas.DataFrame(rows)
+
+
+def format_html(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Return a title and the first rows as HTML, numbers with four digits; the texts may be a stranger's."""
+    names = list(dict.fromkeys(name for row in rows[:MAX_SHOWN_ROWS] for name in row))
+    lines: list[list[Any]] = [names, *([row.get(name) for name in names] for row in rows[:MAX_SHOWN_ROWS])]
+    cells = ["".join(f"<td>{escape(_format_cell(value))}</td>" for value in line) for line in lines]
+    more = f"<p>… and {len(rows) - MAX_SHOWN_ROWS:,} more</p>" if len(rows) > MAX_SHOWN_ROWS else ""
+    return f"<p>{escape(title)}</p><table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>{more}"
+
+
+def _format_cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,8 @@ from src.core.checks import (
 )
 from src.core.errors import InputError
 
-CONF = Path(__file__).parents[2] / "conf"
+_INSTALLED_CONF = Path(__file__).parents[1] / "conf"  # in the package; in a checkout conf/ lies beside src/
+CONF = _INSTALLED_CONF if _INSTALLED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 PLUGIN_PREFIXES = ("hydra_plugins.", "hydra._internal.core_plugins.")
 MAX_NAME_BYTES = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names
 PATH_SETTINGS = (  # settings that are paths; a config need not have all of them

@@ -6,7 +6,7 @@ a whole, on the device that trains.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -14,14 +14,17 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.placement import Placement, copy_ahead
-from src.data.preprocessing import Preprocessing
+from src.data.preprocessing import VALUES, Preprocessing
+from src.data.tasks import check_targets, get_task
 
-Task = Literal["multiclass", "binary", "regression"]
 EVAL_BATCH_SIZE = 500  # samples; evaluation keeps no gradients, so its batches may be larger than in training
 
 
 class Samples(NamedTuple):
-    """Inputs (N, ...) and their targets (N,): int64 classes, or float32 values for regression."""
+    """Inputs (N, ...) and their targets (N,): int64 classes, or float32 values for regression.
+
+    Targets are (N, K) for several labels, 0 or 1, or values, and (N, H, W) for a class per pixel.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -60,6 +63,24 @@ def flatten_targets(targets: Tensor) -> Tensor:
     """Return targets (N,), given as (N,) or, as a table's column often is, (N, 1)."""
     # With outputs (N,), targets (N, 1) would give N × N losses without any error.
     return targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
+
+
+def check_tokens(inputs: Tensor, num_tokens: int) -> None:
+    """Check that inputs are tokens, if they should be: whole numbers from 0 to below ``num_tokens``.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if not num_tokens or not inputs.numel():
+        return
+    low, high = inputs.aminmax()
+    if not 0 <= low <= high < num_tokens or (inputs.is_floating_point() and not (inputs == inputs.round()).all()):
+        raise InputError(f"inputs must be tokens, whole numbers from 0 to {num_tokens - 1}, and these are none")
+
+
+def cast_inputs(inputs: Tensor, dtype: str | torch.dtype, num_tokens: int) -> Tensor:
+    """Return a network's inputs in its precision, or as int64 if they are tokens."""
+    return inputs.long() if num_tokens else inputs.to(dtype)
 
 
 class Batches:
@@ -213,9 +234,10 @@ def split_stratified(targets: Tensor, count: int, generator: torch.Generator) ->
 class TensorDataModule(LightningDataModule):
     """The base class of all data sets.
 
-    A subclass declares ``task``, ``in_shape`` (one input's shape, without the batch) and
-    ``class_names`` (empty for regression), and implements ``load``, which returns the samples to
-    train and validate on, and those to test on.
+    A subclass declares ``task`` (a name in `src.data.tasks.TASKS`), ``in_shape`` (one input's shape, without the
+    batch) and ``class_names`` (empty for regression), and implements ``load``, which returns the samples to train and
+    validate on, and those to test on. It may declare ``value_names``, if a regression has several values, and
+    ``num_tokens``, if the inputs are tokens: whole numbers from 0 to below it, which are not turned into float32.
 
     Args:
         batch_size: samples per optimiser step, over all processes together, ≥ 1.
@@ -229,9 +251,11 @@ class TensorDataModule(LightningDataModule):
         drop_last: leave out a last training batch that is smaller than the others.
     """
 
-    task: Task
+    task: str
     in_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()
+    value_names: tuple[str, ...] = ()
+    num_tokens = 0
 
     def __init__(
         self,
@@ -262,9 +286,14 @@ class TensorDataModule(LightningDataModule):
         return len(self.class_names)
 
     @property
+    def num_values(self) -> int:
+        """The number of values that a regression predicts."""
+        return len(self.value_names) or 1
+
+    @property
     def monitor(self) -> tuple[str, str]:
         """The validation metric that selects the best epoch, and its direction ("min" or "max")."""
-        return ("val/loss", "min") if self.task == "regression" else ("val/acc", "max")
+        return get_task(self.task).monitor
 
     @property
     def note(self) -> str:
@@ -278,7 +307,7 @@ class TensorDataModule(LightningDataModule):
     def split(self, samples: Samples) -> tuple[Samples, Samples]:
         """Split the samples into training and validation samples, stratified by class."""
         generator = torch.Generator().manual_seed(self.split_seed)
-        classes = samples.targets if self.task != "regression" else torch.zeros(samples.size)
+        classes = self.get_strata(samples)
         if self.val_size is None:
             raise InputError("data.val_size=null must be a number of samples, or a fraction")
         val_count = resolve_count(self.val_size, samples.size, "data.val_size")
@@ -290,10 +319,28 @@ class TensorDataModule(LightningDataModule):
             raise InputError(f"data.val_size={self.val_size} leaves none of {samples.size} samples to train on")
         return samples.take(train), samples.take(val)
 
+    def get_strata(self, samples: Samples) -> Tensor:
+        """Return the numbers (N,) whose fractions a split keeps: the classes; for labels and values all the same."""
+        return samples.targets if get_task(self.task).has_one_class else torch.zeros(samples.size)
+
     def setup(self, stage: str | None = None) -> None:
         if self.train_set is None:
             samples, self.test_set = [Samples(part.inputs, flatten_targets(part.targets)) for part in self.load()]
+            for part in (samples, self.test_set):
+                self.check_samples(part)
             self.train_set, self.val_set = self.split(samples)
+
+    def check_samples(self, samples: Samples) -> None:
+        """Check samples against what this data set declares.
+
+        Raises:
+            InputError: if they have other targets or tokens.
+        """
+        try:
+            check_targets(samples.targets, self.task, self.num_classes, self.num_values)
+            check_tokens(samples.inputs, self.num_tokens)
+        except InputError as error:
+            raise InputError(f"{type(self).__name__}: {error}") from error
 
     def draw_epoch_order(self) -> Tensor:
         """Return the order of the training samples in this epoch; it depends on the seed and the epoch only."""
@@ -358,13 +405,18 @@ class TensorDataModule(LightningDataModule):
         """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
 
+    def cast_inputs(self, inputs: Tensor, dtype: str | torch.dtype) -> Tensor:
+        """Return a network's inputs in its precision; tokens as int64."""
+        return cast_inputs(inputs, dtype, self.num_tokens)
+
     def describe_preprocessing(self) -> Preprocessing | None:
         """Return how a raw input becomes a network's input, once the data are loaded.
 
         Checkpoints carry it, so that new inputs are prepared as these data were. ``None``: unknown, and then no files
         are predicted, since a wrong guess would go unnoticed.
         """
-        return None
+        is_plain = type(self).transform is TensorDataModule.transform
+        return Preprocessing(VALUES) if self.num_tokens and is_plain else None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, Chunk) else super().transfer_batch_to_device(batch, device, 0)
@@ -375,7 +427,7 @@ class TensorDataModule(LightningDataModule):
 
         def prepare(inputs: Tensor) -> Tensor:
             inputs = self.transform(inputs, augment=training)
-            return inputs if dtype is None else inputs.to(dtype)
+            return inputs if dtype is None else self.cast_inputs(inputs, dtype)
 
         if isinstance(batch, Tensor):  # a model's example inputs, already in the form that its network takes
             return batch.to(dtype) if dtype is not None and batch.is_floating_point() else batch

@@ -55,6 +55,8 @@ class ImageDataModule(TensorDataModule):
         if crop_padding == "reflect" and crop >= min(self.in_shape[1:]):
             height, width = self.in_shape[1:]
             raise InputError(f"data.crop={crop}: images of {height}×{width} pixels cannot be mirrored so far")
+        if self.task == "dense" and self.has_augmentation:
+            raise InputError("data.flip, data.crop and data.cutout change images and not their masks: leave them out")
         self.mean = self.std = torch.empty(0)
 
     def setup(self, stage: str | None = None) -> None:

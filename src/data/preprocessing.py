@@ -14,6 +14,7 @@ DATA_KEY = "data_description"  # of a checkpoint
 IMAGE, VALUES, ROW = "image", "values", "row"
 MAX_VALUES = 2**28  # numbers of one input, in a checkpoint that may be a stranger's
 MAX_CLASSES = 1_000_000
+MAX_TOKENS = 2**24  # up to which float32 has each whole number
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,28 @@ class DataDescription:
     """What is known about the data on which a model was trained.
 
     Attributes:
-        task: "multiclass", "binary" or "regression".
+        task: a name in `src.data.tasks.TASKS`.
         in_shape: one input's shape, without the batch.
         class_names: the classes; empty for regression.
         preprocessing: how a raw input becomes a network's input; ``None``: unknown.
+        value_names: the values of a regression that has several.
+        num_tokens: the inputs are tokens from 0 to below this number; 0: they are numbers.
     """
 
     task: str
     in_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     preprocessing: Preprocessing | None
+    value_names: tuple[str, ...] = ()
+    num_tokens: int = 0
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def num_values(self) -> int:
+        return len(self.value_names) or 1
 
 
 def describe_data(data: Any) -> DataDescription | None:
@@ -72,8 +81,10 @@ def describe_data(data: Any) -> DataDescription | None:
     if not all(hasattr(data, name) for name in ("task", "in_shape", "class_names")):
         return None
     describe = getattr(data, "describe_preprocessing", None)
-    names = tuple(map(str, data.class_names))
-    return DataDescription(str(data.task), tuple(data.in_shape), names, describe() if describe else None)
+    classes, values = (tuple(map(str, getattr(data, name, ()))) for name in ("class_names", "value_names"))
+    steps = describe() if describe else None
+    tokens = int(getattr(data, "num_tokens", 0))
+    return DataDescription(str(data.task), tuple(data.in_shape), classes, steps, values, tokens)
 
 
 def write_description(checkpoint: dict[str, Any], data: Any) -> None:
@@ -107,11 +118,15 @@ def _to_plain(value: Any) -> Any:
 def _parse_description(content: Any) -> DataDescription:
     """Return a description from plain values; raise `KeyError`, `TypeError` or `ValueError` for any others."""
     shape, names, steps = tuple(content["in_shape"]), tuple(content["class_names"]), content["preprocessing"]
+    values, tokens = tuple(content.get("value_names", ())), content.get("num_tokens", 0)  # earlier code has neither
     if not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) > MAX_VALUES:
         raise ValueError
-    if not all(isinstance(text, str) for text in (content["task"], *names)) or len(names) > MAX_CLASSES:
+    if not all(isinstance(text, str) for text in (content["task"], *names, *values)):
         raise ValueError
-    return DataDescription(content["task"], shape, names, None if steps is None else _parse_steps(steps, shape))
+    if max(len(names), len(values)) > MAX_CLASSES or type(tokens) is not int or not 0 <= tokens <= MAX_TOKENS:
+        raise ValueError
+    parsed = None if steps is None else _parse_steps(steps, shape)
+    return DataDescription(content["task"], shape, names, parsed, values, tokens)
 
 
 def _parse_steps(content: Any, shape: tuple[int, ...]) -> Preprocessing:

@@ -10,18 +10,18 @@ import torch
 
 from src.core.errors import InputError
 from src.core.formatting import format_count
-from src.data.base import Samples, Task, TensorDataModule, resolve_count, split_stratified
+from src.data.base import Samples, TensorDataModule, resolve_count, split_stratified
 from src.data.preprocessing import ROW, Preprocessing
 from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
 from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns
 from src.data.tables.reading import Column, read_columns
-from src.data.targets import Target, find_target, suggest_unit
+from src.data.tables.targets import Target, find_targets, suggest_unit
 
 log = logging.getLogger(__name__)
 
 
 class Table(TensorDataModule):
-    """The rows of a file: inputs (D,) float32 encoded from its columns, and the target column.
+    """The rows of a file: inputs (D,) float32 encoded from its columns, and the target columns.
 
     Numbers are standardised and words are one-hot, by statistics of the training rows only
     (`src.data.tables.encoding`). Targets of regression are not standardised. The file is read when the data module is
@@ -29,7 +29,7 @@ class Table(TensorDataModule):
 
     Args:
         file: a CSV file with the names of its columns in the first line, or a Parquet file.
-        target: the name of the column to predict.
+        target: the name of the column to predict, or the names of several: labels or values.
         test_size: the rows to test on, a count or a fraction, stratified by class; unused with ``test_file``.
         max_categories: the number of different words that a column may have.
         test_file: a second file, with the rows to test on in place of ``test_size``; ``None``: there is none.
@@ -42,7 +42,8 @@ class Table(TensorDataModule):
         settings: those of `TensorDataModule`.
 
     Attributes:
-        target: the task and the names of the classes.
+        target: the task and the names of the classes, labels or values.
+        target_names: the names of the columns to predict.
         encoder: how columns become inputs; plain values, which encode other rows as well.
     """
 
@@ -52,11 +53,11 @@ class Table(TensorDataModule):
     def __init__(
         self,
         file: str | None,
-        target: str | None,
+        target: str | Sequence[str] | None,
         test_size: int | float | None,
         max_categories: int,
         test_file: str | None = None,
-        task: Task | None = None,
+        task: str | None = None,
         ignore: str | Sequence[str] = (),
         missing: str = "median",
         delimiter: str | None = None,
@@ -64,10 +65,11 @@ class Table(TensorDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if file is None or target is None:
+        if file is None or not target:
             raise InputError("data=table needs a file and the column to predict: data.file=FILE.csv data.target=COLUMN")
         self.path, self.test_path = Path(file), Path(test_file) if test_file else None
-        self.target_name, self.test_size, self.max_categories = target, test_size or 0, max_categories
+        self.target_names = [target] if isinstance(target, str) else list(map(str, target))
+        self.test_size, self.max_categories = test_size or 0, max_categories
         self.ignore = [ignore] if isinstance(ignore, str) else list(map(str, ignore))
         self.missing, self.delimiter = missing, delimiter
         self.notes: list[str] = []
@@ -78,13 +80,14 @@ class Table(TensorDataModule):
     def note(self) -> str:
         return "; ".join(self.notes)
 
-    def _read(self, task: Task | None, target_unit: float) -> None:
+    def _read(self, task: str | None, target_unit: float) -> None:
         """Read the files, split the rows and encode them."""
         columns = self._read_file(self.path)
         names = self._choose_columns(columns)
         rows = self._find_usable_rows(columns, names, self.path)
-        self.target = find_target(columns[self.target_name].take(rows), self.target_name, task, target_unit)
+        self.target = find_targets(self._take_targets(columns, rows), task, target_unit)
         self.task, self.class_names = self.target.task, self.target.class_names
+        self.value_names = self.target.value_names
         # Until they are encoded, the inputs of samples are the numbers of their rows.
         every = self._number_rows(columns, rows, self.path)
         if self.test_path is None:
@@ -113,11 +116,14 @@ class Table(TensorDataModule):
         Raises:
             InputError: if a setting names no column, or a column cannot be encoded.
         """
-        require_columns("data.target", [self.target_name], columns)
+        require_columns("data.target", self.target_names, columns)
         require_columns("data.ignore", self.ignore, columns)
-        if self.target_name in self.ignore:
-            raise InputError(f"data.ignore: {self.target_name} is the target, which cannot be left out")
-        names = [name for name in columns if name not in (*self.ignore, self.target_name)]
+        for number, name in enumerate(self.target_names):
+            if name in self.ignore:
+                raise InputError(f"data.ignore: {name} is the target, which cannot be left out")
+            if name in self.target_names[:number]:
+                raise InputError(f"data.target names the column {name} twice")
+        names = [name for name in columns if name not in (*self.ignore, *self.target_names)]
         refuse_unusable({name: columns[name] for name in names}, self.max_categories, self.ignore)
         return names
 
@@ -130,7 +136,7 @@ class Table(TensorDataModule):
             InputError: if the file lacks a column, or has a class that the first file lacks.
         """
         tested = self._read_file(path, [name for name, column in columns.items() if column.words is not None])
-        if lacking := [name for name in (*names, self.target_name) if name not in tested]:
+        if lacking := [name for name in (*names, *self.target_names) if name not in tested]:
             raise InputError(f"data.test_file={path} lacks the columns {join_names(lacking)}")
         return tested, self._number_rows(tested, self._find_usable_rows(tested, names, path), path)
 
@@ -140,13 +146,13 @@ class Table(TensorDataModule):
         Raises:
             InputError: if there are none.
         """
-        lacks_target = columns[self.target_name].is_missing
+        lacks_target = np.logical_or.reduce([columns[name].is_missing for name in self.target_names])
         lacks_value = np.zeros_like(lacks_target)
         for name in names:
             lacks_value |= columns[name].is_missing
         is_usable = ~lacks_target & (~lacks_value | (self.missing != "drop"))
         if lacks_target.all():
-            raise InputError(f"{path}: the target {self.target_name} has no value in any row")
+            raise InputError(f"{path}: the target {', '.join(self.target_names)} has no value in any row")
         if not is_usable.any():
             raise InputError(f"{path}: each row has an empty cell, and data.missing=drop leaves such rows out")
         for count, what in (
@@ -159,8 +165,11 @@ class Table(TensorDataModule):
 
     def _number_rows(self, columns: Mapping[str, Column], rows: np.ndarray, path: Path) -> Samples:
         """Return samples of the rows (N,), whose inputs are the rows' numbers."""
-        targets = columns[self.target_name].take(rows)
-        return Samples(torch.from_numpy(rows), self.target.encode(targets, f"{self.target_name} of {path}"))
+        targets = self.target.encode(self._take_targets(columns, rows), f" of {path}")
+        return Samples(torch.from_numpy(rows), targets)
+
+    def _take_targets(self, columns: Mapping[str, Column], rows: np.ndarray) -> dict[str, Column]:
+        return {name: columns[name].take(rows) for name in self.target_names}
 
     def _encode(self, columns: Mapping[str, Column], samples: Samples, path: Path) -> Samples:
         """Return samples whose inputs are the numbers of their rows with the inputs (N, D) of these rows.
@@ -180,8 +189,7 @@ class Table(TensorDataModule):
             raise InputError(
                 f"data.test_size={self.test_size} of {samples.size} rows leaves none to test or to train on"
             )
-        classes = torch.zeros(samples.size) if self.task == "regression" else samples.targets
-        test, rest = split_stratified(classes, count, torch.Generator().manual_seed(self.split_seed))
+        test, rest = split_stratified(self.get_strata(samples), count, torch.Generator().manual_seed(self.split_seed))
         return samples.take(rest), samples.take(test)
 
     # What the log tells
@@ -199,16 +207,19 @@ class Table(TensorDataModule):
         words = len(self.encoder.word_columns)
         kinds = f"{len(used) - words} of numbers, {words} of words"
         left_out = f", ignored: {join_names(self.ignore)}" if self.ignore else ""
-        task = f"{self.task}, {self.num_classes} classes ({join_names(self.class_names)})"
+        task, title = self.task, "target" if len(self.target_names) == 1 else "targets"
+        if self.class_names and title == "target":
+            task += f", {self.num_classes} classes ({join_names(self.class_names)})"
         self.notes.insert(
             0,
             f"{self.path.name}: {format_count(rows, 'row')}, {format_count(len(used), 'column')} ({kinds}{left_out}), "
-            f"target {self.target_name}: {task if self.class_names else self.task}",
+            f"{title} {join_names(self.target_names)}: {task}",
         )
         if constant := [name for name in names if name not in used]:
             self.notes.append(f"the same in all training rows and so left out: {join_names(constant)}")
         if self.class_names:
-            counts = train.targets.bincount(minlength=self.num_classes).tolist()
+            present = train.targets if train.targets.ndim == 1 else train.targets.nonzero()[:, 1]  # labels that are 1
+            counts = present.bincount(minlength=self.num_classes).tolist()
             if absent := [name for name, count in zip(self.class_names, counts, strict=True) if not count]:
                 self.notes.append(f"no training row has the class {join_names(absent)}")
         elif unit := suggest_unit(train.targets):
@@ -220,7 +231,9 @@ class Table(TensorDataModule):
     def _note_suspects(self, columns: Mapping[str, Column], samples: Samples) -> None:
         """Note the columns that give the target of the rows away, or count them."""
         used = {each.name: columns[each.name].take(samples.inputs.numpy()) for each in self.encoder.columns}
-        self.notes += find_suspects(used, samples.targets.numpy(), self.task == "regression")
+        for targets in samples.targets.view(samples.size, -1).numpy().T:
+            found = find_suspects(used, targets, not self.class_names)
+            self.notes += [note for note in found if note not in self.notes]
 
     def _note_unseen(self, columns: Mapping[str, Column], samples: Samples, stage: str) -> None:
         """Note the words of rows to validate or test on that no training row has."""

@@ -5,10 +5,11 @@ import io
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -91,14 +92,8 @@ class Reader:
             advance: called with the number of files that have been read since.
         """
         for start in range(0, len(files), EVAL_BATCH_SIZE):
-            group, items = files[start : start + EVAL_BATCH_SIZE], []
-            for item in self._read_group(group):
-                items.append(item)
-                if len(items) == EVAL_BATCH_SIZE:
-                    yield items
-                    items = []
-            if items:
-                yield items
+            group = files[start : start + EVAL_BATCH_SIZE]
+            yield from batch_items(self._read_group(group))
             advance(len(group))
 
     def _read_group(self, files: Sequence[str]) -> Iterator[Item]:
@@ -137,7 +132,7 @@ class Reader:
             rows = self.table.read_stdin() if file == STDIN else self.table.read(Path(file))
             yield from (Item(f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
         elif suffix == ".npy":
-            yield from self._read_array(Path(file))
+            yield from self.read_values(_open_array(Path(file)), file)
         elif file == STDIN:
             yield from self._read_rows("standard input", sys.stdin)
         elif suffix == ".csv":
@@ -174,24 +169,41 @@ class Reader:
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{name} is no CSV file ({error})") from error
 
-    def _read_array(self, path: Path) -> Iterator[Item]:
-        """Yield the inputs in a NumPy file: one, or as many as its first dimension has.
+    def read_python(self, inputs: Any) -> Iterator[Item]:
+        """Yield the inputs in an array, a tensor, nested lists of numbers, or a data frame.
 
         Raises:
-            InputError: if the file is damaged or has objects, or the array another shape or type.
+            InputError: if the network does not take them.
         """
-        array = _open_array(path)
+        if self.table is not None:
+            if not hasattr(inputs, "to_csv"):
+                raise InputError("this network takes rows of a table: give a data frame, or the path of a CSV file")
+            for number, row in enumerate(self.table.read_frame(inputs, "data frame"), 1):
+                yield Item(f"row {number}", row)
+            return
+        try:
+            array = np.asarray(inputs.detach().cpu() if isinstance(inputs, Tensor) else inputs)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the inputs are no array ({error})") from error
+        yield from self.read_values(array, "input")
+
+    def read_values(self, array: np.ndarray, name: str) -> Iterator[Item]:
+        """Yield the inputs in an array of this name: one, or as many as its first dimension has.
+
+        Raises:
+            InputError: if it has another shape or type than the network takes.
+        """
         number = np.uint8 if self.takes_images else np.number
         if not np.issubdtype(array.dtype, number) or np.issubdtype(array.dtype, np.complexfloating):
             needed = "pixels as uint8, 0 to 255" if self.takes_images else "real numbers"
-            raise InputError(f"{path} holds {array.dtype}, and this network takes {needed}")
+            raise InputError(f"{name} holds {array.dtype}, and this network takes {needed}")
         single = self._fits(array.shape)
         if not single and not (array.ndim and self._fits(array.shape[1:])):
             shape = "×".join(map(str, array.shape)) or "one number"
             needed = "images H×W×3, H×W or C×H×W" if self.takes_images else self.describe()
-            raise InputError(f"{path} has the shape {shape}, and this network takes {needed}, one or several")
+            raise InputError(f"{name} has the shape {shape}, and this network takes {needed}, one or several")
         for index, values in enumerate(array[None] if single else array):
-            yield Item(str(path) if single else f"{path}[{index}]", self._to_raw(values))
+            yield Item(name if single else f"{name}[{index}]", self._to_raw(values))
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         """Return True if a shape is that of one input; an image may have any size."""
@@ -209,6 +221,13 @@ class Reader:
         squeezed = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
         image = Image.fromarray(np.ascontiguousarray(squeezed))
         return torch.from_numpy(fit_image(image, self.in_shape[1], self.in_shape[0]).copy())
+
+
+def batch_items(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield inputs in batches of the size of an evaluation's; the last may be smaller."""
+    rest = iter(items)
+    while batch := list(islice(rest, EVAL_BATCH_SIZE)):
+        yield batch
 
 
 def _get_suffix(file: str) -> str:

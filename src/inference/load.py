@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from src.callbacks.explanations.saliency import Saliency, compute_saliency
 from src.core.errors import InputError
-from src.data.base import TensorDataModule
+from src.data.base import TensorDataModule, cast_inputs, check_tokens
 from src.data.preprocessing import DataDescription, describe_data, read_description
+from src.data.tasks import TASKS
 from src.storage.configs import open_config
 from src.storage.trust import read_packages
 from src.storage.weights import load_weights, read_checkpoint
@@ -29,7 +31,6 @@ from src.training.checkpointing.checkpoint import find_checkpoint
 from src.training.validation.config import find_wrong_settings
 
 log = logging.getLogger(__name__)
-TASKS = ("multiclass", "binary", "regression")
 
 
 class _DescribedData(LightningDataModule):
@@ -39,6 +40,8 @@ class _DescribedData(LightningDataModule):
         super().__init__()
         self.task, self.in_shape = description.task, description.in_shape
         self.class_names, self.num_classes = description.class_names, description.num_classes
+        self.value_names, self.num_values = description.value_names, description.num_values
+        self.num_tokens = description.num_tokens
 
 
 class LoadedRun:
@@ -126,12 +129,15 @@ class LoadedRun:
             prepare: the preprocessing.
 
         Raises:
-            InputError: if the outputs are not of that shape.
+            InputError: if the outputs are not of that shape, or the inputs should be tokens and are not.
         """
+        about, task = self.description, TASKS[self.description.task]
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-            outputs = self.model(prepare(inputs).to(device=self.device).to(self.model.dtype))
-        expected = self.description.num_classes if self.description.task == "multiclass" else 1
-        if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), expected):
+            prepared = prepare(inputs).to(device=self.device)
+            check_tokens(prepared, about.num_tokens)
+            outputs = self.model(cast_inputs(prepared, self.model.dtype, about.num_tokens))
+        shape = (len(inputs), task.count_outputs(about.num_classes, about.num_values))
+        if not isinstance(outputs, Tensor) or outputs.shape[:2] != shape or outputs.ndim != task.output_dims:
             raise InputError(f"{self.folder}: its network does not return one output for each class or value")
         return outputs.float().cpu()
 
@@ -168,7 +174,7 @@ class LoadedRun:
             InputError: if it has other classes or inputs.
         """
         now, then = describe_data(self.data), self.description
-        if now is None or (now.task, now.in_shape, now.class_names) != (then.task, then.in_shape, then.class_names):
+        if now is None or replace(now, preprocessing=None) != replace(then, preprocessing=None):
             raise InputError(f"split={split}: the data have other classes or inputs than {self.folder} was trained on")
         if now.preprocessing != then.preprocessing:
             log.warning("the data have changed since %s was trained: they are prepared as they are now", self.folder)

@@ -1,19 +1,22 @@
 """Present predictions: a table in the terminal, a CSV or JSON file, and a grid of images."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.callbacks.explanations.saliency import Saliency, attach_overlays
 from src.callbacks.figures.base import draw_figure, draw_image_grid, format_percent, save_png
 from src.core.errors import InputError
-from src.core.formatting import format_metrics
+from src.core.formatting import format_html, format_metrics, to_table
 from src.storage.files import write_csv, write_json
 
 MAX_ROWS = 50  # of the table
+LABEL_SIGN = "|"  # between the labels of a sample
 GRID_COLUMNS, GRID_ROWS = 6, 8
 TITLE_WIDTH = 22  # characters
 
@@ -23,25 +26,72 @@ class Prediction(NamedTuple):
 
     Attributes:
         name: the input's.
-        target: the true class or value, if it is known.
-        value: the predicted class or value.
-        top: the most probable classes with their probabilities, the first is predicted; empty for regression.
+        target: the true class, labels or values, as ``value``, if known.
+        value: the predicted class; a list of labels; a value, or several by their names.
+        top: the most probable classes with their probabilities, the first is predicted; of labels all, in their order;
+            empty for regression.
     """
 
     name: str
-    target: str | float | None
-    value: str | float
+    target: "Value | None"
+    value: "Value"
     top: list[tuple[str, float]]
 
 
+Value = str | list[str] | float | dict[str, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions:
+    """What a network predicts for N inputs, for Python code.
+
+    Attributes:
+        predictions: one for each input.
+        probabilities: (N, K) float64, a column for each class or label in the order of ``class_names``; ``None`` for
+            regression.
+        class_names: the K classes or labels; empty for regression.
+    """
+
+    predictions: list[Prediction]
+    probabilities: np.ndarray | None
+    class_names: tuple[str, ...]
+
+    @property
+    def values(self) -> list[Value]:
+        """What is predicted for each input: a class, a list of labels, a value, or several by their names."""
+        return [prediction.value for prediction in self.predictions]
+
+    @property
+    def table(self) -> Any:
+        """A row for each input, as in the file that ``src.predict`` writes; a data frame if pandas is installed."""
+        return to_table(make_rows(self.predictions))
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} predictions"
+
+    def _repr_html_(self) -> str:
+        return format_html(repr(self), make_rows(self.predictions))
+
+
 def make_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
-    """Return predictions as rows of a table: input, target if known, and classes with their probabilities."""
+    """Return predictions as rows of a table: input, target if known, and classes with their probabilities.
+
+    Each label and each of several values has a column.
+    """
     rows = []
     for name, target, value, top in predictions:
         row: dict[str, Any] = {"input": name}
-        if target is not None:
-            row["target"] = target
-        row["prediction"] = value
+        for title, content in (("target", target), ("prediction", value)):
+            if isinstance(content, dict):
+                row |= {f"{title}_{key}": number for key, number in content.items()}
+            elif content is not None:
+                row[title] = LABEL_SIGN.join(content) if isinstance(content, list) else content
+        if isinstance(value, list):
+            row |= {f"probability_{label}": probability for label, probability in top}
+            top = []
         for rank, (label, probability) in enumerate(top, start=1):
             row |= {f"prediction_{rank}": label} if rank > 1 else {}
             row["probability" if rank == 1 else f"probability_{rank}"] = probability
@@ -74,8 +124,10 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
         console.width = 10_000
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     rows = make_rows(predictions[:MAX_ROWS])
+    ranked = isinstance(predictions[0].value, str)  # columns whose titles would tell nothing
     for name in rows[0]:
-        table.add_column("" if name.startswith("prob") or name[-1].isdigit() else name, overflow="fold")
+        is_rank = ranked and (name.startswith("prob") or name[-1].isdigit())
+        table.add_column("" if is_rank else name, overflow="fold")
     for row in rows:
         table.add_row(*[Text(_format_cell(name, value)) for name, value in row.items()])
     console.print(table)
@@ -90,13 +142,21 @@ def _format_cell(name: str, value: Any) -> str:
 
 
 def summarize(predictions: Sequence[Prediction], split: str) -> str:
-    """Return the accuracy, or for regression the mean squared error, of predictions whose targets are known."""
+    """Return the accuracy, or for regression the mean squared error, of predictions whose targets are known.
+
+    Labels are predicted correctly if all of a sample's are.
+    """
     if predictions[0].top:
         measure = {f"{split}/acc": sum(each.target == each.value for each in predictions) / len(predictions)}
     else:
-        errors = [(float(each.value) - float(each.target or 0)) ** 2 for each in predictions]
-        measure = {f"{split}/mse": sum(errors) / len(errors)}
+        pairs = [pair for each in predictions for pair in zip(_list(each.value), _list(each.target), strict=True)]
+        measure = {f"{split}/mse": sum((value - target) ** 2 for value, target in pairs) / len(pairs)}
     return f"{format_metrics(measure)} of {len(predictions):,} samples"
+
+
+def _list(value: Any) -> list[float]:
+    """Return the numbers of a predicted or true value of a regression."""
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], saliency: Saliency | None = None) -> None:
@@ -124,6 +184,10 @@ def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], sal
 
 def _format_title(prediction: Prediction) -> str:
     _, target, value, top = prediction
-    shown = f"{value} {format_percent(top[0][1], 0)}" if top else f"{value:.4g}"
-    wrong = f"\n(true: {target})" if top and target not in (None, value) else ""
+    if isinstance(value, str):
+        shown = f"{value} {format_percent(top[0][1], 0)}"
+    else:
+        shown = ", ".join(value) if isinstance(value, list) else ", ".join(f"{each:.4g}" for each in _list(value))
+    true = ", ".join(target) if isinstance(target, list) else target
+    wrong = f"\n(true: {true})" if top and target not in (None, value) else ""
     return "\n".join(line[:TITLE_WIDTH] for line in f"{shown}{wrong}".split("\n"))

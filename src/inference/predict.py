@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import compress
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +20,14 @@ from src.core.formatting import to_relative_path
 from src.core.places import expand_home, resolve_data_dir
 from src.data.base import Samples
 from src.data.preprocessing import DataDescription
-from src.inference.inputs import Reader
+from src.data.tasks import TASKS
+from src.inference.inputs import Reader, batch_items
 from src.inference.load import LoadedRun
 from src.inference.outputs import (
     GRID_COLUMNS,
     GRID_ROWS,
     Prediction,
+    Predictions,
     draw_grid,
     print_predictions,
     summarize,
@@ -44,7 +48,7 @@ class Batch(NamedTuple):
         names: one per input.
         raw: the inputs (B, *in_shape) as they were read.
         outputs: the network's, (B, out_features).
-        targets: true classes or values (B,), if known.
+        targets: true classes, labels or values (B, …), if known.
     """
 
     names: list[str]
@@ -74,6 +78,7 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
         cfg.grid = cfg.grid or EXPLAINED
     _check_request(cfg, paths)
     run = LoadedRun(cfg)
+    _refuse_dense(run)
     if cfg.grid and len(run.description.in_shape) != 3:
         raise InputError(f"grid={cfg.grid}: the inputs of {run.folder} are no images")
     reader = None if cfg.split else Reader(run.description)
@@ -84,6 +89,71 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
         _present(cfg, run, predictions, images)
     more = [f"… and {len(errors) - MAX_ERRORS:,} more"] if len(errors) > MAX_ERRORS else []
     return [*errors[:MAX_ERRORS], *more]
+
+
+@explain_memory_errors()
+def predict_inputs(run: LoadedRun, inputs: Any, split: str | None = None, top: int = 3) -> Predictions:
+    """Predict what Python code holds, or the samples of a split.
+
+    Args:
+        run: the run.
+        inputs: one input or several, as an array or a tensor; a data frame for a network that takes rows of a table; or
+            a path or several, of what `predict` takes. ``None`` with a split.
+        split: "train", "val" or "test"; ``None``: the inputs.
+        top: the number of classes with their probabilities in each prediction.
+
+    Raises:
+        InputError: if nothing can be predicted, or one of the inputs cannot be read.
+    """
+    if (inputs is None) == (split is None):
+        raise InputError("give either the inputs to predict or a split")
+    if split not in (None, "train", "val", "test"):
+        raise InputError(f"split={split} must be train, val or test")
+    _refuse_dense(run)
+    reader = Reader(run.description) if split is None else None
+    batches = _predict_split(run, str(split)) if reader is None else _predict_values(run, reader, inputs)
+    outputs: list[Tensor] = []
+
+    def keep_outputs() -> Iterator[Batch]:
+        for batch in batches:
+            outputs.append(batch.outputs)
+            yield batch
+
+    predictions, _ = _collect(keep_outputs(), run.description, top, with_images=False)
+    if reader is not None and reader.errors:
+        more = f" (and {len(reader.errors) - 1:,} more)" if len(reader.errors) > 1 else ""
+        raise InputError(f"{reader.errors[0]}{more}")
+    if not predictions:
+        raise InputError("there is nothing to predict: the inputs are empty")
+    probabilities = _compute_probabilities(torch.cat(outputs), run.description.task)
+    found = None if probabilities is None else probabilities.numpy()
+    return Predictions(predictions, found, run.description.class_names)
+
+
+def _predict_values(run: LoadedRun, reader: Reader, inputs: Any) -> Iterator[Batch]:
+    """Yield the batches of arrays, a data frame or paths."""
+    paths = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
+    if isinstance(paths, (list, tuple)) and paths and all(isinstance(path, (str, PathLike)) for path in paths):
+        yield from _predict_files(run, reader, [str(path) for path in paths])
+        return
+    prepare = run.description.preprocessing
+    assert prepare is not None  # the reader has checked it
+    for items in batch_items(reader.read_python(inputs)):
+        raw = torch.stack([item.raw for item in items])
+        yield Batch([item.name for item in items], raw, run.compute_outputs(raw, prepare), None)
+
+
+def _refuse_dense(run: LoadedRun) -> None:
+    if run.description.task == "dense":
+        how = "in Python, load_from_checkpoint returns its model"
+        raise InputError(f"{run.folder} predicts a class for each pixel, which is no row of a table: {how}")
+
+
+def _compute_probabilities(outputs: Tensor, task: str) -> Tensor | None:
+    """Return the probability of each class or label (N, K) float64; ``None`` for regression."""
+    if task == "regression":
+        return None
+    return outputs.double().sigmoid() if task == "multilabel" else compute_class_probabilities(outputs)
 
 
 def _check_request(cfg: DictConfig, paths: Sequence[str]) -> None:
@@ -145,19 +215,38 @@ def _collect(
 
 
 def _interpret(batch: Batch, description: DataDescription, top: int) -> Iterator[Prediction]:
-    """Yield the predictions of a batch: the most probable classes, or the values."""
-    names, targets = description.class_names, None if batch.targets is None else batch.targets.tolist()
-    if description.task == "regression":
-        for index, value in enumerate(batch.outputs.squeeze(1).tolist()):
-            yield Prediction(batch.names[index], None if targets is None else targets[index], value, [])
-        return
-    probabilities = compute_class_probabilities(batch.outputs)
-    ranked = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top]
-    values = probabilities.gather(1, ranked).tolist()
-    for index, (order, row) in enumerate(zip(ranked.tolist(), values, strict=True)):
-        classes = [(names[number], value) for number, value in zip(order, row, strict=True)]
-        target = None if targets is None else names[targets[index]]
-        yield Prediction(batch.names[index], target, classes[0][0], classes)
+    """Yield the predictions of a batch: the most probable classes, the labels, or the values."""
+    name_all = {"regression": _name_values, "multilabel": _name_labels}.get(description.task, _name_classes)
+    targets = [None] * len(batch.names) if batch.targets is None else name_all(batch.targets, description)
+    values = name_all(TASKS[description.task].predict(batch.outputs), description)
+    tops = _rank_classes(batch.outputs, description, top)
+    for name, target, value, ranked in zip(batch.names, targets, values, tops, strict=True):
+        yield Prediction(name, target, ranked[0][0] if isinstance(value, str) else value, ranked)
+
+
+def _name_classes(classes: Tensor, description: DataDescription) -> list[Any]:
+    return [description.class_names[number] for number in classes.tolist()]
+
+
+def _name_labels(labels: Tensor, description: DataDescription) -> list[Any]:
+    return [list(compress(description.class_names, row)) for row in labels.tolist()]
+
+
+def _name_values(values: Tensor, description: DataDescription) -> list[Any]:
+    names = description.value_names
+    return [dict(zip(names, row, strict=True)) if names else row for row in values.tolist()]
+
+
+def _rank_classes(outputs: Tensor, description: DataDescription, top: int) -> list[list[tuple[str, float]]]:
+    """Return each input's most probable classes with their probabilities; all labels in their order; no values."""
+    names, probabilities = description.class_names, _compute_probabilities(outputs, description.task)
+    if probabilities is None:
+        return [[] for _ in outputs]
+    if description.task == "multilabel":
+        return [list(zip(names, row, strict=True)) for row in probabilities.tolist()]
+    order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top]
+    pairs = zip(order.tolist(), probabilities.gather(1, order).tolist(), strict=True)
+    return [[(names[number], value) for number, value in zip(*pair, strict=True)] for pair in pairs]
 
 
 def _present(cfg: DictConfig, run: LoadedRun, predictions: list[Prediction], images: Tensor | None) -> None:

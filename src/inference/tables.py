@@ -50,6 +50,11 @@ class TableReader:
             raise InputError(f"{path} has more than {MAX_BYTES:,} bytes")
         return self._encode(parse_file(content, path, self.delimiter, self.encoder.word_columns), path)
 
+    def read_frame(self, frame: Any, name: str) -> Tensor:
+        """Return the rows of a data frame of pandas, or of another library with ``to_csv``, see `read`."""
+        content = frame.to_csv(index=False).encode()
+        return self._encode(parse_file(content, Path(name), "comma", self.encoder.word_columns), Path(name))
+
     def _encode(self, columns: dict[str, Column], path: Path) -> Tensor:
         count = len(next(iter(columns.values())).values)
         try:

@@ -17,9 +17,10 @@ from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
 from src.data.base import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
+from src.data.tasks import get_task
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
-from src.models.losses import LOSSES, LOSSES_BY_TASK, SMOOTHABLE, compute_penalty
+from src.models.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -33,7 +34,7 @@ class SupervisedModule(LightningModule):
     Args:
         in_shape: one input's shape, without the batch.
         num_classes: the number of classes; 0 for regression.
-        task: "multiclass", "binary" or "regression".
+        task: a name in `src.data.tasks.TASKS`.
         optimizer: ``{"_target_": "torch.optim.Adam", "lr": 0.001, …}``; ``None`` to predict only.
         build_scheduler: ``{"_target_": …, "interval": "step" or "epoch", …}``, see `make_schedule`; ``None`` keeps the
             learning rate.
@@ -44,15 +45,18 @@ class SupervisedModule(LightningModule):
         reduction: a step minimises the "mean" or the "sum" of its samples' losses.
         l1, l2: penalties l1·Σ|w| and l2·Σw² over the trained weights, without biases; they are part of the
             objective, not of the logged losses.
+        num_values: the number of values of a regression.
+        num_tokens: the inputs are tokens, int64 from 0 to below this number; 0: they are numbers.
 
     Raises:
-        InputError: if the model takes images and ``in_shape`` is not (C, H, W), or if the loss does
-            not suit the task.
+        InputError: if the model does not suit the inputs or the task, or the loss does not suit the task.
         DivergedError: while training, when the loss is NaN or infinite.
     """
 
     net: nn.Module
     images_only = False
+    takes_tokens = False  # True: for inputs that are tokens, and no others
+    suited_tasks: tuple[str, ...] = ("multiclass", "binary", "multilabel", "regression")
 
     def __init__(
         self,
@@ -66,25 +70,26 @@ class SupervisedModule(LightningModule):
         reduction: str = "mean",
         l1: float = 0.0,
         l2: float = 0.0,
+        num_values: int = 1,
+        num_tokens: int = 0,
     ) -> None:
         super().__init__()
-        if self.images_only and len(in_shape) != 3:
-            raise InputError(
-                f"{type(self).__name__} takes images of shape (C, H, W), these data have shape {tuple(in_shape)}: "
-                "model=mlp takes any shape"
-            )
-        self.in_shape, self.num_classes, self.task = tuple(in_shape), num_classes, task
-        self.out_features = num_classes if task == "multiclass" else 1
-        self.example_input_array = torch.zeros(1, *in_shape)  # for the sizes in the model summary
+        self._check_suited(in_shape, task, num_tokens)
+        self.in_shape, self.num_classes, self.task, self.kind = tuple(in_shape), num_classes, task, get_task(task)
+        self.num_values, self.num_tokens = num_values, num_tokens
+        self.out_features = self.kind.count_outputs(num_classes, num_values)
+        dtype = torch.long if num_tokens else torch.float32
+        self.example_input_array = torch.zeros(1, *in_shape, dtype=dtype)  # for the sizes in the model summary
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.resolve_loss(loss)
-        self.class_names: tuple[str, ...] = ()  # read from a checkpoint, as is the preprocessing
+        self.class_names: tuple[str, ...] = ()  # read from a checkpoint, as are the two below
+        self.value_names: tuple[str, ...] = ()
         self.preprocessing: Preprocessing | None = None
         self.is_loaded = False  # True: loaded from a checkpoint, in evaluation mode, and not trained since
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
-        self.confusion: Tensor | None = None  # (K, K): true class × predicted class, of the last evaluation
+        self.confusion: Tensor | None = None  # of the last evaluation, see `src.data.tasks.Task.count_confusion`
         self.last_logged_loss: float | None = None  # mean loss when losses were last logged, for the progress bar
         self.pending_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
         self.logged_batches = self.epoch_start_step = (
@@ -112,10 +117,25 @@ class SupervisedModule(LightningModule):
         file.seek(0)
         model = super().load_from_checkpoint(file, *args, **settings)
         if found := read_description(content, checkpoint_path):
-            model.class_names, model.preprocessing = found.class_names, found.preprocessing
+            model.class_names, model.value_names = found.class_names, found.value_names
+            model.preprocessing = found.preprocessing
             convert_to_channels_last(model, model.device.type)  # as in the run, whose outputs it repeats exactly
         model.is_loaded = True
         return model.eval()
+
+    def _check_suited(self, in_shape: Sequence[int], task: str, num_tokens: int) -> None:
+        """Refuse inputs and tasks that the network is not made for."""
+        name = type(self).__name__
+        if self.images_only and len(in_shape) != 3:
+            raise InputError(
+                f"{name} takes images of shape (C, H, W), these data have shape {tuple(in_shape)}: "
+                "model=mlp takes any shape"
+            )
+        if task not in self.suited_tasks:
+            raise InputError(f"{name} is made for the tasks {', '.join(self.suited_tasks)}, and these data are {task}")
+        if bool(num_tokens) != self.takes_tokens:
+            taken, given = ("tokens", "numbers") if self.takes_tokens else ("numbers", "tokens")
+            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}")
 
     def on_fit_start(self) -> None:
         if self.is_loaded:  # Lightning would train it in evaluation mode
@@ -123,7 +143,7 @@ class SupervisedModule(LightningModule):
             self.is_loaded = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)  # (B, *in_shape) → (B, out_features)
+        return self.net(x)  # (B, *in_shape) → (B, out_features), for a class per pixel (B, out_features, H, W)
 
     # Loss and prediction
 
@@ -133,7 +153,7 @@ class SupervisedModule(LightningModule):
         Raises:
             InputError: if the loss does not suit the task, or label smoothing does not suit the loss.
         """
-        suitable = LOSSES_BY_TASK[self.task]
+        suitable = self.kind.losses
         if name not in (None, *suitable):
             raise InputError(f"model.loss={name} does not suit {self.task} targets: choose {' or '.join(suitable)}")
         chosen = name or suitable[0]
@@ -142,7 +162,7 @@ class SupervisedModule(LightningModule):
         return chosen
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean loss over a batch: outputs (B, out_features), targets (B,) → ()."""
+        """Return the mean loss over a batch: outputs (B, out_features, …), targets (B, …) → ()."""
         return LOSSES[self.loss_name](outputs, targets, label_smoothing)
 
     def compute_objective(self, loss: Tensor, sample_count: int) -> Tensor:
@@ -155,10 +175,8 @@ class SupervisedModule(LightningModule):
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Return the predicted classes, or the values for regression: (B, out_features) → (B,)."""
-        if self.task == "multiclass":
-            return outputs.argmax(dim=1)
-        return (outputs.squeeze(1) > 0).long() if self.task == "binary" else outputs.squeeze(1)
+        """Return the predicted classes or labels, or the values for regression: (B, out_features, …) → (B, …)."""
+        return self.kind.predict(outputs)
 
     # Training
 
@@ -184,7 +202,7 @@ class SupervisedModule(LightningModule):
         the first evaluation is kept.
 
         Args:
-            batch: inputs (B, *in_shape) and targets (B,) or (B, 1).
+            batch: inputs (B, *in_shape) and targets (B, …); (B, 1) is taken as (B,).
             batch_index: the batch's index in its epoch, from 0; ``None``: the next.
 
         Raises:
@@ -240,7 +258,9 @@ class SupervisedModule(LightningModule):
 
     def compute_batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return loss times n, number of correct predictions and n of a batch of n samples: (3,)."""
-        correct = torch.zeros_like(loss) if self.task == "regression" else (self.predict(outputs) == targets).sum()
+        correct = torch.zeros_like(loss)
+        if self.kind.has_classes:
+            correct = self.kind.count_correct(self.predict(outputs) == targets)
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 
@@ -294,7 +314,7 @@ class SupervisedModule(LightningModule):
         if not math.isfinite(loss) and self.trainer.state.fn == "fit":
             self.raise_diverged(loss / count, self.trainer.global_step)
         metrics = {f"{stage}/loss": loss / count}
-        if self.task != "regression":
+        if self.kind.has_classes:
             metrics[f"{stage}/acc"] = correct / count
         # The metrics are already equal on all ranks; without sync_dist Lightning would warn.
         self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)
@@ -313,7 +333,7 @@ class SupervisedModule(LightningModule):
         """Keep a batch's outputs for the end of the evaluation; return them, (B, out_features)."""
         inputs, targets = batch[0], flatten_targets(batch[1])
         if not len(targets):  # the batch has fewer samples than there are ranks
-            return inputs.new_zeros(0, self.out_features)
+            return torch.zeros(0, self.out_features, device=inputs.device)
         outputs = self(inputs).float()
         self.eval_outputs.append((outputs, targets))
         return outputs
@@ -328,16 +348,19 @@ class SupervisedModule(LightningModule):
     def finish_evaluation(self, stage: str) -> None:
         """Compute and log the metrics of a stage from all outputs of the evaluation, (N, out_features)."""
         sums = torch.zeros(3, device=self.device)
-        cells = torch.zeros(0, dtype=torch.long, device=self.device)
+        predictions = targets = torch.zeros(0, self.num_classes, dtype=torch.long, device=self.device)
         if self.eval_outputs:  # a rank may have received no samples
             outputs, targets = [torch.cat(parts) for parts in zip(*self.eval_outputs, strict=True)]
             sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
-            if self.task != "regression":
-                cells = targets * self.num_classes + self.predict(outputs)
+            if self.kind.has_classes:
+                predictions = self.predict(outputs)
         self.eval_outputs.clear()
-        confusion = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
-        self.confusion = self.all_reduce(confusion)
         self.log_sums(stage, sums)
+        if self.kind.has_classes:
+            counts = self.all_reduce(self.kind.count_confusion(targets, predictions, self.num_classes))
+            self.confusion = counts
+            further = {f"{stage}/{name}": compute(counts) for name, compute in self.kind.confusion_metrics.items()}
+            self.log_dict(further, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self.finish_evaluation("val")

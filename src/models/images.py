@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.data.base import flatten_targets
 from src.models.base import SupervisedModule
 
 
@@ -21,7 +22,7 @@ class ImageModule(SupervisedModule):
 
     def __init__(self, flip_test: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
-        self.flip_test = flip_test and self.task != "regression"
+        self.flip_test = flip_test and self.kind.has_classes
         self.flip_sums = torch.zeros(2)  # number correct, n
 
     def on_test_epoch_start(self) -> None:
@@ -30,10 +31,11 @@ class ImageModule(SupervisedModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         outputs = self.evaluate_batch(batch, batch_idx)
-        inputs, targets = batch
+        inputs, targets = batch[0], flatten_targets(batch[1])
         if self.flip_test and len(targets):
-            both = (outputs + self(inputs.flip(-1)).float()) / 2  # (B, out_features)
-            correct = (self.predict(both) == targets).sum()
+            mirrored = self(inputs.flip(-1)).float()
+            mirrored = mirrored.flip(-1) if mirrored.ndim == 4 else mirrored  # a class per pixel
+            correct = self.kind.count_correct(self.predict((outputs + mirrored) / 2) == targets)
             self.flip_sums += torch.stack([correct, correct.new_tensor(len(targets))])
         return outputs
 

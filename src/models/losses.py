@@ -1,5 +1,8 @@
 """Losses of a batch from outputs (B, K) and targets (B,): the mean over the samples, or for "none" all of them, (B,).
 
+Several labels or values of a sample are targets (B, K). A class for each pixel is targets (B, H, W) and outputs
+(B, K, H, W).
+
 Outputs come from the last linear layer, without an activation: a loss that is defined on sigmoid or softmax outputs
 applies that function itself.
 """
@@ -10,17 +13,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.core.errors import InputError
+
 Loss = Callable[..., Tensor]
 
 
 def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the desired outputs: one-hot rows (B, K), or the class 0 or 1 itself (B, 1).
+    """Return the desired outputs: one-hot rows (B, K), the class 0 or 1 itself (B, 1), or labels (B, K) as they are.
 
     ``smoothing`` is the fraction of a target's weight that is spread over all classes.
     """
     width = outputs.shape[1]
-    hot = (targets.unsqueeze(1) if width == 1 else F.one_hot(targets, width)).to(outputs.dtype)
-    return hot * (1 - smoothing) + smoothing / max(width, 2) if smoothing else hot
+    if targets.ndim == 1 and width > 1:
+        hot, classes = F.one_hot(targets, width).to(outputs.dtype), width
+    else:  # each output tells two classes apart
+        hot, classes = _match_shape(targets, outputs).to(outputs.dtype), 2
+    return hot * (1 - smoothing) + smoothing / classes if smoothing else hot
+
+
+def _match_shape(targets: Tensor, outputs: Tensor) -> Tensor:
+    """Return targets (B,) or (B, K) in the shape of outputs (B, 1) or (B, K).
+
+    Raises:
+        InputError: if there is not one target for each output, which torch would repeat where it can.
+    """
+    if targets.numel() != outputs.numel() or len(targets) != len(outputs):
+        raise InputError(f"the network's outputs {tuple(outputs.shape)} do not fit the targets {tuple(targets.shape)}")
+    return targets.view_as(outputs)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
@@ -37,6 +56,13 @@ def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: s
     if reduction == "none":
         return loss.sum(dim=1)
     return loss * outputs.shape[1] if outputs.shape[1] > 1 else loss
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
+    """Return the mean over the outputs of the logistic loss of each label."""
+    desired = encode_targets(outputs, targets, smoothing)
+    loss = F.binary_cross_entropy_with_logits(outputs, desired, reduction=reduction)
+    return loss.mean(dim=1) if reduction == "none" else loss
 
 
 def quadratic(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
@@ -56,19 +82,16 @@ def perceptron(outputs: Tensor, targets: Tensor, smoothing: float, reduction: st
 
 
 def squared_error(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
-    """Return the squared error of one output."""
-    return F.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype), reduction=reduction)
+    """Return the squared error, the mean over the outputs."""
+    loss = F.mse_loss(outputs, _match_shape(targets, outputs).to(outputs.dtype), reduction=reduction)
+    return loss.mean(dim=1) if reduction == "none" else loss
 
 
 LOSSES: dict[str, Loss] = {
-    loss.__name__: loss for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error)
+    loss.__name__: loss
+    for loss in (cross_entropy, one_vs_rest, quadratic, perceptron, squared_error, binary_cross_entropy)
 }
-LOSSES_BY_TASK: dict[str, tuple[str, ...]] = {  # the first one of each task is its default
-    "multiclass": ("cross_entropy", "one_vs_rest", "quadratic", "perceptron"),
-    "binary": ("cross_entropy", "quadratic", "perceptron"),
-    "regression": ("squared_error",),
-}
-SMOOTHABLE = ("cross_entropy", "one_vs_rest", "quadratic")
+SMOOTHABLE = ("cross_entropy", "one_vs_rest", "binary_cross_entropy", "quadratic")
 
 
 def compute_gradient(name: str, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -44,6 +44,7 @@ class NearestNeighbor(SupervisedModule):
             would store its shard only; if a checkpoint has samples of another size.
     """
 
+    suited_tasks = ("multiclass", "binary", "regression")
     inputs: Tensor  # (N, D): uint8 if all are pixel / 255, else float32
     targets: Tensor  # (N,)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,25 @@ def run_git(*args: str) -> str | None:
 
 def collect_provenance(device: str) -> dict[str, Any]:
     """Return the origin of a result: command, start time, commit, versions, device and machine."""
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **find_code_versions(),
+        "device": device,
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+    }
+
+
+@cache  # the code of a process is imported once, whatever is committed or installed later
+def find_code_versions() -> dict[str, Any]:
+    """Return the commit of the code, and the versions of Python and of packages."""
     from importlib.metadata import version  # slow to import, and not needed for --help
 
     changes = run_git("status", "--porcelain")
     return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": {"commit": run_git("rev-parse", "HEAD"), "dirty": bool(changes) if changes is not None else None},
         "python": platform.python_version(),
         "packages": {name: version(name) for name in RECORDED_PACKAGES},
-        "device": device,
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
     }
 
 

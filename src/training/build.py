@@ -31,6 +31,7 @@ from src.core.hints import get_parameters
 from src.core.names import suggest_name
 from src.data.base import TensorDataModule
 from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
+from src.models.base import SupervisedModule
 from src.training.checkpointing.checkpoint import AtomicCheckpointIO
 from src.training.distributed import make_cluster_environment, refuse_forked_processes
 from src.training.validation.abilities import find_arguments, is_sample_figure
@@ -168,12 +169,23 @@ def build_model(cfg: DictConfig, data: LightningDataModule, device_kind: str) ->
 
 
 def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
-    """Return the arguments that a model gets in addition to its settings: those that its class accepts."""
+    """Return the arguments that a model gets in addition to its settings: those that its class accepts.
+
+    Raises:
+        InputError: if a model of this project's kind does not accept what these data need.
+    """
     about: dict[str, Any] = {"optimizer": parts["optimizer"], "scheduler": parts["scheduler"]}
     about |= {name: getattr(data, name) for name in ("in_shape", "num_classes", "task") if hasattr(data, name)}
+    usual = {"num_values": 1, "num_tokens": 0}
+    unusual = {name: value for name in usual if (value := getattr(data, name, usual[name])) != usual[name]}
+    about |= unusual
     if "in_shape" in about:
         about["in_shape"] = list(about["in_shape"])
-    taken = find_arguments(get_class(parts["model"]["_target_"]))
+    model = get_class(parts["model"]["_target_"])
+    taken = find_arguments(model)
+    if taken is not None and issubclass(model, SupervisedModule) and (lacking := unusual.keys() - taken):
+        name = min(lacking)
+        raise InputError(f"{model.__name__} takes no {name}, and these data have {unusual[name]}: choose another model")
     return {name: value for name, value in about.items() if taken is None or name in taken}
 
 

@@ -22,6 +22,7 @@ from src.core.devices import is_main_process
 from src.core.disk import StorageError
 from src.core.errors import INTERRUPTED, TERMINATED, DivergedError, InputError
 from src.core.formatting import format_metrics, to_relative_path
+from src.data.tasks import rate_classes
 from src.loggers.events import find_event_files, write_pending_events
 from src.models.base import SupervisedModule
 from src.storage.files import write_csv, write_json
@@ -149,7 +150,7 @@ class RunRecorder(RunCheckpoint):
         }
         confusion = getattr(model, "confusion", None)
         if self.test_metrics and isinstance(model, SupervisedModule) and confusion is not None and confusion.numel():
-            accuracies = (confusion.diagonal() / confusion.sum(dim=1)).tolist()
+            accuracies = rate_classes(confusion).tolist()
             names = getattr(data, "class_names", None) or map(str, range(len(accuracies)))
             self.test_metrics["test/acc_per_class"] = dict(zip(names, accuracies, strict=True))
 

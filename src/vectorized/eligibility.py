@@ -203,6 +203,10 @@ def _find_unsupported_monitor(cfg: DictConfig, data: TensorDataModule) -> str | 
 def _explain_unsupported_model(model: Any) -> str | None:
     if not isinstance(model, SupervisedModule):
         return type(model).__name__
+    if model.num_tokens or (model.kind.has_classes and not model.kind.has_one_class):
+        return f"the task {model.task}" if not model.num_tokens else "inputs that are tokens"
+    if model.num_values > 1:
+        return f"a regression of {model.num_values} values"
     if getattr(model, "flip_test", False):
         return "model.flip_test=true"
     if _has_custom_training(model):

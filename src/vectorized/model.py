@@ -296,7 +296,7 @@ class EpochMetrics:
         rows = self.stack.compute_losses(outputs, targets)
         losses = torch.stack([part.mean(dim=0) for part in rows.split(counts)])  # (T, k)
         correct = torch.zeros_like(rows[0])
-        if self.stack.first_model.task != "regression":
+        if self.stack.first_model.kind.has_classes:
             predicted = self.stack.first_model.predict(outputs.flatten(0, 1)).view(targets.shape)
             correct = (predicted == targets).sum(dim=0).to(rows.dtype)
         sums = torch.stack([rows.sum(dim=0), correct]).to(choose_sum_dtype(rows.device.type))
@@ -319,7 +319,7 @@ class EpochMetrics:
             self.evaluate_pending_steps()
         assert self.sums is not None
         loss, correct = self.sums / self.samples
-        acc = None if self.stack.first_model.task == "regression" else correct
+        acc = correct if self.stack.first_model.kind.has_classes else None
         means = torch.stack(
             [mean for _, mean in self.logged_losses], dim=1
         ).tolist()  # (k, looks); one copy from the device

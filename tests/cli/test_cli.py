@@ -130,13 +130,13 @@ def test_heavy_packages_are_imported_lazily(arguments: tuple[str, ...], status: 
     """Without a run, torch and the other heavy packages are not imported."""
     script = tmp_path / "imported.py"
     script.write_text(IMPORT_REPORTER)
-    outcome = run_process("imported", *arguments, cwd=tmp_path)
+    outcome = run_process("imported", *arguments, cwd=tmp_path, is_fresh=True)
     assert outcome.out.rstrip().endswith("imported: []")
     assert outcome.code == status
 
 
 def test_full_traceback_is_available(tmp_path: Path) -> None:
-    outcome = run_process("src.train", "optimizer.lrr=1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    outcome = run_process("src.train", "optimizer.lrr=1", cwd=tmp_path, is_fresh=True, HYDRA_FULL_ERROR="1")
     assert outcome.code == 1
     assert "Traceback" in outcome.err
     assert "lrr" in outcome.err

@@ -40,7 +40,7 @@ HYDRA_GET_GROUP_OPTIONS = ConfigLoaderImpl.get_group_options
 def test_run_completes_exit_handlers(tmp_path: Path) -> None:
     """The exit status is 0, everything is written and the functions registered at exit have run."""
     (tmp_path / "mine.py").write_text(AT_EXIT)
-    outcome = run_process("src.train", *ONE_EPOCH, "+callbacks.mine._target_=mine.AtExit", cwd=tmp_path)
+    outcome = run_process("src.train", *ONE_EPOCH, "+callbacks.mine._target_=mine.AtExit", cwd=tmp_path, is_fresh=True)
     assert outcome.code == 0 and outcome.err == ""
     assert (tmp_path / "at_exit").is_file()
     assert outcome.out.rstrip().endswith("trainer.max_epochs=2")  # the last of its last words
@@ -48,7 +48,9 @@ def test_run_completes_exit_handlers(tmp_path: Path) -> None:
 
 def test_failed_run_prints_only_one_line(tmp_path: Path) -> None:
     """No warnings of leaks are printed."""
-    outcome = run_process("src.train", *ONE_EPOCH, "optimizer.lr=1e30", "model.activation=relu", cwd=tmp_path)
+    outcome = run_process(
+        "src.train", *ONE_EPOCH, "optimizer.lr=1e30", "model.activation=relu", cwd=tmp_path, is_fresh=True
+    )
     assert "the loss became" in outcome.error
 
 

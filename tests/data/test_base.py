@@ -207,7 +207,7 @@ def test_split_without_training_samples_is_refused(val_size: int | float, train_
 
 def test_regression_split_ignores_classes() -> None:
     data = Numbers(batch_size=10, val_size=50)
-    data.task = "regression"  # type: ignore[assignment]
+    data.task = "regression"
     train, val = data.split(Samples(torch.zeros(200, 1), torch.rand(200)))
     assert (train.size, val.size) == (150, 50)
 
@@ -270,7 +270,7 @@ def test_evaluation_uses_larger_batches() -> None:
 @pytest.mark.parametrize(("task", "monitor"), [("regression", ("val/loss", "min")), ("binary", ("val/acc", "max"))])
 def test_task_determines_monitor(task: str, monitor: tuple[str, str]) -> None:
     data = InMemoryDataModule(make_numbered_samples(1))
-    data.task = task  # type: ignore[assignment]
+    data.task = task
     assert data.monitor == monitor
 
 

@@ -237,6 +237,40 @@ def test_task_follows_target(
     assert sorted(found) == sorted(names.index(str(value)) if names else value for value in values)
 
 
+@pytest.mark.parametrize(
+    ("targets", "settings", "told"),
+    [
+        (["a", "b"], {}, ("regression", (), ("a", "b"))),
+        (["warm", "wet"], {}, ("multilabel", ("warm", "wet"), ())),
+        (["wet", "a"], {}, ("regression", (), ("wet", "a"))),
+        (["warm", "wet"], {"task": "regression"}, ("regression", (), ("warm", "wet"))),
+        (["a"], {}, ("regression", (), ())),
+        (["a", "a"], {}, "data.target names the column a twice"),
+        (["a", "word"], {}, "target word has words, such as u: regression needs numbers"),
+        (["a", "wet"], {"task": "multilabel"},
+         "target a has the value 0.1, and a label of data.task=multilabel is 0 or 1"),
+        (["warm", "word"], {"task": "multilabel"},
+         "target word has the value u, and a label of data.task=multilabel is 0 or 1"),
+        (["a", "b"], {"task": "binary"}, "data.task=binary is for one target: 2 are multilabel or regression"),
+        ("wet", {"task": "multilabel"}, "data.task=multilabel needs several targets: wet alone is binary"),
+        (["warm", "wet"], {"target_unit": 10.0}, "data.target_unit=10 is for regression, and the targets are labels"),
+        (["b", "same"], {}, "target same is 1 in every row: there is nothing to learn"),
+    ],
+)  # fmt: skip
+def test_several_targets_are_found(targets: Any, settings: dict[str, Any], told: Any, tmp_path: Path) -> None:
+    rows = [(row / 7, row / 10 + 0.1, row**2 % 13 + 0.5, row % 2, row % 3 // 2, "uv"[row % 2], 1) for row in range(60)]
+    path = write_table(tmp_path / "t.csv", "x,a,b,warm,wet,word,same", rows)
+    if isinstance(told, str):
+        assert get_error(path, targets, **settings) == told
+        return
+    data = load(path, targets, **settings)
+    assert (data.task, data.class_names, data.value_names) == told
+    places = [("x", "a", "b", "warm", "wet", "word", "same").index(name) for name in targets]
+    wanted = sorted([row[place] for place in places] for row in rows)
+    found = torch.cat([part.targets for part in (data.train_set, data.val_set, data.test_set)])
+    np.testing.assert_allclose(sorted(found.view(60, -1).tolist()), wanted, rtol=1e-6)
+
+
 def test_regression_can_have_another_unit(tmp_path: Path) -> None:
     prices = list(range(100_000, 160_000, 1000))
     path = write_numbers(tmp_path / "t.csv", prices)

@@ -17,6 +17,8 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from src.data.mnist import MNIST
+from src.data.preprocessing import DataDescription, Preprocessing
+from src.inference.exporting.network import ExportedNetwork
 from tests.command_line import (
     Outcome,
     evaluate,
@@ -79,6 +81,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_bare("model=nearest_neighbor", "name=neighbours", *images, "data.train_size=50", cwd=cwd)
     train_bare("name=corners", "data.noise=0.4", "trainer.max_epochs=2", cwd=cwd)
     train_bare("name=curve", "data=cubic", "trainer.max_epochs=2", cwd=cwd)
+    (cwd / "boxes.csv").write_text("a,b,width,height\n" + "".join(f"{i},{i % 7},{i / 9},{i % 5}\n" for i in range(60)))
+    boxes = ["data=table", "data.file=boxes.csv", "data.target=[width,height]"]
+    train_bare("name=boxes", *boxes, "trainer.max_epochs=2", cwd=cwd)
     return cwd
 
 
@@ -143,6 +148,7 @@ def test_card_states_what_is_known(exported: Outcome, place: Path, monkeypatch: 
         ("convolutions", "safetensors", ".safetensors", 10),
         ("curve", "torchscript", ".pt", 1),
         ("curve", "safetensors", ".safetensors", 1),
+        ("boxes", "torchscript", ".pt", 2),
     ],
 )
 def test_code_in_card_reads_file(
@@ -153,6 +159,42 @@ def test_code_in_card_reads_file(
     assert find_difference(outcome) < 1e-5
     assert run_code(tmp_path / f"some{suffix}.md", monkeypatch).shape == (1, width)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"some{suffix}", f"some{suffix}.md"]
+
+
+class Scores(LightningModule):
+    """Returns what it is given, as classes of each pixel or of the sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+class Letters(LightningModule):
+    """The mean of the tokens' embeddings, which only whole numbers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.embedding(x).mean(dim=1)
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "expected"),
+    [("multilabel", (3,), torch.sigmoid), ("dense", (3, 2, 2), lambda outputs: outputs.softmax(dim=1))],
+)
+def test_each_task_has_probabilities(task: str, shape: tuple[int, ...], expected: Any) -> None:
+    network = ExportedNetwork(Scores(), DataDescription(task, shape, ("a", "b", "c"), None), None)
+    scores = torch.randn(4, *shape)
+    assert torch.equal(network(scores), expected(scores))
+
+
+def test_tokens_stay_whole_numbers() -> None:
+    description = DataDescription("multiclass", (5,), ("a", "b"), Preprocessing("values"), num_tokens=9)
+    network, tokens = ExportedNetwork(Letters(), description, "logits"), torch.randint(9, (4, 5))
+    assert network.input_type == torch.int64
+    assert torch.equal(network(tokens), network.network(tokens))
 
 
 def test_weights_keep_names_and_description(place: Path, tmp_path: Path) -> None:

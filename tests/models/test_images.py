@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.base import Samples, Task
+from src.data.base import Samples
 from src.models.cnn import CNN
 from src.models.images import ImageModule
 from tests.command_line import BatchRecorder, evaluate, get_small_image_settings, read_json, train_bare
@@ -42,7 +42,7 @@ class FixedWeights(ImageModule):
 
 
 @pytest.mark.parametrize(("task", "found"), [("binary", {"test/acc": 0.5, "test/acc_flip": 0.75}), ("regression", {})])
-def test_flip_accuracy_needs_classes(task: Task, found: dict[str, float], tmp_path: Path) -> None:
+def test_flip_accuracy_needs_classes(task: str, found: dict[str, float], tmp_path: Path) -> None:
     """The mean of both views decides the class; regression has no such metric."""
     inputs = torch.tensor([[1.0, -3.0], [-1.0, 3.0], [1.0, 0.0], [0.0, -1.0]]).view(4, 1, 1, 2)
     samples = Samples(inputs, torch.tensor([0, 1, 1, 1]))  # alone 1, 0, 1, 1; both 0, 1, 1, 0

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import Samples
-from src.models.losses import LOSSES, LOSSES_BY_TASK, compute_penalty, encode_targets
+from src.data.tasks import TASKS
+from src.models.losses import LOSSES, compute_penalty, encode_targets
 from src.models.mlp import MLP
 from tests.command_line import BARE, run
 from tests.doubles import InMemoryDataModule, make_samples, quiet_trainer
 
 LN3 = log(3)  # its sigmoid is 3/4
+SINGLE = ("multiclass", "binary", "regression")  # tasks with one target per sample
 
 
 def loss(name: str, outputs: list[list[float]], targets: list[float], smoothing: float = 0.0) -> float:
@@ -166,7 +168,7 @@ def compute_gradients(model: MLP, batch: Samples) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize(("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in names])
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in SINGLE for name in TASKS[task].losses])
 def test_sum_gradient_scales_with_batch(task: str, name: str) -> None:
     """The gradient of the summed loss is that of the mean, times the batch size."""
     batch = make_samples(7, classes=0 if task == "regression" else 2)
@@ -215,7 +217,7 @@ def test_penalty_matches_known_values() -> None:
 
 
 def test_each_task_has_default_loss() -> None:
-    assert {task: make_unit(task).loss_name for task in LOSSES_BY_TASK} == {
+    assert {task: make_unit(task).loss_name for task in SINGLE} == {
         "multiclass": "cross_entropy",
         "binary": "cross_entropy",
         "regression": "squared_error",
@@ -223,15 +225,14 @@ def test_each_task_has_default_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "name"), [(task, name) for task, names in LOSSES_BY_TASK.items() for name in LOSSES if name not in names]
+    ("task", "name"), [(task, name) for task in SINGLE for name in LOSSES if name not in TASKS[task].losses]
 )
 def test_unsuitable_loss_is_refused(task: str, name: str) -> None:
     """A loss that does not suit the task is refused, and the error lists those that do."""
     with pytest.raises(InputError) as caught:
         make_unit(task, loss=name)
     assert (
-        str(caught.value)
-        == f"model.loss={name} does not suit {task} targets: choose {' or '.join(LOSSES_BY_TASK[task])}"
+        str(caught.value) == f"model.loss={name} does not suit {task} targets: choose {' or '.join(TASKS[task].losses)}"
     )
 
 

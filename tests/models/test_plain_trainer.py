@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.data.base import Samples, Task, TensorDataModule
+from src.data.base import Samples, TensorDataModule
 from src.data.toy import XOR
 from src.models.mlp import MLP
 from tests.command_line import train, train_bare
@@ -53,7 +53,7 @@ class Columns(TensorDataModule):
 
     in_shape = (2,)
 
-    def __init__(self, task: Task, as_column: bool) -> None:
+    def __init__(self, task: str, as_column: bool) -> None:
         super().__init__(batch_size=8, val_size=16)
         self.task, self.as_column = task, as_column
         self.class_names = () if task == "regression" else ("left", "right")
@@ -67,7 +67,7 @@ class Columns(TensorDataModule):
 
 @pytest.mark.parametrize("with_loaders", [False, True])
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
-def test_columns_of_targets_are_targets(task: Task, with_loaders: bool, tmp_path: Path) -> None:
+def test_columns_of_targets_are_targets(task: str, with_loaders: bool, tmp_path: Path) -> None:
     """Targets (N, 1) lead to the results of targets (N,), from a data set and from a loader."""
     results = []
     for as_column in (False, True):

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.core.errors import InputError
-from src.sweeps.figures.base import Curves, ImageGrid, Scores, SuccessRate, compute_wilson_interval, format_summary
+from src.sweeps.figures.base import Curves, ImageGrid, Scores, SuccessRate, format_summary
 from src.sweeps.store.runs import Run, read_runs
+from src.sweeps.store.statistics import compute_wilson_interval
 from tests.sweeps import drawn, made_job, made_run, made_runs
 
 ValuesBySize = Mapping[str, Sequence[float | None]]

@@ -19,11 +19,11 @@ from tests.sweeps.reports import NASTY, Page, epochs, make_accuracy_job, read_re
 def test_leaderboard_merges_seeds_best_first(grid: Path) -> None:
     """The leaderboard combines seeds into one row and lists the best first."""
     assert read_report(grid).rows[:5] == [
-        ["#", "hidden size", "lr", "val/acc", "n", "failed", "runs"],
-        ["1", "8", "0.01", "90.00 ± 14.14%", "2", "", "4 5"],
-        ["2", "4", "0.01", "60.00 ± 14.14%", "2", "", "0 1"],
-        ["3", "4", "0.1", "60.00 ± 0.00%", "2", "", "2 3"],
-        ["4", "8", "0.1", "–", "", "2", "6 7"],
+        ["#", "hidden size", "lr", "val/acc", "95% interval (t)", "n", "failed", "more runs", "runs"],
+        ["=1", "8", "0.01", "90.00 ± 14.14%", "0 to 100%", "2", "", "", "4 5"],
+        ["=1", "4", "0.01", "60.00 ± 14.14%", "0 to 100%", "2", "", "1", "0 1"],
+        ["=1", "4", "0.1", "60.00 ± 0.00%", "", "2", "", "2", "2 3"],
+        ["4", "8", "0.1", "–", "", "", "2", "", "6 7"],
     ]
 
 
@@ -31,7 +31,8 @@ def test_test_metric_appears_only_for_chosen(grid: Path) -> None:
     """The test metric appears once, for the chosen setting only."""
     page = read_report(grid)
     assert "Chosen hidden size 8, lr 0.01 val/acc 90.00 ± 14.14% test/acc 52.50 ± 14.14% n = 2" in page.text
-    assert page.text.count("test/") == 1
+    assert "95% interval of the mean: val/acc 0 to 100%, test/acc 0 to 100%." in page.text
+    assert page.text.count("test/") == 2
     assert "its test metrics were read only afterwards (those of all runs are in results.csv)" in page.text
     assert (grid / "results.csv").read_text().splitlines()[0].count("test/acc") == 1
     assert "test/" not in json.dumps(page.data)
@@ -259,18 +260,20 @@ def test_latex_table_is_ready_for_paper(grid: Path) -> None:
     page = read_report(grid)
     lines = (grid / "leaderboard.tex").read_text().splitlines()
     assert decode_download(page, "leaderboard.tex").splitlines() == lines
-    start = lines.index(r"\begin{tabular}{lrrrr}")
-    assert lines[start + 1 : start + 4] == [r"\toprule", r"hidden size & lr & val/acc & n & test/acc \\", r"\midrule"]
+    start = lines.index(r"\begin{tabular}{rlrrrrr}")
+    names = r"\# & hidden size & lr & val/acc & 95\% interval (t) & n & test/acc \\"
+    assert lines[start + 1 : start + 4] == [r"\toprule", names, r"\midrule"]
     assert lines[start + 4] == (
-        r"\textbf{\{\textbackslash{}x\}\$\#\textasciicircum{}\textasciitilde{}} & \textbf{0.01} & "
-        r"\textbf{90.00 $\pm$ 14.14\%} & \textbf{2} & \textbf{52.50 $\pm$ 14.14\%} \\"
+        r"\textbf{=1} & \textbf{\{\textbackslash{}x\}\$\#\textasciicircum{}\textasciitilde{}} & \textbf{0.01} & "
+        r"\textbf{90.00 $\pm$ 14.14\%} & \textbf{0 to 100\%} & \textbf{2} & \textbf{52.50 $\pm$ 14.14\%} \\"
     )
-    assert lines[start + 5] == r"a\_b \& 50\% & 0.01 & 60.00 $\pm$ 14.14\% & 2 &  \\"
+    assert lines[start + 5] == r"=1 & a\_b \& 50\% & 0.01 & 60.00 $\pm$ 14.14\% & 0 to 100\% & 2 &  \\"
     assert lines[-3:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     assert lines[1:5] == [
         r"\begin{table}",
         r"\centering",
         r"\caption{grid on xor: best first by val/acc, higher is better; mean $\pm$ standard deviation of n runs. "
+        r"=1: 3 settings that cannot be told from the best at 5\% (paired by seed or fold, corrected for all pairs). "
         r"Bold: chosen by the validation set. test/acc of the chosen row only.}",
         r"\label{tab:grid}",
     ]

@@ -55,7 +55,7 @@ def table(lines: list[str]) -> list[list[str]]:
     start = next(number for number, line in enumerate(lines) if line.startswith("───"))
     rows = [lines[start - 1]]
     for line in lines[start + 1 :]:
-        if not line or line.startswith("…") or "(n = " in line:
+        if not line or line.startswith("…") or "(n = " in line or "the best" in line.lower():
             break
         rows.append(line)
     return [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows]
@@ -169,10 +169,10 @@ def test_damaged_jobs_have_own_status(tmp_path: Path) -> None:
     lines = render_leaderboards(tmp_path)
     assert lines[1].endswith(": 6 jobs, 3 finished, 3 damaged")
     assert table(lines) == [
-        ["lr", "val/acc", "n", "damaged"],
-        ["2", "45.00 ± 7.07%", "2"],
-        ["0", "0.00%", "1"],
-        ["1", "–", "0", "2"],
+        ["#", "lr", "val/acc", "95% interval (t)", "n", "damaged"],
+        ["=1", "2", "45.00 ± 7.07%", "0 to 100%", "2"],
+        ["=1", "0", "0.00%", "1"],
+        ["3", "1", "–", "0", "2"],
     ]
     assert lines[-2].startswith("best so far: lr 2: ")
 
@@ -218,10 +218,10 @@ def test_seeds_are_averaged_and_ranked(tmp_path: Path) -> None:
     lines = render_leaderboards(tmp_path)
     # of 80, 90, 97: mean 89, deviations −9, 1, 8, √(146 / 2) = 8.544; of 50, 70: √200 = 14.142
     assert table(lines) == [
-        ["lr", "val/acc", "n"],
-        ["0.01", "89.00 ± 8.54%", "3"],
-        ["1", "85.00%", "1"],
-        ["0.1", "60.00 ± 14.14%", "2"],
+        ["#", "lr", "val/acc", "95% interval (t)", "n"],
+        ["=1", "0.01", "89.00 ± 8.54%", "68 to 100%", "3"],  # 4.303 · 8.544 / √3 = 21.2
+        ["=1", "1", "85.00%", "1"],
+        ["=1", "0.1", "60.00 ± 14.14%", "0 to 100%", "2"],
     ]
     assert lines[1] == f"{tmp_path.name}: 6 jobs, 6 finished"
     assert lines[3] == "best first by val/acc, higher is better; mean ± standard deviation of n runs"
@@ -246,7 +246,10 @@ def test_folds_are_averaged_like_seeds(tmp_path: Path) -> None:
     """The folds of a cross-validation are combined like seeds."""
     folds = [(1, 0, 0.9), (1, 1, 0.7), (2, 0, 0.95), (2, 1, 0.5)]
     make_jobs(tmp_path, [(f"model.hidden_size={size} data.fold={fold}", accuracy(v)) for size, fold, v in folds])
-    assert table(render_leaderboards(tmp_path))[1:] == [["1", "80.00 ± 14.14%", "2"], ["2", "72.50 ± 31.82%", "2"]]
+    assert table(render_leaderboards(tmp_path))[1:] == [
+        ["=1", "1", "80.00 ± 14.14%", "0 to 100%", "2"],
+        ["=1", "2", "72.50 ± 31.82%", "0 to 100%", "2"],
+    ]
 
 
 def test_incomplete_settings_are_marked(tmp_path: Path) -> None:
@@ -260,11 +263,11 @@ def test_incomplete_settings_are_marked(tmp_path: Path) -> None:
     made_job(tmp_path, "9", "optimizer.lr=4", "seed=2", metrics=accuracy(1.0), status="interrupted")
     lines = render_leaderboards(tmp_path)
     assert table(lines) == [
-        ["lr", "val/acc", "n", "failed", "left"],
-        ["3", "50.00 ± 35.36%", "2"],
-        ["2", "50.00%", "1", "2"],
-        ["4", "40.00%", "1", "2"],
-        ["1", "–", "0", "2"],
+        ["#", "lr", "val/acc", "95% interval (t)", "n", "failed", "left"],
+        ["=1", "3", "50.00 ± 35.36%", "0 to 100%", "2"],
+        ["=1", "2", "50.00%", "1", "2"],
+        ["=1", "4", "40.00%", "1", "2"],
+        ["4", "1", "–", "0", "2"],
     ]
     assert lines[1].endswith(": 10 jobs, 4 finished, 4 failed, 1 interrupted, 1 running")
     assert lines[-2].startswith("best so far: lr 3: ")

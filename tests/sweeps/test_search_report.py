@@ -110,6 +110,20 @@ def test_other_metrics_have_separate_figures(tmp_path: Path) -> None:
     ]
 
 
+def test_random_search_shows_expected_best(tmp_path: Path) -> None:
+    """A random search shows what the best of k trials is on average, and what it reaches in 95% of cases."""
+    values: list[float | None] = [number / 40 for number in range(40)]
+    page = Page(write_report(load_sweeps([make_search(tmp_path / "one", values, sampler="random")])))
+    assert "Dashed: the best of so many random trials on average" in page.sections["search"]
+    figure = list_search_figures(page)[0]
+    expected = map_traces_by_name(figure)["expected best of random trials"]
+    assert (expected["x"][0], expected["y"][0]) == (0, pytest.approx(39 / 80))  # the mean
+    assert (expected["x"][1], expected["y"][1]) == (1, pytest.approx((2 * 41 / 3 - 1) / 40))  # of two of 1 to n
+    assert expected["y"][-1] == pytest.approx(39 / 40)
+    least = map_traces_by_name(figure)["reached in 95% of cases"]
+    assert least["y"][0] == pytest.approx(1 / 40)  # the second lowest: 2 / 41 < 5%
+
+
 def test_plain_sweep_has_no_search_section(grid: Path) -> None:
     assert "search" not in Page(write_report(load_sweeps([grid]))).sections
 

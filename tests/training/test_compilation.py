@@ -67,7 +67,7 @@ def test_compiled_run_resumes_exactly(tmp_path: Path) -> None:
 def test_missing_compiler_ends_the_run(tmp_path: Path) -> None:
     """Without a C++ compiler the run ends with an error in one line."""
     nothing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled before")}
-    error = run_process("src.train", *BARE, *SETTINGS, COMPILED, cwd=tmp_path, **nothing).error
+    error = run_process("src.train", *BARE, *SETTINGS, COMPILED, cwd=tmp_path, is_fresh=True, **nothing).error
     assert error.startswith("error: compile=default: torch.compile cannot compile MLPNet here (InvalidCxxCompiler: ")
     assert "'no-such-compiler'" in error and error.endswith("; fix that, or use compile=null")
 

@@ -24,6 +24,7 @@ from src.core.axes import CURVES, AxisRange, find_curves_range
 from src.core.colours import COLOURS
 from src.core.devices import is_main_process
 from src.data.base import TensorDataModule
+from src.data.tasks import get_task
 from src.loggers.opening import log_figure
 from src.storage.files import open_atomic
 
@@ -201,9 +202,14 @@ def get_data_module(trainer: Trainer) -> TensorDataModule:
 
 
 def has_images(trainer: Trainer) -> bool:
-    """Return True if the inputs are images (1 or 3 channels) and the classes have names."""
+    """Return True if the inputs are images (1 or 3 channels), each of one class, and the classes have names."""
     data = get_data_module(trainer)
-    return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and len(data.class_names) > 0
+    return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and has_class_names(data)
+
+
+def has_class_names(data: TensorDataModule) -> bool:
+    """Return True if each sample is of one class, and the classes have names."""
+    return len(data.class_names) > 0 and get_task(data.task).has_one_class
 
 
 def find_pixel_range(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.callbacks.figures.base import get_data_module
+from src.callbacks.figures.base import get_data_module, has_class_names
 from src.callbacks.figures.snapshot import Snapshot, capture_layer, eval_mode, prepare_inputs
 from src.core.colours import MODEL, TRUTH, choose_class_colour
 from src.data.base import Samples
@@ -48,7 +48,8 @@ class DecisionRegions(Snapshot):
     def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         data = get_data_module(trainer)
         samples: Samples | None = getattr(data, "train_set", None)
-        if samples is None or tuple(data.in_shape) != (2,) or not data.class_names or not hasattr(model, "predict"):
+        suits = tuple(data.in_shape) == (2,) and not data.num_tokens and has_class_names(data)
+        if samples is None or not suits or not hasattr(model, "predict"):
             return
 
         def prepare(inputs: Tensor) -> Tensor:

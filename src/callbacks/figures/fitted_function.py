@@ -47,7 +47,8 @@ class Fit(Snapshot):
     def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         data = get_data_module(trainer)
         samples: Samples | None = getattr(data, "train_set", None)
-        if samples is None or tuple(data.in_shape) != (1,) or data.num_classes not in (0, 2):
+        suits = tuple(data.in_shape) == (1,) and not data.num_tokens and data.num_classes in (0, 2)
+        if samples is None or not suits:
             return
         x = make_input_grid(samples.inputs)
         inputs = prepare_inputs(model, data, x)

@@ -5,7 +5,7 @@ from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from src.callbacks.figures.base import get_data_module
+from src.callbacks.figures.base import get_data_module, has_class_names
 from src.callbacks.figures.decision_regions import (
     POINTS,
     Plane,
@@ -35,7 +35,7 @@ class HiddenSpace(Snapshot):
     def draw_snapshot(self, trainer: Trainer, model: LightningModule, title: str) -> None:
         data = get_data_module(trainer)
         samples: Samples | None = getattr(data, "train_set", None)
-        if samples is None or not data.class_names or not hasattr(model, "predict"):
+        if samples is None or not has_class_names(data) or not hasattr(model, "predict"):
             return
         samples = subsample(samples)
         parts = [

@@ -1,5 +1,7 @@
 """Figures of the test set by class: the confusion matrix and the accuracy of each class."""
 
+import math
+
 import numpy as np
 from lightning import LightningModule, Trainer
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from src.callbacks.figures.base import FigureCallback, format_percent, get_data_module, set_percent_ticks
 from src.core.colours import CORRECT, INCORRECT, OTHER, choose_contrast_colour
+from src.data.tasks import rate_classes
 
 ERRORS = LinearSegmentedColormap.from_list("errors", ["white", INCORRECT, "#7A2A5A"])
 
@@ -24,7 +27,7 @@ class ConfusionMatrix(FigureCallback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(get_data_module(trainer), "class_names", ())
-        if counts is not None and len(names) > 1:
+        if counts is not None and counts.ndim == 2 and len(names) > 1:
             side = 2.4 + 0.27 * len(names)
             self.show(trainer, (side + 0.9, side * 0.92), counts.cpu(), names)
 
@@ -58,7 +61,7 @@ class ConfusionMatrix(FigureCallback):
 
 
 class ClassAccuracy(FigureCallback):
-    """The test set's accuracy by class, the best on top; for models that count a ``confusion`` (K, K)."""
+    """The test set's accuracy by class, the best on top; for models with a ``confusion``, of labels (K, 2, 2)."""
 
     name = "class_accuracy"
     needs_samples = False
@@ -66,19 +69,23 @@ class ClassAccuracy(FigureCallback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts, names = getattr(pl_module, "confusion", None), getattr(get_data_module(trainer), "class_names", ())
         if counts is not None and len(names) > 1 and counts.sum() > 0:
-            self.show(trainer, (6.4, 1.0 + 0.26 * len(names)), compute_class_accuracies(counts.cpu(), names))
+            size, accuracies = (6.4, 1.0 + 0.26 * len(names)), compute_class_accuracies(counts.cpu(), names)
+            self.show(trainer, size, accuracies, counts.ndim == 3)
 
-    def draw(self, figure: Figure, accuracies: list[tuple[str, float]]) -> None:
+    def draw(self, figure: Figure, accuracies: list[tuple[str, float]], are_labels: bool = False) -> None:
         names, values = zip(*accuracies, strict=True)
-        mean = sum(values) / len(values)
+        mean, what = sum(values) / len(values), "labels" if are_labels else "classes"
         axis, rows = figure.subplots(), range(len(names))
         axis.barh(rows, values, color=CORRECT, height=0.7)
         for row, value in enumerate(values):  # right of 100%, clear of the bars and the line
             axis.text(1.02, row, format_percent(value, 1), va="center", fontsize=9)
-        axis.axvline(mean, color="black", linestyle="--", label=f"mean of the classes {format_percent(mean, 1)}")
+        axis.axvline(mean, color="black", linestyle="--", label=f"mean of the {what} {format_percent(mean, 1)}")
         axis.set_yticks(rows, names)
         axis.set(xlim=(0, 1.12), ylim=(len(names) - 0.5, -0.5))
-        axis.set(xlabel="fraction of the class predicted correctly", title="Test accuracy by class")
+        if are_labels:
+            axis.set(xlabel="fraction of the samples predicted correctly", title="Test accuracy by label")
+        else:
+            axis.set(xlabel="fraction of the class predicted correctly", title="Test accuracy by class")
         set_percent_ticks(axis.xaxis)
         axis.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center")
@@ -88,10 +95,8 @@ def compute_class_accuracies(counts: Tensor, names: tuple[str, ...]) -> list[tup
     """Return each class's name and accuracy, the best first.
 
     Args:
-        counts: number of samples by true × predicted class, (K, K).
+        counts: number of samples by true × predicted class, (K, K), or for each label, (K, 2, 2).
         names: the names of the K classes. Those without samples are left out.
     """
-    totals = counts.sum(dim=1)
-    accuracies = (counts.diagonal() / totals.clamp(min=1)).tolist()
-    rated = [(name, rate) for name, rate, total in zip(names, accuracies, totals.tolist(), strict=True) if total]
-    return sorted(rated, key=lambda item: -item[1])
+    rates = zip(names, rate_classes(counts).tolist(), strict=True)
+    return sorted([(name, rate) for name, rate in rates if not math.isnan(rate)], key=lambda item: -item[1])

@@ -48,7 +48,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def prepare_inputs(model: LightningModule, data: TensorDataModule, inputs: Tensor) -> Tensor:
     """Transform stored inputs to the network's inputs, on its device and in its precision."""
-    return data.transform(inputs.to(model.device)).to(model.dtype)
+    return data.cast_inputs(data.transform(inputs.to(model.device)), model.dtype)
 
 
 def capture_layer(model: LightningModule, layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

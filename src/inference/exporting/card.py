@@ -150,7 +150,7 @@ def _list_facts(export: Export, status: dict[str, Any]) -> Iterator[str]:
 
 def _list_limits(export: Export) -> Iterator[str]:
     """Yield what the file cannot do, as far as it is known."""
-    if export.run.description.class_names:
+    if export.run.description.task in ("multiclass", "binary"):
         yield "- It always answers with one of its classes, also for an input that is none of them."
     yield "- Its results were measured on samples of the data set above; for others they are unknown."
     per_class = read_results(export.run.folder)[1].get("test/acc_per_class")

@@ -114,7 +114,7 @@ def _reduce(file: Path, samples: RawSamples, network: ExportedNetwork, run: Load
     before, after = (open_file("onnx", run, path) for path in (large, file))
     scores: tuple[dict[str, float], ...] = ()
     if samples.targets is not None:
-        scores = tuple(measure_score(each, samples, run.description.task) for each in (before, after))
+        scores = tuple(measure_score(each, samples, network, run.description.task) for each in (before, after))
     sizes = large.stat().st_size, file.stat().st_size
     return Reduction(sizes, compare_outputs(after, samples, network, run), scores, len(samples.inputs))
 

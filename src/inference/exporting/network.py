@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.core.errors import InputError
+from src.data.base import cast_inputs
 from src.data.preprocessing import IMAGE, VALUES, DataDescription, Preprocessing
 
 INPUT = "inputs"  # the input's name in a file
@@ -22,6 +23,8 @@ def _pad_and_softmax(outputs: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # from logits to probabilities
     "multiclass": lambda outputs: outputs.softmax(dim=1),
     "binary": _pad_and_softmax,
+    "multilabel": torch.sigmoid,
+    "dense": lambda outputs: outputs.softmax(dim=1),
 }
 
 
@@ -36,7 +39,7 @@ class ExportedNetwork(nn.Module):
 
     Attributes:
         output_name: "probabilities", "logits" or "values".
-        input_type: of the raw inputs: uint8 for images, otherwise float32.
+        input_type: of the raw inputs: uint8 for images, int64 for tokens, otherwise float32.
 
     Raises:
         InputError: if the task has no probabilities.
@@ -46,8 +49,10 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         steps = description.preprocessing
         self.network, self.prepare = network, steps or Preprocessing(VALUES)
-        self.in_shape = description.in_shape
-        self.input_type = torch.uint8 if steps is not None and steps.kind == IMAGE else torch.float32
+        self.in_shape, self.num_tokens = description.in_shape, description.num_tokens
+        self.input_type = torch.int64 if self.num_tokens else torch.float32
+        if steps is not None and steps.kind == IMAGE:
+            self.input_type = torch.uint8
         known = ACTIVATIONS.get(description.task)
         if output is not None and known is None:
             raise InputError(f"output={output} is for classes, and the task of this run is {description.task}")
@@ -55,7 +60,7 @@ class ExportedNetwork(nn.Module):
         self.output_name = "values" if known is None else output or PROBABILITIES
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(self.prepare(inputs))
+        outputs: Tensor = self.network(cast_inputs(self.prepare(inputs), torch.float32, self.num_tokens))
         return outputs if self.activate is None else self.activate(outputs)
 
     def make_example(self) -> Tensor:

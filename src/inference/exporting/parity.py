@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.callbacks.figures.predictions import compute_class_probabilities
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
 from src.data.preprocessing import IMAGE, Preprocessing
+from src.data.tasks import TASKS
 from src.inference.exporting.formats import Compute
 from src.inference.exporting.network import PROBABILITIES, ExportedNetwork
 from src.inference.load import LoadedRun
@@ -68,7 +68,9 @@ def find_samples(run: LoadedRun, network: ExportedNetwork) -> RawSamples:
     assert data.val_set is not None
     parts = {"training": data.train_set, "validation": data.val_set, "test": data.test_set}
     sizes = {name: part.size for name, part in parts.items() if part is not None}
-    return RawSamples(_restore_inputs(data, run), data.val_set.targets, "validation samples", sizes)
+    return RawSamples(
+        _restore_inputs(data, run).to(network.input_type), data.val_set.targets, "validation samples", sizes
+    )
 
 
 def _restore_inputs(data: TensorDataModule, run: LoadedRun) -> Tensor:
@@ -76,10 +78,8 @@ def _restore_inputs(data: TensorDataModule, run: LoadedRun) -> Tensor:
     assert data.val_set is not None
     inputs, steps = data.val_set.inputs, run.description.preprocessing
     if steps is None:  # unknown: a file takes what the network takes
-        return data.transform(inputs).float()
-    if steps.kind == IMAGE:
-        return inputs.to(torch.uint8)
-    return _scale(inputs, steps)  # values are standardised when they are loaded
+        return data.transform(inputs)
+    return inputs if steps.kind == IMAGE else _scale(inputs, steps)  # values are standardised when they are loaded
 
 
 def _draw_inputs(network: ExportedNetwork) -> Tensor:
@@ -87,6 +87,8 @@ def _draw_inputs(network: ExportedNetwork) -> Tensor:
     generator, shape = torch.Generator().manual_seed(SEED), (MAX_SAMPLES, *network.in_shape)
     if network.input_type == torch.uint8:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    if network.num_tokens:
+        return torch.randint(0, network.num_tokens, shape, generator=generator)
     return _scale(torch.randn(shape, generator=generator), network.prepare)
 
 
@@ -104,8 +106,8 @@ def compare_outputs(compute: Compute, samples: RawSamples, network: ExportedNetw
     raw, difference, relative = samples.inputs[:MAX_SAMPLES], 0.0, 0.0
     batches = list(_cut_batches(len(raw)))
     expected = torch.cat([run.compute_outputs(part, network.prepare) for part in raw.split(EVAL_BATCH_SIZE)])
-    if network.output_name == PROBABILITIES:
-        expected = compute_class_probabilities(expected)
+    if network.activate is not None:
+        expected = network.activate(expected.double())
     for part in batches:
         found, wanted = _compute(compute, raw[part]).double(), expected[part].double()
         if found.shape != wanted.shape:
@@ -143,11 +145,14 @@ def _compute(compute: Compute, inputs: Tensor) -> Tensor:
         ) from error
 
 
-def measure_score(compute: Compute, samples: RawSamples, task: str) -> dict[str, float]:
+def measure_score(compute: Compute, samples: RawSamples, network: ExportedNetwork, task_name: str) -> dict[str, float]:
     """Return the accuracy, or for values the mean squared error, of a file on all samples."""
     assert samples.targets is not None
+    task, targets = TASKS[task_name], samples.targets
     outputs = torch.cat([_compute(compute, part) for part in samples.inputs.split(EVAL_BATCH_SIZE)])
-    if task == "regression":
-        return {"val/mse": float((outputs.squeeze(1).double() - samples.targets).square().mean())}
-    classes = outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs.squeeze(1) > 0).long()
-    return {"val/acc": float((classes == samples.targets).double().mean())}
+    if network.output_name == PROBABILITIES:  # as logits, what is predicted has the largest, or a sign
+        outputs = (outputs if task.has_output_per_class else outputs[:, 1:]) - 0.5
+    predictions = task.predict(outputs)
+    if not task.has_classes:
+        return {"val/mse": float((predictions.double() - targets).square().mean())}
+    return {"val/acc": float(task.count_correct(predictions == targets)) / len(targets)}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from src.data.preprocessing import IMAGE, ROW
+from src.data.tasks import TASKS
 from src.inference.exporting.network import INPUT, PROBABILITIES, ExportedNetwork
 from src.inference.load import LoadedRun
 
@@ -42,9 +43,12 @@ outputs = model(prepare(inputs))
 
 def describe_use(file: Path, format_name: str, network: ExportedNetwork, run: LoadedRun) -> str:
     """Return the code that reads a file, and what goes in and out, as Markdown."""
-    names = run.description.class_names
-    size = len(names) if network.output_name == PROBABILITIES or run.description.task == "multiclass" else 1
-    output = f"`{network.output_name}`: float32 (B, {size}), {_describe_output(network, size)}"
+    about = run.description
+    size = TASKS[about.task].count_outputs(about.num_classes, about.num_values)
+    if network.output_name == PROBABILITIES:
+        size = about.num_classes
+    pixels = ", H, W" if about.task == "dense" else ""
+    output = f"`{network.output_name}`: float32 (B, {size}{pixels}), {_describe_output(network, run)}"
     kept = format_name != "safetensors"
     parts = [
         f"```python\n{_format_code(file, format_name, network, run)}```",
@@ -80,6 +84,8 @@ def _describe_input(network: ExportedNetwork, run: LoadedRun) -> str:
         return "as the run's data set prepares them; it does not say how (`describe_preprocessing`)"
     if steps.kind == IMAGE:
         return "pixels from 0 to 255; `src.predict` scales pictures of another size and crops them to the centre"
+    if network.num_tokens:
+        return f"tokens from 0 to {network.num_tokens - 1}"
     if steps.kind == ROW:
         return f"a row of the table as it is encoded for training: {', '.join(_list_columns(steps.options))}"
     return "numbers in the unit of the data"
@@ -92,12 +98,15 @@ def _list_columns(options: object) -> list[str]:
     return ColumnEncoder.from_plain(options["columns"]).feature_names  # type: ignore[index]
 
 
-def _describe_output(network: ExportedNetwork, size: int) -> str:
-    if network.output_name == PROBABILITIES:
-        return "one for each class, which sum to 1"
+def _describe_output(network: ExportedNetwork, run: LoadedRun) -> str:
+    about = run.description
     if network.output_name == "values":
-        return "in the unit of the run's targets"
-    return "before the softmax" if size > 1 else "the logit of the second class"
+        names = f": {', '.join(about.value_names)}" if about.value_names else ""
+        return f"in the unit of the run's targets{names}"
+    if network.output_name != PROBABILITIES:
+        return "before softmax or sigmoid" if about.task != "binary" else "the logit of the second class"
+    each = "one for each class" + (" of each pixel" if about.task == "dense" else "")
+    return "one for each label, between 0 and 1" if about.task == "multilabel" else f"{each}, which sum to 1"
 
 
 def _describe_steps(network: ExportedNetwork, kept: bool) -> str:

@@ -24,8 +24,8 @@ from src.core.formatting import is_fraction
 from src.sweeps.figures.images import read_png
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std, is_logarithmic, is_lower_better
 from src.sweeps.store.runs import Run, group_by_caption
+from src.sweeps.store.statistics import compute_wilson_interval
 
-Z_95 = 1.96  # 95% of a normal distribution lie within this many standard deviations of the mean
 TOLERANCE = 1e-6  # metrics are computed in float32: 19 of 20 correct give 0.94999999
 LINE_STYLES = ["-", "--", "-.", ":"]
 RUN_COLOUR, MEAN_COLOUR = "#595959", "#000000"  # colours that do not stand for training, validation or a class
@@ -285,11 +285,3 @@ def describe_success(metric: str, at_least: float) -> str:
     """Return the label of a success rate: "fraction of runs with test accuracy ≥ 95%"."""
     enough = f"{100 * at_least:.4g}%" if is_fraction(metric) else f"{at_least:.4g}"
     return f"fraction of runs with {describe_metric(metric)} ≥ {enough}"
-
-
-def compute_wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95% confidence interval of a success rate, from at least one trial (Wilson, 1927)."""
-    rate, spread = successes / trials, Z_95**2 / trials
-    middle = (rate + spread / 2) / (1 + spread)
-    half = Z_95 / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + Z_95**2 / (4 * trials**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -8,7 +8,7 @@ from lightning import LightningModule
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.callbacks.figures.base import format_percent
+from src.callbacks.figures.base import format_percent, has_class_names
 from src.callbacks.figures.decision_regions import (
     MAX_LINES,
     draw_classes,
@@ -85,7 +85,8 @@ def draw_model(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
         InputError: if the data have other inputs or targets.
     """
     assert data.train_set is not None
-    if tuple(data.in_shape) == (2,) and data.class_names:
+    shape = () if data.num_tokens or data.num_values > 1 else tuple(data.in_shape)
+    if shape == (2,) and has_class_names(data):
         draw_classes(axis, predict_grid(model, data.train_set.inputs, data.transform), data.train_set, data.class_names)
         units = find_unit_boundaries(model, data.transform)
         if len(units) <= MAX_LINES:
@@ -93,7 +94,7 @@ def draw_model(axis: Axes, data: TensorDataModule, model: LightningModule) -> No
         for line in axis.lines:
             line.set(color=MODEL, linewidth=1.5, label="decision line of a unit, $w \\cdot x + b = 0$")
         axis.set(xlabel="$x_1$", ylabel="$x_2$")
-    elif tuple(data.in_shape) == (1,) and data.num_classes in (0, 2):
+    elif shape == (1,) and (has_class_names(data) or not data.class_names) and data.num_classes in (0, 2):
         x, truth = make_input_grid(data.train_set.inputs), getattr(data, "truth", None)
         curve = compute_curve(
             model, x.flatten(), data.transform(x), truth(x) if truth else None, bool(data.class_names)

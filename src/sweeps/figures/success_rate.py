@@ -15,11 +15,11 @@ from src.sweeps.figures.base import (
     TOLERANCE,
     MetricFigure,
     collect_metric,
-    compute_wilson_interval,
     describe_success,
 )
 from src.sweeps.figures.heat_map import find_levels, format_level
 from src.sweeps.store.runs import Run
+from src.sweeps.store.statistics import compute_wilson_interval
 
 
 class SuccessRateLines(MetricFigure):

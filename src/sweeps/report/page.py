@@ -19,6 +19,7 @@ from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.report.curves import collect_curves
 from src.sweeps.report.gallery import ImageEmbedder, collect_run_figures, collect_sweep_figures
+from src.sweeps.report.latex import format_latex
 from src.sweeps.report.pairs import MAX_PAIRS, find_pairs, make_pair_figure
 from src.sweeps.report.plots import PlotlyFigure, choose_metric, collect_effects, make_effect_figure
 from src.sweeps.report.reading import Sweeps, get_sweep_names, read_provenance
@@ -26,13 +27,13 @@ from src.sweeps.report.search import draw_searches
 from src.sweeps.report.tables import (
     ChosenSummary,
     Column,
-    format_latex,
     format_leaderboard_csv,
     format_runs_csv,
     make_columns,
     make_runs_table,
     summarize_chosen,
 )
+from src.sweeps.store.evidence import describe_optimism, describe_tied
 from src.sweeps.store.leaderboard import (
     MAX_ROWS,
     STATUSES,
@@ -48,12 +49,19 @@ TAIL_LINES, TAIL_BYTES = 15, 4000
 
 
 class LeaderboardSection(NamedTuple):
-    """The parts of the page that belong to one board; ``title`` names its data if there are several boards."""
+    """The parts of the page that belong to one board.
+
+    ``title`` names its data if there are several boards; ``ranks`` has each entry's rank, which entries that cannot be
+    told from the best share; ``tied`` and ``optimism`` are lines of text, if there is something to say.
+    """
 
     title: str
     heading: str
     entries: list[LeaderboardEntry]
     columns: list[Column]
+    ranks: list[str]
+    tied: list[str]
+    optimism: list[str]
     chosen: ChosenSummary | None
     metric: str | None
     monitor: str | None
@@ -110,13 +118,16 @@ def make_tables(sweeps: Sweeps) -> dict[str, str]:
 
 def _make_section(board: Leaderboard, several: bool) -> LeaderboardSection:
     """Return the parts of the page that belong to a board."""
-    known = collect_effects(board)
+    known, evidence = collect_effects(board), board.evidence
     both = find_pairs(known)
     return LeaderboardSection(
         title=board.data or "other data" if several else "",
         heading=format_table_title(board, several=False),
         entries=board.entries,
         columns=make_columns(board),
+        ranks=evidence.ranks if evidence else [str(row + 1) for row in range(len(board.entries))],
+        tied=describe_tied(evidence),
+        optimism=describe_optimism(evidence, board.ranking_metric, len(board.entries)),
         chosen=summarize_chosen(board),
         metric=choose_metric(board),
         monitor=board.monitor,

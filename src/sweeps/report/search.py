@@ -25,6 +25,8 @@ from src.sweeps.report.plots import (
 from src.sweeps.report.reading import Sweeps, get_sweep_names
 from src.sweeps.store.aggregate import is_logarithmic
 
+MIN_EXPECTED = 10  # trials for the expected best of fewer
+EXPECTED = "Dashed: the best of so many random trials on average; dotted: what it reaches in 95% of cases"
 SEARCH_FILE = "search.json"  # file with the state of a search, in its sweep's folder
 
 
@@ -121,7 +123,7 @@ def _draw_search_figures(metric: str, part: list[SearchState]) -> SearchFigures:
     bars = [search for search in part if search.importance]
     return SearchFigures(
         metric,
-        [_summarize_search(search) for search in part],
+        [*map(_summarize_search, part), *([EXPECTED] if any(map(_has_expected_best, part)) else [])],
         _draw_progress(metric, part),
         _draw_importance(bars) if bars else None,
     )
@@ -170,6 +172,7 @@ def _build_traces(search: SearchState, several: bool) -> list[PlotlyFigure]:
     traces = [
         _make_marker_trace(search, [trial for trial, _ in search.complete_trials], "circle", "trials"),
         _make_best_trace(search, name if several else "best so far"),
+        *_make_expected_traces(search, f"{name}: " if several else ""),
         _make_marker_trace(search, failed, "x", "failed", EDGE_MARGIN),
     ]
     legends = [{"legendgroup": name, "showlegend": trace["mode"] == "lines"} if several else {} for trace in traces]
@@ -213,6 +216,42 @@ def _make_best_trace(search: SearchState, name: str) -> PlotlyFigure:
         "line": {"color": search.colours[1], "width": 2, "shape": "hv"},
         "hovertemplate": f"best up to trial %{{x}}: {to_plotly_text(search.metric)} %{{y}}<extra></extra>",
     }
+
+
+def _has_expected_best(search: SearchState) -> bool:
+    return search.sampler == "random" and len(search.complete_trials) >= MIN_EXPECTED
+
+
+def _make_expected_traces(search: SearchState, prefix: str) -> list[PlotlyFigure]:
+    """Return two lines over the number of trials: the expected best of so many, and what it reaches in 95% of cases.
+
+    They hold for trials that are independent, so a search that learns from its trials has none.
+    """
+    if not _has_expected_best(search):
+        return []
+    values = [value for _, value in search.complete_trials]
+    import numpy as np
+
+    from src.sweeps.store.statistics import compute_expected_best, compute_likely_least  # imports SciPy
+
+    sign = 1 if search.mode == "max" else -1
+    counts = np.unique(np.geomspace(1, len(values), 60).round().astype(int))
+    lines = {
+        "expected best of random trials": (compute_expected_best(sign * np.array(values), counts), "dash"),
+        "reached in 95% of cases": (compute_likely_least(sign * np.array(values), counts), "dot"),
+    }
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": prefix + name,
+            "x": [int(count) - 1 for count, value in zip(counts, best, strict=True) if np.isfinite(value)],
+            "y": [float(sign * value) for value in best if np.isfinite(value)],
+            "line": {"color": search.colours[0], "width": 1.5, "dash": dash},
+            "hovertemplate": f"{prefix}{name}: {to_plotly_text(search.metric)} %{{y}}<extra></extra>",
+        }
+        for name, (best, dash) in lines.items()
+    ]
 
 
 # Importance of the settings

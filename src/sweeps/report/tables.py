@@ -1,33 +1,21 @@
-"""Build the tables of a report: for the page, and as CSV and LaTeX to download."""
+"""Build the tables of a report: for the page, and as CSV to download."""
 
 import csv
 import io
 import math
-import re
 from typing import Any, NamedTuple
 
 from src.core.formatting import format_setting_value, format_settings, get_short_names
 from src.storage.status import DAMAGED
-from src.sweeps.report.reading import Sweeps, get_sweep_names
+from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
-from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, format_table_title
+from src.sweeps.store.evidence import compute_interval, format_interval
+from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, make_interval_column
 from src.sweeps.store.results import build_rows, find_scalar_metrics
 from src.sweeps.store.runs import Run
 
-MAX_LATEX_ROWS = 20
-LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "…": r"\dots{}",
-    "\n": " ",
-}
+INTERVAL = "interval of the mean: Student's t, or Wilson's if all runs have 0 or 100%"
+MORE = "more runs"  # heading of the column with the runs that would tell a setting from the best
 
 
 class Column(NamedTuple):
@@ -53,7 +41,10 @@ def make_columns(board: Leaderboard) -> list[Column]:
     entries = board.entries
     keys = find_varying_settings(entries)
     found = [_make_setting_column(key, name, entries) for key, name in zip(keys, get_short_names(keys), strict=True)]
-    found += [_make_metric_column(name, entries) for name in _find_validation_metrics(board)]
+    for name in find_validation_metrics(board):
+        found.append(_make_metric_column(name, entries))
+        intervals = make_interval_column(name, entries) if name == board.ranking_metric else {}
+        found += [Column(heading, INTERVAL, cells, found[-1].sort_keys) for heading, cells in intervals.items()]
     counts = [
         _make_count_column("n", "finished runs", [len(entry.finished) for entry in entries]),
         _make_count_column("failed", "failed runs", [entry.failed for entry in entries]),
@@ -61,6 +52,8 @@ def make_columns(board: Leaderboard) -> list[Column]:
         _make_count_column("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
     ]
     found += [column for column in counts if column.name == "n" or any(column.sort_keys)]
+    if board.evidence and any(board.evidence.more):
+        found.append(_make_more_column(board.evidence.more))
     about = [
         _make_mean_column("best epoch", "best_epoch", entries, ".4g"),
         _make_mean_column("seconds", "seconds", entries, ".3g"),
@@ -70,7 +63,7 @@ def make_columns(board: Leaderboard) -> list[Column]:
     return [*found, parameters] if len({*parameters.cells} - {""}) > 1 else found
 
 
-def _find_validation_metrics(board: Leaderboard) -> list[str]:
+def find_validation_metrics(board: Leaderboard) -> list[str]:
     """Return the names of the validation metrics, the one that ranks the board first."""
     names = [name for entry in board.entries for run in entry.finished for name in find_scalar_metrics(run.metrics)]
     found = [name for name in names if name.startswith("val/")]
@@ -103,6 +96,11 @@ def _make_count_column(name: str, title: str, numbers: list[int]) -> Column:
     return Column(name, title, [str(number or "") for number in numbers], numbers)
 
 
+def _make_more_column(more: list[str]) -> Column:
+    title = "further runs after which the setting would probably (80%) be told from the best, if they differ as seen"
+    return Column(MORE, title, more, [each.removeprefix("> ") for each in more])
+
+
 def _make_mean_column(name: str, key: str, entries: list[LeaderboardEntry], number_format: str) -> Column:
     """Return a column with the mean of a number that each run records."""
     values = [[value for value in entry.collect_values(key) if math.isfinite(value)] for entry in entries]
@@ -126,6 +124,7 @@ class ChosenSummary(NamedTuple):
     settings: str
     value: str
     tests: list[tuple[str, str]]
+    intervals: str
     runs: list[Run]
 
 
@@ -145,6 +144,11 @@ def summarize_chosen(board: Leaderboard) -> ChosenSummary | None:
         settings=format_settings(entry.settings) or "all runs",
         value=f"{metric} {format_mean_std(metric, entry.collect_values(metric))}" if metric else "",
         tests=[(name, format_mean_std(name, entry.collect_values(name))) for name in names],
+        intervals=", ".join(
+            f"{name} {interval}"
+            for name in [*([metric] if metric else []), *names]
+            if (interval := format_interval(name, compute_interval(name, entry.collect_values(name))))
+        ),
         runs=entry.finished,
     )
 
@@ -199,8 +203,8 @@ def format_leaderboard_csv(sweeps: Sweeps) -> str:
 
 
 def _make_leaderboard_rows(board: Leaderboard) -> list[dict[str, Any]]:
-    table, names = [], _find_validation_metrics(board)
-    for entry in board.entries:
+    table, names, evidence = [], find_validation_metrics(board), board.evidence
+    for place, entry in enumerate(board.entries):
         row: dict[str, Any] = {
             "data": board.data,
             **{key: format_setting_value(value) for key, value in entry.settings.items()},
@@ -209,8 +213,16 @@ def _make_leaderboard_rows(board: Leaderboard) -> list[dict[str, Any]]:
             values = entry.collect_values(name)
             row[f"{name} mean"] = compute_mean(values) if values else None
             row[f"{name} sd"] = compute_std(values)
+            if interval := compute_interval(name, values):
+                row |= {
+                    f"{name} 95% low": interval.low,
+                    f"{name} 95% high": interval.high,
+                    f"{name} 95%": interval.kind,
+                }
         counts = {"failed": entry.failed, DAMAGED: entry.damaged, "left": entry.left}
-        table.append({**row, "n": len(entry.finished), **counts})
+        told = "no" if evidence and evidence.ranks[place] in ("1", "=1") else "yes"
+        compared = {"told from the best": told, MORE: evidence.more[place]} if evidence else {}
+        table.append({**row, "n": len(entry.finished), **counts, **compared})
     return table
 
 
@@ -220,90 +232,3 @@ def _format_csv(table: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
-
-
-def format_latex(sweeps: Sweeps) -> str:
-    """Return a LaTeX table per board, which needs the package booktabs; the chosen row is bold.
-
-    The only test metric is the counterpart of the metric that chose, given for the chosen row only.
-    """
-    found = sweeps.leaderboards
-    name = " and ".join(get_sweep_names(sweeps.folders).values())
-    labels = [_format_latex_label(name, board.data if len(found) > 1 else None) for board in found]
-    tables = [
-        _format_latex_table(board, name, label if labels.count(label) == 1 else f"{label}-{index + 1}")
-        for index, (board, label) in enumerate(zip(found, labels, strict=True))
-    ]
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
-
-
-def _format_latex_label(*parts: str | None) -> str:
-    """Return a table's LaTeX label made of parts: "tab:width-mnist"."""
-    return "tab:" + "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts if part)
-
-
-def _format_latex_table(board: Leaderboard, sweep: str, label: str) -> str:
-    """Return a board's LaTeX table with caption and label.
-
-    Args:
-        board: the board.
-        sweep: the name of the sweep.
-        label: the label for ``\\ref``.
-    """
-    shown = [column for column in make_columns(board) if column.name not in ("seconds", "failed", DAMAGED, "left")]
-    count = min(len(board.entries), MAX_LATEX_ROWS)
-    best = summarize_chosen(board)
-    tests = _find_counterparts(board, best)
-    cells_by_name = [
-        *((each.name, each.cells) for each in shown),
-        *((test, [value] + [""] * count) for test, value in tests),
-    ]
-    rows = [
-        _format_latex_row(
-            [_to_latex_text(cells[row]) for _, cells in cells_by_name], bold=row == 0 and best is not None
-        )
-        for row in range(count)
-    ]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        f"\\caption{{{_to_latex_text(_format_caption(board, sweep, count, [test for test, _ in tests]))}}}",
-        f"\\label{{{label}}}",
-        f"\\begin{{tabular}}{{{''.join('r' if column.is_numeric else 'l' for column in shown)}{'r' * len(tests)}}}",
-        r"\toprule",
-        _format_latex_row([_to_latex_text(name) for name, _ in cells_by_name]),
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join([*lines, ""])
-
-
-def _find_counterparts(board: Leaderboard, best: ChosenSummary | None) -> list[tuple[str, str]]:
-    """Return the test metric that corresponds to the one that chose the entry, or all test metrics if there is none."""
-    tests = best.tests if best else []
-    counterpart = f"test/{(board.ranking_metric or '').split('/', 1)[-1]}"
-    return [test for test in tests if test[0] == counterpart] or tests
-
-
-def _format_caption(board: Leaderboard, sweep: str, count: int, tests: list[str]) -> str:
-    """Return the caption of a table: its subject, its order, how much of it is shown, and which row is bold."""
-    parts = [f"{sweep}{f' on {board.data}' if board.data else ''}: {format_table_title(board, several=False)}"]
-    if count < len(board.entries):
-        parts.append(f"The first {count} of {len(board.entries)}")
-    if board.ranking_metric and board.chosen and len(board.entries) > 1:
-        parts.append(f"Bold: {'chosen' if board.is_complete else 'best so far'} by the validation set")
-    if tests:
-        parts.append(f"{' and '.join(tests)} of the chosen row only")
-    return ". ".join(" ".join(part.split()) for part in parts) + "."
-
-
-def _format_latex_row(cells: list[str], bold: bool = False) -> str:
-    return " & ".join(f"\\textbf{{{cell}}}" if bold and cell else cell for cell in cells) + r" \\"
-
-
-def _to_latex_text(text: str) -> str:
-    """Escape a text for LaTeX."""
-    return "".join(LATEX_ESCAPES.get(sign, sign) for sign in text)

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,14 @@ from src.storage import schema
 from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.store.aggregate import compute_mean, format_mean_std
+from src.sweeps.store.evidence import (
+    Evidence,
+    collect_evidence,
+    compute_interval,
+    describe_optimism,
+    describe_tied,
+    format_interval,
+)
 from src.sweeps.store.results import find_scalar_metrics
 from src.sweeps.store.runs import Run, is_seed, read_runs
 
@@ -70,7 +80,8 @@ class LeaderboardEntry(NamedTuple):
         return [math.nan if value is None else value for value in found]
 
 
-class Leaderboard(NamedTuple):
+@dataclass(frozen=True)
+class Leaderboard:
     """A leaderboard: comparable entries, on one data set and with one monitored metric, best first."""
 
     data: str | None
@@ -101,6 +112,11 @@ class Leaderboard(NamedTuple):
         if self.ranking_metric is None:
             return first if first.finished and len(self.entries) == 1 else None
         return first if math.isfinite(compute_mean(first.collect_values(self.ranking_metric))) else None
+
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """What repeated runs show of the entries; ``None`` if they cannot be compared."""
+        return collect_evidence([entry.finished for entry in self.entries], self.ranking_metric, self.mode)
 
     @property
     def is_complete(self) -> bool:
@@ -137,7 +153,7 @@ def print_leaderboards(
             _print_line(
                 console, f"… and {len(board.entries) - MAX_ROWS} more: {quote_relative_path(folder / 'results.csv')}"
             )
-        for line in _format_winner_lines(board, format_trust(packages)):
+        for line in [*describe_tied(board.evidence), *_format_winner_lines(board, format_trust(packages))]:
             _print_line(console, line)
 
 
@@ -205,9 +221,12 @@ def format_table_title(board: Leaderboard, several: bool) -> str:
 
 
 def _build_table(board: Leaderboard) -> Table:
-    """Return a leaderboard as a table, a row per entry: settings, monitored metric, number of runs."""
+    """Return a leaderboard as a table, a row per entry: its rank if that is known, settings, metric, number of runs."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     settings, numbers = find_varying_settings(board.entries), _build_number_columns(board)
+    ranks = [board.evidence.ranks] if board.evidence else []
+    for _ in ranks:
+        grid.add_column("#", justify="right", no_wrap=True)
     for key, name in zip(settings, get_short_names(settings), strict=True):
         numeric = all(isinstance(entry.settings.get(key, 0), (int, float)) for entry in board.entries)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
@@ -216,7 +235,8 @@ def _build_table(board: Leaderboard) -> Table:
     for row, entry in enumerate(board.entries[:MAX_ROWS]):
         values = [format_setting_value(entry.settings[key]) if key in entry.settings else "" for key in settings]
         style = "dim" if not entry.finished else "bold" if row == 0 and board.chosen else ""
-        grid.add_row(*map(Text, [*values, *(column[row] for column in numbers.values())]), style=style)
+        cells = [*(rank[row] for rank in ranks), *values, *(column[row] for column in numbers.values())]
+        grid.add_row(*map(Text, cells), style=style)
     return grid
 
 
@@ -224,9 +244,21 @@ def _build_number_columns(board: Leaderboard) -> dict[str, list[str]]:
     """Return the columns of numbers: the metric, ``n`` and, if any are above 0, counts of runs that did not finish."""
     entries, metric = board.entries, board.monitor
     columns = {metric: [format_mean_std(metric, entry.collect_values(metric)) for entry in entries]} if metric else {}
+    if metric:
+        columns |= make_interval_column(metric, entries)
     columns["n"] = [str(len(entry.finished)) for entry in entries]
     counts = {name: [getattr(entry, name) for entry in entries] for name in ("failed", DAMAGED, "left")}
     return columns | {name: [str(count or "") for count in column] for name, column in counts.items() if any(column)}
+
+
+def make_interval_column(metric: str, entries: list[LeaderboardEntry]) -> dict[str, list[str]]:
+    """Return a column with the 95% interval of a metric's mean in each entry, by a heading that names its kind.
+
+    It is empty where there is no interval; without any interval there is no column.
+    """
+    found = [compute_interval(metric, entry.collect_values(metric)) for entry in entries]
+    kinds = sorted({interval.kind for interval in found if interval}, reverse=True)
+    return {f"95% interval ({', '.join(kinds)})": [format_interval(metric, each) for each in found]} if kinds else {}
 
 
 def find_varying_settings(entries: list[LeaderboardEntry]) -> list[str]:
@@ -236,7 +268,7 @@ def find_varying_settings(entries: list[LeaderboardEntry]) -> list[str]:
 
 
 def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
-    """Return the lines on the chosen entry: its test metrics, and the command that evaluates it.
+    """Return the lines on the chosen entry: its test metrics, what its choice is worth, and a command to evaluate it.
 
     ``trust_arguments`` is the part of the command that lets it open a run with classes of other packages.
     """
@@ -253,6 +285,7 @@ def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
     command = f"{format_command('src.eval')} run={quote_relative_path(chosen.finished[0].folder)}{trust_arguments}"
     return [
         f"{title}: {results} (n = {len(chosen.finished)})",
+        *(f"  {line}" for line in describe_optimism(board.evidence, board.ranking_metric, len(board.entries))),
         f"  evaluate it:  {command}{_describe_other_runs(chosen.finished)}",
     ]
 

@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 from src.cli.folders import limit_log_handlers
 from src.cli.names import register_resolvers
 from src.core.disk import StorageError, find_storage_error, suppress_storage_tracebacks, to_storage_error
+from src.core.extras import skip_signal_processing
 from src.core.places import make_paths_absolute
 from src.storage.files import remove_file, require_folders
 from src.storage.records import reserve_folder
@@ -197,7 +198,7 @@ def import_heavy_modules() -> None:
     """Import the modules that jobs need, once for all workers."""
     gc.disable()  # saves a quarter of the imports' time: modules are never garbage
     for name in PRELOADED_MODULES:
-        with suppress(Exception):  # a job that needs the module will report the error
+        with suppress(Exception), skip_signal_processing():  # a job that needs the module will report the error
             importlib.import_module(name)
     _warm_matplotlib()
     gc.freeze()  # the collector skips these objects, so that forked processes keep sharing their memory

@@ -13,6 +13,7 @@ from src.core.checks import (
     PROBABILITY,
     SEED,
     TEXT,
+    UP_TO_ONE,
     Check,
     allow_any_of,
     allow_count_or_fraction,
@@ -30,31 +31,36 @@ from src.models.losses import LOSSES
 from src.storage.trust import TRUST_CHECK
 
 MAX_SAMPLES = 10_000_000
+STRING = {"type": "string"}
 WIDTH = allow_integer(1, 1_000_000)
 IMAGE_COUNT = allow_integer(1, 1000)  # number of images in a figure
 FOLDER_NAME = Check(
     lambda value: isinstance(value, str) and "/" not in value and value != ".." and len(value) <= MAX_NAME_BYTES,
     f"a folder's name, of at most {MAX_NAME_BYTES} characters",
+    STRING,
 )
 FILE_NAME = Check(
-    lambda value: FOLDER_NAME.allows(value) and value != "", FOLDER_NAME.description.replace("folder", "file")
+    lambda value: FOLDER_NAME.allows(value) and value != "", FOLDER_NAME.description.replace("folder", "file"), STRING
 )
 NETWORK_NAME = Check(
     lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w.-]{1,100}", value)),
     "the name of a network, such as resnet50",
+    STRING,
 )
 METRIC = Check(
     lambda value: TEXT.allows(value) and value != "" and not value.startswith("test"),
     "the name of a metric of training or validation (test metrics must not decide a choice)",
+    STRING,
 )
 LEARNING_RATE = allow_any_of(POSITIVE, allow_one_of("lr"), allow_list(POSITIVE, "a list of numbers above 0", low=1))
 STEP_COUNT = allow_any_of(allow_integer(1, 10**12), allow_one_of("total_steps"))
 DEVICE_NUMBERS = Check(
     lambda value: allow_list(allow_integer(0, 1023), "", low=1).allows(value) and len(set(value)) == len(value),
     "a list of different device numbers",
+    {"type": "array", "items": {"type": "integer"}},
 )
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "auto", 32, 64, 16)
-DICTIONARY = Check(lambda value: isinstance(value, dict), "settings with a _target_")
+DICTIONARY = Check(lambda value: isinstance(value, dict), "settings with a _target_", {"type": "object"})
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 TIME_UNITS = ("weeks", "days", "hours", "minutes", "seconds")
 TIME = Check(
@@ -65,6 +71,7 @@ TIME = Check(
         and any(value.values())
     ),
     f"{{{': …, '.join(TIME_UNITS)}: …}}, any of these units, each up to 1,000,000, and not all 0",
+    {"type": "object"},
 )
 CLOCK_TIME = Check(
     lambda value: (
@@ -73,15 +80,16 @@ CLOCK_TIME = Check(
         and any(sign in "123456789" for sign in value)
     ),
     "a time as DD:HH:MM:SS",
+    STRING,
 )
-
-UP_TO_ONE = Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, up to 1")
 
 
 def _allow_file(*suffixes: str) -> Check:
     """Return a check for the path of a file with one of these suffixes."""
     return Check(
-        lambda value: PATH.allows(value) and value.endswith(suffixes), f"a path that ends in {' or '.join(suffixes)}"
+        lambda value: PATH.allows(value) and value.endswith(suffixes),
+        f"a path that ends in {' or '.join(suffixes)}",
+        PATH.schema,
     )
 
 
@@ -235,9 +243,11 @@ DATA = {
     "data.crop_padding": allow_one_of("zeros", "reflect"),
     "data.cutout": allow_integer(0, 1000),
     "data.file": allow_null_or(PATH),
-    "data.target": allow_null_or(TEXT),
+    "data.target": allow_null_or(
+        allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[width,height]')", low=1)),
+    ),
     "data.test_file": allow_null_or(PATH),
-    "data.task": allow_one_of(None, "multiclass", "binary", "regression"),
+    "data.task": allow_one_of(None, "multiclass", "binary", "multilabel", "regression"),
     "data.target_unit": POSITIVE,
     "data.ignore": allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[id,name]'; [] for none)")),
     "data.missing": allow_one_of("median", "drop"),

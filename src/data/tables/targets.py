@@ -1,6 +1,7 @@
 """Find the task from a table's target column, and turn the column into targets."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from src.core.checks import format_escaped
 from src.core.errors import InputError
-from src.data.base import Task
 from src.data.tables.reading import Column
 
 MAX_CLASSES = 1000
@@ -23,24 +23,31 @@ class Target(NamedTuple):
 
     Attributes:
         task: the task.
-        class_names: sorted, numbers by value; empty for regression.
+        class_names: sorted, numbers by value; the columns for labels; empty for regression.
         unit: what the numbers of a regression are divided by.
+        value_names: the columns of a regression of several values.
     """
 
-    task: Task
+    task: str
     class_names: tuple[str, ...] = ()
     unit: float = 1.0
+    value_names: tuple[str, ...] = ()
 
-    def encode(self, column: Column, name: str) -> Tensor:
-        """Return a column without empty cells as targets (N,): int64 classes, or float32 numbers for regression.
+    def encode(self, columns: Mapping[str, Column], where: str = "") -> Tensor:
+        """Return columns without empty cells as targets: int64 classes (N,) or labels (N, K), float32 numbers (N, …).
 
         Raises:
-            InputError: if it has a class that is not one of ``class_names``, or words instead of numbers.
+            InputError: if there is a class that is not one of ``class_names``, or words instead of numbers; it says
+                ``where`` the columns are.
         """
         if self.task == "regression":
-            if column.words is not None:
-                raise InputError(f"target {name} has words, such as {column.words[0]}: regression needs numbers")
-            return torch.from_numpy((column.values / self.unit).astype(np.float32))
+            values = [_read_numbers(column, f"{name}{where}") / self.unit for name, column in columns.items()]
+            return torch.from_numpy(np.stack(values, axis=1).astype(np.float32)).squeeze(1)
+        if self.task == "multilabel":
+            labels = [_read_labels(column, f"{name}{where}") for name, column in columns.items()]
+            return torch.from_numpy(np.stack(labels, axis=1))
+        (name, column), *_ = columns.items()
+        name = f"{name}{where}"
         column = label_classes(column, name)
         assert column.words is not None
         places = {word: place for place, word in enumerate(self.class_names)}
@@ -49,7 +56,61 @@ class Target(NamedTuple):
         return torch.from_numpy(np.array([places[word] for word in column.words], np.int64)[column.values])
 
 
-def find_target(column: Column, name: str, task: Task | None, unit: float = 1.0) -> Target:
+def _read_numbers(column: Column, name: str) -> np.ndarray:
+    """Return a column's numbers (N,); refuse words."""
+    if column.words is not None:
+        raise InputError(f"target {name} has words, such as {column.words[0]}: regression needs numbers")
+    return column.values
+
+
+def _read_labels(column: Column, name: str) -> np.ndarray:
+    """Return a column of 0 and 1 as int64 (N,); refuse other values."""
+    if not _has_labels(column):
+        wrong = column.words[0] if column.words else f"{column.values[~np.isin(column.values, (0, 1))][0]:g}"
+        raise InputError(f"target {name} has the value {wrong}, and a label of data.task=multilabel is 0 or 1")
+    return column.values.astype(np.int64)
+
+
+def _has_labels(column: Column) -> bool:
+    return column.words is None and bool(np.isin(column.values, (0, 1)).all())
+
+
+def find_targets(columns: Mapping[str, Column], task: str | None, unit: float = 1.0) -> Target:
+    """Return the target that columns without empty cells stand for.
+
+    Args:
+        columns: the target columns by their names, at least one.
+        task: the task; ``None``: of several columns labels if all values are 0 or 1, otherwise regression; of one see
+            `find_target`.
+        unit: what the numbers of a regression are divided by.
+
+    Raises:
+        InputError: if the columns do not suit the task, or one is the same in every row.
+    """
+    names = tuple(columns)
+    if len(names) == 1:
+        if task == "multilabel":
+            raise InputError(f"data.task=multilabel needs several targets: {names[0]} alone is binary")
+        return find_target(columns[names[0]], names[0], task, unit)
+    chosen = task or ("multilabel" if all(map(_has_labels, columns.values())) else "regression")
+    if chosen not in ("multilabel", "regression"):
+        raise InputError(f"data.task={task} is for one target: {len(names)} are multilabel or regression")
+    is_regression = chosen == "regression"
+    if unit != 1 and not is_regression:
+        raise InputError(f"data.target_unit={unit:g} is for regression, and the targets are labels")
+    target = Target(chosen, () if is_regression else names, unit, names if is_regression else ())
+    target.encode(columns)  # raises for words, and for labels that are none
+    for name, column in columns.items():
+        _refuse_constant(column, name)
+    return target
+
+
+def _refuse_constant(column: Column, name: str) -> None:
+    if column.values.min() == column.values.max():
+        raise InputError(f"target {name} is {column.values[0]:g} in every row: there is nothing to learn")
+
+
+def find_target(column: Column, name: str, task: str | None, unit: float = 1.0) -> Target:
     """Return the target that a column without empty cells stands for.
 
     Args:
@@ -63,9 +124,8 @@ def find_target(column: Column, name: str, task: Task | None, unit: float = 1.0)
     """
     if task == "regression" or (task is None and not _has_classes(column)):
         target = Target("regression", unit=unit)
-        target.encode(column, name)  # raises for words
-        if column.values.min() == column.values.max():
-            raise InputError(f"target {name} is {column.values[0]:g} in every row: there is nothing to learn")
+        target.encode({name: column})  # raises for words
+        _refuse_constant(column, name)
         return target
     if unit != 1:
         raise InputError(f"data.target_unit={unit:g} is for regression, and target {name} has classes")
@@ -94,7 +154,7 @@ def _has_classes(column: Column) -> bool:
 
 
 def suggest_unit(targets: Tensor) -> float | None:
-    """Return the power of ten in which targets (N,) of a regression are near 1; ``None`` if they are already."""
+    """Return the power of ten in which targets (N, …) of a regression are near 1; ``None`` if they are already."""
     size = float(targets.double().square().mean().sqrt())
     return None if 0.1 <= size <= 30 or size == 0 else 10.0 ** round(math.log10(size))
 
