@@ -18,6 +18,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "cli",
     "optimizers",
     "models.published",
+    "models.supervision",
     "models",
     "loggers",
     "callbacks",

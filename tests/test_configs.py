@@ -104,7 +104,8 @@ def test_configs_list_all_class_settings(path: Path) -> None:
             if "settings" not in inspect.signature(base).parameters:
                 break  # it hands nothing on to what it is made from
     given = {"self", "settings"}
-    given |= {"in_shape", "num_classes", "task", "optimizer", "scheduler"} if group == "model" else set()
+    of_data = {"in_shape", "num_classes", "num_values", "num_tokens", "task"}
+    given |= {*of_data, "optimizer", "scheduler"} if group == "model" else set()
     if issubclass(found, TableDataModule):
         given |= {"train_size", "val_size", "split_seed"}  # there is nothing to split
     assert set(settings) == known - given

@@ -17,9 +17,11 @@ from src.data.base import EVAL_BATCH_SIZE, Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.mlp import MLP
+from src.models.supervision.metrics import choose_metrics
 from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer
 
 CLASSES = {"multiclass": ("a", "b", "c"), "binary": ("a", "b"), "regression": ()}
+METRICS = {"multiclass": ("f1", "auroc", "top2"), "binary": ("f1", "auroc"), "regression": ("rmse", "mape")}
 ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
 EVAL_BATCH_PLUS_ONE = EVAL_BATCH_SIZE + 1  # samples: one is left for a last batch of its own
 
@@ -42,6 +44,12 @@ CASES = {
     "the sum of the losses": Case(model={"reduction": "sum", "optimizer": {**SGD, "lr": 0.01}}),
     "penalties and label smoothing": Case(model={"l1": 0.01, "l2": 0.1, "label_smoothing": 0.2}),
     "a sum with penalties": Case(model={"reduction": "sum", "l2": 0.1, "optimizer": {**SGD, "lr": 0.01}}),
+    "class weights": Case((53, 5, 3), model={"class_weights": [0.5, 1.0, 4.0], "label_smoothing": 0.1}),
+    "a sum with class weights": Case(
+        (53, 5, 3),
+        task="binary",
+        model={"class_weights": "balanced", "reduction": "sum", "optimizer": {**SGD, "lr": 0.01}},
+    ),
     "Adam": Case(model={"optimizer": ADAM}),
     "a last batch of one": Case(data={"batch_size": 32}, model={"l2": 0.1}),
     "less than a batch": Case((7, 1, 1)),
@@ -82,6 +90,7 @@ def train_case(case: Case, **processes: Any) -> dict[str, Any]:
     """Train in float64 for two epochs and test; return weights, metrics and the loss of each step."""
     torch.manual_seed(0)
     model, losses = make_case_model(case), LossRecorder()
+    model.metrics = choose_metrics(METRICS[case.task], model.task, model.num_classes)
     train, val, test = [make_case_samples(case, count) for count in case.samples]
     shuffled = {"shuffle": True, "order_seed": 5, **case.data}
     data = InMemoryDataModule(train, val, test, task=case.task, class_names=CLASSES[case.task], **shuffled)

@@ -24,7 +24,9 @@ LOWER_IS_BETTER = (
     "mse",
     "rmse",
     "mae",
+    "mape",
     "nll",
+    "ece",
     "perplexity",
     "ppl",
     "wer",
@@ -44,8 +46,10 @@ HIGHER_IS_BETTER = (
     "kappa",
     "mcc",
     "r2",
-    "top1",
+    "pearson",
+    "spearman",
 )
+TOP_K = re.compile(r"top\d+")  # also a rate
 STAGE_PREFIX = re.compile(r"(train|val|test)(?:ing|id|idation)?[/_.-]+(?=.)")
 LOGGING_METHODS = ("log", "finish_evaluation", "on_", "_step")  # prefixes and suffixes of methods that may log metrics
 MODULES_WITHOUT_METRICS = tuple(
@@ -72,7 +76,7 @@ def infer_mode(metric: str) -> str | None:
     The last known word in the name decides: val/acc_error is an error.
     """
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", metric)]
-    known = [word for word in words if word in LOWER_IS_BETTER or word in HIGHER_IS_BETTER]
+    known = [word for word in words if word in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER) or TOP_K.fullmatch(word)]
     return None if not known else "min" if known[-1] in LOWER_IS_BETTER else "max"
 
 
@@ -182,7 +186,8 @@ def _find_measured_metrics(cfg: Mapping[str, Any], data: LightningDataModule) ->
     measures = ["loss", *(["acc"] if task.has_classes else [])]
     stages = ["train", *(["val"] if has_validation(cfg, data) else [])]
     found = [f"{stage}/{measure}" for stage in stages for measure in measures]
-    return found + [f"val/{name}" for name in task.confusion_metrics if "val" in stages]
+    further = [*task.confusion_metrics, *(cfg.get("metrics") or [])]
+    return found + [f"val/{name}" for name in further if "val" in stages]
 
 
 def _can_log(model: type) -> bool:

@@ -5,7 +5,8 @@ two CPU threads is twice as fast as indexing and masking single pixels. ``python
 functions with torchvision's transforms and kornia's.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -91,3 +92,24 @@ def cut_out_squares(images: Tensor, size: int, random_numbers: RandomNumbers = D
     rows, columns = [((offset < 0) | (offset >= size)).byte() for offset in (rows, columns)]
     kept = rows[:, None, :, None] | columns[:, None, None, :]  # (B, 1, H, W): 0 inside the square, 1 outside
     return images * kept
+
+
+def make_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[..., Any]:
+    """Return torchvision's transform that mixes each image of a batch with the one before it.
+
+    With both kinds, each batch gets one of them at random. Random numbers are those of torch's default generator on the
+    CPU, also for images on a GPU.
+
+    Args:
+        mixup, cutmix: parameter of the Beta(α, α) distribution of an image's share, ≥ 0, of mixup (Zhang et al., 2018,
+            arXiv:1710.09412) and of CutMix (Yun et al., 2019, arXiv:1905.04899); 0: not this kind.
+        num_classes: the number of classes K.
+
+    Returns:
+        A function of float images (B, C, H, W) and classes (B,) that returns images and shares of classes (B, K).
+    """
+    from torchvision.transforms import v2  # importing it takes a moment
+
+    kinds = {v2.MixUp: mixup, v2.CutMix: cutmix}
+    mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds.items() if alpha]
+    return v2.RandomChoice(mixers) if len(mixers) > 1 else mixers[0]

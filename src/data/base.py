@@ -150,17 +150,21 @@ class Batches:
         return len(range(self.rank, whole, self.world_size)), whole
 
 
+def _make_contiguous(samples: Samples) -> Samples:
+    return Samples(samples.inputs.contiguous(), samples.targets)
+
+
 class Chunk:
     """The samples of several consecutive batches.
 
     Args:
         samples: the samples of all these batches.
         batch_size: samples per batch; the last batch may have fewer.
-        prepare: the transform of a batch's inputs, applied when the batch is used.
+        prepare: the transform of a batch, applied when the batch is used.
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, prepare: Callable[[Tensor], Tensor] = Tensor.contiguous
+        self, samples: Samples, batch_size: int, prepare: Callable[[Samples], Samples] = _make_contiguous
     ) -> None:
         self.samples, self.batch_size, self.prepare = samples, batch_size, prepare
 
@@ -405,6 +409,12 @@ class TensorDataModule(LightningDataModule):
         """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
 
+    is_mixing = False  # True: `mix` makes targets shares of classes (B, K)
+
+    def mix(self, samples: Samples) -> Samples:
+        """Return a training batch whose samples are mixed with each other, after `transform`; here as it is."""
+        return samples
+
     def cast_inputs(self, inputs: Tensor, dtype: str | torch.dtype) -> Tensor:
         """Return a network's inputs in its precision; tokens as int64."""
         return cast_inputs(inputs, dtype, self.num_tokens)
@@ -425,17 +435,19 @@ class TensorDataModule(LightningDataModule):
         dtype = None if self.trainer is None else self.trainer.lightning_module.dtype  # follows trainer.precision
         training = self.trainer is not None and bool(self.trainer.training)
 
-        def prepare(inputs: Tensor) -> Tensor:
-            inputs = self.transform(inputs, augment=training)
-            return inputs if dtype is None else self.cast_inputs(inputs, dtype)
+        def prepare(stored: Samples) -> Samples:
+            inputs, targets = self.transform(stored.inputs, augment=training), stored.targets
+            if training:
+                inputs, targets = self.mix(Samples(inputs, targets))
+            return Samples(inputs if dtype is None else self.cast_inputs(inputs, dtype), targets)
 
         if isinstance(batch, Tensor):  # a model's example inputs, already in the form that its network takes
             return batch.to(dtype) if dtype is not None and batch.is_floating_point() else batch
         if not isinstance(batch, (Samples, Chunk)):  # from another loader
             return batch
         if isinstance(batch, Samples):
-            return Samples(prepare(batch.inputs), batch.targets)
+            return prepare(batch)
         # Transform each batch of a chunk when it is used; without a transform, convert the whole chunk at once.
-        if type(self).transform is not TensorDataModule.transform:
+        if self.is_mixing or type(self).transform is not TensorDataModule.transform:
             return Chunk(batch.samples, batch.batch_size, prepare)
-        return Chunk(Samples(prepare(batch.samples.inputs), batch.samples.targets), batch.batch_size)
+        return Chunk(prepare(batch.samples), batch.batch_size)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import InputError
-from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images
+from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images, make_mixer
 from src.data.base import Samples, TensorDataModule
 from src.data.preprocessing import IMAGE, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
@@ -33,6 +33,7 @@ class ImageDataModule(TensorDataModule):
         crop: the largest shift of training images in pixels, ≥ 0.
         crop_padding: the pixels that a shift brings in: "zeros" (black), or "reflect" (the image mirrored).
         cutout: side in pixels of a square to black out in training images; 0: none.
+        mixup, cutmix: parameters of the mixing of training images within a batch, see `make_mixer`; 0: none.
         standardize: subtract each channel's mean and divide by its standard deviation; if false, pixels
             are scaled to [0, 1].
         settings: those of `TensorDataModule`.
@@ -47,11 +48,14 @@ class ImageDataModule(TensorDataModule):
         crop_padding: str = "zeros",
         cutout: int = 0,
         standardize: bool = True,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.flip, self.crop, self.cutout, self.standardize = flip, crop, cutout, standardize
-        self.crop_padding = crop_padding
+        self.crop_padding, self.mixup, self.cutmix = crop_padding, mixup, cutmix
+        self.mixer: Callable[..., Any] | None = None  # made for the first batch
         if crop_padding == "reflect" and crop >= min(self.in_shape[1:]):
             height, width = self.in_shape[1:]
             raise InputError(f"data.crop={crop}: images of {height}×{width} pixels cannot be mirrored so far")
@@ -76,6 +80,18 @@ class ImageDataModule(TensorDataModule):
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
         return self.standardize_images(self.augment_images(inputs) if augment else inputs)
+
+    @property
+    def is_mixing(self) -> bool:  # type: ignore[override]
+        """Return True if training images are mixed, with shares of classes as targets."""
+        return bool(self.mixup or self.cutmix)
+
+    def mix(self, samples: Samples) -> Samples:
+        """Return a batch in which each image is mixed with the one before it; targets (B,) become shares (B, K)."""
+        if not self.is_mixing:
+            return samples
+        self.mixer = self.mixer or make_mixer(self.mixup, self.cutmix, self.num_classes)
+        return Samples(*self.mixer(*samples))
 
     def describe_preprocessing(self) -> Preprocessing | None:
         """Return how an image becomes a network's input; ``None`` if a subclass transforms it in its own way."""

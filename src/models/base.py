@@ -21,6 +21,13 @@ from src.data.tasks import get_task
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
 from src.models.losses import LOSSES, SMOOTHABLE, compute_penalty
+from src.models.supervision.class_weights import (
+    check_class_weights,
+    compute_weighted_loss,
+    make_class_weights,
+    weigh_samples,
+)
+from src.models.supervision.metrics import Metric, compute_metrics
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -43,6 +50,8 @@ class SupervisedModule(LightningModule):
         loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
         reduction: a step minimises the "mean" or the "sum" of its samples' losses.
+        class_weights: weight of each class's samples in the training loss, or "balanced": n/(K·n_k), for n training
+            samples, n_k of them in the class. The losses of validation and test have no weights.
         l1, l2: penalties l1·Σ|w| and l2·Σw² over the trained weights, without biases; they are part of the
             objective, not of the logged losses.
         num_values: the number of values of a regression.
@@ -72,6 +81,7 @@ class SupervisedModule(LightningModule):
         l2: float = 0.0,
         num_values: int = 1,
         num_tokens: int = 0,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self._check_suited(in_shape, task, num_tokens)
@@ -83,12 +93,16 @@ class SupervisedModule(LightningModule):
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.label_smoothing, self.reduction, self.l1, self.l2 = label_smoothing, reduction, l1, l2
         self.loss_name = self.resolve_loss(loss)
+        check_class_weights(class_weights, task, num_classes)
+        self.class_weights_setting = class_weights
+        self.class_weights: Tensor | None = None  # (K,), known when training starts
         self.class_names: tuple[str, ...] = ()  # read from a checkpoint, as are the two below
         self.value_names: tuple[str, ...] = ()
         self.preprocessing: Preprocessing | None = None
         self.is_loaded = False  # True: loaded from a checkpoint, in evaluation mode, and not trained since
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
+        self.metrics: dict[str, Metric] = {}  # further metrics of an evaluation, by name
         self.confusion: Tensor | None = None  # of the last evaluation, see `src.data.tasks.Task.count_confusion`
         self.last_logged_loss: float | None = None  # mean loss when losses were last logged, for the progress bar
         self.pending_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
@@ -141,6 +155,10 @@ class SupervisedModule(LightningModule):
         if self.is_loaded:  # Lightning would train it in evaluation mode
             self.train()
             self.is_loaded = False
+        if self.class_weights_setting is not None:
+            weights = make_class_weights(self.class_weights_setting, self.trainer, self.num_classes)
+            precise = torch.float64 if self.dtype == torch.float64 else torch.float32
+            self.class_weights = weights.to(self.device, precise)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # (B, *in_shape) → (B, out_features), for a class per pixel (B, out_features, H, W)
@@ -165,8 +183,19 @@ class SupervisedModule(LightningModule):
         """Return the mean loss over a batch: outputs (B, out_features, …), targets (B, …) → ()."""
         return LOSSES[self.loss_name](outputs, targets, label_smoothing)
 
-    def compute_objective(self, loss: Tensor, sample_count: int) -> Tensor:
-        """Return the objective to minimise, from the mean loss of ``sample_count`` samples."""
+    def compute_training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a training batch, with label smoothing and class weights: ().
+
+        Targets of mixed images are shares of the classes (B, K).
+        """
+        if targets.is_floating_point():
+            targets = targets.to(outputs.dtype)
+        if self.class_weights is None:
+            return self.loss(outputs, targets, self.label_smoothing)
+        return compute_weighted_loss(LOSSES[self.loss_name], outputs, targets, self.label_smoothing, self.class_weights)
+
+    def compute_objective(self, loss: Tensor, sample_count: int | Tensor) -> Tensor:
+        """Return the objective to minimise, from the mean loss of ``sample_count`` samples, or of that much weight."""
         if self.reduction == "sum":
             loss = loss * sample_count
         if self.l1 or self.l2:
@@ -212,7 +241,7 @@ class SupervisedModule(LightningModule):
         outputs = self(inputs)
         if outputs.dtype in (torch.bfloat16, torch.half):  # from mixed precision; too coarse for a loss
             outputs = outputs.float()
-        loss = self.loss(outputs, targets, self.label_smoothing)
+        loss = self.compute_training_loss(outputs, targets)
         first = batch_index is None or batch_index >= self.num_batches
         if not first and self.trainer.accumulate_grad_batches > 1:
             name = type(self.optimizers(use_pl_optimizer=False)).__name__
@@ -224,7 +253,11 @@ class SupervisedModule(LightningModule):
             return self.compute_shard_objective(loss, outputs, targets, first)
         if first:
             self.pending_batches.append((loss.detach(), outputs.detach(), targets))
-        return self.compute_objective(loss, len(targets))
+        return self.compute_objective(loss, self.weigh_batch(targets))
+
+    def weigh_batch(self, targets: Tensor) -> int | Tensor:
+        """Return the weight of a batch in a sum of losses: its number of samples, or with class weights their sum."""
+        return len(targets) if self.class_weights is None else weigh_samples(targets, self.class_weights).sum()
 
     def compute_shard_objective(self, loss: Tensor, outputs: Tensor, targets: Tensor, is_first: bool) -> Tensor:
         """Return this rank's objective from the mean loss of its shard of a batch; keep the loss the first time.
@@ -239,11 +272,16 @@ class SupervisedModule(LightningModule):
         # average the gradient that a single process would compute: of the mean over all samples, or of their sum, with
         # the penalties counted once. The loss that is kept is the shard's contribution to the whole batch's mean loss.
         loader, batch = self.trainer.train_dataloader, self.trainer.fit_loop.epoch_loop.batch_idx
+        size: int | Tensor
+        total: int | Tensor
         size, total = len(targets), len(targets) * self.num_processes  # other loaders: shards of equal size
         if count := getattr(loader, "count_samples", None):
             size, total = count(batch)
         if not size:
             outputs, targets = outputs[:0], targets[:0]
+        if self.class_weights is not None:
+            size = weigh_samples(targets, self.class_weights).sum()
+            total = self.all_reduce(size.clone())
         if is_first:
             self.pending_batches.append((loss.detach() * (size / total), outputs.detach(), targets))
         return self.compute_objective(loss, total) * (self.num_processes * size / total)
@@ -257,7 +295,12 @@ class SupervisedModule(LightningModule):
         refuse_accumulated_sum(self.reduction, self.trainer.accumulate_grad_batches)
 
     def compute_batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return loss times n, number of correct predictions and n of a batch of n samples: (3,)."""
+        """Return loss times n, number of correct predictions and n of a batch of n samples: (3,).
+
+        Of a mixed image, the class with the largest share is the correct one.
+        """
+        if self.task == "multiclass" and targets.ndim == 2:
+            targets = targets.argmax(dim=1)
         correct = torch.zeros_like(loss)
         if self.kind.has_classes:
             correct = self.kind.count_correct(self.predict(outputs) == targets)
@@ -354,13 +397,26 @@ class SupervisedModule(LightningModule):
             sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
             if self.kind.has_classes:
                 predictions = self.predict(outputs)
-        self.eval_outputs.clear()
         self.log_sums(stage, sums)
         if self.kind.has_classes:
             counts = self.all_reduce(self.kind.count_confusion(targets, predictions, self.num_classes))
             self.confusion = counts
             further = {f"{stage}/{name}": compute(counts) for name, compute in self.kind.confusion_metrics.items()}
             self.log_dict(further, sync_dist=True)
+        if self.metrics:
+            self.log_chosen_metrics(stage)
+        self.eval_outputs.clear()
+
+    def log_chosen_metrics(self, stage: str) -> None:
+        """Compute and log the metrics that the setting ``metrics`` names, from the outputs of all processes."""
+        width = [self.out_features] if self.task == "multilabel" or self.num_values > 1 else []
+        dtype = torch.long if self.kind.has_classes else torch.float32
+        outputs, targets = torch.zeros(0, self.out_features), torch.zeros(0, *width)
+        nothing = outputs.to(self.device), targets.to(self.device, dtype)  # a rank may have received no samples
+        outputs, targets = (torch.cat(parts) for parts in zip(nothing, *self.eval_outputs, strict=True))
+        found = compute_metrics(self.metrics, outputs, targets.to(dtype), self.trainer.world_size)
+        named = {f"{stage}/{name}": value for name, value in found.items()}
+        self.log_dict(named, prog_bar=stage != "test", sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self.finish_evaluation("val")

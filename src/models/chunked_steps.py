@@ -107,9 +107,8 @@ def _choose_step_function(model: Any, optimizer: Any, chunk: Chunk) -> Callable[
 def _run_optimizer_step(
     model: Any, step: Callable[[Callable[[], Tensor]], Any], weights: list[Tensor], batch: Samples, prepare: Prepare
 ) -> None:
-    """Take an optimiser step on a batch as it is stored; ``prepare`` is the transform of its inputs."""
-    prepared = Samples(prepare(batch.inputs), batch.targets)
-    step(partial(_compute_gradient, model, weights, prepared, model.num_batches))
+    """Take an optimiser step on a batch as it is stored; ``prepare`` is its transform."""
+    step(partial(_compute_gradient, model, weights, prepare(batch), model.num_batches))
 
 
 def _unwrap_step(optimizer: Any) -> Callable[[Callable[[], Tensor]], Any]:

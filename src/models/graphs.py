@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 GRAPH_DEVICES = ("cuda",)  # that can record graphs
 WARMUP_STEPS = 11  # warm-up steps before one is recorded: they select kernels and create the optimiser's state
 
-Prepare = Callable[[Tensor], Tensor]
+Prepare = Callable[[Samples], Samples]
 StepResult = tuple[Tensor, Tensor, Tensor]  # a step's loss, outputs and targets
 
 
@@ -62,7 +62,7 @@ class GraphStep:
         self.memory.fill(batches)
 
     def __call__(self, batch: Samples, prepare: Prepare) -> None:
-        """Take a step on the next batch of the chunk; ``prepare`` is the transform of its inputs."""
+        """Take a step on the next batch of the chunk; ``prepare`` is its transform."""
         index, self.position = self.position, self.position + 1
         self.rates.update()
         if not self.is_recordable or self.memory is None or batch.inputs.shape != self.memory.batches.inputs.shape[1:]:

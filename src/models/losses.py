@@ -2,6 +2,7 @@
 
 Several labels or values of a sample are targets (B, K). A class for each pixel is targets (B, H, W) and outputs
 (B, K, H, W).
+Targets may also be shares of the classes (B, K), of mixed images, for the losses in `SMOOTHABLE`.
 
 Outputs come from the last linear layer, without an activation: a loss that is defined on sigmoid or softmax outputs
 applies that function itself.
@@ -21,13 +22,16 @@ Loss = Callable[..., Tensor]
 def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the desired outputs: one-hot rows (B, K), the class 0 or 1 itself (B, 1), or labels (B, K) as they are.
 
+    So are shares of classes (B, K), which are floats.
+
     ``smoothing`` is the fraction of a target's weight that is spread over all classes.
     """
     width = outputs.shape[1]
     if targets.ndim == 1 and width > 1:
         hot, classes = F.one_hot(targets, width).to(outputs.dtype), width
-    else:  # each output tells two classes apart
-        hot, classes = _match_shape(targets, outputs).to(outputs.dtype), 2
+    else:  # each output tells two classes apart, unless they are shares
+        hot = _match_shape(targets, outputs).to(outputs.dtype)
+        classes = width if targets.is_floating_point() and width > 1 else 2
     return hot * (1 - smoothing) + smoothing / classes if smoothing else hot
 
 

@@ -56,7 +56,17 @@ NON_IDENTIFYING = (
 OWN_FILES = ("src.data.image_folder.",)
 
 # Settings that were added later, with the values that give the behaviour of runs from before they existed.
-ADDED_DEFAULTS: dict[str, Any] = {"monitor": None, "mode": None, "test": True, "cuda_graph": True}
+ADDED_DEFAULTS: dict[str, Any] = {
+    "monitor": None,
+    "mode": None,
+    "test": True,
+    "cuda_graph": True,
+    "ema": None,
+    "metrics": [],
+    "model.class_weights": None,
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
+}
 
 
 def read_config(folder: Path) -> DictConfig:

@@ -10,11 +10,12 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from src.callbacks.monitor import (
     check_measured,
@@ -26,18 +27,20 @@ from src.callbacks.monitor import (
     resolve_scheduler_monitor,
 )
 from src.core import devices
+from src.core.checks import format_value
 from src.core.errors import InputError
 from src.core.hints import get_parameters
 from src.core.names import suggest_name
 from src.data.base import TensorDataModule
 from src.loggers.opening import RunStart, has_setting, resolve_logger_settings
 from src.models.base import SupervisedModule
+from src.models.supervision.metrics import choose_metrics
 from src.training.checkpointing.checkpoint import AtomicCheckpointIO
 from src.training.distributed import make_cluster_environment, refuse_forked_processes
 from src.training.validation.abilities import find_arguments, is_sample_figure
 from src.training.validation.config import check_config
 from src.training.validation.limits import check_limits
-from src.training.validation.refusals import refuse_unsupported
+from src.training.validation.refusals import refuse_mixing, refuse_unsupported
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -165,7 +168,21 @@ def build_model(cfg: DictConfig, data: LightningDataModule, device_kind: str) ->
     with devices.limit_weight_memory(device_kind):
         model: LightningModule = instantiate_checked("model", parts["model"], **about, **how)
     devices.convert_to_channels_last(model, device_kind)
+    if names := cfg.get("metrics"):
+        _add_metrics(model, list(names))
     return model
+
+
+def _add_metrics(model: LightningModule, names: list[str]) -> None:
+    """Have a model measure further metrics when it is evaluated.
+
+    Raises:
+        InputError: if there is no such metric for the model's task, or the model measures its metrics itself.
+    """
+    if not isinstance(model, SupervisedModule):
+        why = f"{type(model).__name__} measures its own metrics; a subclass of src.models.base.SupervisedModule can"
+        raise InputError(f"metrics={format_value(names)}: {why}")
+    model.metrics = choose_metrics(names, model.task, model.num_classes)
 
 
 def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
@@ -192,6 +209,8 @@ def select_model_arguments(parts: Mapping[str, Any], data: LightningDataModule) 
 def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback]:
     """Return the config's callbacks; one whose ``monitor`` is null watches the run's monitored metric.
 
+    With ``ema`` the last one averages the weights, and swaps them for validation, checkpoints and the test.
+
     Figures of samples are drawn for a `TensorDataModule` only: it is unknown what the batches of another one contain.
     """
     callbacks = []
@@ -202,6 +221,8 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
             callbacks.append(
                 instantiate_checked(f"callbacks.{key}", _add_monitor(f"callbacks.{key}", settings, cfg, data))
             )
+    if decay := cfg.get("ema"):
+        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay)))
     return callbacks
 
 
@@ -292,6 +313,7 @@ def check_batches(cfg: DictConfig, model: LightningModule, data: LightningDataMo
     Only data sets whose size is known are checked.
     """
     check_limits(cfg.trainer, data)
+    refuse_mixing(data, model)
     if not isinstance(data, TensorDataModule) or data.train_set is None:
         return
     samples, size = data.train_set.size, data.batch_size

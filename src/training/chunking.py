@@ -67,7 +67,8 @@ def enable_chunking(
     if reason is None:
         model.automatic_optimization = False
         data.chunk_length = _choose_chunk_length(trainer, data, operations)
-        model.uses_cuda_graphs = use_cuda_graphs
+        # A graph would repeat the shares that mixing draws on the CPU.
+        model.uses_cuda_graphs = use_cuda_graphs and not data.is_mixing
 
 
 def _find_chunking_blocker(trainer: Any, model: Any, base_class: type, operations: int) -> str | None:

@@ -41,6 +41,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     given = ["paths.data"] if cfg.paths.data else []
     run = open_config(folder, read_packages(cfg.trust), given)
     run.paths.data = cfg.paths.data or run.paths.data
+    if cfg.metrics is not None:
+        run.metrics = cfg.metrics
     settings: Any = OmegaConf.to_container(run, resolve=True)
     if wrong := find_wrong_settings(settings):
         raise InputError(f"{folder}: {'; '.join(wrong)}")

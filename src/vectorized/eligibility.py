@@ -22,6 +22,7 @@ from src.callbacks.progress import Progress
 from src.cli.messages import format_error
 from src.cli.names import register_resolvers
 from src.core import devices
+from src.core.formatting import format_setting_value
 from src.core.hints import has_custom_hooks
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
@@ -117,6 +118,8 @@ def check_eligibility(config: DictConfig, processes: int) -> Eligibility:
         model = build_model(cfg, data, kind)
         if not isinstance(data, TensorDataModule) or has_custom_hooks(data, TensorDataModule, DATA_HOOKS):
             return Eligibility(f"{type(data).__name__}, which loads its batches in a custom way")
+        if data.is_mixing:
+            return Eligibility("data.mixup or data.cutmix")
         reason = _find_unsupported_monitor(cfg, data) or _explain_unsupported_model(model)
     except Exception as error:  # Hydra wraps errors of the objects that it instantiates
         return Eligibility(f"an error that each job reports itself ({format_error(error)})")
@@ -138,6 +141,10 @@ def _find_unsupported_setting(cfg: DictConfig) -> str | None:
         return "data_on_device=false"
     if cfg.get("compile"):
         return f"compile={cfg.compile}"
+    if cfg.get("ema"):
+        return f"ema={cfg.ema}"
+    if cfg.get("metrics"):
+        return f"metrics={format_setting_value(list(cfg.metrics))}"
     if unknown := set(cfg.optimizer) - SUPPORTED_OPTIMIZER_SETTINGS:
         return f"optimizer.{min(unknown)}"
     if get_object(cfg.optimizer._target_) not in STACKED_OPTIMIZERS:
@@ -209,6 +216,8 @@ def _explain_unsupported_model(model: Any) -> str | None:
         return f"a regression of {model.num_values} values"
     if getattr(model, "flip_test", False):
         return "model.flip_test=true"
+    if model.class_weights_setting is not None:
+        return f"model.class_weights={format_setting_value(model.class_weights_setting)}"
     if _has_custom_training(model):
         return f"{type(model).__name__}, which customises its training"
     if layer := find_unsupported_layer(model.net):

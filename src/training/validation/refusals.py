@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule
+from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     DeviceStatsMonitor,
@@ -24,7 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 from src.core.devices import CPU, detect_device_kind
 from src.core.errors import InputError
 from src.core.hints import get_parameters
-from src.models.base import is_untrainable, refuse_accumulated_sum
+from src.models.base import SupervisedModule, is_untrainable, refuse_accumulated_sum
+from src.models.losses import SMOOTHABLE
 from src.training.validation.config import Component, find_class, find_components
 
 REFUSED_ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead
@@ -151,6 +152,26 @@ def refuse_unsuitable_callbacks(cfg: DictConfig, callbacks: Sequence[Callback], 
             raise InputError(f"{name} averages weights, and {type(model).__name__} has no trainable weights")
         if isinstance(callback, (DeviceStatsMonitor, ThroughputMonitor)) and not any(cfg.logger.values()):
             raise InputError(f"{name} has nowhere to log; choose logger=tensorboard or another")
+
+
+def refuse_mixing(data: LightningDataModule, model: LightningModule) -> None:
+    """Refuse mixed images (mixup, CutMix) for a model that cannot learn from shares of classes.
+
+    Raises:
+        InputError: naming the reason.
+    """
+    if not getattr(data, "is_mixing", False):
+        return
+    if (task := getattr(data, "task", None)) != "multiclass":
+        raise InputError(f"data.mixup and data.cutmix mix images of one class each, and the task is {task}")
+    if not isinstance(model, SupervisedModule):
+        return
+    if is_untrainable(model):
+        raise InputError(
+            f"data.mixup and data.cutmix mix classes, and {type(model).__name__} stores samples of one class"
+        )
+    if model.loss_name not in SMOOTHABLE:
+        raise InputError(f"data.mixup and data.cutmix have no meaning for model.loss={model.loss_name}")
 
 
 def _has_target_class(settings: DictConfig, cls: type) -> bool:

@@ -20,6 +20,7 @@ from src.core.checks import (
     allow_integer,
     allow_list,
     allow_null_or,
+    allow_number,
     allow_one_of,
     is_number,
 )
@@ -52,6 +53,7 @@ METRIC = Check(
     "the name of a metric of training or validation (test metrics must not decide a choice)",
     STRING,
 )
+METRICS = allow_list(TEXT, "a list of names of metrics ('[f1,auroc]'; [] for none)", high=100)
 LEARNING_RATE = allow_any_of(POSITIVE, allow_one_of("lr"), allow_list(POSITIVE, "a list of numbers above 0", low=1))
 STEP_COUNT = allow_any_of(allow_integer(1, 10**12), allow_one_of("total_steps"))
 DEVICE_NUMBERS = Check(
@@ -83,6 +85,13 @@ CLOCK_TIME = Check(
     STRING,
 )
 
+MIXING = allow_number(
+    lambda value: value == 0 or 0.01 <= value <= 100, "0 for none, or a number from 0.01 to 100", minimum=0, maximum=100
+)
+DECAY = allow_number(
+    lambda value: 0 < value < 1, "a number above 0 and below 1, such as 0.999", exclusiveMinimum=0, exclusiveMaximum=1
+)
+
 
 def _allow_file(*suffixes: str) -> Check:
     """Return a check for the path of a file with one of these suffixes."""
@@ -99,12 +108,14 @@ RUN = {
     "deterministic": BOOLEAN,
     "threads": allow_null_or(allow_integer(1, MAX_THREADS)),
     "cuda_graph": BOOLEAN,
+    "ema": allow_null_or(DECAY),
     "data_on_device": allow_one_of(None, True, False),
     "compile": allow_one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": allow_one_of(None, "failed", "all"),
     "trust": TRUST_CHECK,
     "monitor": allow_null_or(METRIC),
     "mode": allow_one_of(None, "min", "max"),
+    "metrics": METRICS,
     "test": BOOLEAN,
     "ckpt_path": allow_null_or(PATH),
     "paths.data": PATH,
@@ -114,6 +125,7 @@ EVALUATION = {  # these replace the checks of the same names when a run is evalu
     "run": PATH,
     "split": allow_one_of("val", "test"),
     "checkpoint": allow_null_or(PATH),
+    "metrics": allow_null_or(METRICS),
     "paths.data": allow_null_or(PATH),
     "trainer.precision": allow_one_of(None, *PRECISIONS),
     "trainer.limit_val_batches": allow_null_or(allow_count_or_fraction(0)),
@@ -161,6 +173,9 @@ MODEL = {
     "model.distance": allow_one_of("l1", "l2"),
     "model.k": allow_integer(1, MAX_SAMPLES),
     "model.label_smoothing": PROBABILITY,
+    "model.class_weights": allow_any_of(
+        allow_one_of(None, "balanced"), allow_list(POSITIVE, "a list of numbers above 0, one for each class", low=2)
+    ),
     "model.arch": NETWORK_NAME,
     "model.freeze": allow_any_of(allow_one_of("none", "backbone"), allow_integer(0)),
     "model.backbone_lr_factor": POSITIVE,
@@ -242,6 +257,8 @@ DATA = {
     "data.crop": allow_integer(0, 1000),
     "data.crop_padding": allow_one_of("zeros", "reflect"),
     "data.cutout": allow_integer(0, 1000),
+    "data.mixup": MIXING,
+    "data.cutmix": MIXING,
     "data.file": allow_null_or(PATH),
     "data.target": allow_null_or(
         allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[width,height]')", low=1)),
