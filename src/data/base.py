@@ -5,7 +5,7 @@ a whole, on the device that trains.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from src.core.errors import InputError
+from src.data.own.streaming import StreamedImages, gather_rows, read_ahead, select_rows
 from src.data.placement import Placement, copy_ahead
 from src.data.preprocessing import VALUES, Preprocessing
 from src.data.tasks import check_targets, get_task
@@ -23,6 +24,7 @@ EVAL_BATCH_SIZE = 500  # samples; evaluation keeps no gradients, so its batches 
 class Samples(NamedTuple):
     """Inputs (N, ...) and their targets (N,): int64 classes, or float32 values for regression.
 
+    Inputs that are too large for memory are `StreamedImages`, which become tensors when they are indexed.
     Targets are (N, K) for several labels, 0 or 1, or values, and (N, H, W) for a class per pixel.
     """
 
@@ -30,9 +32,19 @@ class Samples(NamedTuple):
     targets: Tensor
 
     def take(self, index: Tensor | slice) -> "Samples":
+        """Return some of the samples in memory."""
         if isinstance(index, slice):
             return Samples(self.inputs[index], self.targets[index])
-        return Samples(_gather_rows(self.inputs, index), _gather_rows(self.targets, index))
+        return Samples(gather_rows(self.inputs, index), gather_rows(self.targets, index))
+
+    def take_each(self, indices: Iterable[Tensor | slice]) -> "Iterator[Samples]":
+        """Yield what `take` returns for each index; streamed inputs are read ahead."""
+        is_streamed = isinstance(self.inputs, StreamedImages)
+        return read_ahead(self.take, indices) if is_streamed else map(self.take, indices)
+
+    def select(self, index: Tensor | slice) -> "Samples":
+        """Return some of the samples; streamed inputs stay where they are."""
+        return Samples(select_rows(self.inputs, index), select_rows(self.targets, index))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Samples":
         """Return the samples on a device."""
@@ -51,12 +63,6 @@ class Samples(NamedTuple):
     def size(self) -> int:
         """The number of samples N."""
         return len(self.targets)
-
-
-def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Return ``values[index]`` for an index of positions (B,) or a boolean mask (N,)."""
-    # index_select copies each row at once, which is ten times as fast for images.
-    return values.index_select(0, index) if index.dtype == torch.long else values[index]
 
 
 def flatten_targets(targets: Tensor) -> Tensor:
@@ -126,13 +132,13 @@ class Batches:
 
     def gather(self) -> Iterator[Samples]:
         """Yield the batches on the device that stores the samples."""
+        return self.samples.take_each(self._list_indices())
+
+    def _list_indices(self) -> Iterator[Tensor | slice]:
         order = self.draw_order() if self.order or self.train or self.world_size > 1 else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
-            if order is not None:
-                yield self.samples.take(self.select_shard(order[batch]))
-            else:
-                yield self.samples.take(batch)  # a view: nothing is copied
+            yield batch if order is None else self.select_shard(order[batch])  # a slice copies nothing
 
     def draw_order(self) -> Tensor:
         """Return this epoch's order on the samples' device, so that it is copied there only once."""
@@ -196,9 +202,8 @@ class Chunks:
     def gather(self) -> Iterator[Chunk]:
         """Yield the chunks on the device that stores the samples."""
         samples, size, index = self.batches.samples, self.batches.batch_size, self.batches.draw_order()
-        count = min(len(self.batches) * size, samples.size)
-        for start in range(0, count, self.length * size):
-            yield Chunk(samples.take(index[start : min(start + self.length * size, count)]), size)
+        index = index[: min(len(self.batches) * size, samples.size)]
+        return (Chunk(part, size) for part in samples.take_each(index.split(self.length * size)))
 
 
 def resolve_count(size: int | float, total: int, setting: str) -> int:
@@ -321,7 +326,7 @@ class TensorDataModule(LightningDataModule):
             train = train[split_stratified(classes[train], train_count, generator)[0]]
         if not len(train):
             raise InputError(f"data.val_size={self.val_size} leaves none of {samples.size} samples to train on")
-        return samples.take(train), samples.take(val)
+        return samples.select(train), samples.select(val)
 
     def get_strata(self, samples: Samples) -> Tensor:
         """Return the numbers (N,) whose fractions a split keeps: the classes; for labels and values all the same."""
@@ -400,7 +405,7 @@ class TensorDataModule(LightningDataModule):
 
     def take_fraction(self, stage: str, samples: Samples) -> Samples:
         """Return the samples to evaluate in a stage: all, or a fraction from the start."""
-        return samples.take(slice(0, count_fraction(self.eval_fractions.get(stage, 1.0), samples.size)))
+        return samples.select(slice(0, count_fraction(self.eval_fractions.get(stage, 1.0), samples.size)))
 
     def predict_dataloader(self) -> Batches:
         return self.test_dataloader()

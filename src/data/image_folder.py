@@ -18,6 +18,7 @@ from src.data.images import ImageDataModule
 from src.data.own.duplicates import drop_duplicates
 from src.data.own.image_cache import ImageCache
 from src.data.own.listing import SHOWN_NAMES, Problems, describe_problems, list_images, sort_classes
+from src.data.own.streaming import select_rows
 
 log = logging.getLogger(__name__)
 HELD_OUT = 0.15  # of the images, to validate on and to test on, if neither folders nor settings say so
@@ -30,6 +31,8 @@ class ImageFolder(ImageDataModule):
         root: the folder.
         cache: the folder for the decoded images.
         labels: a CSV file, relative to the root; ``None``: the folders name the classes.
+        stream: read the decoded images from their file batch by batch; false: keep them in memory; ``None``: stream
+            what is too large for it. The results are the same.
         size: height and width in pixels to which images are scaled and cropped.
         channels: 3 for colours, 1 for grey.
         val_size: as in `TensorDataModule`; ``None``: the folder val/, and without it `HELD_OUT`.
@@ -46,6 +49,7 @@ class ImageFolder(ImageDataModule):
         size: int,
         channels: int,
         labels: str | None = None,
+        stream: bool | None = None,
         val_size: int | float | None = None,
         test_size: int | float | None = None,
         mean: Sequence[float] | None = None,
@@ -53,6 +57,7 @@ class ImageFolder(ImageDataModule):
         **settings: Any,
     ) -> None:
         self.root, self.cache, self.labels, self.size = Path(root), Path(cache), labels, size
+        self.stream = stream
         self.in_shape = (channels, size, size)
         self.problems: Problems = {}
         self.files = list_images(self.root, labels, self.problems)
@@ -101,7 +106,7 @@ class ImageFolder(ImageDataModule):
 
     def load(self) -> tuple[Samples, Samples]:
         names = [file.name for file in self.files]
-        decoded = ImageCache(self.root, names, self.size, self.in_shape[0], self.cache).load()
+        decoded = ImageCache(self.root, names, self.size, self.in_shape[0], self.cache).load(self.stream)
         problems = {reason: list(names) for reason, names in self.problems.items()}
         for reason, indices in decoded.failures.items():
             problems[reason] = [names[index] for index in indices]
@@ -123,7 +128,7 @@ class ImageFolder(ImageDataModule):
         targets = torch.tensor([classes[self.files[index].label] for index in indices], dtype=torch.int64)
         if len(indices) == len(images):  # all of them, in their order: they need no copy
             return Samples(images, targets)
-        return Samples(images.index_select(0, torch.tensor([rows[index] for index in indices]).long()), targets)
+        return Samples(select_rows(images, torch.tensor([rows[index] for index in indices]).long()), targets)
 
     def _tell(self, problems: Problems, targets: Tensor) -> None:
         """Log what was left out, and classes with a single image."""
@@ -140,7 +145,7 @@ class ImageFolder(ImageDataModule):
             count = resolve_count(self.test_size, samples.size, "data.test_size")
             generator = torch.Generator().manual_seed(self.split_seed)
             chosen, rest = split_stratified(samples.targets, count, generator)
-            samples, test_set = samples.take(rest), samples.take(chosen)
+            samples, test_set = samples.select(rest), samples.select(chosen)
         return samples, test_set
 
     def split(self, samples: Samples) -> tuple[Samples, Samples]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images, make_mixer
 from src.data.base import Samples, TensorDataModule
+from src.data.own.streaming import StreamedImages
 from src.data.preprocessing import IMAGE, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
 from src.data.published.files import is_present, read_file
@@ -224,7 +225,9 @@ def compute_channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     than a pass in floats.
     """
     values = torch.arange(256, dtype=torch.float64)
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for block in images.sort().split(images.block_size) if isinstance(images, StreamedImages) else [images]:
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in block.unbind(1)])
     weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (C, 256)
     mean = weights @ values
     variance = weights @ values.square() - mean.square()

@@ -1,7 +1,7 @@
-"""Networks for images that may start from pretrained weights, and all classification networks of torchvision."""
+"""Networks for images that may start from pretrained weights, and all classification networks of two libraries."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,14 +9,9 @@ from torch.nn import functional as F
 from src.core.errors import InputError
 from src.models.base import Settings
 from src.models.images import ImageModule
-from src.models.published.networks import (
-    SMALL_SIDE,
-    build_network,
-    check_image_size,
-    find_output_layer,
-    use_small_stem,
-)
-from src.models.published.weights import get_published_names, load_all_but_output
+from src.models.published import networks, timm_networks
+from src.models.published.library import SMALL_SIDE, Library, check_image_size, use_small_stem
+from src.models.published.weights import load_all_but_output
 
 
 class PretrainedModule(ImageModule):
@@ -100,19 +95,21 @@ def prepare_colour(images: Tensor, resize: int | None) -> Tensor:
     return F.interpolate(images, size=(resize, resize), mode="bilinear", antialias=True) if resize else images
 
 
-class TorchvisionNet(nn.Module):
-    """One of torchvision's networks with an output layer of the right width; (B, 1 or 3, H, W) → (B, out_features).
+class NamedNet(nn.Module):
+    """One of a library's networks with an output layer of the right width; (B, 1 or 3, H, W) → (B, out_features).
 
     Grey images are expanded to three channels.
 
     Args:
+        library: the functions about its networks.
         in_shape: the images' shape (C, H, W).
         out_features: width of the output layer.
-        arch, weights, stem, resize: as for `Torchvision`.
+        arch, weights, stem, resize: as for `NamedNetwork`.
     """
 
     def __init__(
         self,
+        library: Library,
         in_shape: Sequence[int],
         out_features: int,
         arch: str,
@@ -123,29 +120,31 @@ class TorchvisionNet(nn.Module):
         super().__init__()
         self.resize = resize
         size = [resize, resize] if resize else list(in_shape[1:])
-        self.network = build_network(arch, out_features, max(size), weights)
-        is_small = min(size) < SMALL_SIDE and weights not in get_published_names(arch)
+        self.network = library.build_network(arch, out_features, max(size), weights)
+        is_small = min(size) < SMALL_SIDE and weights not in library.get_published_names(arch)
         if stem == "small" or (stem == "auto" and is_small):
-            has_changed = use_small_stem(self.network)
+            has_changed = use_small_stem(self.network, size)
             if stem == "small" and not has_changed:
-                raise InputError(f"model.stem=small: {arch} has no first convolution that skips pixels; leave it out")
-        check_image_size(self.network, arch, size)
-        self.output_layer = find_output_layer(self.network)
+                raise InputError(
+                    f"model.stem=small: {arch} has no first convolution that skips pixels by itself; leave it out"
+                )
+        self.output_layer = library.find_output_layer(self.network)
+        check_image_size(self.network, arch, size, library.get_usual_side(arch))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(prepare_colour(x, self.resize))
 
 
-class Torchvision(PretrainedModule):
-    """A classification network of torchvision, for image sets. Its head is its last layer.
+class NamedNetwork(PretrainedModule):
+    """A classification network of a library by its name there, for image sets. Its head is its last layer.
 
     Args:
         arch: the network's name, such as "resnet50".
-        weights: ``None`` for random weights; the name of torchvision's published ones ("DEFAULT", "IMAGENET1K_V1"); or
-            the path of a checkpoint: one of a Thunderhead run, or a state dict of torchvision's network. All but the
-            output layer is loaded from it when a run starts.
+        weights: ``None`` for random weights; the name of published ones ("DEFAULT" is the library's choice); or the
+            path of a file: a checkpoint of a Thunderhead run, or a state dict of the library's network (.safetensors
+            or as torch.save writes it). All but the output layer is loaded from it when a run starts.
         freeze, backbone_lr_factor: as for `PretrainedModule`.
-        stem: "imagenet": as torchvision builds it; "small": its first convolution moves by one pixel at a time; "auto":
+        stem: "imagenet": as the library builds it; "small": its first convolution moves by one pixel at a time; "auto":
             small for images below `SMALL_SIDE` pixels, unless ``weights`` names published ones or there is no such
             convolution.
         resize: side in pixels to scale images to; ``None`` leaves them as they are.
@@ -155,7 +154,8 @@ class Torchvision(PretrainedModule):
         InputError: if there is no such network, or the images have a size that it does not take.
     """
 
-    net: TorchvisionNet
+    library: ClassVar[Library]
+    net: NamedNet
 
     def __init__(
         self,
@@ -170,11 +170,23 @@ class Torchvision(PretrainedModule):
         super().__init__(weights, freeze, backbone_lr_factor, **settings)
         self.save_hyperparameters(logger=False)
         self.arch = arch
-        self.net = TorchvisionNet(self.in_shape, self.out_features, arch, weights, stem, resize)
+        self.net = NamedNet(self.library, self.in_shape, self.out_features, arch, weights, stem, resize)
         self.set_backbone_trainable(freeze != "backbone")  # before DDP fixes this set
 
     def get_head(self) -> nn.Module:
         return self.net.network.get_submodule(self.net.output_layer)
 
     def load_backbone(self, weights: str) -> None:
-        load_all_but_output(self.net.network, self.net.output_layer, self.arch, weights)
+        load_all_but_output(self.net.network, self.net.output_layer, self.library, self.arch, weights)
+
+
+class Torchvision(NamedNetwork):
+    """A classification network of torchvision; its published weights are named as there, such as IMAGENET1K_V1."""
+
+    library: ClassVar[Library] = networks
+
+
+class Timm(NamedNetwork):
+    """A network of timm; its published weights are named by their tags, such as a1_in1k."""
+
+    library: ClassVar[Library] = timm_networks

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from src.core.errors import InputError
 from src.models.pretrained import PretrainedModule, prepare_colour
-from src.models.published.weights import get_published_names, read_pretrained
+from src.models.published import networks
+from src.models.published.weights import read_pretrained
 
 ARCH = "resnet18"  # its name in torchvision
 
@@ -45,9 +46,9 @@ class ResNet18(PretrainedModule):
     """ResNet18, for image sets.
 
     Args:
-        weights: ``None`` for random weights; the name of torchvision's published ones
-            ("IMAGENET1K_V1", "DEFAULT"); or the path of a checkpoint: one of a Thunderhead run, or a state dict of
-            torchvision's resnet18. All but the output layer is loaded from it when a run starts.
+        weights: ``None`` for random weights; the name of torchvision's published ones ("IMAGENET1K_V1", "DEFAULT"); or
+            the path of a file: a checkpoint of a Thunderhead run, or a state dict of torchvision's resnet18
+            (.safetensors or as torch.save writes it). All but the output layer is loaded from it when a run starts.
         freeze: "none" trains all weights; "backbone" the output layer only; an int n the output layer
             only for the first n epochs, then all.
         backbone_lr_factor: the backbone's learning rate as a multiple of the head's, > 0; without
@@ -73,7 +74,7 @@ class ResNet18(PretrainedModule):
     ) -> None:
         super().__init__(weights, freeze, backbone_lr_factor, **settings)
         self.save_hyperparameters(logger=False)
-        small_stem = stem == "small" or (stem == "auto" and weights not in get_published_names(ARCH))
+        small_stem = stem == "small" or (stem == "auto" and weights not in networks.get_published_names(ARCH))
         self.net = ResNet18Net(self.out_features, small_stem, dropout, resize)
         self.set_backbone_trainable(freeze != "backbone")  # before DDP fixes this set
 
@@ -90,7 +91,7 @@ def _load_backbone(backbone: nn.Module, weights: str) -> None:
     Raises:
         InputError: if they cannot be read, are not a ResNet18's, or do not fit this backbone.
     """
-    loaded = read_pretrained(ARCH, weights)
+    loaded = read_pretrained(networks, ARCH, weights)
     expected = backbone.state_dict()
     if not any(key in loaded for key in expected):
         raise InputError(f"model.weights={weights} does not contain a ResNet18")

@@ -37,6 +37,7 @@ WRITING_SECTIONS = (*MULTI_SECTIONS, "trainer")  # sections whose objects write 
 NON_IDENTIFYING = (
     "data.cache",
     "data.root",
+    "data.stream",
     "data.verify",
     "data_on_device",
     "name",

@@ -1,6 +1,6 @@
-"""Read files written by ``torch.save`` after verifying their checksums.
+"""Read files of tensors: those of safetensors, and those written by ``torch.save`` after verifying their checksums.
 
-Such a file is a zip archive with a checksum of each part, but torch's reader ignores the checksums: a flipped bit
+The latter is a zip archive with a checksum of each part, but torch's reader ignores the checksums: a flipped bit
 becomes a wrong weight. Verifying all parts with ``zipfile`` first about doubles the reading time.
 """
 
@@ -17,6 +17,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import torch
 
 from src.core.errors import InputError
+from src.core.extras import require_package
 from src.storage.files import open_regular_file
 
 OLD_FORMAT_START = b"\x80"  # first byte of a pickle, the format before torch 1.6
@@ -38,6 +39,23 @@ def read_tensors(path: Path, digest: str | None = None) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__})") from error
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Load a file in the format of safetensors, which has no code in it and no checksums.
+
+    Raises:
+        InputError: if the package is not installed, or the file is missing, damaged or of another kind.
+    """
+    require_package("safetensors", "safetensors", str(path))
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    with _open(path) as file:
+        try:
+            return load(file.read())
+        except SafetensorError as error:  # it checks names, types, shapes and places of all tensors
+            raise InputError(f"{path} is truncated or not a file of safetensors ({error})") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from src.core.errors import InputError
 from src.storage.files import open_atomic
 from src.storage.moved import update_names
-from src.storage.tensors import read_tensors
+from src.storage.tensors import read_safetensors, read_tensors
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -23,12 +23,14 @@ def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, An
     """Read a checkpoint's tensors and plain values.
 
     Args:
-        path: the file.
+        path: the file; one of weights alone may be in the format of safetensors (NAME.safetensors).
         digest: the first digits of its SHA-256, if known.
 
     Raises:
         InputError: if the file is missing, damaged or holds something else.
     """
+    if Path(path).suffix == ".safetensors":
+        return dict(read_safetensors(Path(path)))
     content = read_tensors(Path(path), digest)
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} holds no weights")

@@ -35,7 +35,8 @@ class StackedBatches:
         self.samples = Samples(*(part.to(device) for part in data.train_set))
         self.is_augmented = has_augmentation(data)
         self.has_shared_order = not self.is_augmented and (not data.shuffle or len(set(self.order_seeds)) == 1)
-        self.is_preprocessed = not self.is_augmented and self.samples.inputs.numel() * 4 <= MAX_CACHED_BYTES
+        fits = isinstance(self.samples.inputs, Tensor) and self.samples.inputs.numel() * 4 <= MAX_CACHED_BYTES
+        self.is_preprocessed = fits and not self.is_augmented
         if self.is_preprocessed:
             self.samples = Samples(self.transform_inputs(self.samples.inputs), self.samples.targets)
 

@@ -29,6 +29,8 @@ BENCHMARKS = (
     "start",
     "evaluate_cnn",
     "evaluate_mlp",
+    "image_folder",
+    "image_folder_photos",
     "growth",
     "sweep",
     "sweep_memory",

@@ -17,7 +17,7 @@ GROUPS = ("trainer", "callbacks", "logger", "optimizer", "scheduler", "data", "m
 LAUNCHING = ("hydra/launcher", "hydra/sweeper")
 IMAGE_SETS = ("data=mnist", "data=fashion_mnist", "data=cifar10")
 FEW_IMAGES = ("data.verify=false", "data.val_size=20", "data.batch_size=8")
-FOR_IMAGES = ("model=cnn", "model=resnet18", "model=torchvision")
+FOR_IMAGES = ("model=cnn", "model=resnet18", "model=torchvision", "model=timm")
 ALONE = ("trainer.devices=1", "trainer.accelerator=cpu")
 # Where the default does not tell all types that a setting takes.
 TYPES: dict[str, tuple[type, ...]] = {

@@ -107,7 +107,8 @@ def test_folders_are_swept_over(birds: Path) -> None:
     sweep = ("-m", *SMALL, "data.root=birds,cats", "model.batch_norm=false", "seed=0,1", *LITTLE)
     arguments = [argument for argument in sweep if argument != "data.root=birds"]
     local = run("src.train", *arguments, "name=local", cwd=birds.parent)
-    stacked = run("src.train", *arguments, "hydra/launcher=vectorized", "name=stacked", cwd=birds.parent)
+    stack = ("hydra/launcher=vectorized", "name=stacked", "data.stream=true")
+    stacked = run("src.train", *arguments, *stack, cwd=birds.parent)
     assert (local.code, stacked.code, len(local.folders)) == (0, 0, 4), stacked.text
     stacked_folders = [folder for folder in stacked.folders if folder.name[0].isdigit()]
     for one, other in zip(local.folders, stacked_folders, strict=True):
@@ -251,7 +252,7 @@ def test_missing_folder_is_one_line(tmp_path: Path) -> None:
 def test_too_many_bytes_are_refused(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_cache, "_get_free_memory", lambda: 10_000)
     with pytest.raises(InputError, match=r"data\.size=8: 60 images take 11,520 bytes .* 10,000 are free"):
-        make_data(birds)
+        make_data(birds, stream=False)
 
 
 # The cache

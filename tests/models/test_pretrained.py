@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import VisionTransformer
 
 from src.core.errors import InputError
 from src.models.pretrained import Torchvision
+from src.models.published import networks
 from src.models.published.networks import build_network, find_output_layer, list_networks
 from src.models.published.weights import load_all_but_output
 from tests.command_line import (
@@ -228,6 +230,18 @@ def test_head_learns_faster_than_backbone(data_dir: Path, tmp_path: Path) -> Non
     assert found == [[(0.025, 168), (0.1, 2)], [(0.1, 168), (0.1, 2)]]
 
 
+def test_safetensors_start_a_run(data_dir: Path, tmp_path: Path) -> None:
+    theirs = save_theirs(tmp_path / "theirs.pt")
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    weights = f"model.weights={tmp_path / 'theirs.safetensors'}"
+    folder = run_small(data_dir, tmp_path, weights, "model.freeze=backbone").folder
+    assert is_identical(split_weights(read_weights(folder))[0], split_weights(theirs)[0])
+    content = (tmp_path / "theirs.safetensors").read_bytes()
+    for damaged in (content[:-1], b"", b"\xff" * 20, (tmp_path / "theirs.pt").read_bytes()):
+        (tmp_path / "theirs.safetensors").write_bytes(damaged)
+        assert "is truncated or not a file of safetensors" in refuse(data_dir, tmp_path, weights)
+
+
 # Published weights
 
 
@@ -257,7 +271,7 @@ def test_vision_transformer_reads_old_names(tmp_path: Path) -> None:
     old = {name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): theirs[name] for name in theirs}
     assert len(old.keys() - theirs.keys()) == 8
     torch.save(old, tmp_path / "old.pt")
-    load_all_but_output(target, "heads.head", "vit_b_32", str(tmp_path / "old.pt"))
+    load_all_but_output(target, "heads.head", networks, "vit_b_32", str(tmp_path / "old.pt"))
     backbones = [split_weights(each.state_dict(), "heads.head.")[0] for each in (source, target)]
     assert is_identical(*backbones)
 

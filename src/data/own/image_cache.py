@@ -1,5 +1,7 @@
 """Decode the images of a folder once, in parallel, and keep them as one file for all runs that use them.
 
+Images that are too large for memory stay in that file, from which batches are read; decoding holds a block of them.
+
 The file NAME.npy has the images, uint8 (N, C, H, W), and NAME.json says which files they come from: it is written last,
 has the SHA-256 of the first, and is found outdated if a file's path, size or time of change is another. A hash of each
 file's content would notice no more in practice and would read all of them at the start of every run.
@@ -8,12 +10,13 @@ file's content would notice no more in practice and would read all of them at th
 import hashlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from src.core.devices import is_main_process
 from src.core.errors import InputError
 from src.core.formatting import format_long_duration, to_relative_path
 from src.core.processes import count_cores, get_memory_bytes
 from src.data.own.decoding import decode_image
+from src.data.own.streaming import BLOCK_BYTES, MappedFile, StreamedImages
 from src.storage.files import open_atomic, read_bytes, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -39,7 +44,8 @@ class DecodedImages(NamedTuple):
     """The images of a folder.
 
     Attributes:
-        images: uint8 (N, C, H, W), of the files that could be decoded, in their order.
+        images: uint8 (N, C, H, W), of the files that could be decoded, in their order; `StreamedImages` if they are to
+            stay on disk.
         digests: for each file the first 32 digits of its content's SHA-256; empty if it could not be decoded.
         failures: reason → the indices of the files that could not be decoded.
     """
@@ -61,6 +67,7 @@ class ImageCache:
 
     def __init__(self, root: Path, names: list[str], size: int, channels: int, folder: Path) -> None:
         self.root, self.names, self.shape = root, names, (channels, size, size)
+        self.bytes = len(names) * channels * size**2
         place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
         stem = f"{root.resolve().name or 'images'}-{size}x{size}x{channels}-{place}"
         self.array_file, self.index_file = folder / f"{stem}.npy", folder / f"{stem}.json"
@@ -78,88 +85,121 @@ class ImageCache:
             key.update(os.fsencode(f"{name}\0{status.st_size}\0{times}\0"))
         return key.hexdigest()
 
-    def load(self) -> DecodedImages:
+    def load(self, stream: bool | None = None) -> DecodedImages:
         """Return the decoded images, from the cache if it has them; of several processes one decodes.
 
+        Args:
+            stream: leave them on disk; ``None``: if they are too large for memory.
+
         Raises:
-            InputError: if they do not fit into memory, or the cache cannot be written.
+            InputError: if they are to fit into memory and do not, or the cache cannot be written.
         """
-        self._check_memory()
-        if found := self._read():
+        stream = self._should_stream(stream)
+        if found := self._read(stream):
             return found
         folder = self.array_file.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _wait_for(FileLock(self.array_file.with_suffix(".lock"))):
-                if found := self._read():
+                if found := self._read(stream):
                     return found
-                self._write(*self._decode())
+                self._check_disk()
+                self._write()
         except (OSError, NotImplementedError) as error:  # FileLock raises NotImplementedError on disks without locks
             raise InputError(f"{folder} cannot be written ({error}): set data.cache=FOLDER to where it can") from error
-        found = self._read()
+        found = self._read(stream)
         if found is None:
             raise InputError(f"{self.array_file} was changed while it was written: start again")
         return found
 
-    def _check_memory(self) -> None:
-        needed, free = len(self.names) * int(np.prod(self.shape)), _get_free_memory()
-        if needed > MAX_MEMORY_FRACTION * free:
+    @property
+    def size(self) -> str:
+        """The size of the decoded images, in words."""
+        return f"data.size={self.shape[1]}: {len(self.names):,} images take {self.bytes:,} bytes"
+
+    def _should_stream(self, asked: bool | None) -> bool:
+        """Return True if the images are to stay on disk; tell if that was not asked for.
+
+        Raises:
+            InputError: if they are not to stay there and are too large for memory.
+        """
+        free = _get_free_memory()
+        fits = self.bytes <= MAX_MEMORY_FRACTION * free
+        if asked is False and not fits:
             raise InputError(
-                f"data.size={self.shape[1]}: {len(self.names):,} images take {needed:,} bytes in memory, of which "
-                f"{free:,} are free: choose a smaller data.size"
+                f"{self.size} in memory, of which {free:,} are free: choose a smaller data.size, or data.stream=true"
+            )
+        if asked is None and not fits and is_main_process():
+            where = to_relative_path(self.array_file)
+            log.info("%s, and of memory %s are free: batches are read from %s", self.size, f"{free:,}", where)
+        return not fits if asked is None else asked
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.array_file.parent).free
+        if self.bytes > free:
+            raise InputError(
+                f"{self.size} decoded, of which {self.array_file.parent} has {free:,} free: free some space, choose a "
+                "smaller data.size, or set data.cache=FOLDER to another disk"
             )
 
-    def _read(self) -> DecodedImages | None:
+    def _read(self, stream: bool) -> DecodedImages | None:
         """Return the images in the cache; ``None`` if it is missing, outdated or damaged."""
         index: Any = read_json(self.index_file)
         if index is None or index.get("key") != self.key:
             return None
         try:
-            with open(self.array_file, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != index["sha256"]:
-                    return None
-            # "c": the pages are read when they are needed, and shared by all processes.
-            images = torch.from_numpy(np.load(self.array_file, mmap_mode="c", allow_pickle=False))
+            # A file that is too large for memory is not read as a whole at each start.
+            is_known = stream and index.get("stamp") == _get_stamp(self.array_file)
+            if not is_known and _compute_digest(self.array_file) != index["sha256"]:
+                return None
+            if stream:
+                images: Any = StreamedImages(MappedFile(self.array_file))
+            else:  # "c": the pages are read when they are needed, and shared by all processes.
+                images = torch.from_numpy(np.load(self.array_file, mmap_mode="c", allow_pickle=False))
             return DecodedImages(images, index["digests"], index["failures"])
         except (OSError, ValueError, KeyError):
             return None
 
-    def _write(self, images: Tensor, digests: list[str], failures: dict[str, list[int]]) -> None:
+    def _write(self) -> None:
+        """Decode all files and write what `_read` reads."""
+        start = time.monotonic()
         with open_atomic(self.array_file) as file:
-            np.lib.format.write_array(file, images.numpy(), allow_pickle=False)
-        with open(self.array_file, "rb") as written:
-            digest = hashlib.file_digest(written, "sha256").hexdigest()
-        write_json(self.index_file, {"key": self.key, "sha256": digest, "digests": digests, "failures": failures})
-
-    def _decode(self) -> tuple[Tensor, list[str], dict[str, list[int]]]:
-        """Decode all files in parallel; return what `DecodedImages` holds."""
-        start, count = time.monotonic(), len(self.names)
-        images = np.empty((count, *self.shape), dtype=np.uint8)
-        # Threads, for Pillow decodes without Python's lock; processes would copy the images once more.
-        with ThreadPoolExecutor(count_cores()) as pool:
-            done = pool.map(lambda index: self._decode_file(index, images), range(count))
-            hidden = True if count < PROGRESS_IMAGES else None  # None: hidden unless it is a terminal
-            outcomes = list(tqdm(done, "decoding images", total=count, unit="image", disable=hidden, leave=False))
-        failures: dict[str, list[int]] = {}
-        for index, (_, reason) in enumerate(outcomes):
-            if reason:
-                failures.setdefault(reason, []).append(index)
-        kept = [index for index, (digest, _) in enumerate(outcomes) if digest]
-        for place, index in enumerate(kept):
-            if place != index:
-                images[place] = images[index]
+            digests, failures = self._decode(file)
+        digest, stamp = _compute_digest(self.array_file), _get_stamp(self.array_file)
+        index = {"key": self.key, "sha256": digest, "stamp": stamp, "digests": digests, "failures": failures}
+        write_json(self.index_file, index)
         log.info(
             "%s of %s decoded in %s; kept in %s, which may be deleted",
-            *(f"{count:,} images", self.root, format_long_duration(time.monotonic() - start)),
+            *(f"{len(self.names):,} images", self.root, format_long_duration(time.monotonic() - start)),
             to_relative_path(self.array_file),
         )
-        return torch.from_numpy(images[: len(kept)]), [digest for digest, _ in outcomes], failures
 
-    def _decode_file(self, index: int, images: NDArray[np.uint8]) -> tuple[str, str]:
-        """Decode one file into its row of the images; return its SHA-256, or an empty text and why it failed."""
+    def _decode(self, file: IO[bytes]) -> tuple[list[str], dict[str, list[int]]]:
+        """Decode all files in parallel into a file; return what else `DecodedImages` holds."""
+        count, digests, failures = len(self.names), list[str](), dict[str, list[int]]()
+        _write_header(file, (count, *self.shape))
+        block = np.empty((min(count, max(1, BLOCK_BYTES * count // self.bytes)), *self.shape), dtype=np.uint8)
+        hidden = True if count < PROGRESS_IMAGES else None  # None: hidden unless it is a terminal
+        bar = tqdm(desc="decoding images", total=count, unit="image", disable=hidden, leave=False)
+        # Threads, for Pillow decodes without Python's lock; processes would copy the images once more.
+        with bar, ThreadPoolExecutor(count_cores()) as pool:
+            for start in range(0, count, len(block)):
+                indices = range(start, min(start + len(block), count))
+                for index, (digest, reason) in zip(indices, pool.map(self._decode_file, indices, block), strict=True):
+                    digests.append(digest)
+                    if reason:
+                        failures.setdefault(reason, []).append(index)
+                    bar.update()
+                file.write(block[: len(indices)][np.array([bool(digests[index]) for index in indices])])
+        file.seek(0)
+        _write_header(file, (sum(map(bool, digests)), *self.shape))  # as long as before
+        return digests, failures
+
+    def _decode_file(self, index: int, pixels: NDArray[np.uint8]) -> tuple[str, str]:
+        """Decode one file into its place (C, H, W); return its SHA-256, or an empty text and why it failed."""
         try:
             content = read_bytes(self.root / self.names[index], MAX_FILE_BYTES)
-            images[index] = decode_image(content, self.shape[1], self.shape[0])
+            pixels[:] = decode_image(content, self.shape[1], self.shape[0])
         except InputError:
             return "", f"files have more than {MAX_FILE_BYTES // 2**20} MiB, or are no regular files"
         except OSError:
@@ -167,6 +207,22 @@ class ImageCache:
         except ValueError as error:
             return "", str(error)
         return hashlib.sha256(content).hexdigest()[:32], ""
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    """Write the beginning of a .npy file of bytes; its length does not depend on the number of rows."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _compute_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _get_stamp(path: Path) -> list[int]:
+    """Return the size of a file and the time of its last change."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
 
 
 @contextmanager

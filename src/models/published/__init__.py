@@ -1,1 +1,1 @@
-"""Networks and weights that others published, by the names that torchvision gives them."""
+"""Networks and weights that others published, by the names that torchvision and timm give them."""

@@ -1,19 +1,17 @@
 """Torchvision's classification networks by name, with an output layer of the width that the data need."""
 
-import difflib
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision.models
 from torch import nn
+from torchvision.models import WeightsEnum
 
-from src.core.checks import format_value
 from src.core.errors import InputError
-from src.models.published.weights import get_published
+from src.models.published.library import describe_wrong_name
+from src.storage.weights import read_checkpoint
 
-MAX_SIDE = 600  # pixels; every network takes images of some size up to it
-SMALL_SIDE = 64  # pixels; images below it keep more of their resolution with a small stem
 EXAMPLES = "convnext_tiny, efficientnet_b0, mobilenet_v3_small, resnet50 or vit_b_16"
 WITH_AUXILIARY_OUTPUTS = ("googlenet", "inception_v3")
 
@@ -24,11 +22,17 @@ def list_networks() -> list[str]:
 
 def find_wrong_name(arch: str) -> str | None:
     """Return what is wrong with a name that is none of torchvision's classification networks, with the nearest."""
-    if arch in (names := list_networks()):
-        return None
-    near = difflib.get_close_matches(arch.lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(names)}, such as {EXAMPLES}"
-    return f"model.arch={format_value(arch)}: torchvision has no such classification network, {hint}"
+    return describe_wrong_name(arch, list_networks(), "torchvision", EXAMPLES)
+
+
+def get_published_names(arch: str) -> list[str]:
+    """Return the names of the weights that torchvision publishes for a network; DEFAULT stands for the best."""
+    return list(torchvision.models.get_model_weights(arch).__members__)
+
+
+def get_usual_side(arch: str) -> int:
+    """Return the smallest side in pixels of the images that a network's best published weights take."""
+    return int(torchvision.models.get_model_weights(arch).DEFAULT.meta["min_size"][0])
 
 
 def build_network(arch: str, out_features: int, side: int, weights: str | None) -> nn.Module:
@@ -45,7 +49,7 @@ def build_network(arch: str, out_features: int, side: int, weights: str | None) 
     """
     if wrong := find_wrong_name(arch):
         raise InputError(wrong)
-    published = get_published(arch, weights)
+    published = _get_published(arch, weights)
     settings: dict[str, Any] = {"num_classes": out_features}
     if arch in WITH_AUXILIARY_OUTPUTS:  # their published weights were trained on inputs between −1 and 1
         settings |= {"aux_logits": False, "init_weights": True, "transform_input": published is not None}
@@ -63,51 +67,31 @@ def find_output_layer(network: nn.Module) -> str:
     return [name for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
 
 
-def use_small_stem(network: nn.Module) -> bool:
-    """Let the first convolution move by one pixel at a time, for small images; its weights keep their shape.
-
-    Returns:
-        False if it moves by one pixel as it is, or cuts the image into patches, and nothing has changed.
-    """
-    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    if max(first.stride) == 1 or first.stride == first.kernel_size:
-        return False
-    first.stride = (1, 1)
-    return True
-
-
-def check_image_size(network: nn.Module, arch: str, size: Sequence[int]) -> None:
-    """Refuse images of a size that a network does not take.
-
-    Args:
-        network: the network.
-        arch: its name, for the message.
-        size: of the images, (H, W).
+def read_published(arch: str, weights: str) -> dict[str, Any] | None:
+    """Return published weights from torch's cache, downloaded there first if need be; ``None`` if there are none.
 
     Raises:
-        InputError: naming a size that it takes: the smallest of its published weights, or else the nearest.
+        InputError: if they cannot be downloaded, or the file does not match the digest in its name.
     """
-    height, width = size
-    mode = network.training
-    network.eval()
-    if not _takes_images(network, height, width):
-        usual = torchvision.models.get_model_weights(arch).DEFAULT.meta["min_size"][0]
-        sides = [usual, *sorted(range(1, MAX_SIDE), key=lambda side: abs(side - min(size)))]
-        near = next(side for side in sides if _takes_images(network, side, side))
-        raise InputError(
-            f"model.arch={arch} does not take images of {height}×{width} pixels: "
-            f"scale them to {near}×{near} with model.resize={near}"
-        )
-    network.train(mode)
+    published = _get_published(arch, weights)
+    return None if published is None else _read_file(weights, published.url)
 
 
-def _takes_images(network: nn.Module, height: int, width: int) -> bool:
-    """Return True if a network in evaluation mode computes outputs for images of this size; nothing is calculated."""
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+def _get_published(arch: str, name: str | None) -> WeightsEnum | None:
+    return torchvision.models.get_model_weights(arch)[name] if name in get_published_names(arch) else None
+
+
+def _read_file(name: str, url: str) -> dict[str, Any]:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    digest = file.stem.split("-")[-1]
     try:
-        with torch.no_grad():
-            torch.func.functional_call(network, shapes, torch.zeros(1, 3, height, width, device="meta"))
-    except (RuntimeError, AssertionError, ValueError):
-        return False
-    return True
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digest)
+    except Exception as error:  # from the network, the disk, or an incomplete file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"model.weights={name} cannot be downloaded ({reason}): put {file.name} into {file.parent}, or use "
+            "model.weights=null or a checkpoint's path"
+        ) from error
+    return read_checkpoint(file, digest)

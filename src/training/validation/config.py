@@ -28,7 +28,8 @@ KNOWN_PACKAGES = ("src.", "torch.", "lightning.")
 DEFAULTED_SETTINGS = ("monitor", "mode")  # of a callback: null stands for the run's monitored metric and its mode
 FACTORY_GROUPS = ("optimizer", "scheduler")  # a function that makes the object may stand for the class
 SCHEDULE_PLACEHOLDERS = ("total_steps", "lr")  # in a schedule's settings: for the run's number of steps, learning rate
-NETWORK_BY_NAME = "src.models.pretrained.Torchvision"  # its network is that of model.arch
+TIMM = "src.models.pretrained.Timm"
+NETWORKS_BY_NAME = ("src.models.pretrained.Torchvision", TIMM)  # their networks are those of model.arch
 FIXED_NETWORKS = {"src.models.resnet18.ResNet18": "resnet18"}  # classes, and the name of their network in torchvision
 COMMON_DATA_SETTINGS = ("data.batch_size",)  # same meaning in any data module
 HYDRA_KEYS = ("_partial_", "_args_")  # with these Hydra would create something else than the part
@@ -243,16 +244,16 @@ def find_missing_files(settings: Mapping[str, Any]) -> list[str]:
 def _find_unpublished(settings: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the names of a network and of its weights that others published."""
     target, arch, weights = (_lookup_setting(settings, f"model.{key}")[1] for key in ("_target_", "arch", "weights"))
-    arch = FIXED_NETWORKS.get(str(target), arch if target == NETWORK_BY_NAME else None)
+    arch = FIXED_NETWORKS.get(str(target), arch if target in NETWORKS_BY_NAME else None)
     if not isinstance(arch, str) or (target in FIXED_NETWORKS and weights is None):
         return []
     # Importing torchvision's models is slow.
-    from src.models.published.networks import find_wrong_name
-    from src.models.published.weights import get_published_names
+    from src.models.published import networks, timm_networks
 
-    if wrong := find_wrong_name(arch):
+    library: Any = timm_networks if target == TIMM else networks
+    if wrong := library.find_wrong_name(arch):
         return [wrong]
-    if not isinstance(weights, str) or weights in (names := get_published_names(arch)) or isfile(weights):
+    if not isinstance(weights, str) or weights in (names := library.get_published_names(arch)) or isfile(weights):
         return []
-    there = f"published weights are {', '.join(names)}"
+    there = f"published weights are {', '.join(names) or 'none'}"
     return [f"model.weights={format_value(weights)}: there is no such file, and {there}"]

@@ -234,6 +234,7 @@ DATA = {
     "data.root": PATH,
     "data.verify": BOOLEAN,
     "data.cache": PATH,
+    "data.stream": allow_one_of(None, True, False),
     "data.labels": allow_null_or(PATH),
     "data.size": allow_integer(1, 4096),
     "data.channels": allow_one_of(1, 3),
