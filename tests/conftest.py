@@ -31,6 +31,7 @@ SLOW = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than there are cores: some tests wait for processes, for a quarter of the whole time."""
     return (os.cpu_count() or 1) + 1

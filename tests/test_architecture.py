@@ -28,6 +28,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "training.checkpointing",
     "training",
     "inference",
+    "inference.exporting",
     "vectorized",
     "sweeps.store",
     "sweeps.workers",
@@ -44,7 +45,7 @@ FILES = {
     for path in sorted((ROOT / "src").rglob("*.py"))
     if path.name != "__init__.py"
 }
-COMMANDS = {"train", "eval", "predict", "report", "compare", "runs", "api"}
+COMMANDS = {"train", "eval", "predict", "export", "report", "compare", "runs", "api"}
 MAX_FILES = 13  # in a folder
 
 

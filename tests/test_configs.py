@@ -129,6 +129,12 @@ def test_predict_composes() -> None:
     assert (config.run, config.split, config.top, config.out) == ("somewhere", None, 3, None)
 
 
+def test_export_composes() -> None:
+    config = compose("export", ["run=somewhere"])
+    check_config(config)
+    assert (config.run, config.format, config.out, config.tolerance) == ("somewhere", "onnx", None, 1e-5)
+
+
 @pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "mps", "ddp"])
 def test_trainers_differ_in_devices_only(trainer: str) -> None:
     plain, other = compose_config(f"trainer={trainer}")[1]["trainer"], compose_config()[1]["trainer"]

@@ -87,12 +87,12 @@ def flatten_names(node: Any, prefix: str = "") -> list[str]:
 
 
 def get_config_name() -> str:
-    """Return the name of the program's config: "eval", "predict" or, for all others, "train"."""
-    return next((name for name in ("eval", "predict") if name in Path(sys.argv[0]).stem), "train")
+    """Return the name of the program's config: "eval", "predict", "export" or, for all others, "train"."""
+    return next((name for name in ("eval", "predict", "export") if name in Path(sys.argv[0]).stem), "train")
 
 
 def is_evaluation() -> bool:
-    """Return True if the program uses a finished run, ``src.eval`` or ``src.predict``, and has settings for that."""
+    """Return True if the program uses a finished run (eval, predict, export) and has settings for that."""
     return get_config_name() != "train"
 
 

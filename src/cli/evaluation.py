@@ -19,7 +19,11 @@ EVALUATION_SETTINGS = (
     "strategy",
 )
 # The trainer's settings that have an effect, by the name of the command's config.
-TRAINER_SETTINGS = {"eval": EVALUATION_SETTINGS, "predict": ("accelerator", "devices", "precision")}
+TRAINER_SETTINGS: dict[str, tuple[str, ...]] = {
+    "eval": EVALUATION_SETTINGS,
+    "predict": ("accelerator", "devices", "precision"),
+    "export": (),
+}
 
 
 def refuse_limits(cfg: Mapping[str, Any]) -> None:
@@ -41,7 +45,7 @@ def is_training_setting(setting: str, config: str) -> bool:
 
     Args:
         setting: the setting.
-        config: the name of the command's config, "eval" or "predict".
+        config: the name of the command's config, "eval", "predict" or "export".
     """
     group, _, name = setting.partition(".")
     return group == "trainer" and bool(name) and name.split(".")[0] not in (*TRAINER_SETTINGS[config], "_target_")
@@ -55,6 +59,8 @@ def refuse_training_settings(overrides: Iterable[str], config: str = "eval") -> 
     """
     for argument in overrides:
         if is_training_setting(name := argument.partition("=")[0].lstrip("+~"), config):
+            if not TRAINER_SETTINGS[config]:
+                raise InputError(f"{name} has no effect in an export, which uses the CPU and float32")
             *first, last = TRAINER_SETTINGS[config]
             where = {"eval": "an evaluation", "predict": "a prediction"}[config]
             known = f"{', '.join(first)} and {last}"

@@ -26,6 +26,7 @@ def describe_settings(*, _root_: DictConfig) -> str:
     if (config := _root_.hydra.job.config_name) in TRAINER_SETTINGS:
         names = [f"trainer.{name}" for name in _root_.trainer]
         comments |= dict.fromkeys(name for name in names if is_training_setting(name, config))
+        comments |= {} if TRAINER_SETTINGS[config] else {"trainer": None}
     lines = [
         line for key in _root_ if key != "hydra" for line in _format_setting(_root_, str(key), str(key), 0, comments)
     ]

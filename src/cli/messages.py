@@ -27,7 +27,7 @@ from src.core.places import CONF
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0") and "LOCAL_RANK" not in os.environ
 # The files of this project in which a command starts.
-ENTRY_FILES = ("main.py", "startup.py", "names.py", "folders.py", "train.py", "eval.py", "predict.py")
+ENTRY_FILES = ("main.py", "startup.py", "names.py", "folders.py", "train.py", "eval.py", "predict.py", "export.py")
 MAX_LENGTH = 600  # characters of a text from Hydra
 HYDRA_PHRASES = (
     " Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.",

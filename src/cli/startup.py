@@ -26,6 +26,7 @@ from src.core.extras import skip_signal_processing
 from src.core.places import expand_home
 
 SWEEP_PREFIXES = ("hydra.", "hydra/", "paths.")  # prefixes of the settings that the sweep itself needs
+QUICK_ENDS = ("src.train", "src.eval", "src.predict", "src.export")  # programs that end at once
 
 _original_load_configuration = ConfigLoaderImpl.load_configuration
 
@@ -94,7 +95,7 @@ def exit_quickly() -> Iterator[None]:
 
     def end() -> None:
         program = getattr(sys.modules["__main__"], "__spec__", None)
-        if succeeded and program is not None and program.name in ("src.train", "src.eval", "src.predict"):
+        if succeeded and program is not None and program.name in QUICK_ENDS:
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()

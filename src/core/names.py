@@ -86,6 +86,9 @@ SYNONYMS = {
     "knn": ("nearest_neighbor",),
     "convnet": ("cnn",),
     "dense": ("mlp",),
+    "statedict": ("safetensors",),
+    "pt2": ("torch_export",),
+    "pt": ("torchscript",),
 }
 
 

@@ -13,6 +13,7 @@ CORES_VARIABLE = "THUNDERHEAD_CORES"  # the number of CPU cores of a process tha
 GPU_FRACTION_VARIABLE = (
     "THUNDERHEAD_GPU_SHARE"  # the fraction of GPU memory that a process may use; unset: all that is free
 )
+EPOCH_LIMIT_VARIABLE = "THUNDERHEAD_EPOCH_LIMIT"  # the epoch after which a run pauses; unset: it runs to its end
 TORCHRUN, SRUN, BY_HAND = "torchrun", "srun", ""
 # The variables that each one sets: node rank, local rank, number of nodes, number of processes.
 RANK_VARIABLES = {
@@ -28,6 +29,12 @@ def count_cores() -> int:
     if (count := os.environ.get(CORES_VARIABLE, "")).isdigit():
         return int(count)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_epoch_limit() -> int | None:
+    """Return the epoch after which a run of this process pauses; ``None``: it runs to its end."""
+    limit = os.environ.get(EPOCH_LIMIT_VARIABLE, "")
+    return int(limit) if limit.isdigit() else None
 
 
 @cache

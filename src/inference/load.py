@@ -19,7 +19,14 @@ from src.data.tasks import TASKS
 from src.storage.configs import open_config
 from src.storage.trust import read_packages
 from src.storage.weights import load_weights, read_checkpoint
-from src.training.build import build_data, build_model, build_plain_trainer, load_data, prepare_machine
+from src.training.build import (
+    build_data,
+    build_model,
+    build_plain_trainer,
+    load_data,
+    prepare_machine,
+    select_model_arguments,
+)
 from src.training.checkpointing.checkpoint import find_checkpoint
 from src.training.validation.config import find_wrong_settings
 
@@ -45,28 +52,33 @@ class LoadedRun:
 
     Args:
         cfg: the config of a command: ``run``, ``checkpoint``, ``trust``, ``trainer``, ``paths.data``.
+        can_download: whether a data set that is not there is downloaded, when its samples are asked for.
 
     Raises:
         InputError: if the run cannot be opened or there is no such device.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
-        kind = prepare_machine(cfg)
+    def __init__(self, cfg: DictConfig, can_download: bool = True) -> None:
+        self.kind, self.can_download = prepare_machine(cfg), can_download
         torch.backends.cudnn.benchmark = False  # each time the same algorithms
         self.folder = Path(cfg.run)
         self.config = _open_config(cfg)
         self.path = find_checkpoint(self.folder, cfg.checkpoint)
         self._data: LightningDataModule | None = None
         self.description = self._describe()
-        self.model = self._load_model(kind)
-        self.trainer = self._prepare_device(cfg, kind)
+        self.model = self._load_model()
+        self.trainer = self._prepare_device(cfg)
 
     @property
     def data(self) -> LightningDataModule:
         """The run's data module with its samples, which are loaded when they are asked for."""
         if self._data is None:
-            self._data = build_data(self.config)
-            load_data(self._data)
+            data = build_data(self.config)
+            if self.can_download:
+                load_data(data)
+            elif isinstance(data, TensorDataModule):
+                data.setup()
+            self._data = data
         return self._data
 
     def _describe(self) -> DataDescription:
@@ -80,17 +92,28 @@ class LoadedRun:
             raise InputError(f"{self.folder}: it is not known what its network predicts; that takes {needed}")
         return found
 
-    def _load_model(self, kind: str) -> LightningModule:
+    def build_model(self) -> LightningModule:
+        """Return the run's model with new weights."""
         self.config.scheduler = {}  # it may need the data set, and is not used
-        model = build_model(self.config, _DescribedData(self.description), kind)
+        return build_model(self.config, _DescribedData(self.description), self.kind)
+
+    def collect_model_settings(self) -> dict[str, Any]:
+        """Return the arguments with which the model is built to predict, and its class's name as ``_target_``."""
+        settings: Any = OmegaConf.to_container(self.config.model, resolve=True)
+        parts = {"model": settings, "optimizer": None, "scheduler": None}
+        about = select_model_arguments(parts, _DescribedData(self.description))
+        return {**settings, **{name: value for name, value in about.items() if value is not None}}
+
+    def _load_model(self) -> LightningModule:
+        model = self.build_model()
         load_weights(model, self.path)
         return model.eval()
 
-    def _prepare_device(self, cfg: DictConfig, kind: str) -> Any:
+    def _prepare_device(self, cfg: DictConfig) -> Any:
         """Move the network to the device, in the precision of the run or the one that is given."""
         if cfg.trainer.precision is None:
             cfg.trainer.precision = self.config.trainer.get("precision") or "32-true"
-        trainer = build_plain_trainer(cfg, kind, self.folder)
+        trainer = build_plain_trainer(cfg, self.kind, self.folder)
         if trainer.num_devices > 1 or trainer.num_nodes > 1:
             raise InputError(f"trainer.devices={cfg.trainer.devices}: a prediction uses one device")
         self.device = trainer.strategy.root_device

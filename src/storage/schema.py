@@ -135,7 +135,7 @@ CHECKPOINT_PATH = _make_check(
     "a path like stacks/NAME.ckpt", lambda value: bool(re.fullmatch(r"\w+/[\w.-]+\.ckpt", str(value)))
 )
 
-STATUSES = ("finished", "failed", "interrupted", "running", "waiting")
+STATUSES = ("finished", "failed", "interrupted", "running", "waiting", "paused", "pruned")
 STATUS = _allow_record(
     {"status": _allow_one_of(*STATUSES)}, {"reason": _allow_null_or(TEXT), "message": _allow_null_or(TEXT)}
 )

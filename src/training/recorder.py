@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException, _TunerExitException
 from torch.nn.parameter import is_lazy
 
 from src.callbacks.history import History
@@ -49,11 +49,16 @@ class RunRecorder(RunCheckpoint):
     Args:
         folder: the run's folder.
         is_job: True for a job of a sweep, whose launcher tells the user how to resume it.
+        epoch_limit: the epoch after which the run pauses, if it has not ended by then; ``None``: it does not pause.
+
+    Attributes:
+        is_paused: True if training has paused: what was trained is the beginning of the whole run.
     """
 
-    def __init__(self, folder: Path, is_job: bool = False) -> None:
+    def __init__(self, folder: Path, is_job: bool = False, epoch_limit: int | None = None) -> None:
         super().__init__(folder / "checkpoints", None, "min", History())
-        self.run_folder, self.is_job = folder, is_job
+        self.run_folder, self.is_job, self.epoch_limit = folder, is_job, epoch_limit
+        self.is_paused = False
         self.trust = ""  # option that a command needs to open the run again
         self.resume_arguments: list[str] = []  # settings that a command must give to resume the run
         self.is_started = False
@@ -108,6 +113,14 @@ class RunRecorder(RunCheckpoint):
         if is_main_process():
             write_status(self.run_folder, make_status(status, reason, message))
 
+    def write_final_status(self) -> None:
+        """Write that the run has finished or, in the middle of its training, that it has paused."""
+        if self.is_paused:
+            epochs = len(self.history.saved_rows)
+            self.write_status("paused", None, f"paused after epoch {epochs}, until the other jobs are as far")
+        else:
+            self.write_status("finished")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         refuse_interval(trainer)
@@ -121,6 +134,10 @@ class RunRecorder(RunCheckpoint):
         super().on_train_epoch_start(trainer, pl_module)
         if trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             write_pending_events(trainer)  # Lightning logs the previous epoch's metrics after all callbacks
+        if self.epoch_limit is not None and trainer.current_epoch >= self.epoch_limit:
+            # The next epoch begins: all of the last one is stored, and no limit or callback has ended the run.
+            self.is_paused = True
+            raise _TunerExitException  # `Trainer.fit` returns, without the hooks of a training that has ended
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         saved = self.history.saved_count
@@ -160,7 +177,7 @@ class RunRecorder(RunCheckpoint):
         try:
             yield
             self.write_metrics()
-            self.write_status("finished")
+            self.write_final_status()
         except (KeyboardInterrupt, SystemExit) as stop:
             if _is_call_of_exit(stop):
                 message = f"the run's code called sys.exit({stop.code!r})"  # type: ignore[union-attr]

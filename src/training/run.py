@@ -18,7 +18,7 @@ from src.callbacks.whitening import FitWhitening
 from src.cli.presets import check_presets
 from src.core import devices
 from src.core.devices import is_main_process
-from src.core.processes import resolve_process
+from src.core.processes import read_epoch_limit, resolve_process
 from src.data.base import TensorDataModule
 from src.loggers.events import ensure_later_events
 from src.loggers.opening import close_loggers, make_run_start, open_loggers
@@ -82,7 +82,7 @@ def train(cfg: DictConfig, folder: Path | None = None, is_job: bool = False) -> 
         with open_python_run(cfg) as (cfg, folder):
             return train(cfg, folder)
     devices.set_rank(resolve_process(cfg.get("trainer") or {}))
-    recorder = RunRecorder(folder, is_job)
+    recorder = RunRecorder(folder, is_job, read_epoch_limit())
     with recorder.record_outcome(), lock_run_dir(folder), ensure_later_events(folder), close_loggers():
         recorder.trust, recorder.resume_arguments = format_trust(find_needed_trust(cfg)), find_path_overrides(cfg)
         # 1. Settings: checked before any file in the folder changes, resumed and seeded.
@@ -109,7 +109,7 @@ def train(cfg: DictConfig, folder: Path | None = None, is_job: bool = False) -> 
             with compile_network(model, None if plan.is_trained else cfg.get("compile"), recorder.history):
                 trainer.fit(model, datamodule=data, ckpt_path=resume_path)
             recorder.finish_training(data)
-            if should_test(cfg, data):
+            if not recorder.is_paused and should_test(cfg, data):
                 load_weights(model, recorder.best_model_path)
                 recorder.add_test_metrics(model, data, trainer.test(model, datamodule=data, verbose=False))
     if is_main_process():

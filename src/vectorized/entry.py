@@ -19,6 +19,7 @@ from src.cli.names import register_resolvers
 from src.core import devices
 from src.core.disk import StorageError
 from src.core.errors import InputError
+from src.core.processes import read_epoch_limit
 from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
 from src.data.preprocessing import write_description
 from src.storage.files import open_atomic, remove_file, require_folders, sync_job_files, write_json, write_text
@@ -46,22 +47,23 @@ def train_stack(spec: StackSpec) -> None:
     register_resolvers()
     try:
         with require_folders(*(part.folder for part in spec.jobs)):
-            train_jobs(spec)
+            is_paused = train_jobs(spec)
     except Exception as error:
         with suppress(OSError):  # the log cannot be written to a full disk
             traceback.print_exc()
         for part in spec.jobs:
             _fail_job(spec, part, error)
         raise SystemExit(1) from error
-    remove_file(spec.path)
+    if not is_paused:
+        remove_file(spec.path)
 
 
-def train_jobs(spec: StackSpec) -> None:
-    """Train the jobs of a stack, test them once, and write their folders."""
+def train_jobs(spec: StackSpec) -> bool:
+    """Train the jobs of a stack, test them once, and write their folders; return True if some of them pause."""
     with sync_job_files():
         valid = list(_filter_valid_jobs(spec))
     if not valid:
-        return
+        return False
     first: DictConfig = pickle.loads(valid[0][0].config)
     HydraConfig.instance().set_config(first)
     kind = prepare_machine(first)
@@ -71,21 +73,28 @@ def train_jobs(spec: StackSpec) -> None:
     with sync_job_files():
         members = list(_create_jobs(spec, valid, data, first.trainer.max_epochs))
     if not members:
-        return
+        return False
     check_batches(first, members[0].model, data)
     stack = _build_stack(members, data, kind, spec.eval_batch)
     trainer = first.trainer
-    training = Training(members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, spec.path)
+    training = Training(
+        members, stack, trainer.max_epochs, trainer.check_val_every_n_epoch, spec.path, read_epoch_limit()
+    )
     if spec.path.is_file():
         training.resume()
     log.info("%d jobs trained as one: %s on %s", len(members), type(stack.first_model).__name__, type(data).__name__)
     training.run()
     log.info("trained in %.1f s", training.seconds)
     with sync_job_files():
-        _write_job_folders(training, spec, kind)
+        if training.ended_jobs:
+            _write_job_folders(training, spec, kind)
+        for member in training.paused_jobs:
+            member.recorder.is_paused = True
+            _write_job_log(spec, member.folder, f"paused after epoch {training.epoch_limit}")
     with sync_job_files():
         for member in members:
             member.write_final_status()
+    return bool(training.paused_jobs)
 
 
 def _filter_valid_jobs(spec: StackSpec) -> Iterator[tuple[StackJobSpec, dict[str, Any]]]:
@@ -159,25 +168,26 @@ def _build_stack(jobs: Sequence[StackedJob], data: TensorDataModule, device_kind
 
 
 def _write_job_folders(training: Training, spec: StackSpec, device_kind: str) -> None:
-    """Test the jobs' chosen weights, and write the files of each job."""
+    """Test the chosen weights of the jobs that have ended, and write the files of each."""
     stack, data = training.full_stack, training.stack.feed.data
     source = collect_provenance(devices.describe_device(device_kind)) | {
         "stack": {"jobs": stack.k, "log": str(spec.log)}
     }
+    ended = training.ended_jobs
     for member in training.jobs:
         member.history.seconds_before = training.seconds_per_job
     chosen = training.select_chosen_weights()
     stack.load_state(chosen)
     tested = stack.evaluate(data.test_set) if data.test_set is not None else None
     if tested is not None:
-        for index, member in enumerate(training.jobs):
+        for index, member in ended:
             if member.failure is None and member.cfg.get("test", True):
                 acc = None if tested.acc is None else float(tested.acc[index].float())
                 confusion = None if tested.confusion is None else tested.confusion[index].cpu()
                 member.add_test_metrics(float(tested.loss[index].float()), acc, confusion, data.class_names)
     _write_best_checkpoints(training)
     _write_last_checkpoints(training)
-    for member in training.jobs:
+    for _, member in ended:
         with member.capture_write_errors():
             write_json(member.folder / "provenance.json", source)
             if any(member.cfg["logger"].values()):
@@ -190,7 +200,7 @@ def _write_job_folders(training: Training, spec: StackSpec, device_kind: str) ->
 def _write_best_checkpoints(training: Training) -> None:
     """Write ``best.ckpt`` of each job that has a best epoch; the stack must hold the chosen weights."""
     stack, batches = training.full_stack, len(training.full_stack.feed)
-    for index, member in enumerate(training.jobs):
+    for index, member in training.ended_jobs:
         if member.recorder.best_model_score is not None:
             epochs = int(member.recorder.chosen["epoch"])
             callbacks = member.get_callback_states(epochs)
@@ -203,7 +213,7 @@ def _write_last_checkpoints(training: Training) -> None:
     """Write ``last.ckpt`` of each job that finished, with everything that is needed to resume from it."""
     stack, batches = training.full_stack, len(training.full_stack.feed)
     stack.load_state(training.last)
-    for index, member in enumerate(training.jobs):
+    for index, member in training.ended_jobs:
         if member.failure is None:
             epochs = len(member.history.rows)
             found = make_checkpoint(

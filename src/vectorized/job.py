@@ -171,7 +171,7 @@ class StackedJob:
             elif self.failure is not None:
                 self.recorder.write_status("failed", "diverged", self.failure)
             else:
-                self.recorder.write_status("finished")
+                self.recorder.write_final_status()
 
 
 def _is_early_stopping(settings: dict[str, Any] | None) -> bool:

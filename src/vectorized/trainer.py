@@ -31,13 +31,21 @@ class Training:
         epochs: largest number of epochs per job.
         validate_every: number of epochs between two validations.
         path: the file for the state of the training while it runs.
+        epoch_limit: the epoch after which the training pauses; ``None``: it does not.
     """
 
     def __init__(
-        self, jobs: Sequence[StackedJob], stack: StackedModel, epochs: int, validate_every: int, path: Path
+        self,
+        jobs: Sequence[StackedJob],
+        stack: StackedModel,
+        epochs: int,
+        validate_every: int,
+        path: Path,
+        epoch_limit: int | None,
     ) -> None:
         self.jobs, self.full_stack, self.stack = jobs, stack, stack
         self.epochs, self.validate_every, self.path = epochs, validate_every, path
+        self.epoch_limit = epochs if epoch_limit is None else min(epochs, epoch_limit)
         self.job_indices = list(range(len(jobs)))  # index of the member in each row of the stack
         self.finished: set[int] = set()  # indices of the finished members
         self.last = select_rows(stack.mutable_state, self.job_indices)  # state of each member at its end
@@ -56,9 +64,9 @@ class Training:
         return self.seconds / len(self.jobs)
 
     def run(self) -> None:
-        """Train all jobs until they have finished."""
+        """Train all jobs until they have finished or pause; a state is saved for those that pause."""
         self.drop_finished_jobs()
-        while self.stack.epoch < self.epochs and len(self.finished) < len(self.jobs):
+        while self.stack.epoch < self.epoch_limit and len(self.finished) < len(self.jobs):
             epoch, validated = self.stack.train_epoch(), self.validate()
             results = zip(
                 _collect_metrics({"val": validated, "train": epoch.metrics}),
@@ -75,6 +83,9 @@ class Training:
             if self.stack.epoch < self.epochs:
                 self.drop_finished_jobs()
                 self.save_state()
+        if self.active_rows:
+            self.save_time = -math.inf
+            self.save_state()
 
     def validate(self) -> StackMetrics | None:
         samples, epoch = self.stack.feed.data.val_set, self.stack.epoch
@@ -155,6 +166,16 @@ class Training:
             self.jobs[index].write_progress(self.seconds_per_job)
         self.save_time = time.monotonic()
         self.save_seconds = self.save_time - start
+
+    @property
+    def ended_jobs(self) -> list[tuple[int, StackedJob]]:
+        """The jobs that have finished or failed, each with its index."""
+        return [(index, self.jobs[index]) for index in sorted(self.finished)]
+
+    @property
+    def paused_jobs(self) -> list[StackedJob]:
+        """The jobs that have not ended, once the training is over."""
+        return [self.jobs[index] for index in self.active_indices]
 
     @property
     def active_rows(self) -> list[int]:

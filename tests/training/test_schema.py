@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from referencing import Registry, Resource
 
 from src.training.validation.schema import FOLDER, build_schemas
-from src.training.validation.settings import CHECKS, EVALUATION, PREDICTION
+from src.training.validation.settings import CHECKS, EVALUATION, EXPORT, PREDICTION
 from tests.command_line import CONF, ROOT
 
 SCHEMAS = build_schemas()
@@ -79,7 +79,7 @@ def test_own_classes_and_references_are_accepted(schema: str, content: Any) -> N
 
 
 def test_schemas_accept_what_checks_accept() -> None:
-    for name, check in (CHECKS | EVALUATION | PREDICTION).items():
+    for name, check in (CHECKS | EVALUATION | PREDICTION | EXPORT).items():
         validator = Draft7Validator(dict(check.schema))
         refused = [value for value in VALUES if check.allows(value) and not validator.is_valid(value)]
         assert refused == [], name

@@ -18,7 +18,7 @@ from src.sweeps.launchers import local, slurm, vectorized
 from src.sweeps.launchers import ray as ray_cluster
 from src.sweeps.search import plan as search_plan
 from src.training.validation.config import check_config
-from src.training.validation.settings import CHECKS, EVALUATION, OPTIMIZER, OPTIMIZER_CHOICES, PREDICTION
+from src.training.validation.settings import CHECKS, EVALUATION, EXPORT, OPTIMIZER, OPTIMIZER_CHOICES, PREDICTION
 from tests.chaos.settings import leaves
 from tests.command_line import CONF
 
@@ -564,7 +564,7 @@ def test_each_config_setting_has_a_check(path: Path) -> None:
     names = dict(leaves({prefix: OmegaConf.load(path)} if prefix else OmegaConf.load(path), resolve=False))
     tables = [*vectorized.CHECKS, *local.CHECKS, *ray_cluster.CHECKS, *slurm.CHECKS]
     known = {
-        *(ALL | PREDICTION | LOCATION_CHECKS),
+        *(ALL | PREDICTION | EXPORT | LOCATION_CHECKS),
         *(f"hydra.launcher.{name}" for name in tables),
         *(f"hydra.sweeper.{name}" for name in search_plan.CHECKS),
         *(f"{name}._target_" for name in BASE_CLASSES),

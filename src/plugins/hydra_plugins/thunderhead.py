@@ -45,10 +45,12 @@ class SweepLauncher(Launcher):
         if not list(self.sweep.folder.glob("*/job.json")):  # otherwise all jobs may be done already
             self.make_engine().warm_up()  # while the sweeper composes the jobs
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, schedule: Any = None
+    ) -> Sequence[JobReturn]:
         from src.sweeps.launchers.launch import launch
 
-        return launch(self.sweep, self.make_engine(), [list(overrides) for overrides in job_overrides])
+        return launch(self.sweep, self.make_engine(), [list(overrides) for overrides in job_overrides], schedule)
 
     @abstractmethod
     def make_engine(self) -> Any:
@@ -118,19 +120,39 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         assert self.config is not None
         assert self.launcher is not None
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        preset, given = (parser.parse_overrides(each) for each in (self._parse_config(), arguments))
+        jobs = self.list_jobs(arguments)
         if not isinstance(self.launcher, SweepLauncher):
             write_text(Path(self.config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(self.config))
         returned: list[Sequence[JobReturn]] = []
-        jobs = _list_jobs(preset, given)
         for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
             self.validate_batch_is_legal(batch)
             returned.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returned))))
             for each in returned[-1]:
                 _ = each.return_value  # raises the error of a job that failed
         return returned
+
+    def list_jobs(self, arguments: list[str]) -> list[list[str]]:
+        """Return the overrides of each job, from those of the command line and the preset's."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return _list_jobs(*(parser.parse_overrides(each) for each in (self._parse_config(), arguments)))
+
+
+class HalvingSweeper(GridSweeper):
+    """The grid's jobs by successive halving; its own settings are those of `src.sweeps.search.rungs.plan_rungs`."""
+
+    def __init__(self, params: Any, **settings: Any) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self.settings = settings
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        from src.sweeps.search.halving import Halving
+
+        if not isinstance(self.launcher, SweepLauncher):
+            raise InputError("hydra/sweeper=halving needs hydra/launcher=local, vectorized, ray or slurm")
+        jobs = self.list_jobs(arguments)
+        self.validate_batch_is_legal(jobs)
+        return [self.launcher.launch(jobs, 0, Halving(self.settings))]
 
 
 def _list_jobs(preset: list[Override], typed: list[Override]) -> list[list[str]]:

@@ -26,7 +26,7 @@ from src.sweeps.store.jobs import Job, read_job
 from src.sweeps.workers.pool import STOP_GRACE_SECONDS, Pool, get_mp_context
 from src.sweeps.workers.worker import JobSpec
 
-FINAL_STATUSES = ("finished", "failed", "interrupted")  # final statuses
+FINAL_STATUSES = ("finished", "failed", "interrupted", "paused")  # statuses that a process writes at its end
 POLL_SECONDS = 2.0  # seconds between two polls for jobs that have started
 LOCK_TIMEOUT = 120.0  # seconds that an earlier attempt on a lost machine may still hold the lock on a job's folder
 SENT_VARIABLES = (
@@ -91,6 +91,7 @@ def make_remote_job(sweep: Sweep, job: Job, cores: int, time_limit: float | None
     environment = {name: os.environ[name] for name in SENT_VARIABLES if name in os.environ} | {
         CORES_VARIABLE: str(cores)
     }
+    environment |= sweep.limits
     spec = sweep.make_spec(job, {})._replace(folder=job.folder.absolute(), environment=environment)
     return RemoteJob(spec, module_spec.name if module_spec else "src.train", Path.cwd(), time_limit)
 

@@ -45,17 +45,34 @@ class Engine(Protocol):
         """Run the jobs and notify `watch` of each start and end; each job's status is in its folder."""
 
 
+class Schedule(Protocol):
+    """An order in which a sweep's jobs are run, and how far."""
+
+    def check(self, sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
+        """Refuse jobs that cannot be run in this way; subprocesses use the start method.
+
+        Raises:
+            InputError: with the reason.
+        """
+
+    def run(self, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor) -> None:
+        """Run the jobs, some of which may have finished, on the engine."""
+
+
 class JobFailedError(Exception):
     """A job of a sweep did not finish."""
 
 
-def launch(sweep: Sweep, engine: Engine, job_overrides: list[list[str]]) -> list[JobReturn]:
+def launch(
+    sweep: Sweep, engine: Engine, job_overrides: list[list[str]], schedule: Schedule | None = None
+) -> list[JobReturn]:
     """Run the jobs of a sweep that are not finished yet.
 
     Args:
         sweep: the sweep.
         engine: runs the jobs.
         job_overrides: the overrides of each job.
+        schedule: the order in which they run, and how far; ``None``: all of them to their ends.
 
     Returns:
         The result of each requested job, in the order of `job_overrides`.
@@ -67,14 +84,20 @@ def launch(sweep: Sweep, engine: Engine, job_overrides: list[list[str]]) -> list
         jobs = sweep.plan_jobs(job_overrides)
         unique = list({job.number: job for job in jobs}.values())
         left = select_pending_jobs(unique, sweep.config.rerun)
-        _refuse_invalid_sweep(sweep, jobs, getattr(engine, "start_method", None))
+        start_method = getattr(engine, "start_method", None)
+        if schedule is not None:
+            schedule.check(sweep, unique, start_method)
+        _refuse_invalid_sweep(sweep, jobs, start_method)
         keep_created()
         print(summarize_pending_jobs(sweep.folder, unique, left), flush=True)
         try:
             if left:
                 with SweepMonitor(sweep.folder, sweep.check_folder) as watch:
                     watch.add_jobs(unique)
-                    engine.run(sweep, left, watch)
+                    if schedule is None:
+                        engine.run(sweep, left, watch)
+                    else:
+                        schedule.run(sweep, engine, unique, watch)
         finally:
             _finish_sweep(sweep, unique)
     return [_to_job_return(resolve_job_folder(job)) for job in jobs]

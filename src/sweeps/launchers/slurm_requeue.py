@@ -69,7 +69,7 @@ class RequeueableJob:
     def exit_or_requeue(self, requeue: Any) -> dict[str, Any]:
         """Return the job's status if it has ended; else requeue it, unless Slurm has requeued or cancelled it; exit."""
         job = read_job(self.remote_job.spec.folder)
-        if job.status["status"] == "finished":
+        if job.status["status"] in ("finished", "paused"):
             return job.status
         if self.timed_out and self.requeues == 0:
             job.write_status(

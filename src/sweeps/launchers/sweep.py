@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from src.cli.names import get_swept_keys
 from src.core.commands import format_restart_command
 from src.core.errors import InputError
+from src.core.processes import EPOCH_LIMIT_VARIABLE
 from src.storage.files import make_folder, require_folders, sync_together
 from src.storage.trust import read_packages
 from src.sweeps.launchers.compose import CachingConfigLoader
@@ -46,6 +47,7 @@ class Sweep:
         self.folder = Path(config.hydra.sweep.dir)
         self.folder_id: tuple[int, int] | None = None
         self.configs: dict[int, bytes] = {}  # by job number; pickled, which takes a tenth of the memory
+        self.epoch_limit: int | None = None  # the epoch after which jobs that are started now pause
 
     def plan_jobs(self, job_overrides: list[list[str]]) -> list[Job]:
         """Return the job for each list of overrides, with its number and folder; equal settings give the same job."""
@@ -67,6 +69,11 @@ class Sweep:
         HydraConfig.instance().set_config(self.config)
         return found
 
+    @property
+    def limits(self) -> Resources:
+        """The environment variables that limit how far a job runs; they are no part of its settings."""
+        return {} if self.epoch_limit is None else {EPOCH_LIMIT_VARIABLE: str(self.epoch_limit)}
+
     def make_spec(self, job: Job, resources: Resources) -> JobSpec:
         """Make the spec of a job for its worker process.
 
@@ -74,7 +81,8 @@ class Sweep:
             job: the job.
             resources: the worker's resources, as environment variables.
         """
-        environment = {name: value for name, value in os.environ.items() if name != NVML_CUDA_CHECK} | resources
+        environment = {name: value for name, value in os.environ.items() if name != NVML_CUDA_CHECK}
+        environment |= resources | self.limits
         return JobSpec(self.configs[job.number], job.folder, self.task_name, environment, sys.orig_argv)
 
     def get_resume_command(self) -> str:

@@ -1,6 +1,5 @@
 """The engine of ``hydra/launcher=vectorized``: trains jobs that differ only in numbers together, as one model."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -10,11 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.core.checks import allow_integer, allow_null_or, check_settings
-from src.core.errors import InputError
 from src.storage.configs import is_identifying
 from src.storage.files import remove_file, sync_job_files, write_json
 from src.sweeps.launchers import local
 from src.sweeps.launchers.local import LocalEngine, call_in_subprocess
+from src.sweeps.launchers.stack_states import (
+    find_damaged_states,
+    make_state_path,
+    move_to_state,
+    remove_unused_states,
+)
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store.jobs import STACK_FILE, Job
@@ -44,7 +48,6 @@ STACKABLE_NUMBERS = (
 SHARED_SCHEDULE_SETTINGS = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
 CHECKS = {"most": allow_null_or(allow_integer(1, 100_000)), **local.CHECKS}
 MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
-STATES_FOLDER = "stacks"  # folder in the sweep's folder for the states of unfinished stacks
 
 
 class StackTask(StackSpec):
@@ -106,6 +109,7 @@ class VectorizedEngine(NamedTuple):
                 return self.make_spec(sweep, stack_of[own[0].number]._replace(jobs=list(own)), share)
 
             self.local.make_pool(resources, order, watch).run([stack.jobs for stack in stacks])
+            remove_unused_states(sweep.folder)
         if left := [job for reason in rest.values() for job in reason]:
             self.local.run(sweep, left, watch)
 
@@ -149,7 +153,7 @@ class VectorizedEngine(NamedTuple):
             stacks += [
                 PlannedStack(
                     part,
-                    part[0].stack or _make_state_path(sweep.folder, part),
+                    make_state_path(sweep.folder, part),
                     max(1, verdict.max_eval_samples // len(part)),
                 )
                 for part in _split_jobs(group, count)
@@ -185,8 +189,7 @@ class VectorizedEngine(NamedTuple):
             stack: the stack.
             resources: the worker's resources, as environment variables.
         """
-        if stack.jobs[0].stack is None:  # an existing state belongs to jobs that have been reset since
-            remove_file(stack.state)
+        move_to_state(stack.jobs[0].stack, stack.state)
         with sync_job_files():
             for job in stack.jobs:
                 write_json(job.folder / STACK_FILE, {"state": str(stack.state.relative_to(sweep.folder))})
@@ -200,23 +203,6 @@ def _check_stackable(configs: list[bytes], processes: int) -> list[Any]:
     from src.vectorized.eligibility import check_configs as found
 
     return found(configs, processes)
-
-
-def find_damaged_states(states: list[Path]) -> list[str | None]:
-    """Return for each file with a stack's state an error message, or ``None`` if it is valid.
-
-    It imports torch: call it in a subprocess.
-    """
-    from src.storage.tensors import open_verified
-
-    def find_damage(state: Path) -> str | None:
-        try:
-            with open_verified(state):
-                return None
-        except InputError as error:
-            return str(error)
-
-    return [find_damage(state) for state in states]
 
 
 def _has_started_alone(job: Job) -> bool:
@@ -254,12 +240,6 @@ def _split_jobs(jobs: list[Job], count: int) -> list[list[Job]]:
     """Split jobs into `count` parts of nearly equal length."""
     ends = [round(len(jobs) * part / count) for part in range(count + 1)]
     return [jobs[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def _make_state_path(folder: Path, jobs: list[Job]) -> Path:
-    """Return the path of the file for the state of a stack of these jobs."""
-    name = hashlib.sha256("".join(job.identity for job in jobs).encode()).hexdigest()[:12]
-    return folder / STATES_FOLDER / f"{jobs[0].number}-{jobs[-1].number}_{name}.ckpt"
 
 
 def _describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> list[str]:

@@ -19,7 +19,14 @@ from src.sweeps.progress.tracker import BestJob, SweepProgress
 
 MAX_BAR_WIDTH, MAX_SHOWN_JOBS = 40, 8  # cells of the bar, lines for running jobs
 MAX_MESSAGE_LENGTH = 300  # characters of a message; the log has the whole text
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "magenta", "left": "dim"}
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "interrupted": "magenta",
+    "pruned": "yellow",
+    "left": "dim",
+}
 
 
 class Display:
@@ -83,6 +90,8 @@ class Display:
         job, label = self.progress.record_end(number, status, metrics), self.progress.get_label(number)
         if status == "finished":
             line = " · ".join([f"{label}: {_format_outcome(metrics)}", *self.format_best_and_time()])
+        elif status == "paused":
+            line = f"{label}: {_format_outcome(metrics)} · {message}"
         elif status == "interrupted":
             line = f"{label}: interrupted{_format_reason(message)}"
         else:
@@ -90,7 +99,7 @@ class Display:
             line = f"{label}: {', '.join(filter(None, ['FAILED', reason]))}{_format_reason(message)}{log}"
         if not self.live:
             self.print_message(f"{self.format_progress()} {line}")
-        elif status not in ("finished", "interrupted"):
+        elif status not in ("finished", "paused", "interrupted"):
             self.print_message(line, style="red")
         self.redraw()
 
@@ -144,8 +153,9 @@ class Display:
         return row
 
     def _render_counts(self) -> Text:
-        """Return the number of jobs of each kind in a line; "interrupted" is left out if it is 0."""
-        counts = {kind: count for kind, count in self.progress.counts_by_kind.items() if count or kind != "interrupted"}
+        """Return the number of jobs of each kind in a line; "interrupted" and "pruned" are left out if they are 0."""
+        rare = ("interrupted", "pruned")
+        counts = {kind: count for kind, count in self.progress.counts_by_kind.items() if count or kind not in rare}
         return _make_line("   ").join(Text(f"{count} {kind}", style=STYLES[kind]) for kind, count in counts.items())
 
     def _render_bests(self) -> list[Text]:

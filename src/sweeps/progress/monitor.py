@@ -58,6 +58,11 @@ class SweepMonitor:
         self.has_changes = True
         self.display.record_end(job.number, **status, metrics=job.metrics)
 
+    def record_pruned(self, job: Job) -> None:
+        """Count a job that does not go on; no line is printed for it."""
+        self.has_changes = True
+        self.display.progress.record_end(job.number, "pruned", {})
+
     def update(self) -> None:
         """Check the sweep, update ``results.csv`` and redraw the display; to be called a few times a second.
 

@@ -37,6 +37,8 @@ def _describe_stage(job: Job) -> str:
     status = job.status["status"]
     if status == "failed":
         return "failed, to try again"
+    if status == "pruned":
+        return "pruned before"
     return "to resume" if _has_checkpoint(job) else "to do"
 
 
@@ -75,9 +77,9 @@ def describe_failures(jobs: list[Job]) -> list[str]:
 
 
 def summarize_unfinished(jobs: list[Job]) -> str:
-    """Describe how many jobs failed and how many are unfinished; empty if all have finished."""
+    """Describe how many jobs failed and how many are unfinished; empty if all have finished or are pruned."""
     counts = Counter(job.status["status"] for job in jobs)
-    failed, done = counts["failed"], counts["finished"]
+    failed, done = counts["failed"], counts["finished"] + counts["pruned"]
     rest = len(jobs) - failed - done
     parts = [f"{count} {state}" for count, state in ((failed, "failed"), (rest, "unfinished")) if count]
     return f"{' and '.join(parts)} of {len(jobs)} jobs" if parts else ""

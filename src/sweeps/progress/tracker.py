@@ -11,7 +11,7 @@ from src.storage import schema
 from src.storage.records import read_metrics
 from src.storage.schema import DamagedError
 
-KINDS = ("done", "running", "failed", "interrupted", "left")  # the states of a job
+KINDS = ("done", "running", "failed", "interrupted", "pruned", "left")  # the states of a job
 SECONDS_BETWEEN_READS = 2.0  # between two reads of a running job's metrics
 
 
@@ -86,6 +86,7 @@ class SweepProgress:
         self.unfinished: dict[int, str] = {}  # kind of each job that failed or was interrupted, by number
         self.best_jobs: dict[tuple[str, str], BestJob] = {}
         self.started_at = clock()
+        self.has_rungs = False  # True once a job has paused: then the mean time of a job says little about the others
         self.total_job_seconds = 0.0  # summed over all jobs that ended since this start
 
     @property
@@ -126,7 +127,10 @@ class SweepProgress:
         job = self.running.pop(number, None)
         self.total_job_seconds += self.clock() - job.started_at if job else 0.0
         self._remove_unfinished(number)
-        kind = {"finished": "done", "interrupted": "interrupted"}.get(status, "failed")
+        if status == "paused":  # it goes on later, or is pruned
+            self.has_rungs = True
+            return job
+        kind = {"finished": "done", "interrupted": "interrupted", "pruned": "pruned"}.get(status, "failed")
         self.counts[kind] += 1
         if kind == "done":
             self.update_best(number, metrics)
@@ -153,7 +157,7 @@ class SweepProgress:
         Each job is assumed to take the mean time of the jobs that have ended since this start.
         """
         ended, left = self.ended_count - self.finished_before, self.counts_by_kind["left"]
-        if not ended or not (left or self.running):
+        if not ended or self.has_rungs or not (left or self.running):
             return None
         # At least the longest remaining time of a running job; beyond that, the work divides among the parallel jobs.
         mean, now = self.total_job_seconds / ended, self.clock()

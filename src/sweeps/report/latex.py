@@ -8,7 +8,7 @@ from src.sweeps.report.tables import MORE, ChosenSummary, Column, make_columns, 
 from src.sweeps.store.evidence import describe_tied
 from src.sweeps.store.leaderboard import Leaderboard, format_table_title
 
-OMITTED = ("seconds", "failed", DAMAGED, "left", MORE)  # columns of the page
+OMITTED = ("seconds", "failed", DAMAGED, "pruned", "left", MORE)  # columns of the page
 MAX_LATEX_ROWS = 20
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",

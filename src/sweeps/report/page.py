@@ -89,6 +89,7 @@ def render_page(sweeps: Sweeps, files: dict[str, str], missing_figures: list[Run
             now=_format_time(datetime.now(UTC).isoformat()),
             runs=sweeps.runs,
             counts=Counter(run.status for run in sweeps.runs),
+            epochs=_describe_epochs(sweeps.runs),
             origin=read_provenance(sweeps),
             parts=[_make_section(board, several=len(found) > 1) for board in found],
             searches=draw_searches(sweeps),
@@ -105,6 +106,15 @@ def render_page(sweeps: Sweeps, files: dict[str, str], missing_figures: list[Run
             notes=sweeps.warnings,
         )
     )
+
+
+def _describe_epochs(runs: list[Run]) -> str:
+    """Return how many epochs a halved sweep has trained, of those of all its jobs; "" for any other."""
+    whole = max((run.metrics.get("epochs", 0) for run in runs if run.status == "finished"), default=0)
+    if not whole or all(run.status != "pruned" for run in runs):
+        return ""
+    spent = sum(run.metrics.get("epochs", 0) for run in runs)
+    return f"{spent:,} trained, of {whole * len(runs):,} without halving"
 
 
 def make_tables(sweeps: Sweeps) -> dict[str, str]:

@@ -49,6 +49,7 @@ def make_columns(board: Leaderboard) -> list[Column]:
         _make_count_column("n", "finished runs", [len(entry.finished) for entry in entries]),
         _make_count_column("failed", "failed runs", [entry.failed for entry in entries]),
         _make_count_column(DAMAGED, "runs whose files are damaged", [entry.damaged for entry in entries]),
+        _make_count_column("pruned", "runs stopped early, as others were better", [entry.pruned for entry in entries]),
         _make_count_column("left", "runs that have neither finished nor failed", [entry.left for entry in entries]),
     ]
     found += [column for column in counts if column.name == "n" or any(column.sort_keys)]
@@ -220,6 +221,8 @@ def _make_leaderboard_rows(board: Leaderboard) -> list[dict[str, Any]]:
                     f"{name} 95%": interval.kind,
                 }
         counts = {"failed": entry.failed, DAMAGED: entry.damaged, "left": entry.left}
+        if any(each.pruned for each in board.entries):
+            counts["pruned"] = entry.pruned
         told = "no" if evidence and evidence.ranks[place] in ("1", "=1") else "yes"
         compared = {"told from the best": told, MORE: evidence.more[place]} if evidence else {}
         table.append({**row, "n": len(entry.finished), **counts, **compared})

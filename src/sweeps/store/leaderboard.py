@@ -64,9 +64,13 @@ class LeaderboardEntry(NamedTuple):
         return sum(run.status == DAMAGED for run in self.runs)
 
     @property
+    def pruned(self) -> int:
+        return sum(run.status == "pruned" for run in self.runs)
+
+    @property
     def left(self) -> int:
-        """The number of runs that have neither finished nor failed and are not damaged."""
-        return len(self.runs) - len(self.finished) - self.failed - self.damaged
+        """The number of runs that have neither finished nor failed, and are neither damaged nor pruned."""
+        return len(self.runs) - len(self.finished) - self.failed - self.damaged - self.pruned
 
     @property
     def monitor(self) -> tuple[str | None, str | None] | None:
@@ -192,12 +196,13 @@ def _group_repeats(runs: list[Run]) -> list[LeaderboardEntry]:
 def _rank_entries(entries: list[LeaderboardEntry], monitor: str | None, mode: str | None) -> list[LeaderboardEntry]:
     """Sort entries by their mean, best first; ties go to the entry with more runs, then to the earlier one."""
 
-    def get_sort_key(entry: LeaderboardEntry) -> tuple[bool, bool, float, int]:
-        # Entries without finished runs come last, before them those whose mean is not finite.
+    def get_sort_key(entry: LeaderboardEntry) -> tuple[bool, bool, float, int, int]:
+        # Entries without finished runs come last, those pruned latest first; before them those with no finite mean.
         value = compute_mean(entry.collect_values(monitor)) if monitor else 0.0
         finite = math.isfinite(value)
         sign = -1 if mode == "max" else 1
-        return (not entry.finished, not finite, sign * value if finite else 0.0, -len(entry.finished))
+        epochs = max((run.metrics.get("epochs", 0) for run in entry.runs if run.status == "pruned"), default=0)
+        return (not entry.finished, not finite, sign * value if finite else 0.0, -len(entry.finished), -epochs)
 
     return sorted(entries, key=get_sort_key)
 
@@ -247,7 +252,7 @@ def _build_number_columns(board: Leaderboard) -> dict[str, list[str]]:
     if metric:
         columns |= make_interval_column(metric, entries)
     columns["n"] = [str(len(entry.finished)) for entry in entries]
-    counts = {name: [getattr(entry, name) for entry in entries] for name in ("failed", DAMAGED, "left")}
+    counts = {name: [getattr(entry, name) for entry in entries] for name in ("failed", DAMAGED, "pruned", "left")}
     return columns | {name: [str(count or "") for count in column] for name, column in counts.items() if any(column)}
 
 

@@ -159,7 +159,8 @@ def infer_status(status: Status, exit_code: int, stop_request: tuple[str, str] |
         exit_code: the process's exit code, negative after a signal.
         stop_request: reason and message of the request to stop; ``None`` if there was none.
     """
-    if status["status"] == "finished" or (status["status"] in ("failed", "interrupted") and not stop_request):
+    before = status["status"]
+    if before in ("finished", "paused") or (before in ("failed", "interrupted") and not stop_request):
         return status
     reason, message = stop_request or _describe_exit(exit_code)
     stopped = stop_request and reason != "time limit"

@@ -19,7 +19,7 @@ from src.core.errors import InputError
 from src.core.hints import describe_type, get_hints, get_parameters, is_of_type
 from src.core.names import suggest_name
 from src.storage.configs import BASE_CLASSES
-from src.training.validation.settings import CHECKS, EVALUATION, PREDICTION
+from src.training.validation.settings import CHECKS, EVALUATION, EXPORT, PREDICTION
 
 NO_CLASS = "it is not a class"
 MULTI_GROUPS = ("callbacks", "logger")  # groups with several named parts
@@ -83,7 +83,8 @@ def find_wrong_settings(settings: Mapping[str, Any], unresolved: Mapping[str, An
         wrong += _find_wrong_types(part)
         if not part.settings["_target_"].startswith(KNOWN_PACKAGES):
             skipped += [f"{part.name}.{key}" for key in part.settings if not _is_known_setting(part, key)]
-    used = {} if "run" not in settings else PREDICTION if "top" in settings else EVALUATION
+    own = PREDICTION if "top" in settings else EXPORT if "format" in settings else EVALUATION
+    used = own if "run" in settings else {}
     checks = CHECKS | used
     values = {name: _lookup_setting(settings, name) for name in checks if not _is_within(name, skipped)}
     bad = {name: value for name, (exists, value) in values.items() if exists and not checks[name].allows(value)}
@@ -198,7 +199,7 @@ def _is_placeholder(component: str, key: str, value: Any) -> bool:
 
 def _find_unread_settings(settings: Mapping[str, Any], unresolved: str) -> list[str]:
     """Return an error for each setting that nothing reads: no part of a run, and no other setting's reference."""
-    known = {name.split(".")[0] for name in [*BASE_CLASSES, *CHECKS, *EVALUATION, *PREDICTION]}
+    known = {name.split(".")[0] for name in [*BASE_CLASSES, *CHECKS, *EVALUATION, *PREDICTION, *EXPORT]}
     found = [key for key in settings if key not in known]
     for group in ("recipe", "paths"):
         found += [name for name in _get_leaf_names(settings.get(group), f"{group}.") if name not in CHECKS]

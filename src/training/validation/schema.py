@@ -18,7 +18,7 @@ from src.core.checks import Check
 from src.core.hints import get_parameters
 from src.core.places import CONF
 from src.storage.files import write_json
-from src.training.validation.settings import CHECKS, EVALUATION, PREDICTION
+from src.training.validation.settings import CHECKS, EVALUATION, EXPORT, PREDICTION
 
 FOLDER = Path(".vscode", "schema")
 DIALECT = "http://json-schema.org/draft-07/schema#"  # the one that editors know best
@@ -40,13 +40,13 @@ class Source(NamedTuple):
 
 
 def build_schemas() -> dict[str, Schema]:
-    """Return the schemas by name: one for each group; "run" for train.yaml and presets; "eval" and "predict"."""
+    """Return the schemas by name: one for each group; "run" for train.yaml and presets; the commands'."""
     groups = [group for group in list_groups() if not group.startswith(GROUPS_WITHOUT_SECTION)]
     run = _build_command("train", [name for name in CHECKS if name.partition(".")[0] not in groups], CHECKS)
     run["properties"] |= {group: {"$ref": f"{group}.json#/definitions/section"} for group in groups}
     run["properties"]["defaults"] = _build_defaults(groups)
     found = {"run": run} | {group: _build_group(group, groups) for group in groups}
-    for name, checks in (("eval", EVALUATION), ("predict", PREDICTION)):
+    for name, checks in (("eval", EVALUATION), ("predict", PREDICTION), ("export", EXPORT)):
         found[name] = _build_command(name, checks, CHECKS | checks)
     return {name: {"$schema": DIALECT, **schema} for name, schema in found.items()}
 

@@ -141,6 +141,16 @@ PREDICTION = {  # these replace the checks of the same names when a run predicts
     "explain": BOOLEAN,
 }
 
+EXPORT = {  # these replace the checks of the same names when a run is exported
+    **{name: EVALUATION[name] for name in ("run", "checkpoint", "paths.data", "trainer.precision")},
+    "format": TEXT,
+    "out": allow_null_or(PATH),
+    "output": allow_one_of(None, "probabilities", "logits"),
+    "int8": BOOLEAN,
+    "tolerance": NON_NEGATIVE,
+    "overwrite": BOOLEAN,
+}
+
 MODEL = {
     "model.hidden_size": allow_any_of(WIDTH, allow_list(WIDTH, "a list of them ('[512,512]'; [] for none)")),
     "model.channels": allow_list(allow_integer(1, 100_000), "a list of whole numbers from 1 to 100,000", low=1),

@@ -1,0 +1,1 @@
+"""Exporting a finished run as one file that needs none of this project, with its preprocessing inside."""
