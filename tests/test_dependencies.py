@@ -30,7 +30,9 @@ LOCK_LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 def read_requirements() -> dict[str, Requirement]:
     """What the project asks for, its extras' included but for those that the tests do without."""
     parts = PROJECT["optional-dependencies"].items()
-    extras = [text for name, texts in parts if name not in ("table", "notebook", *LOGGER_PACKAGES.values()) for text in texts]
+    extras = [
+        text for name, texts in parts if name not in ("table", "notebook", *LOGGER_PACKAGES.values()) for text in texts
+    ]
     found = [Requirement(text) for text in PROJECT["dependencies"] + extras]
     return {each.name: each for each in found if each.name != PROJECT["name"]}
 

@@ -17,6 +17,7 @@ from src.storage.configs import BASE_CLASSES
 from src.sweeps.launchers import local, slurm, vectorized
 from src.sweeps.launchers import ray as ray_cluster
 from src.sweeps.search import plan as search_plan
+from src.sweeps.search import rungs
 from src.training.validation.config import check_config
 from src.training.validation.settings import CHECKS, EVALUATION, EXPORT, OPTIMIZER, OPTIMIZER_CHOICES, PREDICTION
 from tests.chaos.settings import leaves
@@ -566,7 +567,7 @@ def test_each_config_setting_has_a_check(path: Path) -> None:
     known = {
         *(ALL | PREDICTION | EXPORT | LOCATION_CHECKS),
         *(f"hydra.launcher.{name}" for name in tables),
-        *(f"hydra.sweeper.{name}" for name in search_plan.CHECKS),
+        *(f"hydra.sweeper.{name}" for name in [*search_plan.CHECKS, *rungs.CHECKS]),
         *(f"{name}._target_" for name in BASE_CLASSES),
         *("hydra.sweep.subdir", "hydra.mode"),  # looked at with the places; one of Hydra's own words
     }
