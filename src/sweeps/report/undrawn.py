@@ -1,6 +1,5 @@
 """The missing figures of runs: find the runs whose figures the page would show, and draw them in worker processes."""
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from src.sweeps.report.gallery import MAX_RUNS, find_chosen_folders, sort_best_f
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.jobs import read_job
 from src.sweeps.store.runs import Run
-from src.sweeps.workers.pool import silence_fd
+from src.sweeps.workers.pool import get_mp_context, silence_fd, start_fork_server
 from src.sweeps.workers.worker import die_with_parent
 
 # Prefixes of the callbacks that draw nothing.
@@ -64,14 +63,15 @@ def draw_missing_figures(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
     if not runs:
         return
     count = min(len(runs), count_cores())
-    context, cores_each = multiprocessing.get_context("spawn"), count_cores() // count
+    context, cores_each = get_mp_context(None), count_cores() // count
+    start_fork_server(context)
     try:
         pool = ProcessPoolExecutor(count, context, _init_worker, (cores_each,))
     except OSError as error:  # its locks are in shared memory, which may be full
         sweeps.warnings.append(f"figures cannot be drawn: no process can be started ({error.strerror})")
         return
     try:
-        with silence_fd(1), silence_fd(2):  # the workers that start here inherit the silenced output
+        with silence_fd(1), silence_fd(2):  # workers that are spawned inherit the silenced output
             futures = {pool.submit(_draw_run_figures, run.folder, packages): run for run in runs}
         _print_progress(0, len(runs))
         for done, future in enumerate(as_completed(futures), start=1):
@@ -83,7 +83,9 @@ def draw_missing_figures(sweeps: Sweeps, packages: tuple[str, ...]) -> None:
 
 
 def _init_worker(core_count: int) -> None:
-    """Initialize a worker that draws: set its number of cores, and end it when its parent ends."""
+    """Initialize a worker that draws: silence it, set its number of cores, and end it when its parent ends."""
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     os.environ[CORES_VARIABLE] = str(core_count)
     Thread(target=die_with_parent, daemon=True).start()
 
