@@ -64,7 +64,7 @@ def train(overrides: Overrides = ()) -> "Run":
 
 
 def sweep(overrides: Overrides) -> "Sweep":
-    """Run a sweep as ``python -m src.train -m`` does, in processes of its own, and return it.
+    """Run a sweep as ``python -m src.train -m`` does, in separate processes, and return it.
 
     Args:
         overrides: as for `train`, with several values for a setting, or ``sweep=NAME``.
@@ -275,7 +275,7 @@ class Sweep:
         return {path.stem: Figure(path) for path in sorted((self.folder / "figures").glob("*.png"))}
 
     def write_report(self) -> Path:
-        """Write ``report.html`` as ``python -m src.report`` does, in a process of its own, and return its path."""
+        """Write ``report.html`` as ``python -m src.report`` does, in a separate process, and return its path."""
         run_command("src.report", [str(self.folder), *self._trust])
         return self.folder / PAGE_FILE
 

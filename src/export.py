@@ -1,4 +1,4 @@
-"""Export a finished run as one file, with its preprocessing inside and a card beside it.
+"""Export a finished run as one file, with its preprocessing inside and a model card next to it.
 
 python -m src.export run=outputs/runs/NAME                       # ONNX
 python -m src.export run=outputs/runs/NAME format=torch_export   # or torchscript, safetensors

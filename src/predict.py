@@ -1,4 +1,4 @@
-"""Predict with a finished run: images, rows of numbers, or the samples of its own data set.
+"""Predict with a finished run: images, rows of numbers, or the samples of the run's data set.
 
 python -m src.predict run=outputs/runs/NAME robin.jpg photos/ out=predictions.csv
 python -m src.predict run=outputs/runs/NAME split=test

@@ -51,7 +51,7 @@ def _find_python() -> str:
 
 
 def run_command(module: str, arguments: Iterable[str]) -> None:
-    """Run ``python -m MODULE`` of this project in a process of its own, and print what it prints.
+    """Run ``python -m MODULE`` of this project in a separate process, and print what it prints.
 
     Raises:
         InputError: if it fails, with its error.

@@ -23,7 +23,7 @@ def is_fraction(metric: str) -> bool:
 
 
 def format_metric(metric: str, value: float, digits: int = 2, number_format: str = ".4g") -> str:
-    """Return a metric's value: a fraction in per cent with so many digits, any other by a format."""
+    """Return a metric's value: a fraction in per cent with that many digits, any other by a format."""
     return f"{value:.{digits}%}" if is_fraction(metric) else f"{value:{number_format}}"
 
 

@@ -21,7 +21,7 @@ from src.core.checks import (
 )
 from src.core.errors import InputError
 
-_INSTALLED_CONF = Path(__file__).parents[1] / "conf"  # in the package; in a checkout conf/ lies beside src/
+_INSTALLED_CONF = Path(__file__).parents[1] / "conf"  # in the package; in a checkout conf/ lies next to src/
 CONF = _INSTALLED_CONF if _INSTALLED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 PLUGIN_PREFIXES = ("hydra_plugins.", "hydra._internal.core_plugins.")
 MAX_NAME_BYTES = 200  # bytes; file systems allow 255, and jobs' folders and temporary files have longer names

@@ -121,7 +121,7 @@ class Reader:
         except OSError as error:
             raise _explain(path, error) from error
         except ValueError as error:
-            reason = re.sub(r"^(images|files) (are|have) ", "", str(error))  # it is told of many at once elsewhere
+            reason = re.sub(r"^(images|files) (are|have) ", "", str(error))  # elsewhere it describes many at once
             raise InputError(f"{path} cannot be read ({reason})") from error
 
     def _read(self, file: str) -> Iterator[Item]:

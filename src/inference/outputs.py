@@ -162,7 +162,7 @@ def _list(value: Any) -> list[float]:
 def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], saliency: Saliency | None = None) -> None:
     """Draw images (N, C, H, W) with what is predicted, and with the true class where that is wrong.
 
-    Each image has its map of ``saliency`` beside it, if there is any.
+    If ``saliency`` is given, each image has its map next to it.
 
     Raises:
         InputError: if the images have neither one nor three channels.

@@ -262,6 +262,6 @@ def _present(cfg: DictConfig, run: LoadedRun, predictions: list[Prediction], ima
         prepare = described.transform if cfg.split else described.preprocessing
         saliency = run.compute_saliency(images, prepare) if cfg.explain else None
         draw_grid(Path(cfg.grid), images, predictions[: len(images)], saliency)
-        beside = f"; beside each what its prediction rests on: {saliency.method}" if saliency else ""
-        total = f"{len(predictions):,} images{beside}"
+        addition = f"; next to each what its prediction rests on: {saliency.method}" if saliency else ""
+        total = f"{len(predictions):,} images{addition}"
         log.info("drawn: %s (%d of %s)", to_relative_path(Path(cfg.grid)), len(images), total)

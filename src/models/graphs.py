@@ -34,7 +34,7 @@ class GraphStep:
 
     Args:
         optimizer: an optimiser that `can_record` accepts.
-        run_step: takes a step on a batch as it is stored, in memory of its own, and appends its loss, outputs and
+        run_step: takes a step on a batch as it is stored, in separate memory, and appends its loss, outputs and
             targets to ``step_results``.
         step_results: loss, outputs and targets of the steps.
     """
@@ -195,7 +195,7 @@ class _LearningRates:
 
 
 def copy_batch(batch: Samples) -> Samples:
-    """Return a batch in memory of its own, since sums over a tensor with another alignment are rounded differently."""
+    """Return a batch in separate memory, since sums over a tensor with another alignment are rounded differently."""
     return Samples(*(part.clone() for part in batch))
 
 

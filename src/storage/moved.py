@@ -50,7 +50,7 @@ REMOVED: dict[str, dict[str, Any]] = {
     },
     "src.models.nearest_neighbor.NearestNeighbor": {"block": 1000},
 }
-# The airbench network was a CNN with these settings, and these of its own settings had other names.
+# The airbench network was a CNN with these settings, and these of its settings had other names.
 AIRBENCH_CNN: dict[str, Any] = {
     "activation": "gelu",
     "batch_norm": True,

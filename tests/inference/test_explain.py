@@ -30,7 +30,7 @@ def test_prediction_is_explained_beside_image(given: str, name: str, place: Path
     write_image(place / "photo.png", (200, 20, 20), seed=0)
     outcome = run("src.predict", *f"{RUN} photo.png explain=true{given}".split(), cwd=place)
     assert outcome.code == 0, outcome.text
-    assert f"drawn: {name} (1 of 1 images; beside each what its prediction rests on: Grad-CAM)" in outcome.out
+    assert f"drawn: {name} (1 of 1 images; next to each what its prediction rests on: Grad-CAM)" in outcome.out
     with Image.open(place / name) as drawn:
         assert drawn.width > 1.5 * drawn.height
         colourful = np.ptp(np.asarray(drawn.convert("RGB")).astype(int), axis=2).max(axis=0) > 50  # by column

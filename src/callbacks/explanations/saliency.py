@@ -25,7 +25,7 @@ from src.callbacks.figures.snapshot import eval_mode, prepare_inputs
 from src.callbacks.figures.training_images import select_class_balanced
 from src.core.extras import require_package
 
-COLUMNS = 3  # of images; each has its map beside it
+COLUMNS = 3  # of images; each has its map next to it
 GREY_PART = 0.4  # of an overlay: the image; the rest is the map
 BATCH_SIZE = 8  # images whose gradients are computed together: each keeps all of a network's activations
 TITLE_WIDTH = 44  # characters per line of a title

@@ -100,7 +100,7 @@ def _list_by_folder(root: Path, problems: Problems) -> Iterator[ImageFile]:
 
 
 def _list_folders(root: Path, within: str, problems: Problems) -> list[str]:
-    """Return the folders directly in a folder, by their paths below the root; images beside them have no class."""
+    """Return the folders directly in a folder, by their paths below the root; images next to them have no class."""
     folders = []
     for entry in _scan(root, within):
         name = f"{within}/{entry.name}" if within else entry.name

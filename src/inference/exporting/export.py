@@ -120,7 +120,7 @@ def _reduce(file: Path, samples: RawSamples, network: ExportedNetwork, run: Load
 
 
 def _keep(file: Path, path: Path, card: str) -> None:
-    """Move a file to its path, and write its card beside it."""
+    """Move a file to its path, and write its card next to it."""
     with sync_together():
         with file.open("rb") as source, open_atomic(path) as target:
             shutil.copyfileobj(source, target)

@@ -31,7 +31,7 @@ class Format(NamedTuple):
 
     Attributes:
         suffix: the file's ending.
-        packages: what it needs beside PyTorch, of the extra "export".
+        packages: what it needs in addition to PyTorch, of the extra "export".
         write: writes a run's network to a path.
         open: returns the function that the file at a path holds.
     """

@@ -125,7 +125,7 @@ def _find_largest(values: Tensor) -> float:
 
 
 def _cut_batches(count: int) -> Iterator[slice]:
-    """Yield the batches of so many samples, in sizes that take turns."""
+    """Yield a number of samples in batches whose sizes take turns."""
     start = 0
     for size in itertools.cycle(BATCH_SIZES):
         if start >= count:

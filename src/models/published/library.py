@@ -63,7 +63,7 @@ def use_small_stem(network: nn.Module, size: Sequence[int]) -> bool:
     published, first.stride = first.stride, (1, 1)
     if fits := _takes_images(_copy_shapes(network), *size):
         return fits
-    first.stride = published  # layers beside it skip pixels, too, or the images are too small in any case
+    first.stride = published  # parallel layers skip pixels, too, or the images are too small in any case
     return False
 
 

@@ -26,7 +26,7 @@ from src.sweeps.report.reading import Sweeps, get_sweep_names
 from src.sweeps.store.aggregate import is_logarithmic
 
 MIN_EXPECTED = 10  # trials for the expected best of fewer
-EXPECTED = "Dashed: the best of so many random trials on average; dotted: what it reaches in 95% of cases"
+EXPECTED = "Dashed: the best of this number of random trials on average; dotted: what it reaches in 95% of cases"
 SEARCH_FILE = "search.json"  # file with the state of a search, in its sweep's folder
 
 
@@ -223,7 +223,7 @@ def _has_expected_best(search: SearchState) -> bool:
 
 
 def _make_expected_traces(search: SearchState, prefix: str) -> list[PlotlyFigure]:
-    """Return two lines over the number of trials: the expected best of so many, and what it reaches in 95% of cases.
+    """Return two lines over the number of trials: the expected best of that many, and what it reaches in 95% of cases.
 
     They hold for trials that are independent, so a search that learns from its trials has none.
     """

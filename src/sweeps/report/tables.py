@@ -223,8 +223,8 @@ def _make_leaderboard_rows(board: Leaderboard) -> list[dict[str, Any]]:
         counts = {"failed": entry.failed, DAMAGED: entry.damaged, "left": entry.left}
         if any(each.pruned for each in board.entries):
             counts["pruned"] = entry.pruned
-        told = "no" if evidence and evidence.ranks[place] in ("1", "=1") else "yes"
-        compared = {"told from the best": told, MORE: evidence.more[place]} if evidence else {}
+        differs = "no" if evidence and evidence.ranks[place] in ("1", "=1") else "yes"
+        compared = {"told from the best": differs, MORE: evidence.more[place]} if evidence else {}
         table.append({**row, "n": len(entry.finished), **counts, **compared})
     return table
 

@@ -28,7 +28,7 @@ class Rung(NamedTuple):
 
     Attributes:
         epochs: the number of epochs that each job has then.
-        factor: 1 of so many settings goes on, rounded up; ``None``: as many as ``keep``.
+        factor: one of ``factor`` settings goes on, rounded up; ``None``: as many as ``keep``.
         keep: the number of settings that go on; ``None``: by ``factor``.
     """
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from src.core.formatting import format_setting_value, is_fraction
 from src.sweeps.store.runs import Run, is_seed
 
-MAX_MORE = 999  # a larger number of missing runs is not told: nobody will make them
+MAX_MORE = 999  # a larger number of missing runs is not shown: nobody will make them
 
 
 class Interval(NamedTuple):

@@ -1,4 +1,4 @@
-"""Statistics of repeated runs, as functions of arrays that can be read beside a textbook.
+"""Statistics of repeated runs, as functions of arrays that can be read next to a textbook.
 
 Only SciPy's special functions are imported, which takes a tenth of the time of ``scipy.stats``.
 """

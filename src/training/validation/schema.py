@@ -92,7 +92,7 @@ def _build_section(path: str, names: Iterable[str], source: Source) -> Schema:
         return {**schema, "additionalProperties": {"type": ["object", "null", "array"]}}  # the array is "defaults"
     if not path or path not in source.targets:
         return {**schema, "additionalProperties": False}
-    # A class of one's own has settings of its own: only those of the known classes are known.
+    # A user's class has its own settings: only those of the known classes are known.
     known = sorted(source.targets[path])
     properties["_target_"] = {"anyOf": [{"enum": known}, {"type": "string"}]}
     properties |= {"defaults": {"type": "array"}}
