@@ -98,8 +98,11 @@ def instantiate_checked(group: str, settings: Any, **kwargs: Any) -> Any:
     except InstantiationException as error:
         if match := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             taken = [name for name in get_parameters(get_class(settings["_target_"])) if name not in kwargs]
-            hint = f", did you mean {near}?" if (near := suggest_name(match[1], taken)) else ""
-            raise InputError(f"{group}.{match[1]}: {settings['_target_']} has no such setting{hint}") from error
+            target, near = settings["_target_"], suggest_name(match[1], taken)
+            hint = f", did you mean {near}?" if near else ""
+            if not near and group in ("model", "data"):
+                hint = f"; to leave out all settings of a choice, give ~{group} +{group}._target_={target}"
+            raise InputError(f"{group}.{match[1]}: {target} has no such setting{hint}") from error
         if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
             raise InputError(f"{group}: {settings['_target_']} needs {match[1]}: give +{group}.NAME=…") from error
         if "takes no arguments" in str(error):

@@ -175,7 +175,10 @@ def test_unknown_custom_setting_is_named(project: Path) -> None:
     settings = [searchpath(project), "model=centres", "+model.width=3"]
     error = run("src.train", *settings, cwd=project).error
     assert "model.width" in error
-    assert "mine.model.MyModel has no such setting" in error
+    assert "mine.model.MyModel has no such setting, did you mean hidden_size?" in error
+    error = run("src.train", "data=xor", "model._target_=mine.model.MyModel", cwd=project).error
+    hint = "to leave out all settings of a choice, give ~model +model._target_=mine.model.MyModel"
+    assert error.endswith(f"mine.model.MyModel has no such setting; {hint}")
 
 
 def test_unknown_custom_choice_is_named(project: Path) -> None:
