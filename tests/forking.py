@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -135,6 +136,7 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str]) -> None
     # The server's own streams remember whether one can seek in what was open there.
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    tempfile.tempdir = None  # TMPDIR may be another
     sys.orig_argv[:] = arguments
     sys.argv[:] = ["-m", *rest]
     runpy._run_module_as_main(module)  # type: ignore[attr-defined]

@@ -206,15 +206,19 @@ def of_an_evaluation(draw: random.Random) -> Trial:
 TRAINED = "trained"  # stands for the folder of a run
 
 
+NEEDING_FILES = {"data=table", "data=image_folder"}  # whose other settings matter only once the file is given
+NEEDING_MORE = {"data=wheat", "hydra/sweeper=halving"}  # a file, or more than one epoch
+
+
 def right_value(draw: random.Random) -> Trial:
     setting = a_setting(draw)
-    while setting.name in ("resume", "compile", "data.root", "paths.data"):
+    while setting.name in ("resume", "compile", "paths.data") or NEEDING_FILES & set(setting.choices):
         setting = a_setting(draw)
     value = (
         "null" if setting.default is None else str(setting.default).replace("True", "true").replace("False", "false")
     )
     value = {"": "''"}.get(value, value)
-    must = EITHER if "data=wheat" in setting.choices else ACCEPT
+    must = EITHER if NEEDING_MORE & set(setting.choices) else ACCEPT
     return setting_trial("right value", setting, value.replace(" ", ""), must)
 
 
