@@ -100,7 +100,7 @@ def instantiate_checked(group: str, settings: Any, **kwargs: Any) -> Any:
             taken = [name for name in get_parameters(get_class(settings["_target_"])) if name not in kwargs]
             target, near = settings["_target_"], suggest_name(match[1], taken)
             hint = f", did you mean {near}?" if near else ""
-            if not near and group in ("model", "data"):
+            if not near and group in ("model", "data") and not target.startswith("src."):
                 hint = f"; to leave out all settings of a choice, give ~{group} +{group}._target_={target}"
             raise InputError(f"{group}.{match[1]}: {target} has no such setting{hint}") from error
         if match := re.search(r"missing \d+ required [^:]*: ([^\n\"]+)", str(error)):
