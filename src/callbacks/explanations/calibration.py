@@ -59,7 +59,7 @@ class ReliabilityDiagram(FigureCallback):
             upper.bar(starts, height, bottom=bottom, color=colour, hatch="///", label=label, **style)
         upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="accuracy = confidence")
         upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        upper.legend(loc="upper left", fontsize=9)
+        upper.legend(loc="upper left", fontsize=9, frameon=True, framealpha=0.9, edgecolor="none")  # over bars, too
         lower.bar(starts, counts / counts.sum(), color=OTHER, **style)
         lower.set(xlabel="confidence: probability of the predicted class", ylabel="samples")
         for axis, ticks in ((upper.yaxis, 6), (lower.yaxis, 3), (lower.xaxis, 6)):
