@@ -159,7 +159,7 @@ def isolate_process_state(
             contextlib.redirect_stderr(err),
         ):
             for device in HIDDEN_DEVICES:
-                hidden.enter_context(mock.patch.object(device, "is_available", return_value=False))
+                hidden.enter_context(mock.patch.object(device, "is_available", bool))  # bool() is False
             yield out, err
     finally:
         for handler in root.handlers:
