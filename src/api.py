@@ -150,7 +150,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How far it is: "waiting", "running", "finished", "interrupted", "failed" or "damaged"."""
+        """How far it is: one of `src.storage.schema.STATUSES`, or "damaged"."""
         return str(read_status(self.folder)["status"])
 
     @property
