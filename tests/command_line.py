@@ -30,6 +30,7 @@ from tests.forking import ForkedProcess
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 BARE = ("callbacks=none", "logger=none")  # no pictures, no events: the quickest run
+NO_FIGURES = tuple(f"~callbacks.{name}" for name in ("curves", "decision_regions", "confusion_matrix"))  # of points
 HIDDEN_DEVICES: tuple[Any, ...] = (torch.cuda, torch.backends.mps)  # devices that commands in this process do not see
 PROCESS_TIMEOUT = 240.0  # seconds to wait for a process; none of them needs a tenth of it on a free machine
 

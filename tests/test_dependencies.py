@@ -24,6 +24,23 @@ def find_spec(name, path=None, target=None):
     return None if name.partition(".")[0] in {names} else find_installed(name, path, target)
 PathFinder.find_spec = find_spec
 """
+RUN_COMMANDS = """
+import sys
+from pathlib import Path
+from tests.command_line import run
+
+for module, *arguments in (
+    ("src.train", "trainer.max_epochs=2", "name=one"),
+    ("src.eval", "run=outputs/runs/one"),
+    ("src.predict", "run=outputs/runs/one", "split=test"),
+    ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
+    ("src.runs",),
+):
+    outcome = run(module, *arguments, cwd=Path.cwd())
+    if outcome.code:
+        sys.exit(outcome.text)
+    print(module)
+"""
 LOCK_LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 
 
@@ -64,16 +81,11 @@ def test_plain_installation_has_every_import(tmp_path: Path) -> None:
     assert {"ray", "optuna", "requests", "pytest"} <= set(hidden)
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text(HIDE_MODULES.format(names=hidden))
+    (tmp_path / "commands.py").write_text(RUN_COMMANDS)
     path = f"{tmp_path / 'path'}:{build_python_path()}"
-    for module, *arguments in (
-        ("src.train", "trainer.max_epochs=2", "name=one"),
-        ("src.eval", "run=outputs/runs/one"),
-        ("src.predict", "run=outputs/runs/one", "split=test"),
-        ("src.train", "-m", "trainer.max_epochs=2", "seed=1,2", "name=two"),
-        ("src.runs",),
-    ):
-        outcome = run_process(module, *arguments, cwd=tmp_path, is_fresh=True, PYTHONPATH=path)
-        assert outcome.code == 0, outcome.text
+    outcome = run_process("commands", cwd=tmp_path, is_fresh=True, PYTHONPATH=path)
+    assert outcome.code == 0, outcome.text
+    assert outcome.out.splitlines() == ["src.train", "src.eval", "src.predict", "src.train", "src.runs"], outcome.text
 
 
 @pytest.mark.parametrize(

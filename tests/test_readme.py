@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import ROOT, read_json, run_process
+from tests.command_line import ROOT, read_json, run_folders
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +32,27 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_example_model_learns_example_data(project: Path) -> None:
-    outcome = run_process(
-        "src.train", "model=rbf", "data=rings", "optimizer.lr=0.01", cwd=project, is_fresh=True, PYTHONPATH=str(project)
-    )
-    assert outcome.code == 0, outcome.text
-    metrics = read_json(outcome.folder / "metrics.json")
+TRAIN_EXAMPLE = """
+from pathlib import Path
+from tests.command_line import train
+
+def test_model_learns():
+    train("model=rbf", "data=rings", "optimizer.lr=0.01", "logger=none", cwd=Path.cwd())
+"""
+
+
+def test_examples_work(project: Path) -> None:
+    """The example's own test passes, and its model learns its data."""
+    (project / "tests" / "test_trained.py").write_text(TRAIN_EXAMPLE)
+    files = ["tests/data/test_rings.py", "tests/test_trained.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    (folder,) = run_folders(project)
+    metrics = read_json(folder / "metrics.json")
     assert metrics["test/acc"] > 0.95
     assert metrics["parameters"] == 20 * 2 + 20 + 1
-    assert (outcome.folder / "figures" / "decision_regions.png").is_file()
-
-
-def test_the_example_test_passes(project: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/data/test_rings.py"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert (folder / "figures" / "decision_regions.png").is_file()
 
 
 def test_the_readme_names_every_choice() -> None:

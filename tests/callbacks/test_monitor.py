@@ -6,7 +6,7 @@ import pytest
 
 from src.callbacks.monitor import format_metric_name, infer_mode
 from src.sweeps.store.jobs import compute_identity
-from tests.command_line import BARE, ReturnRecorder, read_history, read_json, run, train, train_bare
+from tests.command_line import BARE, NO_FIGURES, ReturnRecorder, read_history, read_json, run, train, train_bare
 
 SHORT = ("trainer.max_epochs=3", "optimizer.lr=0.003")
 
@@ -46,7 +46,7 @@ def test_metric_name_starts_with_stage(name: str, stage: str, spelled: str) -> N
 def test_monitor_selects_weights_and_return_value(tmp_path: Path) -> None:
     """The monitored metric selects the weights, and its best value is what the run returns."""
     ReturnRecorder.values.clear()
-    asked = ("monitor=val/loss", "callbacks=early_stopping", "logger=none")
+    asked = ("monitor=val/loss", "callbacks=early_stopping", *NO_FIGURES, "logger=none")
     outcome = train(*asked, ReturnRecorder.SETTING, *SHORT, cwd=tmp_path)
     metrics = outcome.metrics
     assert (metrics["monitor"], metrics["mode"]) == ("val/loss", "min")
@@ -94,7 +94,7 @@ def test_unmeasured_monitor_is_refused_before_training(asked: list[str], told: s
 
 def test_early_stopping_infers_own_mode(tmp_path: Path) -> None:
     """With a monitor of its own, early stopping infers the mode from that name."""
-    own = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/loss", "logger=none")
+    own = ("callbacks=early_stopping", *NO_FIGURES, "callbacks.early_stopping.monitor=val/loss", "logger=none")
     stop = ("callbacks.early_stopping.patience=0", "callbacks.early_stopping.min_delta=100.0")
     outcome = train(*own, *stop, *SHORT, cwd=tmp_path)
     assert (outcome.metrics["monitor"], outcome.metrics["epochs"]) == ("val/acc", 2)  # the loss never falls by 100

@@ -106,6 +106,7 @@ def prepare(folder: Path) -> Bench:
     write_mnist(data, train=100, test=20)
     write_mnist(data, "FashionMNIST", train=100, test=20)
     write_cifar10(data, train=100, test=20)
+    known()  # remembered by all processes, which are forked from this one
     return Bench(data, train_bare("trainer.max_epochs=1", cwd=folder).folder)
 
 

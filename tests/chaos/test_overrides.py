@@ -24,11 +24,11 @@ SEED_RULE = "must be a whole number from 0 to 2³²−1"
 
 def test_generated_command_lines_run_or_are_refused() -> None:
     """Each generated command line gives the right result or a one-line error."""
-    table = run_trials(seed=0, count=40, workers=1)
+    table = run_trials(seed=0, count=28, workers=1)
     assert table.found == []
     assert len(table.rows) == 14  # each kind of fault
-    assert sum(row.tries for row in table.rows) == 40
-    assert sum(row.refused for row in table.rows) > 26
+    assert sum(row.tries for row in table.rows) == 28
+    assert sum(row.refused for row in table.rows) > 18
     assert sum(row.right for row in table.rows) > 1
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch.nn import functional as F
 
 from src.data.cifar10 import CIFAR10
@@ -29,7 +30,7 @@ from tests.trouble import FOLDER, FaultInjector
 class Recipe(NamedTuple):
     """A preset as the course has it; rate and epochs where the course gives them."""
 
-    layers: list[list[int]]  # (out, in), of kernels (out, in, height, width)
+    layers: list[list[int]] | tuple[int, int]  # (out, in); of a CNN the images' channels and side
     optimiser: str
     batch: int
     rate: float | None = None
@@ -39,9 +40,9 @@ class Recipe(NamedTuple):
     standardised: bool = True
 
 
-def make_cnn_layers(preset: str, channels: int, side: int) -> list[list[int]]:
+def make_cnn_layers(model: DictConfig, channels: int, side: int) -> list[list[int]]:
     """The shapes of a CNN's weights, its widths as the preset has them: blocks that each halve the side, two layers."""
-    widths, hidden = list(composed(preset).model.channels), composed(preset).model.hidden_size
+    widths, hidden = list(model.channels), model.hidden_size
     assert len(widths) >= 2 and widths == sorted(widths)
     kernels = [[after, before, 3, 3] for before, after in pairwise([channels, *widths])]
     return [*kernels, [hidden, widths[-1] * (side >> len(widths)) ** 2], [10, hidden]]
@@ -57,11 +58,11 @@ RECIPES = {
     ),
     "experiment=mnist_mlp": Recipe(ONE, "Adam", 32, 0.001, 5, standardised=False),
     "experiment=mnist_mlp_dropout": Recipe(WIDE, "AdamW", 128),
-    "experiment=mnist_cnn": Recipe(make_cnn_layers("experiment=mnist_cnn", 1, 28), "SGD", 128),
+    "experiment=mnist_cnn": Recipe((1, 28), "SGD", 128),
     "experiment=fashion_mlp": Recipe(WIDE, "AdamW", 64),
-    "experiment=fashion_cnn": Recipe(make_cnn_layers("experiment=fashion_cnn", 1, 28), "SGD", 128),
+    "experiment=fashion_cnn": Recipe((1, 28), "SGD", 128),
     "experiment=cifar10_mlp": Recipe([[1024, 3072], [512, 1024], [10, 512]], "AdamW", 128),
-    "experiment=cifar10_cnn": Recipe(make_cnn_layers("experiment=cifar10_cnn", 3, 32), "SGD", 128),
+    "experiment=cifar10_cnn": Recipe((3, 32), "SGD", 128),
     "experiment=vanishing_gradient": Recipe(DEEP, "SGD", 128, activation="sigmoid"),
 }
 
@@ -69,11 +70,12 @@ RECIPES = {
 @pytest.mark.parametrize("preset", RECIPES)
 def test_preset_follows_course_and_learns(preset: str, small: list[str], tmp_path: Path) -> None:
     """A preset has the layers, optimiser and data of the course, and its loss falls."""
-    recipe = RECIPES[preset]
-    assert recipe.epochs in (None, composed(preset).trainer.max_epochs)
+    recipe, config = RECIPES[preset], composed(preset)
+    assert recipe.epochs in (None, config.trainer.max_epochs)
     folder = train_bare(preset, *small, Begun.SETTING, "trainer.max_epochs=2", cwd=tmp_path).folder
     begun, settings = Begun.last, load_checkpoint(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]
-    assert sizes(begun.start) == recipe.layers
+    is_cnn = isinstance(recipe.layers, tuple)
+    assert sizes(begun.start) == (make_cnn_layers(config.model, *recipe.layers) if is_cnn else recipe.layers)
     assert type(begun.optimizer).__name__ == recipe.optimiser and recipe.rate in (None, begun.rate)
     assert len(begun.trained[0].targets) == recipe.batch
     assert (begun.model.loss_name, settings["activation"]) == (recipe.loss, recipe.activation)
@@ -244,6 +246,7 @@ def test_scratch_run_learns_without_pretrained_weights(small: list[str], tmp_pat
 
 def test_photograph_figures_are_drawn(small: list[str], tmp_path: Path) -> None:
     few = ["data.train_size=32", "trainer.max_epochs=1", "logger=none", "optimizer.lr=1e-9"]
+    few += ["model.channels=[4,4]", "model.hidden_size=8"]  # fewer pictures of filters and of their outputs
     folder = train("experiment=cifar10_cnn", *small, *few, cwd=tmp_path).folder
     every = {"curves", "samples", "confusion_matrix", "misclassified"}
     images = {"augmented_batch", "first_layer", "feature_maps", "class_probabilities", "class_accuracy"}

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.command_line import (
     BARE,
+    NO_FIGURES,
     PROCESS_TIMEOUT,
     Outcome,
     SignalSender,
@@ -311,7 +312,7 @@ def test_resume_keeps_tensorboard_steps_in_order(days: float, monkeypatch: pytes
     """Also where the clock stands still, so that both starts fall within one second, or was set back."""
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
-    folder = train("trainer.max_epochs=2", "trainer.log_every_n_steps=5", cwd=tmp_path).folder
+    folder = train(*NO_FIGURES, "trainer.max_epochs=2", "trainer.log_every_n_steps=5", cwd=tmp_path).folder
     monkeypatch.setattr(time, "time", lambda: now + days * 24 * 3600)
     train(f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path)
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -327,7 +328,7 @@ def test_resume_keeps_tensorboard_steps_in_order(days: float, monkeypatch: pytes
 
 
 def test_early_stopping_count_survives_resume(tmp_path: Path) -> None:
-    settings = ["callbacks=early_stopping", "callbacks.early_stopping.patience=3", "optimizer.lr=0.05"]
+    settings = ["callbacks=early_stopping", *NO_FIGURES, "callbacks.early_stopping.patience=3", "optimizer.lr=0.05"]
     straight = train_bare(*settings, "trainer.max_epochs=30", cwd=tmp_path).folder
     folder = train_bare(*settings, "trainer.max_epochs=2", cwd=tmp_path).folder
     train(f"resume={folder}", "trainer.max_epochs=30", cwd=tmp_path)
@@ -337,7 +338,7 @@ def test_early_stopping_count_survives_resume(tmp_path: Path) -> None:
 
 def test_resume_applies_new_patience(tmp_path: Path) -> None:
     """A resumed run uses the patience that is given on resuming."""
-    settings = ["callbacks=early_stopping", "optimizer.lr=1e-9", "trainer.max_epochs=10"]
+    settings = ["callbacks=early_stopping", *NO_FIGURES, "optimizer.lr=1e-9", "trainer.max_epochs=10"]
     patient = train_bare(*settings, "callbacks.early_stopping.patience=5", cwd=tmp_path).folder
     folder = train_bare(*settings, "callbacks.early_stopping.patience=2", cwd=tmp_path).folder
     train(f"resume={folder}", "callbacks.early_stopping.patience=5", cwd=tmp_path)

@@ -244,7 +244,9 @@ def test_resnet18_trains_on_grey_and_colour_images(data: str, data_dir: Path, tm
 
 def test_image_run_draws_samples_and_mistakes(data_dir: Path, tmp_path: Path) -> None:
     outcome = train(
-        *get_small_image_settings("fashion_mnist", data_dir), "trainer.max_epochs=1", "optimizer.lr=1e-5", cwd=tmp_path
+        *get_small_image_settings("fashion_mnist", data_dir),
+        *("trainer.max_epochs=1", "optimizer.lr=1e-5", "logger=none"),
+        cwd=tmp_path,
     )
     assert {path.stem for path in (outcome.folder / "figures").glob("*.png")} == {
         "curves",

@@ -10,13 +10,14 @@ from src.models.mlp import MLP
 from src.vectorized.batches import StackedBatches
 from src.vectorized.model import StackedModel
 from src.vectorized.schedules import Schedules
-from tests.command_line import get_small_image_settings
+from tests.command_line import NO_FIGURES, get_small_image_settings
 from tests.doubles import InMemoryDataModule
 from tests.vectorized.both_ways import assert_same_as_alone, make_job_settings
 
 XOR = ["data=xor", "model.hidden_size=5", "trainer.max_epochs=6"]  # 60 steps
 SGD, ADAM, ADAMW = (["optimizer=sgd", "optimizer.momentum=0"], ["optimizer=adam"], ["optimizer=adamw"])
 MOMENTUM = ["optimizer=sgd"]
+EARLY_STOPPING = ["callbacks=early_stopping", *NO_FIGURES]
 JOB_CASES = {
     "plain gradient descent": (SGD, "optimizer.lr=0.3", "optimizer.lr=0.1 optimizer.weight_decay=0.01", "seed=3"),
     "momentum": (MOMENTUM, "optimizer.momentum=0.5", "optimizer.momentum=0.9 seed=1", "optimizer.weight_decay=0.1"),
@@ -65,25 +66,25 @@ JOB_CASES = {
         "model.init=normal model.init_std=0.7 seed=1",
     ),
     "early stopping on a schedule": (
-        ["callbacks=early_stopping", "trainer.max_epochs=20", "scheduler=cosine"],
+        [*EARLY_STOPPING, "trainer.max_epochs=20", "scheduler=cosine"],
         "optimizer.lr=0.1 seed=2",
         "callbacks.early_stopping.patience=4",
         "callbacks.early_stopping.patience=12",
     ),
     "early stopping of those with momentum": (
-        ["callbacks=early_stopping", "trainer.max_epochs=20", "optimizer=sgd", "callbacks.early_stopping.patience=3"],
+        [*EARLY_STOPPING, "trainer.max_epochs=20", "optimizer=sgd", "callbacks.early_stopping.patience=3"],
         "optimizer.lr=0.5",
         "optimizer.lr=0.4 seed=1",
         "optimizer.lr=0.001 optimizer.momentum=0 callbacks.early_stopping.patience=100",
     ),
     "early stopping with batch norm and dropout": (
-        ["callbacks=early_stopping", "trainer.max_epochs=20", "model.batch_norm=true", "model.dropout=0.4"],
+        [*EARLY_STOPPING, "trainer.max_epochs=20", "model.batch_norm=true", "model.dropout=0.4"],
         "optimizer.lr=0.1 seed=2",
         "callbacks.early_stopping.patience=2",
         "callbacks.early_stopping.patience=12 seed=7 model.dropout=0.1",
     ),
     "ten points, some held out": (
-        ["data=ten_points", "data.held_out=3", "callbacks=early_stopping", "trainer.max_epochs=120"],
+        ["data=ten_points", "data.held_out=3", *EARLY_STOPPING, "trainer.max_epochs=80"],
         "optimizer.lr=0.01",
         "seed=1 callbacks.early_stopping.patience=3",
     ),
