@@ -16,9 +16,9 @@ def small(data_dir: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def pretrained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a run of resnet18_pretrain, named as its header has it."""
+    """A working directory with a run of resnet18_pretrain, named as its header has it; with one (large) checkpoint."""
     cwd = tmp_path_factory.mktemp("transfer")
-    few = ["data.train_size=64", "trainer.max_epochs=1"]
+    few = ["data.train_size=64", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3"]
     train_bare("experiment=resnet18_pretrain", "name=resnet18_pretrain", *small, *few, cwd=cwd)
     return cwd
 
