@@ -36,6 +36,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "sweeps.report",
     "sweeps.progress",
     "sweeps.launchers",
+    "sweeps.preview",
     "sweeps.search",
     "plugins.hydra_plugins",
     "",  # the commands, and the API beside them
