@@ -59,31 +59,31 @@ def show_sweep(sweep: Sweep, engine: Engine, job_overrides: list[list[str]], sch
     refuse_invalid_sweep(sweep, planned, start_method)
     is_again = sweep.config.rerun == "all"
     left = jobs if is_again else [job for job in jobs if job.status["status"] != "finished"]
-    for line in describe_damaged_jobs(sweep.folder):
-        print(line)
     again = f"{sweep.folder}: {format_count(len(jobs), 'job')}: all run again from the beginning"
-    print(again if is_again else summarize_pending_jobs(sweep.folder, jobs, left))
+    title = again if is_again else summarize_pending_jobs(sweep.folder, jobs, left)
     rows = [("varies", line) for line in describe_axes(find_swept_settings(jobs))]
     if left:
         work, lines = plan_work(sweep, engine, left)
         parts = schedule.plan_parts(jobs) if schedule else []
         rows += [*lines, *describe_epochs(jobs, work, parts), *describe_costs(sweep, jobs, work, parts)]
-    print_rows(rows)
-    print_settings(jobs)
-    print(describe_end(bool(left)))
+    print_preview([*describe_damaged_jobs(sweep.folder), title], rows, format_table(jobs), bool(left))
 
 
-def describe_end(is_left: bool) -> str:
-    what = "the same command without preview=true starts it" if is_left else "all jobs have finished"
-    return f"nothing was run or written: {what}"
+def print_preview(titles: list[str], rows: Iterable[tuple[str, str]], table: str, is_left: bool) -> None:
+    """Print a preview.
 
-
-def print_rows(rows: Iterable[tuple[str, str]]) -> None:
-    """Print lines that each begin with a word; a repeated word is shown once."""
-    before = ""
+    Args:
+        titles: its first lines.
+        rows: further lines, and the word that each begins with; a repeated word is shown once.
+        table: a text that follows.
+        is_left: True if there is something to do.
+    """
+    lines, before = titles.copy(), ""
     for word, text in rows:
-        print(f"  {word if word != before else '':<9} {text}")
+        lines.append(f"  {word if word != before else '':<9} {text}")
         before = word
+    what = "the same command without preview=true starts it" if is_left else "all jobs have finished"
+    print(*lines, *([f"\n{table.rstrip()}\n"] if table else []), f"nothing was run or written: {what}", sep="\n")
 
 
 def describe_axes(swept: Sequence[dict[str, Any]]) -> list[str]:
@@ -166,8 +166,14 @@ def describe_epochs(jobs: list[Job], work: Work, parts: list[Part]) -> list[tupl
     total, done = sum(part.total for part in parts), whole - sum(filter(None, work.epochs))
     before = f"; {done:,} are trained already" if done else ""
     lines = [f"{most}{total:,} in all, {total / whole:.0%} of the {whole:,} of the plain sweep{before}"]
-    lines += [f"epoch {part.start + 1} to {part.end}: {format_count(part.jobs, 'job')}" for part in parts]
+    lines += [f"{_describe_span(part)}: {format_count(part.jobs, 'job')}" for part in parts]
     return [("epochs", line) for line in lines]
+
+
+def _describe_span(part: Part) -> str:
+    """Return the epochs of a part: "epoch 1", "epochs 2 to 3"."""
+    first = part.start + 1
+    return f"epoch {first}" if first == part.end else f"epochs {first} to {part.end}"
 
 
 # What it takes
@@ -191,7 +197,7 @@ def describe_costs(sweep: Sweep, jobs: list[Job], work: Work, parts: list[Part])
     longest = 0.0 if work.stacked else max(spent)
     time = describe_time(sum(spent), longest, work.at_once, costs)
     if unlike := sum(kind not in costs.by_kind for kind in kinds):
-        time += f"; for {unlike} of the {len(kinds)} that are left, no such job has finished"
+        time += f"; {unlike} of the {len(kinds)} jobs left are unlike those"
     return [("time", time), ("disk", describe_disk(new, sweep.folder))]
 
 
@@ -222,7 +228,8 @@ def explain_unknown(work: Work, is_measured: bool) -> list[str]:
     if is_measured:
         return ["unknown: trainer.max_epochs sets no limit"]
     if work.stacked:
-        return ["unknown until a stack of this kind has finished"]
+        how = "the same command with trainer.max_epochs=1 name=measured trains an epoch of each job, then preview again"
+        return [f"unknown until a stack of this kind has finished; {how}"]
     job = work.jobs[0]
     gone = tuple(f"{name}=" for name in (*HIDDEN_SETTINGS, "trainer.max_epochs"))
     overrides = [each for each in job.overrides if not each.startswith(gone)]
@@ -236,8 +243,8 @@ def explain_unknown(work: Work, is_measured: bool) -> list[str]:
 # Settings
 
 
-def print_settings(jobs: Sequence[Job]) -> None:
-    """Print the settings of the first and the last job that were given on the command line or by the sweep."""
+def format_table(jobs: Sequence[Job]) -> str:
+    """Return a table of the first and the last job's settings that the command line or the sweep's preset gave."""
     shown = [jobs[0], jobs[-1]] if len(jobs) > 1 else [jobs[0]]
     given = [_read_overrides(job) for job in shown]
     console = Console(highlight=False)
@@ -248,8 +255,9 @@ def print_settings(jobs: Sequence[Job]) -> None:
         table.add_column(name, overflow="fold")
     for key in dict.fromkeys(key for each in given for key in each):
         table.add_row(*map(Text, (key, *(each.get(key, "") for each in given))))
-    print()
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 def _read_overrides(job: Job) -> dict[str, str]:

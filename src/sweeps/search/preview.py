@@ -17,7 +17,7 @@ from src.sweeps.launchers.launch import Engine, find_refusal
 from src.sweeps.launchers.local import call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.preview.costs import describe_kind, find_costs
-from src.sweeps.preview.show import count_at_once, describe_end, describe_time, print_rows
+from src.sweeps.preview.show import count_at_once, describe_time, print_preview
 from src.sweeps.report.search import SEARCH_FILE
 from src.sweeps.search.plan import SearchPlan
 from src.sweeps.search.space import SearchSpace
@@ -37,13 +37,12 @@ def show_search(sweep: Sweep, engine: Engine, plan: SearchPlan, space: SearchSpa
     done = states["complete"] + states["failed"]
     left = max(plan.trials, states.total()) - done
     before = f", {done} done before ({states['complete']} complete, {states['failed']} failed)" if done else ""
-    print(f"{sweep.folder}: {format_count(plan.trials, 'trial')} ({plan.sampler}){before}, {left} to do")
+    title = f"{sweep.folder}: {format_count(plan.trials, 'trial')} ({plan.sampler}){before}, {left} to do"
     rows = [("searched", f"{setting.name}: {setting}") for setting in space.dimensions]
     rows += [("fixed", part) for part in space.parts if isinstance(part, str) and not part.startswith("preview=")]
     if left:
         rows += describe_trials(sweep, engine, plan, settings, left)
-    print_rows(rows)
-    print(describe_end(bool(left)))
+    print_preview([title], rows, "", bool(left))
 
 
 def check_search(sweep: Sweep, space: SearchSpace, start_method: str | None) -> dict[str, Any]:
