@@ -46,7 +46,7 @@ FILES = {
     for path in sorted((ROOT / "src").rglob("*.py"))
     if path.name != "__init__.py"
 }
-COMMANDS = {"train", "eval", "predict", "export", "report", "compare", "runs", "api"}
+COMMANDS = {"train", "eval", "predict", "export", "report", "compare", "runs", "repeat", "api"}
 MAX_FILES = 13  # in a folder
 
 

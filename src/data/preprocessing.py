@@ -87,6 +87,12 @@ def describe_data(data: Any) -> DataDescription | None:
     return DataDescription(str(data.task), tuple(data.in_shape), classes, steps, values, tokens)
 
 
+def count_samples(data: Any) -> dict[str, int]:
+    """Return how many samples a data module has for training, validation and test, as far as it tells."""
+    parts = {stage: getattr(data, f"{stage}_set", None) for stage in ("train", "val", "test")}
+    return {stage: part.size for stage, part in parts.items() if isinstance(getattr(part, "size", None), int)}
+
+
 def write_description(checkpoint: dict[str, Any], data: Any) -> None:
     """Add the description of a data module to a checkpoint, as plain values; nothing if there is none."""
     if found := describe_data(data):
