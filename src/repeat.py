@@ -3,9 +3,11 @@
     python -m src.repeat run=outputs/runs/NAME                    # into a new folder of outputs/runs
     python -m src.repeat run=outputs/sweeps/NAME/JOB out=again    # a job of a sweep, into the folder again
     python -m src.repeat run=outputs/runs/NAME trust=mylab        # if it uses classes of your package mylab
+    python -m src.repeat run=outputs/sweeps/NAME checklist=true   # repeats nothing: a checklist for authors
+
 
 The repetition has the run's settings, seed and number of threads. The status is 0 if all metrics agree to the last
-digit, 3 if they do not, and 1 after an error.
+digit, 3 if they do not, and 1 after an error. The checklist is of a run or a sweep, filled in from its folder.
 """
 
 import sys
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
     from src.training.repeat import Difference, Repetition
 
 DIFFERENT = 3  # exit status if a metric differs
-OWN_SETTINGS = ("run", "out")
+OWN_SETTINGS = ("run", "out", "checklist")
 # Settings of the run that may be given: where its files are here, and what cannot change its settings.
 RUN_SETTINGS = (
     *("paths.data", "data.root", "data.file", "data.test_file", "ckpt_path", "model.weights"),
     *("threads", "trainer.accelerator", "data_on_device"),
 )
-SETTINGS_HELP = "run=FOLDER, and perhaps out=FOLDER (the new one)"
+SETTINGS_HELP = "run=FOLDER, and perhaps out=FOLDER (the new one), or checklist=true (repeat nothing)"
 
 
 def main() -> None:
@@ -42,9 +44,12 @@ def main() -> None:
     with exit_on_error():
         packages, rest = extract_trust(sys.argv[1:])
         given = _read_settings(parser.parse_args(rest).settings)
-        folder, out = _take_folder(given, "run"), _take_folder(given, "out")
+        folder, out, is_checklist = _take_folder(given, "run"), _take_folder(given, "out"), _take_checklist(given)
         if folder is None:
             raise InputError("give the run to repeat: run=outputs/runs/NAME")
+        if is_checklist:
+            _print_checklist(folder, out is not None or bool(given))
+            return
         from src.training.repeat import repeat_run
 
         found = repeat_run(folder, packages, out, given)
@@ -83,6 +88,27 @@ def _take_folder(given: dict[str, Any], name: str) -> Path | None:
     if not PATH.allows(value):
         raise InputError(describe_invalid(name, value, PATH))
     return Path(value).expanduser()
+
+
+def _take_checklist(given: dict[str, Any]) -> bool:
+    """Remove ``checklist=`` from the given settings, and return its value.
+
+    Raises:
+        InputError: if it is neither true nor false.
+    """
+    from src.core.checks import BOOLEAN, describe_invalid
+
+    if not BOOLEAN.allows(value := given.pop("checklist", False)):
+        raise InputError(describe_invalid("checklist", value, BOOLEAN))
+    return bool(value)
+
+
+def _print_checklist(folder: Path, has_more: bool) -> None:
+    if has_more:
+        raise InputError("checklist=true repeats nothing: give run=FOLDER alone with it")
+    from src.sweeps.checklist.write import build_checklist
+
+    print(build_checklist(folder), end="")
 
 
 def describe_repetition(folder: Path, found: "Repetition") -> str:

@@ -38,6 +38,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "sweeps.launchers",
     "sweeps.preview",
     "sweeps.search",
+    "sweeps.checklist",
     "plugins.hydra_plugins",
     "",  # the commands, and the API beside them
 )
