@@ -89,6 +89,8 @@ def sweep(overrides: Overrides) -> "Sweep":
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "hydra.sweep.dir" in given:
         raise InputError("hydra.sweep.dir has no effect in Python; name=… and paths.outputs=… set a sweep's folder")
+    if "preview" in given:
+        raise InputError(f"preview={given['preview']} is for the command line: python -m src.train -m … preview=true")
     stamp = f"{datetime.now():{TIME_FORMAT}}"
     if "name" not in given:
         arguments.append(f"name={stamp}")

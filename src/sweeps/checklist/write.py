@@ -87,6 +87,7 @@ def list_data(facts: Facts) -> Iterator[Item]:
         yield Item(True, "Fingerprint: the data were those published, by their SHA-256.")
     elif not all(name.startswith(TOY) for name in names):
         yield Item(False, "Which version of the data: no fingerprint was kept.")
+    yield Item(False, "How often the target has each class, or which values, in each part.")
     yield Item(False, "Who collected the data, how and when; licence; consent; what is missing or not representative.")
 
 
@@ -202,6 +203,7 @@ def list_uncertainty(facts: Facts) -> Iterator[Item]:
         yield Item(False, "Spread: each setting was run once; seeds as an axis, 'seed=range(5)', would show it.")
     else:
         yield Item(True, f"What varies between runs of a setting: {_list_repeated(facts)}; ±: standard deviation.")
+    yield Item(False, "Why these metrics measure what is claimed.")
     yield Item(False, "What else varies and was not repeated: the split, the data, the machine.")
 
 

@@ -56,8 +56,10 @@ class Costs(NamedTuple):
     def estimate(self, kind: str) -> Cost:
         """Return the mean cost of the runs of a kind; of all runs if there are none of that kind."""
         costs = self.by_kind.get(kind) or self.all
-        means = (fmean(cost[index] for cost in costs) for index in range(3))  # type: ignore[misc]
-        return Cost(*means, costs[0].device)  # type: ignore[arg-type]
+        epoch_seconds, other_seconds = (
+            fmean(values) for values in zip(*((cost.epoch_seconds, cost.other_seconds) for cost in costs), strict=True)
+        )
+        return Cost(epoch_seconds, other_seconds, round(fmean(cost.size for cost in costs)), costs[0].device)
 
 
 def describe_kind(settings: dict[str, Any], is_stacked: bool) -> str:
