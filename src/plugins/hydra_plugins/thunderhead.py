@@ -52,10 +52,11 @@ class SweepLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, schedule: Any = None
     ) -> Sequence[JobReturn]:
         from src.sweeps.launchers.launch import launch
-        from src.sweeps.preview.show import show_sweep
 
         jobs = [list(overrides) for overrides in job_overrides]
         if self.sweep.is_preview:
+            from src.sweeps.preview.show import show_sweep
+
             show_sweep(self.sweep, self.make_engine(), jobs, schedule)
             sys.exit()  # without the callbacks at a sweep's end
         return launch(self.sweep, self.make_engine(), jobs, schedule)

@@ -83,7 +83,8 @@ def print_preview(titles: list[str], rows: Iterable[tuple[str, str]], table: str
         lines.append(f"  {word if word != before else '':<9} {text}")
         before = word
     what = "the same command without preview=true starts it" if is_left else "all jobs have finished"
-    print(*lines, *([f"\n{table.rstrip()}\n"] if table else []), f"nothing was run or written: {what}", sep="\n")
+    lines += [*(["", table.rstrip(), ""] if table else []), f"nothing was run or written: {what}", ""]
+    print("\n".join(lines), end="", flush=True)  # at once, so that a reader may leave early: | head
 
 
 def describe_axes(swept: Sequence[dict[str, Any]]) -> list[str]:
@@ -111,7 +112,11 @@ def plan_work(sweep: Sweep, engine: Engine, left: list[Job]) -> tuple[Work, list
     else:
         at_once = count_at_once(engine, left)
     launcher = sweep.config.hydra.runtime.choices["hydra/launcher"]
-    how = "as many as the cluster has room for" if at_once is None else f"at most {at_once} processes"
+    how = (
+        "as many as the cluster has room for"
+        if at_once is None
+        else f"at most {at_once} process{'es' * (at_once != 1)}"
+    )
     epochs = [count_left(job, sweep.config.rerun) for job in left]
     return Work(left, epochs, stacked, at_once), [*rows, ("at once", f"{how} (hydra/launcher={launcher})")]
 
@@ -210,9 +215,10 @@ def describe_time(total: float, longest: float, at_once: int | None, costs: Cost
         at_once: the number of jobs at once; ``None``: a cluster decides.
         costs: what finished runs took.
     """
-    text = f"about {format_long_duration(total if at_once is None else max(total / at_once, longest))}"
+    seconds = total if at_once is None else max(total / at_once, longest)
+    text = f"about {format_long_duration(float(f'{seconds:.2g}') if seconds < 60 else seconds)} for the jobs"
     if at_once is None:
-        text += " of all jobs together, divided by those that run at once"
+        text += " together, divided by those that run at once"
     devices = ", ".join(dict.fromkeys(cost.device for cost in costs.all))
     return f"{text}, as {format_count(len(costs.all), costs.noun)} {costs.where} took on {devices}"
 

@@ -24,7 +24,6 @@ from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.report.search import SEARCH_FILE
 from src.sweeps.search.plan import SearchPlan, check_search_settings
-from src.sweeps.search.preview import show_search
 from src.sweeps.search.space import SearchSpace, read_space
 from src.sweeps.search.study import STATES, Study, StudyInfo
 from src.sweeps.store.aggregate import format_mean_std
@@ -57,6 +56,8 @@ def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) ->
     overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
     space = read_space(overrides, sweep.context.config_loader)
     if sweep.is_preview:
+        from src.sweeps.search.preview import show_search  # imports what only a preview needs
+
         show_search(sweep, launcher.make_engine(), SearchPlan(**plan), space)
         sys.exit()
     with open_sweep(sweep):
