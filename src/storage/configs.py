@@ -42,6 +42,7 @@ NON_IDENTIFYING = (
     "data_on_device",
     "name",
     "paths.",
+    "preview",
     "recipe.",  # the settings that use these values are compared instead
     "rerun",
     "resume",

@@ -167,6 +167,7 @@ START_FIELDS = {
     "python": TEXT,
     "packages": _allow_mapping(TEXT),
     "device": TEXT,
+    "samples": _allow_mapping(COUNT),
 }
 PROVENANCE = _allow_record({}, {**START_FIELDS, "resumed": _allow_list(_allow_record({}, START_FIELDS))})
 STACK = _allow_record({"state": CHECKPOINT_PATH}, {})

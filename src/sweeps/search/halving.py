@@ -21,7 +21,7 @@ from src.storage.configs import select_identifying
 from src.storage.files import sync_job_files, write_json
 from src.storage.schema import DamagedError, read_history
 from src.storage.status import make_status
-from src.sweeps.launchers.launch import Engine
+from src.sweeps.launchers.launch import Engine, Part
 from src.sweeps.launchers.local import call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
@@ -84,10 +84,21 @@ class Halving:
 
     def check(self, sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
         self.rungs = plan_rungs(self.settings, jobs)
-        if should_remove_created():  # a new sweep; later its jobs' metrics tell
+        if should_remove_created() or sweep.is_preview:  # a new sweep; later its jobs' metrics tell
             context, config = get_mp_context(start_method), sweep.configs[jobs[0].number]
             if refusal := call_in_subprocess(context, find_missing_metric, config):
                 raise InputError(refusal)
+
+    def plan_parts(self, jobs: list[Job]) -> list[Part]:
+        factor, brackets = self.settings["factor"], self.settings["brackets"]
+        whole, parts = jobs[0].settings["trainer.max_epochs"], list[Part]()
+        for bracket, groups in enumerate(deal_brackets(group_repeats(jobs), len(self.rungs), factor, brackets)):
+            start = 0
+            for rung in self.rungs[bracket:]:
+                parts.append(Part(sum(map(len, groups)), start, rung.epochs))
+                start, groups = rung.epochs, groups[: rung.count_kept(len(groups))]
+            parts.append(Part(sum(map(len, groups)), start, whole))
+        return parts
 
     def run(self, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor) -> None:
         factor, brackets = self.settings["factor"], self.settings["brackets"]

@@ -55,6 +55,11 @@ def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) ->
     refuse_repeated_settings(arguments, allow_merging=False)
     overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
     space = read_space(overrides, sweep.context.config_loader)
+    if sweep.is_preview:
+        from src.sweeps.search.preview import show_search  # imports what only a preview needs
+
+        show_search(sweep, launcher.make_engine(), SearchPlan(**plan), space)
+        sys.exit()
     with open_sweep(sweep):
         Search(sweep, launcher.make_engine(), SearchPlan(**plan), space).run()
 

@@ -112,6 +112,7 @@ RUN = {
     "data_on_device": allow_one_of(None, True, False),
     "compile": allow_one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": allow_one_of(None, "failed", "all"),
+    "preview": BOOLEAN,
     "trust": TRUST_CHECK,
     "monitor": allow_null_or(METRIC),
     "mode": allow_one_of(None, "min", "max"),
