@@ -109,7 +109,8 @@ def search_with_ray(seed: int) -> dict[str, float]:
             tune_config=tune.TuneConfig(metric="best", mode="max", scheduler=scheduler),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         )
-        results = list(tuner.fit())
+        grid = tuner.fit()
+        results = [grid[number] for number in range(len(grid))]
     epochs = sum(each.metrics["training_iteration"] for each in results if each.metrics)
     return {"best": max(each.metrics["best"] for each in results if each.metrics), "epochs": epochs}
 
