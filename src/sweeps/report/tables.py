@@ -10,7 +10,13 @@ from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
 from src.sweeps.store.evidence import compute_interval, format_interval
-from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, make_interval_column
+from src.sweeps.store.leaderboard import (
+    FRONT_MARK,
+    Leaderboard,
+    LeaderboardEntry,
+    find_varying_settings,
+    make_interval_column,
+)
 from src.sweeps.store.results import build_rows, find_scalar_metrics
 from src.sweeps.store.runs import Run
 
@@ -45,6 +51,11 @@ def make_columns(board: Leaderboard) -> list[Column]:
         found.append(_make_metric_column(name, entries))
         intervals = make_interval_column(name, entries) if name == board.ranking_metric else {}
         found += [Column(heading, INTERVAL, cells, found[-1].sort_keys) for heading, cells in intervals.items()]
+    if board.objectives:
+        marks = [FRONT_MARK * is_on for is_on in board.front]
+        found.append(
+            Column("front", "on the Pareto front: no other is as good in each and better in one", marks, marks)
+        )
     counts = [
         _make_count_column("n", "finished runs", [len(entry.finished) for entry in entries]),
         _make_count_column("failed", "failed runs", [entry.failed for entry in entries]),

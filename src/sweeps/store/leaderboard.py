@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,10 +34,12 @@ from src.sweeps.store.evidence import (
 )
 from src.sweeps.store.results import find_scalar_metrics
 from src.sweeps.store.runs import Run, is_seed, read_runs
+from src.sweeps.store.searches import find_front, read_objectives
 
 STATUSES = (*schema.STATUSES[:2], DAMAGED, *schema.STATUSES[2:])  # finished first, then the worst first
 MAX_ROWS = 20
 MAX_RUN_NUMBERS = 8
+FRONT_MARK = "◆"  # of an entry on the Pareto front
 UNLIMITED_WIDTH = 10_000  # columns if the output is not a terminal: nothing is cut off
 
 
@@ -86,12 +88,16 @@ class LeaderboardEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A leaderboard: comparable entries, on one data set and with one monitored metric, best first."""
+    """A leaderboard: comparable entries, on one data set and with one monitored metric, best first.
+
+    If a search judged them by several metrics, the ``objectives``, those on the Pareto front come before the others.
+    """
 
     data: str | None
     monitor: str | None
     mode: str | None
     entries: list[LeaderboardEntry]
+    objectives: dict[str, str] = field(default_factory=dict)
 
     @property
     def ranking_metric(self) -> str | None:
@@ -111,8 +117,10 @@ class Leaderboard:
 
     @property
     def chosen(self) -> LeaderboardEntry | None:
-        """The best entry; ``None`` if none has finished, or several cannot be ranked."""
+        """The best entry; ``None`` if none has finished, or several cannot be ranked, or have several objectives."""
         first = self.entries[0]
+        if self.objectives:
+            return None
         if self.ranking_metric is None:
             return first if first.finished and len(self.entries) == 1 else None
         return first if math.isfinite(compute_mean(first.collect_values(self.ranking_metric))) else None
@@ -121,6 +129,11 @@ class Leaderboard:
     def evidence(self) -> Evidence | None:
         """What repeated runs show of the entries; ``None`` if they cannot be compared."""
         return collect_evidence([entry.finished for entry in self.entries], self.ranking_metric, self.mode)
+
+    @cached_property
+    def front(self) -> list[bool]:
+        """Return for each entry whether it is on the Pareto front of the objectives; without any it is none."""
+        return _find_entries_on_front(self.entries, self.objectives)
 
     @property
     def is_complete(self) -> bool:
@@ -173,12 +186,13 @@ def build_leaderboards(runs: list[Run]) -> list[Leaderboard]:
     """
     entries = _group_repeats([run for run in runs if run.is_known])
     monitors = {entry.data: entry.monitor for entry in reversed(entries) if entry.monitor}
+    objectives = read_objectives(sorted({run.folder.parent for run in runs}))
     parts: dict[tuple[str | None, str | None, str | None], list[LeaderboardEntry]] = {}
     for entry in entries:
         monitor, mode = entry.monitor or monitors.get(entry.data) or (None, None)
         parts.setdefault((entry.data, monitor, mode), []).append(entry)
     return [
-        Leaderboard(data, monitor, mode, _rank_entries(part, monitor, mode))
+        Leaderboard(data, monitor, mode, _put_front_first(_rank_entries(part, monitor, mode), objectives), objectives)
         for (data, monitor, mode), part in parts.items()
     ]
 
@@ -207,6 +221,20 @@ def _rank_entries(entries: list[LeaderboardEntry], monitor: str | None, mode: st
     return sorted(entries, key=get_sort_key)
 
 
+def _find_entries_on_front(entries: list[LeaderboardEntry], objectives: dict[str, str]) -> list[bool]:
+    means = [[compute_mean(entry.collect_values(name)) for name in objectives] for entry in entries]
+    known = [bool(values) and all(map(math.isfinite, values)) for values in means]
+    on_front = iter(
+        find_front([values for values, is_known in zip(means, known, strict=True) if is_known], objectives.values())
+    )
+    return [is_known and next(on_front) for is_known in known]
+
+
+def _put_front_first(entries: list[LeaderboardEntry], objectives: dict[str, str]) -> list[LeaderboardEntry]:
+    on_front = _find_entries_on_front(entries, objectives)
+    return [entry for kept in (True, False) for entry, is_on in zip(entries, on_front, strict=True) if is_on == kept]
+
+
 def format_table_title(board: Leaderboard, several: bool) -> str:
     """Return the title of a leaderboard: its order, what is missing and, if there are several, its data set."""
     finished = any(entry.finished for entry in board.entries)
@@ -222,7 +250,8 @@ def format_table_title(board: Leaderboard, several: bool) -> str:
     missing = (
         f"; not measured by {format_count(board.unmeasured_count, 'finished run')}" if board.unmeasured_count else ""
     )
-    return f"{f'{board.data}: ' if several else ''}{text}{spread}{missing}"
+    front = f"Pareto front of {' and '.join(board.objectives)} ({FRONT_MARK}) first; " if board.objectives else ""
+    return f"{f'{board.data}: ' if several else ''}{front}{text}{spread}{missing}"
 
 
 def _build_table(board: Leaderboard) -> Table:
@@ -251,6 +280,10 @@ def _build_number_columns(board: Leaderboard) -> dict[str, list[str]]:
     columns = {metric: [format_mean_std(metric, entry.collect_values(metric)) for entry in entries]} if metric else {}
     if metric:
         columns |= make_interval_column(metric, entries)
+    for name in board.objectives:
+        columns[name] = [format_mean_std(name, entry.collect_values(name), mean_format=".6g") for entry in entries]
+    if board.objectives:
+        columns["front"] = [FRONT_MARK * is_on for is_on in board.front]
     columns["n"] = [str(len(entry.finished)) for entry in entries]
     counts = {name: [getattr(entry, name) for entry in entries] for name in ("failed", DAMAGED, "pruned", "left")}
     return columns | {name: [str(count or "") for count in column] for name, column in counts.items() if any(column)}
