@@ -9,11 +9,11 @@ from src.core.formatting import format_setting_value, format_settings, get_short
 from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
+from src.sweeps.store.entries import LeaderboardEntry
 from src.sweeps.store.evidence import compute_interval, format_interval
 from src.sweeps.store.leaderboard import (
     FRONT_MARK,
     Leaderboard,
-    LeaderboardEntry,
     find_varying_settings,
     make_interval_column,
 )

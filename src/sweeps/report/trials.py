@@ -5,7 +5,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from src.core.axes import find_axis_range
-from src.core.formatting import format_metrics
 from src.sweeps.report.plots import (
     EDGE_AXIS,
     EDGE_MARGIN,
@@ -15,7 +14,7 @@ from src.sweeps.report.plots import (
     to_plotly_text,
 )
 from src.sweeps.store.aggregate import is_logarithmic
-from src.sweeps.store.searches import SearchState, Trial, select_front
+from src.sweeps.store.searches import SearchState, Trial, format_objective, select_front
 
 MIN_EXPECTED = 10  # trials for the expected best of fewer
 
@@ -229,8 +228,12 @@ def _make_front_trace(search: ShownSearch, trials: list[Trial], axes: tuple[int,
         "yaxis": "y",
         "text": [search.titles.get(trial.job, str(trial.job)) for trial in trials],
         "customdata": [
-            f"trial {trial.number}: {to_plotly_text(format_metrics(values))}"
+            f"trial {trial.number}: {to_plotly_text(_format_values(values))}"
             for trial, values in zip(trials, known, strict=True)
         ],
         "hovertemplate": "%{customdata}<br>job %{text}<extra></extra>",
     }
+
+
+def _format_values(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {format_objective(name, [value])}" for name, value in values.items())

@@ -6,12 +6,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from src.core.formatting import format_count, format_metrics, format_setting_value
+from src.core.formatting import format_count, format_setting_value
 from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import STATES, StudyInfo
 from src.sweeps.store.aggregate import format_mean_std
 from src.sweeps.store.jobs import Job
-from src.sweeps.store.searches import find_front
+from src.sweeps.store.searches import find_front, format_objective
 
 MAX_FRONT = 20  # trials of a front that are listed
 
@@ -28,7 +28,8 @@ def describe_trial(trial: FrozenTrial, job: Job, several: bool) -> dict[str, Any
 def describe_outcome(trials: Sequence[FrozenTrial], info: StudyInfo, space: SearchSpace) -> str:
     """Return lines on the best trial, or on those on the Pareto front, with overrides for the command line."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    of = f"of {format_count(len(complete), 'trial')}"
+    pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
+    of = f"of {format_count(len(complete) + pruned, 'trial')}{f', {pruned} pruned' if pruned else ''}"
     if info.objectives:
         is_on_front = find_front([trial.values for trial in complete], info.judged_by.values())
         front = [trial for trial, is_on in zip(complete, is_on_front, strict=True) if is_on]
@@ -44,7 +45,8 @@ def describe_outcome(trials: Sequence[FrozenTrial], info: StudyInfo, space: Sear
 
 
 def _describe_front_trial(trial: FrozenTrial, info: StudyInfo, space: SearchSpace) -> str:
-    values = format_metrics(dict(zip(info.judged_by, trial.values, strict=True)))
+    pairs = zip(info.judged_by, trial.values, strict=True)
+    values = ", ".join(f"{name} {format_objective(name, [value])}" for name, value in pairs)
     return f"{trial.number}, {values}, with {_format_settings(trial, space)}"
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -24,6 +23,7 @@ from src.storage import schema
 from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.store.aggregate import compute_mean, format_mean_std
+from src.sweeps.store.entries import LeaderboardEntry, find_entries_on_front, group_repeats, rank_entries
 from src.sweeps.store.evidence import (
     Evidence,
     collect_evidence,
@@ -33,57 +33,14 @@ from src.sweeps.store.evidence import (
     format_interval,
 )
 from src.sweeps.store.results import find_scalar_metrics
-from src.sweeps.store.runs import Run, is_seed, read_runs
-from src.sweeps.store.searches import find_front, read_objectives
+from src.sweeps.store.runs import Run, read_runs
+from src.sweeps.store.searches import format_objective, read_objectives
 
 STATUSES = (*schema.STATUSES[:2], DAMAGED, *schema.STATUSES[2:])  # finished first, then the worst first
 MAX_ROWS = 20
 MAX_RUN_NUMBERS = 8
 FRONT_MARK = "◆"  # of an entry on the Pareto front
 UNLIMITED_WIDTH = 10_000  # columns if the output is not a terminal: nothing is cut off
-
-
-class LeaderboardEntry(NamedTuple):
-    """A group of runs with the same settings and data, which differ only in their seeds or folds."""
-
-    settings: dict[str, Any]
-    runs: list[Run]
-
-    @property
-    def data(self) -> str | None:
-        return self.runs[0].data
-
-    @property
-    def finished(self) -> list[Run]:
-        return [run for run in self.runs if run.status == "finished"]
-
-    @property
-    def failed(self) -> int:
-        return sum(run.status == "failed" for run in self.runs)
-
-    @property
-    def damaged(self) -> int:
-        return sum(run.status == DAMAGED for run in self.runs)
-
-    @property
-    def pruned(self) -> int:
-        return sum(run.status == "pruned" for run in self.runs)
-
-    @property
-    def left(self) -> int:
-        """The number of runs that have neither finished nor failed, and are neither damaged nor pruned."""
-        return len(self.runs) - len(self.finished) - self.failed - self.damaged - self.pruned
-
-    @property
-    def monitor(self) -> tuple[str | None, str | None] | None:
-        """The monitored metric and its mode, both ``None`` without a validation set; ``None`` if not known yet."""
-        known = [run.metrics for run in [*self.finished, *self.runs] if "monitor" in run.metrics]
-        return (known[0]["monitor"], known[0].get("mode")) if known else None
-
-    def collect_values(self, metric: str) -> list[float]:
-        """Return a metric's values in the finished runs that have measured it; NaN for a value that is not finite."""
-        found = [run.metrics[metric] for run in self.finished if metric in run.metrics]
-        return [math.nan if value is None else value for value in found]
 
 
 @dataclass(frozen=True)
@@ -127,13 +84,15 @@ class Leaderboard:
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """What repeated runs show of the entries; ``None`` if they cannot be compared."""
+        """What repeated runs show of the entries; ``None`` if they cannot be compared, or have several objectives."""
+        if self.objectives:
+            return None
         return collect_evidence([entry.finished for entry in self.entries], self.ranking_metric, self.mode)
 
     @cached_property
     def front(self) -> list[bool]:
         """Return for each entry whether it is on the Pareto front of the objectives; without any it is none."""
-        return _find_entries_on_front(self.entries, self.objectives)
+        return find_entries_on_front(self.entries, self.objectives)
 
     @property
     def is_complete(self) -> bool:
@@ -184,7 +143,7 @@ def build_leaderboards(runs: list[Run]) -> list[Leaderboard]:
 
     Runs without metrics join the first leaderboard on the same data. Runs whose job file is damaged are left out.
     """
-    entries = _group_repeats([run for run in runs if run.is_known])
+    entries = group_repeats([run for run in runs if run.is_known])
     monitors = {entry.data: entry.monitor for entry in reversed(entries) if entry.monitor}
     objectives = read_objectives(sorted({run.folder.parent for run in runs}))
     parts: dict[tuple[str | None, str | None, str | None], list[LeaderboardEntry]] = {}
@@ -192,47 +151,9 @@ def build_leaderboards(runs: list[Run]) -> list[Leaderboard]:
         monitor, mode = entry.monitor or monitors.get(entry.data) or (None, None)
         parts.setdefault((entry.data, monitor, mode), []).append(entry)
     return [
-        Leaderboard(data, monitor, mode, _put_front_first(_rank_entries(part, monitor, mode), objectives), objectives)
+        Leaderboard(data, monitor, mode, rank_entries(part, monitor, mode, objectives), objectives)
         for (data, monitor, mode), part in parts.items()
     ]
-
-
-def _group_repeats(runs: list[Run]) -> list[LeaderboardEntry]:
-    """Group the runs that differ only in their seeds or folds."""
-    entries: dict[tuple[str | None, str], LeaderboardEntry] = {}
-    for run in runs:
-        settings = {key: value for key, value in run.swept.items() if not is_seed(key) and key != "data.fold"}
-        key = (run.data, str({name: format_setting_value(value) for name, value in settings.items()}))
-        entries.setdefault(key, LeaderboardEntry(settings, [])).runs.append(run)
-    return list(entries.values())
-
-
-def _rank_entries(entries: list[LeaderboardEntry], monitor: str | None, mode: str | None) -> list[LeaderboardEntry]:
-    """Sort entries by their mean, best first; ties go to the entry with more runs, then to the earlier one."""
-
-    def get_sort_key(entry: LeaderboardEntry) -> tuple[bool, bool, float, int, int]:
-        # Entries without finished runs come last, those pruned latest first; before them those with no finite mean.
-        value = compute_mean(entry.collect_values(monitor)) if monitor else 0.0
-        finite = math.isfinite(value)
-        sign = -1 if mode == "max" else 1
-        epochs = max((run.metrics.get("epochs", 0) for run in entry.runs if run.status == "pruned"), default=0)
-        return (not entry.finished, not finite, sign * value if finite else 0.0, -len(entry.finished), -epochs)
-
-    return sorted(entries, key=get_sort_key)
-
-
-def _find_entries_on_front(entries: list[LeaderboardEntry], objectives: dict[str, str]) -> list[bool]:
-    means = [[compute_mean(entry.collect_values(name)) for name in objectives] for entry in entries]
-    known = [bool(values) and all(map(math.isfinite, values)) for values in means]
-    on_front = iter(
-        find_front([values for values, is_known in zip(means, known, strict=True) if is_known], objectives.values())
-    )
-    return [is_known and next(on_front) for is_known in known]
-
-
-def _put_front_first(entries: list[LeaderboardEntry], objectives: dict[str, str]) -> list[LeaderboardEntry]:
-    on_front = _find_entries_on_front(entries, objectives)
-    return [entry for kept in (True, False) for entry, is_on in zip(entries, on_front, strict=True) if is_on == kept]
 
 
 def format_table_title(board: Leaderboard, several: bool) -> str:
@@ -281,7 +202,7 @@ def _build_number_columns(board: Leaderboard) -> dict[str, list[str]]:
     if metric:
         columns |= make_interval_column(metric, entries)
     for name in board.objectives:
-        columns[name] = [format_mean_std(name, entry.collect_values(name), mean_format=".6g") for entry in entries]
+        columns[name] = [format_objective(name, entry.collect_values(name)) for entry in entries]
     if board.objectives:
         columns["front"] = [FRONT_MARK * is_on for is_on in board.front]
     columns["n"] = [str(len(entry.finished)) for entry in entries]
@@ -310,6 +231,9 @@ def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
 
     ``trust_arguments`` is the part of the command that lets it open a run with classes of other packages.
     """
+    if any(board.front):
+        first = format_command("src.eval", [f"run={board.entries[0].finished[0].folder}"])
+        return [f"evaluate one of them:  {first}{trust_arguments}"]
     if not (chosen := board.chosen):
         return []
     tests = dict.fromkeys(

@@ -1,11 +1,14 @@
 """What a search leaves in its sweep's folder: its trials, by which metrics they were judged, and their Pareto front."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from src.core.formatting import is_fraction
 from src.storage import schema
 from src.storage.schema import DamagedError
+from src.sweeps.store.aggregate import format_mean_std
 
 SEARCH_FILE = "search.json"  # in the folder of a search's sweep
 
@@ -84,23 +87,31 @@ def read_objectives(folders: Iterable[Path]) -> dict[str, str]:
     return found[0] if found and all(each == found[0] for each in found) else {}
 
 
-def find_front(values: Sequence[Sequence[float]], modes: Iterable[str]) -> list[bool]:
+def find_front(points: Sequence[Sequence[float]], modes: Iterable[str]) -> list[bool]:
     """Return for each point whether it is on the Pareto front.
 
     A point is on it if no other is as good in each value and better in one; of equal points all are.
 
     Args:
-        values: each point's values, finite.
+        points: each point's values; one with a value that is not finite, or without values, is not on the front.
         modes: for each value, whether a lower ("min") or a higher one ("max") is better.
     """
     signs = [1 if mode == "min" else -1 for mode in modes]
-    points = [tuple(sign * value for sign, value in zip(signs, each, strict=True)) for each in values]
+    costs = [tuple(sign * value for sign, value in zip(signs, point, strict=True)) for point in points]
     front: list[tuple[float, ...]] = []
-    for point in sorted(set(points)):  # one that is better than another comes before it
-        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in front):
-            front.append(point)
+    for cost in sorted({each for each in costs if each and all(map(math.isfinite, each))}):
+        # One that is better than another was sorted before it.
+        if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in front):
+            front.append(cost)
     kept = set(front)
-    return [point in kept for point in points]
+    return [cost in kept for cost in costs]
+
+
+def format_objective(name: str, values: Sequence[float]) -> str:
+    """Return the mean ± standard deviation of an objective's values as text; a large number of things in full."""
+    if len(values) == 1 and float(values[0]).is_integer() and not is_fraction(name):
+        return f"{values[0]:,.0f}"
+    return format_mean_std(name, values)
 
 
 def select_front(search: SearchState) -> list[Trial]:
