@@ -52,10 +52,13 @@ def make_columns(board: Leaderboard) -> list[Column]:
         intervals = make_interval_column(name, entries) if name == board.ranking_metric else {}
         found += [Column(heading, INTERVAL, cells, found[-1].sort_keys) for heading, cells in intervals.items()]
     if board.objectives:
-        marks = [FRONT_MARK * is_on for is_on in board.front]
-        found.append(
-            Column("front", "on the Pareto front: no other is as good in each and better in one", marks, marks)
+        others = [name for name in board.objectives if not name.startswith(("val/", "parameters", "seconds"))]
+        found += [_make_metric_column(name, entries) for name in others]
+        title, marks = (
+            "no other is as good in each metric and better in one",
+            [FRONT_MARK * is_on for is_on in board.front],
         )
+        found.append(Column("front", title, marks, marks, is_numeric=False))
     counts = [
         _make_count_column("n", "finished runs", [len(entry.finished) for entry in entries]),
         _make_count_column("failed", "failed runs", [entry.failed for entry in entries]),

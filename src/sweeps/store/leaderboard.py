@@ -232,8 +232,8 @@ def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
     ``trust_arguments`` is the part of the command that lets it open a run with classes of other packages.
     """
     if any(board.front):
-        first = format_command("src.eval", [f"run={board.entries[0].finished[0].folder}"])
-        return [f"evaluate one of them:  {first}{trust_arguments}"]
+        first = quote_relative_path(board.entries[0].finished[0].folder)
+        return [f"evaluate one of them:  {format_command('src.eval')} run={first}{trust_arguments}"]
     if not (chosen := board.chosen):
         return []
     tests = dict.fromkeys(
