@@ -10,7 +10,9 @@ import torch
 
 from src.core.errors import InputError
 from src.core.formatting import format_count
-from src.data.base import Samples, TensorDataModule, resolve_count, split_stratified
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
+from src.data.loading.splits import resolve_count, split_stratified
 from src.data.preprocessing import ROW, Preprocessing
 from src.data.tables.encoding import ColumnEncoder, WordEncoding, fit_encoder
 from src.data.tables.inspection import find_suspects, join_names, refuse_unusable, require_columns

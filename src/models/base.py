@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
-from src.data.base import flatten_targets
+from src.data.loading.samples import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
 from src.data.tasks import get_task
 from src.models.chunked_steps import run_optimizer_steps

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.base import Samples
 from src.data.images import ImageDataModule
+from src.data.loading.samples import Samples
 from src.models.losses import LOSSES, SMOOTHABLE
 from src.models.mlp import MLP
 from tests.command_line import (

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from src.core.checks import format_value
 from src.core.errors import InputError
-from src.data.base import flatten_targets
+from src.data.loading.samples import flatten_targets
 from src.data.tasks import get_task
 
 BALANCED = "balanced"
