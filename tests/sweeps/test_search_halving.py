@@ -46,7 +46,7 @@ def test_group_is_halved_by_its_metric(halved: tuple[Path, Outcome]) -> None:
     for group in (range(4), range(4, 6)):
         left = list(group)
         for rung in (1, 2):
-            ranked = sorted(left, key=lambda number, rung=rung: min(losses[number][:rung]))
+            ranked = [number for _, number in sorted((min(losses[number][:rung]), number) for number in left)]
             left, pruned = ranked[: -(-len(left) // 2)], ranked[-(-len(left) // 2) :]
             for number in pruned:
                 assert trials[number].state == optuna.trial.TrialState.PRUNED

@@ -65,9 +65,12 @@ def read_search(folder: Path) -> SearchState | None:
     if state is None:
         return None
     trials = [Trial(**{field: trial[field] for field in Trial._fields if field in trial}) for trial in state["trials"]]
-    about = {key: state[key] for key in ("sampler", "metric", "mode", "importance")}
-    further = {"objectives": state.get("objectives") or {}, "intervals": state.get("importance_intervals") or {}}
-    search = SearchState(trials=trials, **about, **further)
+    search = SearchState(
+        **{key: state[key] for key in ("sampler", "metric", "mode", "importance")},
+        objectives=state.get("objectives") or {},
+        trials=trials,
+        intervals=state.get("importance_intervals") or {},
+    )
     if any(len(each.values or []) != len(search.objectives) for each in trials if each.values is not None):
         raise DamagedError(f"{folder / SEARCH_FILE} is damaged: a trial must have a value for each objective")
     if any(len(interval) != 2 for interval in search.intervals.values()):
