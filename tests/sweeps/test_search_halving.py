@@ -1,6 +1,7 @@
 """Searches whose trials are halved against each other: who goes on, and that kills and workers decide nothing."""
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,11 +10,21 @@ import optuna
 import pytest
 
 from src.sweeps.store.jobs import read_jobs
-from tests.command_line import BARE, Outcome, drop_overridden, is_identical, read_json, read_weights, run, train_bare
+from tests.command_line import (
+    BARE,
+    Outcome,
+    drop_overridden,
+    is_identical,
+    read_json,
+    read_weights,
+    run,
+    spawn,
+    train_bare,
+)
 from tests.sweeps.outcomes import read_csv
 from tests.sweeps.reports import Page
 from tests.sweeps.test_search import load_trials
-from tests.trouble import FaultInjector, inject_faults
+from tests.trouble import FaultInjector, inject_faults, wait_for_second_epoch
 
 RATE = "optimizer.lr=tag(log,interval(1e-3,1e-1))"
 SEARCH = (
@@ -123,6 +134,14 @@ def test_repeatedly_killed_trial_of_group_fails(tmp_path: Path) -> None:
             ["hydra.sweeper.factor=3", "hydra.sweeper.at_once=2"],
             "hydra.sweeper.at_once=2: hydra.sweeper.pruner=halving ",
         ),
+        (
+            ["hydra.sweeper.pruner=asha", "hydra.sweeper.at_once=2"],
+            "hydra.sweeper.at_once=2: hydra.sweeper.pruner=asha ",
+        ),
+        (
+            ["hydra.sweeper.pruner=asha", "hydra/launcher=vectorized"],
+            "hydra.sweeper.pruner=asha needs hydra/launcher=local",
+        ),
         (["hydra.sweeper.sampler=gp"], "hydra.sweeper.sampler=gp learns nothing from pruned trials: use tpe"),
         (["hydra.sweeper.pruner=none"], "hydra.sweeper.factor=2 needs hydra.sweeper.pruner=halving"),
         (["hydra.sweeper.min_epochs=3"], "hydra.sweeper.min_epochs=3 must be below trainer.max_epochs=3"),
@@ -152,3 +171,32 @@ def test_optuna_without_gp_is_refused(tmp_path: Path) -> None:
     with mock.patch.object(optuna, "samplers", object()):
         outcome = run("src.train", "-m", "hydra/sweeper=optuna", RATE, "hydra.sweeper.sampler=gp", cwd=tmp_path)
     assert outcome.error.startswith(f"error: hydra.sweeper.sampler=gp: Optuna {optuna.__version__} does not have it")
+
+
+ASYNCHRONOUS = (
+    *("hydra.sweeper.pruner=asha", "hydra.sweeper.min_epochs=2", "hydra.launcher.jobs=2", "hydra.sweeper.trials=5"),
+    "name=asha",
+)  # one rung, after epoch 2
+
+
+def test_asynchronous_search_waits_for_none(tmp_path: Path) -> None:
+    """Others are suggested while a trial is held; after a kill each gets its result, and the best goes on."""
+    inject_faults(tmp_path, {0: "hold", 1: "kill"})
+    with spawn("src.train", *drop_overridden(*SEARCH, *ASYNCHRONOUS), cwd=tmp_path) as parent:
+        wait_for_second_epoch(tmp_path, 0, 4)
+        parent.send_signal(signal.SIGKILL)
+        parent.communicate(timeout=60)
+    assert [trial.state.name for trial in load_trials(tmp_path, "asha")[:2]] == ["RUNNING", "FAIL"]
+    inject_faults(tmp_path, {})
+    outcome = run("src.train", *drop_overridden(*SEARCH, *ASYNCHRONOUS), cwd=tmp_path)
+    assert outcome.code == 0 and "5 trials (tpe, asha): " in outcome.out, outcome.text
+    assert "another start may come to other trials" in outcome.out
+    trials, jobs = load_trials(tmp_path, "asha"), read_jobs(tmp_path / "outputs" / "sweeps" / "asha")
+    best = {}
+    for trial, job in zip(trials, jobs, strict=True):
+        rows = [float(row["val/loss"]) for row in read_csv(job.folder / "history.csv")]
+        best[trial.number] = min(rows[:2])
+        finished = (trial.state.name, len(rows), trial.value) == ("COMPLETE", 3, job.metrics["best"])
+        pruned = (trial.state.name, len(rows), trial.value) == ("PRUNED", 2, min(rows))
+        assert finished or pruned or trial.number == 1
+    assert trials[min(best.keys() - {1}, key=lambda number: best[number])].state.name == "COMPLETE"

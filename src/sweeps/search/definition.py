@@ -13,7 +13,7 @@ from src.storage.configs import select_identifying
 from src.storage.files import read_json
 from src.sweeps.launchers.launch import find_refusal
 from src.sweeps.launchers.sweep import Sweep
-from src.sweeps.search.plan import HALVING, SearchPlan
+from src.sweeps.search.plan import PRUNER, SearchPlan
 from src.sweeps.search.rungs import Rung, plan_rungs
 from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import Study, StudyInfo
@@ -21,7 +21,7 @@ from src.sweeps.store.jobs import JOB_FILE, Job, describe_job
 from src.sweeps.store.searches import SEARCH_FILE
 
 COSTS = ("parameters", "seconds", "epochs")  # in each run's metrics.json, beside what is measured
-OBJECTIVES, PRUNER = "hydra.sweeper.objectives", "hydra.sweeper.pruner"
+OBJECTIVES = "hydra.sweeper.objectives"
 EARLIER = {OBJECTIVES: "null", PRUNER: "none"}  # of searches that were started before there were these settings
 MISSING = "no value"
 
@@ -71,9 +71,9 @@ class Definition:
         Raises:
             InputError: if they cannot be compared at each rung.
         """
-        if self.plan.is_halved:
+        if self.plan.has_rungs:
             jobs = [Job(self.sweep.folder, 0, "", [], {}, settings) for settings in possible]
-            self.rungs = plan_rungs(self.plan.rung_settings, jobs, HALVING)
+            self.rungs = plan_rungs(self.plan.rung_settings, jobs, self.plan.pruner_setting)
 
     def refuse_fixed(self, config: DictConfig) -> None:
         """Raise an error if a setting that is not searched makes every trial fail.
@@ -96,7 +96,7 @@ class Definition:
             "hydra.sweeper.seed": plan.seed,
             OBJECTIVES: format_value(plan.objectives or None),
             PRUNER: plan.pruner,
-            **{f"hydra.sweeper.{name}": getattr(plan, name) for name in ("min_epochs", "factor") if plan.is_halved},
+            **{f"hydra.sweeper.{name}": getattr(plan, name) for name in ("min_epochs", "factor") if plan.has_rungs},
             **select_identifying(settings),
             **{setting.name: str(setting) for setting in self.space.dimensions},
         }

@@ -1,30 +1,27 @@
-"""The search of ``hydra/sweeper=optuna``: a sweep whose jobs are suggested by Optuna from the results so far."""
+"""The search of ``hydra/sweeper=optuna``: a sweep whose jobs are suggested by Optuna, group by group."""
 
 import math
 import sys
 from collections import Counter
 from contextlib import suppress
 from itertools import chain
-from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from src.cli.overrides import refuse_repeated_settings
 from src.cli.undo import keep_created
 from src.core.disk import StorageError
 from src.core.errors import InputError
 from src.core.formatting import format_count
 from src.storage.files import write_json
-from src.sweeps.launchers.launch import Engine, open_sweep, report_results
+from src.sweeps.launchers.launch import Engine, report_results
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.search.definition import Definition
 from src.sweeps.search.halving import list_survivors, pass_rungs
 from src.sweeps.search.importance import estimate_importance, estimate_intervals
 from src.sweeps.search.outcome import describe_outcome, describe_trial
-from src.sweeps.search.plan import SearchPlan, make_plan
-from src.sweeps.search.space import SearchSpace, read_space
+from src.sweeps.search.plan import SearchPlan
+from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import STATES, Study
 from src.sweeps.store.endings import has_ended_by_itself, resolve_job_folder, to_failed_status
 from src.sweeps.store.jobs import Job
@@ -33,31 +30,6 @@ from src.sweeps.store.searches import SEARCH_FILE
 JOURNAL_FILE = "study.journal"
 MAX_ATTEMPTS = 3  # attempts per start of the search for a trial whose process is killed each time
 UNSTEADY = "seconds are never the same twice: if this search is stopped and resumed, it may suggest other trials"
-
-
-def run_search(launcher: Any, arguments: list[str], settings: dict[str, Any]) -> None:
-    """Run a search, or the rest of one that was stopped.
-
-    Args:
-        launcher: one of this project's launchers, with its sweep.
-        arguments: the overrides of the command line.
-        settings: the settings of the sweeper.
-
-    Raises:
-        InputError: if a setting is invalid, or no trial has a result.
-    """
-    plan, preset = make_plan(settings), settings["params"] or {}
-    if plan.sampler == "gp" and not hasattr(optuna.samplers, "GPSampler"):
-        raise InputError(f"hydra.sweeper.sampler=gp: Optuna {optuna.__version__} does not have it: install a newer one")
-    sweep: Sweep = launcher.sweep
-    if sweep.config.rerun is not None:
-        hint = "its trials depend on earlier ones; start a new search with another name="
-        raise InputError(f"rerun={sweep.config.rerun} does not go with hydra/sweeper=optuna: {hint}")
-    refuse_repeated_settings(arguments, allow_merging=False)
-    overrides = [*(f"{key}={value}" for key, value in preset.items()), *arguments]
-    space = read_space(overrides, sweep.context.config_loader)
-    with open_sweep(sweep):
-        Search(sweep, launcher.make_engine(), plan, space).run()
 
 
 class Search:
@@ -100,16 +72,20 @@ class Search:
             with SweepMonitor(self.sweep.folder, self.sweep.check_folder, expected) as watch:
                 if finished:
                     watch.add_jobs([job for job in self.jobs if job.number in finished])
-                while batch := self.next_batch():
-                    self.run_batch(batch, watch)
+                self.run_trials(watch)
         finally:
             self.finish()
+
+    def run_trials(self, watch: SweepMonitor) -> None:
+        """Run the trials that are left, group by group."""
+        while batch := self.next_batch():
+            self.run_batch(batch, watch)
 
     def summarize_plan(self) -> str:
         plan, done = self.plan, len(self.study.trials) - len(self.study.running_trials)
         before = f"{done} done before, " if done else ""
         left = max(plan.trials, len(self.study.trials)) - done
-        kind = f"{plan.sampler}, halving" if plan.is_halved else plan.sampler
+        kind = plan.sampler if plan.pruner == "none" else f"{plan.sampler}, {plan.pruner}"
         text = f"{self.sweep.folder}: {format_count(plan.trials, 'trial')} ({kind}): {before}{left} to do"
         return f"{text}\n{UNSTEADY}" if "seconds" in plan.objectives else text
 
@@ -148,12 +124,17 @@ class Search:
             folders = ", ".join(str(job.folder) for job in stuck)
             raise InputError(f"the search cannot continue without {folders}; see the reason above")
         for trial, job in zip(batch, jobs, strict=True):
-            if trial.state == TrialState.RUNNING and job.status["status"] == "pruned":
-                self.study.record_pruned(trial.number, rung_values[job.number])
-            elif trial.state == TrialState.RUNNING:
-                self.study.record_result(trial.number, self.read_values(job))
+            if trial.state == TrialState.RUNNING:
+                self.record(trial, job, rung_values[job.number])
         with suppress(StorageError):  # the end of the search reports a lasting error
             self.write_state()
+
+    def record(self, trial: FrozenTrial, job: Job, rung_values: dict[int, float]) -> None:
+        """Add the result of a trial whose job has ended to the study."""
+        if job.status["status"] == "pruned":
+            self.study.record_pruned(trial.number, rung_values)
+        else:
+            self.study.record_result(trial.number, self.read_values(job))
 
     def halve(self, jobs: list[Job], monitor: SweepMonitor) -> tuple[list[Job], dict[int, dict[int, float]]]:
         """Run the jobs of a group from rung to rung.

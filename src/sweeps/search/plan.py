@@ -9,7 +9,7 @@ from src.sweeps.search import rungs
 
 MIN_EPOCHS, FACTOR = 1, 3  # of the pruner, as in hydra/sweeper=halving
 GROUP_SIZE = 4  # trials that are suggested together without a pruner
-HALVING = "hydra.sweeper.pruner=halving"
+PRUNER = "hydra.sweeper.pruner"
 
 
 class SearchPlan(NamedTuple):
@@ -21,7 +21,8 @@ class SearchPlan(NamedTuple):
         sampler: "tpe", "gp" or "random".
         seed: the seed of the sampler.
         objectives: the mode of each metric that the trials are judged by; empty: the monitored metric alone.
-        pruner: "none" or "halving": the trials of a group are halved against each other.
+        pruner: "none"; "halving": the trials of a group are halved against each other; "asha": each trial is compared
+            with those before it, and none waits.
         min_epochs: with a pruner: the number of epochs of the first rung.
         factor: with a pruner: one of so many trials goes on after each rung.
     """
@@ -36,8 +37,13 @@ class SearchPlan(NamedTuple):
     factor: int
 
     @property
-    def is_halved(self) -> bool:
-        return self.pruner == "halving"
+    def has_rungs(self) -> bool:
+        return self.pruner != "none"
+
+    @property
+    def pruner_setting(self) -> str:
+        """The pruner as it is typed, for error messages."""
+        return f"{PRUNER}={self.pruner}"
 
     @property
     def rung_settings(self) -> dict[str, Any]:
@@ -58,7 +64,7 @@ CHECKS = {
     "objectives": allow_null_or(
         Check(_are_objectives, "two or more metrics with min or max, such as {val/acc: max, parameters: min}")
     ),
-    "pruner": allow_one_of("none", "halving"),
+    "pruner": allow_one_of("none", "halving", "asha"),
     "min_epochs": allow_null_or(rungs.CHECKS["min_epochs"]),
     "factor": allow_null_or(rungs.CHECKS["factor"]),
     "params": allow_null_or(MAPPING),
@@ -76,10 +82,14 @@ def make_plan(settings: dict[str, Any]) -> SearchPlan:
     if given["pruner"] == "none":
         for name in ("min_epochs", "factor"):
             if name in given:
-                raise InputError(f"hydra.sweeper.{name}={given[name]} needs {HALVING}")
+                raise InputError(f"hydra.sweeper.{name}={given[name]} needs {PRUNER}=halving or asha")
+    if given["pruner"] == "asha" and "at_once" in given:
+        raise InputError(
+            f"hydra.sweeper.at_once={given['at_once']}: {PRUNER}=asha suggests one at a time: leave it out"
+        )
     factor = given.get("factor", FACTOR)
-    usual = GROUP_SIZE if given["pruner"] == "none" else factor**2
-    defaults = {"min_epochs": MIN_EPOCHS, "factor": factor, "at_once": min(usual, 1000)}
+    usual = {"none": GROUP_SIZE, "halving": min(factor**2, 1000), "asha": 1}[given["pruner"]]
+    defaults = {"min_epochs": MIN_EPOCHS, "factor": factor, "at_once": usual}
     plan = SearchPlan(**{**defaults, **given, "objectives": dict(given.get("objectives", {}))})
     _refuse_mixtures(plan)
     return plan
@@ -90,15 +100,14 @@ def _refuse_mixtures(plan: SearchPlan) -> None:
     for name in plan.objectives:
         if str(name).startswith("test/"):
             raise InputError(f"hydra.sweeper.objectives: {name} chooses nothing, or it would no longer be a test")
-    if not plan.is_halved:
-        return
-    if plan.objectives:
-        raise InputError(f"{HALVING} compares trials by one metric: leave out hydra.sweeper.objectives")
-    if plan.sampler == "gp":
-        raise InputError(f"hydra.sweeper.sampler=gp learns nothing from pruned trials: use tpe with {HALVING}")
-    if plan.at_once < plan.factor:
+    asked = plan.pruner_setting
+    if plan.has_rungs and plan.objectives:
+        raise InputError(f"{asked} compares trials by one metric: leave out hydra.sweeper.objectives")
+    if plan.has_rungs and plan.sampler == "gp":
+        raise InputError(f"hydra.sweeper.sampler=gp learns nothing from pruned trials: use tpe with {asked}")
+    if plan.pruner == "halving" and plan.at_once < plan.factor:
         least = f"at least {plan.factor}, or leave it out for {plan.factor**2}"
         raise InputError(
-            f"hydra.sweeper.at_once={plan.at_once}: {HALVING} lets one of hydra.sweeper.factor={plan.factor} trials go "
+            f"hydra.sweeper.at_once={plan.at_once}: {asked} lets one of hydra.sweeper.factor={plan.factor} trials go "
             f"on, and compares those of a group; give {least}"
         )
