@@ -194,7 +194,7 @@ class Table(TensorDataModule):
         test, rest = split_stratified(self.get_strata(samples), count, torch.Generator().manual_seed(self.split_seed))
         return samples.take(rest), samples.take(test)
 
-    # What the log tells
+    # For the log
 
     def _note_columns(self, names: Sequence[str], rows: int, train: Samples) -> None:
         """Note what is learned from which columns; ``names`` are all that could be used.
