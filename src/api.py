@@ -287,6 +287,10 @@ class Sweep:
         boards = build_leaderboards(read_runs(self.folder))
         if len(boards) != 1:
             raise InputError(f"{self.folder}: its jobs have {len(boards)} leaderboards: choose among .runs")
+        if boards[0].objectives:
+            raise InputError(
+                f"{self.folder}: it was judged by {' and '.join(boards[0].objectives)}: choose among .runs"
+            )
         if (chosen := boards[0].chosen) is None:
             raise InputError(f"{self.folder}: no finished run has a metric to rank by")
         return Run(chosen.finished[0].folder, self._packages)

@@ -175,10 +175,10 @@ TRIAL = _allow_record(
     {
         "number": COUNT,
         "job": COUNT,
-        "state": _allow_one_of("complete", "failed", "running"),
+        "state": _allow_one_of("complete", "pruned", "failed", "running"),
         "value": _allow_null_or(NUMBER),
     },
-    {},
+    {"values": _allow_null_or(_allow_list(NUMBER)), "epochs": _allow_null_or(COUNT)},
 )
 SEARCH = _allow_record(
     {
@@ -188,7 +188,10 @@ SEARCH = _allow_record(
         "trials": _allow_list(TRIAL),
         "importance": _allow_mapping(FRACTION),
     },
-    {},
+    {
+        "objectives": _allow_null_or(_allow_mapping(_allow_one_of("min", "max"))),
+        "importance_intervals": _allow_mapping(_allow_list(FRACTION)),
+    },
 )
 
 

@@ -220,6 +220,6 @@ class OptunaSweeper(Sweeper):
             raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:
-        from src.sweeps.search.optimize import run_search
+        from src.sweeps.search.run import run_search
 
         run_search(self.launcher, arguments, self.settings)

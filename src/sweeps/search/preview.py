@@ -18,10 +18,10 @@ from src.sweeps.launchers.local import call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.preview.costs import describe_kind, find_costs
 from src.sweeps.preview.show import count_at_once, describe_time, print_preview
-from src.sweeps.report.search import SEARCH_FILE
 from src.sweeps.search.plan import SearchPlan
 from src.sweeps.search.space import SearchSpace
 from src.sweeps.store.jobs import JOB_FILE, Job, describe_job
+from src.sweeps.store.searches import SEARCH_FILE
 from src.sweeps.workers.pool import get_mp_context
 
 
@@ -34,9 +34,10 @@ def show_search(sweep: Sweep, engine: Engine, plan: SearchPlan, space: SearchSpa
     setup_globals()
     settings = check_search(sweep, space, getattr(engine, "start_method", None))
     states = read_states(sweep, space, settings)
-    done = states["complete"] + states["failed"]
+    ended = {state: states[state] for state in ("complete", "pruned", "failed") if states[state]}
+    done = sum(ended.values())
     left = max(plan.trials, states.total()) - done
-    before = f", {done} done before ({states['complete']} complete, {states['failed']} failed)" if done else ""
+    before = f", {done} done before ({', '.join(f'{count} {state}' for state, count in ended.items())})" if done else ""
     title = f"{sweep.folder}: {format_count(plan.trials, 'trial')} ({plan.sampler}){before}, {left} to do"
     rows = [("searched", f"{setting.name}: {setting}") for setting in space.dimensions]
     rows += [("fixed", part) for part in space.parts if isinstance(part, str) and not part.startswith("preview=")]
