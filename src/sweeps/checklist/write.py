@@ -22,12 +22,12 @@ from src.core.formatting import (
 from src.data.preprocessing import DataDescription, read_description
 from src.sweeps.checklist.facts import Facts, join_values, read_facts
 from src.sweeps.preview.show import describe_axes
-from src.sweeps.report.search import SEARCH_FILE
 from src.sweeps.search.halving import HALVING_FILE
 from src.sweeps.store.aggregate import format_mean_std
 from src.sweeps.store.evidence import compute_interval, describe_optimism, describe_tied, format_interval
 from src.sweeps.store.leaderboard import STATUSES, Leaderboard
 from src.sweeps.store.runs import is_seed
+from src.sweeps.store.searches import SEARCH_FILE
 
 CHECKLIST_FILE = "checklist.md"
 PUBLISHED = ("src.data.mnist.", "src.data.fashion_mnist.", "src.data.cifar10.")
