@@ -414,6 +414,10 @@ class TensorDataModule(LightningDataModule):
         """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
 
+    def transform_batch(self, samples: Samples, augment: bool = False) -> Samples:
+        """Return a stored batch with a network's inputs, on its device."""
+        return Samples(self.transform(samples.inputs, augment=augment), samples.targets)
+
     is_mixing = False  # True: `mix` makes targets shares of classes (B, K)
 
     def mix(self, samples: Samples) -> Samples:
@@ -441,7 +445,7 @@ class TensorDataModule(LightningDataModule):
         training = self.trainer is not None and bool(self.trainer.training)
 
         def prepare(stored: Samples) -> Samples:
-            inputs, targets = self.transform(stored.inputs, augment=training), stored.targets
+            inputs, targets = self.transform_batch(stored, augment=training)
             if training:
                 inputs, targets = self.mix(Samples(inputs, targets))
             return Samples(inputs if dtype is None else self.cast_inputs(inputs, dtype), targets)

@@ -146,7 +146,9 @@ class SupervisedModule(LightningModule):
                 "model=mlp takes any shape"
             )
         if task not in self.suited_tasks:
-            raise InputError(f"{name} is made for the tasks {', '.join(self.suited_tasks)}, and these data are {task}")
+            hint = ": model=unet gives each pixel a class" if task == "dense" else ""
+            suited = ", ".join(self.suited_tasks)
+            raise InputError(f"{name} is made for the tasks {suited}, and these data are {task}{hint}")
         if bool(num_tokens) != self.takes_tokens:
             taken, given = ("tokens", "numbers") if self.takes_tokens else ("numbers", "tokens")
             raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}")
@@ -303,7 +305,7 @@ class SupervisedModule(LightningModule):
             targets = targets.argmax(dim=1)
         correct = torch.zeros_like(loss)
         if self.kind.has_classes:
-            correct = self.kind.count_correct(self.predict(outputs) == targets)
+            correct = self.kind.count_correct(self.predict(outputs), targets)
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 

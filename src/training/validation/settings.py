@@ -236,6 +236,10 @@ DATA = {
     "data.cache": PATH,
     "data.stream": allow_one_of(None, True, False),
     "data.labels": allow_null_or(PATH),
+    "data.masks": allow_null_or(FILE_NAME),
+    "data.classes": allow_null_or(
+        allow_list(LABEL, "a list of two names or more ('[background,cat]')", low=2, high=255)
+    ),
     "data.size": allow_integer(1, 4096),
     "data.channels": allow_one_of(1, 3),
     "data.mean": allow_null_or(allow_list(FRACTION, "a list of numbers from 0 to 1, one for each channel", low=1)),
