@@ -96,14 +96,19 @@ class Table(TensorDataModule):
         else:
             rest, (tested, test) = every, self._read_test_file(self.test_path, columns, names)
         train, val = self.split(rest)
-        self.encoder = fit_encoder({name: columns[name].take(train.inputs.numpy()) for name in names})
+        self.encoder = self._fit_encoder(columns, names, train.inputs.numpy())
         self._note_columns(names, every.size, train)
+        self._note_target(train)
         self._note_suspects(columns, every)
         self._note_unseen(columns, val, "validation")
         self._note_unseen(tested, test, "test")
         self.train_set, self.val_set = self._encode(columns, train, self.path), self._encode(columns, val, self.path)
         self.test_set = self._encode(tested, test, self.test_path or self.path)
-        self.in_shape = (len(self.encoder.feature_names),)
+        self.in_shape = (self.encoder.width,)
+
+    def _fit_encoder(self, columns: Mapping[str, Column], names: Sequence[str], rows: np.ndarray) -> ColumnEncoder:
+        """Return the encoder of the columns with these names, by the training rows (N,)."""
+        return fit_encoder({name: columns[name].take(rows) for name in names})
 
     def _read_file(self, path: Path, as_words: Sequence[str] = ()) -> dict[str, Column]:
         """Return a file's columns, and keep the digest of its content."""
@@ -207,16 +212,17 @@ class Table(TensorDataModule):
         words = len(self.encoder.word_columns)
         kinds = f"{len(used) - words} of numbers, {words} of words"
         left_out = f", ignored: {join_names(self.ignore)}" if self.ignore else ""
+        described = f"{format_count(rows, 'row')}, {format_count(len(used), 'column')} ({kinds}{left_out})"
+        self.notes.insert(0, f"{self.path.name}: {described}")
+        if constant := [name for name in names if name not in used]:
+            self.notes.append(f"the same in all training rows and so left out: {join_names(constant)}")
+
+    def _note_target(self, train: Samples) -> None:
+        """Note what is predicted, and what is odd about it; the first note gets the former."""
         task, title = self.task, "target" if len(self.target_names) == 1 else "targets"
         if self.class_names and title == "target":
             task += f", {self.num_classes} classes ({join_names(self.class_names)})"
-        self.notes.insert(
-            0,
-            f"{self.path.name}: {format_count(rows, 'row')}, {format_count(len(used), 'column')} ({kinds}{left_out}), "
-            f"{title} {join_names(self.target_names)}: {task}",
-        )
-        if constant := [name for name in names if name not in used]:
-            self.notes.append(f"the same in all training rows and so left out: {join_names(constant)}")
+        self.notes[0] += f", {title} {join_names(self.target_names)}: {task}"
         if self.class_names:
             present = train.targets if train.targets.ndim == 1 else train.targets.nonzero()[:, 1]  # labels that are 1
             counts = present.bincount(minlength=self.num_classes).tolist()

@@ -151,7 +151,8 @@ class SupervisedModule(LightningModule):
             raise InputError(f"{name} is made for the tasks {suited}, and these data are {task}{hint}")
         if bool(num_tokens) != self.takes_tokens:
             taken, given = ("tokens", "numbers") if self.takes_tokens else ("numbers", "tokens")
-            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}")
+            hint = ": model=text takes them" if num_tokens else ""
+            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}{hint}")
 
     def on_fit_start(self) -> None:
         if self.is_loaded:  # Lightning would train it in evaluation mode
