@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback as HydraCallback
 from lightning import Callback, LightningModule, Trainer
 
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from tests.forking import ForkedProcess
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.composing import composing_once
+from tests.shortcuts import taking_shortcuts
 from tests.small_data import write_cifar10, write_mnist
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ignores Ctrl-C, which some tests send
@@ -55,8 +55,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _composing_once() -> Iterator[None]:
-    with composing_once():
+def _shortcuts() -> Iterator[None]:
+    with taking_shortcuts():
         yield
 
 

@@ -8,7 +8,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}

@@ -13,7 +13,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
-from src.data.base import EVAL_BATCH_SIZE, Samples
+from src.data.base import EVAL_BATCH_SIZE
+from src.data.loading.samples import Samples
 from src.models.base import SupervisedModule
 from src.models.cnn import CNN
 from src.models.mlp import MLP

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 import torchvision.datasets
 
-from src.data.base import Samples
 from src.data.images import PublishedImages
+from src.data.loading.samples import Samples
 from src.data.published.pickles import PickledArray, unpickle
 
 

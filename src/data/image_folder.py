@@ -13,8 +13,9 @@ from src.core.checks import format_escaped, format_value
 from src.core.devices import is_main_process
 from src.core.errors import InputError
 from src.core.formatting import format_count
-from src.data.base import Samples, resolve_count, split_stratified
 from src.data.images import ImageDataModule
+from src.data.loading.samples import Samples
+from src.data.loading.splits import resolve_count, split_stratified
 from src.data.own.duplicates import drop_duplicates
 from src.data.own.image_cache import ImageCache
 from src.data.own.labels import encode_labels, list_classes

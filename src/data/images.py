@@ -14,7 +14,8 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images, make_mixer
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 from src.data.own.labels import IGNORED
 from src.data.own.streaming import StreamedImages
 from src.data.preprocessing import IMAGE, Preprocessing, flatten_numbers

@@ -9,8 +9,8 @@ import torch
 import torchvision.datasets
 from torch import Tensor
 
-from src.data.base import Samples
 from src.data.images import PublishedImages
+from src.data.loading.samples import Samples
 
 
 class MNIST(PublishedImages):

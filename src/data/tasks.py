@@ -70,7 +70,7 @@ class Task:
     """A row of the table of tasks.
 
     Attributes:
-        losses: the names in `src.models.losses.LOSSES` that suit it; the first is its default.
+        losses: the names in `src.models.supervision.losses.LOSSES` that suit it; the first is its default.
         predict: returns the predictions for outputs: (B, out_features, …) → (B, …).
         has_classes: predictions are classes, right or wrong, so that there is an accuracy; otherwise values.
         has_one_class: each sample has exactly one class, so that a split can keep the classes' fractions, and figures

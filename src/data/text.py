@@ -7,15 +7,15 @@ import numpy as np
 
 from src.core.errors import InputError
 from src.core.formatting import format_count
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.data.preprocessing import ROW, Preprocessing
-from src.data.table import Table
+from src.data.table import FileDataModule
 from src.data.tables.inspection import require_columns
 from src.data.tables.reading import Column
 from src.data.tables.text import TextEncoder, count_cut, fit_text
 
 
-class Texts(Table):
+class Text(FileDataModule):
     """The rows of a file: inputs (L,) int64, the numbers of a text's words, and the target columns.
 
     The words are those of the training rows (`src.data.tables.text`). Rows without a text are left out.
@@ -24,21 +24,21 @@ class Texts(Table):
         text: the name of the column of texts.
         max_words: the number of different words that are told apart, the most frequent ones.
         max_length: the words of a text that are read.
-        settings: those of `Table` but ``max_categories``, ``ignore`` and ``missing``.
+        settings: those of `FileDataModule`.
     """
 
-    encoder: TextEncoder  # type: ignore[assignment]
+    encoder: TextEncoder
+    dropping = "data.text"
 
     def __init__(self, text: str | None, max_words: int, max_length: int, **settings: Any) -> None:
         if text is None:
             needed = "data.file=FILE.csv data.text=COLUMN data.target=COLUMN"
             raise InputError(f"data=text needs a file, its column of texts and the column to predict: {needed}")
         self.text, self.max_words, self.max_length = text, max_words, max_length
-        super().__init__(max_categories=0, missing="drop", **settings)
+        super().__init__(**settings)
         self.num_tokens = self.encoder.num_tokens
 
-    def _choose_columns(self, columns: Mapping[str, Column]) -> list[str]:
-        require_columns("data.target", self.target_names, columns)
+    def choose_columns(self, columns: Mapping[str, Column]) -> list[str]:
         require_columns("data.text", [self.text], columns)
         if self.text in self.target_names:
             raise InputError(f"data.text={self.text} is the target, which cannot be learned from")
@@ -46,20 +46,16 @@ class Texts(Table):
             raise InputError(f"data.text={self.text} has numbers and no texts: data=table learns from numbers")
         return [self.text]
 
-    def _fit_encoder(self, columns: Mapping[str, Column], names: Sequence[str], rows: np.ndarray) -> TextEncoder:
+    def fit_encoder(self, columns: Mapping[str, Column], names: Sequence[str], rows: np.ndarray) -> TextEncoder:
         return fit_text(self.text, columns[self.text].take(rows), self.max_words, self.max_length)
 
-    def _note_columns(self, names: Sequence[str], rows: int, train: Samples) -> None:
-        words, length = len(self.encoder.words), self.encoder.length
-        kinds = f"{format_count(words, 'word')}, up to {length} in a text"
-        self.notes.insert(0, f"{self.path.name}: {format_count(rows, 'row')}, texts {self.text} ({kinds})")
+    def describe_columns(self, names: Sequence[str]) -> str:
+        words, length = format_count(len(self.encoder.words), "word"), self.encoder.length
+        return f"texts {self.text} ({words}, up to {length} in a text)"
 
-    def _note_suspects(self, columns: Mapping[str, Column], samples: Samples) -> None:
-        if cut := count_cut(self.encoder, columns[self.text].take(samples.inputs.numpy())):
-            self.notes.append(f"{format_count(cut, 'text')} cut to {self.encoder.length} words (data.max_length)")
-
-    def _note_unseen(self, columns: Mapping[str, Column], samples: Samples, stage: str) -> None:
-        """Note nothing: each text has words of its own."""
+    def inspect_rows(self, columns: Mapping[str, Column], samples: Samples) -> list[str]:
+        cut = count_cut(self.encoder, columns[self.text].take(samples.inputs.numpy()))
+        return [f"{format_count(cut, 'text')} cut to {self.encoder.length} words (data.max_length)"] if cut else []
 
     def describe_preprocessing(self) -> Preprocessing:
         return Preprocessing(ROW, options={"delimiter": self.delimiter, "text": self.encoder.to_plain()})

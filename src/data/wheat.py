@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from src.core.errors import InputError
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 from src.data.preprocessing import VALUES, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
 from src.data.published.files import is_present, read_file

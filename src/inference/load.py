@@ -13,7 +13,8 @@ from torch import Tensor
 
 from src.callbacks.explanations.saliency import Saliency, compute_saliency
 from src.core.errors import InputError
-from src.data.base import TensorDataModule, cast_inputs, check_tokens
+from src.data.base import TensorDataModule
+from src.data.loading.samples import cast_inputs, check_tokens
 from src.data.preprocessing import DataDescription, describe_data, read_description
 from src.data.tasks import TASKS
 from src.storage.configs import open_config

@@ -18,7 +18,7 @@ from src.callbacks.figures.predictions import compute_class_probabilities
 from src.core.errors import InputError
 from src.core.formatting import to_relative_path
 from src.core.places import expand_home, resolve_data_dir
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.data.preprocessing import DataDescription
 from src.data.tasks import TASKS
 from src.inference.inputs import Reader, batch_items

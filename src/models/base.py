@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from src.core.devices import convert_to_channels_last
 from src.core.errors import DivergedError, InputError
-from src.data.base import flatten_targets
+from src.data.loading.samples import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
 from src.data.tasks import get_task
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
-from src.models.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.models.supervision.class_weights import (
     check_class_weights,
     compute_weighted_loss,
     make_class_weights,
     weigh_samples,
 )
+from src.models.supervision.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.models.supervision.metrics import Metric, compute_metrics
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
@@ -47,7 +47,7 @@ class SupervisedModule(LightningModule):
             learning rate.
         label_smoothing: fraction of the target's probability that is spread over all classes in
             training, in [0, 1) (Szegedy et al., 2016).
-        loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
+        loss: a name in `src.models.supervision.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
         reduction: a step minimises the "mean" or the "sum" of its samples' losses.
         class_weights: weight of each class's samples in the training loss, or "balanced": n/(K·n_k), for n training

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from src.core.errors import InputError
-from src.data.base import Chunk, Samples
+from src.data.loading.batches import Chunk
+from src.data.loading.samples import Samples
 from src.models.graphs import GraphStep, Prepare, can_record, copy_batch
 
 # Hooks on all optimisers, which torch's wrapper of `step` calls; torch has no public way to ask for them.

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.core.devices import is_main_process
-from src.data.base import Chunk, Samples
+from src.data.loading.batches import Chunk
+from src.data.loading.samples import Samples
 from src.optimizers.settings import FUSED_OPTIMIZERS
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.base import flatten_targets
+from src.data.loading.samples import flatten_targets
 from src.models.base import SupervisedModule
 
 

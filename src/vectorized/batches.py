@@ -7,8 +7,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
 from src.data.images import ImageDataModule
+from src.data.loading.samples import Samples
 from src.vectorized.random_numbers import BatchedRandomNumbers, PerJobRandomNumbers
 
 GATHERED_VALUES = 2**16  # input values gathered in one operation; that is several batches if they are small

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from src.cli.names import register_resolvers
 from src.core import devices
 from src.core.places import CONF
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 from src.training import build
 from tests.bench.turns import take_turn
 

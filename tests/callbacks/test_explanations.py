@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from src.callbacks.explanations.calibration import ReliabilityDiagram, compute_error, count_by_confidence
 from src.callbacks.explanations.embedding import Embedding, compute_principal_components, make_thumbnails
 from src.callbacks.explanations.saliency import Saliency, SaliencyMaps, attach_overlays, compute_saliency
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, make_brightness_model, pixels
 from tests.doubles import ZERO_RATE_SGD, quiet_trainer

@@ -20,7 +20,7 @@ from src.callbacks.figures.per_class import ERRORS, ConfusionMatrix
 from src.callbacks.figures.predictions import find_confident_errors
 from src.callbacks.figures.training_images import select_class_balanced
 from src.core.colours import CLASSES, CORRECT, INCORRECT, MODEL, OTHER, TRAIN, TRUTH, VALIDATION
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, make_samples, quiet_trainer
 

@@ -15,7 +15,7 @@ from src.callbacks.figures.fitted_function import Fit, compute_contributions, ma
 from src.callbacks.figures.learning_curves import CostAndAccuracy, compute_totals
 from src.callbacks.history import History
 from src.core.colours import TRAIN
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.base import SupervisedModule
 from src.training.checkpointing.checkpoint import RunCheckpoint
 from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer

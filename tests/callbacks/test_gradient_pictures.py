@@ -22,7 +22,7 @@ from src.callbacks.figures.loss_surface import (
     select_evenly_spaced,
 )
 from src.core.errors import DivergedError
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.base import SupervisedModule
 from src.models.resnet18 import ResNet18
 from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer

@@ -21,7 +21,7 @@ from src.callbacks.figures.predictions import (
 from src.callbacks.figures.training_images import AugmentedBatch, to_display_images
 from src.core.colours import CORRECT, INCORRECT, OTHER
 from src.data.augment import flip_images
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.data.mnist import MNIST
 from src.models.mlp import MLP
 from tests.callbacks.test_pictures_of_a_run import NAMES, Pixels, make_brightness_model, pixels

@@ -18,7 +18,7 @@ from src.callbacks.figures.first_layer import (
     find_strongest,
     get_image_weights,
 )
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.airbench import Airbench
 from src.models.cnn import CNN
 from src.models.mlp import MLP

@@ -16,7 +16,7 @@ from src.callbacks.figures.per_class import ConfusionMatrix
 from src.callbacks.figures.predictions import Misclassified
 from src.callbacks.figures.training_images import ImageSamples as SamplesShown
 from src.callbacks.history import History
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from src.training.checkpointing.checkpoint import RunCheckpoint
 from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer

@@ -21,7 +21,7 @@ from src.callbacks.figures.hidden_space import (
     subsample,
 )
 from src.callbacks.figures.snapshot import eval_mode
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.base import SupervisedModule
 from tests.doubles import ZERO_RATE_SGD, InMemoryDataModule, quiet_trainer
 

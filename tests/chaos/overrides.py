@@ -30,7 +30,7 @@ from tests.chaos.guard import Lost, call_each
 from tests.chaos.override_strings import ACCEPT, REFUSE, TRAINED, Trial, trials
 from tests.chaos.settings import GROUPS, OF_PATHS, known
 from tests.command_line import Outcome, read_json, train_bare
-from tests.composing import composing_once
+from tests.shortcuts import taking_shortcuts
 from tests.small_data import write_cifar10, write_mnist
 
 PATIENCE = 240.0  # seconds; the slowest string takes a few on a busy machine
@@ -86,7 +86,7 @@ def run(seed: int, count: int, workers: int = os.cpu_count() or 1) -> Table:
     """Try as many command lines."""
     found: list[str] = []
     verdicts: Counter[tuple[str, str]] = Counter()
-    with tempfile.TemporaryDirectory() as folder, composing_once(), unreachable_network():
+    with tempfile.TemporaryDirectory() as folder, taking_shortcuts(), unreachable_network():
         bench = prepare(Path(folder))
         tried = call_each(partial(judge, bench), trials(seed, count), workers, PATIENCE)
         for trial, verdict in tqdm(tried, "overrides", count, disable=None):

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from src.core.errors import InputError
-from src.data.base import EVAL_BATCH_SIZE, Batches, Samples, TensorDataModule, resolve_count, split_stratified
+from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
+from src.data.loading.batches import Batches
+from src.data.loading.samples import Samples
+from src.data.loading.splits import resolve_count, split_stratified
 from tests.doubles import BatchCollector, InMemoryDataModule, quiet_trainer
 
 

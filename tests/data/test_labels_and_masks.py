@@ -13,7 +13,7 @@ from src.core.errors import InputError
 from src.data.image_folder import ImageFolder
 from src.data.own.masks import decode_mask
 from src.data.tasks import TASKS, check_targets
-from src.models.losses import cross_entropy
+from src.models.supervision.losses import cross_entropy
 from src.models.unet import UNetNet
 from tests.command_line import evaluate, read_weights, run, train_bare
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.base import Samples
 from src.data.images import ImageDataModule
-from src.models.losses import LOSSES, SMOOTHABLE
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
+from src.models.supervision.losses import LOSSES, SMOOTHABLE
 from tests.command_line import (
     get_small_image_settings,
     is_identical,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.data import placement
-from src.data.base import Batches, Chunk, Samples
-from src.data.placement import copy_ahead
+from src.data.loading import placement
+from src.data.loading.batches import Batches, Chunk
+from src.data.loading.placement import copy_ahead
+from src.data.loading.samples import Samples
 from src.data.toy import XOR
 from tests.command_line import BARE, run
 

@@ -1,4 +1,4 @@
-"""Texts of one's own: words become tokens, and a run learns, predicts and is exported from the command line."""
+"""Text of one's own: words become tokens, and a run learns, predicts and is exported from the command line."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from src.core.errors import InputError
 from src.data.tables.reading import Column
 from src.data.tables.text import TextEncoder, fit_text
-from src.data.text import Texts
+from src.data.text import Text
 from src.inference.tables import TableReader
 from src.models.text import TextNet
 from tests.command_line import read_json, read_weights, run, train_bare
@@ -38,9 +38,9 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
-def make_data(cwd: Path, **settings: Any) -> Texts:
+def make_data(cwd: Path, **settings: Any) -> Text:
     given = {"text": "review", "target": "likes", "max_words": 100, "max_length": 50, "test_size": 0.2}
-    return Texts(file=str(cwd / "reviews.csv"), batch_size=10, val_size=0.2, **{**given, **settings})
+    return Text(file=str(cwd / "reviews.csv"), batch_size=10, val_size=0.2, **{**given, **settings})
 
 
 SETTINGS = ("data=text", "data.file=reviews.csv", "data.text=review", "data.target=likes", "optimizer.lr=0.01")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from src.core.errors import InputError
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 from src.data.toy import XOR, Cubic, Gate, Linear, Parabola, Pulse, SyntheticDataModule, TenPoints
 
 

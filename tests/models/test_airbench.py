@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from src.core.errors import InputError
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.airbench import Airbench
 from tests.doubles import SGD, InMemoryDataModule, is_plain, quiet_trainer, reload_model
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from tests.doubles import InMemoryDataModule, quiet_trainer
 from tests.models.numpy_network import COSTS, Adam, Array, Arrays, Momentum, Network, one_vs_rest, sigmoid

@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from src.core.errors import DivergedError, InputError
-from src.data.base import EVAL_BATCH_SIZE, Samples
+from src.data.base import EVAL_BATCH_SIZE
+from src.data.loading.samples import Samples
 from src.models.base import Settings
 from src.models.cnn import CNN
 from src.models.mlp import MLP

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.cnn import CNN
 from src.models.images import ImageModule
 from tests.command_line import BatchRecorder, evaluate, get_small_image_settings, read_json, train_bare

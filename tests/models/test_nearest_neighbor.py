@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from src.core.errors import InputError
-from src.data.base import Samples
 from src.data.cifar10 import CIFAR10
+from src.data.loading.samples import Samples
 from src.models import nearest_neighbor
 from src.models.mlp import MLP
 from src.models.nearest_neighbor import DISTANCES, NearestNeighbor, compute_l1, compute_l2, to_float32, to_uint8

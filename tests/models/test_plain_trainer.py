@@ -8,7 +8,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 from src.data.toy import XOR
 from src.models.mlp import MLP
 from tests.command_line import train, train_bare

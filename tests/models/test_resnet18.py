@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from src.core.errors import InputError
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.resnet18 import ResNet18
 from tests.doubles import SGD, InMemoryDataModule, is_plain, quiet_trainer, reload_model
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.core.errors import InputError
-from src.data.base import Samples, TensorDataModule
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
 from src.data.tasks import check_targets
 from src.models.base import SupervisedModule
 from src.models.mlp import MLP

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from src.callbacks.figures.decision_regions import predict_grid
 from src.core.errors import InputError
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from src.sweeps.figures.model_grid import ModelGrid, draw_model, format_score
 from src.sweeps.store.runs import Run, read_runs

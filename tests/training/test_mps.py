@@ -17,7 +17,7 @@ from torchgen.gen import parse_native_yaml
 from torchgen.model import DispatchKey
 
 from src.core import devices
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from src.vectorized import model as stack
 from src.vectorized.batches import StackedBatches

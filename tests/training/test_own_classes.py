@@ -58,7 +58,8 @@ class Doubled(MyModel):
 """,
     "mine/data.py": """
 import torch
-from src.data.base import Samples, TensorDataModule
+from src.data.loading.samples import Samples
+from src.data.base import TensorDataModule
 
 class Rings(TensorDataModule):
     task = "multiclass"

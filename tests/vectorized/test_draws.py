@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.data.base import Samples
 from src.data.images import ImageDataModule
+from src.data.loading.samples import Samples
 from src.vectorized.batches import StackedBatches
 from src.vectorized.layers import StackedDropout
 from src.vectorized.random_numbers import BatchedRandomNumbers

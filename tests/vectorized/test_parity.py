@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.models.mlp import MLP
 from src.vectorized.batches import StackedBatches
 from src.vectorized.model import StackedModel

@@ -8,7 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from torch import Tensor, nn
 
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 from src.data.toy import XOR
 from src.models.mlp import MLP
 from src.vectorized.batches import has_augmentation

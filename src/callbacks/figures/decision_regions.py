@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from src.callbacks.figures.base import get_data_module, has_class_names
 from src.callbacks.figures.snapshot import Snapshot, capture_layer, eval_mode, prepare_inputs
 from src.core.colours import MODEL, TRUTH, choose_class_colour
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 
 POINTS = 200  # of the grid along each axis
 MAX_LINES = 8

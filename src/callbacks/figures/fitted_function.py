@@ -12,7 +12,7 @@ from src.callbacks.figures.base import get_data_module
 from src.callbacks.figures.decision_regions import choose_unit_colours
 from src.callbacks.figures.snapshot import Snapshot, capture_last_hidden, eval_mode, prepare_inputs
 from src.core.colours import MODEL, OTHER, TRUTH, choose_class_colour
-from src.data.base import Samples
+from src.data.loading.samples import Samples
 
 POINTS = 400  # along the input's range
 MAX_LABELS = 8

@@ -15,7 +15,8 @@ from src.callbacks.figures.decision_regions import (
     make_grid_around,
 )
 from src.callbacks.figures.snapshot import Snapshot, capture_last_hidden, eval_mode, prepare_inputs
-from src.data.base import EVAL_BATCH_SIZE, Samples
+from src.data.base import EVAL_BATCH_SIZE
+from src.data.loading.samples import Samples
 
 MAX_SAMPLES = 2000
 

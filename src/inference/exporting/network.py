@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.core.errors import InputError
-from src.data.base import cast_inputs
+from src.data.loading.samples import cast_inputs
 from src.data.preprocessing import IMAGE, VALUES, DataDescription, Preprocessing
 
 INPUT = "inputs"  # the input's name in a file

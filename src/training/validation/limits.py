@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 from src.core.devices import is_main_process
 from src.core.errors import InputError
 from src.core.hints import has_custom_hooks
-from src.data.base import Samples, TensorDataModule, count_fraction
+from src.data.base import TensorDataModule
+from src.data.loading.samples import Samples
+from src.data.loading.splits import count_fraction
 
 
 def limit_samples(trainer: Trainer, data: Any) -> None:

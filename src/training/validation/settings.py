@@ -29,7 +29,7 @@ from src.core.places import LOCATION_CHECKS, MAX_NAME_BYTES
 from src.data.tables.reading import DELIMITERS
 from src.data.tables.text import MAX_LENGTH
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
-from src.models.losses import LOSSES
+from src.models.supervision.losses import LOSSES
 from src.storage.trust import TRUST_CHECK
 
 MAX_SAMPLES = 10_000_000
