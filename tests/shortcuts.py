@@ -11,6 +11,7 @@ from unittest import mock
 from lightning.fabric.utilities import registry
 from omegaconf import DictConfig
 
+from src.cli.startup import patch_hydra_speed
 from tests.composing import composing_once
 
 _copy_slowly, _entry_points = DictConfig.__deepcopy__, registry.entry_points
@@ -23,6 +24,7 @@ def taking_shortcuts() -> Iterator[None]:
     The order of a sync among the operations on files is tested by `tests.chaos`, which observes it; its effect, that
     files outlast a power cut, cannot be tested here.
     """
+    patch_hydra_speed()  # as commands do, for what composes configs without them
     with ExitStack() as patches:
         patches.enter_context(composing_once())
         for owner, name, own in (

@@ -153,7 +153,8 @@ class TensorDataModule(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
             raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
-        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH_SIZE)
+        is_small = train or self.task == "dense"  # whose maps are as large as their images also without gradients
+        size = self.batch_size if is_small else max(self.batch_size, EVAL_BATCH_SIZE)
         order = self.draw_epoch_order if train and self.shuffle else None
         ahead = (
             self.target_device if self.target_device.type == "cuda" and samples.device != self.target_device else None

@@ -199,7 +199,7 @@ class FileDataModule(TensorDataModule):
         test, rest = split_stratified(self.get_strata(samples), count, torch.Generator().manual_seed(self.split_seed))
         return samples.take(rest), samples.take(test)
 
-    # What the log tells
+    # For the log
 
     def _note_target(self, train: Samples) -> None:
         """Note what is predicted, and what is odd about it; the first note gets the former."""

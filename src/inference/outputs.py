@@ -144,7 +144,7 @@ def _write_masks(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
         same = (f"{stem}_{number}" for number in itertools.count(2))
         name = stem if stem not in names else next(each for each in same if each not in names)
         names[name] = None
-        image = Image.fromarray(prediction.value).convert("P")
+        image = Image.fromarray(np.asarray(prediction.value)).convert("P")
         image.putpalette(bytes(itertools.chain.from_iterable(make_palette())))
         with open_atomic(folder / f"{name}.png") as file:
             image.save(file, format="png")
@@ -218,7 +218,7 @@ def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], sal
     titles = [_format_title(each) for each in predictions]
     is_dense = isinstance(predictions[0].value, np.ndarray)
     if is_dense:
-        images = attach_masks(images, torch.from_numpy(np.stack([each.value for each in predictions])))
+        images = attach_masks(images, torch.from_numpy(np.stack([np.asarray(each.value) for each in predictions])))
     elif saliency is not None:
         images = attach_overlays(images, saliency)
     wide = 2 if is_dense or saliency else 1  # images that are drawn for each

@@ -36,7 +36,7 @@ class AttentionBlock(nn.Module):
         mask = is_word[:, None, None, :]
         found = F.scaled_dot_product_attention(mixed[0], mixed[1], mixed[2], attn_mask=mask)
         x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.feed_forward(x))  # type: ignore[no-any-return]
+        return x + self.dropout(self.feed_forward(x))
 
 
 class TextNet(nn.Module):

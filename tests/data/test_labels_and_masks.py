@@ -15,6 +15,7 @@ from src.data.own.masks import decode_mask
 from src.data.tasks import TASKS, check_targets
 from src.models.supervision.losses import cross_entropy
 from src.models.unet import UNetNet
+from src.storage.configs import select_identifying
 from tests.command_line import evaluate, read_weights, run, train_bare
 
 LABELS = ("data=image_folder", "data.root=shapes", "data.labels=labels.csv", "data.size=16", "data.batch_size=15")
@@ -137,6 +138,16 @@ def test_values_are_predicted(shapes: Path) -> None:
         *settings, "data.task=regression", "model=cnn", "model.channels=[4]", "trainer.max_epochs=2", cwd=shapes
     )
     assert outcome.metrics["monitor"] == "val/loss" and outcome.metrics["test/loss"] < 1
+
+
+def test_older_jobs_keep_their_identity() -> None:
+    """Settings that were added later do not tell jobs of image folders apart; a task that is given does."""
+    old = {"data._target_": "src.data.image_folder.ImageFolder", "data.root": "birds", "data.labels": None}
+    new = {**old, "data.task": None, "data.masks": None, "data.classes": None}
+    assert select_identifying(new) == select_identifying(old)
+    assert select_identifying({**new, "data.task": "multilabel"}) != select_identifying(old)
+    table = {"data._target_": "src.data.table.Table", "data.task": None}
+    assert "data.task" in select_identifying(table)  # as always
 
 
 # Masks

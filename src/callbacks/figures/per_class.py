@@ -48,7 +48,7 @@ class ConfusionMatrix(FigureCallback):
                     if row == column
                     else choose_contrast_colour(*image.cmap(image.norm(fractions[row, column]))[:3])
                 )
-                text = str(count) if counts.max() < MANY else format_percent(fractions[row, column], 0)
+                text = str(count) if counts.max() < MANY else format_percent(float(fractions[row, column]), 0)
                 axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
         long = max(map(len, names)) > 2
         axis.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")

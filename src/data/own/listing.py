@@ -199,7 +199,7 @@ def _list_by_masks(root: Path, masks: str, problems: Problems) -> Iterator[Image
     parts = [(f"{top}/", SPLIT_FOLDERS[top]) for top in tops] if _are_splits(root, tops) else [("", "")]
     for part, split in parts:
         for name in (IMAGES, masks):
-            if not (root / part / name).is_dir():
+            if f"{part}{name}" not in _list_folders(root, part.rstrip("/"), {}):  # links are not followed
                 raise InputError(f"data.masks={masks}: there is no folder {part}{name} in data.root={root}")
         inside = len(f"{part}{masks}/")
         found = {os.path.splitext(name[inside:])[0]: name for name in _walk(root, f"{part}{masks}", problems)}

@@ -120,8 +120,11 @@ def load_masks(cache: MaskCache, files: Sequence[ImageFile], names: Sequence[str
     without = [file.mask for file, each in zip(known, has_class.tolist(), strict=True) if not each]
     if without:
         problems.setdefault("masks have no class in any pixel", []).extend(without)
+    files = list(compress(known, has_class.tolist()))
     used = counts[:, :IGNORED].any(dim=0).nonzero().flatten().tolist() or [0]
-    return Masks(list(compress(known, has_class)), pixels[has_class], _name_classes(used[-1] + 1, names), is_white)
+    return Masks(
+        list(compress(known, has_class.tolist())), pixels[has_class], _name_classes(used[-1] + 1, names), is_white
+    )
 
 
 def _name_classes(used: int, names: Sequence[str] | None) -> tuple[str, ...]:

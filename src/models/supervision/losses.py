@@ -30,7 +30,7 @@ def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> 
     width = outputs.shape[1]
     if targets.ndim == 1 and width > 1:
         hot, classes = F.one_hot(targets, width).to(outputs.dtype), width
-    else:  # each output tells two classes apart, unless they are shares
+    else:  # each output separates two classes, unless they are shares
         hot = _match_shape(targets, outputs).to(outputs.dtype)
         classes = width if targets.is_floating_point() and width > 1 else 2
     return hot * (1 - smoothing) + smoothing / classes if smoothing else hot
