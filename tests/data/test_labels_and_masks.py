@@ -256,7 +256,8 @@ def test_unusable_masks_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     Image.new("L", (20, 20)).save(root / "masks/03.png")
     data = make_data(tmp_path, masks="masks")
     assert data.class_names == ("0", "1") and data.train_set.targets.max() == 1
-    assert sum(part.size for part in (data.train_set, data.val_set, data.test_set)) == 16
+    sizes = [part.size for part in (data.train_set, data.val_set, data.test_set)]
+    assert sum(sizes) == 16
     for line in (
         "images have no mask (1): images/00.png",
         "masks have no image (1): masks/01.png",

@@ -122,9 +122,7 @@ def load_masks(cache: MaskCache, files: Sequence[ImageFile], names: Sequence[str
         problems.setdefault("masks have no class in any pixel", []).extend(without)
     files = list(compress(known, has_class.tolist()))
     used = counts[:, :IGNORED].any(dim=0).nonzero().flatten().tolist() or [0]
-    return Masks(
-        list(compress(known, has_class.tolist())), pixels[has_class], _name_classes(used[-1] + 1, names), is_white
-    )
+    return Masks(files, pixels[has_class], _name_classes(used[-1] + 1, names), is_white)
 
 
 def _name_classes(used: int, names: Sequence[str] | None) -> tuple[str, ...]:
