@@ -334,13 +334,14 @@ def left(folder: Path) -> dict[str, Any]:
     status = read_status(folder)["status"]
     if status not in ("finished", "pruned"):
         return UNFINISHED
-    kept = {name: load_checkpoint(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")}
+    kept = {path.stem: load_checkpoint(path) for path in folder.glob("checkpoints/*.ckpt")}
+    last = kept.get("last", {})  # a stack that has pruned a job keeps its weights
     return {
         "status": status,
         "metrics": drop_seconds(read_json(folder / "metrics.json")),
         "history": (folder / "history.csv").read_text(),
-        "best": kept["best"]["state_dict"],
-        "last": [kept["last"][name] for name in ("state_dict", "optimizer_states", "global_step", "epoch")],
+        "weights": {name: content["state_dict"] for name, content in kept.items()},
+        "state": [last.get(name) for name in ("state_dict", "optimizer_states", "global_step", "epoch")],
     }
 
 
