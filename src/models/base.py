@@ -17,7 +17,6 @@ from src.data.loading.samples import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
-from src.models.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.models.supervision.class_weights import (
     check_class_weights,
     compute_weighted_loss,
@@ -25,6 +24,7 @@ from src.models.supervision.class_weights import (
     weigh_samples,
 )
 from src.models.supervision.logged_module import LoggedModule
+from src.models.supervision.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -44,7 +44,7 @@ class SupervisedModule(LoggedModule):
             learning rate.
         label_smoothing: fraction of the target's probability that is spread over all classes in
             training, in [0, 1) (Szegedy et al., 2016).
-        loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
+        loss: a name in `src.models.supervision.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
         reduction: a step minimises the "mean" or the "sum" of its samples' losses.
         class_weights: weight of each class's samples in the training loss, or "balanced": n/(K·n_k), for n training
@@ -130,10 +130,13 @@ class SupervisedModule(LoggedModule):
                 "model=mlp takes any shape"
             )
         if task not in self.suited_tasks:
-            raise InputError(f"{name} is made for the tasks {', '.join(self.suited_tasks)}, and these data are {task}")
+            hint = ": model=unet gives each pixel a class" if task == "dense" else ""
+            suited = ", ".join(self.suited_tasks)
+            raise InputError(f"{name} is made for the tasks {suited}, and these data are {task}{hint}")
         if bool(num_tokens) != self.takes_tokens:
             taken, given = ("tokens", "numbers") if self.takes_tokens else ("numbers", "tokens")
-            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}")
+            hint = ": model=text takes them" if num_tokens else ""
+            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}{hint}")
 
     def on_fit_start(self) -> None:
         if self.is_loaded:  # Lightning would train it in evaluation mode

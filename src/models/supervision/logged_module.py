@@ -71,7 +71,7 @@ class LoggedModule(LightningModule):
             targets = targets.argmax(dim=1)
         correct = torch.zeros_like(loss)
         if self.kind.has_classes:
-            correct = self.kind.count_correct(self.predict(outputs) == targets)
+            correct = self.kind.count_correct(self.predict(outputs), targets)
         count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
         return torch.stack([loss * count, correct.to(loss.dtype), count])
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.core.errors import InputError
+from src.data.own.labels import IGNORED
 
 Loss = Callable[..., Tensor]
 
@@ -50,7 +51,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction:
     """Return the cross entropy of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
     if outputs.shape[1] == 1:
         return one_vs_rest(outputs, targets, smoothing, reduction)
-    return F.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
+    ignored = IGNORED if outputs.ndim > 2 else -100  # of pixels; of other classes none
+    return F.cross_entropy(outputs, targets, ignore_index=ignored, label_smoothing=smoothing, reduction=reduction)
 
 
 def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
