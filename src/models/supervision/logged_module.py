@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.core.errors import DivergedError
 from src.data.loading.samples import flatten_targets
+from src.data.own.labels import IGNORED
 from src.data.tasks import get_task
 from src.models.supervision.metrics import Metric, compute_metrics
 
@@ -33,6 +34,7 @@ class LoggedModule(LightningModule):
         self.out_features = self.kind.count_outputs(num_classes, num_values)
         self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
         self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
+        self.eval_sums: list[tuple[Tensor, Tensor]] = []  # in their place for a class per pixel, see `sum_pixels`
         self.metrics: dict[str, Metric] = {}  # further metrics of an evaluation, by name
         self.confusion: Tensor | None = None  # of the last evaluation, see `src.data.tasks.Task.count_confusion`
         self.last_logged_loss: float | None = None  # mean loss when losses were last logged, for the progress bar
@@ -137,38 +139,59 @@ class LoggedModule(LightningModule):
 
     def start_evaluation(self) -> None:
         self.eval_outputs.clear()
+        self.eval_sums.clear()
 
     on_validation_epoch_start = on_test_epoch_start = start_evaluation
 
     def evaluate_batch(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Keep a batch's outputs for the end of the evaluation; return them, (B, out_features)."""
+        """Keep a batch's outputs, or sums of them, for the end of the evaluation; return them, (B, out_features, …)."""
         inputs, targets = batch[0], flatten_targets(batch[1])
         if not len(targets):  # the batch has fewer samples than there are ranks
             return torch.zeros(0, self.out_features, device=inputs.device)
         outputs = self(inputs).float()
-        self.eval_outputs.append((outputs, targets))
+        if self.task == "dense" and not self.metrics:  # several numbers for each pixel are too many to keep
+            self.eval_sums.append(self.sum_pixels(outputs, targets))
+        else:
+            self.eval_outputs.append((outputs, targets))
         return outputs
 
     validation_step = test_step = evaluate_batch
 
+    def sum_pixels(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sums over a batch of masks, (4,): loss times pixels, pixels, correct, n; and the confusion (K, K)."""
+        predictions, pixels = self.predict(outputs), (targets != IGNORED).sum()
+        loss = torch.where(pixels > 0, self.loss(outputs, targets), 0.0)  # of no pixel it would be NaN
+        correct = self.kind.count_correct(predictions, targets)
+        sums = torch.stack([loss * pixels, pixels, correct, torch.full_like(loss, len(targets))])
+        return sums, self.kind.count_confusion(targets, predictions, self.num_classes)
+
     def finish_evaluation(self, stage: str) -> None:
-        """Compute and log the metrics of a stage from all outputs of the evaluation, (N, out_features)."""
+        """Compute and log the metrics of a stage from all outputs of the evaluation, or their sums."""
+        sums, counts = self._sum_evaluation()
+        self.log_sums(stage, sums)
+        if self.kind.has_classes:
+            self.confusion = self.all_reduce(counts)
+            further = {name: compute(self.confusion) for name, compute in self.kind.confusion_metrics.items()}
+            self.log_dict({f"{stage}/{name}": value for name, value in further.items()}, sync_dist=True)
+        if self.metrics:
+            self.log_chosen_metrics(stage)
+        self.start_evaluation()
+
+    def _sum_evaluation(self) -> tuple[Tensor, Tensor]:
+        """Return loss times n, number of correct predictions and n, (3,), and the confusion if there are classes."""
+        if self.eval_sums:
+            parts, confusions = zip(*self.eval_sums, strict=True)
+            loss, pixels, correct, count = torch.stack(parts).sum(dim=0)
+            return torch.stack([loss / pixels * count, correct, count]), torch.stack(confusions).sum(dim=0)
         sums = torch.zeros(3, device=self.device)
         predictions = targets = torch.zeros(0, self.num_classes, dtype=torch.long, device=self.device)
         if self.eval_outputs:  # a rank may have received no samples
             outputs, targets = [torch.cat(parts) for parts in zip(*self.eval_outputs, strict=True)]
             sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
-            if self.kind.has_classes:
-                predictions = self.predict(outputs)
-        self.log_sums(stage, sums)
-        if self.kind.has_classes:
-            counts = self.all_reduce(self.kind.count_confusion(targets, predictions, self.num_classes))
-            self.confusion = counts
-            further = {f"{stage}/{name}": compute(counts) for name, compute in self.kind.confusion_metrics.items()}
-            self.log_dict(further, sync_dist=True)
-        if self.metrics:
-            self.log_chosen_metrics(stage)
-        self.eval_outputs.clear()
+            if not self.kind.has_classes:
+                return sums, sums
+            predictions = self.predict(outputs)
+        return sums, self.kind.count_confusion(targets, predictions, self.num_classes)
 
     def log_chosen_metrics(self, stage: str) -> None:
         """Compute and log the metrics that the setting ``metrics`` names, from the outputs of all processes."""
