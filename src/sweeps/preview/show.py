@@ -26,6 +26,7 @@ from src.sweeps.store.runs import find_swept_settings
 MAX_VALUES = 12  # values of a setting that are listed
 HIDDEN_SETTINGS = ("name", "preview", "rerun", "trust")  # settings that are no part of a job
 UNLIMITED_WIDTH = 10_000  # columns if the output is not a terminal: nothing is cut off
+QUOTED = re.compile(r"(?<==)'([\w./~-]+)'$")  # a path or a name that needs no quotes where it is typed
 EARLY_ENDS = ("trainer.max_steps", "trainer.max_time")
 
 
@@ -238,7 +239,7 @@ def explain_unknown(work: Work, is_measured: bool) -> list[str]:
         return [f"unknown until a stack of this kind has finished; {how}"]
     job = work.jobs[0]
     gone = tuple(f"{name}=" for name in (*HIDDEN_SETTINGS, "trainer.max_epochs"))
-    overrides = [each for each in job.overrides if not each.startswith(gone)]
+    overrides = [QUOTED.sub(r"\1", each) for each in job.overrides if not each.startswith(gone)]
     command = format_command("src.train", ["-m", *overrides, "trainer.max_epochs=1", "name=measured"])
     return [
         "unknown until a job of this kind has finished; this one trains an epoch of it, then preview again:",
@@ -267,5 +268,5 @@ def format_table(jobs: Sequence[Job]) -> str:
 
 
 def _read_overrides(job: Job) -> dict[str, str]:
-    pairs = (each.lstrip("+").partition("=") for each in job.overrides)
+    pairs = (QUOTED.sub(r"\1", each).lstrip("+").partition("=") for each in job.overrides)
     return {key: value for key, _, value in pairs if key not in HIDDEN_SETTINGS}
