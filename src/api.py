@@ -40,9 +40,21 @@ from src.sweeps.store.results import build_rows, find_scalar_metrics
 from src.sweeps.store.runs import read_runs
 from src.training.evaluate import evaluate
 from src.training.python_run import TIME_FORMAT, Overrides, compose_in_python, open_python_run, split_overrides
+from src.training.repeat import Repetition, repeat_run
 from src.training.run import train as train_run
 
-__all__ = ["Figure", "InputError", "Predictions", "Run", "Sweep", "load_run", "load_sweep", "sweep", "train"]
+__all__ = [
+    "Figure",
+    "InputError",
+    "Predictions",
+    "Repetition",
+    "Run",
+    "Sweep",
+    "load_run",
+    "load_sweep",
+    "sweep",
+    "train",
+]
 
 
 def train(overrides: Overrides = ()) -> "Run":
@@ -77,6 +89,8 @@ def sweep(overrides: Overrides) -> "Sweep":
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "hydra.sweep.dir" in given:
         raise InputError("hydra.sweep.dir has no effect in Python; name=… and paths.outputs=… set a sweep's folder")
+    if "preview" in given:
+        raise InputError(f"preview={given['preview']} is for the command line: python -m src.train -m … preview=true")
     stamp = f"{datetime.now():{TIME_FORMAT}}"
     if "name" not in given:
         arguments.append(f"name={stamp}")
@@ -227,6 +241,14 @@ class Run:
         """Continue the run where it stopped, or longer: ``run.resume("trainer.max_epochs=20")``; see `train`."""
         return train([f"resume={self.folder}", *self._trust, *split_overrides(overrides)])
 
+    def repeat(self, out: str | Path | None = None) -> Repetition:
+        """Run it again as ``python -m src.repeat`` does, into a new folder, and compare the two to the last digit.
+
+        Raises:
+            InputError: if it has not finished, or cannot be repeated here.
+        """
+        return repeat_run(self.folder, self._packages, None if out is None else Path(out).expanduser())
+
     def __repr__(self) -> str:
         return f"Run({to_relative_path(self.folder)}, {self.status})"
 
@@ -265,6 +287,10 @@ class Sweep:
         boards = build_leaderboards(read_runs(self.folder))
         if len(boards) != 1:
             raise InputError(f"{self.folder}: its jobs have {len(boards)} leaderboards: choose among .runs")
+        if boards[0].objectives:
+            raise InputError(
+                f"{self.folder}: it was judged by {' and '.join(boards[0].objectives)}: choose among .runs"
+            )
         if (chosen := boards[0].chosen) is None:
             raise InputError(f"{self.folder}: no finished run has a metric to rank by")
         return Run(chosen.finished[0].folder, self._packages)

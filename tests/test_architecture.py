@@ -35,7 +35,9 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "sweeps.report",
     "sweeps.progress",
     "sweeps.launchers",
+    "sweeps.preview",
     "sweeps.search",
+    "sweeps.checklist",
     "plugins.hydra_plugins",
     "",  # the commands, and the API beside them
 )
@@ -44,7 +46,7 @@ FILES = {
     for path in sorted((ROOT / "src").rglob("*.py"))
     if path.name != "__init__.py"
 }
-COMMANDS = {"train", "eval", "predict", "export", "report", "compare", "runs", "api"}
+COMMANDS = {"train", "eval", "predict", "export", "report", "compare", "runs", "repeat", "api"}
 MAX_FILES = 13  # in a folder
 
 

@@ -4,7 +4,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
-from src.models.whitening import Whitening
+from src.models.layers import Whitening
 
 FIT_IMAGES = 5000  # training images to fit to: enough for the covariance of 12 or 27 numbers
 

@@ -101,9 +101,12 @@ def find_naming_setting(config: DictConfig, folder_setting: str) -> str:
 
 
 def refuse_foreign_settings(config: DictConfig) -> None:
-    """Refuse settings that have no effect in a single new run: ``rerun``, and ``trust`` without ``resume``."""
+    """Refuse settings that have no effect in a single new run: ``rerun``, ``preview``, ``trust`` without ``resume``."""
     if config.get("rerun") is not None:
         raise InputError(f"rerun={format_value(config.rerun)} is for sweeps (-m, sweep=): a run has its own folder")
+    if config.get("preview"):
+        how = "--cfg job shows the settings of a run, and debug=one_batch tries it"
+        raise InputError(f"preview={format_value(config.preview)} is for sweeps (-m, sweep=): {how}")
     if config.get("trust") is not None and config.get("resume") is None:
         raise InputError(
             f"trust={format_value(config.trust)} is for resume=: classes named on the command line are trusted"

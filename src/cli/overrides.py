@@ -28,9 +28,11 @@ TEXT_SETTINGS = (
     "paths.data",
     "data.root",
     "data.labels",
+    "data.masks",
     "data.cache",
     "data.file",
     "data.test_file",
+    "data.text",
     "data.target",
     "model.weights",
 )

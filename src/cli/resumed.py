@@ -59,7 +59,8 @@ def register_resumed(arguments: list[str]) -> tuple[str, list[str]] | None:
     names = {other.split("=")[0].lstrip("+~") for other in rest if not other.startswith("-")}
     with disable_gc_for_imports():
         run = open_config(folder, extract_trust(rest)[0], names, WRITING_SECTIONS)
-    _refuse_foreign_weights(run, folder, names)
+    if not any((folder / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "best")):
+        refuse_foreign_weights(run, folder, names)
     _register_run_config(run)
     return quote_for_hydra(str(folder)), rest
 
@@ -78,19 +79,17 @@ def _register_run_config(run: DictConfig) -> None:
     ConfigStore.instance().store(CONFIG_NAME, node)
 
 
-def _refuse_foreign_weights(run: DictConfig, folder: Path, overridden: set[str]) -> None:
-    """Refuse a run without a checkpoint whose config names a weights file to start from.
+def refuse_foreign_weights(run: DictConfig, folder: Path, overridden: set[str]) -> None:
+    """Refuse to start a run over whose config names a weights file to start from.
 
     The folder may come from someone else and must not choose a file elsewhere; the user may, on the command line.
 
     Raises:
         InputError: naming the setting.
     """
-    if any((folder / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "best")):
-        return
     for key in ("ckpt_path", "model.weights"):
         weights = OmegaConf.select(run, key)
         # A name in capitals is one of torchvision's weights, not a file.
         if weights and key not in overridden and not re.fullmatch("[A-Z][A-Z0-9_]*", str(weights)):
             how = f"a folder must not choose a file elsewhere; give {key}=… on the command line, too"
-            raise InputError(f"{folder} has no checkpoint yet and starts over from {key}={weights}: {how}")
+            raise InputError(f"{folder} starts over from {key}={weights}: {how}")

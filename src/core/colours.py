@@ -37,6 +37,12 @@ def choose_class_colour(index: int) -> str:
     return CLASSES[index % len(CLASSES)]
 
 
+def make_palette() -> list[tuple[int, int, int]]:
+    """Return the colour of each of 256 numbers of a mask, from 0 to 255: grey for class 0, white for no class (255)."""
+    colours = [OTHER, *(choose_class_colour(index) for index in range(254)), "#FFFFFF"]
+    return [(int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)) for text in colours]
+
+
 def choose_contrast_colour(*colour: float) -> str:
     """Return "black" or "white", whichever has the higher contrast with a colour: RGB in [0, 1] (WCAG 2.1)."""
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)

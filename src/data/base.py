@@ -153,7 +153,8 @@ class TensorDataModule(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         if self.batch_size % world:
             raise InputError(f"data.batch_size={self.batch_size} does not divide over {world} processes")
-        size = self.batch_size if train else max(self.batch_size, EVAL_BATCH_SIZE)
+        is_small = train or self.task == "dense"  # whose maps are as large as their images also without gradients
+        size = self.batch_size if is_small else max(self.batch_size, EVAL_BATCH_SIZE)
         order = self.draw_epoch_order if train and self.shuffle else None
         ahead = (
             self.target_device if self.target_device.type == "cuda" and samples.device != self.target_device else None
@@ -197,6 +198,10 @@ class TensorDataModule(LightningDataModule):
         """Turn the inputs of a stored batch into a network's inputs, on the batch's device."""
         return inputs
 
+    def transform_batch(self, samples: Samples, augment: bool = False) -> Samples:
+        """Return a stored batch with a network's inputs, on its device."""
+        return Samples(self.transform(samples.inputs, augment=augment), samples.targets)
+
     is_mixing = False  # True: `mix` makes targets shares of classes (B, K)
 
     def mix(self, samples: Samples) -> Samples:
@@ -224,7 +229,7 @@ class TensorDataModule(LightningDataModule):
         training = self.trainer is not None and bool(self.trainer.training)
 
         def prepare(stored: Samples) -> Samples:
-            inputs, targets = self.transform(stored.inputs, augment=training), stored.targets
+            inputs, targets = self.transform_batch(stored, augment=training)
             if training:
                 inputs, targets = self.mix(Samples(inputs, targets))
             return Samples(inputs if dtype is None else self.cast_inputs(inputs, dtype), targets)

@@ -16,6 +16,7 @@ from src.core.errors import InputError
 from src.data.augment import DEFAULT_NUMBERS, RandomNumbers, crop_images, cut_out_squares, flip_images, make_mixer
 from src.data.base import TensorDataModule
 from src.data.loading.samples import Samples
+from src.data.own.labels import IGNORED
 from src.data.own.streaming import StreamedImages
 from src.data.preprocessing import IMAGE, Preprocessing, flatten_numbers
 from src.data.published.download import download_once
@@ -61,8 +62,8 @@ class ImageDataModule(TensorDataModule):
         if crop_padding == "reflect" and crop >= min(self.in_shape[1:]):
             height, width = self.in_shape[1:]
             raise InputError(f"data.crop={crop}: images of {height}×{width} pixels cannot be mirrored so far")
-        if self.task == "dense" and self.has_augmentation:
-            raise InputError("data.flip, data.crop and data.cutout change images and not their masks: leave them out")
+        if self.task == "dense" and cutout:
+            raise InputError(f"data.cutout={cutout} hides pixels whose classes masks still have: leave it out")
         self.mean = self.std = torch.empty(0)
 
     def setup(self, stage: str | None = None) -> None:
@@ -82,6 +83,17 @@ class ImageDataModule(TensorDataModule):
     def transform(self, inputs: Tensor, augment: bool = False) -> Tensor:
         """Return uint8 images (B, C, H, W) standardised to float32, after augmentation if asked for."""
         return self.standardize_images(self.augment_images(inputs) if augment else inputs)
+
+    def transform_batch(self, samples: Samples, augment: bool = False) -> Samples:
+        """Return a batch of images as `transform` does; masks are flipped and shifted with them."""
+        if self.task != "dense":
+            return super().transform_batch(samples, augment)
+        images, masks = samples
+        if augment and self.has_augmentation:
+            # As one more channel of its image. A shift brings in 0, which is no class of an inverted mask.
+            both = self.augment_images(torch.cat([images, IGNORED - masks[:, None].to(torch.uint8)], dim=1))
+            images, masks = both[:, :-1], IGNORED - both[:, -1]
+        return Samples(self.transform(images), masks.long())
 
     @property
     def is_mixing(self) -> bool:  # type: ignore[override]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from src.core.errors import InputError
+from src.data.loading.samples import Samples
 
 DATA_KEY = "data_description"  # of a checkpoint
 IMAGE, VALUES, ROW = "image", "values", "row"
@@ -85,6 +86,12 @@ def describe_data(data: Any) -> DataDescription | None:
     steps = describe() if describe else None
     tokens = int(getattr(data, "num_tokens", 0))
     return DataDescription(str(data.task), tuple(data.in_shape), classes, steps, values, tokens)
+
+
+def count_samples(data: Any) -> dict[str, int]:
+    """Return how many samples a data module has for training, validation and test, as far as it tells."""
+    parts = {stage: getattr(data, f"{stage}_set", None) for stage in ("train", "val", "test")}
+    return {stage: part.size for stage, part in parts.items() if isinstance(part, Samples)}
 
 
 def write_description(checkpoint: dict[str, Any], data: Any) -> None:

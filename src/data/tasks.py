@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import InputError
+from src.data.own.labels import IGNORED
 
 
 def _choose_largest(outputs: Tensor) -> Tensor:
@@ -21,21 +22,28 @@ def _take_values(outputs: Tensor) -> Tensor:
     return outputs.squeeze(1)
 
 
-def _count_samples(is_correct: Tensor) -> Tensor:
-    return is_correct.sum()
+def _count_samples(predictions: Tensor, targets: Tensor) -> Tensor:
+    return (predictions == targets).sum()
 
 
-def _count_whole_samples(is_correct: Tensor) -> Tensor:
-    return is_correct.flatten(1).all(dim=1).sum()
+def _count_whole_samples(predictions: Tensor, targets: Tensor) -> Tensor:
+    return (predictions == targets).flatten(1).all(dim=1).sum()
 
 
-def _count_fractions(is_correct: Tensor) -> Tensor:
-    return is_correct.flatten(1).float().mean(dim=1).sum()
+def count_fractions(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over samples of the fraction of pixels that are correct, of those that have a class: ()."""
+    right, known = (predictions == targets).flatten(1).sum(dim=1), (targets != IGNORED).flatten(1).sum(dim=1)
+    return (right / known.clamp(min=1)).sum()
 
 
 def _count_classes(targets: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
     cells = (targets * num_classes + predictions).flatten()
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def _count_pixels(targets: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    known = targets != IGNORED
+    return _count_classes(targets[known], predictions[known], num_classes)
 
 
 def _count_labels(targets: Tensor, predictions: Tensor, num_labels: int) -> Tensor:
@@ -62,14 +70,14 @@ class Task:
     """A row of the table of tasks.
 
     Attributes:
-        losses: the names in `src.models.losses.LOSSES` that suit it; the first is its default.
+        losses: the names in `src.models.supervision.losses.LOSSES` that suit it; the first is its default.
         predict: returns the predictions for outputs: (B, out_features, …) → (B, …).
         has_classes: predictions are classes, right or wrong, so that there is an accuracy; otherwise values.
         has_one_class: each sample has exactly one class, so that a split can keep the classes' fractions, and figures
             can show samples by class.
         has_output_per_class: the network has an output for each class; otherwise one, or one for each value.
         target_shape: the shape of N samples' targets; K is the number of classes or, for a regression, of its values.
-        count_correct: returns the number of correct samples from what is correct (B, …): ().
+        count_correct: returns the number of correct samples from predictions and targets (B, …): ().
         count_confusion: returns counts of true × predicted class (K, K), or of each label (K, 2, 2), from targets,
             predictions and K.
         confusion_metrics: further metrics of an evaluation by name, functions of these counts.
@@ -81,7 +89,7 @@ class Task:
     has_one_class: bool = True
     has_output_per_class: bool = True
     target_shape: tuple[str, ...] = ("N",)
-    count_correct: Callable[[Tensor], Tensor] = _count_samples
+    count_correct: Callable[[Tensor, Tensor], Tensor] = _count_samples
     count_confusion: Callable[[Tensor, Tensor, int], Tensor] = _count_classes
     confusion_metrics: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
@@ -118,12 +126,13 @@ TASKS: dict[str, Task] = {
         count_correct=_count_whole_samples,
         count_confusion=_count_labels,
     ),
-    "dense": Task(  # a class for each pixel: targets (N, H, W), outputs (B, K, H, W)
+    "dense": Task(  # a class for each pixel: targets (N, H, W), `IGNORED` where there is none, outputs (B, K, H, W)
         losses=("cross_entropy",),
         predict=_choose_largest,
         has_one_class=False,
         target_shape=("N", "H", "W"),
-        count_correct=_count_fractions,
+        count_correct=count_fractions,
+        count_confusion=_count_pixels,
         confusion_metrics={"iou": _compute_mean_iou},
     ),
     "regression": Task(  # targets (N,), or (N, K) for several values
@@ -167,6 +176,8 @@ def check_targets(targets: Tensor, name: str, num_classes: int, num_values: int)
         found = f"{str(targets.dtype).removeprefix('torch.')} {tuple(targets.shape)}"
         needed = f"{'int64' if task.has_classes else 'float32'} ({', '.join(shape).replace('K', str(width))})"
         raise InputError(f"the task {name} needs targets {needed}, and these are {found}")
+    if name == "dense":
+        targets = targets[targets != IGNORED]
     if num_classes and targets.numel():
         low, high = (int(end) for end in targets.aminmax())
         most = 1 if name == "multilabel" else num_classes - 1

@@ -32,6 +32,7 @@ from src.training.checkpointing.checkpoint import find_checkpoint
 from src.training.validation.config import find_wrong_settings
 
 log = logging.getLogger(__name__)
+DENSE_BATCH_SIZE = 32  # samples whose maps, as large as the inputs, are in memory together
 
 
 class _DescribedData(LightningDataModule):
@@ -133,6 +134,8 @@ class LoadedRun:
             InputError: if the outputs are not of that shape, or the inputs should be tokens and are not.
         """
         about, task = self.description, TASKS[self.description.task]
+        if about.task == "dense" and len(inputs) > DENSE_BATCH_SIZE:
+            return torch.cat([self.compute_outputs(part, prepare) for part in inputs.split(DENSE_BATCH_SIZE)])
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
             prepared = prepare(inputs).to(device=self.device)
             check_tokens(prepared, about.num_tokens)

@@ -1,19 +1,25 @@
-"""Present predictions: a table in the terminal, a CSV or JSON file, and a grid of images."""
+"""Present predictions: a table in the terminal, a CSV or JSON file, masks as images, and a grid of images."""
 
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from src.callbacks.explanations.saliency import Saliency, attach_overlays
-from src.callbacks.figures.base import draw_figure, draw_image_grid, format_percent, save_png
+from src.callbacks.figures.base import attach_masks, draw_figure, draw_image_grid, format_percent, save_png
+from src.core.colours import make_palette
 from src.core.errors import InputError
 from src.core.formatting import format_html, format_metrics, to_table
-from src.storage.files import write_csv, write_json
+from src.data.tasks import count_fractions
+from src.storage.files import open_atomic, write_csv, write_json
 
 MAX_ROWS = 50  # of the table
 LABEL_SIGN = "|"  # between the labels of a sample
@@ -27,9 +33,10 @@ class Prediction(NamedTuple):
     Attributes:
         name: the input's.
         target: the true class, labels or values, as ``value``, if known.
-        value: the predicted class; a list of labels; a value, or several by their names.
+        value: the predicted class; a list of labels; a value, or several by their names; the classes of pixels, uint8
+            (H, W).
         top: the most probable classes with their probabilities, the first is predicted; of labels all, in their order;
-            empty for regression.
+            of a mask all classes, with the fraction of the pixels that have them; empty for regression.
     """
 
     name: str
@@ -38,7 +45,7 @@ class Prediction(NamedTuple):
     top: list[tuple[str, float]]
 
 
-Value = str | list[str] | float | dict[str, float]
+Value = str | list[str] | float | dict[str, float] | np.ndarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,11 +86,16 @@ class Predictions:
 def make_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """Return predictions as rows of a table: input, target if known, and classes with their probabilities.
 
-    Each label and each of several values has a column.
+    Each label and each of several values has a column. Of a mask the row has the fraction of correct pixels, if that is
+    known, and of the pixels of each class.
     """
     rows = []
     for name, target, value, top in predictions:
         row: dict[str, Any] = {"input": name}
+        if isinstance(value, np.ndarray):
+            row |= {} if target is None else {"accuracy": _rate_mask(value, target)}
+            rows.append(row | {f"fraction_{label}": fraction for label, fraction in top})
+            continue
         for title, content in (("target", target), ("prediction", value)):
             if isinstance(content, dict):
                 row |= {f"{title}_{key}": number for key, number in content.items()}
@@ -100,9 +112,16 @@ def make_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write predictions as CSV, a row for each, or as JSON, a list of objects with the classes in ``top``."""
-    if path.suffix == ".csv":
-        write_csv(path, make_rows(predictions))
+    """Write predictions as CSV, a row for each, or as JSON, a list of objects with the classes in ``top``.
+
+    Masks become images in the folder NAME_masks beside the file, which has their paths.
+    """
+    is_dense = isinstance(predictions[0].value, np.ndarray)
+    if is_dense or path.suffix == ".csv":
+        rows = make_rows(predictions)
+        for row, mask in zip(rows, _write_masks(name_mask_folder(path), predictions) if is_dense else [], strict=False):
+            row["mask"] = mask
+        write_csv(path, rows) if path.suffix == ".csv" else write_json(path, rows)
         return
     content = []
     for name, target, value, top in predictions:
@@ -110,6 +129,31 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
         classes = {"top": [{"class": label, "probability": each} for label, each in top]} if top else {}
         content.append({"input": name, **known, "prediction": value, **classes})
     write_json(path, content)
+
+
+def name_mask_folder(path: Path) -> Path:
+    """Return the folder of the masks whose table is written to a path."""
+    return path.with_name(f"{path.stem}_masks")
+
+
+def _write_masks(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
+    """Write each mask as a PNG with a palette, whose numbers are the classes; return their paths from the folder's."""
+    names: dict[str, None] = {}
+    for prediction in predictions:
+        stem = re.sub(r"\W+", "_", Path(prediction.name).stem).strip("_") or "mask"
+        same = (f"{stem}_{number}" for number in itertools.count(2))
+        name = stem if stem not in names else next(each for each in same if each not in names)
+        names[name] = None
+        image = Image.fromarray(np.asarray(prediction.value)).convert("P")
+        image.putpalette(bytes(itertools.chain.from_iterable(make_palette())))
+        with open_atomic(folder / f"{name}.png") as file:
+            image.save(file, format="png")
+    return [f"{folder.name}/{name}.png" for name in names]
+
+
+def _rate_mask(value: Any, target: Any) -> float:
+    """Return the fraction of a mask's pixels that are correct, of those that have a class."""
+    return float(count_fractions(torch.from_numpy(value)[None], torch.from_numpy(target)[None]))
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
@@ -136,7 +180,7 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
 
 
 def _format_cell(name: str, value: Any) -> str:
-    if name.startswith("probability"):
+    if name.startswith(("probability", "fraction", "accuracy")) and isinstance(value, float):
         return format_percent(value, 1)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -144,9 +188,11 @@ def _format_cell(name: str, value: Any) -> str:
 def summarize(predictions: Sequence[Prediction], split: str) -> str:
     """Return the accuracy, or for regression the mean squared error, of predictions whose targets are known.
 
-    Labels are predicted correctly if all of a sample's are.
+    Labels are predicted correctly if all of a sample's are; of a mask the fraction of its pixels counts.
     """
-    if predictions[0].top:
+    if isinstance(predictions[0].value, np.ndarray):
+        measure = {f"{split}/acc": sum(_rate_mask(each.value, each.target) for each in predictions) / len(predictions)}
+    elif predictions[0].top:
         measure = {f"{split}/acc": sum(each.target == each.value for each in predictions) / len(predictions)}
     else:
         pairs = [pair for each in predictions for pair in zip(_list(each.value), _list(each.target), strict=True)]
@@ -170,9 +216,12 @@ def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], sal
     if images.shape[1] not in (1, 3):
         raise InputError(f"grid={path}: images of {images.shape[1]} channels cannot be drawn")
     titles = [_format_title(each) for each in predictions]
-    if saliency is not None:
+    is_dense = isinstance(predictions[0].value, np.ndarray)
+    if is_dense:
+        images = attach_masks(images, torch.from_numpy(np.stack([np.asarray(each.value) for each in predictions])))
+    elif saliency is not None:
         images = attach_overlays(images, saliency)
-    wide = 1 if saliency is None else 2  # images that are drawn for each
+    wide = 2 if is_dense or saliency else 1  # images that are drawn for each
     columns = min(GRID_COLUMNS // wide, len(titles))
     size = (columns * 1.6 * wide, -(-len(titles) // columns) * 1.8 + 0.1)
 
@@ -183,7 +232,10 @@ def draw_grid(path: Path, images: Tensor, predictions: Sequence[Prediction], sal
 
 
 def _format_title(prediction: Prediction) -> str:
-    _, target, value, top = prediction
+    name, target, value, top = prediction
+    if isinstance(value, np.ndarray):
+        rate = "" if target is None else f"\n{format_percent(_rate_mask(value, target), 1)} correct"
+        return f"{Path(name).name[-TITLE_WIDTH:]}{rate}"
     if isinstance(value, str):
         shown = f"{value} {format_percent(top[0][1], 0)}"
     else:

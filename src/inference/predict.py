@@ -29,6 +29,7 @@ from src.inference.outputs import (
     Prediction,
     Predictions,
     draw_grid,
+    name_mask_folder,
     print_predictions,
     summarize,
     write_predictions,
@@ -78,7 +79,10 @@ def predict(cfg: DictConfig, paths: Sequence[str] = ()) -> list[str]:
         cfg.grid = cfg.grid or EXPLAINED
     _check_request(cfg, paths)
     run = LoadedRun(cfg)
-    _refuse_dense(run)
+    if cfg.explain and run.description.task == "dense":
+        raise InputError("explain=true explains one prediction for each image, and a mask has one for each pixel")
+    if cfg.out and run.description.task == "dense":
+        _keep_apart(name_mask_folder(Path(cfg.out)), paths)
     if cfg.grid and len(run.description.in_shape) != 3:
         raise InputError(f"grid={cfg.grid}: the inputs of {run.folder} are no images")
     reader = None if cfg.split else Reader(run.description)
@@ -109,7 +113,6 @@ def predict_inputs(run: LoadedRun, inputs: Any, split: str | None = None, top: i
         raise InputError("give either the inputs to predict or a split")
     if split not in (None, "train", "val", "test"):
         raise InputError(f"split={split} must be train, val or test")
-    _refuse_dense(run)
     reader = Reader(run.description) if split is None else None
     batches = _predict_split(run, str(split)) if reader is None else _predict_values(run, reader, inputs)
     outputs: list[Tensor] = []
@@ -143,14 +146,8 @@ def _predict_values(run: LoadedRun, reader: Reader, inputs: Any) -> Iterator[Bat
         yield Batch([item.name for item in items], raw, run.compute_outputs(raw, prepare), None)
 
 
-def _refuse_dense(run: LoadedRun) -> None:
-    if run.description.task == "dense":
-        how = "in Python, load_from_checkpoint returns its model"
-        raise InputError(f"{run.folder} predicts a class for each pixel, which is no row of a table: {how}")
-
-
 def _compute_probabilities(outputs: Tensor, task: str) -> Tensor | None:
-    """Return the probability of each class or label (N, K) float64; ``None`` for regression."""
+    """Return the probability of each class or label (N, K), or (N, K, H, W), float64; ``None`` for regression."""
     if task == "regression":
         return None
     return outputs.double().sigmoid() if task == "multilabel" else compute_class_probabilities(outputs)
@@ -169,6 +166,14 @@ def _check_request(cfg: DictConfig, paths: Sequence[str]) -> None:
         written = cfg[setting] and Path(cfg[setting]).resolve()
         if written and any(written == Path(path).expanduser().resolve() for path in paths):
             raise InputError(f"{setting}={cfg[setting]} is one of the files to predict: choose another")
+
+
+def _keep_apart(folder: Path, paths: Sequence[str]) -> None:
+    """Refuse to write masks into a folder from which images are read, since names may be the same."""
+    for path in map(Path, paths):
+        read = path.expanduser().resolve()
+        if folder.resolve() in (read, *read.parents):
+            raise InputError(f"masks would be written into {folder}, where {path} is read: choose another out=")
 
 
 def _predict_split(run: LoadedRun, split: str) -> Iterator[Batch]:
@@ -215,8 +220,9 @@ def _collect(
 
 
 def _interpret(batch: Batch, description: DataDescription, top: int) -> Iterator[Prediction]:
-    """Yield the predictions of a batch: the most probable classes, the labels, or the values."""
-    name_all = {"regression": _name_values, "multilabel": _name_labels}.get(description.task, _name_classes)
+    """Yield the predictions of a batch: the most probable classes, the labels, the values, or the masks."""
+    namers = {"regression": _name_values, "multilabel": _name_labels, "dense": _name_pixels}
+    name_all = namers.get(description.task, _name_classes)
     targets = [None] * len(batch.names) if batch.targets is None else name_all(batch.targets, description)
     values = name_all(TASKS[description.task].predict(batch.outputs), description)
     tops = _rank_classes(batch.outputs, description, top)
@@ -232,14 +238,26 @@ def _name_labels(labels: Tensor, description: DataDescription) -> list[Any]:
     return [list(compress(description.class_names, row)) for row in labels.tolist()]
 
 
+def _name_pixels(masks: Tensor, description: DataDescription) -> list[Any]:
+    return list(masks.byte().numpy())
+
+
 def _name_values(values: Tensor, description: DataDescription) -> list[Any]:
     names = description.value_names
     return [dict(zip(names, row, strict=True)) if names else row for row in values.tolist()]
 
 
 def _rank_classes(outputs: Tensor, description: DataDescription, top: int) -> list[list[tuple[str, float]]]:
-    """Return each input's most probable classes with their probabilities; all labels in their order; no values."""
-    names, probabilities = description.class_names, _compute_probabilities(outputs, description.task)
+    """Return each input's most probable classes with their probabilities; all labels in their order; no values.
+
+    Of masks these are all classes, with the fraction of the pixels that have them.
+    """
+    names = description.class_names
+    if description.task == "dense":
+        masks = TASKS["dense"].predict(outputs).flatten(1)
+        counts = torch.stack([mask.bincount(minlength=len(names)) for mask in masks])
+        return [list(zip(names, row, strict=True)) for row in (counts / masks.shape[1]).tolist()]
+    probabilities = _compute_probabilities(outputs, description.task)
     if probabilities is None:
         return [[] for _ in outputs]
     if description.task == "multilabel":

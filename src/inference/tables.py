@@ -12,6 +12,7 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.tables.encoding import ColumnEncoder
 from src.data.tables.reading import DELIMITERS, MAX_BYTES, Column, parse_file, read_columns
+from src.data.tables.text import TextEncoder
 
 
 class TableReader:
@@ -28,14 +29,18 @@ class TableReader:
     def __init__(self, options: Mapping[str, Any], width: int) -> None:
         self.delimiter = options.get("delimiter")
         try:
-            self.encoder = ColumnEncoder.from_plain(options["columns"])
+            self.encoder: ColumnEncoder | TextEncoder
+            if "text" in options:
+                self.encoder = TextEncoder.from_plain(options["text"])
+            else:
+                self.encoder = ColumnEncoder.from_plain(options["columns"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError("the checkpoint is damaged: what it says about its table is no description") from error
-        if self.delimiter not in (None, *DELIMITERS) or len(self.encoder.feature_names) != width:
+        if self.delimiter not in (None, *DELIMITERS) or self.encoder.width != width:
             raise InputError("the checkpoint is damaged: what it says about its table does not fit its network")
 
     def read(self, path: Path) -> Tensor:
-        """Return the rows of a file as a network's inputs: (N, D) float32.
+        """Return the rows of a file as a network's inputs: (N, D) float32, or tokens int64.
 
         Raises:
             InputError: if the file is damaged, or lacks a column that the network learned from.

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from src.core.errors import InputError
 from src.models.base import Settings
 from src.models.images import ImageModule
-from src.models.layers import init_weights
-from src.models.whitening import Whitening
+from src.models.layers import Whitening, init_weights
 
 PATCH_SIZE = 2  # side in pixels of the patches that the first layer decorrelates
 

@@ -1,11 +1,9 @@
-"""The base class of all models: loss, metrics, optimiser and training step.
+"""The base class of all models: loss, optimiser and training step.
 
 The task determines the metrics and the possible losses; the network inside (``self.net``) knows nothing of training.
-Sums stay on the device and are read only when they are logged, because reading them at each step would wait for it.
 """
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -14,20 +12,19 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from src.core.devices import convert_to_channels_last
-from src.core.errors import DivergedError, InputError
+from src.core.errors import InputError
 from src.data.loading.samples import flatten_targets
 from src.data.preprocessing import Preprocessing, read_description
-from src.data.tasks import get_task
 from src.models.chunked_steps import run_optimizer_steps
 from src.models.graphs import GraphStep
-from src.models.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.models.supervision.class_weights import (
     check_class_weights,
     compute_weighted_loss,
     make_class_weights,
     weigh_samples,
 )
-from src.models.supervision.metrics import Metric, compute_metrics
+from src.models.supervision.logged_module import LoggedModule
+from src.models.supervision.losses import LOSSES, SMOOTHABLE, compute_penalty
 from src.optimizers.settings import make_optimizer, make_schedule
 from src.storage.moved import update_hyperparameters
 from src.storage.weights import read_checkpoint
@@ -35,7 +32,7 @@ from src.storage.weights import read_checkpoint
 Settings = dict[str, Any]
 
 
-class SupervisedModule(LightningModule):
+class SupervisedModule(LoggedModule):
     """The base class of supervised models; a subclass builds the network ``self.net``.
 
     Args:
@@ -47,7 +44,7 @@ class SupervisedModule(LightningModule):
             learning rate.
         label_smoothing: fraction of the target's probability that is spread over all classes in
             training, in [0, 1) (Szegedy et al., 2016).
-        loss: a name in `src.models.losses.LOSSES` that suits the task; ``None``: cross entropy for
+        loss: a name in `src.models.supervision.losses.LOSSES` that suits the task; ``None``: cross entropy for
             classes, squared error for regression.
         reduction: a step minimises the "mean" or the "sum" of its samples' losses.
         class_weights: weight of each class's samples in the training loss, or "balanced": n/(K·n_k), for n training
@@ -59,7 +56,6 @@ class SupervisedModule(LightningModule):
 
     Raises:
         InputError: if the model does not suit the inputs or the task, or the loss does not suit the task.
-        DivergedError: while training, when the loss is NaN or infinite.
     """
 
     net: nn.Module
@@ -83,11 +79,9 @@ class SupervisedModule(LightningModule):
         num_tokens: int = 0,
         class_weights: str | Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
         self._check_suited(in_shape, task, num_tokens)
-        self.in_shape, self.num_classes, self.task, self.kind = tuple(in_shape), num_classes, task, get_task(task)
-        self.num_values, self.num_tokens = num_values, num_tokens
-        self.out_features = self.kind.count_outputs(num_classes, num_values)
+        super().__init__(task, num_classes, num_values)
+        self.in_shape, self.num_tokens = tuple(in_shape), num_tokens
         dtype = torch.long if num_tokens else torch.float32
         self.example_input_array = torch.zeros(1, *in_shape, dtype=dtype)  # for the sizes in the model summary
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
@@ -100,16 +94,6 @@ class SupervisedModule(LightningModule):
         self.value_names: tuple[str, ...] = ()
         self.preprocessing: Preprocessing | None = None
         self.is_loaded = False  # True: loaded from a checkpoint, in evaluation mode, and not trained since
-        self.train_sums: Tensor | None = None  # (3,): loss·n, correct, n over the epoch so far
-        self.eval_outputs: list[tuple[Tensor, Tensor]] = []  # outputs and targets of the evaluation so far
-        self.metrics: dict[str, Metric] = {}  # further metrics of an evaluation, by name
-        self.confusion: Tensor | None = None  # of the last evaluation, see `src.data.tasks.Task.count_confusion`
-        self.last_logged_loss: float | None = None  # mean loss when losses were last logged, for the progress bar
-        self.pending_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, outputs, targets not logged yet
-        self.logged_batches = self.epoch_start_step = (
-            0  # logged batches of this epoch, optimiser steps before this epoch
-        )
-        self.num_processes = 1  # number of processes that train this model together
         self.uses_cuda_graphs = False  # True: record steps as CUDA graphs where possible
         self.graph_step: GraphStep | None = None
 
@@ -146,10 +130,13 @@ class SupervisedModule(LightningModule):
                 "model=mlp takes any shape"
             )
         if task not in self.suited_tasks:
-            raise InputError(f"{name} is made for the tasks {', '.join(self.suited_tasks)}, and these data are {task}")
+            hint = ": model=unet gives each pixel a class" if task == "dense" else ""
+            suited = ", ".join(self.suited_tasks)
+            raise InputError(f"{name} is made for the tasks {suited}, and these data are {task}{hint}")
         if bool(num_tokens) != self.takes_tokens:
             taken, given = ("tokens", "numbers") if self.takes_tokens else ("numbers", "tokens")
-            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}")
+            hint = ": model=text takes them" if num_tokens else ""
+            raise InputError(f"{name} takes {taken}, and the inputs of these data are {given}{hint}")
 
     def on_fit_start(self) -> None:
         if self.is_loaded:  # Lightning would train it in evaluation mode
@@ -203,10 +190,6 @@ class SupervisedModule(LightningModule):
             loss = loss + compute_penalty(weights, self.l1, self.l2)
         return loss
 
-    def predict(self, outputs: Tensor) -> Tensor:
-        """Return the predicted classes or labels, or the values for regression: (B, out_features, …) → (B, …)."""
-        return self.kind.predict(outputs)
-
     # Training
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -219,10 +202,10 @@ class SupervisedModule(LightningModule):
             self.log_losses()
         return objective
 
-    @property
-    def num_batches(self) -> int:
-        """The number of batches of this epoch so far."""
-        return self.logged_batches + len(self.pending_batches)
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        # Check again: callbacks may have changed the accumulation.
+        refuse_accumulated_sum(self.reduction, self.trainer.accumulate_grad_batches)
 
     def compute_step_objective(self, batch: tuple[Tensor, Tensor], batch_index: int | None = None) -> Tensor:
         """Return the objective of a batch, and keep the batch's loss and outputs for `log_losses`.
@@ -286,143 +269,10 @@ class SupervisedModule(LightningModule):
             self.pending_batches.append((loss.detach() * (size / total), outputs.detach(), targets))
         return self.compute_objective(loss, total) * (self.num_processes * size / total)
 
-    def on_train_epoch_start(self) -> None:
-        self.train_sums = None
-        self.pending_batches.clear()
-        self.logged_batches, self.epoch_start_step = 0, self.trainer.global_step
-        self.num_processes = self.trainer.world_size
-        # Check again: callbacks may have changed the accumulation.
-        refuse_accumulated_sum(self.reduction, self.trainer.accumulate_grad_batches)
-
-    def compute_batch_sums(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return loss times n, number of correct predictions and n of a batch of n samples: (3,).
-
-        Of a mixed image, the class with the largest share is the correct one.
-        """
-        if self.task == "multiclass" and targets.ndim == 2:
-            targets = targets.argmax(dim=1)
-        correct = torch.zeros_like(loss)
-        if self.kind.has_classes:
-            correct = self.kind.count_correct(self.predict(outputs) == targets)
-        count = loss.new_tensor(len(targets)) if loss.device.type == "cpu" else torch.full_like(loss, len(targets))
-        return torch.stack([loss * count, correct.to(loss.dtype), count])
-
-    def log_losses(self) -> None:
-        """Add the batches that are not logged yet to the epoch's sums, and log their mean loss.
-
-        Raises:
-            DivergedError: if one of their losses is not finite.
-        """
-        batch_losses, outputs, targets = zip(*self.pending_batches, strict=True)
-        before = self.logged_batches
-        self.logged_batches = self.num_batches
-        self.pending_batches.clear()
-        losses = torch.stack(batch_losses).float()
-        if self.num_processes > 1:
-            losses = self.all_reduce(losses)  # each rank has its contribution to the mean
-        counts = losses.new_tensor([len(part) for part in targets])
-        mean = (losses * counts).sum() / counts.sum() if any(map(len, targets)) else losses.new_zeros(())
-        sums = self.compute_batch_sums(mean, torch.cat(outputs), torch.cat(targets))
-        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
-        finite = losses.isfinite()
-        if not finite.all():
-            first = int((~finite).nonzero()[0])
-            self.raise_diverged(float(losses[first]), self.count_steps_before(before + first) + 1)
-        self.last_logged_loss = losses.mean().item()
-        for logger in self.loggers:
-            logger.log_metrics(
-                {"train/loss_step": self.last_logged_loss}, step=self.count_steps_before(self.num_batches - 1)
-            )
-
-    def count_steps_before(self, batch_index: int) -> int:
-        """Return the number of optimiser steps before a batch of this epoch, by the batch's index."""
-        return self.epoch_start_step + batch_index // self.trainer.accumulate_grad_batches
-
-    def raise_diverged(self, loss: float, step: int) -> None:
-        message = format_divergence(loss, step, self.current_epoch + 1)
-        if self.trainer.precision == "16-true":
-            message += " (in float16, trainer.precision=16-true: bf16-true and 16-mixed represent larger numbers)"
-        raise DivergedError(message)
-
-    def on_train_epoch_end(self) -> None:
-        if self.pending_batches:  # trainer.max_steps ended the epoch before its last batch
-            self.log_losses()
-        self.log_sums("train", self.train_sums)
-
-    def log_sums(self, stage: str, sums: Tensor | None) -> None:
-        """Log mean loss and accuracy of a stage from this rank's sums (3,), see `compute_batch_sums`."""
-        if sums is None:
-            return
-        loss, correct, count = self.all_reduce(sums).tolist()
-        if not math.isfinite(loss) and self.trainer.state.fn == "fit":
-            self.raise_diverged(loss / count, self.trainer.global_step)
-        metrics = {f"{stage}/loss": loss / count}
-        if self.kind.has_classes:
-            metrics[f"{stage}/acc"] = correct / count
-        # The metrics are already equal on all ranks; without sync_dist Lightning would warn.
-        self.log_dict(metrics, prog_bar=stage != "test", sync_dist=True)
-
-    def all_reduce(self, sums: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(sums, reduce_op="sum")
-
-    # Evaluation
-
-    def start_evaluation(self) -> None:
-        self.eval_outputs.clear()
-
-    on_validation_epoch_start = on_test_epoch_start = start_evaluation
-
-    def evaluate_batch(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Keep a batch's outputs for the end of the evaluation; return them, (B, out_features)."""
-        inputs, targets = batch[0], flatten_targets(batch[1])
-        if not len(targets):  # the batch has fewer samples than there are ranks
-            return torch.zeros(0, self.out_features, device=inputs.device)
-        outputs = self(inputs).float()
-        self.eval_outputs.append((outputs, targets))
-        return outputs
-
-    validation_step = test_step = evaluate_batch
-
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the predictions for a batch, see `predict`; a batch may be inputs without targets."""
         inputs = batch if isinstance(batch, Tensor) else batch[0]
         return self.predict(self(inputs).float())
-
-    def finish_evaluation(self, stage: str) -> None:
-        """Compute and log the metrics of a stage from all outputs of the evaluation, (N, out_features)."""
-        sums = torch.zeros(3, device=self.device)
-        predictions = targets = torch.zeros(0, self.num_classes, dtype=torch.long, device=self.device)
-        if self.eval_outputs:  # a rank may have received no samples
-            outputs, targets = [torch.cat(parts) for parts in zip(*self.eval_outputs, strict=True)]
-            sums = self.compute_batch_sums(self.loss(outputs, targets), outputs, targets)
-            if self.kind.has_classes:
-                predictions = self.predict(outputs)
-        self.log_sums(stage, sums)
-        if self.kind.has_classes:
-            counts = self.all_reduce(self.kind.count_confusion(targets, predictions, self.num_classes))
-            self.confusion = counts
-            further = {f"{stage}/{name}": compute(counts) for name, compute in self.kind.confusion_metrics.items()}
-            self.log_dict(further, sync_dist=True)
-        if self.metrics:
-            self.log_chosen_metrics(stage)
-        self.eval_outputs.clear()
-
-    def log_chosen_metrics(self, stage: str) -> None:
-        """Compute and log the metrics that the setting ``metrics`` names, from the outputs of all processes."""
-        width = [self.out_features] if self.task == "multilabel" or self.num_values > 1 else []
-        dtype = torch.long if self.kind.has_classes else torch.float32
-        outputs, targets = torch.zeros(0, self.out_features), torch.zeros(0, *width)
-        nothing = outputs.to(self.device), targets.to(self.device, dtype)  # a rank may have received no samples
-        outputs, targets = (torch.cat(parts) for parts in zip(nothing, *self.eval_outputs, strict=True))
-        found = compute_metrics(self.metrics, outputs, targets.to(dtype), self.trainer.world_size)
-        named = {f"{stage}/{name}": value for name, value in found.items()}
-        self.log_dict(named, prog_bar=stage != "test", sync_dist=True)
-
-    def on_validation_epoch_end(self) -> None:
-        self.finish_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.finish_evaluation("test")
 
     # Optimisation
 
@@ -455,12 +305,6 @@ def refuse_accumulated_sum(reduction: str | None, accumulated_batches: int) -> N
             "batches it would be the "
             "mean of their sums; accumulate no gradients, or use model.reduction=mean"
         )
-
-
-def format_divergence(loss: float, step: int, epoch: int) -> str:
-    """Return the error message for a loss that is not finite."""
-    remedy = "lower optimizer.lr or set trainer.gradient_clip_val"
-    return f"the loss became {loss} at step {step} (epoch {epoch}): {remedy}"
 
 
 def is_untrainable(model: LightningModule) -> bool:

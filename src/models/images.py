@@ -35,7 +35,7 @@ class ImageModule(SupervisedModule):
         if self.flip_test and len(targets):
             mirrored = self(inputs.flip(-1)).float()
             mirrored = mirrored.flip(-1) if mirrored.ndim == 4 else mirrored  # a class per pixel
-            correct = self.kind.count_correct(self.predict((outputs + mirrored) / 2) == targets)
+            correct = self.kind.count_correct(self.predict((outputs + mirrored) / 2), targets)
             self.flip_sums += torch.stack([correct, correct.new_tensor(len(targets))])
         return outputs
 

@@ -42,6 +42,7 @@ NON_IDENTIFYING = (
     "data_on_device",
     "name",
     "paths.",
+    "preview",
     "recipe.",  # the settings that use these values are compared instead
     "rerun",
     "resume",
@@ -67,6 +68,8 @@ ADDED_DEFAULTS: dict[str, Any] = {
     "model.class_weights": None,
     "data.mixup": 0.0,
     "data.cutmix": 0.0,
+    "data.masks": None,
+    "data.classes": None,
 }
 
 
@@ -259,8 +262,9 @@ def select_identifying(settings: dict[str, Any]) -> dict[str, Any]:
 
 def is_identifying(key: str, settings: Mapping[str, Any]) -> bool:
     """Return True if a setting, of a run with these settings by their full names, can change the run's result."""
-    if key == "data.root":
-        return str(settings.get("data._target_")).startswith(OWN_FILES)
+    if key in ("data.root", "data.task"):
+        is_own = str(settings.get("data._target_")).startswith(OWN_FILES)
+        return is_own if key == "data.root" else not is_own or settings[key] is not None  # the latter was added later
     return not key.startswith(NON_IDENTIFYING)
 
 

@@ -90,10 +90,16 @@ def find_code_versions() -> dict[str, Any]:
     }
 
 
-def write_provenance(folder: Path, device: str) -> None:
-    """Write ``provenance.json``; for a resumed run append this start to the earlier ones, unless it is damaged."""
+def write_provenance(folder: Path, device: str, samples: dict[str, int]) -> None:
+    """Write ``provenance.json``; for a resumed run append this start to the earlier ones, unless it is damaged.
+
+    Args:
+        folder: the run's folder.
+        device: what it is trained on.
+        samples: the number of samples for "train", "val" and "test", as far as it is known.
+    """
     path = folder / "provenance.json"
-    now, faults = collect_provenance(device), dict[str, str]()
+    now, faults = {**collect_provenance(device), "samples": samples}, dict[str, str]()
     if before := read_or_note(path, schema.PROVENANCE, faults):
         before.setdefault("resumed", []).append(now)
         now = before

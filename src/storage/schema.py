@@ -167,6 +167,7 @@ START_FIELDS = {
     "python": TEXT,
     "packages": _allow_mapping(TEXT),
     "device": TEXT,
+    "samples": _allow_mapping(COUNT),
 }
 PROVENANCE = _allow_record({}, {**START_FIELDS, "resumed": _allow_list(_allow_record({}, START_FIELDS))})
 STACK = _allow_record({"state": CHECKPOINT_PATH}, {})
@@ -174,10 +175,10 @@ TRIAL = _allow_record(
     {
         "number": COUNT,
         "job": COUNT,
-        "state": _allow_one_of("complete", "failed", "running"),
+        "state": _allow_one_of("complete", "pruned", "failed", "running"),
         "value": _allow_null_or(NUMBER),
     },
-    {},
+    {"values": _allow_null_or(_allow_list(NUMBER)), "epochs": _allow_null_or(COUNT)},
 )
 SEARCH = _allow_record(
     {
@@ -187,7 +188,10 @@ SEARCH = _allow_record(
         "trials": _allow_list(TRIAL),
         "importance": _allow_mapping(FRACTION),
     },
-    {},
+    {
+        "objectives": _allow_null_or(_allow_mapping(_allow_one_of("min", "max"))),
+        "importance_intervals": _allow_mapping(_allow_list(FRACTION)),
+    },
 )
 
 

@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     checkpoint = load_weights(model, path)
     epoch = checkpoint.get("epoch")
     if isinstance(data, TensorDataModule) and isinstance(state := checkpoint.get(type(data).__qualname__), dict):
-        data.load_state_dict(state)  # it tells if the samples are others
+        data.load_state_dict(state)  # it warns if the samples are others
     figures = _build_figures(cfg, data)
     trainer = build_plain_trainer(cfg, kind, folder, callbacks=figures)
     limit_samples(trainer, data)

@@ -97,8 +97,12 @@ def split_overrides(overrides: Overrides) -> list[str]:
 
 
 @contextmanager
-def open_python_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
+def open_python_run(cfg: DictConfig, out: Path | None = None) -> Iterator[tuple[DictConfig, Path]]:
     """Make a run's folder under ``paths.outputs``, or open that of a resumed run, and log there and to the screen.
+
+    Args:
+        cfg: the run's config.
+        out: a new folder instead.
 
     Yields:
         The config without Hydra's own part, and the folder.
@@ -121,12 +125,12 @@ def open_python_run(cfg: DictConfig) -> Iterator[tuple[DictConfig, Path]]:
     if is_distributed(cfg.trainer):
         how = "several processes that train one model are started on the command line: python -m src.train"
         raise InputError(f"trainer.devices={format_value(cfg.trainer.devices)}: {how}")
-    folder = Path(
+    folder = out or Path(
         cfg.resume or Path(cfg.paths.outputs, "runs", make_folder_name(cfg.name, f"{datetime.now():{TIME_FORMAT}}"))
     )
     refuse_strays(folder)
     if not cfg.resume:
-        make_run_folder(folder, lambda: write_config(folder, content, exclusive=True), "name")
+        make_run_folder(folder, lambda: write_config(folder, content, exclusive=True), "out" if out else "name")
     try:
         with _log_to_folder(folder):
             yield cfg, folder

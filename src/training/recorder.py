@@ -48,7 +48,7 @@ class RunRecorder(RunCheckpoint):
 
     Args:
         folder: the run's folder.
-        is_job: True for a job of a sweep, whose launcher tells the user how to resume it.
+        is_job: True for a job of a sweep, whose launcher prints how to resume it.
         epoch_limit: the epoch after which the run pauses, if it has not ended by then; ``None``: it does not pause.
 
     Attributes:

@@ -20,6 +20,7 @@ from src.core import devices
 from src.core.devices import is_main_process
 from src.core.processes import read_epoch_limit, resolve_process
 from src.data.base import TensorDataModule
+from src.data.preprocessing import count_samples
 from src.loggers.events import ensure_later_events
 from src.loggers.opening import close_loggers, make_run_start, open_loggers
 from src.storage.configs import explain_unopenable, find_needed_trust, find_path_overrides
@@ -194,7 +195,7 @@ def _open_trainer(
     limitations = describe_limitations(cfg, data, model, trainer.world_size)
     notes = [note for note in (getattr(data, "note", ""), limitations, describe_unused(model)) if note]
     title = f"{getattr(model, 'arch', type(model).__name__)} on {type(data).__name__}"
-    _log_run_header(cfg, folder, device_kind, title, notes, None if is_job else summary)
+    _log_run_header(cfg, folder, device_kind, count_samples(data), title, notes, None if is_job else summary)
     open_loggers(loggers, cfg, start, any(isinstance(callback, FigureCallback) for callback in callbacks))
     if past is not None:
         resume_trainer(trainer, past)
@@ -213,7 +214,13 @@ def _format_final_message(cfg: DictConfig, recorder: RunRecorder, callbacks: lis
 
 
 def _log_run_header(
-    cfg: DictConfig, folder: Path, device_kind: str, title: str, notes: list[str], summary: ModelSummary | None
+    cfg: DictConfig,
+    folder: Path,
+    device_kind: str,
+    samples: dict[str, int],
+    title: str,
+    notes: list[str],
+    summary: ModelSummary | None,
 ) -> None:
     """Write the run's provenance, and log what is trained on which data and device."""
     if not is_main_process():
@@ -222,7 +229,7 @@ def _log_run_header(
         save_config(cfg, folder)
         if damage := find_damage(folder):
             log.warning("%s: written again", damage)
-    write_provenance(folder, devices.describe_device(device_kind))
+    write_provenance(folder, devices.describe_device(device_kind), samples)
     log.info("%s, %s", title, devices.describe_device(device_kind))
     for note in notes:
         log.info("note: %s", note)

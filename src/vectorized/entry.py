@@ -21,7 +21,7 @@ from src.core.disk import StorageError
 from src.core.errors import InputError
 from src.core.processes import read_epoch_limit
 from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
-from src.data.preprocessing import write_description
+from src.data.preprocessing import count_samples, write_description
 from src.storage.files import open_atomic, remove_file, require_folders, sync_job_files, write_json, write_text
 from src.storage.records import collect_provenance, is_finished, reserve_folder
 from src.training.build import build_tensor_data, check_batches, prepare_machine
@@ -171,7 +171,8 @@ def _write_job_folders(training: Training, spec: StackSpec, device_kind: str) ->
     """Test the chosen weights of the jobs that have ended, and write the files of each."""
     stack, data = training.full_stack, training.stack.feed.data
     source = collect_provenance(devices.describe_device(device_kind)) | {
-        "stack": {"jobs": stack.k, "log": str(spec.log)}
+        "stack": {"jobs": stack.k, "log": str(spec.log)},
+        "samples": count_samples(data),
     }
     ended = training.ended_jobs
     for member in training.jobs:

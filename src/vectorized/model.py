@@ -10,7 +10,7 @@ from src.callbacks.epoch_seed import compute_epoch_seed
 from src.core.devices import choose_sum_dtype
 from src.data.loading.samples import Samples
 from src.models.base import SupervisedModule
-from src.models.losses import LOSSES, compute_gradient
+from src.models.supervision.losses import LOSSES, compute_gradient
 from src.vectorized.backward import AutogradBackward, BackwardMethod, ManualBackward, find_plain_layers
 from src.vectorized.batches import StackedBatches
 from src.vectorized.layers import StackedDropout, stack_networks

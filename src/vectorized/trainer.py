@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from src.core.errors import InputError
-from src.models.base import format_divergence
+from src.models.supervision.logged_module import format_divergence
 from src.storage.files import open_atomic
 from src.storage.weights import read_checkpoint
 from src.vectorized.job import StackedJob

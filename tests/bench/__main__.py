@@ -36,6 +36,7 @@ BENCHMARKS = (
     "sweep_memory",
     "vectorized_xor",
     "vectorized_mnist",
+    "halving",
 )
 
 

@@ -196,7 +196,7 @@ def test_augmented_batch_does_not_change_results(drawn: list[Figure], tmp_path: 
     assert len(drawn) == 1
 
 
-@pytest.mark.parametrize("callback", [ClassProbabilities(4), ClassAccuracy(), AugmentedBatch(4)])
+@pytest.mark.parametrize("callback", [ClassProbabilities(4), ClassAccuracy()])
 def test_regression_has_no_classification_figures(callback: Any, drawn: list[Figure], tmp_path: Path) -> None:
     samples = Samples(torch.randn(6, 1, 4, 4), torch.randn(6))
     data = FlippedImages(samples, test=samples, task="regression")

@@ -28,6 +28,8 @@ from tqdm import tqdm
 
 from src.core.devices import count_cores
 from src.storage.records import is_finished
+from src.storage.status import read_status
+from src.sweeps.search.halving import HALVING_FILE
 from src.sweeps.search.space import SearchSpace
 from src.sweeps.search.study import Study
 from src.sweeps.store.jobs import read_jobs
@@ -43,6 +45,11 @@ SEARCH = (
     *("-m", "hydra/sweeper=optuna", *BARE, *SMALL[:1], "model.hidden_size=interval(2,9)"),
     *("optimizer.lr=tag(log,interval(1e-3,1e-1))", "hydra.sweeper.trials=14", "hydra.sweeper.at_once=4"),
 )
+HALVED = (
+    *("-m", "hydra/sweeper=halving", *BARE, *SMALL[:2], "trainer=cpu", "hydra.sweeper.min_epochs=10"),
+    *("optimizer.lr=0.003,0.01,0.03", "model.dropout=0,0.2", "seed=0,1", "trainer.max_epochs=120"),
+)
+UNFINISHED = {"status": "unfinished"}
 ALL, FIRST, ONE = "all processes", "the first", "one of the others"
 
 
@@ -76,6 +83,8 @@ CASES = (
     Case("sweep, local", (*GRID, "trainer.max_epochs=40")),
     Case("sweep, vectorized", (*GRID, "hydra/launcher=vectorized", "trainer=cpu", "trainer.max_epochs=300")),
     Case("search", (*SEARCH, "trainer.max_epochs=25")),
+    Case("halving, local", HALVED),
+    Case("halving, vectorized", (*HALVED, "hydra/launcher=vectorized")),
 )
 
 
@@ -305,7 +314,7 @@ def undisturbed(case: Case, place: Path) -> Undisturbed:
 
 
 def results(case: Case, cwd: Path) -> dict[str, Any]:
-    """Return all that must be the same: of each run its metrics, its history and its weights, and a search's trials."""
+    """Return all that must be the same: of each run metrics, history and weights, and a search's trials or rungs."""
     folder = cwd / case.folder
     if "-m" not in case.arguments:
         return {"the run": left(folder)}
@@ -314,18 +323,25 @@ def results(case: Case, cwd: Path) -> dict[str, Any]:
     if journal.exists():
         trials = Study(journal, SearchSpace([]), "tpe", 0).trials
         found["trials"] = [(trial.number, trial.state.name, trial.params, trial.value) for trial in trials]
+    rungs = folder / HALVING_FILE
+    if rungs.exists():
+        found["rungs"] = read_json(rungs)
     return found
 
 
 def left(folder: Path) -> dict[str, Any]:
-    if not is_finished(folder):
-        return {"finished": False}
-    kept = {name: load_checkpoint(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")}
+    """Return what a run leaves when it has finished or, at a rung, was pruned."""
+    status = read_status(folder)["status"]
+    if status not in ("finished", "pruned"):
+        return UNFINISHED
+    kept = {path.stem: load_checkpoint(path) for path in folder.glob("checkpoints/*.ckpt")}
+    last = kept.get("last", {})  # a stack that has pruned a job keeps its weights
     return {
+        "status": status,
         "metrics": drop_seconds(read_json(folder / "metrics.json")),
         "history": (folder / "history.csv").read_text(),
-        "best": kept["best"]["state_dict"],
-        "last": [kept["last"][name] for name in ("state_dict", "optimizer_states", "global_step", "epoch")],
+        "weights": {name: content["state_dict"] for name, content in kept.items()},
+        "state": [last.get(name) for name in ("state_dict", "optimizer_states", "global_step", "epoch")],
     }
 
 
@@ -335,7 +351,7 @@ def compare(whole: dict[str, Any], found: dict[str, Any]) -> None:
     Raises:
         FaultError: naming what is missing or not the same.
     """
-    if missing := [name for name in whole if name not in found or found[name] == {"finished": False}]:
+    if missing := [name for name in whole if name not in found or found[name] == UNFINISHED]:
         raise FaultError(f"missing: {', '.join(missing)}", lost=True)
     for name, expected in whole.items():
         parts = expected if isinstance(expected, dict) else {"": expected}

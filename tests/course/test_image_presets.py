@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from torch.nn import functional as F
 
 from src.data.cifar10 import CIFAR10
+from src.models.layers import Whitening
 from src.models.nearest_neighbor import NearestNeighbor
-from src.models.whitening import Whitening
 from tests.command_line import (
     drop_seconds,
     get_image_settings,

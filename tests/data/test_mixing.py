@@ -7,8 +7,8 @@ import torch
 
 from src.data.images import ImageDataModule
 from src.data.loading.samples import Samples
-from src.models.losses import LOSSES, SMOOTHABLE
 from src.models.mlp import MLP
+from src.models.supervision.losses import LOSSES, SMOOTHABLE
 from tests.command_line import (
     get_small_image_settings,
     is_identical,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.models.losses import LOSSES
 from src.models.mlp import MLP
 from src.models.supervision.class_weights import compute_weighted_loss, make_class_weights
+from src.models.supervision.losses import LOSSES
 from tests.command_line import is_identical, read_history, read_weights, run, train, train_bare
 from tests.doubles import SGD, InMemoryDataModule, make_samples, quiet_trainer
 

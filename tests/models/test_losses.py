@@ -11,8 +11,8 @@ from torch import Tensor
 from src.core.errors import InputError
 from src.data.loading.samples import Samples
 from src.data.tasks import TASKS
-from src.models.losses import LOSSES, compute_penalty, encode_targets
 from src.models.mlp import MLP
+from src.models.supervision.losses import LOSSES, compute_penalty, encode_targets
 from tests.command_line import BARE, run
 from tests.doubles import InMemoryDataModule, make_samples, quiet_trainer
 

@@ -13,7 +13,7 @@ from src.callbacks.whitening import FitWhitening
 from src.core.errors import InputError
 from src.data.loading.samples import Samples
 from src.models.airbench import Airbench
-from src.models.whitening import CHUNK_SIZE, VARIANCE_FLOOR, Whitening, compute_covariance
+from src.models.layers import CHUNK_SIZE, VARIANCE_FLOOR, Whitening, compute_covariance
 from tests.doubles import SGD, InMemoryDataModule, quiet_trainer, reload_model
 
 

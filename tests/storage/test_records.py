@@ -15,9 +15,9 @@ def test_provenance_names_command_versions_and_device(monkeypatch: pytest.Monkey
 
 
 def test_resumed_run_keeps_original_provenance(tmp_path: Path) -> None:
-    write_provenance(tmp_path, "first machine")
-    write_provenance(tmp_path, "second machine")
-    write_provenance(tmp_path, "third machine")
+    write_provenance(tmp_path, "first machine", {})
+    write_provenance(tmp_path, "second machine", {"train": 3})
+    write_provenance(tmp_path, "third machine", {})
     kept = json.loads((tmp_path / "provenance.json").read_text())
     assert kept["device"] == "first machine"
     assert [start["device"] for start in kept["resumed"]] == ["second machine", "third machine"]

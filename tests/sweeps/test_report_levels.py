@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from src.sweeps.report.levels import ABSENT, make_scale, split_into_levels
+from src.sweeps.store.levels import ABSENT, make_scale, split_into_levels
 
 
 def test_sorted_numbers_precede_other_values() -> None:

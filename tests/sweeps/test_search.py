@@ -211,8 +211,11 @@ def test_search_refuses_folder_of_plain_sweep(tmp_path: Path) -> None:
         (["model.hidden_size=3"], "hydra/sweeper=optuna has nothing to search: give a setting several values"),
         ([WIDTH, "data.val_size=0"], "a search needs a validation set to judge its trials by"),
         ([WIDTH, "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 must be a whole number from 1 to 1,000,000"),
-        ([WIDTH, "hydra.sweeper.at_once=two"], "hydra.sweeper.at_once=two must be a whole number from 1 to 1,000"),
-        ([WIDTH, "hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid must be tpe or random"),
+        (
+            [WIDTH, "hydra.sweeper.at_once=two"],
+            "hydra.sweeper.at_once=two must be null or a whole number from 1 to 1,000",
+        ),
+        ([WIDTH, "hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler=grid must be tpe, gp or random"),
         ([WIDTH, "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be a whole number from 0 to 2³²−1"),
         ([WIDTH, "hydra/launcher=basic"], "hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm"),
         (["model.width=interval(1,2)"], "there is no setting model.width"),

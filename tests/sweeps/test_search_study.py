@@ -7,6 +7,7 @@ import optuna
 import pytest
 
 from src.core.errors import InputError
+from src.sweeps.search.importance import estimate_importance, estimate_intervals
 from src.sweeps.search.space import SearchSpace, read_space
 from src.sweeps.search.study import Study, StudyInfo
 
@@ -118,11 +119,15 @@ def test_leftover_optuna_lock_is_ignored(space: SearchSpace, tmp_path: Path) -> 
 
 
 def test_decisive_setting_is_most_important(space: SearchSpace, tmp_path: Path) -> None:
-    """The setting that decides the result has the highest importance."""
+    """The setting that decides the result has the highest importance, and an interval above those of the others."""
     study = start_study(tmp_path, space, "random")
     run_trials(study, 8)
-    assert study.estimate_importance() == {}  # too few to tell
+    assert estimate_importance(study.trials, study.directions) == {}  # too few to tell
+    assert estimate_intervals(study.trials, study.directions) == {}
     run_trials(study, 40)
-    found = study.estimate_importance()
+    found = estimate_importance(study.trials, study.directions)
     assert next(iter(found)) == "lr" and found["lr"] > 0.6
     assert sum(found.values()) == pytest.approx(1)
+    intervals = estimate_intervals(study.trials, study.directions)
+    assert intervals["lr"][0] > max(high for name, (_, high) in intervals.items() if name != "lr")
+    assert all(0 <= low < high <= 1 for low, high in intervals.values())

@@ -5,6 +5,7 @@ the colour maps matplotlib's perceptually uniform ones.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from src.core.axes import CURVES, AxisRange, find_curves_range
-from src.core.colours import COLOURS
+from src.core.colours import COLOURS, make_palette
 from src.core.devices import is_main_process
 from src.data.base import TensorDataModule
 from src.data.tasks import get_task
@@ -202,14 +203,26 @@ def get_data_module(trainer: Trainer) -> TensorDataModule:
 
 
 def has_images(trainer: Trainer) -> bool:
-    """Return True if the inputs are images (1 or 3 channels), each of one class, and the classes have names."""
+    """Return True if the inputs are images (1 or 3 channels), and classes, if there are any, have names."""
     data = get_data_module(trainer)
-    return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and has_class_names(data)
+    named = len(data.class_names) > 0 or not get_task(data.task).has_classes
+    return len(data.in_shape) == 3 and data.in_shape[0] in (1, 3) and named
 
 
 def has_class_names(data: TensorDataModule) -> bool:
     """Return True if each sample is of one class, and the classes have names."""
     return len(data.class_names) > 0 and get_task(data.task).has_one_class
+
+
+def format_target(data: TensorDataModule, target: Tensor) -> str:
+    """Return a sample's class, its labels or its values in words; nothing for a mask."""
+    if data.task == "dense":
+        return ""
+    if data.task == "multilabel":
+        return ", ".join(compress(data.class_names, target.tolist())) or "none"
+    if not data.class_names:
+        return ", ".join(f"{value:.4g}" for value in target.flatten().tolist())
+    return data.class_names[int(target)]
 
 
 def find_pixel_range(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,6 +261,20 @@ def to_image_array(image: Tensor) -> np.ndarray:
 def draw_image(axis: Axes, image: Tensor) -> None:
     """Draw a uint8 image (C, H, W) in grey or in colour."""
     axis.imshow(to_image_array(image), cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+
+
+def attach_masks(images: Tensor, *masks: Tensor) -> Tensor:
+    """Return each image with, on its right, its masks in the colours of the classes: uint8 (N, 3, H, …).
+
+    Args:
+        images: (N, C, H, W) with one or three channels, as the data set stores them.
+        masks: each (N, H, W), the classes of the pixels; `IGNORED` is white.
+    """
+    pixels = to_bytes(images, *find_pixel_range(images)).cpu().expand(-1, 3, -1, -1)
+    colours = torch.from_numpy(np.array(make_palette(), np.uint8))
+    gap = torch.full((*pixels.shape[:3], -(-pixels.shape[3] // 16)), 255, dtype=torch.uint8)
+    drawn = [part for mask in masks for part in (gap, colours[mask.cpu().long()].permute(0, 3, 1, 2))]
+    return torch.cat([pixels, *drawn], dim=3)
 
 
 def draw_image_grid(figure: Figure, images: Tensor, titles: list[str], columns: int) -> None:

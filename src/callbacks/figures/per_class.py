@@ -12,14 +12,15 @@ from src.callbacks.figures.base import FigureCallback, format_percent, get_data_
 from src.core.colours import CORRECT, INCORRECT, OTHER, choose_contrast_colour
 from src.data.tasks import rate_classes
 
+MANY = 100_000  # too long for a cell
 ERRORS = LinearSegmentedColormap.from_list("errors", ["white", INCORRECT, "#7A2A5A"])
 
 
 class ConfusionMatrix(FigureCallback):
     """The test set's confusion matrix; for models that count one (``confusion``, (K, K)).
 
-    Each cell shows its count. Mistakes are coloured by their fraction of the true class, on a scale that ends at the
-    largest of them; the diagonal is grey.
+    Each cell shows its count, or if there are many, as of pixels, its fraction of the true class. Mistakes are coloured
+    by that fraction, on a scale that ends at the largest of them; the diagonal is grey.
     """
 
     name = "confusion_matrix"
@@ -47,7 +48,8 @@ class ConfusionMatrix(FigureCallback):
                     if row == column
                     else choose_contrast_colour(*image.cmap(image.norm(fractions[row, column]))[:3])
                 )
-                axis.text(column, row, str(count), ha="center", va="center", fontsize=size, color=colour)
+                text = str(count) if counts.max() < MANY else format_percent(float(fractions[row, column]), 0)
+                axis.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
         long = max(map(len, names)) > 2
         axis.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
         axis.set_yticks(range(len(names)), names)

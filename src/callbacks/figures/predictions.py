@@ -13,22 +13,27 @@ from torch.nn.functional import pad
 
 from src.callbacks.figures.base import (
     FigureCallback,
+    attach_masks,
     draw_image,
     draw_image_grid,
     find_pixel_range,
     format_percent,
+    format_target,
     get_data_module,
+    has_class_names,
     has_images,
     to_bytes,
 )
 from src.callbacks.figures.training_images import select_class_balanced
 from src.core.colours import CORRECT, INCORRECT, OTHER
+from src.data.base import TensorDataModule
+from src.data.tasks import count_fractions
 
 PROBABILITY_COLUMNS = 2  # of an image and its bars each
 MAX_CLASSES = 5  # number of classes shown per image
 MIN_PROBABILITY = 1e-12  # probabilities are clamped to [SURE, 1 - SURE]
 LEGEND = {CORRECT: "true class", INCORRECT: "predicted, wrong", OTHER: "other class"}
-ERROR_COLUMNS = 5
+ERROR_COLUMNS, MASK_COLUMNS = 5, 2
 TITLE_WIDTH = 22  # characters per line of a title
 
 
@@ -49,6 +54,8 @@ class ClassProbabilities(FigureCallback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = get_data_module(trainer)
         if getattr(data, "test_set", None) is None or not has_images(trainer) or not hasattr(pl_module, "predict"):
+            return
+        if not has_class_names(data):
             return
         assert data.test_set is not None
         images, targets = data.test_set.take(select_class_balanced(data.test_set.targets, self.count))
@@ -129,6 +136,9 @@ def _draw_bars(axis: Axes, probabilities: Tensor, true_class: int, names: tuple[
 class Misclassified(FigureCallback):
     """The misclassified test images with the highest predicted probability; only if one process runs the test.
 
+    Of images with several labels, those with the largest error of a label's probability; of images with masks, those
+    with the fewest correct pixels.
+
     Args:
         count: maximum number of images, ≥ 1.
     """
@@ -145,28 +155,64 @@ class Misclassified(FigureCallback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        if isinstance(outputs, Tensor) and has_images(trainer) and trainer.world_size == 1:
-            self.outputs.append(outputs)
+        data = get_data_module(trainer)
+        if isinstance(outputs, Tensor) and trainer.world_size == 1 and has_images(trainer) and data.class_names:
+            self.outputs.append(outputs.argmax(dim=1).byte() if data.task == "dense" else outputs)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         test_set = getattr(get_data_module(trainer), "test_set", None)
         if not self.outputs or test_set is None:
             return
-        probabilities = compute_class_probabilities(torch.cat(self.outputs).cpu())
-        names = get_data_module(trainer).class_names
-        wrong = find_confident_errors(probabilities, test_set.targets[: len(probabilities)], self.count)
-        confidence, predicted = probabilities[wrong].max(dim=1)
-        titles = [
-            fill(f"{names[true]}, predicted {names[guess]} ({format_percent(probability, 1)})", TITLE_WIDTH)
-            for guess, probability, true in zip(predicted, confidence.tolist(), test_set.targets[wrong], strict=True)
-        ]
-        if titles:
-            rows = -(-len(titles) // ERROR_COLUMNS)
-            self.show(trainer, (ERROR_COLUMNS * 1.6, rows * 1.75 + 0.3), test_set.inputs[wrong], titles)
+        data, outputs = get_data_module(trainer), torch.cat(self.outputs).cpu()
+        targets = test_set.targets[: len(outputs)].cpu()
+        if data.task == "dense":
+            wrong, titles = _find_worst_masks(outputs, targets, self.count)
+        elif data.task == "multilabel":
+            wrong, titles = _find_wrong_labels(outputs.double().sigmoid(), targets, self.count, data)
+        else:
+            wrong, titles = _find_wrong_classes(compute_class_probabilities(outputs), targets, self.count, data)
+        if not titles:
+            return
+        images, columns = test_set.inputs[wrong], ERROR_COLUMNS
+        if data.task == "dense":
+            images, columns = attach_masks(images, targets[wrong], outputs[wrong]), MASK_COLUMNS
+        height = 1.55 if data.task == "dense" else 1.75
+        self.show(trainer, (ERROR_COLUMNS * 1.6, -(-len(titles) // columns) * height + 0.3), images, titles, columns)
 
-    def draw(self, figure: Figure, images: Tensor, titles: list[str]) -> None:
-        figure.suptitle("Misclassified test images, most confident first")
-        draw_image_grid(figure, images, titles, ERROR_COLUMNS)
+    def draw(self, figure: Figure, images: Tensor, titles: list[str], columns: int = ERROR_COLUMNS) -> None:
+        kind = "Test images with the fewest correct pixels: image, true and predicted mask"
+        figure.suptitle(kind if columns == MASK_COLUMNS else "Misclassified test images, most confident first")
+        draw_image_grid(figure, images, titles, columns)
+
+
+Errors = tuple[Tensor, list[str]]  # the indices of images, and their titles
+
+
+def _find_wrong_classes(probabilities: Tensor, targets: Tensor, count: int, data: TensorDataModule) -> Errors:
+    """Return up to ``count`` misclassified images, the highest probability first."""
+    names, wrong = data.class_names, find_confident_errors(probabilities, targets, count)
+    confidence, predicted = probabilities[wrong].max(dim=1)
+    return wrong, [
+        fill(f"{names[true]}, predicted {names[guess]} ({format_percent(probability, 1)})", TITLE_WIDTH)
+        for guess, probability, true in zip(predicted, confidence.tolist(), targets[wrong], strict=True)
+    ]
+
+
+def _find_wrong_labels(probabilities: Tensor, targets: Tensor, count: int, data: TensorDataModule) -> Errors:
+    """Return up to ``count`` images with a wrong label, the largest error of a probability first."""
+    error, predicted = (probabilities - targets).abs().amax(dim=1), (probabilities > 0.5).long()
+    wrong = (predicted != targets).any(dim=1).nonzero().flatten()
+    wrong = wrong[error[wrong].argsort(descending=True, stable=True)][:count]
+    pairs = zip(targets[wrong], predicted[wrong], strict=True)
+    told = [f"{format_target(data, true)}, predicted {format_target(data, guess)}" for true, guess in pairs]
+    return wrong, [fill(text, TITLE_WIDTH) for text in told]
+
+
+def _find_worst_masks(predicted: Tensor, targets: Tensor, count: int) -> Errors:
+    """Return up to ``count`` images whose masks (N, H, W) have the fewest correct pixels."""
+    fractions = torch.stack([count_fractions(*pair) for pair in zip(predicted[:, None], targets[:, None], strict=True)])
+    worst = fractions.argsort(stable=True)[:count]
+    return worst, [f"{format_percent(value, 1)} correct" for value in fractions[worst].tolist()]
 
 
 def find_confident_errors(probabilities: Tensor, targets: Tensor, count: int) -> Tensor:

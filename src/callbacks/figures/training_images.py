@@ -1,5 +1,7 @@
 """Figures of training images: with their class names, and before and after augmentation."""
 
+from textwrap import fill
+
 import torch
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -7,15 +9,18 @@ from torch import Tensor
 
 from src.callbacks.figures.base import (
     FigureCallback,
+    attach_masks,
     draw_image,
     draw_image_grid,
     find_pixel_range,
+    format_target,
     get_data_module,
     has_images,
     to_bytes,
 )
 
 SAMPLE_COLUMNS = 10
+TITLE_WIDTH = 16  # characters per line of a title of several labels
 AUGMENTED_COLUMNS = 8
 
 
@@ -36,14 +41,20 @@ class ImageSamples(FigureCallback):
         if train_set is None or not has_images(trainer):
             return
         images, targets = train_set
-        chosen = select_class_balanced(targets, self.count)
-        titles = [get_data_module(trainer).class_names[target] for target in targets[chosen].tolist()]
-        rows = -(-len(chosen) // SAMPLE_COLUMNS)
-        self.show(trainer, (SAMPLE_COLUMNS * 0.95, rows * 1.15 + 0.3), images[chosen], titles)
+        data = get_data_module(trainer)
+        chosen = select_class_balanced(data.get_strata(train_set), self.count)
+        titles = [format_target(data, target) for target in targets[chosen]]
+        columns, shown = SAMPLE_COLUMNS, images[chosen]
+        if data.task == "multilabel":
+            titles = [fill(title, TITLE_WIDTH) for title in titles]
+        elif data.task == "dense":
+            columns, shown = SAMPLE_COLUMNS // 2, attach_masks(shown, targets[chosen])
+        rows, lines = -(-len(chosen) // columns), max(title.count("\n") for title in titles)
+        self.show(trainer, (SAMPLE_COLUMNS * 0.95, rows * (1.15 + 0.13 * lines) + 0.3), shown, titles, columns)
 
-    def draw(self, figure: Figure, images: Tensor, titles: list[str]) -> None:
-        figure.suptitle("Training images")
-        draw_image_grid(figure, images, titles, SAMPLE_COLUMNS)
+    def draw(self, figure: Figure, images: Tensor, titles: list[str], columns: int = SAMPLE_COLUMNS) -> None:
+        figure.suptitle("Training images" if columns == SAMPLE_COLUMNS else "Training images and their masks")
+        draw_image_grid(figure, images, titles, columns)
 
 
 def select_class_balanced(targets: Tensor, count: int) -> Tensor:
@@ -72,8 +83,8 @@ class AugmentedBatch(FigureCallback):
         data = get_data_module(trainer)
         if not getattr(data, "has_augmentation", False) or data.train_set is None or not has_images(trainer):
             return
-        images, targets = data.train_set
-        kept = images[select_class_balanced(targets, self.count)]
+        images = data.train_set.inputs
+        kept = images[select_class_balanced(data.get_strata(data.train_set), self.count)]
         with torch.random.fork_rng(devices=[]):  # restores the CPU's generator afterwards
             outputs = data.transform(kept, augment=True)
         scale = find_pixel_range(kept)

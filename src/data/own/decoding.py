@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +30,33 @@ def decode_image(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
     Raises:
         ValueError: naming the reason why it is no image that can be used.
     """
+    with open_image(content) as image:
+        image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG: decode no more than needed
+        return fit_image(ImageOps.exif_transpose(image), size, channels)
+
+
+@contextmanager
+def open_image(content: bytes, kind: str = "images") -> Iterator[Image.Image]:
+    """Open an image file's content, of a known format and limited size.
+
+    Raises:
+        ValueError: naming the reason why it is no image of this kind that can be used; so do errors in the block.
+    """
     if not content:
         raise ValueError("empty files")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"images have more than {MAX_PIXELS:,} pixels")
-            image.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))  # JPEG: decode no more than needed
-            return fit_image(ImageOps.exif_transpose(image), size, channels)
+                raise ValueError(f"{kind} have more than {MAX_PIXELS:,} pixels")
+            yield image
     except Image.UnidentifiedImageError as error:
         raise ValueError("files are no images") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"images have more than {MAX_PIXELS:,} pixels") from error
+        raise ValueError(f"{kind} have more than {MAX_PIXELS:,} pixels") from error
     except ValueError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        raise ValueError("images are damaged") from error
+        raise ValueError(f"{kind} are damaged") from error
 
 
 def fit_image(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:

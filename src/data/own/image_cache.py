@@ -65,11 +65,13 @@ class ImageCache:
         folder: where decoded images are kept.
     """
 
+    kind = ""  # of the files, in the name of the cache's
+
     def __init__(self, root: Path, names: list[str], size: int, channels: int, folder: Path) -> None:
         self.root, self.names, self.shape = root, names, (channels, size, size)
         self.bytes = len(names) * channels * size**2
         place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
-        stem = f"{root.resolve().name or 'images'}-{size}x{size}x{channels}-{place}"
+        stem = f"{root.resolve().name or 'images'}-{self.kind}{size}x{size}x{channels}-{place}"
         self.array_file, self.index_file = folder / f"{stem}.npy", folder / f"{stem}.json"
         self.key = self._compute_key()
 
@@ -199,7 +201,7 @@ class ImageCache:
         """Decode one file into its place (C, H, W); return its SHA-256, or an empty text and why it failed."""
         try:
             content = read_bytes(self.root / self.names[index], MAX_FILE_BYTES)
-            pixels[:] = decode_image(content, self.shape[1], self.shape[0])
+            pixels[:] = self.decode(index, content)
         except InputError:
             return "", f"files have more than {MAX_FILE_BYTES // 2**20} MiB, or are no regular files"
         except OSError:
@@ -207,6 +209,10 @@ class ImageCache:
         except ValueError as error:
             return "", str(error)
         return hashlib.sha256(content).hexdigest()[:32], ""
+
+    def decode(self, index: int, content: bytes) -> NDArray[np.uint8]:
+        """Return the pixels (C, H, W) of a file's content; raise `ValueError` with the reason if it has none."""
+        return decode_image(content, self.shape[1], self.shape[0])
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""List the images of a folder with their classes and splits, from the names of its folders or from a CSV file."""
+"""List the images of a folder with their labels and splits: from its folders, a CSV file, or a folder of masks."""
 
 import csv
 import io
@@ -9,31 +9,53 @@ from typing import NamedTuple
 
 from src.core.checks import format_escaped
 from src.core.errors import InputError
+from src.data.own.labels import LABEL_SIGN, LabelColumns, find_label_columns, join_labels, split_labels
 from src.storage.files import read_text
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_IMAGES = 1_000_000  # more files than this are another kind of folder
-COLUMNS = ("file", "label", "split")  # of a CSV file; the last one may be left out
 SHOWN_NAMES = 5  # that a message lists
 
 Problems = dict[str, list[str]]  # why files are left out → their names
 
 
 class ImageFile(NamedTuple):
-    """An image: its path below the root, its class, and its split ("train", "val", "test"; empty: to be drawn)."""
+    """An image.
+
+    Attributes:
+        name: its path below the root.
+        label: its class, its value, or its labels as `src.data.own.labels.join_labels` writes them.
+        split: "train", "val" or "test"; empty: to be drawn.
+        mask: the path of its mask, if it has one.
+    """
 
     name: str
     label: str
     split: str = ""
+    mask: str = ""
 
 
-def list_images(root: Path, labels: str | None, problems: Problems) -> list[ImageFile]:
-    """Return the images of a folder, sorted by name within each class; note in ``problems`` what is left out.
+class Source(NamedTuple):
+    """Where the labels of images are; without a file and a folder, folders name the classes.
+
+    Attributes:
+        labels: a CSV file with a column of files, relative to the root.
+        masks: the name of the folder of masks, beside the folder of images.
+        task: the task; ``None``: found from the file.
+    """
+
+    labels: str | None = None
+    masks: str | None = None
+    task: str | None = None
+
+
+def list_images(root: Path, source: Source, problems: Problems) -> tuple[list[ImageFile], str]:
+    """Return the images of a folder, sorted by name within each class, and the task.
 
     Args:
         root: the folder.
-        labels: a CSV file with the columns `COLUMNS`, relative to the folder; ``None``: the folders name the classes.
+        source: where their labels are.
         problems: receives the names of files and folders that are left out, by the reason.
 
     Raises:
@@ -42,20 +64,35 @@ def list_images(root: Path, labels: str | None, problems: Problems) -> list[Imag
     if not root.is_dir():
         raise InputError(f"data.root={root}: there is no such folder; {MOVED}")
     try:
-        found = (
-            _list_by_csv(root, root / os.path.expanduser(labels), problems)
-            if labels
-            else list(_list_by_folder(root, problems))
-        )
+        found, task = _list_by_source(root, source, problems)
     except OSError as error:
         raise InputError(f"data.root={root} cannot be read ({error.strerror or error})") from error
     if not found:
-        needed = "one of the files that it names" if labels else f"a folder of images for each class ({LAYOUT})"
+        needed = f"a folder of images for each class ({LAYOUT})"
+        if source.labels or source.masks:
+            masked = f"images in {IMAGES}/ and a mask for each, with the same name, in {source.masks}/"
+            needed = "one of the files that it names" if source.labels else masked
         raise InputError(f"data.root={root} has no images{_explain(problems)}: it must have {needed}")
-    return found
+    return found, task
+
+
+def _list_by_source(root: Path, source: Source, problems: Problems) -> tuple[list[ImageFile], str]:
+    if source.masks:
+        if source.labels or source.task:
+            other = f"data.labels={source.labels}" if source.labels else f"data.task={source.task}"
+            raise InputError(f"{other} has no meaning with data.masks, which give each pixel its class: leave one out")
+        return list(_list_by_masks(root, source.masks, problems)), "dense"
+    if source.labels:
+        return _list_by_csv(root, root / os.path.expanduser(source.labels), source.task, problems)
+    if source.task not in (None, "multiclass", "binary"):
+        raise InputError(
+            f"data.task={source.task} needs a CSV file with the labels of each image: data.labels=FILE.csv"
+        )
+    return list(_list_by_folder(root, problems)), source.task or "multiclass"
 
 
 MOVED = "if the images have moved, give data.root=FOLDER (to src.eval: paths.data=FOLDER)"
+IMAGES = "images"  # the folder of images beside that of their masks
 LAYOUT = "CLASS/IMAGE.jpg, or train/CLASS/IMAGE.jpg with test/ and val/"
 
 
@@ -83,7 +120,7 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 def _list_by_folder(root: Path, problems: Problems) -> Iterator[ImageFile]:
     tops = _list_folders(root, "", problems)
-    if "train" in tops and set(tops) <= SPLIT_FOLDERS.keys() and _list_folders(root, "train", {}):
+    if _are_splits(root, tops):
         folders = [(SPLIT_FOLDERS[top], name) for top in tops for name in _list_folders(root, top, problems)]
     else:
         folders = [("", name) for name in tops]
@@ -97,6 +134,11 @@ def _list_by_folder(root: Path, problems: Problems) -> Iterator[ImageFile]:
                 raise InputError(f"data.root={root} has more than {MAX_IMAGES:,} images, which is the limit")
         if count == before:
             problems.setdefault("class folders have no images", []).append(folder)
+
+
+def _are_splits(root: Path, tops: list[str]) -> bool:
+    """Return True if the folders in the root are train/, val/ and test/, with folders in them."""
+    return "train" in tops and set(tops) <= SPLIT_FOLDERS.keys() and bool(_list_folders(root, "train", {}))
 
 
 def _list_folders(root: Path, within: str, problems: Problems) -> list[str]:
@@ -148,43 +190,89 @@ def _is_inner_file(path: Path, real_root: Path) -> bool:
         return False
 
 
+# Masks
+
+
+def _list_by_masks(root: Path, masks: str, problems: Problems) -> Iterator[ImageFile]:
+    """Yield the images that have a mask: of the same path, but for the folder and the ending."""
+    tops = _list_folders(root, "", {})
+    parts = [(f"{top}/", SPLIT_FOLDERS[top]) for top in tops] if _are_splits(root, tops) else [("", "")]
+    for part, split in parts:
+        for name in (IMAGES, masks):
+            if f"{part}{name}" not in _list_folders(root, part.rstrip("/"), {}):  # links are not followed
+                raise InputError(f"data.masks={masks}: there is no folder {part}{name} in data.root={root}")
+        inside = len(f"{part}{masks}/")
+        found = {os.path.splitext(name[inside:])[0]: name for name in _walk(root, f"{part}{masks}", problems)}
+        for name in _walk(root, f"{part}{IMAGES}", problems):
+            if mask := found.pop(os.path.splitext(name[len(f"{part}{IMAGES}/") :])[0], ""):
+                yield ImageFile(name, "", split, mask)
+            else:
+                problems.setdefault("images have no mask", []).append(name)
+        if found:
+            problems.setdefault("masks have no image", []).extend(found.values())
+
+
 # CSV
 
 
-def _list_by_csv(root: Path, path: Path, problems: Problems) -> list[ImageFile]:
+def _list_by_csv(root: Path, path: Path, task: str | None, problems: Problems) -> tuple[list[ImageFile], str]:
     try:
         text = read_text(path).removeprefix("\ufeff")
     except OSError as error:
         raise InputError(f"data.labels: {path} cannot be read ({error.strerror or error})") from error
     rows = csv.DictReader(io.StringIO(text), strict=True)
     try:
-        header = [name.strip() for name in rows.fieldnames or []]
-        rows.fieldnames = header
-        if not {"file", "label"} <= set(header):
+        header = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        columns = find_label_columns(header, task)
+        if "file" not in header or columns is None:
             raise InputError(
-                f"data.labels: {path} must begin with a line of columns, file,label or file,label,split; it has "
-                f"{format_escaped(','.join(header)[:60]) or 'none'}"
+                f"data.labels: {path} must begin with a line of columns, file,label or file,labels or file and the "
+                f"name of each label, and split if you like; it has {format_escaped(','.join(header)[:60]) or 'none'}"
             )
-        found = [_read_row(row, path, rows.line_num, "split" in header) for row in rows]
+        found = [_read_row(row, columns, path, rows.line_num, "split" in header) for row in rows]
     except csv.Error as error:
         raise InputError(f"data.labels: {path}, line {rows.line_num}: {error}") from error
     if len(found) > MAX_IMAGES:
         raise InputError(f"data.labels: {path} names more than {MAX_IMAGES:,} images, which is the limit")
-    return list(_select_existing(root, dict.fromkeys(found), problems))
+    if task is None and columns.task == "multiclass":
+        _refuse_ambiguous(found, path)
+    found = _join_rows(found) if columns.task == "multilabel" else list(dict.fromkeys(found))
+    return list(_select_existing(root, found, problems)), columns.task
 
 
-def _read_row(row: dict[str, str | None], path: Path, line: int, has_split: bool) -> ImageFile:
+def _read_row(row: dict[str, str | None], columns: LabelColumns, path: Path, line: int, has_split: bool) -> ImageFile:
     """Return the image of a line.
 
     Raises:
         InputError: if a value is missing or is none of the splits.
     """
-    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
-    split = SPLIT_FOLDERS.get(values["split"], "") if has_split else ""
-    if not values["file"] or not values["label"] or (has_split and not split):
-        needed = "a file, a label and one of train, val and test" if has_split else "a file and a label"
+    name, split = ((row.get(key) or "").strip() for key in ("file", "split"))
+    known, needed = SPLIT_FOLDERS.get(split, "") if has_split else "", "a label"
+    try:
+        label = columns.read(row)
+    except ValueError as error:
+        label, name, needed = "", "", str(error)
+    if not name or (has_split and not known):
+        needed = f"a file, {needed} and one of train, val and test" if has_split else f"a file and {needed}"
         raise InputError(f"data.labels: {path}, line {line} must have {needed}")
-    return ImageFile(values["file"], values["label"], split)
+    return ImageFile(name, label, known)
+
+
+def _refuse_ambiguous(found: Iterable[ImageFile], path: Path) -> None:
+    """Refuse classes that look like several labels, if no task is given."""
+    if image := next((each for each in found if LABEL_SIGN in each.label), None):
+        raise InputError(
+            f"data.labels: {path}: {format_escaped(image.label)} is several labels with data.task=multilabel, and one "
+            "class with data.task=multiclass: give one of them"
+        )
+
+
+def _join_rows(found: Iterable[ImageFile]) -> list[ImageFile]:
+    """Return images with the labels of all their lines."""
+    joined: dict[tuple[str, str], list[str]] = {}
+    for image in found:
+        joined.setdefault((image.name, image.split), []).extend(split_labels(image.label))
+    return [ImageFile(name, join_labels(labels), split) for (name, split), labels in joined.items()]
 
 
 def _select_existing(root: Path, found: Iterable[ImageFile], problems: Problems) -> Iterator[ImageFile]:

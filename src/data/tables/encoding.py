@@ -97,6 +97,11 @@ class ColumnEncoder(NamedTuple):
         return [name for column in self.columns for name in column.feature_names]
 
     @property
+    def width(self) -> int:
+        """The number of inputs."""
+        return len(self.feature_names)
+
+    @property
     def word_columns(self) -> list[str]:
         """The names of the columns of words, which must be read as such."""
         return [column.name for column in self.columns if isinstance(column, WordEncoding)]

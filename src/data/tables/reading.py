@@ -121,7 +121,7 @@ def parse_columns(content: bytes, delimiter: str | None = None, as_words: Collec
         ValueError: naming what is wrong, and the line.
     """
     sign = DELIMITERS[delimiter] if delimiter else find_delimiter(content)
-    names = _read_names(content, sign)
+    names = _read_names(content, sign, as_words)
     numbers = _read_numbers(content, sign, names, as_words)
     words = _read_words(content, sign, names, [name for name in names if name not in numbers])
     return {name: numbers[name] if name in numbers else words[name] for name in names}
@@ -153,17 +153,17 @@ def _open_rows(content: bytes, sign: str) -> Any:
     return csv.reader(text, delimiter=sign, skipinitialspace=True, strict=True)
 
 
-def _read_names(content: bytes, sign: str) -> list[str]:
+def _read_names(content: bytes, sign: str, known: Collection[str] = ()) -> list[str]:
     """Return the names of the columns.
 
     Raises:
-        ValueError: if there are none, only one, too many or two of one name.
+        ValueError: if there are none, only one that is not ``known``, too many or two of one name.
     """
     cells: list[str] = next((row for row in _open_rows(content, sign) if row), [])
     if not any(map(str.strip, cells)):
         raise ValueError("it is empty; a table begins with a line that names its columns")
     names = [format_escaped(" ".join(cell.split())) or f"column {place}" for place, cell in enumerate(cells, start=1)]
-    if len(names) == 1:
+    if len(names) == 1 and names[0] not in known:
         raise ValueError("it has only one column; if it has more give the sign between them: data.delimiter=semicolon")
     if len(names) > MAX_COLUMNS:
         raise ValueError(f"it has {len(names):,} columns; {MAX_COLUMNS:,} can be read")

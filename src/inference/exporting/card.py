@@ -108,10 +108,12 @@ def _describe_data(export: Export) -> str:
     known = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
     text = f"`{export.run.config.data._target_}`: "
     text += f"{known} samples." if known else "the numbers of samples are unknown, since the data were not there."
-    if not description.class_names:
-        return text
-    names = json.dumps(description.class_names, ensure_ascii=False)
-    return f"{text} The {description.num_classes} classes, in their order:\n\n```json\n{names}\n```"
+    listed = {f"The {description.num_classes} classes, in their order": description.class_names}
+    if description.preprocessing and (about := description.preprocessing.options.get("text")):
+        splitting = "in lower case, each run of letters and digits or other sign is one"
+        listed[f"The words of the column {about['name']} from token 2 on ({splitting})"] = about["words"]
+    found = {title: json.dumps(names, ensure_ascii=False) for title, names in listed.items() if names}
+    return "\n\n".join([text, *(f"{title}:\n\n```json\n{names}\n```" for title, names in found.items())])
 
 
 def _list_results(export: Export, metrics: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from src.core.errors import InputError
 from src.data.base import EVAL_BATCH_SIZE, TensorDataModule
+from src.data.own.streaming import StreamedImages
 from src.data.preprocessing import IMAGE, Preprocessing
 from src.data.tasks import TASKS
 from src.inference.exporting.formats import Compute
@@ -66,17 +67,19 @@ def find_samples(run: LoadedRun, network: ExportedNetwork) -> RawSamples:
         log.info("note: random inputs are compared, since there are no validation samples here (%s)", error)
         return RawSamples(_draw_inputs(network), None, "random inputs", {})
     assert data.val_set is not None
+    val_set = data.val_set
+    if isinstance(val_set.inputs, StreamedImages):  # all may be too large for memory
+        val_set = val_set.take(slice(0, MAX_SAMPLES))
     parts = {"training": data.train_set, "validation": data.val_set, "test": data.test_set}
     sizes = {name: part.size for name, part in parts.items() if part is not None}
     return RawSamples(
-        _restore_inputs(data, run).to(network.input_type), data.val_set.targets, "validation samples", sizes
+        _restore_inputs(data, val_set.inputs, run).to(network.input_type), val_set.targets, "validation samples", sizes
     )
 
 
-def _restore_inputs(data: TensorDataModule, run: LoadedRun) -> Tensor:
-    """Return the validation samples as they were before any preprocessing: (N, *in_shape)."""
-    assert data.val_set is not None
-    inputs, steps = data.val_set.inputs, run.description.preprocessing
+def _restore_inputs(data: TensorDataModule, inputs: Tensor, run: LoadedRun) -> Tensor:
+    """Return stored inputs as they were before any preprocessing: (N, *in_shape)."""
+    steps = run.description.preprocessing
     if steps is None:  # unknown: a file takes what the network takes
         return data.transform(inputs)
     return inputs if steps.kind == IMAGE else _scale(inputs, steps)  # values are standardised when they are loaded
@@ -155,4 +158,4 @@ def measure_score(compute: Compute, samples: RawSamples, network: ExportedNetwor
     predictions = task.predict(outputs)
     if not task.has_classes:
         return {"val/mse": float((predictions.double() - targets).square().mean())}
-    return {"val/acc": float(task.count_correct(predictions == targets)) / len(targets)}
+    return {"val/acc": float(task.count_correct(predictions, targets)) / len(targets)}

@@ -85,7 +85,8 @@ def _describe_input(network: ExportedNetwork, run: LoadedRun) -> str:
     if steps.kind == IMAGE:
         return "pixels from 0 to 255; `src.predict` scales pictures of another size and crops them to the centre"
     if network.num_tokens:
-        return f"tokens from 0 to {network.num_tokens - 1}"
+        words = ", 0 behind the end of a text, 1 for an unknown word, the others as listed below"
+        return f"tokens from 0 to {network.num_tokens - 1}{words if 'text' in steps.options else ''}"
     if steps.kind == ROW:
         return f"a row of the table as it is encoded for training: {', '.join(_list_columns(steps.options))}"
     return "numbers in the unit of the data"

@@ -61,7 +61,7 @@ def compute_weighted_loss(
     """Return Σ w·loss / Σ w over a batch, () as of `torch.nn.CrossEntropyLoss`, where w is the weight of a sample.
 
     Args:
-        loss: one of `src.models.losses.LOSSES`.
+        loss: one of `src.models.supervision.losses.LOSSES`.
         outputs: (B, out_features).
         targets: classes (B,), or shares of classes (B, K).
         smoothing: the fraction of a target's weight that is spread over all classes.

@@ -1,5 +1,6 @@
 """Launchers and sweepers as Hydra plugins; Hydra requires that they are defined in a ``hydra_plugins`` package."""
 
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import chain, product
@@ -42,7 +43,9 @@ class SweepLauncher(Launcher):
         loader: Any = CachingConfigLoader(hydra_context.config_loader)
         hydra_context.config_loader = loader  # for the sweeper, too
         self.sweep = Sweep(config, hydra_context, task_function.__name__)
-        if not list(self.sweep.folder.glob("*/job.json")):  # otherwise all jobs may be done already
+        if not self.sweep.is_preview and not list(
+            self.sweep.folder.glob("*/job.json")
+        ):  # otherwise all jobs may be done already
             self.make_engine().warm_up()  # while the sweeper composes the jobs
 
     def launch(
@@ -50,7 +53,13 @@ class SweepLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from src.sweeps.launchers.launch import launch
 
-        return launch(self.sweep, self.make_engine(), [list(overrides) for overrides in job_overrides], schedule)
+        jobs = [list(overrides) for overrides in job_overrides]
+        if self.sweep.is_preview:
+            from src.sweeps.preview.show import show_sweep
+
+            show_sweep(self.sweep, self.make_engine(), jobs, schedule)
+            sys.exit()  # without the callbacks at a sweep's end
+        return launch(self.sweep, self.make_engine(), jobs, schedule)
 
     @abstractmethod
     def make_engine(self) -> Any:
@@ -124,7 +133,8 @@ class GridSweeper(BasicSweeper):
         if not isinstance(self.launcher, SweepLauncher):
             write_text(Path(self.config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(self.config))
         returned: list[Sequence[JobReturn]] = []
-        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
+        size = None if self.config.get("preview") else self.max_batch_size  # a preview is about all batches
+        for batch in self.split_overrides_to_chunks(jobs, size):
             self.validate_batch_is_legal(batch)
             returned.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returned))))
             for each in returned[-1]:
@@ -210,6 +220,6 @@ class OptunaSweeper(Sweeper):
             raise InputError("hydra/sweeper=optuna needs hydra/launcher=local, vectorized, ray or slurm")
 
     def sweep(self, arguments: list[str]) -> None:
-        from src.sweeps.search.optimize import run_search
+        from src.sweeps.search.run import run_search
 
         run_search(self.launcher, arguments, self.settings)

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
@@ -45,6 +45,25 @@ class Engine(Protocol):
         """Run the jobs and notify `watch` of each start and end; each job's status is in its folder."""
 
 
+class Part(NamedTuple):
+    """A part of a sweep: a number of jobs that run from one epoch to another.
+
+    Attributes:
+        jobs: the number of jobs.
+        start: the epochs that each has then.
+        end: the epochs that each has afterwards.
+    """
+
+    jobs: int
+    start: int
+    end: int
+
+    @property
+    def total(self) -> int:
+        """The epochs of all jobs together."""
+        return self.jobs * (self.end - self.start)
+
+
 class Schedule(Protocol):
     """An order in which a sweep's jobs are run, and how far."""
 
@@ -54,6 +73,9 @@ class Schedule(Protocol):
         Raises:
             InputError: with the reason.
         """
+
+    def plan_parts(self, jobs: list[Job]) -> list[Part]:
+        """Return what will run, after the check, in the order in which it runs: from one comparison to the next."""
 
     def run(self, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor) -> None:
         """Run the jobs, some of which may have finished, on the engine."""
@@ -87,7 +109,7 @@ def launch(
         start_method = getattr(engine, "start_method", None)
         if schedule is not None:
             schedule.check(sweep, unique, start_method)
-        _refuse_invalid_sweep(sweep, jobs, start_method)
+        refuse_invalid_sweep(sweep, jobs, start_method)
         keep_created()
         print(summarize_pending_jobs(sweep.folder, unique, left), flush=True)
         try:
@@ -103,13 +125,13 @@ def launch(
     return [_to_job_return(resolve_job_folder(job)) for job in jobs]
 
 
-def _refuse_invalid_sweep(sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
+def refuse_invalid_sweep(sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
     """Refuse a new sweep if the settings of every job are invalid.
 
     Raises:
         InputError: with the error of the first job.
     """
-    if should_remove_created():
+    if should_remove_created() or sweep.is_preview:
         configs = [sweep.configs[job.number] for job in jobs]
         if refusal := call_in_subprocess(get_mp_context(start_method), find_refusal, configs):
             raise InputError(refusal)

@@ -1,12 +1,14 @@
 """The engine of ``hydra/launcher=local``: runs jobs in processes on this machine."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from src.core.checks import SECONDS, allow_integer, allow_null_or, allow_one_of, check_settings
 from src.core.errors import InputError
+from src.storage.status import Status
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
 from src.sweeps.store.jobs import Job
@@ -45,6 +47,29 @@ class LocalEngine(NamedTuple):
         resources = self.compute_resources(jobs)
         watch.set_parallel_jobs(len(resources))
         self.make_pool(resources, lambda own, share: sweep.make_spec(own[0], share), watch).run([[job] for job in jobs])
+
+    def run_stream(
+        self,
+        sweep: Sweep,
+        jobs: Iterator[Job | None],
+        watch: SweepMonitor,
+        on_end: Callable[[Job, Status], None],
+    ) -> None:
+        """Run jobs that are drawn one by one when a process is free; ``None``: none before another has ended.
+
+        ``on_end`` is called with each job whose process has ended, and its status, before the next one is drawn.
+        """
+
+        def handle_end(job: Job, status: Status) -> None:
+            watch.record_end(job, status)
+            on_end(job, status)
+
+        if first := next(jobs, None):
+            resources = self.compute_resources([first])
+            watch.set_parallel_jobs(len(resources))
+            pool = self.make_pool(resources, lambda own, share: sweep.make_spec(own[0], share), watch)
+            pool.on_end = handle_end
+            pool.run([job] if job else [] for job in chain([first], jobs))
 
     def compute_resources(self, jobs: list[Job]) -> list[Resources]:
         """Return the resources of each concurrent process, computed in a subprocess (it needs torch)."""

@@ -44,6 +44,7 @@ class Sweep:
         if config.rerun not in RERUNS:
             raise InputError(f"rerun={config.rerun}: it must be failed or all, or left out")
         self.config, self.context, self.task_name = config, context, task_name
+        self.is_preview = bool(config.get("preview"))  # nothing is run or written
         self.folder = Path(config.hydra.sweep.dir)
         self.folder_id: tuple[int, int] | None = None
         self.configs: dict[int, bytes] = {}  # by job number; pickled, which takes a tenth of the memory
@@ -52,7 +53,8 @@ class Sweep:
     def plan_jobs(self, job_overrides: list[list[str]]) -> list[Job]:
         """Return the job for each list of overrides, with its number and folder; equal settings give the same job."""
         keys = get_swept_keys(self.config.hydra.sweeper.get("params"))
-        register, loader, found = JobRegistry(self.folder), cast(CachingConfigLoader, self.context.config_loader), []
+        loader, found = cast(CachingConfigLoader, self.context.config_loader), []
+        register = JobRegistry(self.folder, self.is_preview)
         with sync_together():
             for overrides in job_overrides:
                 config = loader.compose(self.config, overrides)

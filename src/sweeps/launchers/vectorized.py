@@ -98,7 +98,7 @@ class VectorizedEngine(NamedTuple):
             watch.display.print_message(line)
         resources = self.local.compute_resources(jobs)
         stacks, rest = self.plan_stacks(sweep, jobs, resources)
-        for line in _describe_plan(stacks, rest):
+        for line in describe_plan(stacks, rest):
             watch.display.print_message(line)
         if stacks:
             watch.set_parallel_jobs(min(sum(len(stack.jobs) for stack in stacks), len(resources) * len(stacks[0].jobs)))
@@ -220,7 +220,7 @@ def _group_jobs(jobs: Iterator[Job]) -> list[list[Job]]:
 def _compute_group_key(job: Job) -> str:
     """Return a key of what the jobs of a stack have in common: settings other than numbers, and the state to resume."""
     settings = {key: value for key, value in job.settings.items() if is_identifying(key, job.settings)}
-    common = {key: value for key, value in settings.items() if not _can_differ(key, value)}
+    common = {key: value for key, value in settings.items() if not can_differ(key, value)}
     common["model.dropout"] = bool(job.settings.get("model.dropout"))  # with 0 the network has no dropout layer
     common["seed"] = job.settings.get("seed") is None  # a missing seed is drawn when the job starts
     common["trainer.accelerator"] = job.settings.get("trainer.accelerator")
@@ -229,7 +229,7 @@ def _compute_group_key(job: Job) -> str:
     return json.dumps([common, str(job.stack)], sort_keys=True, default=str)
 
 
-def _can_differ(key: str, value: Any) -> bool:
+def can_differ(key: str, value: Any) -> bool:
     """Return True if a setting's value may differ between the jobs of a stack, as all numbers of a schedule may."""
     section, _, name = key.partition(".")
     of_schedule = section == "scheduler" and name not in SHARED_SCHEDULE_SETTINGS
@@ -242,7 +242,7 @@ def _split_jobs(jobs: list[Job], count: int) -> list[list[Job]]:
     return [jobs[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def _describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> list[str]:
+def describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> list[str]:
     """Return lines for the user on which jobs are stacked, and why the others are not."""
     stacked, lines = sum(len(stack.jobs) for stack in stacks), []
     if stacks:

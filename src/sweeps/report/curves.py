@@ -5,7 +5,6 @@ from typing import Any
 
 from src.core.axes import find_curves_range
 from src.core.formatting import get_short_names, is_fraction
-from src.sweeps.report.levels import ABSENT, Levels, split_into_levels
 from src.sweeps.report.plots import (
     PlotlyFigure,
     collect_effects,
@@ -15,6 +14,7 @@ from src.sweeps.report.plots import (
 )
 from src.sweeps.report.reading import History, Sweeps
 from src.sweeps.store.aggregate import is_logarithmic
+from src.sweeps.store.levels import ABSENT, Levels, split_into_levels
 from src.sweeps.store.runs import Run
 
 STAGES = ("train", "val")

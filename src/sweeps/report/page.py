@@ -33,12 +33,12 @@ from src.sweeps.report.tables import (
     make_runs_table,
     summarize_chosen,
 )
+from src.sweeps.store.entries import LeaderboardEntry
 from src.sweeps.store.evidence import describe_optimism, describe_tied
 from src.sweeps.store.leaderboard import (
     MAX_ROWS,
     STATUSES,
     Leaderboard,
-    LeaderboardEntry,
     format_table_title,
 )
 from src.sweeps.store.runs import Run

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from src.core.axes import AxisRange, find_axis_range, limit_error_bar
 from src.core.colours import COLOURS
 from src.core.formatting import is_fraction
-from src.sweeps.report.levels import ABSENT, Levels, Scale, make_scale, split_into_levels
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std, is_logarithmic, is_lower_better
 from src.sweeps.store.leaderboard import Leaderboard
+from src.sweeps.store.levels import ABSENT, Levels, Scale, make_scale, split_into_levels
 from src.sweeps.store.runs import Run, is_seed
 
 MAX_TICK_LENGTH = 22

@@ -9,8 +9,14 @@ from src.core.formatting import format_setting_value, format_settings, get_short
 from src.storage.status import DAMAGED
 from src.sweeps.report.reading import Sweeps
 from src.sweeps.store.aggregate import compute_mean, compute_std, format_mean_std
+from src.sweeps.store.entries import LeaderboardEntry
 from src.sweeps.store.evidence import compute_interval, format_interval
-from src.sweeps.store.leaderboard import Leaderboard, LeaderboardEntry, find_varying_settings, make_interval_column
+from src.sweeps.store.leaderboard import (
+    FRONT_MARK,
+    Leaderboard,
+    find_varying_settings,
+    make_interval_column,
+)
 from src.sweeps.store.results import build_rows, find_scalar_metrics
 from src.sweeps.store.runs import Run
 
@@ -45,6 +51,14 @@ def make_columns(board: Leaderboard) -> list[Column]:
         found.append(_make_metric_column(name, entries))
         intervals = make_interval_column(name, entries) if name == board.ranking_metric else {}
         found += [Column(heading, INTERVAL, cells, found[-1].sort_keys) for heading, cells in intervals.items()]
+    if board.objectives:
+        others = [name for name in board.objectives if not name.startswith(("val/", "parameters", "seconds"))]
+        found += [_make_metric_column(name, entries) for name in others]
+        title, marks = (
+            "no other is as good in each metric and better in one",
+            [FRONT_MARK * is_on for is_on in board.front],
+        )
+        found.append(Column("front", title, marks, marks, is_numeric=False))
     counts = [
         _make_count_column("n", "finished runs", [len(entry.finished) for entry in entries]),
         _make_count_column("failed", "failed runs", [entry.failed for entry in entries]),

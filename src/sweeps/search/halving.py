@@ -10,7 +10,7 @@ Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparamete
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from src.storage.configs import select_identifying
 from src.storage.files import sync_job_files, write_json
 from src.storage.schema import DamagedError, read_history
 from src.storage.status import make_status
-from src.sweeps.launchers.launch import Engine
+from src.sweeps.launchers.launch import Engine, Part
 from src.sweeps.launchers.local import call_in_subprocess
 from src.sweeps.launchers.sweep import Sweep
 from src.sweeps.progress.monitor import SweepMonitor
@@ -70,6 +70,24 @@ def rank_candidates(candidates: list[Candidate], mode: str) -> list[Candidate]:
     return sorted(candidates, key=get_sort_key)
 
 
+class Decision(NamedTuple):
+    """Who goes on after a rung, and who does not, best first.
+
+    Attributes:
+        rung: the rung.
+        metric: the metric that they were compared by.
+        mode: "min" or "max".
+        kept: those that go on.
+        pruned: those that do not.
+    """
+
+    rung: Rung
+    metric: str
+    mode: str
+    kept: list[Candidate]
+    pruned: list[Candidate]
+
+
 class Halving:
     """The schedule of ``hydra/sweeper=halving``; implements `src.sweeps.launchers.launch.Schedule`.
 
@@ -84,50 +102,88 @@ class Halving:
 
     def check(self, sweep: Sweep, jobs: list[Job], start_method: str | None) -> None:
         self.rungs = plan_rungs(self.settings, jobs)
-        if should_remove_created():  # a new sweep; later its jobs' metrics tell
+        if should_remove_created() or sweep.is_preview:  # a new sweep; later its jobs' metrics tell
             context, config = get_mp_context(start_method), sweep.configs[jobs[0].number]
             if refusal := call_in_subprocess(context, find_missing_metric, config):
                 raise InputError(refusal)
 
+    def plan_parts(self, jobs: list[Job]) -> list[Part]:
+        factor, brackets = self.settings["factor"], self.settings["brackets"]
+        whole, parts = jobs[0].settings["trainer.max_epochs"], list[Part]()
+        for bracket, groups in enumerate(deal_brackets(group_repeats(jobs), len(self.rungs), factor, brackets)):
+            start = 0
+            for rung in self.rungs[bracket:]:
+                parts.append(Part(sum(map(len, groups)), start, rung.epochs))
+                start, groups = rung.epochs, groups[: rung.count_kept(len(groups))]
+            parts.append(Part(sum(map(len, groups)), start, whole))
+        return parts
+
     def run(self, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor) -> None:
         factor, brackets = self.settings["factor"], self.settings["brackets"]
         for bracket, groups in enumerate(deal_brackets(group_repeats(jobs), len(self.rungs), factor, brackets)):
-            for rung in self.rungs[bracket:]:
-                if groups:  # else all of those that went on have failed
-                    run_until(rung.epochs, sweep, engine, list(chain(*groups)), watch)
-                    groups = self.decide(rung, groups, sweep, watch)
-            run_until(None, sweep, engine, list(chain(*groups)), watch)
+            left = groups
+            for decision in pass_rungs(self.rungs[bracket:], groups, sweep, engine, watch):
+                self.write_decision(sweep, decision)
+                left = list_survivors(decision)
+            run_until(None, sweep, engine, list(chain(*left)), watch)
         spent, whole = sum(job.metrics.get("epochs", 0) for job in jobs), jobs[0].settings["trainer.max_epochs"]
         watch.display.print_message(f"{spent:,} epochs trained, of {whole * len(jobs):,} without halving")
 
-    def decide(self, rung: Rung, groups: list[list[Job]], sweep: Sweep, watch: SweepMonitor) -> list[list[Job]]:
-        """Compare the jobs at a rung, and record which are pruned; return those that go on."""
-        metric, mode = find_metric(chain(*groups))
-        candidates = [
-            Candidate(group, [read_value(job, rung.epochs, metric, mode) for job in group]) for group in groups
-        ]
-        ranked = rank_candidates(candidates, mode)
-        count = rung.count_kept(len(ranked))
-        kept, pruned = ranked[:count], ranked[count:]
-        with sync_job_files():
-            for place, candidate in enumerate(pruned, start=count + 1):
-                why = f"{place} of {len(ranked)} by {metric} after epoch {rung.epochs}, of which {count} went on"
-                for job in candidate.alive:
-                    prune(job, why, watch)
-        self.write_decision(sweep, metric, mode, rung, kept, pruned)
-        label, settings = watch.display.progress.get_label(kept[0].jobs[0].number), format_count(len(ranked), "setting")
-        best = f"{label}, {metric} {format_mean_std(metric, [kept[0].mean])}" if kept[0].alive else "none, all failed"
-        watch.display.print_message(f"after epoch {rung.epochs}: {count} of {settings} go on; best: {best}")
-        return [candidate.alive for candidate in kept if candidate.alive]
-
-    def write_decision(
-        self, sweep: Sweep, metric: str, mode: str, rung: Rung, kept: list[Candidate], pruned: list[Candidate]
-    ) -> None:
+    def write_decision(self, sweep: Sweep, decision: Decision) -> None:
         """Write to the sweep's folder who went on after each rung so far, by the jobs' numbers, best first."""
-        kept_jobs, pruned_jobs = ([job.number for each in part for job in each.jobs] for part in (kept, pruned))
-        self.decisions.append({"epochs": rung.epochs, "kept": kept_jobs, "pruned": pruned_jobs})
-        content = {**self.settings, "metric": metric, "mode": mode, "rungs": self.decisions}
-        write_json(sweep.folder / HALVING_FILE, content)
+        kept, pruned = ([job.number for each in part for job in each.jobs] for part in (decision.kept, decision.pruned))
+        self.decisions.append({"epochs": decision.rung.epochs, "kept": kept, "pruned": pruned})
+        about = {"metric": decision.metric, "mode": decision.mode}
+        write_json(sweep.folder / HALVING_FILE, {**self.settings, **about, "rungs": self.decisions})
+
+
+def pass_rungs(
+    rungs: list[Rung],
+    groups: list[list[Job]],
+    sweep: Sweep,
+    engine: Engine,
+    watch: SweepMonitor,
+    gives_up: bool = False,
+) -> Iterator[Decision]:
+    """Run groups of jobs, which differ only in seeds or folds, from rung to rung; yield each decision.
+
+    Args:
+        rungs: the rungs.
+        groups: the jobs.
+        sweep: their sweep.
+        engine: runs them.
+        watch: shows their progress.
+        gives_up: see `run_until`.
+    """
+    for rung in rungs:
+        if groups:  # else all of those that went on have failed
+            run_until(rung.epochs, sweep, engine, list(chain(*groups)), watch, gives_up)
+            decision = decide(rung, groups, watch)
+            yield decision
+            groups = list_survivors(decision)
+
+
+def list_survivors(decision: Decision) -> list[list[Job]]:
+    """Return the jobs that go on after a decision, without those that have failed."""
+    return [candidate.alive for candidate in decision.kept if candidate.alive]
+
+
+def decide(rung: Rung, groups: list[list[Job]], watch: SweepMonitor) -> Decision:
+    """Compare the jobs at a rung, and record which are pruned."""
+    metric, mode = find_metric(chain(*groups))
+    candidates = [Candidate(group, [read_value(job, rung.epochs, metric, mode) for job in group]) for group in groups]
+    ranked = rank_candidates(candidates, mode)
+    count = rung.count_kept(len(ranked))
+    kept, pruned = ranked[:count], ranked[count:]
+    with sync_job_files():
+        for place, candidate in enumerate(pruned, start=count + 1):
+            why = f"{place} of {len(ranked)} by {metric} after epoch {rung.epochs}, of which {count} went on"
+            for job in candidate.alive:
+                prune(job, why, watch)
+    label, settings = watch.display.progress.get_label(kept[0].jobs[0].number), format_count(len(ranked), "setting")
+    best = f"{label}, {metric} {format_mean_std(metric, [kept[0].mean])}" if kept[0].alive else "none, all failed"
+    watch.display.print_message(f"after epoch {rung.epochs}: {count} of {settings} go on; best: {best}")
+    return Decision(rung, metric, mode, kept, pruned)
 
 
 def group_repeats(jobs: list[Job]) -> list[list[Job]]:
@@ -140,11 +196,15 @@ def group_repeats(jobs: list[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def run_until(epochs: int | None, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor) -> None:
+def run_until(
+    epochs: int | None, sweep: Sweep, engine: Engine, jobs: list[Job], watch: SweepMonitor, gives_up: bool = False
+) -> None:
     """Run jobs until each has a number of epochs or has ended by itself; ``None``: until its end.
 
+    ``gives_up``: a job of a rung that has been killed again and again counts as failed.
+
     Raises:
-        InputError: if a job of a rung has been killed again and again: the others cannot be compared with it.
+        InputError: if there is such a job otherwise: the others cannot be compared with it.
     """
     sweep.epoch_limit = epochs
     left = [job for job in jobs if not has_reached(job, epochs)]
@@ -152,7 +212,8 @@ def run_until(epochs: int | None, sweep: Sweep, engine: Engine, jobs: list[Job],
         if left:
             engine.run(sweep, left, watch)
         left = [job for job in left if not (has_reached(job, epochs) or has_ended_by_itself(job))]
-    if left and epochs:
+    sweep.epoch_limit = None
+    if left and epochs and not gives_up:
         folders = ", ".join(str(job.folder) for job in left)
         raise InputError(f"the jobs cannot be compared after epoch {epochs} without {folders}; see the reason above")
 

@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from src.core.errors import InputError
 from src.sweeps.store.jobs import Job
 
 HALVING, ONE_EPOCH = "halving", "one_epoch"
+SWEEPER = "hydra/sweeper=halving"
 CHECKS = {
     "rule": allow_one_of(HALVING, ONE_EPOCH),
     "min_epochs": allow_integer(1),
@@ -41,12 +42,13 @@ class Rung(NamedTuple):
         return min(settings, self.keep) if self.factor is None else math.ceil(settings / self.factor)  # type: ignore[type-var,return-value]
 
 
-def plan_rungs(settings: Mapping[str, Any], jobs: list[Job]) -> list[Rung]:
+def plan_rungs(settings: Mapping[str, Any], jobs: Sequence[Job], asked: str = SWEEPER) -> list[Rung]:
     """Return the rungs before the jobs' last epoch.
 
     Args:
         settings: the settings of the sweeper.
         jobs: the sweep's jobs.
+        asked: the setting that asks for them, for error messages.
 
     Raises:
         InputError: if a setting is invalid, or the jobs cannot be compared at each rung.
@@ -56,17 +58,17 @@ def plan_rungs(settings: Mapping[str, Any], jobs: list[Job]) -> list[Rung]:
     if (keep is None) != (rule == HALVING):
         how = "give hydra.sweeper.keep=NUMBER" if keep is None else "leave out hydra.sweeper.keep"
         raise InputError(f"hydra.sweeper.rule={rule}: {how}")
-    _refuse_incomparable(jobs)
+    _refuse_incomparable(jobs, asked)
     last = jobs[0].settings["trainer.max_epochs"]
     if last in (None, -1):
-        raise InputError(f"trainer.max_epochs={last}: hydra/sweeper=halving needs the number of epochs of a whole run")
+        raise InputError(f"trainer.max_epochs={last}: {asked} needs the number of epochs of a whole run")
     if first >= last:
         raise InputError(f"hydra.sweeper.min_epochs={first} must be below trainer.max_epochs={last}")
     epochs = [first] if rule == ONE_EPOCH else _list_powers(first, factor, last)
     most = len(epochs) + (rule == HALVING)
     if (brackets := settings["brackets"]) > most:
         raise InputError(f"hydra.sweeper.brackets={brackets}: with these epochs there are at most {most}")
-    _refuse_unmeasured(epochs, jobs)
+    _refuse_unmeasured(epochs, jobs, asked)
     return [Rung(each, None if keep else factor, keep) for each in epochs]
 
 
@@ -91,25 +93,25 @@ def _list_powers(first: int, factor: int, end: int) -> list[int]:
     return found
 
 
-def _refuse_incomparable(jobs: list[Job]) -> None:
+def _refuse_incomparable(jobs: Sequence[Job], asked: str) -> None:
     """Refuse jobs that differ in what makes their metrics comparable."""
     for name in SHARED_SETTINGS:
         values = list(dict.fromkeys(str(job.settings.get(name)) for job in jobs))
         if len(values) > 1:
             raise InputError(
-                f"hydra/sweeper=halving compares its jobs with each other, and they differ in {name} "
+                f"{asked} compares its jobs with each other, and they differ in {name} "
                 f"({', '.join(values)}): start a sweep for each"
             )
 
 
-def _refuse_unmeasured(epochs: list[int], jobs: list[Job]) -> None:
+def _refuse_unmeasured(epochs: list[int], jobs: Sequence[Job], asked: str) -> None:
     """Refuse jobs that are not validated at each rung."""
     for job in jobs:
         every = job.settings.get("trainer.check_val_every_n_epoch")
         if every and (missed := [number for number in epochs if number % every]):
             raise InputError(
                 f"trainer.check_val_every_n_epoch={every}: nothing is measured after epoch {missed[0]}, where "
-                f"hydra/sweeper=halving compares the jobs; make hydra.sweeper.min_epochs a multiple of it"
+                f"{asked} compares the jobs; make hydra.sweeper.min_epochs a multiple of it"
             )
 
 

@@ -53,6 +53,12 @@ class SearchDimension(NamedTuple):
         distribution = self.distribution
         return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
 
+    @property
+    def highest(self) -> Any:
+        """The highest number, or the last choice."""
+        distribution = self.distribution
+        return distribution.choices[-1] if isinstance(distribution, CategoricalDistribution) else distribution.high
+
     def has_value(self, value: Any) -> bool:
         """Return True if a value is one of those that are searched."""
         distribution = self.distribution

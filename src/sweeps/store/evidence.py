@@ -66,7 +66,7 @@ def compute_interval(metric: str, values: Sequence[float]) -> Interval | None:
 
 
 def format_interval(metric: str, interval: Interval | None) -> str:
-    """Return an interval as text, with as many digits as its width bears: "97.31 to 97.53%"."""
+    """Return an interval as text, with as many digits as its width supports: "97.31 to 97.53%"."""
     if interval is None:
         return ""
     factor, unit = (100, "%") if is_fraction(metric) else (1, "")

@@ -209,10 +209,11 @@ class JobRegistry:
 
     Args:
         folder: the sweep's folder, which the caller must have locked.
+        is_preview: new jobs are not recorded: nothing is written, and no lock is needed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, is_preview: bool = False) -> None:
+        self.folder, self.is_preview = folder, is_preview
         jobs = read_jobs(folder)
         self.by_identity = {job.identity: job for job in jobs if job.damage is None}
         self.next_number = max((job.number for job in jobs), default=-1) + 1
@@ -225,7 +226,9 @@ class JobRegistry:
             swept_part = format_swept_name(description["overrides"], swept_keys)
             while not _is_new(folder := self.folder / _make_folder_name(config, self.next_number, swept_part)):
                 self.next_number += 1
-            known = create_job(folder, self.next_number, description)
+            known = Job(folder, self.next_number, **description)
+            if not self.is_preview:
+                record_job(known)
             self.next_number += 1
         # Paths and devices are no part of the identity: use the current ones, not those of an earlier start.
         known = known._replace(settings=description["settings"])
@@ -243,7 +246,7 @@ def _make_folder_name(config: DictConfig, number: int, swept_name_part: str) -> 
 
 
 def _is_new(folder: Path) -> bool:
-    """Return True if a folder does not exist, or holds only what an interrupted `create_job` leaves."""
+    """Return True if a folder does not exist, or holds only what an interrupted `record_job` leaves."""
     if not (folder.exists() or folder.is_symlink()):
         return True
     return folder.is_dir() and all(
@@ -252,11 +255,16 @@ def _is_new(folder: Path) -> bool:
 
 
 def create_job(folder: Path, number: int, description: dict[str, Any]) -> Job:
-    """Write a new job's status (waiting) and ``job.json``."""
+    """Return a new job after recording it."""
     job = Job(folder, number, **description)
+    record_job(job)
+    return job
+
+
+def record_job(job: Job) -> None:
+    """Write a new job's status (waiting) and ``job.json``."""
     job.write_status("waiting")
     write_job_file(job)  # last: a folder with a job.json is complete
-    return job
 
 
 def write_job_file(job: Job) -> None:

@@ -2,10 +2,9 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -24,6 +23,7 @@ from src.storage import schema
 from src.storage.status import DAMAGED
 from src.storage.trust import format_trust
 from src.sweeps.store.aggregate import compute_mean, format_mean_std
+from src.sweeps.store.entries import LeaderboardEntry, find_entries_on_front, group_repeats, rank_entries
 from src.sweeps.store.evidence import (
     Evidence,
     collect_evidence,
@@ -33,65 +33,28 @@ from src.sweeps.store.evidence import (
     format_interval,
 )
 from src.sweeps.store.results import find_scalar_metrics
-from src.sweeps.store.runs import Run, is_seed, read_runs
+from src.sweeps.store.runs import Run, read_runs
+from src.sweeps.store.searches import format_objective, read_objectives
 
 STATUSES = (*schema.STATUSES[:2], DAMAGED, *schema.STATUSES[2:])  # finished first, then the worst first
 MAX_ROWS = 20
 MAX_RUN_NUMBERS = 8
+FRONT_MARK = "◆"  # of an entry on the Pareto front
 UNLIMITED_WIDTH = 10_000  # columns if the output is not a terminal: nothing is cut off
-
-
-class LeaderboardEntry(NamedTuple):
-    """A group of runs with the same settings and data, which differ only in their seeds or folds."""
-
-    settings: dict[str, Any]
-    runs: list[Run]
-
-    @property
-    def data(self) -> str | None:
-        return self.runs[0].data
-
-    @property
-    def finished(self) -> list[Run]:
-        return [run for run in self.runs if run.status == "finished"]
-
-    @property
-    def failed(self) -> int:
-        return sum(run.status == "failed" for run in self.runs)
-
-    @property
-    def damaged(self) -> int:
-        return sum(run.status == DAMAGED for run in self.runs)
-
-    @property
-    def pruned(self) -> int:
-        return sum(run.status == "pruned" for run in self.runs)
-
-    @property
-    def left(self) -> int:
-        """The number of runs that have neither finished nor failed, and are neither damaged nor pruned."""
-        return len(self.runs) - len(self.finished) - self.failed - self.damaged - self.pruned
-
-    @property
-    def monitor(self) -> tuple[str | None, str | None] | None:
-        """The monitored metric and its mode, both ``None`` without a validation set; ``None`` if not known yet."""
-        known = [run.metrics for run in [*self.finished, *self.runs] if "monitor" in run.metrics]
-        return (known[0]["monitor"], known[0].get("mode")) if known else None
-
-    def collect_values(self, metric: str) -> list[float]:
-        """Return a metric's values in the finished runs that have measured it; NaN for a value that is not finite."""
-        found = [run.metrics[metric] for run in self.finished if metric in run.metrics]
-        return [math.nan if value is None else value for value in found]
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A leaderboard: comparable entries, on one data set and with one monitored metric, best first."""
+    """A leaderboard: comparable entries, on one data set and with one monitored metric, best first.
+
+    If a search judged them by several metrics, the ``objectives``, those on the Pareto front come before the others.
+    """
 
     data: str | None
     monitor: str | None
     mode: str | None
     entries: list[LeaderboardEntry]
+    objectives: dict[str, str] = field(default_factory=dict)
 
     @property
     def ranking_metric(self) -> str | None:
@@ -111,16 +74,25 @@ class Leaderboard:
 
     @property
     def chosen(self) -> LeaderboardEntry | None:
-        """The best entry; ``None`` if none has finished, or several cannot be ranked."""
+        """The best entry; ``None`` if none has finished, or several cannot be ranked, or have several objectives."""
         first = self.entries[0]
+        if self.objectives:
+            return None
         if self.ranking_metric is None:
             return first if first.finished and len(self.entries) == 1 else None
         return first if math.isfinite(compute_mean(first.collect_values(self.ranking_metric))) else None
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """What repeated runs show of the entries; ``None`` if they cannot be compared."""
+        """What repeated runs show of the entries; ``None`` if they cannot be compared, or have several objectives."""
+        if self.objectives:
+            return None
         return collect_evidence([entry.finished for entry in self.entries], self.ranking_metric, self.mode)
+
+    @cached_property
+    def front(self) -> list[bool]:
+        """Return for each entry whether it is on the Pareto front of the objectives; without any it is none."""
+        return find_entries_on_front(self.entries, self.objectives)
 
     @property
     def is_complete(self) -> bool:
@@ -171,40 +143,17 @@ def build_leaderboards(runs: list[Run]) -> list[Leaderboard]:
 
     Runs without metrics join the first leaderboard on the same data. Runs whose job file is damaged are left out.
     """
-    entries = _group_repeats([run for run in runs if run.is_known])
+    entries = group_repeats([run for run in runs if run.is_known])
     monitors = {entry.data: entry.monitor for entry in reversed(entries) if entry.monitor}
+    objectives = read_objectives(sorted({run.folder.parent for run in runs}))
     parts: dict[tuple[str | None, str | None, str | None], list[LeaderboardEntry]] = {}
     for entry in entries:
         monitor, mode = entry.monitor or monitors.get(entry.data) or (None, None)
         parts.setdefault((entry.data, monitor, mode), []).append(entry)
     return [
-        Leaderboard(data, monitor, mode, _rank_entries(part, monitor, mode))
+        Leaderboard(data, monitor, mode, rank_entries(part, monitor, mode, objectives), objectives)
         for (data, monitor, mode), part in parts.items()
     ]
-
-
-def _group_repeats(runs: list[Run]) -> list[LeaderboardEntry]:
-    """Group the runs that differ only in their seeds or folds."""
-    entries: dict[tuple[str | None, str], LeaderboardEntry] = {}
-    for run in runs:
-        settings = {key: value for key, value in run.swept.items() if not is_seed(key) and key != "data.fold"}
-        key = (run.data, str({name: format_setting_value(value) for name, value in settings.items()}))
-        entries.setdefault(key, LeaderboardEntry(settings, [])).runs.append(run)
-    return list(entries.values())
-
-
-def _rank_entries(entries: list[LeaderboardEntry], monitor: str | None, mode: str | None) -> list[LeaderboardEntry]:
-    """Sort entries by their mean, best first; ties go to the entry with more runs, then to the earlier one."""
-
-    def get_sort_key(entry: LeaderboardEntry) -> tuple[bool, bool, float, int, int]:
-        # Entries without finished runs come last, those pruned latest first; before them those with no finite mean.
-        value = compute_mean(entry.collect_values(monitor)) if monitor else 0.0
-        finite = math.isfinite(value)
-        sign = -1 if mode == "max" else 1
-        epochs = max((run.metrics.get("epochs", 0) for run in entry.runs if run.status == "pruned"), default=0)
-        return (not entry.finished, not finite, sign * value if finite else 0.0, -len(entry.finished), -epochs)
-
-    return sorted(entries, key=get_sort_key)
 
 
 def format_table_title(board: Leaderboard, several: bool) -> str:
@@ -222,7 +171,8 @@ def format_table_title(board: Leaderboard, several: bool) -> str:
     missing = (
         f"; not measured by {format_count(board.unmeasured_count, 'finished run')}" if board.unmeasured_count else ""
     )
-    return f"{f'{board.data}: ' if several else ''}{text}{spread}{missing}"
+    front = f"Pareto front of {' and '.join(board.objectives)} ({FRONT_MARK}) first; " if board.objectives else ""
+    return f"{f'{board.data}: ' if several else ''}{front}{text}{spread}{missing}"
 
 
 def _build_table(board: Leaderboard) -> Table:
@@ -251,6 +201,10 @@ def _build_number_columns(board: Leaderboard) -> dict[str, list[str]]:
     columns = {metric: [format_mean_std(metric, entry.collect_values(metric)) for entry in entries]} if metric else {}
     if metric:
         columns |= make_interval_column(metric, entries)
+    for name in board.objectives:
+        columns[name] = [format_objective(name, entry.collect_values(name)) for entry in entries]
+    if board.objectives:
+        columns["front"] = [FRONT_MARK * is_on for is_on in board.front]
     columns["n"] = [str(len(entry.finished)) for entry in entries]
     counts = {name: [getattr(entry, name) for entry in entries] for name in ("failed", DAMAGED, "pruned", "left")}
     return columns | {name: [str(count or "") for count in column] for name, column in counts.items() if any(column)}
@@ -277,6 +231,9 @@ def _format_winner_lines(board: Leaderboard, trust_arguments: str) -> list[str]:
 
     ``trust_arguments`` is the part of the command that lets it open a run with classes of other packages.
     """
+    if any(board.front):
+        first = quote_relative_path(board.entries[0].finished[0].folder)
+        return [f"evaluate one of them:  {format_command('src.eval')} run={first}{trust_arguments}"]
     if not (chosen := board.chosen):
         return []
     tests = dict.fromkeys(

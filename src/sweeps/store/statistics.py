@@ -79,10 +79,10 @@ def compare_with_best(values: Array, has_blocks: bool) -> Comparison | None:
             return None
         pairs = max(1, len(left) * (len(left) - 1) // 2)
         with np.errstate(divide="ignore", invalid="ignore"):
-            told = 2 * stdtr(freedom, -behind / np.sqrt(noise)) * pairs <= ALPHA
-        if not told.any():
+            differs = 2 * stdtr(freedom, -behind / np.sqrt(noise)) * pairs <= ALPHA
+        if not differs.any():
             break
-        left = left[~told]
+        left = left[~differs]
     tied, more = np.zeros(len(values), bool), np.full(len(values), np.nan)
     tied[left] = True
     runs = (~np.isnan(seen)).sum(axis=1)

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
@@ -96,13 +96,18 @@ class Pool:
         self.on_start, self.on_end, self.on_tick = on_start, on_end, on_tick
         self.running: dict[Any, Worker] = {}  # by the process's sentinel, which is ready when the process has ended
 
-    def run(self, processes: Sequence[Sequence[Job]]) -> None:
-        """Run the jobs of each process, in order; if this is interrupted, stop the running ones."""
-        waiting = deque(processes)
+    def run(self, processes: Iterable[Sequence[Job]]) -> None:
+        """Run the jobs of each process, in order; if this is interrupted, stop the running ones.
+
+        A process is drawn when it can start; one without jobs means that none can before another has ended.
+        """
+        waiting = iter(processes)
         try:
-            while waiting or self.running:
-                while waiting and self.free_resources:
-                    self.start(waiting.popleft())
+            while True:
+                while self.free_resources and (jobs := next(waiting, None)):
+                    self.start(jobs)
+                if not self.running:
+                    return
                 self.poll()
                 self.on_tick()
         finally:

@@ -25,7 +25,7 @@ from src.core.devices import CPU, detect_device_kind
 from src.core.errors import InputError
 from src.core.hints import get_parameters
 from src.models.base import SupervisedModule, is_untrainable, refuse_accumulated_sum
-from src.models.losses import SMOOTHABLE
+from src.models.supervision.losses import SMOOTHABLE
 from src.training.validation.config import Component, find_class, find_components
 
 REFUSED_ARGUMENTS = {  # arguments of lightning.Trainer, and what to use instead

@@ -27,8 +27,9 @@ from src.core.checks import (
 from src.core.devices import MAX_THREADS
 from src.core.places import LOCATION_CHECKS, MAX_NAME_BYTES
 from src.data.tables.reading import DELIMITERS
+from src.data.tables.text import MAX_LENGTH
 from src.models.layers import ACTIVATIONS, BATCH_NORMS, INITIALISATIONS
-from src.models.losses import LOSSES
+from src.models.supervision.losses import LOSSES
 from src.storage.trust import TRUST_CHECK
 
 MAX_SAMPLES = 10_000_000
@@ -112,6 +113,7 @@ RUN = {
     "data_on_device": allow_one_of(None, True, False),
     "compile": allow_one_of(None, "default", "reduce-overhead", "max-autotune"),
     "rerun": allow_one_of(None, "failed", "all"),
+    "preview": BOOLEAN,
     "trust": TRUST_CHECK,
     "monitor": allow_null_or(METRIC),
     "mode": allow_one_of(None, "min", "max"),
@@ -162,6 +164,9 @@ MODEL = {
     "model.init": allow_one_of(*INITIALISATIONS),
     "model.init_std": POSITIVE,
     "model.widths": allow_list(allow_integer(1, 100_000), "a list of whole numbers from 1 to 100,000", low=1),
+    "model.width": WIDTH,
+    "model.blocks": allow_integer(0, 1000),
+    "model.heads": allow_integer(1, 1000),
     "model.scaling_factor": POSITIVE,
     "model.batch_norm_momentum": UP_TO_ONE,
     "model.bias_lr_factor": POSITIVE,
@@ -236,6 +241,10 @@ DATA = {
     "data.cache": PATH,
     "data.stream": allow_one_of(None, True, False),
     "data.labels": allow_null_or(PATH),
+    "data.masks": allow_null_or(FILE_NAME),
+    "data.classes": allow_null_or(
+        allow_list(LABEL, "a list of two names or more ('[background,cat]')", low=2, high=255)
+    ),
     "data.size": allow_integer(1, 4096),
     "data.channels": allow_one_of(1, 3),
     "data.mean": allow_null_or(allow_list(FRACTION, "a list of numbers from 0 to 1, one for each channel", low=1)),
@@ -264,6 +273,9 @@ DATA = {
     "data.target": allow_null_or(
         allow_any_of(TEXT, allow_list(LABEL, "a list of columns ('[width,height]')", low=1)),
     ),
+    "data.text": allow_null_or(TEXT),
+    "data.max_words": allow_integer(1, 1_000_000),
+    "data.max_length": allow_integer(1, MAX_LENGTH),
     "data.test_file": allow_null_or(PATH),
     "data.task": allow_one_of(None, "multiclass", "binary", "multilabel", "regression"),
     "data.target_unit": POSITIVE,

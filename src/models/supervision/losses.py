@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.core.errors import InputError
+from src.data.own.labels import IGNORED
 
 Loss = Callable[..., Tensor]
 
@@ -29,7 +30,7 @@ def encode_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> 
     width = outputs.shape[1]
     if targets.ndim == 1 and width > 1:
         hot, classes = F.one_hot(targets, width).to(outputs.dtype), width
-    else:  # each output tells two classes apart, unless they are shares
+    else:  # each output separates two classes, unless they are shares
         hot = _match_shape(targets, outputs).to(outputs.dtype)
         classes = width if targets.is_floating_point() and width > 1 else 2
     return hot * (1 - smoothing) + smoothing / classes if smoothing else hot
@@ -50,7 +51,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float, reduction:
     """Return the cross entropy of the softmax over K classes; with one output, of the sigmoid (logistic loss)."""
     if outputs.shape[1] == 1:
         return one_vs_rest(outputs, targets, smoothing, reduction)
-    return F.cross_entropy(outputs, targets, label_smoothing=smoothing, reduction=reduction)
+    ignored = IGNORED if outputs.ndim > 2 else -100  # of pixels; of other classes none
+    return F.cross_entropy(outputs, targets, ignore_index=ignored, label_smoothing=smoothing, reduction=reduction)
 
 
 def one_vs_rest(outputs: Tensor, targets: Tensor, smoothing: float, reduction: str = "mean") -> Tensor:
