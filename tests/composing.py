@@ -8,14 +8,16 @@ from unittest import mock
 
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigSource
 
 from src.cli.resumed import CONFIG_NAME
 from tests.command_line import CONF
 
+Plugins.instance()  # imports the classes of sources once more: those that are used are not those in the modules
+FileConfigSource: Any = SourcesRegistry.instance().resolve("file")
 _create, _compose = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
 _load, _get_mode = FileConfigSource.load_config, Hydra.get_mode
 _MODES = ("hydra", "sweep=", "experiment=")  # what may turn a run into a sweep
