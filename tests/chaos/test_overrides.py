@@ -71,8 +71,8 @@ def test_same_seed_draws_same_command_lines() -> None:
         ("+logger.mine._target_=5", f"logger.mine._target_=5 {CLASS_RULE}"),
         (
             "model=-1",
-            "model=-1: there is no such choice; model is one of airbench, cnn, mlp, nearest_neighbor, resnet18, text, timm, "
-            "torchvision, unet",
+            "model=-1: there is no such choice; model is one of airbench, cnn, mlp, nearest_neighbor, resnet18, text, "
+            "timm, torchvision, unet",
         ),
         ("data=[5]", None),
         ("ckpt_path=5", "ckpt_path=5: there is no such file"),
