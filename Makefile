@@ -37,8 +37,9 @@ audit: $(INSTALLED) ## ask whether holes are known in what is locked (needs a ne
 train: $(INSTALLED) ## train the default model on a built-in data set: make train ARGS="model=cnn data=mnist"
 	$(BIN)/python -m src.train $(ARGS)
 
+# Bytecode is kept even where the environment says otherwise: the tests start interpreters.
 test: lint ## lint, check types, run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-fast: $(INSTALLED) ## run the tests that take little: a first look after each change
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not slow and not gpu"
