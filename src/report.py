@@ -5,8 +5,8 @@
     python -m src.report outputs/sweeps/NAME format=pdf      # also figures/*.pdf for a paper; or format=svg
     python -m src.report outputs/sweeps/NAME trust=mylab     # if they use classes of your package mylab
 
-It also writes results.csv, leaderboard.tex and checklist.md, a checklist for authors. Figures that the page shows and
-that the runs have not drawn are drawn first.
+It also writes results.csv and leaderboard.tex. Figures that the page shows and that the runs have not drawn are drawn
+first.
 """
 
 import sys
@@ -33,15 +33,12 @@ def main() -> None:
         packages, rest = extract_trust(sys.argv[1:])
         form, rest = _take_format(rest)
         folders = parser.parse_args(rest).folders
-        from src.storage.files import write_text
-        from src.sweeps.checklist.write import CHECKLIST_FILE, build_checklist
         from src.sweeps.report.write import load_sweeps, write_report
         from src.sweeps.store.hparams import write_hparams
 
         notes: list[str] = []
         sweeps = load_sweeps(folders)
         print(write_report(sweeps, draw=True, packages=packages, warn=notes.append))
-        write_text(folders[0] / CHECKLIST_FILE, build_checklist(folders[0]))
         write_hparams(folders[0])
         if form:
             from src.sweeps.report.paper import write_figures  # imports matplotlib

@@ -65,12 +65,6 @@ def test_run_of_a_table_has_fingerprint(tmp_path: Path) -> None:
     assert "- [x] Command: `python\\x1b[31m -m src.train`" in lines
 
 
-def test_report_writes_checklist(cwd: Path) -> None:
-    assert run("src.report", "outputs/sweeps/swept", cwd=cwd).code == 0
-    written = (cwd / "outputs/sweeps/swept/checklist.md").read_text()
-    assert written.splitlines() == print_checklist("outputs/sweeps/swept", cwd)
-
-
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

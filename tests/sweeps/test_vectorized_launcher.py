@@ -141,6 +141,9 @@ def stop_sweep(cwd: Path, *settings: str, by: signal.Signals = signal.SIGKILL) -
 
 
 def has_new_state(folder: Path, before: dict[Path, int]) -> bool:
+    """Return whether a stack has kept its state; one that had a state before has first logged that it resumes."""
+    if before and not any("resuming after epoch" in path.read_text() for path in folder.glob("stacks/*.log")):
+        return False
     return any(path.stat().st_mtime_ns != before.get(path) for path in folder.glob("stacks/*.ckpt"))
 
 

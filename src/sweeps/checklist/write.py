@@ -29,7 +29,6 @@ from src.sweeps.store.leaderboard import STATUSES, Leaderboard
 from src.sweeps.store.runs import is_seed
 from src.sweeps.store.searches import SEARCH_FILE
 
-CHECKLIST_FILE = "checklist.md"
 PUBLISHED = ("src.data.mnist.", "src.data.fashion_mnist.", "src.data.cifar10.")
 OWN_IMAGES, TABLE, TOY, WHEAT = (f"src.data.{name}." for name in ("image_folder", "table", "toy", "wheat"))
 SPLIT_SETTINGS = ("val_size", "test_size", "train_size", "test_file", "folds", "fold", "split_seed")
