@@ -79,8 +79,8 @@ def sweep(
     run = (f"seed={number}", f"trainer.max_epochs={EPOCHS}", "hydra.launcher.jobs=2")
     took = child("-m", "src.train", "-m", *settings, *fixed, *axes, *run, *where, OMP_NUM_THREADS="1")
     jobs = [job.metrics for job in read_jobs(outputs / "sweeps" / "all")]
-    best = max(each["best_val/acc"] for each in jobs)
-    found.setdefault(name, []).append(Search(best, sum(each["epochs"] for each in jobs)))
+    best = max(each.get("best") or 0.0 for each in jobs)
+    found.setdefault(name, []).append(Search(best, sum(each.get("epochs", 0) for each in jobs)))
     return [took.seconds]
 
 
