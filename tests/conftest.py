@@ -29,27 +29,18 @@ SLOW = (
     *(f"training/test_{name}" for name in ("any_module", "compilation", "ddp", "edges", "ends", "figures", "measured")),
     *(f"training/test_{name}" for name in ("mps", "nodes", "own_classes", "python_run", "refusals", "resume", "train")),
 )
-# Tests that wait for other processes most of the time: they begin first, so that others fill their pauses.
-WAITING = tuple(
-    f"sweeps/test_{name}" for name in ("launcher_contract", "ray_cluster", "touched", "local_launcher", "slurm", "pool")
-)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores: some tests wait for processes, for a quarter of the whole time."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: some tests wait for processes, for a quarter of the whole time."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent
-
-    def belongs_to(item: pytest.Item, names: tuple[str, ...]) -> bool:
-        return item.path.is_relative_to(folder) and item.path.relative_to(folder).as_posix().startswith(names)
-
-    items.sort(key=lambda item: not belongs_to(item, WAITING))
     for item in items:
-        if belongs_to(item, SLOW):
+        if item.path.is_relative_to(folder) and item.path.relative_to(folder).as_posix().startswith(SLOW):
             item.add_marker("slow")
 
 

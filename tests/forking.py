@@ -42,6 +42,11 @@ class ForkedProcess(subprocess.Popen[str]):
             os.close(end)
         self.pid = int(self._ended.recv(64))
 
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:  # the test has failed: do not wait for what it would have done next
+            self.kill()
+        super().__exit__(kind, *error)
+
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
         if self.returncode is None:
             pid, status = self._try_wait(os.WNOHANG)
