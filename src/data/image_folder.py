@@ -34,7 +34,7 @@ class ImageFolder(ImageDataModule):
         root: the folder.
         cache: the folder for the decoded images.
         labels: a CSV file, relative to the root; ``None``: the folders name the classes.
-        masks: the name of the folder of masks, beside the folder images/; ``None``: there are none.
+        masks: the name of the folder of masks, next to the folder images/; ``None``: there are none.
         classes: the names of the masks' classes; ``None``: numbers.
         task: the task; ``None``: dense with masks, otherwise found from the columns of the CSV file.
         stream: read the decoded images from their file batch by batch; false: keep them in memory; ``None``: stream

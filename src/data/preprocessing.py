@@ -89,7 +89,7 @@ def describe_data(data: Any) -> DataDescription | None:
 
 
 def count_samples(data: Any) -> dict[str, int]:
-    """Return how many samples a data module has for training, validation and test, as far as it tells."""
+    """Return how many samples a data module has for training, validation and test, as far as it knows."""
     parts = {stage: getattr(data, f"{stage}_set", None) for stage in ("train", "val", "test")}
     return {stage: part.size for stage, part in parts.items() if isinstance(part, Samples)}
 

@@ -22,7 +22,7 @@ class Text(FileDataModule):
 
     Args:
         text: the name of the column of texts.
-        max_words: the number of different words that are told apart, the most frequent ones.
+        max_words: the number of different words that are distinguished, the most frequent ones.
         max_length: the words of a text that are read.
         settings: those of `FileDataModule`.
     """

@@ -114,7 +114,7 @@ def make_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write predictions as CSV, a row for each, or as JSON, a list of objects with the classes in ``top``.
 
-    Masks become images in the folder NAME_masks beside the file, which has their paths.
+    Masks become images in the folder NAME_masks next to the file, which has their paths.
     """
     is_dense = isinstance(predictions[0].value, np.ndarray)
     if is_dense or path.suffix == ".csv":

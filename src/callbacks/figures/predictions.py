@@ -204,8 +204,8 @@ def _find_wrong_labels(probabilities: Tensor, targets: Tensor, count: int, data:
     wrong = (predicted != targets).any(dim=1).nonzero().flatten()
     wrong = wrong[error[wrong].argsort(descending=True, stable=True)][:count]
     pairs = zip(targets[wrong], predicted[wrong], strict=True)
-    told = [f"{format_target(data, true)}, predicted {format_target(data, guess)}" for true, guess in pairs]
-    return wrong, [fill(text, TITLE_WIDTH) for text in told]
+    texts = [f"{format_target(data, true)}, predicted {format_target(data, guess)}" for true, guess in pairs]
+    return wrong, [fill(text, TITLE_WIDTH) for text in texts]
 
 
 def _find_worst_masks(predicted: Tensor, targets: Tensor, count: int) -> Errors:

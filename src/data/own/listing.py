@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
     Attributes:
         labels: a CSV file with a column of files, relative to the root.
-        masks: the name of the folder of masks, beside the folder of images.
+        masks: the name of the folder of masks, next to the folder of images.
         task: the task; ``None``: found from the file.
     """
 
@@ -92,7 +92,7 @@ def _list_by_source(root: Path, source: Source, problems: Problems) -> tuple[lis
 
 
 MOVED = "if the images have moved, give data.root=FOLDER (to src.eval: paths.data=FOLDER)"
-IMAGES = "images"  # the folder of images beside that of their masks
+IMAGES = "images"  # the folder of images next to that of their masks
 LAYOUT = "CLASS/IMAGE.jpg, or train/CLASS/IMAGE.jpg with test/ and val/"
 
 

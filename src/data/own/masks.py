@@ -50,7 +50,7 @@ def _read_size(content: bytes) -> tuple[int, int] | None:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             turned = image.getexif().get(0x0112, 1) >= 5
             return (image.height, image.width) if turned else image.size
-    except Exception:  # a damaged file may raise anything; it is told as an image
+    except Exception:  # a damaged file may raise anything; reported as for an image
         return None
 
 

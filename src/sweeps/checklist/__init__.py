@@ -1,1 +1,1 @@
-"""A checklist of what a reader needs to reproduce the results in a folder, filled in as far as the folder tells."""
+"""A checklist of what a reader needs to reproduce the results in a folder, filled in as far as the folder shows."""

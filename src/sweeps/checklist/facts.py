@@ -1,4 +1,4 @@
-"""What the folder of a run or of a sweep tells about how its results came about."""
+"""What the folder of a run or of a sweep shows about how its results came about."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress

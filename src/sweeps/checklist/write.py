@@ -38,7 +38,7 @@ MAX_COMMANDS = 5
 
 
 class Item(NamedTuple):
-    """An item of the list: a text, and True if the folder tells it, False if the author must."""
+    """An item of the list: a text, and True if the folder shows it, False if the author must."""
 
     is_known: bool
     text: str
@@ -105,7 +105,7 @@ def _describe_split(facts: Facts) -> Iterator[Item]:
     if name.startswith(PUBLISHED):
         yield Item(True, f"Split: the published test set; the validation samples are drawn from the rest ({drawn}).")
     elif name.startswith(TOY):
-        yield Item(True, f"Split: each part is computed anew ({drawn}).")
+        yield Item(True, f"Split: each part is computed again ({drawn}).")
     elif name.startswith("src.data."):
         yield Item(True, f"Split: {drawn}; parts that have no file or folder of their own are drawn at random.")
     else:

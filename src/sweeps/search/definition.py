@@ -20,7 +20,7 @@ from src.sweeps.search.study import Study, StudyInfo
 from src.sweeps.store.jobs import JOB_FILE, Job, describe_job
 from src.sweeps.store.searches import SEARCH_FILE
 
-COSTS = ("parameters", "seconds", "epochs")  # in each run's metrics.json, beside what is measured
+COSTS = ("parameters", "seconds", "epochs")  # in each run's metrics.json, in addition to what is measured
 OBJECTIVES = "hydra.sweeper.objectives"
 EARLIER = {OBJECTIVES: "null", PRUNER: "none"}  # of searches that were started before there were these settings
 MISSING = "no value"

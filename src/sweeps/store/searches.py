@@ -84,7 +84,7 @@ def read_objectives(folders: Iterable[Path]) -> dict[str, str]:
     for folder in folders:
         try:
             search = read_search(folder)
-        except DamagedError:  # the report tells
+        except DamagedError:  # the report says so
             search = None
         found.append(search.objectives if search else {})
     return found[0] if found and all(each == found[0] for each in found) else {}
