@@ -60,7 +60,7 @@ class TextNet(nn.Module):
         if blocks and width % heads:
             raise InputError(f"model.width={width} must be a multiple of model.heads={heads}")
         self.words = nn.Embedding(num_tokens, width, padding_idx=PADDING)
-        self.places = nn.Parameter(0.02 * torch.randn(length, width)) if blocks else None
+        self.positions = nn.Parameter(0.02 * torch.randn(length, width)) if blocks else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in range(blocks))
         self.output = build_mlp(width, hidden_size, out_features, "relu", dropout, False)
 
@@ -68,8 +68,8 @@ class TextNet(nn.Module):
         is_word, values = x != PADDING, self.words(x)  # (B, L) and (B, L, D)
         # A text without words is one word of zeros, so that nothing is divided by 0.
         is_word = torch.cat([is_word[:, :1] | ~is_word.any(dim=1, keepdim=True), is_word[:, 1:]], dim=1)
-        if self.places is not None:
-            values = values + self.places
+        if self.positions is not None:
+            values = values + self.positions
         for block in self.blocks:
             values = block(values, is_word)
         weights = is_word.to(values.dtype)

@@ -87,8 +87,8 @@ def test_padding_does_not_count() -> None:
         net = TextNet(9, 6, 2, width=8, blocks=blocks, heads=2, hidden_size=[5], dropout=0.3).eval()
         text = torch.tensor([[3, 4, 5, 0, 0, 0]])
         filled = net(text)
-        if net.places is not None:
-            net.places.data[3:] = 100.0
+        if net.positions is not None:
+            net.positions.data[3:] = 100.0
         torch.testing.assert_close(net(text), filled)
         assert net(torch.zeros(2, 6, dtype=torch.long)).isfinite().all()
         swapped = net(torch.tensor([[4, 3, 5, 0, 0, 0]]))
