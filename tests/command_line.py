@@ -274,7 +274,8 @@ def spawn(
     Args:
         is_fresh: start a new interpreter, as a shell does, instead of a fork of one that has imported everything.
     """
-    start = ForkedProcess if sys.platform == "linux" and not is_fresh else subprocess.Popen
+    hidden = not environment.get("CUDA_VISIBLE_DEVICES")  # a GPU is used by interpreters of their own
+    start = ForkedProcess if sys.platform == "linux" and hidden and not is_fresh else subprocess.Popen
     return start(
         [sys.executable, "-m", module, *add_trust(arguments)],
         cwd=cwd,

@@ -65,7 +65,8 @@ class ForkedProcess(subprocess.Popen[str]):
 def _start_server() -> socket.socket:
     """Start the server, once in a process; it ends with this one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # of packages elsewhere
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
     with theirs:
         subprocess.Popen([sys.executable, "-m", "tests.forking"], stdin=theirs.fileno(), env=environment, cwd=ROOT)
     return ours

@@ -19,6 +19,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 CUDA, MPS, CPU = "cuda", "mps", "cpu"
 # Lightning enables this check; on the CPU each optimizer step would then look for a GPU, which takes 40 µs.
 NVML_CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
+WEIGHT_DTYPES = {
+    "64-true": torch.float64,
+    "64": torch.float64,
+    "bf16-true": torch.bfloat16,
+    "16-true": torch.float16,
+}  # of trainer.precision; with any other weights are in float32
 FEW_CPU_PROCESSES = 8  # allowed on a CPU with fewer cores, to try something out
 MAX_THREADS = 1024  # with a hundred times as many a process dies without a message
 # Floating-point operations of a forward pass below which a step is small: on a CPU one thread is then faster than
@@ -128,6 +134,15 @@ def resolve_precision(requested: Any, device_kind: str) -> Any:
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device_kind == CPU else {}
         has_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def convert_weights(module: torch.nn.Module, precision: Any) -> None:
+    """Convert a module to the numbers of ``trainer.precision``, as Lightning does when training begins.
+
+    Weights that are loaded before that would lose digits under 64-true.
+    """
+    if dtype := WEIGHT_DTYPES.get(str(precision)):
+        module.to(dtype)
 
 
 def choose_sum_dtype(device_kind: str) -> torch.dtype:

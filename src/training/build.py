@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from src.callbacks.averaging import AveragePlacement
 from src.callbacks.monitor import (
     check_measured,
     explain_no_validation,
@@ -226,7 +227,7 @@ def build_callbacks(cfg: DictConfig, data: LightningDataModule) -> list[Callback
             )
     if decay := cfg.get("ema"):
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay)))
-    return callbacks
+    return [*callbacks, *(AveragePlacement(each) for each in callbacks if isinstance(each, WeightAveraging))]
 
 
 def _add_monitor(name: str, settings: DictConfig, cfg: DictConfig, data: LightningDataModule) -> DictConfig:

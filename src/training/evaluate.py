@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.callbacks.figures.base import FigureCallback
 from src.callbacks.monitor import explain_no_validation, format_metric_name, has_validation
 from src.cli.evaluation import refuse_limits
+from src.core import devices
 from src.core.errors import InputError
 from src.core.formatting import format_metrics
 from src.core.places import expand_home, resolve_data_dir
@@ -57,6 +58,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             cfg.trainer[name] = own.get(name) or 1.0  # 0 (the run skipped its test): use all batches
     model = build_model(run, data, kind)
     path = find_checkpoint(folder, cfg.checkpoint)
+    devices.convert_weights(model, cfg.trainer.precision)
     checkpoint = load_weights(model, path)
     epoch = checkpoint.get("epoch")
     if isinstance(data, TensorDataModule) and isinstance(state := checkpoint.get(type(data).__qualname__), dict):

@@ -164,6 +164,7 @@ def _load(
     if device_kind == devices.CPU and devices.resolve_threads(cfg.threads) is None:
         devices.limit_threads(_count_operations(summary, data))
     if cfg.ckpt_path and plan.checkpoint is None:
+        devices.convert_weights(model, cfg.trainer.get("precision"))
         load_weights(model, cfg.ckpt_path)
     load_data(data)
     check_batches(cfg, model, data)

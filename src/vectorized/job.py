@@ -15,6 +15,7 @@ from torch import Tensor
 
 from src.callbacks.epoch_seed import EpochSeed
 from src.callbacks.monitor import infer_mode, resolve_monitor
+from src.core import devices
 from src.core.errors import InputError
 from src.data.base import TensorDataModule
 from src.models.base import SupervisedModule
@@ -45,6 +46,7 @@ class StackedJob:
         model_class = get_class(settings.pop("_target_"))  # Hydra's `instantiate` would take milliseconds per job
         self.model: SupervisedModule = model_class(**settings, **select_model_arguments(cfg, data))
         if cfg["ckpt_path"]:
+            devices.convert_weights(self.model, cfg["trainer"]["precision"])
             load_weights(self.model, cfg["ckpt_path"])
         self.recorder = RunRecorder(folder, is_job=True)
         self.history = self.recorder.history

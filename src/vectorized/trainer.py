@@ -193,7 +193,8 @@ class Training:
             log.warning("all jobs start again: %s", error)
             return
         rows = [kept["jobs"].index(member.folder.name) for member in self.jobs]
-        self.last, self.best = select_rows(kept["last"], rows), select_rows(kept["best"], rows)
+        for own, saved in ((self.last, kept["last"]), (self.best, kept["best"])):  # files are read onto the CPU
+            own.update({name: values[rows].to(own[name].device) for name, values in saved.items()})
         self.finished = {index for index, row in enumerate(rows) if row in kept["ended"]}
         self.seconds_before = kept["seconds"]
         for member, row in zip(self.jobs, rows, strict=True):

@@ -21,6 +21,7 @@ PACKAGES = {  # as they are imported: as they are installed
     "matplotlib": "matplotlib",
     "plotly": "plotly",
     "jinja2": "jinja2",
+    "scipy": "scipy",
     "filelock": "filelock",
     "tqdm": "tqdm",
     "rich": "rich",

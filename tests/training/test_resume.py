@@ -174,10 +174,10 @@ def test_resume_appends_log_and_events(copy: Path, tmp_path: Path) -> None:
 # Runs that came to their end and go on for longer
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_finished_run_extends_exactly(optimizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["optimizer=adam", "optimizer=sgd", "trainer.precision=64-true"])
+def test_finished_run_extends_exactly(given: str, tmp_path: Path) -> None:
     """A finished run trains longer with the result of a run that had that length from the start."""
-    settings = [f"optimizer={optimizer}", "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3"]
+    settings = [given, "model.dropout=0.2", "model.batch_norm=true", "data.noise=0.3"]
     longer = train_bare(*settings, "trainer.max_epochs=6", cwd=tmp_path).folder
     folder = train_bare(*settings, "trainer.max_epochs=3", cwd=tmp_path).folder
     assert len(read_history(folder)) == 3

@@ -378,6 +378,15 @@ def test_ckpt_path_starts_from_checkpoint_weights(tmp_path: Path) -> None:
     assert new.metrics["val/loss"] < read_history(old.folder)[0]["val/loss"] / 5
 
 
+def test_ckpt_path_keeps_every_digit(tmp_path: Path) -> None:
+    """Under 64-true a run starts from its checkpoint's weights to the last bit."""
+    given = ("trainer.precision=64-true", "trainer.max_epochs=1", "optimizer=sgd")
+    old = train_bare(*given, cwd=tmp_path).folder
+    path = old / "checkpoints" / "last.ckpt"
+    new = train_bare(*given, f"ckpt_path={path}", "optimizer.lr=1e-30", cwd=tmp_path).folder
+    assert is_identical(read_weights(new), read_weights(old))
+
+
 def test_json_files_are_standard_json(tmp_path: Path) -> None:
     """JSON files contain neither NaN nor infinity, not even those of a failed run."""
     outcome = run("src.train", "optimizer=sgd", "optimizer.lr=1e37", "trainer.log_every_n_steps=1", cwd=tmp_path)

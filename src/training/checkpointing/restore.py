@@ -28,6 +28,7 @@ def resume_trainer(trainer: Trainer, checkpoint: ResumeCheckpoint) -> None:
 
     def resume_callbacks(*args: Any, **settings: Any) -> None:
         with explain_restore_errors(checkpoint.path):
+            trainer.precision_plugin.convert_module(trainer.lightning_module)  # Lightning does so after it has restored
             restore_states(*args, **settings)
 
     def resume_training() -> None:
