@@ -4,7 +4,7 @@ import copy
 import itertools
 import os
 import pickle
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -31,8 +31,9 @@ from src.models.images import ImageModule
 from src.models.mlp import MLP
 from src.training.build import build_data, build_model
 from src.training.chunking import CALLBACK_HOOKS, LOADING_HOOKS
+from src.vectorized.costs import Eligibility, StepCost
 from src.vectorized.entry import DTYPES
-from src.vectorized.layers import StackedDropout, find_unsupported_layer, stack_networks
+from src.vectorized.layers import StackedDropout, find_unsupported_layer, list_names, stack_networks
 from src.vectorized.schedules import STACKED_OPTIMIZERS
 
 # The only values of these Trainer settings that a stack supports. Settings in HONOURED may have any value; all others
@@ -78,20 +79,6 @@ DATA_HOOKS = (*LOADING_HOOKS, "draw_epoch_order", "val_dataloader", "test_datalo
 # Memory of a job in copies of its weights: weights, gradients, two moments, best and last state, temporary values.
 WEIGHT_COPIES = 8
 MEMORY_FRACTION = 0.5
-
-
-class Eligibility(NamedTuple):
-    """The decision about jobs of the same kind.
-
-    Attributes:
-        reason: why they cannot be trained in a stack; ``None`` if they can.
-        max_jobs: largest number of jobs that fit into the memory of one process.
-        max_eval_samples: largest number of samples of an evaluation that fit, summed over all jobs.
-    """
-
-    reason: str | None
-    max_jobs: int = 0
-    max_eval_samples: int = 0
 
 
 def check_configs(configs: list[bytes], processes: int) -> list[Eligibility]:
@@ -268,30 +255,42 @@ def _disable_dropout(net: Module) -> Module:
 
 def _estimate_capacity(model: Any, data: TensorDataModule, device_kind: str, processes: int) -> Eligibility:
     """Return a positive verdict with the numbers of jobs and samples that fit into memory."""
-    values = _count_layer_outputs(model)
+    values = sum(output.numel() for _, output in _list_outputs(model))
     weights = WEIGHT_COPIES * sum(parameter.numel() for parameter in model.parameters())
     inputs = 2 * int(torch.tensor(data.in_shape).prod()) + 2  # gathered and preprocessed inputs, with targets
     budget = (
         MEMORY_FRACTION * _get_free_memory(device_kind) / processes / 8
     )  # 8 bytes per number: float64, the larger type
     most = int(budget / (weights + data.batch_size * (inputs + 3 * values)))
-    return Eligibility(None, max(1, most), int(budget / (2 * values)))
+    return Eligibility(None, max(1, most), int(budget / (2 * values)), _describe_cost(model, data, device_kind))
 
 
-def _count_layer_outputs(model: Any) -> int:
-    """Return the number of values that all layers of a network output for one sample."""
-    counts: list[int] = []
+def _describe_cost(model: Any, data: TensorDataModule, device_kind: str) -> StepCost:
+    """Return what a step of a job costs."""
+    uses = {
+        name: output[0, 0].numel() for name, output in _list_outputs(model) if output.ndim == 4
+    }  # a convolution's weights are used at each place of an image
+    shapes = {own: tuple(value.shape) for own, value in model.net.state_dict().items() if value.ndim > 1}
+    weights = {
+        slot: (shapes[own], uses.get(own.rpartition(".")[0], 1)) for slot, own in list_names(model.net) if own in shapes
+    }
+    return StepCost(weights, data.batch_size, "cpu" if device_kind == devices.CPU else "gpu")
 
-    def count(module: Module, given: Any, output: torch.Tensor) -> None:
-        counts.append(output.numel())
 
-    leaves = [module for module in model.net.modules() if not list(module.children())]
-    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+def _list_outputs(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """Return the name and the output of each layer of a network for one sample."""
+    found: list[tuple[str, torch.Tensor]] = []
+
+    def keep(name: str) -> Any:
+        return lambda module, given, output: found.append((name, output))
+
+    leaves = [(name, module) for name, module in model.net.named_modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(keep(name)) for name, leaf in leaves]
     with torch.no_grad():
         model.eval()(model.example_input_array)
     for hook in hooks:
         hook.remove()
-    return sum(counts)
+    return found
 
 
 def _get_free_memory(device_kind: str) -> float:

@@ -13,12 +13,12 @@ from src.models.base import SupervisedModule
 from src.models.supervision.losses import LOSSES, compute_gradient
 from src.vectorized.backward import AutogradBackward, BackwardMethod, ManualBackward, find_plain_layers
 from src.vectorized.batches import StackedBatches
-from src.vectorized.layers import StackedDropout, stack_networks
+from src.vectorized.layers import StackedDropout, list_names, select_networks, stack_networks
 from src.vectorized.optimizers import Hyperparameters
+from src.vectorized.parameters import State, copy_common, make_blocks, name_state, select_rows
 from src.vectorized.random_numbers import BatchedRandomNumbers
 from src.vectorized.schedules import Schedules
 
-State = dict[str, Tensor]  # name → values (k, …)
 RateLog = list[tuple[int, list[float]]]  # (step, learning rate of each parameter group)
 LossLog = list[tuple[int, float]]  # (last step of an interval, mean loss over the interval)
 
@@ -54,7 +54,7 @@ class EpochResults(NamedTuple):
 
 
 class StackedModel:
-    """k models of the same shape, trained together.
+    """k models trained together.
 
     Args:
         models: the models with their initial weights, which are copied.
@@ -63,6 +63,7 @@ class StackedModel:
         schedules: the schedules of the jobs' optimisers.
         log_interval: number of steps between two logged losses.
         eval_batch: number of samples in a batch of an evaluation.
+        stacked: the network of all jobs and the names of its parameters by group, if they are stacked already.
     """
 
     def __init__(
@@ -73,16 +74,19 @@ class StackedModel:
         schedules: Schedules,
         log_interval: int,
         eval_batch: int,
+        stacked: tuple[nn.Module, list[list[str]]] | None = None,
     ) -> None:
         self.models, self.first_model, self.k = models, models[0], len(models)
         self.seeds, self.feed, self.schedules = seeds, feed, schedules
         self.log_interval, self.eval_batch = log_interval, eval_batch
-        self.net = stack_networks([model.net for model in models]).to(feed.device, feed.dtype)
-        self.parameter_names = _group_parameter_names(self.first_model)
-        groups = [[self.net.get_parameter(name) for name in names] for names in self.parameter_names]
+        self.net = stacked[0] if stacked else stack_networks([model.net for model in models])
+        self.net.to(feed.device, feed.dtype)
         self.weights = [weight for weight in self.net.parameters() if weight.ndim > 2]  # biases are (k, out)
-        self.thetas = [_flatten_parameters(group) for group in groups]
-        self.optimizers = self.schedules.build_optimizers(self.thetas)
+        self.parameter_names = stacked[1] if stacked else _group_parameter_names(models, self.net)
+        self.blocks = make_blocks(self.net, self.parameter_names)
+        self.optimizers = [self.schedules.build_optimizer(block.group, block.theta) for block in self.blocks]
+        trained = dict(self.net.named_parameters())
+        self.buffers = {f"net.{name}": value for name, value in self.net.state_dict().items() if name not in trained}
         # On a CPU every job draws from a generator, the same numbers as alone; a GPU draws for all jobs at once.
         self.generators = [torch.Generator(feed.device) for _ in models]
         self.random_numbers = None if feed.device.type == "cpu" else BatchedRandomNumbers(feed.device)
@@ -92,19 +96,19 @@ class StackedModel:
         self.smoothing = [model.label_smoothing for model in models]
         self.penalties = [self.make_column([getattr(model, name) for model in models]) for name in ("l1", "l2")]
         self.has_penalties = any(bool(penalty.any()) for penalty in self.penalties)
-        self.backward = self.choose_backward(groups)
+        self.backward = self.choose_backward()
         self.epoch = self.steps = 0
 
     def make_column(self, values: Sequence[float]) -> Tensor:
         """Return one number per job as a tensor (k,)."""
         return torch.tensor(values, dtype=self.feed.dtype, device=self.feed.device)
 
-    def choose_backward(self, groups: Sequence[Sequence[nn.Parameter]]) -> BackwardMethod:
+    def choose_backward(self) -> BackwardMethod:
         """Return the method to compute gradients: explicit formulas if the network is simple enough, else autograd."""
-        layers = None if self.has_penalties else find_plain_layers(self.net, groups)
+        layers = None if self.has_penalties else find_plain_layers(self.net, self.blocks)
         if layers is None:
-            return AutogradBackward(self.net, groups, self.compute_objective)
-        return ManualBackward(layers[0], layers[1], self.compute_derivative, self.thetas[0])
+            return AutogradBackward(self.net, self.blocks, self.compute_objective)
+        return ManualBackward(layers[0], layers[1], self.compute_derivative, self.blocks)
 
     # Training
 
@@ -119,16 +123,16 @@ class StackedModel:
         numbers, count = self.schedules.step_epoch(len(self.feed)), len(self.feed)
         # What the optimisers need in each step is computed once per epoch: a step of small networks is mostly overhead.
         plans = [
-            update.prepare_steps(group, self.steps, count)
-            for update, group in zip(self.optimizers, numbers, strict=True)
+            update.prepare_steps(numbers[block.group], self.steps, count)
+            for update, block in zip(self.optimizers, self.blocks, strict=True)
         ]
         metrics = EpochMetrics(self, self.log_interval)
         batches = self.feed.iter_epoch(self.epoch, self.generators, self.random_numbers)
         for (inputs, targets), *steps in zip(batches, *plans, strict=True):
             outputs, gradients = self.backward(inputs, targets)
             with torch.no_grad():
-                for update, gradient, step in zip(self.optimizers, gradients, steps, strict=True):
-                    update(gradient, step)
+                for update, block, gradient, step in zip(self.optimizers, self.blocks, gradients, steps, strict=True):
+                    update(gradient if block.mask is None else gradient.mul_(block.mask), step)
             metrics.add(outputs, targets)
         self.steps += count
         self.epoch += 1
@@ -231,10 +235,10 @@ class StackedModel:
     @property
     def mutable_state(self) -> State:
         """The present state of everything that training changes: name → values (k, …), not copied."""
-        own = {f"theta.{group}": theta for group, theta in enumerate(self.thetas)}
-        for group, update in enumerate(self.optimizers):
-            own |= {f"update.{group}.{name}": values for name, values in update.state.items()}
-        return own | {f"net.{name}": values for name, values in self.net.named_buffers()}
+        own = {f"theta.{number}": block.theta for number, block in enumerate(self.blocks)}
+        for number, update in enumerate(self.optimizers):
+            own |= {f"update.{number}.{name}": values for name, values in update.state.items()}
+        return own | self.buffers
 
     def load_state(self, state: State) -> None:
         """Load a state of the same jobs; entries that it lacks stay unchanged."""
@@ -242,6 +246,15 @@ class StackedModel:
         with torch.no_grad():
             for name, values in state.items():
                 own[name].copy_(values)
+
+    def name_state(self, state: State) -> State:
+        """Return a state with a view (k, …) for each parameter and statistic, which stacks of other widths have too."""
+        return name_state(self.blocks, state)
+
+    def copy_named(self, target: State, named: State) -> None:
+        """Copy a named state, possibly of a stack of other widths, to a state of this one."""
+        for name, values in self.name_state(target).items():
+            copy_common(values, named[name])
 
     def resume_from(self, state: State, epoch: int) -> None:
         """Load the state after ``summarize`` epochs, and advance the schedules to it."""
@@ -251,7 +264,7 @@ class StackedModel:
         self.epoch, self.steps = epoch, epoch * len(self.feed)
 
     def select_jobs(self, indices: Sequence[int]) -> "StackedModel":
-        """Return a stack of some of the jobs in their present state."""
+        """Return a stack of some of the jobs in their present state, as wide as this one."""
         models, seeds = [self.models[job] for job in indices], [self.seeds[job] for job in indices]
         fewer = StackedModel(
             models,
@@ -260,6 +273,7 @@ class StackedModel:
             self.schedules.select_jobs(indices),
             self.log_interval,
             self.eval_batch,
+            (select_networks(self.net, indices), self.parameter_names),
         )
         fewer.load_state(select_rows(self.mutable_state, indices))
         fewer.epoch, fewer.steps = self.epoch, self.steps
@@ -327,28 +341,17 @@ class EpochMetrics:
         return EpochResults(StackMetrics(loss, acc), looks, logged_rates, self.nonfinite_losses)
 
 
-def _group_parameter_names(model: SupervisedModule) -> list[list[str]]:
-    """Return the names of the network's trainable parameters, by parameter group."""
-    names = {parameter: name for name, parameter in model.net.named_parameters()}
-    groups = model.get_parameter_groups(lr=0.0)
-    return [[names[each] for each in group["params"] if each.requires_grad] for group in groups]
-
-
-def _flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Return one tensor (k, P) that holds all parameters (k, …), and make these views of it."""
-    theta = torch.cat([each.detach().flatten(1) for each in parameters], dim=1)
-    pieces = theta.split([each[0].numel() for each in parameters], dim=1)
-    for each, piece in zip(parameters, pieces, strict=True):
-        each.data = piece.view(each.shape)
-    return theta
-
-
-def select_rows(state: State, rows: Sequence[int]) -> State:
-    """Return a copy of some jobs' rows of a state."""
-    return {name: values.detach()[list(rows)] for name, values in state.items()}
-
-
-def copy_rows(target: State, target_rows: Sequence[int], source: State, source_rows: Sequence[int]) -> None:
-    """Copy rows of a state to the rows ``target_rows`` of another; entries that the other lacks are ignored."""
-    for name, values in target.items():
-        values[list(target_rows)] = source[name].detach()[list(source_rows)]
+def _group_parameter_names(models: Sequence[SupervisedModule], net: nn.Module) -> list[list[str]]:
+    """Return the names of the stacked network's trainable parameters, by parameter group, in its order."""
+    groups: list[set[str]] = []
+    seen: set[tuple[str, ...]] = set()
+    for model in models:
+        own = {parameter: name for name, parameter in model.net.named_parameters()}
+        if (structure := tuple(own.values())) in seen:
+            continue
+        seen.add(structure)
+        names = {name: slot for slot, name in list_names(model.net)}
+        for number, group in enumerate(model.get_parameter_groups(lr=0.0)):
+            groups += [set()] * (number == len(groups))
+            groups[number] |= {names[own[each]] for each in group["params"] if each.requires_grad}
+    return [[name for name, _ in net.named_parameters() if name in group] for group in groups]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+CACHED = 2**16  # parameters that are updated at once: all that a step reads and writes then stays in a core's cache
 # Hyperparameters in float64: name → (T, k) for T steps, or (1, k) if they are the same in each step.
 Hyperparameters = dict[str, Tensor]
 
@@ -46,13 +47,19 @@ class StackedSGD:
         return zip(*(_expand_steps(part, count, self.theta) for part in parts), strict=True)
 
     def __call__(self, gradient: Tensor, step: tuple[Tensor, Tensor, Tensor]) -> None:
-        lr, momentum, decay = step  # each (k, 1)
+        for parts in _split_rows(self.theta, gradient, *step, *self.state.values()):
+            self.update(*parts)
+
+    def update(
+        self, theta: Tensor, gradient: Tensor, lr: Tensor, momentum: Tensor, decay: Tensor, *buffers: Tensor
+    ) -> None:
+        """Update the parameters of some jobs; what is not (k, P) is (k, 1)."""
         if self.has_weight_decay:
-            gradient = torch.addcmul(gradient, self.theta, decay)
+            gradient = torch.addcmul(gradient, theta, decay)
         if self.has_momentum:
-            velocity = self.state["momentum_buffer"].mul_(momentum).add_(gradient)
+            velocity = buffers[0].mul_(momentum).add_(gradient)
             gradient = torch.addcmul(gradient, velocity, momentum) if self.nesterov else velocity
-        self.theta.addcmul_(gradient, lr, value=-1)
+        theta.addcmul_(gradient, lr, value=-1)
 
 
 class StackedAdam:
@@ -68,7 +75,7 @@ class StackedAdam:
         self.theta, self.is_decoupled = theta, settings["decoupled_weight_decay"]
         self.has_weight_decay = used["weight_decay"]
         self.state = {"exp_avg": torch.zeros_like(theta), "exp_avg_sq": torch.zeros_like(theta)}
-        self.buffer = torch.empty_like(theta)  # buffer for intermediate values
+        self.buffer = torch.empty_like(next(_split_rows(theta))[0])  # for intermediate values
 
     def prepare_steps(self, hyperparameters: Hyperparameters, done: int, count: int) -> Iterator[tuple[Tensor, ...]]:
         lr, beta1, beta2, decay = (hyperparameters[name] for name in ("lr", "beta1", "beta2", "weight_decay"))
@@ -81,15 +88,39 @@ class StackedAdam:
         return zip(*(_expand_steps(part, count, self.theta) for part in parts), strict=True)
 
     def __call__(self, gradient: Tensor, step: tuple[Tensor, ...]) -> None:
-        size, weight1, weight2, eps, decay = step  # each (k, 1)
+        for parts in _split_rows(self.theta, gradient, *step, *self.state.values()):
+            self.update(*parts)
+
+    def update(
+        self,
+        theta: Tensor,
+        gradient: Tensor,
+        size: Tensor,
+        weight1: Tensor,
+        weight2: Tensor,
+        eps: Tensor,
+        decay: Tensor,
+        mean: Tensor,
+        square: Tensor,
+    ) -> None:
+        """Update the parameters of some jobs; what is not (k, P) is (k, 1)."""
+        buffer = self.buffer[: len(theta)]
         if self.has_weight_decay and self.is_decoupled:
-            self.theta.mul_(decay)
+            theta.mul_(decay)
         elif self.has_weight_decay:
-            gradient = torch.addcmul(gradient, self.theta, decay)
-        mean = self.state["exp_avg"].lerp_(gradient, weight1)
-        square = self.state["exp_avg_sq"].lerp_(torch.mul(gradient, gradient, out=self.buffer), weight2)
-        change = torch.div(mean, torch.sqrt(square, out=self.buffer).add_(eps), out=self.buffer)
-        self.theta.addcmul_(change, size, value=-1)
+            gradient = torch.addcmul(gradient, theta, decay)
+        mean.lerp_(gradient, weight1)
+        square.lerp_(torch.mul(gradient, gradient, out=buffer), weight2)
+        change = torch.div(mean, torch.sqrt(square, out=buffer).add_(eps), out=buffer)
+        theta.addcmul_(change, size, value=-1)
+
+
+def _split_rows(theta: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Generate the rows of tensors (k, …) together, as many at once as stay in the cache; on a GPU all."""
+    count = max(1, CACHED // theta.shape[1]) if theta.device.type == "cpu" else len(theta)
+    if count >= len(theta):
+        return iter([(theta, *others)])
+    return zip(*(each.split(count) for each in (theta, *others)), strict=True)
 
 
 def _expand_steps(numbers: Tensor, count: int, theta: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -17,12 +17,26 @@ from src.loggers.kinds import get_chart_name
 from src.models.base import SupervisedModule
 from src.storage.files import open_atomic
 from src.vectorized.job import StackedJob
-from src.vectorized.model import StackedModel, State
+from src.vectorized.layers import list_names
+from src.vectorized.model import StackedModel
+from src.vectorized.parameters import State
 
 
 def extract_weights(stack: StackedModel, index: int) -> dict[str, Tensor]:
     """Return a copy of a job's weights and statistics in a stack, by their names in its model."""
-    return {f"net.{name}": values[index].detach().cpu().clone() for name, values in stack.net.state_dict().items()}
+    return {
+        f"net.{name}": values.clone()
+        for name, values in _extract_own(stack, index, dict(stack.net.state_dict(keep_vars=False)))
+    }
+
+
+def _extract_own(stack: StackedModel, index: int, values: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Generate a job's part of values (k, …) that are given by their names in the stack: own name, part."""
+    net = stack.models[index].net
+    shapes = {name: each.shape for name, each in net.state_dict().items()}
+    for slot, name in list_names(net):
+        if slot in values:
+            yield name, values[slot][index][tuple(map(slice, shapes[name]))].detach().cpu()
 
 
 def make_checkpoint(
@@ -64,9 +78,7 @@ def add_optimizer_state(
         steps: number of optimiser steps taken.
         schedule: the state of the job's `Schedule` after these steps.
     """
-    pieces: dict[str, dict[str, Tensor]] = {}
-    for group in range(len(stack.parameter_names)):
-        pieces |= _extract_group_state(stack, index, state, group, steps)
+    pieces = _extract_optimizer_state(stack, index, state, steps)
     names = {parameter: name for name, parameter in stack.models[index].net.named_parameters()}
     # Optimisers number their parameters in the order of their groups.
     grouped = [names[each] for group in stack.models[index].get_parameter_groups(lr=0.0) for each in group["params"]]
@@ -78,20 +90,18 @@ def add_optimizer_state(
     return content | {"optimizer_states": [{"state": kept, "param_groups": groups}], "lr_schedulers": scheduled}
 
 
-def _extract_group_state(
-    stack: StackedModel, index: int, state: State, group: int, steps: int
-) -> dict[str, dict[str, Tensor]]:
-    """Return the optimiser state of each parameter of a group: parameter name → (state name → values)."""
-    shapes = {name: stack.net.get_parameter(name).shape[1:] for name in stack.parameter_names[group]}
-    found: dict[str, dict[str, Tensor]] = {name: {} for name in shapes}
-    prefix = f"update.{group}."
-    for key, values in state.items():
-        if key.startswith(prefix):
-            parts = values[index].cpu().split([shape.numel() for shape in shapes.values()])
-            for (name, shape), part in zip(shapes.items(), parts, strict=True):
-                found[name][key.removeprefix(prefix)] = part.view(shape).clone()
-    # Adam also stores the number of steps, per parameter.
-    if any("exp_avg" in each for each in found.values()):
+def _extract_optimizer_state(stack: StackedModel, index: int, state: State, steps: int) -> dict[str, dict[str, Tensor]]:
+    """Return the optimiser state of each of a job's parameters: parameter name → (state name → values)."""
+    by_kind: dict[str, dict[str, Tensor]] = {}
+    for key, values in stack.name_state(state).items():
+        kind, _, name = key.partition(".")
+        if kind != "net":
+            by_kind.setdefault(kind, {})[name] = values
+    found: dict[str, dict[str, Tensor]] = {}
+    for kind, named in by_kind.items():
+        for name, part in _extract_own(stack, index, named):
+            found.setdefault(name, {})[kind] = part.clone()
+    if "exp_avg" in by_kind:  # Adam also stores the number of steps, per parameter
         for each in found.values():
             each["step"] = torch.tensor(float(steps))
     return found

@@ -87,7 +87,7 @@ def _split_betas(group: dict[str, Any]) -> dict[str, Any]:
 
 
 class Schedules:
-    """The schedules of k jobs; jobs with equal settings share one.
+    """The schedules of k jobs; jobs with equal settings and as many parameters share one.
 
     Args:
         models: the jobs' models, whose optimisers are of one class.
@@ -96,7 +96,11 @@ class Schedules:
     """
 
     def __init__(self, models: Sequence[SupervisedModule], batches: int, epochs: int) -> None:
-        keys = [json.dumps([model.optimizer_settings, model.scheduler_settings]) for model in models]
+        # An optimiser's state tells how many parameters it has, which networks of other layers have more or fewer of.
+        keys = [
+            json.dumps([model.optimizer_settings, model.scheduler_settings, sum(1 for _ in model.parameters())])
+            for model in models
+        ]
         distinct = list(dict.fromkeys(keys))
         self.distinct = [Schedule(models[keys.index(each)], batches, epochs) for each in distinct]
         self.schedule_indices = torch.tensor([distinct.index(each) for each in keys])
@@ -127,15 +131,12 @@ class Schedules:
         groups = hyperparameters[self.schedule_indices].permute(2, 3, 1, 0)  # (groups, numbers, T, k)
         return [dict(zip(HYPERPARAMETERS, group.unbind(), strict=True)) for group in groups.unbind()]
 
-    def build_optimizers(self, thetas: Sequence[torch.Tensor]) -> list[StackedOptimizer]:
-        """Return the optimisers of the parameters (k, P) of each group.
+    def build_optimizer(self, group: int, theta: torch.Tensor) -> StackedOptimizer:
+        """Return the optimiser of parameters (k, P) of a group.
 
-        Their states have the same keys in every smaller stack.
+        Its state has the same keys in every smaller stack.
         """
         optimizer = self.distinct[0].optimizer
         kind, settings = STACKED_OPTIMIZERS[type(optimizer)], optimizer.defaults
-        used = [
-            dict(zip(HYPERPARAMETERS, group.any(dim=0).tolist(), strict=True))
-            for group in self.initial_hyperparameters.unbind(dim=1)
-        ]
-        return [kind(theta, each, settings) for theta, each in zip(thetas, used, strict=True)]
+        used = self.initial_hyperparameters[:, group].any(dim=0).tolist()
+        return kind(theta, dict(zip(HYPERPARAMETERS, used, strict=True)), settings)

@@ -14,7 +14,8 @@ from src.models.supervision.logged_module import format_divergence
 from src.storage.files import open_atomic
 from src.storage.weights import read_checkpoint
 from src.vectorized.job import StackedJob
-from src.vectorized.model import LossLog, RateLog, StackedModel, StackMetrics, State, copy_rows, select_rows
+from src.vectorized.model import LossLog, RateLog, StackedModel, StackMetrics
+from src.vectorized.parameters import State, copy_rows, select_rows
 
 log = logging.getLogger(__name__)
 MAX_ACTIVE_FRACTION = 0.75  # if at most this fraction of a stack still trains, it is replaced by a smaller stack
@@ -157,8 +158,8 @@ class Training:
             "ended": sorted(self.finished),
             "epoch": self.stack.epoch,
             "seconds": self.seconds,
-            "last": self.last,
-            "best": self.best,
+            "last": self.full_stack.name_state(self.last),
+            "best": self.full_stack.name_state(self.best),
         }
         with open_atomic(self.path) as file:
             torch.save(content, file)
@@ -193,8 +194,8 @@ class Training:
             log.warning("all jobs start again: %s", error)
             return
         rows = [kept["jobs"].index(member.folder.name) for member in self.jobs]
-        for own, saved in ((self.last, kept["last"]), (self.best, kept["best"])):  # files are read onto the CPU
-            own.update({name: values[rows].to(own[name].device) for name, values in saved.items()})
+        for own, saved in ((self.last, kept["last"]), (self.best, kept["best"])):
+            self.full_stack.copy_named(own, select_rows(saved, rows))
         self.finished = {index for index, row in enumerate(rows) if row in kept["ended"]}
         self.seconds_before = kept["seconds"]
         for member, row in zip(self.jobs, rows, strict=True):
@@ -209,7 +210,8 @@ class Training:
             InputError: if it is damaged, from an earlier version, or belongs to other jobs.
         """
         kept = read_checkpoint(self.path)
-        if kept.keys() != STATE_KEYS:
+        known = kept.keys() == STATE_KEYS and self.full_stack.name_state(self.last).keys() <= kept["last"].keys()
+        if not known:
             raise InputError(f"{self.path} is damaged or of another version")
         if lost := {member.folder.name for member in self.jobs}.difference(kept["jobs"]):
             raise InputError(f"some of the jobs were trained further without {', '.join(sorted(lost))}")

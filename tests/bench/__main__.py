@@ -36,6 +36,8 @@ BENCHMARKS = (
     "sweep_memory",
     "vectorized_xor",
     "vectorized_mnist",
+    "vectorized_mixed",
+    "vectorized_widths",
     "halving",
 )
 

@@ -9,6 +9,7 @@
     overrides  settings as nobody should give them
     damage     damaged files in the folders of runs and sweeps
     disk       a disk that is full, read-only or closed
+    stacks     jobs of random shapes trained as one model, against each alone
 
 Each is replayed by its seed. The exit status is 1 if anything was lost or wrong.
 """
@@ -18,7 +19,7 @@ import importlib
 import sys
 import time
 
-COUNTS = {"states": 200_000, "kills": 200, "overrides": 10_000, "damage": 1_000, "disk": 1_000}
+COUNTS = {"states": 200_000, "kills": 200, "overrides": 10_000, "damage": 1_000, "disk": 1_000, "stacks": 200}
 
 
 def main() -> None:

@@ -64,13 +64,15 @@ def test_diverging_job_fails_alone(mixed: tuple[Path, Outcome]) -> None:
             assert job.metrics["test/acc"] == pytest.approx(alone.metrics["test/acc"], abs=0.02)
 
 
-def test_shapes_form_separate_limited_stacks(tmp_path: Path) -> None:
-    """Jobs of different shapes form separate stacks, none larger than asked for."""
+def test_shapes_share_limited_stacks(tmp_path: Path) -> None:
+    """Small jobs of different shapes share stacks, none larger than asked for; large ones of other widths do not."""
     settings = ("model.hidden_size=2,3", "model.dropout=0,0.1,0.2", "seed=0,1,2", "trainer.max_epochs=1")
     most = ("hydra.launcher.jobs=1", "hydra.launcher.most=4")
     outcome = run_sweep(*settings, *most, cwd=tmp_path)  # without dropout there is no such layer
-    assert "18 jobs in 6 stacks (6× 3)" in outcome.text
+    assert "18 jobs in 5 stacks (3× 4, 2× 3, filled up by 17% zeros)" in outcome.text
     assert outcome.code == 0
+    wide = ("model.hidden_size=[4],[300,300]", "seed=0,1", "trainer.max_epochs=1", "name=wide")
+    assert "4 jobs in 2 stacks (2× 2)" in run_sweep(*wide, "hydra.launcher.jobs=1", cwd=tmp_path).text
 
 
 @pytest.mark.parametrize(

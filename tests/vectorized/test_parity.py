@@ -91,6 +91,47 @@ JOB_CASES = {
     "regression": (["data=cubic", "model.hidden_size=6", "trainer.max_epochs=4"], "seed=0", "optimizer.lr=0.1"),
 }
 
+MIXED_CASES = {
+    "widths": (ADAM, "model.hidden_size=3", "model.hidden_size=7 seed=1", "model.hidden_size=5 optimizer.lr=0.1"),
+    "widths of sigmoids": (
+        [*MOMENTUM, "model.activation=sigmoid", "model.l1=0.001"],
+        "model.hidden_size=2 optimizer.weight_decay=0.01",
+        "model.hidden_size=6",
+    ),
+    "widths of two layers with dropout": (
+        ["model.dropout=0.4", "model.activation=sigmoid"],
+        "model.hidden_size=[6,3]",
+        "model.hidden_size=[2,5] seed=1 model.dropout=0.2",
+    ),
+    "activations": (SGD, *(f"model.activation={each}" for each in ("sigmoid", "relu", "tanh", "elu", "leaky_relu"))),
+    "activations with penalties": (
+        ["model.l2=0.01"],
+        *(f"model.activation={each}" for each in ("gelu", "silu", "relu")),
+    ),
+    "batch norm on, behind and off": (
+        ADAMW,
+        "model.batch_norm=true model.hidden_size=4",
+        "model.batch_norm=false seed=1",
+        "model.batch_norm=after optimizer.weight_decay=0.1",
+    ),
+    "dropout on and off": (ADAM, "model.dropout=0.3", "model.dropout=0", "model.dropout=0.5 model.hidden_size=3"),
+    "numbers of layers": (
+        ["optimizer=sgd"],
+        "model.hidden_size=4",
+        "model.hidden_size=[3,6] seed=1",
+        "model.hidden_size=[5,2,4] seed=2",
+    ),
+    "all of it, with early stopping": (
+        [*EARLY_STOPPING, "trainer.max_epochs=20", "callbacks.early_stopping.patience=5"],
+        "model.hidden_size=[6,3] model.batch_norm=true model.dropout=0.2 optimizer.lr=0.3",
+        "model.hidden_size=4 model.activation=sigmoid seed=1 callbacks.early_stopping.patience=9",
+        "model.hidden_size=[2,7] model.dropout=0.5 model.activation=tanh seed=2 callbacks.early_stopping.patience=6",
+        "model.hidden_size=[3,3,3] model.batch_norm=after seed=3",
+    ),
+    "output with and without bias": (MOMENTUM, "model.output_bias=true", "model.output_bias=false model.hidden_size=3"),
+}
+JOB_CASES |= MIXED_CASES
+
 
 @pytest.mark.parametrize("what", JOB_CASES)
 def test_stack_equals_single_runs(what: str, tmp_path: Path) -> None:
@@ -117,6 +158,30 @@ def test_convolutional_stack_equals_single_runs(data: str, shared: list[str], da
         [*CNN, *get_small_image_settings(data, data_dir), *shared], "seed=0", "seed=1 optimizer.lr=0.003"
     )
     assert_same_as_alone(tmp_path, jobs)
+
+
+@pytest.mark.parametrize(
+    ("data", "shared", "own"),
+    [
+        ("mnist", ["model.activation=sigmoid"], ["model.channels=[3,4]", "model.channels=[5,2] model.hidden_size=9"]),
+        (
+            "cifar10",
+            ["data.flip=true", "data.crop=2"],
+            [
+                "model.batch_norm=true model.dropout=0.3",
+                "model.batch_norm=after model.channels=[2,6]",
+                "model.batch_norm=false model.activation=tanh model.hidden_size=[4,5]",
+            ],
+        ),
+    ],
+    ids=["widths", "all of it"],
+)
+def test_convolutions_of_other_widths_equal_single_runs(
+    data: str, shared: list[str], own: list[str], data_dir: Path, tmp_path: Path
+) -> None:
+    """Networks of other channels, hidden layers, batch norm, dropout and activations."""
+    given = [*CNN, "model.dropout=0", "model.batch_norm=false", *get_small_image_settings(data, data_dir), *shared]
+    assert_same_as_alone(tmp_path, make_job_settings(given, *own))
 
 
 def test_step_losses_equal_plain_loop() -> None:

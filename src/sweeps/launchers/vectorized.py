@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from src.sweeps.store.jobs import STACK_FILE, Job
 from src.sweeps.workers.pool import get_mp_context
 from src.sweeps.workers.resources import Resources
 from src.training.failures import record_failure
+from src.vectorized.costs import Eligibility, join_kinds
 from src.vectorized.spec import StackJobSpec, StackSpec
 
 # Numbers that may differ between the jobs of a stack.
@@ -45,6 +46,16 @@ STACKABLE_NUMBERS = (
     "callbacks.early_stopping.patience",
     "callbacks.early_stopping.min_delta",
 )
+# Settings of the networks' shapes, which are filled up where that pays.
+SHAPES = (
+    "model.hidden_size",
+    "model.activation",
+    "model.batch_norm",
+    "model.dropout",
+    "model.output_bias",
+    "model.channels",
+)
+SHAPED_MODELS = ("src.models.mlp.MLP", "src.models.cnn.CNN")
 SHARED_SCHEDULE_SETTINGS = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
 CHECKS = {"most": allow_null_or(allow_integer(1, 100_000)), **local.CHECKS}
 MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
@@ -72,11 +83,34 @@ class PlannedStack(NamedTuple):
         jobs: the jobs.
         state: the file for the stack's state.
         eval_batch: the maximum number of samples in an evaluation batch.
+        padding: the share of zeros with which networks are filled up to one shape.
     """
 
     jobs: list[Job]
     state: Path
     eval_batch: int
+    padding: float = 0.0
+
+
+class StackableJobs(NamedTuple):
+    """Jobs that can be trained in one stack, or in several.
+
+    Attributes:
+        jobs: the jobs.
+        max_jobs: the maximum number of jobs per stack that fit in memory.
+        max_eval_samples: the maximum number of samples of an evaluation that fit, summed over all jobs.
+        padding: the share of zeros with which networks are filled up to one shape.
+    """
+
+    jobs: list[Job]
+    max_jobs: int
+    max_eval_samples: int
+    padding: float
+
+    @property
+    def is_stack(self) -> bool:
+        """True if there are several jobs, or one that resumes from a stack's state."""
+        return len(self.jobs) > 1 or self.jobs[0].stack is not None
 
 
 class VectorizedEngine(NamedTuple):
@@ -132,47 +166,53 @@ class VectorizedEngine(NamedTuple):
         Returns:
             The stacks, and the jobs that cannot be stacked, by reason.
         """
-        groups = _group_jobs(job for job in jobs if not _has_started_alone(job))
         rest: dict[str, list[Job]] = {}
         if started_alone := [job for job in jobs if _has_started_alone(job)]:
             rest["separate runs that they resume"] = started_alone
-        candidates = [group for group in groups if len(group) > 1 or group[0].stack]
-        if single := [group[0] for group in groups if group not in candidates]:
+        families = _group_jobs((job for job in jobs if not _has_started_alone(job)), _compute_family_key)
+        candidates = [family for family in families if len(family) > 1 or family[0].stack]
+        single = [family[0] for family in families if family not in candidates]
+        kinds = [_group_jobs(iter(family), _compute_group_key) for family in candidates]
+        verdicts = iter(self.check_groups(sweep, [kind for family in kinds for kind in family], resources))
+        groups: list[StackableJobs] = []
+        for family in kinds:
+            checked = [(kind, next(verdicts)) for kind in family]
+            for kind, verdict in checked:
+                if verdict.reason:
+                    rest.setdefault(verdict.reason, []).extend(kind)
+            groups += _join_kinds([each for each in checked if not each[1].reason])
+        single += [group.jobs[0] for group in groups if not group.is_stack]
+        if single:
             rest["no similar job"] = single
+        groups = [group for group in groups if group.is_stack]
         stacks: list[PlannedStack] = []
-        for group, verdict in zip(candidates, self.check_groups(sweep, candidates, resources), strict=True):
-            if verdict.reason:
-                rest.setdefault(verdict.reason, []).extend(group)
-                continue
+        for group in groups:
             # A stack that is resumed keeps its size: its state is that of all its jobs together.
-            count = (
-                1
-                if group[0].stack
-                else self.count_stacks(len(group), verdict.max_jobs, len(resources), len(candidates))
-            )
+            count = 1 if group.jobs[0].stack else self.count_stacks(group, len(resources), len(groups))
             stacks += [
                 PlannedStack(
                     part,
                     make_state_path(sweep.folder, part),
-                    max(1, verdict.max_eval_samples // len(part)),
+                    max(1, group.max_eval_samples // len(part)),
+                    group.padding,
                 )
-                for part in _split_jobs(group, count)
+                for part in _split_jobs(group.jobs, count)
             ]
         return stacks, rest
 
-    def count_stacks(self, jobs: int, max_jobs: int, processes: int, groups: int) -> int:
+    def count_stacks(self, group: StackableJobs, processes: int, groups: int) -> int:
         """Return the number of stacks to split a group into, so that each fits in memory and no process is idle.
 
         Args:
-            jobs: the number of jobs in the group.
-            max_jobs: the maximum number of jobs per stack that fit in memory.
+            group: the group.
             processes: the number of processes at once.
             groups: the number of groups.
         """
-        required = math.ceil(jobs / min(max_jobs, self.most or jobs))
-        return max(required, min(math.ceil(processes / groups), jobs // MIN_JOBS_PER_STACK))
+        count = len(group.jobs)
+        required = math.ceil(count / min(group.max_jobs, self.most or count))
+        return max(required, min(math.ceil(processes / groups), count // MIN_JOBS_PER_STACK))
 
-    def check_groups(self, sweep: Sweep, groups: list[list[Job]], resources: list[Resources]) -> list[Any]:
+    def check_groups(self, sweep: Sweep, groups: list[list[Job]], resources: list[Resources]) -> list[Eligibility]:
         """Return for each group whether it can be stacked, computed in a subprocess (it needs torch)."""
         configs = [sweep.configs[group[0].number] for group in groups]
         return (
@@ -198,7 +238,7 @@ class VectorizedEngine(NamedTuple):
         return StackTask(members, stack.state, stack.eval_batch, spec.environment, spec.command)
 
 
-def _check_stackable(configs: list[bytes], processes: int) -> list[Any]:
+def _check_stackable(configs: list[bytes], processes: int) -> list[Eligibility]:
     """Call `src.vectorized.eligibility.check_configs`; it imports torch: call it in a subprocess."""
     from src.vectorized.eligibility import check_configs as found
 
@@ -209,24 +249,47 @@ def _has_started_alone(job: Job) -> bool:
     return (job.folder / "checkpoints" / "last.ckpt").is_file() and not job.stack
 
 
-def _group_jobs(jobs: Iterator[Job]) -> list[list[Job]]:
-    """Group jobs with the same shapes and the same way of training."""
+def _group_jobs(jobs: Iterator[Job], compute_key: Callable[[Job], str]) -> list[list[Job]]:
+    """Group jobs by a key."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(_compute_group_key(job), []).append(job)
+        groups.setdefault(compute_key(job), []).append(job)
     return list(groups.values())
 
 
-def _compute_group_key(job: Job) -> str:
-    """Return a key of what the jobs of a stack have in common: settings other than numbers, and the state to resume."""
+def _join_kinds(kinds: list[tuple[list[Job], Eligibility]]) -> list[StackableJobs]:
+    """Join kinds of jobs where filling up their networks costs less than a stack of its own."""
+    costs, counts = [verdict.cost for _, verdict in kinds], [len(jobs) for jobs, _ in kinds]
+    joined = []
+    for group in join_kinds(costs, counts, always=bool(kinds) and kinds[0][0][0].stack is not None):
+        jobs = sorted((job for index in group.members for job in kinds[index][0]), key=lambda job: job.number)
+        max_jobs = min(kinds[index][1].max_jobs for index in group.members)
+        max_eval_samples = min(kinds[index][1].max_eval_samples for index in group.members)
+        own = sum(counts[index] * costs[index].parameters for index in group.members)
+        padding = 1 - own / max(1, group.jobs * group.cost.parameters)
+        joined.append(StackableJobs(jobs, max_jobs, max_eval_samples, padding))
+    return joined
+
+
+def _compute_family_key(job: Job) -> str:
+    """Return a key of what jobs have in common that might be filled up to one stack: all but their networks' shapes."""
     settings = {key: value for key, value in job.settings.items() if is_identifying(key, job.settings)}
-    common = {key: value for key, value in settings.items() if not can_differ(key, value)}
-    common["model.dropout"] = bool(job.settings.get("model.dropout"))  # with 0 the network has no dropout layer
+    shaped = SHAPES if settings.get("model._target_") in SHAPED_MODELS else ()
+    common = {key: value for key, value in settings.items() if not can_differ(key, value) and key not in shaped}
+    common["depth"] = bool(settings.get("model.hidden_size", True) != [])  # without a hidden layer nothing is filled up
+    common["blocks"] = len(settings.get("model.channels") or ())
+    common["model.dropout"] = None if shaped else bool(job.settings.get("model.dropout"))
     common["seed"] = job.settings.get("seed") is None  # a missing seed is drawn when the job starts
     common["trainer.accelerator"] = job.settings.get("trainer.accelerator")
     if job.settings.get("model.loss") == "quadratic":  # this loss is not linear in the label smoothing
         common["model.label_smoothing"] = job.settings.get("model.label_smoothing")
     return json.dumps([common, str(job.stack)], sort_keys=True, default=str)
+
+
+def _compute_group_key(job: Job) -> str:
+    """Return a key of the networks' shape, among jobs of the same family."""
+    shape = {key: job.settings.get(key) for key in SHAPES if key != "model.dropout"}
+    return json.dumps([shape, bool(job.settings.get("model.dropout"))], sort_keys=True, default=str)
 
 
 def can_differ(key: str, value: Any) -> bool:
@@ -247,9 +310,10 @@ def describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> lis
     stacked, lines = sum(len(stack.jobs) for stack in stacks), []
     if stacks:
         sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(stack.jobs) for stack in stacks).items())
-        lines.append(
-            f"{stacked} jobs in {len(stacks)} stack{'s'[: len(stacks) != 1]} ({sizes}); figures are drawn on demand"
-        )
+        padding = sum(stack.padding * len(stack.jobs) for stack in stacks) / stacked
+        filled = f", filled up by {padding:.0%} zeros" if padding >= 0.005 else ""
+        count = f"{len(stacks)} stack{'s'[: len(stacks) != 1]}"
+        lines.append(f"{stacked} jobs in {count} ({sizes}{filled}); figures are drawn on demand")
     for reason, jobs in rest.items():
         numbers = ", ".join(str(job.number) for job in jobs[:8]) + (" …" if len(jobs) > 8 else "")
         lines.append(f"{len(jobs)} run separately, because of {reason}: {numbers}")

@@ -1,0 +1,102 @@
+"""What a step of stacked jobs costs, to decide which networks of other widths are worth filling up to one stack."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# Measured: seconds for a multiplication and addition of a forward pass, with the backward pass; for the update of a
+# parameter; and for the operations of a step whatever their size.
+SECONDS = {"cpu": (2e-10, 2e-9, 2e-4), "gpu": (2e-13, 2e-11, 1e-3)}
+
+
+class StepCost(NamedTuple):
+    """What a step of a job takes.
+
+    Attributes:
+        weights: of each weight its shape, and at how many places of a sample it is used.
+        batch_size: samples in a batch.
+        device: "cpu" or "gpu".
+    """
+
+    weights: Mapping[str, tuple[tuple[int, ...], int]] = {}
+    batch_size: int = 1
+    device: str = "cpu"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a step of one more job in a stack."""
+        product, update, _ = SECONDS[self.device]
+        return sum(
+            math.prod(shape) * (places * self.batch_size * product + update) for shape, places in self.weights.values()
+        )
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(math.prod(shape) for shape, _ in self.weights.values())
+
+    def widen(self, other: "StepCost") -> "StepCost":
+        """Return the cost of a network as wide as this one and another."""
+        weights = dict(self.weights)
+        for name, (shape, places) in other.weights.items():
+            mine, own_places = weights.get(name, (shape, places))
+            weights[name] = (tuple(map(max, mine, shape)), max(places, own_places))
+        return self._replace(weights=weights)
+
+
+class Eligibility(NamedTuple):
+    """The decision about jobs of the same kind.
+
+    Attributes:
+        reason: why they cannot be trained in a stack; ``None`` if they can.
+        max_jobs: largest number of jobs that fit into the memory of one process.
+        max_eval_samples: largest number of samples of an evaluation that fit, summed over all jobs.
+        cost: what a step of a job costs.
+    """
+
+    reason: str | None
+    max_jobs: int = 0
+    max_eval_samples: int = 0
+    cost: StepCost = StepCost()
+
+
+class Group(NamedTuple):
+    """Kinds of jobs that are trained together.
+
+    Attributes:
+        members: their positions among all kinds.
+        jobs: the number of jobs.
+        cost: what a step of each costs, filled up.
+    """
+
+    members: list[int]
+    jobs: int
+    cost: StepCost
+
+
+def join_kinds(costs: Sequence[StepCost], counts: Sequence[int], always: bool = False) -> list[Group]:
+    """Return which kinds of jobs to train together: those of which it costs less to fill up the smaller ones.
+
+    Args:
+        costs: of each kind what a step of a job costs.
+        counts: of each kind the number of jobs.
+        always: join all of them.
+    """
+    groups: list[Group] = []
+    for index in sorted(range(len(costs)), key=lambda each: -costs[each].seconds):
+        joined = [_join(group, index, costs[index], counts[index]) for group in groups]
+        extra = [
+            new.jobs * new.cost.seconds - group.jobs * group.cost.seconds - counts[index] * costs[index].seconds
+            for new, group in zip(joined, groups, strict=True)
+        ]
+        limit = math.inf if always else SECONDS[costs[index].device][2]
+        if extra and min(extra) <= limit:
+            best = extra.index(min(extra))
+            groups[best] = joined[best]
+        else:
+            groups.append(Group([index], counts[index], costs[index]))
+    return groups
+
+
+def _join(group: Group, index: int, cost: StepCost, jobs: int) -> Group:
+    return Group([*group.members, index], group.jobs + jobs, group.cost.widen(cost))
