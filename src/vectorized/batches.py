@@ -10,7 +10,7 @@ from torch import Tensor
 from src.data.base import TensorDataModule
 from src.data.images import ImageDataModule
 from src.data.loading.samples import Samples
-from src.vectorized.random_numbers import BatchedRandomNumbers, PerJobRandomNumbers
+from src.vectorized.networks.random_numbers import BatchedRandomNumbers, PerJobRandomNumbers
 
 GATHERED_VALUES = 2**16  # input values gathered in one operation; that is several batches if they are small
 MAX_CACHED_BYTES = (

@@ -7,6 +7,9 @@ from typing import NamedTuple
 # Measured: seconds for a multiplication and addition of a forward pass, with the backward pass; for the update of a
 # parameter; and for the operations of a step whatever their size.
 SECONDS = {"cpu": (2e-10, 2e-9, 2e-4), "gpu": (2e-13, 2e-11, 1e-3)}
+MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
+LARGE = 4  # a stack's jobs are large if they take so many times as long as the operations of a step at least
+WORTHWHILE = 0.95  # a stack is split if the time shrinks to this fraction or less
 
 
 class StepCost(NamedTuple):
@@ -31,9 +34,19 @@ class StepCost(NamedTuple):
         )
 
     @property
+    def fixed_seconds(self) -> float:
+        """Seconds of a step of a stack, however many jobs are in it."""
+        return SECONDS[self.device][2]
+
+    @property
     def parameters(self) -> int:
         """The number of weights."""
         return sum(math.prod(shape) for shape, _ in self.weights.values())
+
+    @property
+    def convolutions(self) -> int:
+        """Multiplications of a sample's convolutions."""
+        return sum(math.prod(shape) * places for shape, places in self.weights.values() if places > 1)
 
     def widen(self, other: "StepCost") -> "StepCost":
         """Return the cost of a network as wide as this one and another."""
@@ -89,7 +102,7 @@ def join_kinds(costs: Sequence[StepCost], counts: Sequence[int], always: bool = 
             new.jobs * new.cost.seconds - group.jobs * group.cost.seconds - counts[index] * costs[index].seconds
             for new, group in zip(joined, groups, strict=True)
         ]
-        limit = math.inf if always else SECONDS[costs[index].device][2]
+        limit = math.inf if always else costs[index].fixed_seconds
         if extra and min(extra) <= limit:
             best = extra.index(min(extra))
             groups[best] = joined[best]
@@ -100,3 +113,43 @@ def join_kinds(costs: Sequence[StepCost], counts: Sequence[int], always: bool = 
 
 def _join(group: Group, index: int, cost: StepCost, jobs: int) -> Group:
     return Group([*group.members, index], group.jobs + jobs, group.cost.widen(cost))
+
+
+def choose_counts(costs: Sequence[StepCost], jobs: Sequence[int], required: Sequence[int], processes: int) -> list[int]:
+    """Return into how many stacks to split each group, so that all processes are busy until about the same time.
+
+    Args:
+        costs: of each group what a step of a job costs.
+        jobs: of each group the number of jobs.
+        required: of each group the smallest number of stacks.
+        processes: the number of stacks at once.
+    """
+    # Where a further stack costs nearly nothing, all processes get their part of each group: if some jobs end early,
+    # or are pruned, they end early everywhere.
+    counts = [
+        max(least, processes if size / processes * cost.seconds >= LARGE * cost.fixed_seconds else 1)
+        for cost, size, least in zip(costs, jobs, required, strict=True)
+    ]
+
+    def estimate(counts: Sequence[int]) -> float:
+        loads = [0.0] * processes
+        seconds = [
+            cost.fixed_seconds + size / count * cost.seconds
+            for cost, size, count in zip(costs, jobs, counts, strict=True)
+            for _ in range(count)
+        ]
+        for each in sorted(seconds, reverse=True):
+            loads[loads.index(min(loads))] += each
+        return max(loads)
+
+    while counts:
+        splits = [
+            [*counts[:index], count + 1, *counts[index + 1 :]]
+            for index, count in enumerate(counts)
+            if count < jobs[index] // MIN_JOBS_PER_STACK
+        ]
+        best = min(splits, key=estimate, default=counts)
+        if estimate(best) > WORTHWHILE * estimate(counts):
+            break
+        counts = best
+    return counts

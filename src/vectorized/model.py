@@ -11,12 +11,12 @@ from src.core.devices import choose_sum_dtype
 from src.data.loading.samples import Samples
 from src.models.base import SupervisedModule
 from src.models.supervision.losses import LOSSES, compute_gradient
-from src.vectorized.backward import AutogradBackward, BackwardMethod, ManualBackward, find_plain_layers
 from src.vectorized.batches import StackedBatches
-from src.vectorized.layers import StackedDropout, list_names, select_networks, stack_networks
+from src.vectorized.networks.backward import AutogradBackward, BackwardMethod, ManualBackward, find_plain_layers
+from src.vectorized.networks.layers import StackedDropout, list_names, select_networks, stack_networks
+from src.vectorized.networks.parameters import State, copy_common, make_blocks, name_state, select_rows
+from src.vectorized.networks.random_numbers import BatchedRandomNumbers
 from src.vectorized.optimizers import Hyperparameters
-from src.vectorized.parameters import State, copy_common, make_blocks, name_state, select_rows
-from src.vectorized.random_numbers import BatchedRandomNumbers
 from src.vectorized.schedules import Schedules
 
 RateLog = list[tuple[int, list[float]]]  # (step, learning rate of each parameter group)

@@ -17,9 +17,9 @@ from src.loggers.kinds import get_chart_name
 from src.models.base import SupervisedModule
 from src.storage.files import open_atomic
 from src.vectorized.job import StackedJob
-from src.vectorized.layers import list_names
 from src.vectorized.model import StackedModel
-from src.vectorized.parameters import State
+from src.vectorized.networks.layers import list_names
+from src.vectorized.networks.parameters import State
 
 
 def extract_weights(stack: StackedModel, index: int) -> dict[str, Tensor]:

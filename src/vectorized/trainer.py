@@ -15,7 +15,7 @@ from src.storage.files import open_atomic
 from src.storage.weights import read_checkpoint
 from src.vectorized.job import StackedJob
 from src.vectorized.model import LossLog, RateLog, StackedModel, StackMetrics
-from src.vectorized.parameters import State, copy_rows, select_rows
+from src.vectorized.networks.parameters import State, copy_rows, select_rows
 
 log = logging.getLogger(__name__)
 MAX_ACTIVE_FRACTION = 0.75  # if at most this fraction of a stack still trains, it is replaced by a smaller stack

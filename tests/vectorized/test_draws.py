@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from src.data.images import ImageDataModule
 from src.data.loading.samples import Samples
 from src.vectorized.batches import StackedBatches
-from src.vectorized.layers import StackedDropout
-from src.vectorized.random_numbers import BatchedRandomNumbers
+from src.vectorized.networks.layers import StackedDropout
+from src.vectorized.networks.random_numbers import BatchedRandomNumbers
 
 CPU = torch.device("cpu")
 

@@ -65,6 +65,7 @@ def find_reason(*settings: str, cwd: Path) -> str | None:
             [STOPPING, "data=cubic", "callbacks.early_stopping.monitor=val/acc"],
             "callbacks.early_stopping.monitor=val/acc",
         ),
+        (["model=cnn", "data=mnist"], "convolutions, which a CPU computes faster for one network at a time"),
         (["model.loss=squared_error"], "an error that each job reports itself"),
     ],
 )
@@ -81,7 +82,7 @@ def test_reason_for_separate_run_is_given(settings: list[str], told: str, tmp_pa
         ["experiment=gates"],
         ["model.dropout=0.5", "model.batch_norm=after", "logger=tensorboard", "callbacks=plane"],
         [STOPPING, "callbacks.early_stopping.monitor=val/loss", "callbacks.early_stopping.mode=min"],
-        ["model=cnn", "data=mnist", "model.dropout=0.3", "model.batch_norm=after", "model.hidden_size=[]"],
+        ["model=cnn", "data=mnist", "model.channels=[4,4]", "model.batch_norm=after", "model.hidden_size=[]"],
     ],
 )
 def test_project_networks_are_stacked(settings: list[str], tmp_path: Path) -> None:

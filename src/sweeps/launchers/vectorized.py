@@ -1,6 +1,5 @@
 """The engine of ``hydra/launcher=vectorized``: trains jobs that differ only in numbers together, as one model."""
 
-import itertools
 import json
 import math
 from collections import Counter
@@ -25,7 +24,7 @@ from src.sweeps.store.jobs import STACK_FILE, Job
 from src.sweeps.workers.pool import get_mp_context
 from src.sweeps.workers.resources import Resources
 from src.training.failures import record_failure
-from src.vectorized.costs import Eligibility, join_kinds
+from src.vectorized.costs import Eligibility, StepCost, choose_counts, join_kinds
 from src.vectorized.spec import StackJobSpec, StackSpec
 
 # Numbers that may differ between the jobs of a stack.
@@ -58,7 +57,6 @@ SHAPES = (
 SHAPED_MODELS = ("src.models.mlp.MLP", "src.models.cnn.CNN")
 SHARED_SCHEDULE_SETTINGS = ("_target_", "interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
 CHECKS = {"most": allow_null_or(allow_integer(1, 100_000)), **local.CHECKS}
-MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
 
 
 class StackTask(StackSpec):
@@ -99,12 +97,14 @@ class StackableJobs(NamedTuple):
         jobs: the jobs.
         max_jobs: the maximum number of jobs per stack that fit in memory.
         max_eval_samples: the maximum number of samples of an evaluation that fit, summed over all jobs.
+        cost: what a step of a job costs, filled up.
         padding: the share of zeros with which networks are filled up to one shape.
     """
 
     jobs: list[Job]
     max_jobs: int
     max_eval_samples: int
+    cost: StepCost
     padding: float
 
     @property
@@ -186,9 +186,7 @@ class VectorizedEngine(NamedTuple):
             rest["no similar job"] = single
         groups = [group for group in groups if group.is_stack]
         stacks: list[PlannedStack] = []
-        for group in groups:
-            # A stack that is resumed keeps its size: its state is that of all its jobs together.
-            count = 1 if group.jobs[0].stack else self.count_stacks(group, len(resources), len(groups))
+        for group, count in zip(groups, self.count_stacks(groups, len(resources)), strict=True):
             stacks += [
                 PlannedStack(
                     part,
@@ -200,17 +198,19 @@ class VectorizedEngine(NamedTuple):
             ]
         return stacks, rest
 
-    def count_stacks(self, group: StackableJobs, processes: int, groups: int) -> int:
-        """Return the number of stacks to split a group into, so that each fits in memory and no process is idle.
+    def count_stacks(self, groups: list[StackableJobs], processes: int) -> list[int]:
+        """Return into how many stacks to split each group, so that each fits in memory and no process is idle.
 
         Args:
-            group: the group.
+            groups: the groups.
             processes: the number of processes at once.
-            groups: the number of groups.
         """
-        count = len(group.jobs)
-        required = math.ceil(count / min(group.max_jobs, self.most or count))
-        return max(required, min(math.ceil(processes / groups), count // MIN_JOBS_PER_STACK))
+        # A stack that is resumed keeps its size: its state is that of all its jobs together.
+        new = [group for group in groups if not group.jobs[0].stack]
+        required = [math.ceil(len(group.jobs) / min(group.max_jobs, self.most or len(group.jobs))) for group in new]
+        jobs = [len(group.jobs) for group in new]
+        counts = iter(choose_counts([group.cost for group in new], jobs, required, processes))
+        return [1 if group.jobs[0].stack else next(counts) for group in groups]
 
     def check_groups(self, sweep: Sweep, groups: list[list[Job]], resources: list[Resources]) -> list[Eligibility]:
         """Return for each group whether it can be stacked, computed in a subprocess (it needs torch)."""
@@ -267,7 +267,7 @@ def _join_kinds(kinds: list[tuple[list[Job], Eligibility]]) -> list[StackableJob
         max_eval_samples = min(kinds[index][1].max_eval_samples for index in group.members)
         own = sum(counts[index] * costs[index].parameters for index in group.members)
         padding = 1 - own / max(1, group.jobs * group.cost.parameters)
-        joined.append(StackableJobs(jobs, max_jobs, max_eval_samples, padding))
+        joined.append(StackableJobs(jobs, max_jobs, max_eval_samples, group.cost, padding))
     return joined
 
 
@@ -300,9 +300,8 @@ def can_differ(key: str, value: Any) -> bool:
 
 
 def _split_jobs(jobs: list[Job], count: int) -> list[list[Job]]:
-    """Split jobs into `count` parts of nearly equal length."""
-    ends = [round(len(jobs) * part / count) for part in range(count + 1)]
-    return [jobs[start:end] for start, end in itertools.pairwise(ends)]
+    """Deal jobs out to `count` parts of nearly equal length; neighbours, which are often alike, to different ones."""
+    return [jobs[part::count] for part in range(count)]
 
 
 def describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.vectorized.layers import StackedActivation, StackedLinear, StackedSequential
-from src.vectorized.parameters import Block
+from src.vectorized.networks.layers import StackedActivation, StackedLinear, StackedSequential
+from src.vectorized.networks.parameters import Block
 
 aten = torch.ops.aten
 LossFunction = Callable[
@@ -59,7 +59,7 @@ class AutogradBackward:
     """Gradients by autograd, for any network.
 
     Args:
-        net: the stacked network of all jobs, see `src.vectorized.layers`.
+        net: the stacked network of all jobs, see `src.vectorized.networks.layers`.
         blocks: its parameters.
         objective: the function that a step minimizes for each job, (k,).
     """

@@ -4,9 +4,9 @@ Inputs and outputs of every layer hold all jobs in dimension 1: (B, k·C, …). 
 layout directly, convolutions and batch norms through groups and flattened parameters, linear layers through a batched
 product.
 
-Networks may have other widths than their neighbours: parameters are filled up with zeros, which stay zero (see
-`src.vectorized.parameters`), so that the further channels are 0 before each activation and count nowhere. A network may
-lack a layer that others have; its channels then pass by.
+Networks may have other widths than their neighbours: parameters are filled up with zeros, which a mask keeps at zero
+(see `parameters.py`), so that the further channels are 0 before each activation and count nowhere. A network may lack a
+layer that others have; its channels then pass by.
 """
 
 import copy
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.vectorized.random_numbers import BatchedRandomNumbers
+from src.vectorized.networks.random_numbers import BatchedRandomNumbers
 
 Shapes = list[torch.Size | None]  # of each job's tensor; None: the job lacks it
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.vectorized.layers import StackedLayer
+from src.vectorized.networks.layers import StackedLayer
 
 State = dict[str, Tensor]  # name → values (k, …)
 LARGE = 2**14  # values of a job's parameter above which it is a tensor of its own: one product then serves all jobs

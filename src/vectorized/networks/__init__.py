@@ -1,0 +1,1 @@
+"""Networks of many jobs as one."""
