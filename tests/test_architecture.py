@@ -28,6 +28,7 @@ LAYERS = (  # a room may import from the rooms above it in this list
     "training",
     "inference",
     "inference.exporting",
+    "vectorized.networks",
     "vectorized",
     "sweeps.store",
     "sweeps.workers",
