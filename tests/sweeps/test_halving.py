@@ -89,6 +89,7 @@ def test_results_tell_pruned_jobs(halved: tuple[Path, Outcome]) -> None:
     assert ends == [status == "finished" for status in STATUSES]
     text = Page(folder / "report.html").text
     assert "2 pruned" in text and "7 trained, of 12 without halving" in text
+    assert "Pruned runs are left out" in text
 
 
 def test_plain_sweep_finishes_pruned_jobs(whole: Path, halved: tuple[Path, Outcome], tmp_path: Path) -> None:
