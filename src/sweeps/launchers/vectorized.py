@@ -258,7 +258,7 @@ def _group_jobs(jobs: Iterator[Job], compute_key: Callable[[Job], str]) -> list[
 
 
 def _join_kinds(kinds: list[tuple[list[Job], Eligibility]]) -> list[StackableJobs]:
-    """Join kinds of jobs where filling up their networks costs less than a stack of its own."""
+    """Join kinds of jobs where filling up their networks costs less than a separate stack."""
     costs, counts = [verdict.cost for _, verdict in kinds], [len(jobs) for jobs, _ in kinds]
     joined = []
     for group in join_kinds(costs, counts, always=bool(kinds) and kinds[0][0][0].stack is not None):

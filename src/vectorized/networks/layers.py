@@ -331,8 +331,8 @@ def _stack_leaf(layers: Sequence[nn.Module | None]) -> nn.Module:
 def name_children(module: nn.Module) -> dict[str, str]:
     """Return the names of a module's children: name in a stack → own name.
 
-    In a sequence the name in a stack tells what a child is and which of its kind, whatever other networks have beside
-    it: a batch norm or dropout after how many activations, everything else after how many of its kind.
+    In a sequence the name in a stack gives a child's kind and its number, which do not depend on the layers that other
+    networks have: batch norms and dropouts are numbered by the activations before them, all others by their kind.
     """
     if not isinstance(module, nn.Sequential):
         return {name: name for name, _ in module.named_children()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from src.vectorized.networks.layers import StackedLayer
 
 State = dict[str, Tensor]  # name → values (k, …)
-LARGE = 2**14  # values of a job's parameter above which it is a tensor of its own: one product then serves all jobs
+LARGE = 2**14  # values of a job's parameter above which it is stored separately: one product then serves all jobs
 
 
 class Block(NamedTuple):
