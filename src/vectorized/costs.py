@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# Estimates of the seconds for a multiplication of the forward pass, with its two of the backward pass; for the update of
-# a parameter; and for the operations of a step whatever their size. Those of the CPU are near what stacks of MLPs took on
-# one core; those of a GPU have not been measured. A wrong one costs time, never a result.
+# Estimates of the seconds for a multiplication of the forward pass, with its two of the backward pass; for the update
+# of a parameter; and for the operations of a step whatever their size. Those of the CPU are near what stacks of MLPs
+# took on one core; those of a GPU have not been measured. A wrong one costs time, never a result.
 SECONDS = {"cpu": (2e-10, 2e-9, 2e-4), "gpu": (2e-13, 2e-11, 1e-3)}
 MIN_JOBS_PER_STACK = 8  # jobs per stack at least when a stack is split to use idle processes
 LARGE = 4  # jobs are large if those of a stack take at least this multiple of a step's fixed time
