@@ -6,6 +6,7 @@ dropout, biases, penalties, rates, seeds. In float64 they must agree to nine dig
 
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,7 +35,11 @@ def run(seed: int, count: int) -> Table:
 
 
 def draw_jobs(chance: random.Random) -> list[Settings]:
-    """Return the settings of a few jobs that can be trained together."""
+    """Return the settings of a few jobs that can be trained together.
+
+    Behind an activation that is linear on all samples, a batch norm cancels the bias before it. The gradient of that bias
+    is rounding alone, which Adam divides by its own size: with Adam such batch norms are left out.
+    """
     shared = [
         f"data={chance.choice(DATA)}",
         "data.train_size=40",
@@ -42,19 +47,21 @@ def draw_jobs(chance: random.Random) -> list[Settings]:
         "data.batch_size=10",
         "trainer.max_epochs=14",
     ]
-    shared += [*chance.choice(OPTIMIZERS), *chance.choice(SCHEDULES)]
+    optimizer = chance.choice(OPTIMIZERS)
+    shared += [*optimizer, *chance.choice(SCHEDULES)]
+    norms = ("true", "false", "false", *(["after"] if optimizer[0] == "optimizer=sgd" else []))
     if chance.random() < 0.3:
         shared += ["data.order_seed=5"]
-    return make_job_settings(shared, *(draw_job(chance) for _ in range(chance.randint(2, 5))))
+    return make_job_settings(shared, *(draw_job(chance, norms) for _ in range(chance.randint(2, 5))))
 
 
-def draw_job(chance: random.Random) -> str:
+def draw_job(chance: random.Random, norms: Sequence[str]) -> str:
     widths = [chance.randint(1, 9) for _ in range(chance.randint(1, 3))]
     settings = {
         "seed": chance.randrange(1000),
         "model.hidden_size": str(widths).replace(" ", ""),
         "model.activation": chance.choice(ACTIVATIONS),
-        "model.batch_norm": chance.choice(("true", "false", "false", "after")),
+        "model.batch_norm": chance.choice(norms),
         "model.dropout": chance.choice((0, 0, 0.3)),
         "model.output_bias": chance.choice(("true", "true", "false")),
         "model.l2": chance.choice((0, 0, 0.01)),

@@ -115,6 +115,12 @@ MIXED_CASES = {
         "model.batch_norm=after optimizer.weight_decay=0.1",
     ),
     "dropout on and off": (ADAM, "model.dropout=0.3", "model.dropout=0", "model.dropout=0.5 model.hidden_size=3"),
+    "batch norm behind, dropout, and both": (
+        MOMENTUM,
+        "model.batch_norm=after",
+        "model.dropout=0.3 seed=1",
+        "model.batch_norm=after model.dropout=0.2 seed=2",
+    ),
     "numbers of layers": (
         ["optimizer=sgd"],
         "model.hidden_size=4",

@@ -10,8 +10,10 @@ layer that others have; its channels then pass by.
 """
 
 import copy
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from graphlib import TopologicalSorter
 from typing import Any
 
 import torch
@@ -353,18 +355,14 @@ def _merge_orders(sequences: Sequence[Sequence[str]]) -> list[str]:
     """Return all names in an order that agrees with each of the sequences.
 
     Raises:
-        ValueError: if there is none, or it is not found by inserting each name behind the one before it.
+        ValueError: if there is none.
     """
-    merged: list[str] = []
+    sorter: TopologicalSorter[str] = TopologicalSorter()
     for sequence in dict.fromkeys(map(tuple, sequences)):
-        place = 0
-        for name in sequence:
-            if name not in merged:
-                merged.insert(place, name)
-            elif merged.index(name) < place:
-                raise ValueError(f"{name} stands at another place in some of the networks")
-            place = merged.index(name) + 1
-    return merged
+        sorter.add(sequence[0])
+        for before, name in itertools.pairwise(sequence):
+            sorter.add(name, before)
+    return list(sorter.static_order())
 
 
 def list_names(net: nn.Module) -> Iterator[tuple[str, str]]:
