@@ -1,4 +1,4 @@
-"""What a step of stacked jobs costs, to decide which networks of other widths are worth filling up to one stack."""
+"""What a step of stacked jobs costs, to decide which networks of other widths are worth padding to one stack."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ class Group(NamedTuple):
     Attributes:
         members: their positions among all kinds.
         jobs: the number of jobs.
-        cost: what a step of each costs, filled up.
+        cost: what a step of each costs, padded.
     """
 
     members: list[int]
@@ -89,7 +89,7 @@ class Group(NamedTuple):
 
 
 def join_kinds(costs: Sequence[StepCost], counts: Sequence[int], always: bool = False) -> list[Group]:
-    """Return which kinds of jobs to train together: those of which it costs less to fill up the smaller ones.
+    """Return which kinds of jobs to train together: where padding the smaller ones costs less than a stack.
 
     Args:
         costs: of each kind what a step of a job costs.

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +48,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if WORKER is None and (report.when == "call" or report.failed):  # the first process hears of all
         name = report.nodeid.rpartition("::")[2]
-        note([name, str(report.longrepr).splitlines()[-1] if report.failed else None])
+        note([name, describe_failure(report.longrepr) if report.failed else None])
+
+
+def describe_failure(found: Any) -> str:
+    """Return the first line of what was wrong, without the paths of temporary folders."""
+    crash = getattr(found, "reprcrash", None)
+    line = str(crash.message if crash else found).strip().splitlines()[0]
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s'\"]*", "…", line)
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.bench.measuring import OURS, Table
 from tests.command_line import ROOT, read_json
 from tests.gpu import __main__ as command
+from tests.gpu.conftest import describe_failure
 from tests.gpu.record import Record, describe_table, digest_code
 from tests.gpu.stage import MissingError, Stage, TimeUp
 
@@ -108,3 +110,12 @@ def test_the_digest_follows_the_code(tmp_path: Path) -> None:
     assert digest_code(tmp_path) != first
     shutil.rmtree(tmp_path / "src")
     assert digest_code(tmp_path) not in ("", first)
+
+
+def test_failure_is_described_without_temporary_paths(tmp_path: Path) -> None:
+    """The record has the first line of a failed test's message, and no path of the machine."""
+    found = SimpleNamespace(
+        reprcrash=SimpleNamespace(message=f"AssertionError: {tmp_path}/a.ckpt is gone\nassert 1 == 0")
+    )
+    assert describe_failure(found) == "AssertionError: … is gone"
+    assert describe_failure(f"no tests in {tmp_path}\nmore") == "no tests in …"

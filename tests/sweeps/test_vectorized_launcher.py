@@ -69,7 +69,7 @@ def test_shapes_share_limited_stacks(tmp_path: Path) -> None:
     settings = ("model.hidden_size=2,3", "model.dropout=0,0.1,0.2", "seed=0,1,2", "trainer.max_epochs=1")
     most = ("hydra.launcher.jobs=1", "hydra.launcher.most=4")
     outcome = run_sweep(*settings, *most, cwd=tmp_path)  # without dropout there is no such layer
-    assert "18 jobs in 5 stacks (3× 4, 2× 3, filled up by 17% zeros)" in outcome.text
+    assert "18 jobs in 5 stacks (3× 4, 2× 3, 17% padding)" in outcome.text
     assert outcome.code == 0
     wide = ("model.hidden_size=[4],[300,300]", "seed=0,1", "trainer.max_epochs=1", "name=wide")
     assert "4 jobs in 2 stacks (2× 2)" in run_sweep(*wide, "hydra.launcher.jobs=1", cwd=tmp_path).text

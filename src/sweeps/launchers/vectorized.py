@@ -1,4 +1,4 @@
-"""The engine of ``hydra/launcher=vectorized``: trains jobs that differ only in numbers together, as one model."""
+"""The engine of ``hydra/launcher=vectorized``: trains similar jobs together, as one model."""
 
 import json
 import math
@@ -45,7 +45,7 @@ STACKABLE_NUMBERS = (
     "callbacks.early_stopping.patience",
     "callbacks.early_stopping.min_delta",
 )
-# Settings of the networks' shapes, which are filled up where that pays.
+# Settings of the networks' shapes, which are padded where that pays.
 SHAPES = (
     "model.hidden_size",
     "model.activation",
@@ -81,13 +81,13 @@ class PlannedStack(NamedTuple):
         jobs: the jobs.
         state: the file for the stack's state.
         eval_batch: the maximum number of samples in an evaluation batch.
-        padding: the share of zeros with which networks are filled up to one shape.
+        padding: the fraction of the weights that are zeros, added to give all networks one shape.
     """
 
     jobs: list[Job]
     state: Path
     eval_batch: int
-    padding: float = 0.0
+    padding: float
 
 
 class StackableJobs(NamedTuple):
@@ -97,8 +97,8 @@ class StackableJobs(NamedTuple):
         jobs: the jobs.
         max_jobs: the maximum number of jobs per stack that fit in memory.
         max_eval_samples: the maximum number of samples of an evaluation that fit, summed over all jobs.
-        cost: what a step of a job costs, filled up.
-        padding: the share of zeros with which networks are filled up to one shape.
+        cost: what a step of a padded job costs.
+        padding: the fraction of the weights that are zeros, added to give all networks one shape.
     """
 
     jobs: list[Job]
@@ -114,7 +114,7 @@ class StackableJobs(NamedTuple):
 
 
 class VectorizedEngine(NamedTuple):
-    """Trains jobs that differ only in numbers together, and runs the others by `LocalEngine`.
+    """Trains similar jobs together, and runs the others by `LocalEngine`.
 
     Attributes:
         local: runs the other jobs; its settings also apply to the processes of stacks.
@@ -258,7 +258,7 @@ def _group_jobs(jobs: Iterator[Job], compute_key: Callable[[Job], str]) -> list[
 
 
 def _join_kinds(kinds: list[tuple[list[Job], Eligibility]]) -> list[StackableJobs]:
-    """Join kinds of jobs where filling up their networks costs less than a separate stack."""
+    """Join kinds of jobs where padding their networks costs less than a separate stack."""
     costs, counts = [verdict.cost for _, verdict in kinds], [len(jobs) for jobs, _ in kinds]
     joined = []
     for group in join_kinds(costs, counts, always=bool(kinds) and kinds[0][0][0].stack is not None):
@@ -272,11 +272,13 @@ def _join_kinds(kinds: list[tuple[list[Job], Eligibility]]) -> list[StackableJob
 
 
 def _compute_family_key(job: Job) -> str:
-    """Return a key of what jobs have in common that might be filled up to one stack: all but their networks' shapes."""
+    """Return a key of what jobs have in common that padding could join in one stack: all but their networks' shapes."""
     settings = {key: value for key, value in job.settings.items() if is_identifying(key, job.settings)}
     shaped = SHAPES if settings.get("model._target_") in SHAPED_MODELS else ()
     common = {key: value for key, value in settings.items() if not can_differ(key, value) and key not in shaped}
-    common["depth"] = bool(settings.get("model.hidden_size", True) != [])  # without a hidden layer nothing is filled up
+    common["depth"] = bool(
+        settings.get("model.hidden_size", True) != []
+    )  # without a hidden layer there is nothing to pad
     common["blocks"] = len(settings.get("model.channels") or ())
     common["model.dropout"] = None if shaped else bool(job.settings.get("model.dropout"))
     common["seed"] = job.settings.get("seed") is None  # a missing seed is drawn when the job starts
@@ -310,9 +312,9 @@ def describe_plan(stacks: list[PlannedStack], rest: dict[str, list[Job]]) -> lis
     if stacks:
         sizes = ", ".join(f"{count}× {size}" for size, count in Counter(len(stack.jobs) for stack in stacks).items())
         padding = sum(stack.padding * len(stack.jobs) for stack in stacks) / stacked
-        filled = f", filled up by {padding:.0%} zeros" if padding >= 0.005 else ""
+        added = f", {padding:.0%} padding" if padding >= 0.005 else ""
         count = f"{len(stacks)} stack{'s'[: len(stacks) != 1]}"
-        lines.append(f"{stacked} jobs in {count} ({sizes}{filled}); figures are drawn on demand")
+        lines.append(f"{stacked} jobs in {count} ({sizes}{added}); figures are drawn on demand")
     for reason, jobs in rest.items():
         numbers = ", ".join(str(job.number) for job in jobs[:8]) + (" …" if len(jobs) > 8 else "")
         lines.append(f"{len(jobs)} run separately, because of {reason}: {numbers}")

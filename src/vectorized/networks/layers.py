@@ -4,7 +4,7 @@ Inputs and outputs of every layer hold all jobs in dimension 1: (B, k·C, …). 
 layout directly, convolutions and batch norms through groups and flattened parameters, linear layers through a batched
 product.
 
-Networks may have other widths than their neighbours: parameters are filled up with zeros, which a mask keeps at zero
+Networks may have other widths than their neighbours: parameters are padded with zeros, which a mask keeps at zero
 (see `parameters.py`), so that the further channels are 0 before each activation and count nowhere. A network may lack a
 layer that others have; its channels then pass by.
 """
@@ -26,7 +26,7 @@ Shapes = list[torch.Size | None]  # of each job's tensor; None: the job lacks it
 
 
 class StackedLayer(nn.Module):
-    """k layers as one; each of their parameters and buffers is stacked and filled up to one shape: (k, …).
+    """k layers as one; each of their parameters and buffers is stacked and padded to one shape: (k, …).
 
     Args:
         layers: the layer of each job; ``None``: it has none here.
@@ -75,7 +75,7 @@ class StackedLayer(nn.Module):
         return stack_tensors([*own, torch.ones(value.shape[1:])])[:-1].bool().to(value.device)
 
     def widen(self, width: int) -> None:
-        """Fill up what there is for each channel, (k, C): jobs without it may have more channels than those with it."""
+        """Pad what there is for each channel, (k, C): jobs without it may have more channels than those with it."""
         for _, value in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
             if value.ndim == 2:
                 value.data = F.pad(value.detach(), [0, width - value.shape[1]])
@@ -203,7 +203,7 @@ class StackedActivation(StackedLayer):
 
 
 class StackedSequential(nn.Sequential):
-    """Layers that some of the jobs have; the channels of the others pass by, filled up to the width behind."""
+    """Layers that some of the jobs have; the channels of the others pass by, padded to the width behind."""
 
     lacks: Tensor
 
@@ -245,7 +245,7 @@ def find_unsupported_layer(net: nn.Module) -> str | None:
 
 
 def stack_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Return tensors of as many dimensions as one (k, …), filled up with zeros; a missing one is all zeros."""
+    """Return tensors of as many dimensions as one (k, …), padded with zeros; a missing one is all zeros."""
     present = [each.detach() for each in tensors if each is not None]
     shape = [max(sizes) for sizes in zip(*(each.shape for each in present), strict=True)]
     if len(present) == len(tensors) and all(each.shape == present[0].shape for each in present):
